@@ -1,0 +1,41 @@
+PYTHON ?= python3
+export PORT ?= 8080
+
+.PHONY: serve test format train pins clean
+
+serve: .venv/ready  ## run the service on PORT
+	@exec .venv/bin/gunicorn -c infra/gunicorn.conf.py
+
+test: .venv/ready .venv-dev/ready  ## format, lint, types, all tests
+	.venv-dev/bin/ruff format --check .
+	.venv-dev/bin/ruff check .
+	.venv-dev/bin/mypy
+	.venv-dev/bin/pytest
+
+format: .venv-dev/ready
+	.venv-dev/bin/ruff format .
+	.venv-dev/bin/ruff check --fix .
+
+train: .venv-dev/ready  ## make train DATA=folder [OUT=folder]: the default model from a labels.csv
+	.venv-dev/bin/pip -q install --no-deps --require-hashes -r requirements/train.txt
+	.venv-dev/bin/python -m train $(DATA) --out $(or $(OUT),layers/model/weights)
+
+pins:  ## resolve requirements/*.in anew; needs uv
+	for set in serve dev; do uv pip compile --quiet --universal --python-version 3.11 \
+	  --generate-hashes --no-annotate --override requirements/overrides.txt \
+	  --custom-compile-command "make pins" requirements/$$set.in -o requirements/$$set.txt; done
+
+clean:
+	rm -rf .venv .venv-dev build
+
+# An environment is made once, and anew only when its pins or the package's metadata change.
+.venv/ready: requirements/serve.txt layers/model/pyproject.toml
+.venv-dev/ready: requirements/dev.txt layers/model/pyproject.toml
+
+.venv/ready .venv-dev/ready:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "macule needs Python 3.11 to 3.13; set PYTHON=python3.x" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip --disable-pip-version-check -q install --no-deps --require-hashes -r $<
+	$(@D)/bin/pip --disable-pip-version-check -q install --no-deps -e layers/model
+	@touch $@

@@ -1,0 +1,23 @@
+"""Door of the health function: neither numpy nor a runtime is in its process."""
+
+from typing import TYPE_CHECKING
+
+from macule import doors
+from macule import health as routes
+
+if TYPE_CHECKING:
+    from flask import Request
+    from werkzeug.wrappers import Response
+
+ROUTES = {
+    "GET /health/": routes.alive,
+    "GET /memory/": routes.memory,
+}
+
+app = doors.wsgi(ROUTES)  # gunicorn
+handler = doors.lambda_handler(ROUTES)  # AWS Lambda
+
+
+def health(request: "Request") -> "Response":
+    """Answer for functions-framework: Cloud Run functions, local."""
+    return doors.from_flask(request, app)

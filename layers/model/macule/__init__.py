@@ -1,0 +1,3 @@
+"""macule: a skin-lesion classifier that knows what it costs."""
+
+__version__ = "0.1.0"

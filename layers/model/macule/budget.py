@@ -1,0 +1,191 @@
+"""What this process may use, and what it uses: limits, processes, bands."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from typing import NamedTuple
+
+from macule import settings
+
+MB = 2**20
+PROC = "/proc"
+CGROUPS = "/sys/fs/cgroup"
+BAND_TTL_S = 1.0
+# By cgroup version: the file of the total, and what of memory.stat is page cache and shared memory.
+USED_KEYS = {
+    1: ("memory.usage_in_bytes", "total_cache", "total_shmem"),
+    2: ("memory.current", "file", "shmem"),
+}
+# Shares of the limit, scaled from a 512 MB instance: 150, 350, 450 and 500 MB.
+BANDS = ((0.98, "oom_imminent"), (0.88, "critical"), (0.70, "predicting"), (0.30, "loaded"))
+
+
+class Limit(NamedTuple):
+    """The tightest memory limit that is known, and who says so."""
+
+    bytes: int
+    source: str
+
+
+class Usage(NamedTuple):
+    """Bytes used by all processes of the service together; `peak` sums each one's own peak."""
+
+    rss: int
+    vms: int
+    pss: int
+    peak: int
+
+
+def limit(platform_mb: int | None, setting_mb: int | None) -> Limit:
+    """Return the smallest of the limits of cgroup v2, v1, platform and setting; else the host's."""
+    known = [Limit(size, source) for size, source in _cgroup_limits()]
+    known += [Limit(platform_mb * MB, "platform")] if platform_mb else []
+    known += [Limit(setting_mb * MB, "MEMORY_LIMIT_MB")] if setting_mb else []
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([*known, Limit(host, "host")])
+
+
+def processes() -> list[int]:
+    """Return the pids of this service: gunicorn's arbiter and its workers.
+
+    They are the processes of this one's group that run the same program; make and shells do not.
+    """
+    me, group, pids = os.getpid(), os.getpgrp(), []
+    with suppress(OSError):
+        program = os.readlink(f"{PROC}/{me}/exe")
+        for name in filter(str.isdigit, os.listdir(PROC)):
+            with suppress(OSError):
+                if os.getpgid(int(name)) == group and os.readlink(f"{PROC}/{name}/exe") == program:
+                    pids.append(int(name))
+    return pids or [me]
+
+
+def usage(pids: list[int]) -> Usage:
+    """Sum the memory of *pids*; a process that has just ended counts nothing."""
+    sums = [_usage_of(pid) for pid in pids]
+    return Usage(*(sum(column) for column in zip(*sums, strict=True)))
+
+
+def used(limit: Limit) -> int:
+    """Return the bytes that count against *limit* and cannot be reclaimed.
+
+    Under a cgroup's limit that is the kernel's own account less the page cache; else this process.
+    """
+    if limit.source.startswith("cgroup"):
+        for version, folder in _cgroup_folders():
+            with suppress(OSError, ValueError, KeyError):
+                stat = dict(line.split() for line in _text(f"{folder}/memory.stat").splitlines())
+                total, cache, shared = USED_KEYS[version]
+                cached = int(stat[cache]) - int(stat[shared])
+                return int(_text(f"{folder}/{total}")) - cached
+    with suppress(OSError):
+        return int(_text(f"{PROC}/self/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return _rusage()[0]
+
+
+def band_of(share: float) -> str:
+    """Name the band that a share (0 to 1) of the limit lies in."""
+    return next((name for least, name in BANDS if share >= least), "idle")
+
+
+class Budget:
+    """This process's limit, and the service's band: measured once a second, it rides on answers."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self._band = "idle"
+        self._until = 0.0
+
+    def band(self) -> str:
+        """Name the band of all processes of the service."""
+        now = time.monotonic()
+        if now >= self._until:
+            self._until = now + BAND_TTL_S
+            self._band = band_of(usage(processes()).pss / self.limit.bytes)
+        return self._band
+
+
+@cache
+def current() -> Budget:
+    """Return this process's budget; its limit is read at the first call."""
+    chosen = settings.current()
+    return Budget(limit(chosen.platform_memory_mb, chosen.memory_limit_mb))
+
+
+def age_ms() -> float:
+    """Return the milliseconds since the service's first process started; 0.0 without /proc.
+
+    The kernel counts a start in ticks of 10 ms.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        fields = _text(f"{PROC}/{os.getpgrp()}/stat").rpartition(")")[2].split()
+        started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return (float(_text(f"{PROC}/uptime").split()[0]) - started_s) * 1e3
+    return 0.0
+
+
+def _usage_of(pid: int) -> tuple[int, int, int, int]:
+    """Return rss, vms, pss and peak of one process in bytes; without /proc, only rusage's peak."""
+    try:
+        status = _kilobytes(f"{PROC}/{pid}/status")
+    except OSError:
+        return _rusage() if pid == os.getpid() and not os.path.isdir(PROC) else (0, 0, 0, 0)
+    rss = status.get("VmRSS", 0)
+    pss = rss
+    with suppress(OSError):  # another user's process shows its rss alone
+        pss = _kilobytes(f"{PROC}/{pid}/smaps_rollup").get("Pss", rss)
+    return rss, status.get("VmSize", 0), pss, status.get("VmHWM", rss)
+
+
+def _rusage() -> tuple[int, int, int, int]:
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak, peak, peak, peak
+
+
+def _kilobytes(path: str) -> dict[str, int]:
+    """Read lines such as `VmRSS:  1234 kB` as bytes by name."""
+    rows = (line.split() for line in _text(path).splitlines())
+    return {row[0][:-1]: int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}
+
+
+def _cgroup_limits() -> Iterator[tuple[int, str]]:
+    """Yield the memory limits of this process's cgroups and of those around them."""
+    for version, folder in _cgroup_folders():
+        name = "memory.max" if version == 2 else "memory.limit_in_bytes"
+        root = CGROUPS if version == 2 else f"{CGROUPS}/memory"
+        while folder.startswith(root):
+            with suppress(OSError, ValueError):  # v2 says "max" where there is no limit
+                yield int(_text(f"{folder}/{name}")), f"cgroup v{version}"
+            folder = os.path.dirname(folder)
+
+
+def _cgroup_folders() -> Iterator[tuple[int, str]]:
+    """Yield the version and the folder of this process's memory cgroup, v2 first.
+
+    In a container without a cgroup namespace the path is the host's: then the mount is the cgroup.
+    """
+    lines = []
+    with suppress(OSError):
+        lines = _text(f"{PROC}/self/cgroup").splitlines()
+    for line in sorted(lines):  # "0::/path" is v2 and sorts first
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        version, root = (2, CGROUPS) if not controllers else (1, f"{CGROUPS}/memory")
+        folder = os.path.normpath(root + path)
+        folder = folder if os.path.isdir(folder) else root
+        if os.path.exists(f"{folder}/memory.stat"):
+            yield version, folder
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()

@@ -1,0 +1,119 @@
+"""The predict route: a photo in, probabilities out."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from macule import admission, explain, http, image, model, settings, upload
+from macule.errors import BadRequest
+from macule.http import Request, Response
+
+DISCLAIMER = (
+    "A research demonstration, not a medical device and not a diagnosis. Whatever this answer "
+    "says, show a changing, bleeding or new spot to a clinician."
+)
+GRADCAM_OFF = "Activation maps are switched off here (ENABLE_GRADCAM=false)."
+NO_MAPS = "This model has no activation maps; its card says why."
+
+
+def photo(request: Request) -> Response:
+    """POST /predict/: classify the photo in the body.
+
+    Query: `top_k` (1 or more: how many labels to return), `explain=cam`.
+    """
+    began = time.perf_counter()
+    chosen = settings.current()
+    top_k, with_cam = _top_k(request.query.get("top_k")), _with_cam(request.query.get("explain"))
+    body = upload.photo(request, chosen.max_image_bytes)
+    answer, stages = predict(body, chosen, top_k, with_cam)
+    answer["metrics"]["total_ms"] = stages["total"] = _ms(began)
+    if answer["metrics"]["cold_start"]:
+        stages = {"boot": request.boot_ms, **stages}
+    timing = ", ".join(f"{name};dur={spent:.1f}" for name, spent in stages.items())
+    return http.as_json(answer, Server_Timing=timing)
+
+
+def predict(
+    body: bytes, chosen: settings.Settings, top_k: int | None = None, with_cam: bool = False
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Classify one image file; what the command line and the route share.
+
+    Returns: the answer as docs/api.md describes it, and milliseconds by stage.
+    Raises: UnsupportedImage, BadImage, ImageTooLarge, CannotFit, Unavailable.
+    """
+    began = time.perf_counter()
+    header = image.inspect(body, chosen.max_image_pixels)
+    cold = model.loaded() is None
+    warm = model.warm(chosen.model_dir)
+    card = warm.card
+    cost = admission.price(header, card.side_px)
+    with admission.current().room(cost, chosen.admission_timeout_s):
+        decoding = time.perf_counter()
+        pixels = image.decode(body, card.side_px, card.resize)
+        decode_ms, inferring = _ms(decoding), time.perf_counter()
+        scores = model.run(warm, pixels)
+        infer_ms = _ms(inferring)
+    order = scores.probabilities.argsort()[::-1]
+    best = int(order[0])
+    explanation, reason = None, None
+    if with_cam and not chosen.enable_gradcam:
+        reason = GRADCAM_OFF
+    elif with_cam and scores.maps is None:
+        reason = NO_MAPS
+    elif with_cam and scores.maps is not None:
+        shape = header.upright_size if card.resize == "squash" else (1, 1)
+        pictures = explain.render(scores.maps[..., best], pixels, shape)
+        faithful = bool(card.document.get("cam", {}).get("faithful", False))
+        explanation = {
+            "kind": "cam",
+            "label": card.labels[best],
+            "faithful": faithful,
+            **pictures._asdict(),
+        }
+    certain = float(scores.probabilities[best]) >= card.inconclusive_below
+    answer = {
+        "id": os.urandom(12).hex(),
+        "status": "succeeded",
+        "model": warm.identity(),
+        "decision": "classified" if certain else "inconclusive",
+        "predictions": [
+            {
+                "label": card.labels[index],
+                "name": card.names["en"][index],
+                "probability": round(float(scores.probabilities[index]), 6),
+            }
+            for index in order[:top_k]
+        ],
+        "explanation": explanation,
+        **({"explanation_missing": reason} if reason else {}),
+        "metrics": {
+            "decode_ms": decode_ms,
+            "infer_ms": infer_ms,
+            "total_ms": _ms(began),
+            "cold_start": cold,
+            "cache": "miss",
+        },
+        "disclaimer": DISCLAIMER,
+    }
+    stages = {**(warm.stages if cold else {}), "decode": decode_ms, "infer": infer_ms}
+    return answer, stages
+
+
+def _top_k(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:6]) <= 1000:
+        raise BadRequest(f"top_k={text[:20]!r} is not a whole number from 1 to 1000.")
+    return int(text[:6])
+
+
+def _with_cam(text: str | None) -> bool:
+    if text not in (None, "", "none", "cam"):
+        raise BadRequest(f"explain={text[:20]!r} is not known; the one kind is explain=cam.")
+    return text == "cam"
+
+
+def _ms(since: float) -> float:
+    return round((time.perf_counter() - since) * 1e3, 2)

@@ -1,0 +1,128 @@
+"""Doors: a WSGI environ, a Flask request or a Lambda event in, the same Request behind them."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode
+
+from macule import budget, http
+from macule.http import Body, Handler, Request, Response
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from flask import Request as FlaskRequest
+    from werkzeug.wrappers import Response as FlaskResponse
+
+# Paths that a scheduler is pointed at; a ping to another path is answered as what it asks for.
+PINGED = ("", "/", "/predict", "/predict/")
+TEXT = ("text/", "application/json", "application/problem+json")
+
+
+def wsgi(routes: Mapping[str, Handler]) -> WSGIApplication:
+    """Open the WSGI door: gunicorn's, and through Flask that of functions-framework."""
+    table, boot_ms = http.table(routes), budget.age_ms()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        request = _ping(_from_environ(environ, boot_ms))
+        response = http.answer(table, request)
+        request.body.drain()
+        status = f"{response.status} {HTTPStatus(response.status).phrase}"
+        start_response(status, list(response.headers.items()))
+        return [] if request.method == "HEAD" else [response.body]
+
+    return app
+
+
+def from_flask(request: FlaskRequest, app: WSGIApplication) -> FlaskResponse:
+    """Pass a Flask request through the WSGI door: functions-framework, Cloud Run functions."""
+    from werkzeug.wrappers import Response
+
+    return Response.from_app(app, request.environ)
+
+
+def lambda_handler(
+    routes: Mapping[str, Handler],
+) -> Callable[[Mapping[str, Any], object], dict[str, Any]]:
+    """Open the Lambda door: function URLs, HTTP and REST APIs, load balancers, warm-up events."""
+    table, boot_ms = http.table(routes), budget.age_ms()
+
+    def handler(event: Mapping[str, Any], context: object) -> dict[str, Any]:
+        request = _ping(_from_event(event, boot_ms))
+        return _to_event(http.answer(table, request), request.method)
+
+    return handler
+
+
+def _ping(request: Request) -> Request:
+    """Recognise a warm-up by its headers and let it ask for /warmup/."""
+    pings = (
+        request.headers.get("x-warmup") == "1"
+        or request.headers.get("x-cloudscheduler", "").lower() == "true"
+    )
+    if pings and request.body.length in (None, 0) and request.path in PINGED:
+        return request._replace(method="GET", path="/warmup/")
+    return request
+
+
+def _from_environ(environ: WSGIEnvironment, boot_ms: float) -> Request:
+    headers = {
+        key[5:].replace("_", "-").lower(): value
+        for key, value in environ.items()
+        if key.startswith("HTTP_")
+    }
+    headers["content-type"] = environ.get("CONTENT_TYPE", "")
+    given = environ.get("CONTENT_LENGTH") or ""
+    chunked = "chunked" in headers.get("transfer-encoding", "").lower()
+    length = int(given) if given.isdigit() else (None if chunked else 0)
+    return Request(
+        environ["REQUEST_METHOD"],
+        environ.get("PATH_INFO") or "/",
+        dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)),
+        headers,
+        Body(environ["wsgi.input"], length),
+        boot_ms,
+    )
+
+
+def _from_event(event: Mapping[str, Any], boot_ms: float) -> Request:
+    """Read the events of a function URL and HTTP API (2.0), of a REST API or a balancer (1.0).
+
+    An event without HTTP in it is a schedule's: it warms the function.
+    """
+    context = event.get("requestContext") or {}
+    about = context.get("http") or {}
+    method = about.get("method") or event.get("httpMethod")
+    if not method:
+        return Request("GET", "/warmup/", {}, {}, Body(BytesIO(), 0), boot_ms)
+    query = event.get("rawQueryString")
+    if query is None:
+        query = urlencode(event.get("queryStringParameters") or {})
+    text = event.get("body") or ""
+    try:
+        body = b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode()
+    except Base64Error:
+        body = b""
+    return Request(
+        method,
+        event.get("rawPath") or event.get("path") or "/",
+        dict(parse_qsl(query, keep_blank_values=True)),
+        {name.lower(): value for name, value in (event.get("headers") or {}).items()},
+        Body(BytesIO(body), len(body)),
+        boot_ms,
+    )
+
+
+def _to_event(response: Response, method: str) -> dict[str, Any]:
+    text = response.headers.get("Content-Type", "text/").startswith(TEXT)
+    body = b"" if method == "HEAD" else response.body
+    return {
+        "statusCode": response.status,
+        "headers": response.headers,
+        "isBase64Encoded": not text,
+        "body": body.decode() if text else b64encode(body).decode("ascii"),
+    }

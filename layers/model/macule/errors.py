@@ -1,0 +1,94 @@
+"""Every failure of macule, and the HTTP status it becomes.
+
+Macule
+├── BadRequest 400        the request itself is malformed
+├── NotFound 404
+├── MethodNotAllowed 405
+├── BodyTooLarge 413      more bytes than the limit
+├── ImageTooLarge 413     more pixels than the limit
+├── UnsupportedImage 415  not a format that is served
+├── BadImage 422          a served format, but it cannot be decoded
+├── BadSetting 500        an environment variable that cannot be read
+├── Unavailable 503       try again after retry_after_s
+│   ├── Busy              others hold the memory this request needs
+│   └── ModelUnavailable  the model is missing, damaged or not as its card says
+│       └── BadCard       the card itself cannot be read
+└── CannotFit 507         this image can never fit this instance
+"""
+
+from __future__ import annotations
+
+Figure = int | float | str | list[str]
+
+
+class Macule(Exception):
+    """A failure whose text may be shown to the caller.
+
+    `figures` are the numbers that matter; they become members of the problem document.
+    """
+
+    status = 500
+    slug = "internal"
+    title = "Internal error"
+
+    def __init__(self, detail: str, **figures: Figure) -> None:
+        super().__init__(detail)
+        self.figures = figures
+
+
+class BadRequest(Macule):
+    status, slug, title = 400, "bad-request", "Malformed request"
+
+
+class NotFound(Macule):
+    status, slug, title = 404, "not-found", "No such route"
+
+
+class MethodNotAllowed(Macule):
+    status, slug, title = 405, "method-not-allowed", "Method not allowed"
+
+    def __init__(self, detail: str, allow: list[str]) -> None:
+        super().__init__(detail, allow=allow)
+        self.allow = allow
+
+
+class BodyTooLarge(Macule):
+    status, slug, title = 413, "body-too-large", "Too many bytes"
+
+
+class ImageTooLarge(Macule):
+    status, slug, title = 413, "image-too-large", "Too many pixels"
+
+
+class UnsupportedImage(Macule):
+    status, slug, title = 415, "unsupported-image", "Not an image format that is served"
+
+
+class BadImage(Macule):
+    status, slug, title = 422, "bad-image", "The image cannot be decoded"
+
+
+class BadSetting(Macule):
+    slug, title = "bad-setting", "The service is misconfigured"
+
+
+class Unavailable(Macule):
+    status, slug, title = 503, "unavailable", "Not available now"
+    retry_after_s = 1
+
+
+class Busy(Unavailable):
+    slug, title = "busy", "The memory this image needs is in use"
+
+
+class ModelUnavailable(Unavailable):
+    slug, title = "model-unavailable", "The model cannot be loaded"
+    retry_after_s = 5
+
+
+class BadCard(ModelUnavailable):
+    slug, title = "bad-card", "The model's card cannot be read"
+
+
+class CannotFit(Macule):
+    status, slug, title = 507, "cannot-fit", "This image can never fit this instance"

@@ -1,0 +1,72 @@
+"""Class-activation map to PNG: a heat map, and the same laid over the photo."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from io import BytesIO
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+LONGEST_PX = 448
+# Dark blue over green to yellow: rising lightness, readable without colour vision and in print.
+STOPS = ((0, (48, 18, 84)), (85, (44, 112, 142)), (170, (85, 198, 103)), (255, (253, 231, 37)))
+STRONGEST = 0.6  # opacity of the overlay where the map peaks
+
+
+class Pictures(NamedTuple):
+    """Two PNG files as data URIs."""
+
+    heatmap: str
+    overlay: str
+
+
+def render(
+    activation: NDArray[np.float32], pixels: NDArray[np.uint8], shape: tuple[int, int]
+) -> Pictures:
+    """Draw one class's map.
+
+    *activation*: shape (h, w), any range; what speaks against the class (below 0) counts as none.
+    *pixels*: shape (1, side, side, 3), uint8, what the network saw.
+    *shape*: width and height of the part of the photo that the network saw; the pictures keep it.
+    """
+    import numpy as np
+    from PIL.Image import Resampling, composite, fromarray
+
+    size = _within(shape)
+    positive = np.maximum(activation, 0)
+    peak = float(positive.max())
+    levels = (positive * (255 / peak) if peak > 0 else positive).astype(np.uint8)
+    weight = fromarray(levels).resize(size, Resampling.BICUBIC)
+    colours = weight.convert("P")
+    colours.putpalette(_palette())
+    photo = fromarray(pixels[0]).resize(size, Resampling.BICUBIC)
+    opacity = weight.point([round(level * STRONGEST) for level in range(256)])
+    overlay = composite(colours.convert("RGB"), photo, opacity)
+    return Pictures(_png(colours), _png(overlay))
+
+
+def _within(shape: tuple[int, int]) -> tuple[int, int]:
+    """Scale a width and height so that the longer is LONGEST_PX, the shorter at least 1."""
+    scale = LONGEST_PX / max(shape)
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def _palette() -> list[int]:
+    """Interpolate STOPS to 256 RGB triples."""
+    triples: list[int] = []
+    for (start, first), (end, second) in pairwise(STOPS):
+        for level in range(start, end + (end == 255)):
+            part = (level - start) / (end - start)
+            triples += [round(a + (b - a) * part) for a, b in zip(first, second, strict=True)]
+    return triples
+
+
+def _png(image: Image) -> str:
+    file = BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,92 @@
+"""The routes that operators read: alive, ready, memory, warm-up, the card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from macule import admission, budget, http, model, settings
+from macule.http import Request, Response
+
+MB = 2**20
+RETRY_AFTER_S = "1"
+
+
+def alive(request: Request) -> Response:
+    """GET /health/: this process answers. Never touches the model, never waits for it."""
+    if "application/json" in request.headers.get("accept", ""):
+        return http.as_json({"status": "ok"})
+    return Response(200, b"ok", {"Content-Type": "text/plain; charset=utf-8"})
+
+
+def ready(request: Request) -> Response:
+    """GET /ready/: 200 when a model is warm, else 503; never loads it, never waits for it."""
+    state, reason = model.state()
+    warm = model.loaded()
+    document: dict[str, Any] = {"state": state, "model": warm.identity() if warm else None}
+    if reason:
+        document["detail"] = reason
+    if state == "ready":
+        return http.as_json(document)
+    return http.as_json(document, 503, Retry_After=RETRY_AFTER_S)
+
+
+def memory(request: Request) -> Response:
+    """GET /memory/: what all processes of this service use, of what limit."""
+    chosen, here = settings.current(), budget.current()
+    pids = budget.processes()
+    used = budget.usage(pids)
+    share = used.pss / here.limit.bytes
+    band = budget.band_of(share)
+    held = admission.current()
+    return http.as_json(
+        {
+            "status": band if band in ("critical", "oom_imminent") else "ok",
+            "memory": {
+                "rss_mb": _mb(used.rss),
+                "vms_mb": _mb(used.vms),
+                "percent": round(share * 100, 2),
+            },
+            "model_loaded": model.loaded() is not None,
+            "gradcam_enabled": chosen.enable_gradcam,
+            "pss_mb": _mb(used.pss),
+            "peak_mb": _mb(used.peak),
+            "limit_mb": _mb(here.limit.bytes),
+            "limit_source": here.limit.source,
+            "headroom_mb": _mb(max(0, held.free())),
+            "band": band,
+            "slots": {"threads": chosen.threads, "admitted": held.admitted},
+            "ledger": {
+                "processes": len(pids),
+                "unreclaimable_mb": _mb(budget.used(here.limit)),
+                "held_mb": _mb(held.held),
+                "reserve_mb": _mb(admission.RESERVE_BYTES),
+            },
+        }
+    )
+
+
+def warmup(request: Request) -> Response:
+    """GET /warmup/: load the model and run it once; a warm one is left alone."""
+    import numpy as np
+
+    warm = model.warm(settings.current().model_dir)
+    if "first" not in warm.stages:
+        side = warm.card.side_px
+        model.run(warm, np.zeros((1, side, side, 3), np.uint8))
+    stages = {name: round(spent, 1) for name, spent in warm.stages.items()}
+    return http.as_json(
+        {"state": "ready", "cold_start_ms": warm.cold_start_ms, "stages_ms": stages}
+    )
+
+
+def card(request: Request) -> Response:
+    """GET /model/: the card of the model that serves, loaded or not."""
+    from macule import manifest
+
+    warm = model.loaded()
+    shown = warm.card if warm else manifest.read(settings.current().model_dir)
+    return http.as_json(shown.document)
+
+
+def _mb(size: int) -> float:
+    return round(size / MB, 1)

@@ -1,0 +1,213 @@
+"""Request, Response, and the one place where errors become answers; standard library only."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import string
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+from macule import budget, settings
+from macule.errors import (
+    BadRequest,
+    BodyTooLarge,
+    Macule,
+    MethodNotAllowed,
+    NotFound,
+    Unavailable,
+)
+
+log = logging.getLogger("macule")
+
+CHUNK_BYTES = 2**16
+# After a refusal the rest of a body is read and dropped, or the caller's client sees its
+# connection break instead of the answer. Bounded: beyond this it does break.
+DRAIN_BYTES = 32 * 2**20
+DRAIN_S = 5.0
+ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
+EXPOSED = "X-Request-Id, Server-Timing, X-Memory-Band, Retry-After"
+
+
+class Body:
+    """A request's bytes, read once; `length` is None where the sender gave none."""
+
+    def __init__(self, stream: BinaryIO, length: int | None) -> None:
+        self._stream = stream
+        self.length = length
+        self._read = 0
+        self._ended = length == 0
+
+    def chunks(self, limit_bytes: int) -> Iterator[bytes]:
+        """Yield the body in pieces, never more than *limit_bytes* in all.
+
+        Raises: BodyTooLarge, before reading where the length is known; BadRequest if cut short.
+        """
+        if self.length is not None and self.length > limit_bytes:
+            raise _too_large(limit_bytes, self.length)
+        while chunk := self._next():
+            if self._read > limit_bytes:
+                raise _too_large(limit_bytes, self._read)
+            yield chunk
+        if self.length is not None and self._read < self.length:
+            raise BadRequest(f"The body ended after {self._read} of {self.length} bytes.")
+
+    def drain(self) -> None:
+        """Read and drop what is left, within bounds."""
+        end = time.monotonic() + DRAIN_S
+        try:
+            while self._read < DRAIN_BYTES and time.monotonic() < end and self._next():
+                pass
+        except BadRequest:
+            self._ended = True  # the sender is gone
+
+    def _next(self) -> bytes:
+        if self._ended:
+            return b""
+        want = CHUNK_BYTES if self.length is None else min(CHUNK_BYTES, self.length - self._read)
+        try:
+            chunk = self._stream.read(want) if want else b""
+        except OSError as error:
+            raise BadRequest("The body could not be read to its end.") from error
+        self._read += len(chunk)
+        self._ended = not chunk
+        return chunk
+
+
+class Request(NamedTuple):
+    """One HTTP request; header names in lower case.
+
+    `boot_ms` is the time from the start of the process to the opening of its door.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: Body
+    boot_ms: float = 0.0
+
+
+class Response(NamedTuple):
+    """One HTTP answer."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+
+Handler = Callable[[Request], Response]
+Table = Mapping[str, Mapping[str, Handler]]
+
+
+def table(routes: Mapping[str, Handler]) -> Table:
+    """Turn "GET /health/" -> handler into path -> method -> handler, paths without their slash."""
+    paths: dict[str, dict[str, Handler]] = {}
+    for route, handler in routes.items():
+        method, path = route.split(" ")
+        paths.setdefault(_bare(path), {})[method] = handler
+    return paths
+
+
+def answer(routes: Table, request: Request) -> Response:
+    """Answer *request*; whatever goes wrong becomes a problem document, never a traceback."""
+    request_id = _request_id(request.headers.get("x-request-id", ""))
+    try:
+        response = _routed(routes, request)
+    except Macule as error:
+        if error.status == 500:
+            log.error("%s: %s", error.title, error)
+        response = problem(error, request_id)
+    except Exception:
+        log.exception("request %s failed", request_id)
+        response = problem(Macule("Something went wrong on our side; the log has it."), request_id)
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers["X-Request-Id"] = request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Content-Length"] = str(len(response.body))
+    try:
+        response.headers["X-Memory-Band"] = budget.current().band()
+        _share(request, response, settings.current().allowed_origins)
+    except Macule:
+        pass  # a setting that cannot be read has been answered above
+    return response
+
+
+def as_json(document: Mapping[str, Any], status: int = 200, **headers: str) -> Response:
+    """Answer with JSON; header names are written with underscores."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return Response(status, body, {"Content-Type": "application/json", **names})
+
+
+def problem(error: Macule, request_id: str) -> Response:
+    """Write *error* as an RFC 9457 problem document."""
+    document = {
+        "type": f"urn:macule:problem:{error.slug}",
+        "title": error.title,
+        "status": error.status,
+        "detail": str(error) if error.status != 500 else "The operator's log says more.",
+        "request_id": request_id,
+        **error.figures,
+    }
+    response = as_json(document, error.status)
+    response.headers["Content-Type"] = "application/problem+json"
+    if isinstance(error, Unavailable):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(error.allow)
+    return response
+
+
+def _routed(routes: Table, request: Request) -> Response:
+    """Find the route and call it."""
+    settings.current()  # a setting that cannot be read fails every route alike, and says so
+    methods = routes.get(_bare(request.path))
+    if methods is None:
+        raise NotFound(f"There is no {request.path[:80]} here.", routes=sorted(routes))
+    method = "GET" if request.method == "HEAD" else request.method
+    if method in methods:
+        return methods[method](request)
+    allowed = sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
+    if method == "OPTIONS":
+        return Response(204, b"", {"Allow": ", ".join(allowed)})
+    raise MethodNotAllowed(f"{request.path[:80]} takes {', '.join(allowed)}.", allowed)
+
+
+def _bare(path: str) -> str:
+    """Drop one trailing slash: every path answers with and without."""
+    return path.removesuffix("/") or "/"
+
+
+def _request_id(given: str) -> str:
+    """Echo the caller's id where it is harmless in a header and a log; else make one."""
+    if given and len(given) <= 128 and ID_CHARACTERS.issuperset(given):
+        return given
+    return os.urandom(12).hex()
+
+
+def _share(request: Request, response: Response, allowed: tuple[str, ...]) -> None:
+    """Let front ends of the allowed origins read the answer (CORS)."""
+    if not allowed:
+        return
+    headers, origin = response.headers, request.headers.get("origin", "")
+    headers["Vary"] = "Origin"
+    if origin not in allowed and not (origin and "*" in allowed):
+        return
+    headers["Access-Control-Allow-Origin"] = origin
+    headers["Access-Control-Expose-Headers"] = EXPOSED
+    if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+        headers["Access-Control-Allow-Methods"] = headers.get("Allow", "GET")
+        wanted = request.headers.get("access-control-request-headers", "")
+        headers["Access-Control-Allow-Headers"] = wanted or "Content-Type"
+        headers["Access-Control-Max-Age"] = "600"
+
+
+def _too_large(limit_bytes: int, found_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The request has {found_bytes:,} bytes or more; at most {limit_bytes:,} are read. Send a "
+        "smaller copy of the image.",
+        limit_bytes=limit_bytes,
+    )

@@ -1,0 +1,254 @@
+"""Bytes to tensor: one decoder for conversion, evaluation and serving; pure."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from io import BytesIO
+from typing import TYPE_CHECKING, NamedTuple
+
+from macule.errors import BadImage, CannotFit, ImageTooLarge, UnsupportedImage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+SERVED = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+# First bytes -> Pillow plugin. Opening by plugin class leaves Pillow's other forty unloaded.
+PLUGINS = {
+    b"\xff\xd8\xff": "Jpeg",
+    b"\x89PNG\r\n\x1a\n": "Png",
+    b"GIF8": "Gif",
+    b"BM": "Bmp",
+    b"II*\0": "Tiff",
+    b"MM\0*": "Tiff",
+    b"II+\0": "Tiff",
+    b"MM\0+": "Tiff",
+}
+ORIENTATION_TAG = 0x0112
+STRIP_PIXELS = 2**18  # 1 MB at Pillow's 4 bytes a pixel
+MAX_PNG_TEXT_BYTES = 2**20  # Pillow's own bound is 64 MB of inflated comments
+# EXIF orientation -> the name of Pillow's transpose that sets the image upright.
+UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+
+class Header(NamedTuple):
+    """What the first bytes tell: size in pixels before turning, Pillow's mode, EXIF orientation.
+
+    `buffered_samples` is how many samples a pixel libjpeg must hold at once: 0 for a JPEG that is
+    decoded row by row, 1.5 for a progressive one in 4:2:0.
+    """
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    orientation: int
+    buffered_samples: float
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height in pixels as a viewer shows it."""
+        turned = self.orientation >= 5
+        return (self.height, self.width) if turned else (self.width, self.height)
+
+
+def inspect(body: bytes, max_pixels: int) -> Header:
+    """Read the header of *body*; no pixel is decoded.
+
+    Raises: UnsupportedImage, BadImage, ImageTooLarge.
+    """
+    with _pillow():
+        image = _open(body)
+        header = Header(
+            image.format or "",
+            image.width,
+            image.height,
+            image.mode,
+            _orientation(image),
+            _buffered_samples(image, body),
+        )
+    if header.pixels > max_pixels:
+        raise ImageTooLarge(
+            f"The image has {header.width} x {header.height} pixels; at most {max_pixels:,} are "
+            "served. Send a smaller copy.",
+            pixels=header.pixels,
+            limit_pixels=max_pixels,
+        )
+    return header
+
+
+def decode(body: bytes, side_px: int, resize: str) -> NDArray[np.uint8]:
+    """Decode *body* into one model input.
+
+    *resize* is "squash" (the whole image, its shape given up) or "crop" (the centre square).
+    Returns: shape (1, side_px, side_px, 3), uint8, RGB, upright; transparency lies over white.
+    Raises: UnsupportedImage, BadImage, CannotFit.
+    Source: side and resize come from the card; scaling to the network's range is in `model`.
+    """
+    import numpy as np
+    from PIL.Image import Resampling, Transpose
+
+    with _pillow():
+        image = _open(body)
+        image.draft(
+            None, (side_px, side_px)
+        )  # JPEG alone heeds it: shrinks by 2, 4 or 8 in the DCT
+        image.load()
+        small, scale = _shrink(image, _box(image.size, resize), side_px)
+        box = (0.0, 0.0, scale[0], scale[1])
+        fitted = small.resize((side_px, side_px), Resampling.BILINEAR, box)
+        turn = UPRIGHT.get(_orientation(image))
+        upright = fitted if turn is None else fitted.transpose(Transpose[turn])
+        return np.asarray(upright)[None]
+
+
+def _open(body: bytes) -> ImageFile:
+    """Open with the one plugin that the first bytes name."""
+    name = next((PLUGINS[magic] for magic in PLUGINS if body.startswith(magic)), None)
+    if body[:4] == b"RIFF" and body[8:12] == b"WEBP":
+        name = "WebP"
+    if name is None:
+        raise UnsupportedImage(f"The bytes are not {SERVED}. Send one of these.")
+    plugin = import_module(f"PIL.{name}ImagePlugin")
+    if name == "Png":
+        vars(plugin)["MAX_TEXT_MEMORY"] = MAX_PNG_TEXT_BYTES
+    image: ImageFile = getattr(plugin, f"{name}ImageFile")(BytesIO(body))
+    return image
+
+
+@contextmanager
+def _pillow() -> Iterator[None]:
+    """Turn what Pillow raises at a bad file into BadImage; its warnings are no news."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        yield
+    except MemoryError as error:
+        raise CannotFit("There is not enough memory to decode this image.") from error
+    except (
+        # Found by feeding broken files to every plugin: a parser in Python fails in many ways.
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        NotImplementedError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        struct.error,
+        EOFError,
+    ) as error:
+        raise BadImage(
+            "The file is damaged or of an unusual kind. Open it in an image editor and save it "
+            "again as JPEG or PNG."
+        ) from error
+
+
+def _orientation(image: ImageFile) -> int:
+    """Return the EXIF orientation 1 to 8; 1 where there is none or it cannot be read."""
+    if not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1  # asking a PNG for EXIF that it lacks would decode all of it
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except (LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error):
+        return 1
+    return value if value in UPRIGHT else 1
+
+
+def _buffered_samples(image: ImageFile, body: bytes) -> float:
+    """Return the samples a pixel that a JPEG of several scans makes libjpeg hold."""
+    layers: list[tuple[int, int, int, int]] = getattr(image, "layer", [])
+    if not layers:
+        return 0.0
+    if not image.info.get("progressive") and _scanned_at_once(image, body, len(layers)):
+        return 0.0
+    widest = max(h * v for _, h, v, _ in layers)
+    return sum(h * v / widest for _, h, v, _ in layers)
+
+
+def _scanned_at_once(image: ImageFile, body: bytes, components: int) -> bool:
+    """Say whether the first scan, which Pillow has just read past, holds all components."""
+    end = image.fp.tell() if image.fp else 0
+    size = 6 + 2 * components
+    return body[end - size : end - size + 3] == struct.pack(">HB", size, components)
+
+
+def _box(size: tuple[int, int], resize: str) -> tuple[int, int, int, int]:
+    """Return the part of the image that the network sees, as left, top, right, bottom."""
+    width, height = size
+    if resize == "squash":
+        return 0, 0, width, height
+    side = min(size)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def _shrink(
+    image: Image, box: tuple[int, int, int, int], side_px: int
+) -> tuple[Image, tuple[float, float]]:
+    """Reduce *box* of *image* to between two and four times *side_px*, strip by strip.
+
+    Converting to RGB strip by strip keeps the peak at one image in its own mode.
+    Returns: the RGB image, and the width and height in it that *box* covers.
+    """
+    from PIL.Image import new
+
+    left, top, right, bottom = box
+    by_x = max(1, (right - left) // (2 * side_px))
+    by_y = max(1, (bottom - top) // (2 * side_px))
+    peak = _peak(image)
+    whole = box == (0, 0, *image.size)
+    if by_x == by_y == 1:
+        return _rgb(image if whole else image.crop(box), peak), (right - left, bottom - top)
+    small = new("RGB", (-(-(right - left) // by_x), -(-(bottom - top) // by_y)))
+    rows = by_y * max(1, STRIP_PIXELS // ((right - left) * by_y))
+    for y in range(top, bottom, rows):
+        strip = image.crop((left, y, right, min(y + rows, bottom)))
+        small.paste(_rgb(strip, peak).reduce((by_x, by_y)), (0, (y - top) // by_y))
+    return small, ((right - left) / by_x, (bottom - top) / by_y)
+
+
+def _peak(image: Image) -> float:
+    """Return the value that means white in an image of more than 8 bits."""
+    if image.mode.startswith("I;16"):
+        return 65535.0
+    if image.mode not in {"I", "F"}:
+        return 255.0
+    extrema = image.getextrema()
+    highest = extrema[1] if isinstance(extrema[1], int | float) else 255.0
+    return next((white for white in (1.0, 255.0, 65535.0) if highest <= white), highest)
+
+
+def _rgb(image: Image, peak: float) -> Image:
+    """Convert any mode to RGB; transparency over white, *peak* to 255."""
+    import numpy as np
+    from PIL.Image import fromarray, new
+
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode[0] in "IF":
+        levels = np.asarray(image, np.float32) * (255.0 / peak)
+        return fromarray(np.clip(levels, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        white = new("RGB", image.size, "white")
+        white.paste(seen, mask=seen.getchannel("A"))
+        return white
+    return image.convert("RGB")

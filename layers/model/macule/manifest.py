@@ -1,0 +1,146 @@
+"""The model's card: read and checked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from macule.errors import BadCard
+
+FILE = "model.json"
+SCHEMA = 1
+RESIZES = ("squash", "crop")
+CHANNELS = ("rgb", "bgr")
+MAX_SIDE_PX = 2048
+
+
+class Card(NamedTuple):
+    """The facts about a set of weights that serving needs; `document` is the whole card.
+
+    `labels` stand in the order of the network's outputs, `names` maps a language to as many names.
+    The network's input is (pixel - mean) / std, channel by channel in the order `channels`.
+    """
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+    precision: str
+    labels: tuple[str, ...]
+    names: Mapping[str, tuple[str, ...]]
+    side_px: int
+    resize: str
+    channels: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    temperature: float
+    inconclusive_below: float
+    document: Mapping[str, Any]
+
+
+def read(folder: str) -> Card:
+    """Read `model.json` in *folder*.
+
+    Raises: BadCard, naming the key, its value and what was expected.
+    """
+    path = os.path.join(folder, FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+    except FileNotFoundError as error:
+        raise BadCard(f"There is no {FILE} in the model's folder.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadCard(f"{FILE} is not readable JSON.") from error
+    return check(document)
+
+
+def check(document: object) -> Card:
+    """Check a card's document and return what serving needs of it.
+
+    Raises: BadCard.
+    """
+    if not isinstance(document, dict):
+        raise BadCard(f"{FILE} is not a JSON object.")
+
+    card: dict[str, Any] = document
+
+    def need(key: str, ok: bool, expected: str) -> None:
+        if not ok:
+            raise BadCard(f"{FILE}: {key} is {_short(card.get(key))}, not {expected}.")
+
+    text, number = str, (int, float)
+    need("schema", card.get("schema") == SCHEMA, f"{SCHEMA}")
+    for key in ("name", "version", "file", "precision"):
+        value = card.get(key)
+        need(key, isinstance(value, text) and value != "", "a text")
+    need("file", os.path.basename(card["file"]) == card["file"], "a file beside the card")
+    sha256: Any = card.get("sha256")
+    need("sha256", isinstance(sha256, text) and _is_sha256(sha256), "64 hexadecimal digits")
+    labels: Any = card.get("labels")
+    need("labels", _texts(labels) and len(set(labels or ())) >= 2, "two or more texts")
+    need("labels", len(set(labels)) == len(labels), "free of duplicates")
+    names: Any = card.get("names")
+    need(
+        "names",
+        isinstance(names, dict)
+        and "en" in names
+        and all(_texts(value) and len(value) == len(labels) for value in names.values()),
+        f"lists of {len(labels)} names by language, with en among them",
+    )
+    side: Any = card.get("side_px")
+    need("side_px", type(side) is int and 8 <= side <= MAX_SIDE_PX, f"8 to {MAX_SIDE_PX}")
+    need("resize", card.get("resize") in RESIZES, " or ".join(RESIZES))
+    need("channels", card.get("channels") in CHANNELS, " or ".join(CHANNELS))
+    scaling: Any = card.get("scaling")
+    need(
+        "scaling",
+        isinstance(scaling, dict)
+        and all(_numbers(scaling.get(key), 3) for key in ("mean", "std"))
+        and all(value > 0 for value in scaling["std"]),
+        "mean and std, three numbers each, std above 0",
+    )
+    temperature: Any = card.get("temperature")
+    need("temperature", isinstance(temperature, number) and temperature > 0, "a number above 0")
+    thresholds: Any = card.get("thresholds")
+    below: Any = thresholds.get("inconclusive") if isinstance(thresholds, dict) else None
+    need("thresholds", isinstance(below, number) and 0 <= below <= 1, "inconclusive, 0 to 1")
+    return Card(
+        name=card["name"],
+        version=card["version"],
+        file=card["file"],
+        sha256=sha256.lower(),
+        precision=card["precision"],
+        labels=tuple(labels),
+        names={language: tuple(value) for language, value in names.items()},
+        side_px=side,
+        resize=card["resize"],
+        channels=card["channels"],
+        mean=tuple(scaling["mean"]),
+        std=tuple(scaling["std"]),
+        temperature=float(temperature),
+        inconclusive_below=float(below),
+        document=card,
+    )
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
+
+
+def _numbers(value: object, count: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(item, int | float) and abs(item) < 1e6 for item in value)
+    )
+
+
+def _is_sha256(value: str) -> bool:
+    return len(value) == 64 and all(digit in "0123456789abcdefABCDEF" for digit in value)
+
+
+def _short(value: object) -> str:
+    shown = json.dumps(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -1,0 +1,223 @@
+"""The warm global: load once, run; the only importer of the runtime."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from macule import store
+from macule.errors import ModelUnavailable
+from macule.manifest import Card
+
+if TYPE_CHECKING:
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+    from numpy.typing import NDArray
+
+log = logging.getLogger("macule")
+
+
+class Scores(NamedTuple):
+    """What the network says of one image.
+
+    `probabilities`: shape (classes,), float32, calibrated, sum 1, in the card's order.
+    `maps`: shape (h, w, classes), float32, class-activation maps; None where the file has none.
+    """
+
+    probabilities: NDArray[np.float32]
+    maps: NDArray[np.float32] | None
+
+
+class Warm(NamedTuple):
+    """A loaded model. `levels` maps a pixel value to network input: shape (3, 256).
+
+    `stages` holds the milliseconds of import, fetch, load and, after the first run, first.
+    """
+
+    card: Card
+    interpreter: Interpreter
+    levels: NDArray[Any]
+    input_index: int
+    logits: dict[str, Any]
+    maps: dict[str, Any] | None
+    lock: Lock
+    stages: dict[str, float]
+
+    @property
+    def cold_start_ms(self) -> float:
+        return round(sum(self.stages.values()), 1)
+
+    def identity(self) -> dict[str, str]:
+        """Name the model as answers do."""
+        card = self.card
+        return {
+            "name": card.name,
+            "version": card.version,
+            "sha256": card.sha256,
+            "precision": card.precision,
+        }
+
+
+class Here:
+    """The model of one process. An interpreter does not survive a fork, so a child starts anew."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.warm: Warm | None = None
+        self.loading = False
+        self.failure = ""
+
+
+_by_pid: dict[int, Here] = {}
+
+
+def state() -> tuple[str, str]:
+    """Return cold, loading, ready or failed, and why it failed; never waits."""
+    here = _here()
+    if here.warm:
+        return "ready", ""
+    if here.loading:
+        return "loading", ""
+    return ("failed", here.failure) if here.failure else ("cold", "")
+
+
+def loaded() -> Warm | None:
+    """Return the model if it is loaded in this process; never waits."""
+    return _here().warm
+
+
+def warm(folder: str) -> Warm:
+    """Return the model in *folder*, loading it at the first call; others wait for that one.
+
+    Raises: ModelUnavailable, BadCard; the next call tries again.
+    """
+    here = _here()
+    if here.warm:
+        return here.warm
+    with here.lock:
+        if here.warm:
+            return here.warm
+        here.loading = True
+        try:
+            here.warm = _load(folder)
+            here.failure = ""
+            return here.warm
+        except ModelUnavailable as error:
+            here.failure = str(error)
+            log.error("model not loaded: %s", error)
+            raise
+        finally:
+            here.loading = False
+
+
+def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
+    """Classify one image.
+
+    *pixels*: shape (1, side_px, side_px, 3), uint8, RGB, as `image.decode` returns them.
+    Raises: ModelUnavailable where the file's numbers are no numbers.
+    """
+    import numpy as np
+
+    channels = (0, 1, 2) if warm.card.channels == "rgb" else (2, 1, 0)
+    planes = [warm.levels[to][pixels[..., source]] for to, source in enumerate(channels)]
+    tensor = np.stack(planes, axis=-1)
+    with warm.lock:
+        began = time.perf_counter()
+        warm.interpreter.set_tensor(warm.input_index, tensor)
+        warm.interpreter.invoke()
+        logits = _floats(warm, warm.logits)[0]
+        maps = _floats(warm, warm.maps)[0] if warm.maps else None
+        warm.stages.setdefault("first", (time.perf_counter() - began) * 1e3)
+    powers = np.exp((logits - logits.max()) / np.float32(warm.card.temperature))
+    probabilities = powers / powers.sum()
+    if not np.isfinite(probabilities).all():
+        raise ModelUnavailable(f"{warm.card.file} answers with values that are not numbers.")
+    return Scores(probabilities, maps)
+
+
+def _here() -> Here:
+    """Return this process's model. `setdefault` is atomic: no lock that a fork could hold."""
+    pid = os.getpid()
+    if pid not in _by_pid:
+        if any(here.warm for here in _by_pid.values()):
+            log.warning("a model was loaded before the fork; process %d loads its own", pid)
+        _by_pid.setdefault(pid, Here())
+    return _by_pid[pid]
+
+
+def _load(folder: str) -> Warm:
+    """Import the runtime, check the file, map it."""
+    clock = [time.perf_counter()]
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    clock.append(time.perf_counter())
+    path, card = store.fetch(folder)
+    clock.append(time.perf_counter())
+    try:
+        interpreter = Interpreter(model_path=path, num_threads=1)  # maps the file, copies nothing
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ModelUnavailable(f"{card.file} is not a model that LiteRT can run.") from error
+    source, *_ = interpreter.get_input_details()
+    outputs = {len(output["shape"]): output for output in interpreter.get_output_details()}
+    _agree(card, source, outputs)
+    clock.append(time.perf_counter())
+    names = ("import", "fetch", "load")
+    stages = {
+        name: (end - start) * 1e3 for name, start, end in zip(names, clock, clock[1:], strict=False)
+    }
+    log.info("model %s %s is warm: %s", card.name, card.version, stages)
+    values = np.arange(256, dtype=np.float32)
+    scaled = [(values - mean) / std for mean, std in zip(card.mean, card.std, strict=True)]
+    return Warm(
+        card,
+        interpreter,
+        _quantized(np.stack(scaled), source),
+        source["index"],
+        outputs[2],
+        outputs.get(4),
+        Lock(),
+        stages,
+    )
+
+
+def _agree(card: Card, source: dict[str, Any], outputs: dict[int, dict[str, Any]]) -> None:
+    """Raise ModelUnavailable where the file's shapes are not what the card says."""
+    expected = [1, card.side_px, card.side_px, 3]
+    found = [int(size) for size in source["shape"]]
+    if found != expected:
+        raise ModelUnavailable(f"{card.file} takes {found}; its card says {expected}.")
+    logits = [int(size) for size in outputs[2]["shape"]] if 2 in outputs else []
+    if logits != [1, len(card.labels)]:
+        raise ModelUnavailable(
+            f"{card.file} gives {logits}; its card has {len(card.labels)} labels."
+        )
+
+
+def _quantized(values: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]:
+    """Express network input in the type that the file takes."""
+    import numpy as np
+
+    kind = np.dtype(details["dtype"])
+    if kind.kind == "f":
+        return values.astype(kind)
+    scale, zero = details["quantization"]
+    bounds = np.iinfo(kind)
+    levels: NDArray[np.float32] = np.clip(np.round(values / scale) + zero, bounds.min, bounds.max)
+    return levels.astype(kind)
+
+
+def _floats(warm: Warm, details: dict[str, Any]) -> NDArray[np.float32]:
+    """Copy an output out of the interpreter, as float32."""
+    import numpy as np
+
+    raw: NDArray[Any] = warm.interpreter.get_tensor(details["index"])  # a copy
+    values = raw.astype(np.float32, copy=False)
+    if raw.dtype.kind == "f":
+        return values
+    scale, zero = details["quantization"]
+    return (values - np.float32(zero)) * np.float32(scale)

@@ -1,0 +1,110 @@
+"""The only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import NamedTuple, TypeVar
+
+from macule.errors import BadSetting
+
+T = TypeVar("T")
+MB = 2**20
+WEIGHTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "weights")
+# What the platforms say of the memory they give, in MB.
+PLATFORM_MEMORY_VARIABLES = ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "FUNCTION_MEMORY_MB")
+
+
+class Settings(NamedTuple):
+    """What an operator may choose; docs/api.md lists each with its default."""
+
+    model_dir: str
+    max_image_bytes: int
+    max_image_pixels: int
+    enable_gradcam: bool
+    allowed_origins: tuple[str, ...]
+    admission_timeout_s: float
+    memory_limit_mb: int | None
+    platform_memory_mb: int | None
+    bind: str
+    workers: int
+    threads: int
+    graceful_timeout_s: int
+
+
+def read(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read all settings.
+
+    Raises: BadSetting, naming the variable, its value and what was expected.
+    """
+
+    def get(name: str, default: T, parse: Callable[[str], T]) -> T:
+        text = environ.get(name, "").strip()
+        if not text:
+            return default
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise BadSetting(f"{name}={text!r} is not {error}") from error
+
+    platform = (get(name, None, _at_least(1)) for name in PLATFORM_MEMORY_VARIABLES)
+    return Settings(
+        model_dir=get("MODEL_DIR", WEIGHTS, str),
+        max_image_bytes=get("MAX_IMAGE_BYTES", 10 * MB, _at_least(1)),
+        max_image_pixels=get("MAX_IMAGE_PIXELS", 120_000_000, _at_least(1)),
+        enable_gradcam=get("ENABLE_GRADCAM", True, _truth),
+        allowed_origins=get("ALLOWED_ORIGINS", (), _origins),
+        admission_timeout_s=get("ADMISSION_TIMEOUT_S", 10.0, _seconds),
+        memory_limit_mb=get("MEMORY_LIMIT_MB", None, _at_least(1)),
+        platform_memory_mb=next((mb for mb in platform if mb), None),
+        bind=f"{get('HOST', '0.0.0.0', str)}:{get('PORT', 8080, _port)}",  # noqa: S104
+        workers=get("WEB_CONCURRENCY", 1, _at_least(1)),
+        threads=get("THREADS", 2, _at_least(1)),
+        graceful_timeout_s=get("GRACEFUL_TIMEOUT_S", 25, _at_least(1)),
+    )
+
+
+@cache
+def current() -> Settings:
+    """Return this process's settings, read at the first call."""
+    return read()
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise ValueError(f"a whole number of at least {least}")
+        return int(text)
+
+    return parse
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise ValueError("a port, 0 to 65535")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 3600:
+        raise ValueError("a number of seconds, 0 to 3600")
+    return value
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
+        raise ValueError("true or false")
+    return text.lower() in {"true", "1", "yes", "on"}
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
+    for origin in origins:
+        if origin != "*" and not origin.startswith(("http://", "https://")):
+            raise ValueError("a list of origins such as https://app.example, or *")
+    return origins

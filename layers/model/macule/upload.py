@@ -1,0 +1,101 @@
+"""The three forms in which a photo arrives: a raw body, a multipart field, base64 in JSON."""
+
+from __future__ import annotations
+
+import binascii
+import json
+from io import BytesIO
+
+from macule.errors import BadRequest, BodyTooLarge
+from macule.http import Body, Request
+
+FIELDS = ("image", "file")
+FORM_BYTES = 2**16  # what a form may weigh beside its image
+MAX_PARTS = 32
+HOW = (
+    "Send the photo as a raw body, as the multipart field `image` or `file`, or as JSON "
+    '{"image": "<base64 or data: URI>"}.'
+)
+
+
+def photo(request: Request, max_image_bytes: int) -> bytes:
+    """Return the image's bytes, at most *max_image_bytes* of them.
+
+    Raises: BadRequest, BodyTooLarge.
+    """
+    kind = request.headers.get("content-type", "")
+    media_type = kind.split(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        image = _from_form(request.body, kind, max_image_bytes)
+    elif media_type == "application/json":
+        image = _from_json(request.body, max_image_bytes)
+    else:
+        image = _gather(request.body, max_image_bytes)
+    if not image:
+        raise BadRequest(f"There is no image in the request. {HOW}")
+    return image
+
+
+def _gather(body: Body, limit_bytes: int) -> bytes:
+    """Read the body once; a BytesIO gives its bytes away without a copy."""
+    buffer = BytesIO()
+    for chunk in body.chunks(limit_bytes):
+        buffer.write(chunk)
+    return buffer.getvalue()
+
+
+def _from_form(body: Body, kind: str, max_image_bytes: int) -> bytes:
+    """Keep the image's field of a multipart form, drop every other as it passes."""
+    import multipart
+
+    _, options = multipart.parse_options_header(kind)
+    if not options.get("boundary"):
+        raise BadRequest("The Content-Type multipart/form-data has no boundary.")
+    buffer, found, wanted = BytesIO(), False, False
+    try:
+        with multipart.PushMultipartParser(
+            options["boundary"], max_segment_count=MAX_PARTS
+        ) as parser:
+            for chunk in body.chunks(max_image_bytes + FORM_BYTES):
+                for event in parser.parse(chunk):
+                    if isinstance(event, multipart.MultipartSegment):
+                        wanted = event.name in FIELDS and not found
+                        found = found or wanted
+                    elif event and wanted:
+                        buffer.write(event)
+    except multipart.MultipartError as error:
+        raise BadRequest(f"The multipart form is malformed. {HOW}") from error
+    if not found:
+        raise BadRequest(f"The form has no field `image` or `file`. {HOW}")
+    return _within(buffer.getvalue(), max_image_bytes)
+
+
+def _from_json(body: Body, max_image_bytes: int) -> bytes:
+    """Decode the base64 under `image`; each copy is dropped as soon as the next is made."""
+    text = _gather(body, max_image_bytes * 4 // 3 + FORM_BYTES)
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"The body is not JSON. {HOW}") from error
+    del text
+    encoded = document.pop("image", None) if isinstance(document, dict) else None
+    if not isinstance(encoded, str):
+        raise BadRequest(f"The JSON has no text under `image`. {HOW}")
+    if encoded.startswith("data:"):
+        head, comma, encoded = encoded.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise BadRequest("The data: URI under `image` is not base64.")
+    try:
+        image = binascii.a2b_base64("".join(encoded.split()), strict_mode=True)
+    except ValueError as error:
+        raise BadRequest("The text under `image` is not base64.") from error
+    return _within(image, max_image_bytes)
+
+
+def _within(image: bytes, limit_bytes: int) -> bytes:
+    if len(image) > limit_bytes:
+        raise BodyTooLarge(
+            f"The image has {len(image):,} bytes; at most {limit_bytes:,} are read.",
+            limit_bytes=limit_bytes,
+        )
+    return image
