@@ -8,7 +8,7 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from macule import store
+from macule import budget, store
 from macule.errors import ModelUnavailable
 from macule.manifest import Card
 
@@ -151,6 +151,7 @@ def _here() -> Here:
 def _load(folder: str) -> Warm:
     """Import the runtime, check the file, map it."""
     clock = [time.perf_counter()]
+    budget.tame_allocator()
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 

@@ -1,0 +1,1 @@
+"""Offline: a Keras model in, a quantized LiteRT model and its figures out."""

@@ -1,0 +1,160 @@
+"""Figures of a classifier from its logits and labels; numpy only."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+
+
+def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Turn logits (n, classes) into probabilities (n, classes) that sum to 1."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
+
+
+def auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve of *scores* (n,), ties counted half; nan if a side is empty."""
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if not positives or not negatives:
+        return math.nan
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / positives / negatives)
+
+
+def sensitivity(predicted: Ints, truth: Ints, classes: int) -> list[float]:
+    """Share of each class's images that were named so; nan for a class without images."""
+    return [
+        float((predicted[truth == index] == index).mean()) if (truth == index).any() else math.nan
+        for index in range(classes)
+    ]
+
+
+def sensitivity_at(scores: Floats, positive: NDArray[np.bool_], specificity: float) -> float:
+    """Sensitivity at the lowest threshold that keeps *specificity* of the negatives below it."""
+    negatives = np.sort(scores[~positive])
+    if not len(negatives) or not positive.any():
+        return math.nan
+    threshold = negatives[max(math.ceil(specificity * len(negatives)) - 1, 0)]
+    return float((scores[positive] > threshold).mean())
+
+
+def wilson(share: float, count: int) -> list[float]:
+    """95 % confidence interval of *share* among *count*, after Wilson (1927)."""
+    if not count:
+        return [math.nan, math.nan]
+    z = 1.959964
+    centre = share + z * z / (2 * count)
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return [(centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)]
+
+
+def calibration_error(probabilities: Floats, truth: Ints, bins: int = 15) -> float:
+    """Expected calibration error of the top answer, in *bins* of equal width over (0, 1]."""
+    top = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == truth
+    place = np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)
+    gaps = [
+        abs(float(top[place == index].mean() - right[place == index].mean()))
+        * float((place == index).mean())
+        for index in range(bins)
+        if (place == index).any()
+    ]
+    return float(sum(gaps))
+
+
+def likelihood_loss(logits: Floats, truth: Ints, temperature: float) -> float:
+    """Mean negative log-likelihood in nats."""
+    chosen = softmax(logits, temperature)[np.arange(len(truth)), truth]
+    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+
+
+def fit_temperature(logits: Floats, truth: Ints) -> float:
+    """Find the temperature in 0.05-20 of least log-loss, by golden section over its logarithm.
+
+    The loss is convex in 1/temperature, so it has one minimum whatever the starting point.
+    Source: Guo et al. 2017, arXiv 1706.04599.
+    """
+    low, high = math.log(0.05), math.log(20.0)
+    golden = (math.sqrt(5) - 1) / 2
+    for _ in range(60):
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if likelihood_loss(logits, truth, math.exp(left)) < likelihood_loss(
+            logits, truth, math.exp(right)
+        ):
+            high = right
+        else:
+            low = left
+    return math.exp((low + high) / 2)
+
+
+def compare(probabilities: Floats, reference: Floats) -> dict[str, float]:
+    """Say how far *probabilities* (n, classes) stray from those of a reference model."""
+    change = np.abs(probabilities - reference)
+    same = probabilities.argmax(axis=1) == reference.argmax(axis=1)
+    return {
+        "n": len(same),
+        "top1_agreement": float(same.mean()),
+        "mean_change": float(change.mean()),
+        "max_change": float(change.max()),
+    }
+
+
+def abstain(probabilities: Floats, truth: Ints, threshold: float) -> dict[str, Any]:
+    """Coverage, risk and per-class outcome when answers below *threshold* are withheld."""
+    top, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    kept = top >= threshold
+    classes = range(probabilities.shape[1])
+    return {
+        "n": len(truth),
+        "coverage": float(kept.mean()),
+        "risk": float((predicted[kept] != truth[kept]).mean()) if kept.any() else math.nan,
+        "covered_per_class": [
+            float(kept[truth == index].mean()) if (truth == index).any() else math.nan
+            for index in classes
+        ],
+        "wrong_and_kept_per_class": [
+            int((kept & (truth == index) & (predicted != index)).sum()) for index in classes
+        ],
+    }
+
+
+def summarise(
+    logits: Floats, truth: Ints, labels: list[str], temperature: float = 1.0, bins: int = 15
+) -> dict[str, Any]:
+    """All figures of one model file on one set of images, ready for JSON.
+
+    `ece_before` is taken at temperature 1, `ece_after` at *temperature*; rank-based figures and
+    the top answer do not depend on it, the rest is calibrated.
+    """
+    probabilities = softmax(logits, temperature)
+    predicted = probabilities.argmax(axis=1)
+    shares = sensitivity(predicted, truth, len(labels))
+    classes = {}
+    for index, label in enumerate(labels):
+        positive = truth == index
+        classes[label] = {
+            "n": int(positive.sum()),
+            "auc": auc(probabilities[:, index], positive),
+            "sensitivity": shares[index],
+            "sensitivity_95": wilson(shares[index], int(positive.sum())),
+            "specificity": float((predicted[~positive] != index).mean()),
+            "sensitivity_at_80_specificity": sensitivity_at(probabilities[:, index], positive, 0.8),
+        }
+    return {
+        "n": len(truth),
+        "accuracy": float((predicted == truth).mean()),
+        "balanced_accuracy": float(np.nanmean(shares)),
+        "mean_auc": float(np.nanmean([figures["auc"] for figures in classes.values()])),
+        "ece_bins": bins,
+        "ece_before": calibration_error(softmax(logits), truth, bins),
+        "ece_after": calibration_error(probabilities, truth, bins),
+        "log_loss_before": likelihood_loss(logits, truth, 1.0),
+        "log_loss_after": likelihood_loss(logits, truth, temperature),
+        "classes": classes,
+    }

@@ -1,0 +1,106 @@
+"""A float LiteRT file to int8 or fp16, by litert-quantizer; no TensorFlow."""
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def int8(
+    content: bytes,
+    images: Iterable[NDArray[np.float32]],
+    bounds: tuple[float, float],
+    keep_float: str | None = None,
+) -> bytes:
+    """Quantize weights (per channel) and activations to int8.
+
+    Args:
+      content: a float `.tflite` with one input and one signature.
+      images: scaled inputs (1, side, side, 3) to calibrate on; a few hundred.
+      bounds: the exact range of scaled pixels. With (x-127)/128 over 0..255 the input becomes
+        scale 1/128 and zero point -1, so that pixel - 128 is the input and nothing is lost.
+      keep_float: pattern of the tensor names whose operators stay float, as `head` gives it.
+    """
+    from litert_quantizer import qtyping, quantizer
+
+    tool = quantizer.Quantizer(bytearray(content))
+    operation = qtyping.TFLOperationName
+    tool.add_static_config(".*", operation.ALL_SUPPORTED, 8, 8)
+    if keep_float:
+        exact = quantizer.AlgorithmName.NO_QUANTIZE
+        tool.update_quantization_recipe(keep_float, operation.ALL_SUPPORTED, algorithm_key=exact)
+    name, key = source(content)
+    with silence():
+        ranges = tool.calibrate({"serving_default": [{key: image} for image in images]})
+        ranges[name] = {
+            "min": np.full((1, 1, 1, 1), bounds[0], np.float32),
+            "max": np.full((1, 1, 1, 1), bounds[1], np.float32),
+        }
+        result = tool.quantize(ranges, enable_progress_report=False)
+    return bytes(result.quantized_model or b"")
+
+
+def fp16(content: bytes) -> bytes:
+    """Store the weights as float16; the runtime widens them to float32 when it loads."""
+    from litert_quantizer import qtyping, quantizer
+
+    tool = quantizer.Quantizer(bytearray(content))
+    weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+    config = qtyping.OpQuantizationConfig(
+        weight_tensor_config=weights,
+        compute_precision=qtyping.ComputePrecision.FLOAT,
+        explicit_dequantize=True,
+    )
+    operations = qtyping.TFLOperationName
+    for operation in (operations.CONV_2D, operations.DEPTHWISE_CONV_2D, operations.FULLY_CONNECTED):
+        tool.update_quantization_recipe(
+            ".*", operation, config, quantizer.AlgorithmName.FLOAT_CASTING
+        )
+    with silence():
+        result = tool.quantize(enable_progress_report=False)
+    return bytes(result.quantized_model or b"")
+
+
+def head(content: bytes, *more: str) -> str:
+    """Pattern for the operators best kept float: the head's, the outputs', and *more*.
+
+    In float the logits are not stepped, and weak evidence keeps its sign in the maps.
+    """
+    names = [re.escape(detail["name"]) for detail in interpreter(content).get_output_details()]
+    return "|".join(["(^|/)head/", *(f"^{name}" for name in names), *more])
+
+
+def source(content: bytes) -> tuple[str, str]:
+    """Names of the one input: of its tensor, and of its key in the signature."""
+    reader = interpreter(content)
+    (key,) = reader.get_signature_list()["serving_default"]["inputs"]
+    return str(reader.get_input_details()[0]["name"]), str(key)
+
+
+def interpreter(content: bytes) -> Any:
+    """Open *content* to read its names; nothing is allocated."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(model_content=content)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep the quantizer's progress bars and two expected warnings off this program's output.
+
+    It must hold every tensor of the float model to calibrate, and a channel that training left
+    dead has a weight range of 0, which is 0 / 0 on the way to its zeros.
+    """
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
+        warnings.filterwarnings("ignore", "invalid value encountered in", RuntimeWarning)
+        yield

@@ -1,0 +1,62 @@
+"""A LiteRT file over many images: what quantizing and measuring need, one thread, no server."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scaling = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def scale(pixels: NDArray[np.uint8], scaling: Scaling) -> NDArray[np.float32]:
+    """Bring uint8 pixels (1, side, side, 3) to the network's range: (pixel - mean) / std."""
+    mean, std = (np.asarray(part, np.float32) for part in scaling)
+    return np.asarray((pixels - mean) / std, np.float32)
+
+
+def outputs(
+    content: bytes, images: Iterable[NDArray[np.uint8]], scaling: Scaling
+) -> list[list[NDArray[np.float32]]]:
+    """Run the file *content* on each image (side, side, 3).
+
+    Returns: per image its outputs, lowest rank first (logits before maps), without batch axis.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]
+    targets = sorted(interpreter.get_output_details(), key=lambda detail: len(detail["shape"]))
+    answers = []
+    for image in images:
+        interpreter.set_tensor(source["index"], fit(scale(image[None], scaling), source))
+        interpreter.invoke()
+        answers.append([widen(interpreter.get_tensor(t["index"])[0], t) for t in targets])
+    return answers
+
+
+def fit(values: NDArray[np.float32], detail: dict[str, Any]) -> NDArray[Any]:
+    """Bring scaled values to the input tensor's type, through its scale and zero point."""
+    dtype = np.dtype(detail["dtype"])
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    step, zero = detail["quantization"]
+    bounds = np.iinfo(dtype)
+    quantized = np.clip(np.rint(values / step) + zero, bounds.min, bounds.max)
+    return np.asarray(quantized, dtype)
+
+
+def widen(values: NDArray[Any], detail: dict[str, Any]) -> NDArray[np.float32]:
+    """Bring an output tensor's values back to float32."""
+    if values.dtype.kind == "f":
+        return values.astype(np.float32)
+    step, zero = detail["quantization"]
+    return np.asarray((values.astype(np.float32) - zero) * step, np.float32)
+
+
+def logits(
+    content: bytes, images: Iterable[NDArray[np.uint8]], scaling: Scaling
+) -> NDArray[np.float32]:
+    """Run the file on each image; returns the logits (n, classes)."""
+    return np.stack([answer[0] for answer in outputs(content, images, scaling)])

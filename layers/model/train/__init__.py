@@ -1,0 +1,1 @@
+"""How the default model was made: frozen backbone, logistic head, quantized file, card."""

@@ -1,0 +1,108 @@
+"""A legacy PyTorch state dict to numpy arrays, without torch and without running its code."""
+
+import pickle
+import struct
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+DTYPES: dict[str, np.dtype[Any]] = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the state dict, before its storage has been read."""
+
+    storage: str
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def read(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the legacy `.pth` file at *path*.
+
+    Returns: an array per name, float32 or int64.
+    Raises: pickle.UnpicklingError for another format, or any global a state dict does not need.
+    """
+    with path.open("rb") as file:
+        if Unpickler(file).load() != LEGACY_MAGIC:
+            raise pickle.UnpicklingError(f"{path.name} is not a legacy PyTorch file")
+        Unpickler(file).load()  # protocol version
+        Unpickler(file).load()  # byte sizes of the writing machine
+        unpickler = Unpickler(file)
+        tensors: dict[str, Tensor] = unpickler.load()
+        order: list[str] = Unpickler(file).load()
+        storages = {key: read_storage(file, unpickler.dtypes[key]) for key in order}
+    return {name: shape(tensor, storages[tensor.storage]) for name, tensor in tensors.items()}
+
+
+class Unpickler(pickle.Unpickler):
+    """Knows the four globals of a state dict; everything else is refused."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.dtypes: dict[str, np.dtype[Any]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return rebuild
+        if module == "torch" and name in DTYPES:
+            return StorageType(name)
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a state dict")
+
+    def persistent_load(self, pid: Any) -> str:
+        _, kind, key, *_ = pid
+        self.dtypes[key] = DTYPES[kind.name]
+        return str(key)
+
+
+@dataclass(frozen=True)
+class StorageType:
+    """Stands in for `torch.FloatStorage` and its like; cannot be called."""
+
+    name: str
+
+
+def rebuild(
+    storage: str, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: object
+) -> Tensor:
+    """Stand in for `torch._utils._rebuild_tensor_v2`; gradients and hooks are dropped."""
+    return Tensor(storage, offset, tuple(shape), tuple(stride))
+
+
+def read_storage(file: BinaryIO, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Read one storage: its element count as int64, then the elements."""
+    (count,) = struct.unpack("<q", file.read(8))
+    body = file.read(count * dtype.itemsize)
+    if len(body) != count * dtype.itemsize:
+        raise pickle.UnpicklingError("the file ends inside a storage")
+    return np.frombuffer(body, dtype)
+
+
+def shape(tensor: Tensor, storage: NDArray[Any]) -> NDArray[Any]:
+    """Cut *tensor* out of its storage.
+
+    Only dense tensors are taken, their axes in any order (weights that came from TensorFlow lie
+    transposed): a stride from a file must never reach `as_strided`, which reads whatever memory
+    it is told to.
+    """
+    axes = range(len(tensor.shape))
+    order = sorted(axes, key=lambda axis: (-tensor.stride[axis], -tensor.shape[axis]))
+    lying = [tensor.shape[axis] for axis in order]
+    for place, axis in enumerate(order):
+        # an axis of length 1 may carry any stride: nothing ever steps along it
+        if lying[place] > 1 and tensor.stride[axis] != int(np.prod(lying[place + 1 :])):
+            raise pickle.UnpicklingError("a tensor of the file is not dense")
+    count = int(np.prod(tensor.shape))
+    if not 0 <= tensor.offset <= len(storage) - count:
+        raise pickle.UnpicklingError("a tensor of the file lies outside its storage")
+    dense = storage[tensor.offset : tensor.offset + count].reshape(lying)
+    return dense.transpose([order.index(axis) for axis in axes]).copy()

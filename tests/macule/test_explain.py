@@ -1,0 +1,49 @@
+"""Activation maps as pictures."""
+
+import base64
+from io import BytesIO
+
+import numpy as np
+import pytest
+from macule import explain
+from PIL import Image
+
+
+def opened(uri: str) -> Image.Image:
+    head, _, text = uri.partition(",")
+    assert head == "data:image/png;base64"
+    return Image.open(BytesIO(base64.b64decode(text)))
+
+
+def test_the_overlay_keeps_the_shape_of_the_photo() -> None:
+    """Both pictures have the photo's shape, at most LONGEST_PX long."""
+    pixels = np.full((1, 64, 64, 3), 128, np.uint8)
+
+    pictures = explain.render(np.eye(7, dtype=np.float32), pixels, (1200, 800))
+
+    assert opened(pictures.heatmap).size == opened(pictures.overlay).size == (448, 299)
+
+
+def test_the_overlay_is_coloured_where_the_evidence_is() -> None:
+    """Where the map peaks the colour shows; where it is zero or below, the photo."""
+    activation = np.zeros((7, 7), np.float32)
+    activation[0, 0], activation[6, 6] = 5, -5
+    pixels = np.full((1, 64, 64, 3), 128, np.uint8)
+
+    overlay = opened(explain.render(activation, pixels, (1, 1)).overlay)
+
+    corner, opposite = overlay.getpixel((5, 5)), overlay.getpixel((440, 440))
+    assert isinstance(corner, tuple)
+    assert corner[0] > 180
+    assert corner[2] < 110
+    assert opposite == (128, 128, 128)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0])
+def test_a_map_without_evidence_leaves_the_photo(value: float) -> None:
+    """A map with nothing above zero draws nothing and divides by nothing."""
+    pixels = np.full((1, 64, 64, 3), 77, np.uint8)
+
+    overlay = opened(explain.render(np.full((7, 7), value, np.float32), pixels, (1, 1)).overlay)
+
+    assert overlay.getextrema() == ((77, 77),) * 3

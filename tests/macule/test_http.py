@@ -1,0 +1,149 @@
+"""Requests answered, errors turned into problem documents."""
+
+import json
+from collections.abc import Iterator
+from io import BytesIO
+
+import pytest
+from macule import http, settings
+from macule.errors import BadRequest, BodyTooLarge, Busy
+from macule.http import Body, Request, Response
+
+
+@pytest.fixture(autouse=True)
+def fresh_settings() -> Iterator[None]:
+    settings.current.cache_clear()
+    yield
+    settings.current.cache_clear()
+
+
+def hello(request: Request) -> Response:
+    return http.as_json({"hello": request.query.get("name", "")})
+
+
+def busy(request: Request) -> Response:
+    raise Busy("full", limit_mb=64)
+
+
+def broken(request: Request) -> Response:
+    raise RuntimeError("secret path /etc/shadow")
+
+
+TABLE = http.table(
+    {"GET /hello/": hello, "GET /busy": busy, "GET /broken": broken, "POST /": hello}
+)
+
+
+def ask(method: str, path: str, **headers: str) -> Response:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return http.answer(TABLE, Request(method, path, {}, names, Body(BytesIO(), 0)))
+
+
+def test_paths_answer_with_and_without_their_slash() -> None:
+    """/hello and /hello/ are one route."""
+    assert ask("GET", "/hello").status == ask("GET", "/hello/").status == 200
+
+
+def test_head_is_answered_as_get() -> None:
+    """HEAD has the status and length of GET; the door leaves the body out."""
+    assert ask("HEAD", "/hello").headers["Content-Length"] == "12"
+
+
+def test_an_unknown_path_and_a_wrong_method_are_told_apart() -> None:
+    """404 where there is no route, 405 with Allow where there is another method."""
+    assert ask("GET", "/nowhere").status == 404
+    wrong = ask("DELETE", "/hello/")
+    assert (wrong.status, wrong.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
+def test_options_names_the_methods() -> None:
+    """OPTIONS is 204 with Allow."""
+    answer = ask("OPTIONS", "/hello")
+    assert (answer.status, answer.headers["Allow"]) == (204, "GET, HEAD, OPTIONS")
+
+
+def test_a_refusal_carries_its_figures_and_when_to_come_back() -> None:
+    """A 503 is a problem document with the error's figures and Retry-After."""
+    answer = ask("GET", "/busy", x_request_id="abc-1")
+    document = json.loads(answer.body)
+
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["Retry-After"] == "1"
+    assert document == {
+        "type": "urn:macule:problem:busy",
+        "title": Busy.title,
+        "status": 503,
+        "detail": "full",
+        "request_id": "abc-1",
+        "limit_mb": 64,
+    }
+
+
+def test_a_foreign_error_shows_nothing_of_itself() -> None:
+    """An exception that is not ours becomes a 500 without its text."""
+    answer = ask("GET", "/broken")
+
+    assert answer.status == 500
+    assert b"shadow" not in answer.body
+    assert b"RuntimeError" not in answer.body
+
+
+@pytest.mark.parametrize("given", ["a\r\nSet-Cookie: x", "x" * 129, "ü", ""])
+def test_a_harmful_request_id_is_replaced(given: str) -> None:
+    """Only short, plain ids are echoed."""
+    assert ask("GET", "/hello", x_request_id=given).headers["X-Request-Id"] not in (given, "")
+
+
+def test_a_bad_setting_is_a_500_that_tells_the_operator_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller learns that the service is misconfigured; the log says which variable."""
+    monkeypatch.setenv("MAX_IMAGE_BYTES", "ten")
+
+    answer = ask("GET", "/hello")
+
+    assert answer.status == 500
+    assert b"ten" not in answer.body
+    assert "MAX_IMAGE_BYTES='ten'" in caplog.text
+
+
+def test_front_ends_of_allowed_origins_alone_may_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CORS headers are there for a listed origin only, and a preflight is answered."""
+    monkeypatch.setenv("ALLOWED_ORIGINS", "https://a.example, https://b.example/")
+    preflight = {"access_control_request_method": "POST", "origin": "https://b.example"}
+
+    allowed = ask("OPTIONS", "/", **preflight)
+    other = ask("GET", "/hello", origin="https://c.example")
+
+    assert allowed.headers["Access-Control-Allow-Origin"] == "https://b.example"
+    assert "POST" in allowed.headers["Access-Control-Allow-Methods"]
+    assert allowed.headers["Vary"] == other.headers["Vary"] == "Origin"
+    assert "Access-Control-Allow-Origin" not in other.headers
+
+
+def test_a_body_is_never_read_beyond_its_limit() -> None:
+    """A known length is refused before reading, an unknown one as soon as the limit is passed."""
+    known, unknown = BytesIO(b"x" * 300_000), BytesIO(b"x" * 300_000)
+
+    with pytest.raises(BodyTooLarge):
+        list(Body(known, 300_000).chunks(100_000))
+    with pytest.raises(BodyTooLarge):
+        list(Body(unknown, None).chunks(100_000))
+
+    assert known.tell() == 0
+    assert unknown.tell() <= 100_000 + http.CHUNK_BYTES
+
+
+def test_a_body_cut_short_is_a_bad_request() -> None:
+    """A sender who goes away in the middle is told how far it came, if it still listens."""
+    with pytest.raises(BadRequest, match="after 5 of 9 bytes"):
+        list(Body(BytesIO(b"hello"), 9).chunks(100))
+
+
+def test_a_refused_body_is_drained_within_bounds() -> None:
+    """What is left of a refused body is dropped, but not without end."""
+    stream = BytesIO(bytes(http.DRAIN_BYTES + 10 * http.CHUNK_BYTES))
+
+    Body(stream, None).drain()
+
+    assert stream.tell() == http.DRAIN_BYTES

@@ -1,0 +1,217 @@
+"""Decoding in bounds."""
+
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from draw import photo, saved, skin
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from macule import image
+from macule.errors import BadImage, ImageTooLarge, UnsupportedImage
+from PIL import Image
+
+SIDE = 64
+ANY = 10**9
+
+
+def decode(body: bytes, resize: str = "squash") -> np.ndarray:
+    return image.decode(body, SIDE, resize)
+
+
+def close(one: np.ndarray, other: np.ndarray, mean: float = 2.0) -> bool:
+    return float(np.abs(one.astype(int) - other.astype(int)).mean()) <= mean
+
+
+def brightness(pixels: np.ndarray) -> float:
+    return float(np.asarray(Image.fromarray(pixels[0]).convert("L")).mean())
+
+
+@pytest.fixture(scope="module")
+def expected() -> np.ndarray:
+    return decode(saved(skin(), "PNG"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_every_served_format_gives_the_same_picture(kind: str, expected: np.ndarray) -> None:
+    """A picture decodes alike from every served format, but for what the format itself loses."""
+    pixels = decode(saved(skin(), kind))
+
+    assert (pixels.shape, pixels.dtype) == ((1, SIDE, SIDE, 3), np.uint8)
+    assert close(pixels, expected, 6 if kind == "GIF" else 2)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "I;16", "YCbCr"])
+def test_every_mode_becomes_rgb(mode: str, expected: np.ndarray) -> None:
+    """Gray, palette, alpha, CMYK and 16-bit images keep their brightness."""
+    if mode == "I;16":
+        drawn = Image.fromarray(np.asarray(skin().convert("L")).astype(np.uint16) * 257)
+    else:
+        drawn = skin().convert("L").convert(mode) if mode in {"1", "LA"} else skin().convert(mode)
+    pixels = decode(saved(drawn, "TIFF" if mode in {"CMYK", "YCbCr"} else "PNG"))
+
+    assert abs(brightness(pixels) - brightness(expected)) < 3
+
+
+def test_transparency_lies_over_white() -> None:
+    """What is transparent is white, in RGBA and in a palette alike."""
+    clear = Image.new("RGBA", (400, 300), (0, 0, 0, 0))
+    palette = Image.new("P", (400, 300), 0)
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+
+    assert decode(saved(clear, "PNG")).min() == 255
+    assert decode(saved(palette, "PNG", transparency=0)).min() == 255
+
+
+def test_a_cmyk_jpeg_is_not_inverted(expected: np.ndarray) -> None:
+    """Adobe's inverted CMYK comes out upright in brightness."""
+    assert close(decode(saved(skin().convert("CMYK"), "JPEG", quality=95)), expected, 12)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_honoured(orientation: int, kind: str, expected: np.ndarray) -> None:
+    """All eight EXIF orientations of a photo give the picture that a viewer shows."""
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    drawn = skin() if orientation == 1 else skin().transpose(undo[orientation])
+    exif = Image.Exif()
+    exif[image.ORIENTATION_TAG] = orientation
+    body = saved(drawn, kind, exif=exif)
+
+    assert close(decode(body), expected, 4)
+    assert image.inspect(body, ANY).upright_size == (640, 480)
+
+
+def test_a_crop_is_the_centre_square() -> None:
+    """With resize crop the sides of a wide photo are cut off, not squashed in."""
+    wide = Image.new("RGB", (900, 300), "red")
+    wide.paste("blue", (300, 0, 600, 300))
+
+    assert (decode(saved(wide, "PNG"), "crop")[0] == (0, 0, 255)).all()
+    assert (decode(saved(wide, "PNG"), "squash")[0, :, 0] == (255, 0, 0)).all()
+
+
+def test_only_the_first_frame_of_an_animation_counts() -> None:
+    """A GIF of two frames decodes as its first."""
+    body = saved(
+        Image.new("RGB", (50, 50), "red"),
+        "GIF",
+        save_all=True,
+        append_images=[Image.new("RGB", (50, 50), "blue")],
+    )
+
+    assert (decode(body)[0] == (255, 0, 0)).all()
+
+
+def test_strips_do_not_show() -> None:
+    """A picture reduced strip by strip equals one reduced at once, to rounding."""
+    drawn = skin(2999, 1777)
+    whole = drawn.resize((SIDE, SIDE), Image.Resampling.BOX)
+
+    assert close(decode(saved(drawn, "PNG")), np.asarray(whole)[None], 2.5)
+
+
+def test_pixels_are_counted_before_decoding() -> None:
+    """A PNG that claims 65,000 x 65,000 pixels is refused by its header, with the figures."""
+    header = struct.pack(">IIBBBBB", 65000, 65000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header
+    chunk += struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    body = b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT"
+
+    with pytest.raises(ImageTooLarge) as caught:
+        image.inspect(body, 120_000_000)
+
+    assert caught.value.figures == {"pixels": 65000 * 65000, "limit_pixels": 120_000_000}
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"hello, I am no image", UnsupportedImage),
+        (b"<html></html>", UnsupportedImage),
+        (b"", UnsupportedImage),
+        (b"\xff\xd8\xff", BadImage),
+        (b"BMW is a car", BadImage),
+        (b"II*\0\xff\xff\xff\xff", BadImage),
+        (b"RIFF\0\0\0\0WEBPVP8 ", BadImage),
+        (photo()[:2000], BadImage),
+        (saved(skin(), "PNG")[:2000], BadImage),
+    ],
+)
+def test_what_cannot_be_decoded_is_named(body: bytes, error: type[Exception]) -> None:
+    """Bytes of no served format are unsupported; damaged ones of a served format are bad."""
+    with pytest.raises(error):
+        decode(body)
+
+
+def test_a_jpeg_of_several_scans_is_seen_in_its_header() -> None:
+    """Progressive JPEGs say how many samples libjpeg must hold, baseline ones hold none."""
+    held = {
+        (progressive, subsampling): image.inspect(
+            photo(progressive=progressive, subsampling=subsampling), ANY
+        ).buffered_samples
+        for progressive in (False, True)
+        for subsampling in (0, 2)
+    }
+
+    assert held == {(False, 0): 0, (False, 2): 0, (True, 0): 3, (True, 2): 1.5}
+
+
+BODIES = [saved(skin(90, 70), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(BODIES),
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255))),
+    st.data(),
+)
+def test_broken_bytes_are_an_answer_or_a_named_error(
+    body: bytes, changes: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    """No change of bytes and no truncation makes the decoder fail in a way that has no name."""
+    broken = bytearray(body)
+    for place, value in changes:
+        broken[place % len(broken)] = value
+    cut = data.draw(st.integers(0, len(broken)))
+    hostile = bytes(broken[: cut or None])
+    try:
+        if image.inspect(hostile, 10**6):
+            assert decode(hostile).shape == (1, SIDE, SIDE, 3)
+    except (BadImage, ImageTooLarge, UnsupportedImage):
+        pass
+
+
+@pytest.mark.memory
+def test_a_12_megapixel_photo_adds_at_most_8_mb() -> None:
+    """Decoding a 4032 x 3024 JPEG raises the peak of a fresh, warm process by at most 8 MB."""
+    script = """
+import sys; from macule import image
+def kilobytes(key): return next(int(l.split()[1]) for l in open('/proc/self/status') if key in l)
+image.decode(open(sys.argv[1], 'rb').read(), 224, 'squash')
+open('/proc/self/clear_refs', 'w').write('5'); before = kilobytes('VmRSS')
+body = open(sys.argv[2], 'rb').read()
+image.inspect(body, 10**9); image.decode(body, 224, 'squash')
+print((kilobytes('VmHWM') - before) / 1024)
+"""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        small, large = f"{folder}/small.jpg", f"{folder}/large.jpg"
+        for path, body in ((small, photo()), (large, photo(4032, 3024))):
+            with open(path, "wb") as file:
+                file.write(body)
+        added_mb = float(subprocess.check_output([sys.executable, "-c", script, small, large]))
+
+    assert added_mb <= 8

@@ -1,0 +1,63 @@
+"""The card."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from macule import manifest, settings
+from macule.errors import BadCard
+
+DEFAULT = json.loads((Path(settings.WEIGHTS) / manifest.FILE).read_text())
+
+
+def test_the_default_card_has_every_fact() -> None:
+    """The card that ships tells what serving, and a reader, must know."""
+    card = manifest.check(DEFAULT)
+
+    assert card.labels == ("nevus", "melanoma", "seborrheic_keratosis")
+    assert set(card.names) >= {"en", "vi"}
+    assert {"source", "licence", "training", "metrics"} <= card.document.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("schema", 2),
+        ("name", ""),
+        ("file", "../model.tflite"),
+        ("sha256", "abc"),
+        ("labels", ["a"]),
+        ("labels", ["a", "a", "b"]),
+        ("labels", ["a", "", "b"]),
+        ("labels", "nevus"),
+        ("names", {"en": ["one"]}),
+        ("names", {"vi": ["a", "b", "c"]}),
+        ("side_px", 0),
+        ("side_px", True),
+        ("side_px", "224"),
+        ("resize", "stretch"),
+        ("channels", "rbg"),
+        ("scaling", {"mean": [0, 0, 0], "std": [1, 0, 1]}),
+        ("scaling", None),
+        ("temperature", 0),
+        ("thresholds", {"inconclusive": 2}),
+    ],
+)
+def test_a_wrong_value_is_named(key: str, value: Any) -> None:
+    """The error names the key and what was expected."""
+    document = {**copy.deepcopy(DEFAULT), key: value}
+
+    with pytest.raises(BadCard, match=key):
+        manifest.check(document)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, "\udcff"])
+def test_what_is_no_card_is_refused(text: str, tmp_path: Path) -> None:
+    """A card that is missing, empty or no JSON object is an error of its own."""
+    with pytest.raises(BadCard):
+        manifest.read(str(tmp_path))
+    (tmp_path / manifest.FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BadCard):
+        manifest.read(str(tmp_path))

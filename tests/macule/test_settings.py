@@ -1,0 +1,46 @@
+"""The environment, read once."""
+
+import pytest
+from macule import settings
+from macule.errors import BadSetting
+
+
+def test_defaults_are_sensible() -> None:
+    """With nothing set, the service takes 10 MB images on port 8080 with 1 worker of 2 threads."""
+    chosen = settings.read({})
+
+    assert chosen.max_image_bytes == 10 * 2**20
+    assert (chosen.bind, chosen.workers, chosen.threads) == ("0.0.0.0:8080", 1, 2)
+    assert chosen.enable_gradcam is True
+    assert chosen.allowed_origins == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "70000"),
+        ("MAX_IMAGE_BYTES", "10 MB"),
+        ("MAX_IMAGE_BYTES", "0"),
+        ("MAX_IMAGE_PIXELS", "-1"),
+        ("ENABLE_GRADCAM", "maybe"),
+        ("ALLOWED_ORIGINS", "app.example"),
+        ("ADMISSION_TIMEOUT_S", "nan"),
+        ("MEMORY_LIMIT_MB", "½"),
+        ("THREADS", "²"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_named(name: str, value: str) -> None:
+    """The error names the variable, its value and what was expected."""
+    with pytest.raises(BadSetting, match=f"{name}=.*is not ") as caught:
+        settings.read({name: value})
+
+    assert repr(value) in str(caught.value)
+
+
+def test_platforms_say_their_memory() -> None:
+    """Lambda's and Cloud Functions' own variables are read."""
+    lambda_mb = settings.read({"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "128"}).platform_memory_mb
+    google_mb = settings.read({"FUNCTION_MEMORY_MB": "256"}).platform_memory_mb
+
+    assert (lambda_mb, google_mb) == (128, 256)

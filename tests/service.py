@@ -1,0 +1,108 @@
+"""Real servers for the tests: started on a free port of loopback, ended by their own pid."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+GUNICORN = "make --no-print-directory serve PORT={port}"
+FRAMEWORK = (
+    ".venv/bin/functions-framework --source functions/{name}/main.py --target {name} --port {port}"
+)
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Service:
+    """One running service."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process, self.port, self.log = process, port, log
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, names, response.read())
+        finally:
+            connection.close()
+
+    def predict(self, body: bytes, query: str = "", **headers: str) -> Answer:
+        return self.call("POST", f"/predict/{query}", body, headers)
+
+
+@contextmanager
+def running(command: str, folder: Path, **environment: str) -> Iterator[Service]:
+    """Start *command* with a free `{port}`, wait until it answers, end it with SIGTERM."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / f"service-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command.format(port=port).split(),
+            cwd=ROOT,
+            env={**os.environ, "HOST": "127.0.0.1", "PORT": str(port), **environment},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    service = Service(process, port, log)
+    try:
+        _wait(service)
+        yield service
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait(service: Service, wait_s: float = 60) -> None:
+    end = time.monotonic() + wait_s
+    while time.monotonic() < end and service.process.poll() is None:
+        try:
+            if service.call("GET", "/health/").status == 200:
+                return
+        except OSError:
+            time.sleep(0.02)
+    raise AssertionError(f"the service did not come up: {service.log.read_text()[-3000:]}")
+
+
+def form(field: str, body: bytes, name: str = "a.jpg") -> tuple[bytes, dict[str, str]]:
+    """Write a multipart form of one file."""
+    boundary = "tests-boundary"
+    head = (
+        f"--{boundary}\r\nContent-Disposition: form-data; "
+        f'name="{field}"; filename="{name}"\r\nContent-Type: image/jpeg\r\n\r\n'
+    ).encode()
+    kind = f"multipart/form-data; boundary={boundary}"
+    return head + body + f"\r\n--{boundary}--\r\n".encode(), {"Content-Type": kind}

@@ -1,0 +1,127 @@
+"""The house is whole: everything is documented, and every import points inward."""
+
+import ast
+import json
+import re
+import sys
+
+import pytest
+from macule import errors, settings
+from service import ROOT
+
+PACKAGE = ROOT / "layers/model/macule"
+API = (ROOT / "docs/api.md").read_text()
+# What a module may know of its own package. http knows no route, image knows no model.
+MAY_IMPORT = {
+    "errors": set(),
+    "settings": {"errors"},
+    "budget": {"settings"},
+    "manifest": {"errors"},
+    "store": {"errors", "manifest"},
+    "image": {"errors"},
+    "admission": {"budget", "errors", "image"},
+    "model": {"budget", "errors", "manifest", "store"},
+    "explain": set(),
+    "http": {"budget", "errors", "settings"},
+    "upload": {"errors", "http"},
+    "classify": {"admission", "errors", "explain", "http", "image", "model", "settings", "upload"},
+    "health": {"admission", "budget", "http", "manifest", "model", "settings"},
+    "doors": {"budget", "http"},
+    "cli": {"classify", "errors", "settings"},
+}
+
+
+def failures(kind: type[errors.Macule] = errors.Macule) -> list[type[errors.Macule]]:
+    return [kind, *(leaf for child in kind.__subclasses__() for leaf in failures(child))]
+
+
+def imported(module: str) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "macule":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("macule."):
+            names.add(str(node.module).split(".")[1])
+    return names - {"__version__"}
+
+
+def test_every_module_has_its_place() -> None:
+    """Each module imports only what the path of a request lets it know."""
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+
+    assert {module: imported(module) - MAY_IMPORT.get(module, set()) for module in modules} == {
+        module: set() for module in modules
+    }
+
+
+def test_every_setting_is_documented() -> None:
+    """docs/api.md has each variable that settings.py reads."""
+    source = (PACKAGE / "settings.py").read_text()
+    variables = set(re.findall(r'get\("(\w+)"|get\(\'(\w+)\'', source))
+    names = {first or second for first, second in variables} | set(
+        settings.PLATFORM_MEMORY_VARIABLES
+    )
+
+    assert len(names) >= 12
+    assert [name for name in sorted(names) if f"`{name}`" not in API] == []
+
+
+def test_only_settings_reads_the_environment() -> None:
+    """No other module of the package asks for a variable."""
+    asks = re.compile(r"os\.environ|getenv")
+    readers = [path.stem for path in PACKAGE.glob("*.py") if asks.search(path.read_text())]
+
+    assert readers == ["settings"]
+
+
+@pytest.mark.parametrize("function", ["predict", "health"])
+def test_every_route_is_documented(function: str) -> None:
+    """docs/api.md has each route of both functions."""
+    source = (ROOT / f"functions/{function}/main.py").read_text()
+    routes = re.findall(r'"((?:GET|POST) /\S*)"', source)
+
+    assert len(routes) >= 2
+    assert [route for route in routes if f"`{route}`" not in API] == []
+
+
+@pytest.mark.parametrize("failure", failures(), ids=lambda failure: failure.__name__)
+def test_every_failure_is_documented(failure: type[errors.Macule]) -> None:
+    """Each error class has its own slug and a row in docs/api.md, or is a mere parent of others."""
+    row = rf"\| {failure.status} \| `{failure.slug}` \|"
+
+    assert re.search(row, API) or failure.__subclasses__()
+
+
+def test_nothing_heavy_comes_with_the_routes() -> None:
+    """Importing every route loads neither numpy, Pillow, a runtime, Flask nor TensorFlow."""
+    import subprocess
+
+    code = (
+        "import sys; from macule import classify, doors, health; "
+        "print(*{'numpy', 'PIL', 'ai_edge_litert', 'flask', 'tensorflow'} & set(sys.modules))"
+    )
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True)
+
+    assert loaded.strip() == ""
+
+
+def test_the_model_card_shows_the_recipe_s_figures() -> None:
+    """docs/model-card.md carries the figures that the training recipe wrote, to two digits."""
+    page = (ROOT / "docs/model-card.md").read_text()
+    card = json.loads((ROOT / "layers/model/weights/model.json").read_text())
+    figures = card["metrics"]
+    rows = [
+        f"| {label} | {row['n']} | {row['auc']:.2f} | {row['sensitivity']:.2f} "
+        f"({row['sensitivity_95'][0]:.2f} to {row['sensitivity_95'][1]:.2f}) "
+        f"| {row['specificity']:.2f} | {row['sensitivity_at_80_specificity']:.2f} |"
+        for label, row in figures["classes"].items()
+    ]
+    words = [
+        f"balanced accuracy {figures['balanced_accuracy']:.2f}",
+        f"mean AUC {figures['mean_auc']:.2f}",
+        f"{figures['ece_before']:.2f} before and {figures['ece_after']:.2f} after",
+        f"top-1 agreement {figures['against_fp32']['top1_agreement']:.1%}",
+        card["sha256"][:12],
+    ]
+
+    assert [text for text in rows + words if text not in page] == []

@@ -1,0 +1,74 @@
+"""The README's commands run as printed."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from service import GUNICORN, ROOT, Service, running
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    with running(GUNICORN, tmp_path_factory.mktemp("logs")) as service:
+        yield service
+
+
+def shell(command: str, service: Service) -> str:
+    here = command.replace("localhost:8080", f"127.0.0.1:{service.port}")
+    return subprocess.check_output(["sh", "-c", here], cwd=ROOT, text=True, timeout=60)
+
+
+def test_the_curl_gives_what_is_printed(service: Service) -> None:
+    """The printed curl, run against `make serve`, gives the printed answer's keys and labels."""
+    (command,) = [block for block in blocks("sh") if block.startswith("curl")]
+    (printed,) = blocks("json")
+    shown, got = json.loads(printed), json.loads(shell(command, service))
+
+    assert got.keys() == shown.keys()
+    assert got["decision"] == shown["decision"]
+    for row, told in zip(got["predictions"], shown["predictions"], strict=True):
+        assert (row["label"], row["name"]) == (told["label"], told["name"])
+        assert row["probability"] == pytest.approx(told["probability"], abs=0.02)
+
+
+def test_the_two_commands_are_targets() -> None:
+    """`make serve` and `make test` are what the README begins with, and make knows them."""
+    for target in re.findall(r"^make (\w+)", blocks("sh")[0], re.MULTILINE):
+        subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_command_without_a_server_runs() -> None:
+    """`macule predict` on the example image answers from the serving environment."""
+    (command,) = re.findall(r"Without a server: `(.*?)`", README)
+    answer = json.loads(subprocess.check_output(command.split(), cwd=ROOT, text=True))
+
+    assert answer["status"] == "succeeded"
+
+
+def test_the_shell_client_runs(service: Service) -> None:
+    """examples/predict.sh prints an answer, and fails with the problem for what is no image."""
+    url = f"http://127.0.0.1:{service.port}"
+    good = shell(f"examples/predict.sh examples/spot.jpg {url}", service)
+    bad = subprocess.run(
+        ["examples/predict.sh", "README.md", url], cwd=ROOT, capture_output=True, check=False
+    )
+
+    assert json.loads(good)["status"] == "succeeded"
+    assert bad.returncode != 0
+    assert json.loads(bad.stdout)["status"] == 415
+
+
+def test_every_linked_file_is_there() -> None:
+    """No link of the README or of docs/ points to a file that is not."""
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / Path(link)).exists(), f"{page.name}: {link}"

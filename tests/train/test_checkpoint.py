@@ -1,0 +1,103 @@
+"""The reader of PyTorch files: what it reads and what it refuses."""
+
+import io
+import pickle
+import struct
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from train import backbone, checkpoint
+
+
+def pickled(value: Any) -> bytes:
+    """Protocol 2, as the legacy format has it."""
+    return pickle.dumps(value, protocol=2)
+
+
+def persistent(key: str, count: int) -> bytes:
+    """A storage reference by pickle opcodes: BINPERSID of a tuple, no torch needed."""
+    return (
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu")
+        + b"J" + struct.pack("<i", count) + b"NtQ"
+    )  # fmt: skip
+
+
+def text(value: str) -> bytes:
+    """Opcode BINUNICODE."""
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def numbers(*values: int) -> bytes:
+    """A tuple of small integers."""
+    return b"(" + b"".join(b"K" + bytes([value]) for value in values) + b"t"
+
+
+def file(tmp_path: Path, shape: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> Path:
+    """A legacy file of one tensor `w` over the storage 0, 1, ... 5."""
+    tensor = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + persistent("7", 6) + b"K" + bytes([offset]) + numbers(*shape) + numbers(*stride)
+        + b"\x89" + b"ccollections\nOrderedDict\n)R" + b"tR"
+    )  # fmt: skip
+    state = b"\x80\x02ccollections\nOrderedDict\n)R(" + text("w") + tensor + b"u."
+    storage = struct.pack("<q", 6) + np.arange(6, dtype="<f4").tobytes()
+    head = pickled(checkpoint.LEGACY_MAGIC) + pickled(1001) + pickled({"little_endian": True})
+    path = tmp_path / "w.pth"
+    path.write_bytes(head + state + pickled(["7"]) + storage)
+    return path
+
+
+def test_reads_a_tensor(tmp_path: Path) -> None:
+    """A dense tensor comes back with its shape and values."""
+    weights = checkpoint.read(file(tmp_path, (2, 3), (3, 1)))
+
+    assert weights["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_reads_a_transposed_tensor(tmp_path: Path) -> None:
+    """Axes that lie in another order are turned, as weights from TensorFlow need."""
+    weights = checkpoint.read(file(tmp_path, (3, 2), (1, 3)))
+
+    assert weights["w"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+@pytest.mark.parametrize(("stride", "offset"), [((0, 1), 0), ((9, 1), 0), ((3, 1), 4)])
+def test_refuses_to_read_outside(tmp_path: Path, stride: tuple[int, int], offset: int) -> None:
+    """Strides that overlap or leap, and an offset past the end, are errors."""
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoint.read(file(tmp_path, (2, 3), stride, offset))
+
+
+@pytest.mark.parametrize("name", ["os\nsystem", "builtins\neval", "torch\nload"])
+def test_refuses_unknown_globals(name: str) -> None:
+    """A pickle that names any other global is refused before anything is called."""
+    body = b"c" + name.encode() + b"\n(" + text("true") + b"tR."
+
+    with pytest.raises(pickle.UnpicklingError, match="no place in a state dict"):
+        checkpoint.Unpickler(io.BytesIO(body)).load()
+
+
+def test_refuses_other_formats(tmp_path: Path) -> None:
+    """A pickle that does not start with the legacy magic number is refused."""
+    path = tmp_path / "w.pth"
+    path.write_bytes(pickled(OrderedDict()))
+
+    with pytest.raises(pickle.UnpicklingError, match="not a legacy PyTorch file"):
+        checkpoint.read(path)
+
+
+def test_backbone_finds_every_array() -> None:
+    """Each Keras layer names its arrays in the checkpoint, and their shapes fit after turning."""
+    weights = {
+        "_blocks.3._depthwise_conv.weight": np.zeros((144, 1, 5, 5), np.float32),
+        "_conv_stem.weight": np.zeros((32, 3, 3, 3), np.float32),
+    }
+
+    (depthwise,) = backbone.arrays("blocks_3_depthwise_conv", "DepthwiseConv2D", weights)
+    (stem,) = backbone.arrays("conv_stem", "Conv2D", weights)
+
+    assert depthwise.shape == (5, 5, 144, 1)
+    assert stem.shape == (3, 3, 3, 32)
