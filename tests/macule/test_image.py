@@ -102,6 +102,29 @@ def test_a_crop_is_the_centre_square() -> None:
     assert (decode(saved(wide, "PNG"), "squash")[0, :, 0] == (255, 0, 0)).all()
 
 
+def test_padding_keeps_shape_and_everything() -> None:
+    """With resize pad a wide photo lies whole between black bars."""
+    pixels = decode(saved(Image.new("RGB", (400, 200), "red"), "PNG"), "pad")[0]
+
+    assert (pixels[:16] == 0).all()
+    assert (pixels[16:48] == (255, 0, 0)).all()
+    assert (pixels[48:] == 0).all()
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_an_input_need_not_be_square(resize: str, orientation: int) -> None:
+    """A network of 48 x 96 gets a photo of its shape whole, however the camera was held."""
+    drawn = skin(960, 480)
+    exif = Image.Exif()
+    exif[image.ORIENTATION_TAG] = orientation
+    held = drawn if orientation == 1 else drawn.transpose(Image.Transpose.ROTATE_90)
+    pixels = image.decode(saved(held, "PNG", exif=exif), (48, 96), resize)
+
+    assert pixels.shape == (1, 48, 96, 3)
+    assert close(pixels, np.asarray(drawn.resize((96, 48), Image.Resampling.BOX))[None])
+
+
 def test_only_the_first_frame_of_an_animation_counts() -> None:
     """A GIF of two frames decodes as its first."""
     body = saved(

@@ -38,6 +38,9 @@ def test_the_default_card_has_every_fact() -> None:
         ("side_px", True),
         ("side_px", "224"),
         ("resize", "stretch"),
+        ("side_px", [100]),
+        ("side_px", [100, 4]),
+        ("output", "scores"),
         ("channels", "rbg"),
         ("scaling", {"mean": [0, 0, 0], "std": [1, 0, 1]}),
         ("scaling", None),
@@ -51,6 +54,14 @@ def test_a_wrong_value_is_named(key: str, value: Any) -> None:
 
     with pytest.raises(BadCard, match=key):
         manifest.check(document)
+
+
+def test_keys_must_agree_with_each_other() -> None:
+    """A gray model has one mean, a sigmoid two labels."""
+    with pytest.raises(BadCard, match="1 number"):
+        manifest.check({**DEFAULT, "channels": "gray"})
+    with pytest.raises(BadCard, match="as a sigmoid needs"):
+        manifest.check({**DEFAULT, "output": "sigmoid"})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, "\udcff"])

@@ -55,6 +55,36 @@ def test_maps_average_to_the_logits() -> None:
     np.testing.assert_allclose(change - change[0], evidence - evidence[0], atol=2e-3)
 
 
+def test_gray_is_pillow_s_and_bgr_is_turned() -> None:
+    """Channels are arranged as Keras's loaders do: gray by Pillow's luma, bgr reversed."""
+    from draw import skin
+
+    pixels = np.asarray(skin(60, 50))[None]
+
+    gray = model.arrange(pixels, "gray")
+    np.testing.assert_array_equal(gray[0, ..., 0], np.asarray(skin(60, 50).convert("L")))
+    np.testing.assert_array_equal(model.arrange(pixels, "bgr")[..., 0], pixels[..., 2])
+
+
+@pytest.mark.parametrize(
+    ("output", "scores", "expected"),
+    [
+        ("logits", [0.0, np.log(3.0)], [0.25, 0.75]),
+        ("probabilities", [0.25, 0.75], [0.25, 0.75]),
+        ("sigmoid", [0.75], [0.25, 0.75]),
+        ("probabilities", [0.0, 1.0], [0.0, 1.0]),
+    ],
+)
+def test_scores_of_every_kind_become_probabilities(
+    output: str, scores: list[float], expected: list[float]
+) -> None:
+    """Logits, probabilities and one sigmoid give the same distribution."""
+    logits = model._logits(np.array(scores, np.float32), output)
+    powers = np.exp(logits - logits.max())
+
+    np.testing.assert_allclose(powers / powers.sum(), expected, atol=1e-6)
+
+
 def test_two_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many come first at once, the model is loaded by one and shared by all."""
     loads = []

@@ -10,7 +10,7 @@ from threading import Condition
 
 from macule import budget
 from macule.errors import Busy, CannotFit
-from macule.image import Header
+from macule.image import Header, sides
 
 MB = 2**20
 # Peak bytes a pixel while decoding, by Pillow mode: one whole image, measured in fresh processes
@@ -23,11 +23,11 @@ RESERVE_BYTES = 3 * MB  # what sockets, thread stacks and answers take beside th
 DRAFTS = (8, 4, 2)
 
 
-def price(header: Header, side_px: int) -> int:
+def price(header: Header, side_px: int | tuple[int, int]) -> int:
     """Estimate the peak bytes of decoding an image, from its header alone."""
     pixels, mode = header.pixels, MODE_BYTES.get(header.mode, 4)
     if header.format == "JPEG":
-        drafted = min(header.width, header.height) // side_px
+        drafted = min(header.width, header.height) // max(sides(side_px))
         by = next((scale for scale in DRAFTS if drafted >= scale), 1)
         cost = pixels * 2 * header.buffered_samples + pixels * mode / by**2
     elif header.format == "WEBP":

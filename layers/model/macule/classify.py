@@ -63,7 +63,8 @@ def predict(
     elif with_cam and scores.maps is None:
         reason = NO_MAPS
     elif with_cam and scores.maps is not None:
-        shape = header.upright_size if card.resize == "squash" else (1, 1)
+        height, width = image.sides(card.side_px)
+        shape = header.upright_size if card.resize == "squash" else (width, height)
         pictures = explain.render(scores.maps[..., best], pixels, shape)
         faithful = bool(card.document.get("cam", {}).get("faithful", False))
         explanation = {

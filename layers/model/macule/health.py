@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from macule import admission, budget, http, model, settings
+from macule import admission, budget, http, image, model, settings
 from macule.http import Request, Response
 
 MB = 2**20
@@ -71,8 +71,7 @@ def warmup(request: Request) -> Response:
 
     warm = model.warm(settings.current().model_dir)
     if "first" not in warm.stages:
-        side = warm.card.side_px
-        model.run(warm, np.zeros((1, side, side, 3), np.uint8))
+        model.run(warm, np.zeros((1, *image.sides(warm.card.side_px), 3), np.uint8))
     stages = {name: round(spent, 1) for name, spent in warm.stages.items()}
     return http.as_json(
         {"state": "ready", "cold_start_ms": warm.cold_start_ms, "stages_ms": stages}

@@ -43,6 +43,7 @@ UPRIGHT = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
+TURNED = (5, 6, 7, 8)  # these swap width and height
 
 
 class Header(NamedTuple):
@@ -66,7 +67,7 @@ class Header(NamedTuple):
     @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height in pixels as a viewer shows it."""
-        turned = self.orientation >= 5
+        turned = self.orientation in TURNED
         return (self.height, self.width) if turned else (self.width, self.height)
 
 
@@ -95,29 +96,43 @@ def inspect(body: bytes, max_pixels: int) -> Header:
     return header
 
 
-def decode(body: bytes, side_px: int, resize: str) -> NDArray[np.uint8]:
+def decode(body: bytes, side_px: int | tuple[int, int], resize: str) -> NDArray[np.uint8]:
     """Decode *body* into one model input.
 
-    *resize* is "squash" (the whole image, its shape given up) or "crop" (the centre square).
-    Returns: shape (1, side_px, side_px, 3), uint8, RGB, upright; transparency lies over white.
+    *side_px* is the side of a square, or (height, width). *resize* is "squash" (the whole image,
+    its shape given up), "crop" (the largest centred part of the input's shape) or "pad" (the whole
+    image in its own shape, black beside it).
+    Returns: shape (1, height, width, 3), uint8, RGB, upright; transparency lies over white.
     Raises: UnsupportedImage, BadImage, CannotFit.
     Source: side and resize come from the card; scaling to the network's range is in `model`.
     """
     import numpy as np
-    from PIL.Image import Resampling, Transpose
+    from PIL.Image import Resampling, Transpose, new
 
+    height, width = sides(side_px)
     with _pillow():
         image = _open(body)
-        image.draft(
-            None, (side_px, side_px)
-        )  # JPEG alone heeds it: shrinks by 2, 4 or 8 in the DCT
+        # JPEG alone heeds it, and shrinks by 2, 4 or 8 in the DCT.
+        image.draft(None, (max(height, width),) * 2)
         image.load()
-        small, scale = _shrink(image, _box(image.size, resize), side_px)
-        box = (0.0, 0.0, scale[0], scale[1])
-        fitted = small.resize((side_px, side_px), Resampling.BILINEAR, box)
-        turn = UPRIGHT.get(_orientation(image))
+        orientation = _orientation(image)
+        frame = (height, width) if orientation in TURNED else (width, height)
+        target = _within(image.size, frame) if resize == "pad" else frame
+        box = _centre(image.size, frame) if resize == "crop" else (0, 0, *image.size)
+        small, scale = _shrink(image, box, target)
+        fitted = small.resize(target, Resampling.BILINEAR, (0.0, 0.0, *scale))
+        if target != frame:
+            padded = new("RGB", frame)
+            padded.paste(fitted, ((frame[0] - target[0]) // 2, (frame[1] - target[1]) // 2))
+            fitted = padded
+        turn = UPRIGHT.get(orientation)
         upright = fitted if turn is None else fitted.transpose(Transpose[turn])
         return np.asarray(upright)[None]
+
+
+def sides(side_px: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width in pixels of a card's side."""
+    return side_px if isinstance(side_px, tuple) else (side_px, side_px)
 
 
 def _open(body: bytes) -> ImageFile:
@@ -190,20 +205,24 @@ def _scanned_at_once(image: ImageFile, body: bytes, components: int) -> bool:
     return body[end - size : end - size + 3] == struct.pack(">HB", size, components)
 
 
-def _box(size: tuple[int, int], resize: str) -> tuple[int, int, int, int]:
-    """Return the part of the image that the network sees, as left, top, right, bottom."""
-    width, height = size
-    if resize == "squash":
-        return 0, 0, width, height
-    side = min(size)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
+def _centre(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the largest centred box of *shape* in *size*, as left, top, right, bottom."""
+    scale = min(size[0] / shape[0], size[1] / shape[1])
+    width, height = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
+
+
+def _within(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
+    """Scale *size* so that it just fits into *frame*."""
+    scale = min(frame[0] / size[0], frame[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _shrink(
-    image: Image, box: tuple[int, int, int, int], side_px: int
+    image: Image, box: tuple[int, int, int, int], target: tuple[int, int]
 ) -> tuple[Image, tuple[float, float]]:
-    """Reduce *box* of *image* to between two and four times *side_px*, strip by strip.
+    """Reduce *box* of *image* to between two and four times *target*, strip by strip.
 
     Converting to RGB strip by strip keeps the peak at one image in its own mode.
     Returns: the RGB image, and the width and height in it that *box* covers.
@@ -211,8 +230,8 @@ def _shrink(
     from PIL.Image import new
 
     left, top, right, bottom = box
-    by_x = max(1, (right - left) // (2 * side_px))
-    by_y = max(1, (bottom - top) // (2 * side_px))
+    by_x = max(1, (right - left) // (2 * target[0]))
+    by_y = max(1, (bottom - top) // (2 * target[1]))
     peak = _peak(image)
     whole = box == (0, 0, *image.size)
     if by_x == by_y == 1:

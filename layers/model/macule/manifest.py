@@ -11,8 +11,9 @@ from macule.errors import BadCard
 
 FILE = "model.json"
 SCHEMA = 1
-RESIZES = ("squash", "crop")
-CHANNELS = ("rgb", "bgr")
+RESIZES = ("squash", "crop", "pad")
+CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
+OUTPUTS = ("logits", "probabilities", "sigmoid")
 MAX_SIDE_PX = 2048
 
 
@@ -21,6 +22,8 @@ class Card(NamedTuple):
 
     `labels` stand in the order of the network's outputs, `names` maps a language to as many names.
     The network's input is (pixel - mean) / std, channel by channel in the order `channels`.
+    `side_px` is the side of its square, or (height, width). `output` says what the file's scores
+    are: logits, probabilities, or the sigmoid of the second of two labels.
     """
 
     name: str
@@ -30,11 +33,12 @@ class Card(NamedTuple):
     precision: str
     labels: tuple[str, ...]
     names: Mapping[str, tuple[str, ...]]
-    side_px: int
+    side_px: int | tuple[int, int]
     resize: str
     channels: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    output: str
     temperature: float
     inconclusive_below: float
     document: Mapping[str, Any]
@@ -90,17 +94,26 @@ def check(document: object) -> Card:
         f"lists of {len(labels)} names by language, with en among them",
     )
     side: Any = card.get("side_px")
-    need("side_px", type(side) is int and 8 <= side <= MAX_SIDE_PX, f"8 to {MAX_SIDE_PX}")
+    sides = side if isinstance(side, list) and len(side) == 2 else [side]
+    need(
+        "side_px",
+        all(type(length) is int and 8 <= length <= MAX_SIDE_PX for length in sides),
+        f"8 to {MAX_SIDE_PX}, or a height and a width of that",
+    )
     need("resize", card.get("resize") in RESIZES, " or ".join(RESIZES))
     need("channels", card.get("channels") in CHANNELS, " or ".join(CHANNELS))
+    width = CHANNELS[card["channels"]]
     scaling: Any = card.get("scaling")
     need(
         "scaling",
         isinstance(scaling, dict)
-        and all(_numbers(scaling.get(key), 3) for key in ("mean", "std"))
+        and all(_numbers(scaling.get(key), width) for key in ("mean", "std"))
         and all(value > 0 for value in scaling["std"]),
-        "mean and std, three numbers each, std above 0",
+        f"mean and std, {width} numbers each, std above 0",
     )
+    output: Any = card.get("output", "logits")
+    need("output", output in OUTPUTS, " or ".join(OUTPUTS))
+    need("labels", output != "sigmoid" or len(labels) == 2, "two, as a sigmoid needs")
     temperature: Any = card.get("temperature")
     need("temperature", isinstance(temperature, number) and temperature > 0, "a number above 0")
     thresholds: Any = card.get("thresholds")
@@ -114,11 +127,12 @@ def check(document: object) -> Card:
         precision=card["precision"],
         labels=tuple(labels),
         names={language: tuple(value) for language, value in names.items()},
-        side_px=side,
+        side_px=tuple(side) if isinstance(side, list) else side,
         resize=card["resize"],
         channels=card["channels"],
         mean=tuple(scaling["mean"]),
         std=tuple(scaling["std"]),
+        output=output,
         temperature=float(temperature),
         inconclusive_below=float(below),
         document=card,

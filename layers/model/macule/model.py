@@ -8,9 +8,9 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from macule import budget, store
+from macule import budget, image, store
 from macule.errors import ModelUnavailable
-from macule.manifest import Card
+from macule.manifest import CHANNELS, Card
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ class Scores(NamedTuple):
 
 
 class Warm(NamedTuple):
-    """A loaded model. `levels` maps a pixel value to network input: shape (3, 256).
+    """A loaded model. `levels` maps a pixel value to network input: shape (channels, 256).
 
     `stages` holds the milliseconds of import, fetch, load and, after the first run, first.
     """
@@ -116,19 +116,19 @@ def warm(folder: str) -> Warm:
 def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
     """Classify one image.
 
-    *pixels*: shape (1, side_px, side_px, 3), uint8, RGB, as `image.decode` returns them.
+    *pixels*: shape (1, height, width, 3), uint8, RGB, as `image.decode` returns them.
     Raises: ModelUnavailable where the file's numbers are no numbers.
     """
     import numpy as np
 
-    channels = (0, 1, 2) if warm.card.channels == "rgb" else (2, 1, 0)
-    planes = [warm.levels[to][pixels[..., source]] for to, source in enumerate(channels)]
+    arranged = arrange(pixels, warm.card.channels)
+    planes = [levels[arranged[..., place]] for place, levels in enumerate(warm.levels)]
     tensor = np.stack(planes, axis=-1)
     with warm.lock:
         began = time.perf_counter()
         warm.interpreter.set_tensor(warm.input_index, tensor)
         warm.interpreter.invoke()
-        logits = _floats(warm, warm.logits)[0]
+        logits = _logits(_floats(warm, warm.logits)[0], warm.card.output)
         maps = _floats(warm, warm.maps)[0] if warm.maps else None
         warm.stages.setdefault("first", (time.perf_counter() - began) * 1e3)
     powers = np.exp((logits - logits.max()) / np.float32(warm.card.temperature))
@@ -136,6 +136,34 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
     if not np.isfinite(probabilities).all():
         raise ModelUnavailable(f"{warm.card.file} answers with values that are not numbers.")
     return Scores(probabilities, maps)
+
+
+def arrange(pixels: NDArray[np.uint8], channels: str) -> NDArray[np.uint8]:
+    """Bring RGB pixels (n, h, w, 3) into the order that a network takes: rgb, bgr or gray.
+
+    Gray is ITU-R 601 luma in Pillow's fixed point, so that it equals `convert("L")`.
+    """
+    import numpy as np
+
+    if channels == "rgb":
+        return pixels
+    if channels == "bgr":
+        return pixels[..., ::-1]
+    luma = pixels @ np.array([19595, 38470, 7471], np.uint32)
+    return ((luma + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+
+def _logits(scores: NDArray[np.float32], output: str) -> NDArray[np.float32]:
+    """Turn what a file gives into logits, whose softmax it is."""
+    import numpy as np
+
+    if output == "logits":
+        return scores
+    shares = np.clip(scores, 1e-7, 1.0)  # a quantized 0 is less than half a step of 1/256
+    if output == "sigmoid":
+        shares = np.concatenate([np.clip(1 - scores, 1e-7, 1.0), shares])
+    logarithms: NDArray[np.float32] = np.log(shares)
+    return logarithms
 
 
 def _here() -> Here:
@@ -188,12 +216,13 @@ def _load(folder: str) -> Warm:
 
 def _agree(card: Card, source: dict[str, Any], outputs: dict[int, dict[str, Any]]) -> None:
     """Raise ModelUnavailable where the file's shapes are not what the card says."""
-    expected = [1, card.side_px, card.side_px, 3]
+    expected = [1, *image.sides(card.side_px), CHANNELS[card.channels]]
     found = [int(size) for size in source["shape"]]
     if found != expected:
         raise ModelUnavailable(f"{card.file} takes {found}; its card says {expected}.")
     logits = [int(size) for size in outputs[2]["shape"]] if 2 in outputs else []
-    if logits != [1, len(card.labels)]:
+    scores = 1 if card.output == "sigmoid" else len(card.labels)
+    if logits != [1, scores]:
         raise ModelUnavailable(
             f"{card.file} gives {logits}; its card has {len(card.labels)} labels."
         )
