@@ -1,7 +1,7 @@
 PYTHON ?= python3
 export PORT ?= 8080
 
-.PHONY: serve test format train pins clean
+.PHONY: serve test tools format train pins clean
 
 serve: .venv/ready  ## run the service on PORT
 	@exec .venv/bin/gunicorn -c infra/gunicorn.conf.py
@@ -11,6 +11,8 @@ test: .venv/ready .venv-dev/ready  ## format, lint, types, all tests
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/mypy
 	.venv-dev/bin/pytest
+
+tools: .venv-dev/ready  ## what converts, checks and trains models: .venv-dev/bin/macule
 
 format: .venv-dev/ready
 	.venv-dev/bin/ruff format .

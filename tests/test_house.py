@@ -25,9 +25,9 @@ MAY_IMPORT = {
     "http": {"budget", "errors", "settings"},
     "upload": {"errors", "http"},
     "classify": {"admission", "errors", "explain", "http", "image", "model", "settings", "upload"},
-    "health": {"admission", "budget", "http", "image", "manifest", "model", "settings"},
+    "health": {"admission", "budget", "http", "image", "manifest", "model", "settings", "store"},
     "doors": {"budget", "http"},
-    "cli": {"classify", "errors", "settings"},
+    "cli": {"classify", "errors", "settings", "store"},
 }
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from macule import manifest, settings
+from macule import manifest, store
 from macule.errors import BadCard
 
-DEFAULT = json.loads((Path(settings.WEIGHTS) / manifest.FILE).read_text())
+DEFAULT = json.loads((Path(store.SHIPPED) / manifest.FILE).read_text())
 
 
 def test_the_default_card_has_every_fact() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from draw import photo
-from macule import image, manifest, model, settings
+from macule import image, manifest, model, store
 from macule.errors import BadCard, ModelUnavailable
 
 
@@ -25,13 +25,13 @@ def cold() -> Iterator[None]:
 def folder(tmp_path: Path) -> Path:
     """A copy of the default model, to be harmed."""
     copy = tmp_path / "weights"
-    shutil.copytree(settings.WEIGHTS, copy)
+    shutil.copytree(store.SHIPPED, copy)
     return copy
 
 
 def test_probabilities_are_a_distribution() -> None:
     """A photo gives one probability a label, summing to 1, and a map a label."""
-    warm = model.warm(settings.WEIGHTS)
+    warm = model.warm(store.SHIPPED)
     scores = model.run(warm, image.decode(photo(), warm.card.side_px, warm.card.resize))
 
     assert scores.probabilities.shape == (len(warm.card.labels),)
@@ -42,7 +42,7 @@ def test_probabilities_are_a_distribution() -> None:
 
 def test_maps_average_to_the_logits() -> None:
     """The maps are the class's evidence by place: probabilities follow from their means."""
-    warm = model.warm(settings.WEIGHTS)
+    warm = model.warm(store.SHIPPED)
     pixels = image.decode(photo(), warm.card.side_px, warm.card.resize)
     other = image.decode(photo(300, 900), warm.card.side_px, warm.card.resize)
     one, two = model.run(warm, pixels), model.run(warm, other)
@@ -92,14 +92,14 @@ def test_two_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "_load", lambda folder: loads.append(folder) or load(folder))
 
     with ThreadPoolExecutor(8) as pool:
-        warm = set(map(id, pool.map(model.warm, [settings.WEIGHTS] * 8)))
+        warm = set(map(id, pool.map(model.warm, [store.SHIPPED] * 8)))
 
     assert (len(loads), len(warm)) == (1, 1)
 
 
 def test_a_thread_sees_its_own_answer() -> None:
     """Images run at once do not mix their results."""
-    warm = model.warm(settings.WEIGHTS)
+    warm = model.warm(store.SHIPPED)
     inputs = [image.decode(photo(200 + 50 * n, 300), 224, "squash") for n in range(6)]
     alone = [model.run(warm, pixels).probabilities for pixels in inputs]
 
@@ -136,7 +136,7 @@ def test_a_damaged_file_is_refused_and_a_good_one_picked_up(harm, folder: Path) 
     with pytest.raises(ModelUnavailable):
         model.warm(str(folder))
     failed = model.state()
-    shutil.copy(Path(settings.WEIGHTS) / "model.tflite", folder)
+    shutil.copy(Path(store.SHIPPED) / "model.tflite", folder)
     model.warm(str(folder))
 
     assert failed[0] == "failed"
@@ -182,11 +182,11 @@ def test_a_model_loaded_before_the_fork_is_loaded_anew(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A process that inherits a model says so, counts as cold and loads its own."""
-    parent = model.warm(settings.WEIGHTS)
+    parent = model.warm(store.SHIPPED)
     monkeypatch.setattr(os, "getpid", lambda: 999_999_999)
 
     state = model.state()
-    child = model.warm(settings.WEIGHTS)
+    child = model.warm(store.SHIPPED)
 
     assert state == ("cold", "")
     assert child is not parent

@@ -1,55 +1,156 @@
-"""The `macule` command."""
+"""The `macule` command: a table of commands; the offline ones live in `convert`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import shlex
 import sys
+from collections.abc import Callable
 from typing import Any
 
-from macule import __version__, classify, settings
+from macule import __version__, classify, settings, store
 from macule.errors import BadImage, Macule
 
-OK, SOME_FAILED, MISUSED = 0, 1, 2  # argparse exits with 2 itself
+OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # argparse exits with 2 itself
+TOOLS = (
+    "this command needs TensorFlow and the quantizer, which the serving environment has not: run "
+    "`make tools`, then `.venv-dev/bin/macule {command} ...`"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 if an image failed, 2 if misused."""
-    options = _parser().parse_args(arguments)
+    """Run one command.
+
+    Returns: the exit code: 0, 1 if it failed, 2 if misused, 130 if broken off.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        chosen = settings.read()
-        code: int = options.run(options, chosen)
+        options = _parser(words).parse_args(words)
+        code: int = options.run(options)
         sys.stdout.flush()
+    except ModuleNotFoundError as error:
+        _complain(TOOLS.format(command=words[0]), f"{error.name} is not installed")
+        return MISUSED
     except Macule as error:
-        _complain(error)
+        _complain(str(error))
         return MISUSED
     except BrokenPipeError:  # `macule predict ... | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except KeyboardInterrupt:
+        _complain("broken off; nothing is left half-written")
+        return INTERRUPTED
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("macule", description=__doc__)
     parser.add_argument("--version", action="version", version=f"macule {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    predict = commands.add_parser(
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str = ""
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=f"{summary}. {more}".strip())
+        command.set_defaults(run=run)
+        return command
+
+    predict = add(
         "predict",
-        help="classify image files without a server",
-        description="Classify image files. Prints a table on a terminal, else one JSON line a file "
-        "with the keys of POST /predict/ and `file`.",
+        _predict,
+        "classify image files without a server",
+        "Prints a table on a terminal, else one JSON line a file with the keys of POST /predict/ "
+        "and `file`.",
     )
     predict.add_argument("files", nargs="+", metavar="FILE", help="an image; - is standard input")
     predict.add_argument("--json", action="store_true", help="JSON on a terminal too")
     predict.add_argument("--top-k", type=_positive, metavar="N", help="the N likeliest labels only")
     predict.add_argument("--explain", choices=["cam"], help="add an activation map (to the JSON)")
     predict.add_argument("--model", metavar="DIR", help="a model's folder; default: MODEL_DIR")
-    predict.set_defaults(run=_predict)
+
+    serve = add("serve", _serve, "serve a model, as `make serve` does")
+    serve.add_argument("folder", nargs="?", metavar="DIR", help="default: the model in use")
+    serve.add_argument("--port", type=int, help="default: PORT, else 8080")
+
+    use = add("use", _use, "say which model serves, or change it; takes effect at the next start")
+    which = use.add_mutually_exclusive_group()
+    which.add_argument("folder", nargs="?", metavar="DIR", help="take a copy in and put it in use")
+    which.add_argument("--back", action="store_true", help="return to the one before")
+
+    convert = add("convert", _convert, "turn a Keras model into a small one, with proof")
+    check = add("check", _check, "check a model's folder against its card")
+    if words[:1] == ["convert"]:  # their options come with heavy modules: only when asked for
+        from convert import command
+
+        command.add_options(convert)
+    if words[:1] == ["check"]:
+        from convert import check as checking
+
+        checking.add_options(check)
     return parser
 
 
-def _predict(options: argparse.Namespace, chosen: settings.Settings) -> int:
+def _convert(options: argparse.Namespace) -> int:
+    from convert import command
+    from convert.refusal import Refused
+
+    typed = shlex.join(["macule", *sys.argv[1:]])
+    try:
+        out, evidence = command.convert(options, typed)
+    except Refused as error:
+        _complain(str(error))
+        return FAILED
+    for finding in evidence["findings"]:
+        print(f"{finding['level']}: {finding['text']}")
+    card = evidence["card"]
+    print(f"{out}: {card['precision']}, {card['bytes'] / 2**20:.1f} MB; see {out}/REPORT.md")
+    return OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    from convert import check
+    from convert.refusal import Refused
+
+    code = OK
+    try:
+        for holds, what in check.check(options):
+            print(f"{'ok  ' if holds else 'FAIL'} {what}")
+            code = code if holds else FAILED
+    except (Macule, Refused) as error:
+        print(f"FAIL {error}")
+        return FAILED
+    return code
+
+
+def _serve(options: argparse.Namespace) -> int:
+    """Become gunicorn, in the checkout that this package lies in."""
+    root = os.path.dirname(os.path.dirname(store.LAYER))
+    configuration = os.path.join(root, "infra", "gunicorn.conf.py")
+    if not os.path.exists(configuration):
+        _complain("this is no checkout of macule: point your platform at the function's door")
+        return MISUSED
+    path, _ = store.fetch(options.folder)  # a model that cannot serve fails here, not later
+    variables = [f"MODEL_DIR={os.path.dirname(os.path.abspath(path))}"]
+    variables += [] if options.port is None else [f"PORT={options.port}"]
+    os.chdir(root)
+    gunicorn = [sys.executable, "-m", "gunicorn", "-c", configuration]
+    return os.execvp("env", ["env", *variables, *gunicorn])  # noqa: S606, S607
+
+
+def _use(options: argparse.Namespace) -> int:
+    if options.back:
+        store.back()
+    elif options.folder:
+        store.use(options.folder)
+    folder, card = store.in_use(), store.fetch(None).card
+    print(f"{card.name} {card.version} ({card.precision}, {card.sha256[:12]}) from {folder}")
+    return OK
+
+
+def _predict(options: argparse.Namespace) -> int:
+    chosen = settings.read()
     if options.model:
         chosen = chosen._replace(model_dir=options.model)
     code = OK
@@ -58,8 +159,8 @@ def _predict(options: argparse.Namespace, chosen: settings.Settings) -> int:
             body = _read(file, chosen.max_image_bytes)
             answer, _ = classify.predict(body, chosen, options.top_k, options.explain == "cam")
         except Macule as error:
-            code = SOME_FAILED
-            _complain(error, file)
+            code = FAILED
+            _complain(str(error), file)
             continue
         if options.json or not sys.stdout.isatty():
             print(json.dumps({"file": file, **answer}, ensure_ascii=False), flush=True)
@@ -98,8 +199,8 @@ def _bar(share: float) -> str:
     return "#" * round(share * 20)
 
 
-def _complain(error: Macule, *where: str) -> None:
-    print("macule", *where, error, sep=": ", file=sys.stderr)
+def _complain(what: str, *where: str) -> None:
+    print("macule", *where, what, sep=": ", file=sys.stderr)
 
 
 def _positive(text: str) -> int:

@@ -80,10 +80,10 @@ def warmup(request: Request) -> Response:
 
 def card(request: Request) -> Response:
     """GET /model/: the card of the model that serves, loaded or not."""
-    from macule import manifest
+    from macule import manifest, store
 
     warm = model.loaded()
-    shown = warm.card if warm else manifest.read(settings.current().model_dir)
+    shown = warm.card if warm else manifest.read(settings.current().model_dir or store.in_use())
     return http.as_json(shown.document)
 
 

@@ -89,8 +89,10 @@ def loaded() -> Warm | None:
     return _here().warm
 
 
-def warm(folder: str) -> Warm:
-    """Return the model in *folder*, loading it at the first call; others wait for that one.
+def warm(folder: str | None) -> Warm:
+    """Return the model in *folder*, else the one in use, loading it at the first call.
+
+    Further calls wait for that one.
 
     Raises: ModelUnavailable, BadCard; the next call tries again.
     """
@@ -176,7 +178,7 @@ def _here() -> Here:
     return _by_pid[pid]
 
 
-def _load(folder: str) -> Warm:
+def _load(folder: str | None) -> Warm:
     """Import the runtime, check the file, map it."""
     clock = [time.perf_counter()]
     budget.tame_allocator()

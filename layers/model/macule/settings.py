@@ -11,7 +11,6 @@ from macule.errors import BadSetting
 
 T = TypeVar("T")
 MB = 2**20
-WEIGHTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "weights")
 # What the platforms say of the memory they give, in MB.
 PLATFORM_MEMORY_VARIABLES = ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "FUNCTION_MEMORY_MB")
 
@@ -19,7 +18,7 @@ PLATFORM_MEMORY_VARIABLES = ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "FUNCTION_MEMORY
 class Settings(NamedTuple):
     """What an operator may choose; docs/api.md lists each with its default."""
 
-    model_dir: str
+    model_dir: str | None
     max_image_bytes: int
     max_image_pixels: int
     enable_gradcam: bool
@@ -50,7 +49,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
 
     platform = (get(name, None, _at_least(1)) for name in PLATFORM_MEMORY_VARIABLES)
     return Settings(
-        model_dir=get("MODEL_DIR", WEIGHTS, str),
+        model_dir=get("MODEL_DIR", None, str),
         max_image_bytes=get("MAX_IMAGE_BYTES", 10 * MB, _at_least(1)),
         max_image_pixels=get("MAX_IMAGE_PIXELS", 120_000_000, _at_least(1)),
         enable_gradcam=get("ENABLE_GRADCAM", True, _truth),

@@ -1,13 +1,21 @@
-"""Where a model comes from: a folder whose file is what its card says, checked by sha256."""
+"""Where a model comes from: a folder whose file is what its card says, checked by sha256.
+
+Without MODEL_DIR the folder is the one in use: what `macule use` took in, else what ships.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from typing import NamedTuple
 
 from macule import manifest
-from macule.errors import ModelUnavailable
+from macule.errors import BadRequest, ModelUnavailable
 
+LAYER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SHIPPED = os.path.join(LAYER, "weights")
+KEPT = os.path.join(LAYER, "models")  # copies that `macule use` took in
+POINTER = "use.json"  # in KEPT: which folder is in use, and which was before
 CHUNK_BYTES = 2**18
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -19,11 +27,12 @@ class Weights(NamedTuple):
     card: manifest.Card
 
 
-def fetch(folder: str) -> Weights:
-    """Find the model in *folder* and check its file against its card.
+def fetch(folder: str | None) -> Weights:
+    """Find the model in *folder*, else the one in use, and check its file against its card.
 
     Raises: BadCard, ModelUnavailable.
     """
+    folder = folder or in_use()
     card = manifest.read(folder)
     path = os.path.join(folder, card.file)
     found = _sha256(path, card.file)
@@ -34,6 +43,78 @@ def fetch(folder: str) -> Weights:
             model=card.name,
         )
     return Weights(path, card)
+
+
+def in_use() -> str:
+    """Return the folder that serves where no other is named."""
+    now = _pointer().get("now")
+    return os.path.join(KEPT, now) if now else SHIPPED
+
+
+def use(folder: str) -> str:
+    """Take a copy of *folder* in and put it in use; the one before is kept, older ones go.
+
+    A reader finds the old model or the new one, never a part: the copy is renamed into place, then
+    the pointer is.
+    Returns: the folder now in use.
+    Raises: BadCard, ModelUnavailable.
+    """
+    import shutil
+
+    path, card = fetch(folder)
+    kept = f"{card.sha256[:12]}-{os.urandom(4).hex()}"
+    os.makedirs(KEPT, exist_ok=True)
+    arriving = os.path.join(KEPT, f".{kept}")
+    os.mkdir(arriving)
+    try:
+        for file in (path, os.path.join(folder, manifest.FILE)):
+            shutil.copy(file, arriving)
+        os.rename(arriving, os.path.join(KEPT, kept))
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
+    before = _pointer().get("now", "")
+    _point({"now": kept, "before": before})
+    for name in os.listdir(KEPT):
+        if name not in (kept, before, POINTER):
+            shutil.rmtree(os.path.join(KEPT, name), ignore_errors=True)
+    return in_use()
+
+
+def back() -> str:
+    """Put the model before in use again, and keep the present one as the one before.
+
+    Returns: the folder now in use.
+    Raises: BadRequest where there is none.
+    """
+    pointer = _pointer()
+    if "before" not in pointer:
+        raise BadRequest("No model was in use before this one.")
+    _point({"now": pointer["before"], "before": pointer["now"]})
+    return in_use()
+
+
+def _pointer() -> dict[str, str]:
+    """Read the pointer; an empty name is the model that ships."""
+    try:
+        with open(os.path.join(KEPT, POINTER), encoding="utf-8") as file:
+            pointer: dict[str, str] = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(
+            f"{POINTER} cannot be read; remove it to serve what ships."
+        ) from error
+    return pointer
+
+
+def _point(pointer: dict[str, str]) -> None:
+    """Replace the pointer in one step."""
+    arriving = os.path.join(KEPT, f".{POINTER}")
+    with open(arriving, "w", encoding="utf-8") as file:
+        json.dump(pointer, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(arriving, os.path.join(KEPT, POINTER))
 
 
 def _sha256(path: str, name: str) -> str:

@@ -1,0 +1,178 @@
+"""What every bench needs: a service as a process tree, its memory, a load, a memory limit."""
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+MB = 2**20
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Load(NamedTuple):
+    """Answers by status, and times in milliseconds."""
+
+    answers: dict[str, int]
+    p50_ms: float
+    p99_ms: float
+    per_s: float
+
+
+class Service:
+    """A server on a port of loopback, with its processes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, began: float) -> None:
+        self.process, self.port, self.began = process, port, began
+
+    def call(self, method: str, path: str, body: bytes | None = None) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        try:
+            connection.request(method, path, body, {"Content-Type": "image/jpeg"})
+            response = connection.getresponse()
+            response.read()
+            return response.status
+        finally:
+            connection.close()
+
+    def pids(self) -> list[int]:
+        """Return the processes of its session that run Python."""
+        found = []
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                program = os.path.basename(os.readlink(f"/proc/{name}/exe"))
+                if os.getsid(int(name)) == self.process.pid and program.startswith("python"):
+                    found.append(int(name))
+        return found
+
+    def pss_mb(self) -> float:
+        """Return the proportional set size of all its processes."""
+        total = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+                total += next(int(row.split()[1]) for row in rows if row.startswith("Pss:"))
+        return total / 1024
+
+
+class Cgroup:
+    """A memory limit of one's own, v1 or v2; needs root."""
+
+    def __init__(self, limit_mb: float) -> None:
+        one = Path("/sys/fs/cgroup/memory")
+        self.v1 = one.is_dir()
+        self.folder = (one if self.v1 else one.parent) / f"macule-bench-{uuid.uuid4().hex[:8]}"
+        self.folder.mkdir()
+        name = "memory.limit_in_bytes" if self.v1 else "memory.max"
+        (self.folder / name).write_text(str(int(limit_mb * MB)))
+
+    def join(self) -> None:
+        (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+
+    def kills(self) -> int:
+        file = self.folder / ("memory.oom_control" if self.v1 else "memory.events")
+        rows = dict(row.split() for row in file.read_text().splitlines())
+        return int(rows.get("oom_kill", 0))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+
+@contextlib.contextmanager
+def limited(limit_mb: float | None) -> Iterator[Cgroup | None]:
+    """Make a cgroup for the time of a bench; None without a limit."""
+    group = Cgroup(limit_mb) if limit_mb else None
+    try:
+        yield group
+    finally:
+        if group:
+            group.close()
+
+
+@contextlib.contextmanager
+def serving(
+    command: Sequence[str], environment: Mapping[str, str], group: Cgroup | None = None
+) -> Iterator[Service]:
+    """Start a server with PORT set, wait until it answers, end it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryFile() as log:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [word.format(port=port) for word in command],
+            cwd=ROOT,
+            env={**os.environ, "HOST": "127.0.0.1", "PORT": str(port), **environment},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=group.join if group else None,
+        )
+        service = Service(process, port, began)
+        try:
+            while process.poll() is None and time.perf_counter() - began < 120:
+                with contextlib.suppress(OSError):
+                    if service.call("GET", "/health/") == 200:
+                        break
+                time.sleep(0.005)
+            yield service
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def drive(service: Service, path: str, body: bytes, requests: int, clients: int) -> Load:
+    """Send *requests* photos by *clients* at once; what breaks is counted by its name."""
+
+    def one(_: int) -> tuple[str, float]:
+        began = time.perf_counter()
+        try:
+            status = str(service.call("POST", path, body))
+        except (OSError, http.client.HTTPException) as error:
+            status = type(error).__name__
+        return status, (time.perf_counter() - began) * 1e3
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        done = list(pool.map(one, range(requests)))
+    spent = time.perf_counter() - began
+    times = sorted(ms for _, ms in done)
+    p99 = times[min(len(times) - 1, int(len(times) * 0.99))]
+    return Load(
+        dict(Counter(status for status, _ in done)), statistics.median(times), p99, requests / spent
+    )
+
+
+def photo(megapixels: int = 12) -> bytes:
+    """Draw a JPEG as large as a phone's: smooth skin with grain and a spot."""
+    import io
+
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    height = int((megapixels * 1e6 * 3 / 4) ** 0.5)
+    width = height * 4 // 3
+    grain = np.random.default_rng(megapixels).normal(0, 11, (height // 4, width // 4, 1))
+    base = np.clip(np.array([215, 170, 145]) + grain, 0, 255).astype(np.uint8)
+    image = Image.fromarray(base).resize((width, height), Image.Resampling.BICUBIC)
+    box = (width * 0.42, height * 0.4, width * 0.58, height * 0.6)
+    ImageDraw.Draw(image).ellipse(box, fill=(92, 60, 48))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90)
+    return file.getvalue()
