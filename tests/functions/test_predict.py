@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from draw import photo, saved, skin
-from macule import settings
+from macule import store
 from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running
 
 DOORS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK}
@@ -246,7 +246,7 @@ def test_maps_can_be_switched_off(tmp_path: Path) -> None:
 def test_a_damaged_model_is_503_until_it_is_mended(tmp_path: Path) -> None:
     """A truncated model file is told with its reason; a good one is taken by the next request."""
     folder = tmp_path / "weights"
-    shutil.copytree(settings.WEIGHTS, folder)
+    shutil.copytree(store.SHIPPED, folder)
     file = folder / "model.tflite"
     whole = file.read_bytes()
     file.write_bytes(whole[:1000])

@@ -4,11 +4,13 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Ranges = dict[str, Any]
 
 
 def int8(
@@ -17,14 +19,44 @@ def int8(
     bounds: tuple[float, float],
     keep_float: str | None = None,
 ) -> bytes:
-    """Quantize weights (per channel) and activations to int8.
+    """Quantize weights (per channel) and activations to int8; see `ranges` and `static`."""
+    return static(content, ranges(content, images, bounds), keep_float)
+
+
+def ranges(
+    content: bytes, images: Iterable[NDArray[np.float32]], bounds: tuple[float, float]
+) -> Ranges:
+    """Find the least and largest value of every activation.
 
     Args:
       content: a float `.tflite` with one input and one signature.
       images: scaled inputs (1, side, side, 3) to calibrate on; a few hundred.
       bounds: the exact range of scaled pixels. With (x-127)/128 over 0..255 the input becomes
         scale 1/128 and zero point -1, so that pixel - 128 is the input and nothing is lost.
+    """
+    from litert_quantizer import qtyping, quantizer
+
+    tool = quantizer.Quantizer(bytearray(content))
+    tool.add_static_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8, 8)
+    name, key = source(content)
+    with silence():
+        found = tool.calibrate({"serving_default": [{key: image} for image in images]})
+    return {**found, name: extremes(*(np.full((1, 1, 1, 1), end) for end in bounds))}
+
+
+def static(
+    content: bytes,
+    found: Ranges,
+    keep_float: str | None = None,
+    grids: Mapping[str, NDArray[np.float32]] | None = None,
+) -> bytes:
+    """Quantize weights (per channel) and activations to int8.
+
+    Args:
+      content: a float `.tflite`, the one that *found* came from or one much like it.
+      found: as `ranges` gives it.
       keep_float: pattern of the tensor names whose operators stay float, as `head` gives it.
+      grids: steps of weights that lie on their grid already, as `rounding.settle` gives them.
     """
     from litert_quantizer import qtyping, quantizer
 
@@ -34,15 +66,15 @@ def int8(
     if keep_float:
         exact = quantizer.AlgorithmName.NO_QUANTIZE
         tool.update_quantization_recipe(keep_float, operation.ALL_SUPPORTED, algorithm_key=exact)
-    name, key = source(content)
+    weights = {name: extremes(-127 * grid, 127 * grid) for name, grid in (grids or {}).items()}
     with silence():
-        ranges = tool.calibrate({"serving_default": [{key: image} for image in images]})
-        ranges[name] = {
-            "min": np.full((1, 1, 1, 1), bounds[0], np.float32),
-            "max": np.full((1, 1, 1, 1), bounds[1], np.float32),
-        }
-        result = tool.quantize(ranges, enable_progress_report=False)
+        result = tool.quantize({**found, **weights}, enable_progress_report=False)
     return bytes(result.quantized_model or b"")
+
+
+def extremes(least: NDArray[Any], largest: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    """Say a range as the quantizer does."""
+    return {"min": least.astype(np.float32), "max": largest.astype(np.float32)}
 
 
 def fp16(content: bytes) -> bytes:
@@ -66,6 +98,16 @@ def fp16(content: bytes) -> bytes:
     return bytes(result.quantized_model or b"")
 
 
+def dynamic(content: bytes) -> bytes:
+    """Store the weights as int8; the runtime quantizes each activation as it meets it."""
+    from litert_quantizer import quantizer, recipe
+
+    with silence():
+        tool = quantizer.Quantizer(bytearray(content), recipe.dynamic_wi8_afp32())
+        result = tool.quantize(enable_progress_report=False)
+    return bytes(result.quantized_model or b"")
+
+
 def head(content: bytes, *more: str) -> str:
     """Pattern for the operators best kept float: the head's, the outputs', and *more*.
 
@@ -82,11 +124,18 @@ def source(content: bytes) -> tuple[str, str]:
     return str(reader.get_input_details()[0]["name"]), str(key)
 
 
-def interpreter(content: bytes) -> Any:
-    """Open *content* to read its names; nothing is allocated."""
+def interpreter(content: bytes, keep_all: bool = False) -> Any:
+    """Open *content* to read its names or, with *keep_all*, to run it and read every tensor."""
     from ai_edge_litert.interpreter import Interpreter
 
-    return Interpreter(model_content=content)
+    if not keep_all:
+        return Interpreter(model_content=content)
+    with silence():
+        reader = Interpreter(
+            model_content=content, num_threads=2, experimental_preserve_all_tensors=True
+        )
+        reader.allocate_tensors()
+    return reader
 
 
 @contextlib.contextmanager

@@ -15,6 +15,12 @@ def scale(pixels: NDArray[np.uint8], scaling: Scaling) -> NDArray[np.float32]:
     return np.asarray((pixels - mean) / std, np.float32)
 
 
+def bounds(scaling: Scaling) -> tuple[float, float]:
+    """Least and largest scaled pixel, of any channel."""
+    ends = [scale(np.full((1, 1, 1, 1), level, np.uint8), scaling) for level in (0, 255)]
+    return float(min(end.min() for end in ends)), float(max(end.max() for end in ends))
+
+
 def outputs(
     content: bytes, images: Iterable[NDArray[np.uint8]], scaling: Scaling
 ) -> list[list[NDArray[np.float32]]]:

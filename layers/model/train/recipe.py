@@ -58,7 +58,7 @@ def make(
     both = head.stack(np.concatenate(views, axis=1), training.truth)
     fitted = head.fit(*both, len(labels), penalty)
 
-    whole = export.export(body, fitted.kernel, fitted.bias)
+    whole = export.attach(body, fitted.kernel, fitted.bias)
     files = {
         "int8": quantize.int8(whole, samples, bounds(), quantize.head(whole, EARLY)),
         "fp32": whole,

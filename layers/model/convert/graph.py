@@ -1,0 +1,180 @@
+"""A model of any origin as one TensorFlow graph of constants: frozen, read, cut, put together.
+
+Keras 3, Keras 2 and SavedModels meet here, so that all that follows has one form to know.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+IMAGE = "image"
+# Their answer is known from shapes alone, which are all known once the image's is.
+SHAPES = {"Shape", "ShapeN", "Size", "Rank"}
+SAME = {"Identity", "IdentityN", "StopGradient", "PreventGradient", "CheckNumerics", "Snapshot"}
+
+
+class Frozen(NamedTuple):
+    """A graph whose weights are constants.
+
+    `definition`: a GraphDef with the placeholder `image`, shape (1, height, width, channels).
+    `output`: name of the tensor that the model answers with.
+    """
+
+    definition: Any
+    output: str
+    shape: tuple[int, int, int]
+
+
+class Opened(NamedTuple):
+    """A frozen graph to be read: its tensors, and which operators depend on the image."""
+
+    graph: Any
+    session: Any
+    image: Any
+    output: Any
+    moving: frozenset[str]
+
+
+def freeze(run: Callable[[Any], Any], shape: tuple[int, int, int]) -> Frozen:
+    """Trace *run* for one image of *shape* and make its weights constants."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2 as constants,
+    )
+
+    def traced(image: Any) -> Any:
+        # Keras allows layer names that TensorFlow takes nowhere but inside another scope.
+        with tf.name_scope("model"):
+            return tf.identity(run(image))
+
+    wanted = tf.TensorSpec((1, *shape), tf.float32, IMAGE)
+    frozen = constants(tf.function(traced, autograph=False).get_concrete_function(wanted))
+    definition = frozen.graph.as_graph_def()
+    return resize(Frozen(definition, frozen.outputs[0].name, shape), shape, frozen.inputs[0].name)
+
+
+def resize(frozen: Frozen, shape: tuple[int, int, int], image: str = f"{IMAGE}:0") -> Frozen:
+    """Give the graph another image size.
+
+    Raises: ValueError where an operator, such as a Dense layer after Flatten, has one size only.
+    """
+    import tensorflow as tf
+
+    definition = tf.compat.v1.GraphDef()
+    definition.CopyFrom(frozen.definition)
+    bodies = [body.node_def for body in definition.library.function]
+    for node in (node for nodes in (definition.node, *bodies) for node in nodes):
+        # shapes of the old size; and gradients of swish, which would be saved and cannot be
+        for key in ("_output_shapes", "_gradient_op_type"):
+            node.attr.pop(key, None)
+    old = image.split(":")[0]
+    kept = [node for node in definition.node if node.name != old]
+    del definition.node[:]
+    definition.node.extend(kept)
+    with tf.Graph().as_default() as graph:
+        placed = tf.compat.v1.placeholder(tf.float32, (1, *shape), IMAGE)
+        mapping = {image: placed}
+        (output,) = tf.graph_util.import_graph_def(
+            definition, mapping, return_elements=[frozen.output], name=""
+        )
+    return Frozen(graph.as_graph_def(), output.name, shape)
+
+
+def read(frozen: Frozen) -> Opened:
+    """Open a frozen graph to read it."""
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as graph:
+        tf.graph_util.import_graph_def(frozen.definition, name="")
+    image = graph.get_tensor_by_name(f"{IMAGE}:0")
+    moving = {image.op.name}
+    for operation in graph.get_operations():
+        if operation.type in SHAPES and all(t.shape.is_fully_defined() for t in operation.inputs):
+            continue
+        if any(tensor.op.name in moving for tensor in operation.inputs):
+            moving.add(operation.name)
+    session = tf.compat.v1.Session(graph=graph)
+    output = graph.get_tensor_by_name(frozen.output)
+    return Opened(graph, session, image, output, frozenset(moving))
+
+
+def moves(opened: Opened, tensor: Any) -> bool:
+    """Tell whether *tensor* depends on the image."""
+    return tensor.op.name in opened.moving
+
+
+def value(opened: Opened, tensor: Any) -> NDArray[Any]:
+    """Work out a tensor that does not depend on the image, or on its shape alone."""
+    return values(opened, [tensor])[0]
+
+
+def values(opened: Opened, tensors: list[Any]) -> list[NDArray[Any]]:
+    """Work out several such tensors at once."""
+    blank = np.zeros(opened.image.shape.as_list(), np.float32)
+    found = opened.session.run(tensors, {opened.image: blank})
+    return [np.asarray(array) for array in found]
+
+
+def before(tensor: Any) -> Any:
+    """Step back over operators that change nothing."""
+    while tensor.op.type in SAME:
+        tensor = tensor.op.inputs[tensor.value_index]
+    return tensor
+
+
+def weights(opened: Opened) -> dict[str, Any]:
+    """Constant operands of the operators that work on the image, by name: what must be kept."""
+    found = {}
+    for name in opened.moving:
+        for tensor in opened.graph.get_operation_by_name(name).inputs:
+            if not moves(opened, tensor) and tensor.dtype.is_floating:
+                found[tensor.name] = tensor
+    return found
+
+
+def bytes_of(opened: Opened) -> int:
+    """Size of those weights as float32."""
+    return 4 * sum(tensor.shape.num_elements() or 0 for tensor in weights(opened).values())
+
+
+def splice(definition: Any, given: dict[str, Any], wanted: list[str], scope: str) -> list[Any]:
+    """Put the part of *definition* between the tensors *given* and *wanted* into this graph."""
+    import tensorflow as tf
+
+    part = cut(definition, given, (name.split(":")[0] for name in wanted))
+    sources = {source for node in part.node for source in node.input}
+    mapping = {name: given[name] for name in given if {name, name.removesuffix(":0")} & sources}
+    return list(tf.graph_util.import_graph_def(part, mapping, return_elements=wanted, name=scope))
+
+
+def cut(definition: Any, given: Iterable[str], wanted: Iterable[str]) -> Any:
+    """Keep the nodes that *wanted* needs, going back no further than the tensors *given*."""
+    import tensorflow as tf
+
+    nodes = {node.name: node for node in definition.node}
+    stops, kept, waiting = set(given), set(), list(wanted)
+    while waiting:
+        name = waiting.pop()
+        if name in kept:
+            continue
+        kept.add(name)
+        for source in nodes[name].input:
+            control = source.startswith("^")
+            full = source if ":" in source else f"{source}:0"
+            if not control and full not in stops:
+                waiting.append(full.split(":")[0])
+    part = tf.compat.v1.GraphDef()
+    part.versions.CopyFrom(definition.versions)
+    for node in definition.node:
+        if node.name in kept:
+            copy = part.node.add()
+            copy.CopyFrom(node)
+            # control edges order side effects, of which a frozen graph has none
+            inputs = [source for source in copy.input if not source.startswith("^")]
+            del copy.input[:]
+            copy.input.extend(inputs)
+    if definition.library.function:
+        part.library.CopyFrom(definition.library)
+    return part

@@ -1,0 +1,128 @@
+"""The layers with weights of a float LiteRT file, to be read and rewritten in place."""
+
+import re
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+CONVOLUTION, DEPTHWISE, DENSE = 3, 4, 9  # operator codes of the LiteRT schema
+SAME_PADDING = 0
+PLACES = 64  # drawn from each feature map; neighbours say much the same
+
+
+class Layer(NamedTuple):
+    """An operator with weights; `weights` and `bias` are views into the file.
+
+    `weights`: (out, height, width, in), depthwise (1, height, width, out), dense (out, in).
+    """
+
+    code: int
+    options: Any
+    source: int  # index of the tensor it reads
+    name: str  # of the tensor of its weights
+    output: str  # likewise
+    weights: Floats
+    bias: Floats | None
+
+
+def read(raw: bytearray, leave: str) -> list[Layer]:
+    """Find the layers of *raw*, save those whose output's name matches *leave*.
+
+    Left out too is what several operators share, and convolutions in groups or with more than one
+    filter a channel: these the quantizer rounds by itself.
+    """
+    from litert_quantizer.utils import tfl_flatbuffer_utils
+
+    model = tfl_flatbuffer_utils.read_model(memoryview(raw))
+    graph = model.subgraphs[0]
+    tensors = graph.tensors
+    uses = Counter(
+        tensors[index].buffer
+        for operator in graph.operators
+        for index in operator.inputs
+        if index >= 0
+    )
+
+    def floats(index: int) -> Floats | None:
+        tensor = tensors[index]
+        data = model.buffers[tensor.buffer].data
+        if index < 0 or data is None or uses[tensor.buffer] > 1:  # -1 says that there is none
+            return None
+        values: Floats = np.asarray(data).view(np.float32).reshape(tensor.shape)
+        return values
+
+    found = []
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex].builtinCode
+        output = tensors[operator.outputs[0]].name.decode()
+        if code not in (CONVOLUTION, DEPTHWISE, DENSE) or re.search(leave, output):
+            continue
+        source, kernel, *rest = (int(index) for index in operator.inputs)
+        weights = floats(kernel)
+        channels = 0 if weights is None else weights.shape[-1]
+        if weights is None or (code != DENSE and channels != tensors[source].shape[-1]):
+            continue
+        name = tensors[kernel].name.decode()
+        bias = floats(rest[0]) if rest else None
+        found.append(Layer(code, operator.builtinOptions, source, name, output, weights, bias))
+    return found
+
+
+def group(layer: Layer, values: Floats) -> Floats:
+    """Lay out *values*, shaped like the weights, as (groups, outputs, inputs).
+
+    The inputs of a depthwise layer's output are one channel's, so each channel is a group.
+    """
+    if layer.code == DEPTHWISE:
+        return values.reshape(-1, values.shape[-1]).T[:, None, :]
+    return values.reshape(1, len(values), -1)
+
+
+def ungroup(layer: Layer, rows: Floats) -> Floats:
+    """Undo `group`; also for one value an output, (groups, outputs, 1)."""
+    if layer.code == DEPTHWISE:
+        shape = layer.weights.shape if rows.shape[2] > 1 else (1, 1, 1, len(rows))
+        return rows[:, 0, :].T.reshape(shape)
+    single = (rows.shape[1],) + (1,) * (layer.weights.ndim - 1)
+    return rows.reshape(layer.weights.shape if rows.shape[2] > 1 else single)
+
+
+def patches(layer: Layer, values: Floats, random: np.random.Generator) -> Floats:
+    """Cut out what *layer* multiplies with its weights, at places drawn by chance.
+
+    Returns: (groups, places, inputs).
+    """
+    if layer.code == DENSE:
+        return values.reshape(1, -1, layer.weights.shape[1])
+    options, (height, width) = layer.options, layer.weights.shape[1:3]
+    same = options.padding == SAME_PADDING
+    down, above, below = steps(
+        values.shape[1], height, options.strideH, options.dilationHFactor, same
+    )
+    across, left, right = steps(
+        values.shape[2], width, options.strideW, options.dilationWFactor, same
+    )
+    maps = np.pad(values[0], ((above, below), (left, right), (0, 0)))
+    places = random.permutation(len(down) * len(across))[:PLACES]
+    y = down[places // len(across), None] + np.arange(height) * options.dilationHFactor
+    x = across[places % len(across), None] + np.arange(width) * options.dilationWFactor
+    cut: Floats = maps[y[:, :, None], x[:, None, :]]
+    if layer.code == DEPTHWISE:
+        return np.ascontiguousarray(cut.reshape(len(places), height * width, -1).transpose(2, 0, 1))
+    return cut.reshape(1, len(places), -1)
+
+
+def steps(
+    size: int, kernel: int, stride: int, dilation: int, same: bool
+) -> tuple[NDArray[np.int64], int, int]:
+    """Say where a kernel starts along an axis of *size*, and the padding before and after it."""
+    extent = (kernel - 1) * dilation + 1
+    if not same:
+        return np.arange((size - extent) // stride + 1) * stride, 0, 0
+    count = -(-size // stride)
+    padding = max((count - 1) * stride + extent - size, 0)
+    return np.arange(count) * stride, padding // 2, padding - padding // 2

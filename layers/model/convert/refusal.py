@@ -1,0 +1,5 @@
+"""The one failure of loading and exporting a model."""
+
+
+class Refused(ValueError):
+    """A model that is not converted; the text is one sentence with the way out, for a shell."""

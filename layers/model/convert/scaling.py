@@ -1,0 +1,156 @@
+"""How pixels are scaled for a model: found by what is inside it and by accuracy, never silently."""
+
+from typing import NamedTuple
+
+import numpy as np
+from macule.model import arrange
+from numpy.typing import NDArray
+
+from convert import metrics, run
+from convert.load import Source
+from convert.progress import Progress
+from convert.refusal import Refused
+
+# (pixel - mean) / std in RGB order, by the names that the command takes.
+KNOWN: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "none": ((0, 0, 0), (1, 1, 1)),
+    "0..1": ((0, 0, 0), (255, 255, 255)),
+    "-1..1": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "caffe": ((123.68, 116.779, 103.939), (1, 1, 1)),
+}
+# What keras.applications' preprocess_input does for each family; the longest name that fits counts.
+CONVENTIONS = {
+    "DenseNet": "imagenet",
+    "EfficientNet": "none",
+    "Inception": "-1..1",
+    "MobileNet": "-1..1",
+    "MobileNetV3": "none",
+    "ConvNeXt": "none",
+    "NASNet": "-1..1",
+    "ResNet": "caffe",
+    "ResNet50V2": "-1..1",
+    "ResNet101V2": "-1..1",
+    "ResNet152V2": "-1..1",
+    "VGG": "caffe",
+    "Xception": "-1..1",
+    "teachable-machine": "-1..1",
+}
+CLEARLY = 1.96  # standard deviations of the paired difference (McNemar): 95 %
+LEAST_GAIN = 0.02  # of accuracy: a smaller one is no reason to distrust a convention
+
+
+class Tried(NamedTuple):
+    """One scaling on the labelled images; `right` (n,) says which were answered right."""
+
+    name: str
+    channels: str
+    accuracy: float
+    balanced_accuracy: float
+    confidence: float
+    right: NDArray[np.bool_]
+
+
+class Choice(NamedTuple):
+    """The scaling that the card will say. `sure` is how sure: found, convention or assumed."""
+
+    name: str
+    channels: str
+    sure: str
+    why: str
+    table: list[Tried]
+
+
+def numbers(name: str, channels: str) -> run.Scaling:
+    """Return mean and std of the scaling *name*, in the order of *channels*."""
+    mean, std = KNOWN[name]
+    if channels == "gray":
+        return (float(np.mean(mean)),), (float(np.mean(std)),)
+    return (mean[::-1], std[::-1]) if channels == "bgr" else (mean, std)
+
+
+def prior(source: Source) -> tuple[str, str, str]:
+    """Say what would be assumed without images: scaling, how sure, and why."""
+    if source.scales:
+        return "none", "found", f"the model scales by itself ({'; '.join(source.inside)})"
+    name = source.backbone or ""
+    fits = [family for family in CONVENTIONS if name.startswith(family)]
+    if fits:
+        chosen = CONVENTIONS[max(fits, key=len)]
+        return chosen, "convention", f"{name} is trained so by keras.applications"
+    return (
+        "0..1",
+        "assumed",
+        "nothing in the model says it, and most training scripts divide by 255",
+    )
+
+
+def try_all(
+    content: bytes,
+    pixels: NDArray[np.uint8],
+    truth: NDArray[np.int64],
+    source: Source,
+    progress: Progress,
+) -> list[Tried]:
+    """Score every scaling, in both channel orders, on labelled *pixels* (n, h, w, 3) RGB."""
+    orders = ["gray"] if source.channels == 1 else ["rgb", "bgr"]
+    pairs = [
+        (name, order) for order in orders for name in KNOWN if (name, order) != ("caffe", "gray")
+    ]
+    tried = []
+    for name, order in progress.track(pairs, len(pairs), "trying scalings"):
+        logits = run.logits(content, arrange(pixels, order), numbers(name, order))
+        shares = metrics.softmax(logits)
+        found = shares.argmax(axis=1)
+        balanced = float(np.nanmean(metrics.sensitivity(found, truth, shares.shape[1])))
+        right = found == truth
+        top = float(shares.max(axis=1).mean())
+        tried.append(Tried(name, order, float(right.mean()), balanced, top, right))
+    return tried
+
+
+def choose(
+    source: Source, tried: list[Tried], wanted: str, channels: str | None, forced: bool
+) -> Choice:
+    """Choose by what was asked, else by the prior unless another scores clearly better.
+
+    Raises: Refused where what was asked scores clearly below another and is not *forced*.
+    """
+    assumed, sure, why = prior(source)
+    # caffe networks take BGR; only a network of three channels has an order at all
+    order = "gray" if source.channels == 1 else channels or ""
+    name = assumed if wanted == "auto" else wanted
+    default = order or ("bgr" if name == "caffe" else "rgb")
+    if wanted != "auto":
+        sure, why = "asked", "it was asked for"
+    if not tried:
+        return Choice(name, default, sure, why, [])
+    mine = next(one for one in tried if (one.name, one.channels) == (name, default))
+    best = max(tried, key=lambda one: (one.accuracy, one is mine))
+    if not clearly_better(best, mine):
+        also = f"; accuracy {mine.accuracy:.1%} on {len(mine.right)} images, none is clearly better"
+        return Choice(name, default, "found" if sure != "asked" else sure, why + also, tried)
+    told = (
+        f"{best.name} in {best.channels} order answers {best.accuracy:.1%} of {len(best.right)} "
+        f"images right, {mine.name} in {mine.channels} {mine.accuracy:.1%}"
+    )
+    asked = wanted != "auto" or bool(channels and channels != best.channels)
+    if asked and not forced:
+        raise Refused(
+            f"This scaling would be wrong: {told}. Leave --scaling and --channels out, or add "
+            "--force if the images are at fault."
+        )
+    if asked:
+        return Choice(name, default, "forced", f"it was forced, though {told}", tried)
+    return Choice(best.name, best.channels, "found", told, tried)
+
+
+def clearly_better(one: Tried, other: Tried) -> bool:
+    """Say whether *one* beats *other* on the same images by more than chance (McNemar)."""
+    gained, lost = int((one.right & ~other.right).sum()), int((other.right & ~one.right).sum())
+    if not gained:
+        return False
+    return (
+        one.accuracy - other.accuracy >= LEAST_GAIN
+        and (gained - lost) >= CLEARLY * (gained + lost) ** 0.5
+    )

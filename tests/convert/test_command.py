@@ -1,0 +1,253 @@
+"""`macule convert` from a Keras model to a folder that serves, over real models and images."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from macule import classify, manifest, model, settings
+from PIL import Image, ImageDraw
+
+# Keras 3 hands numpy 2 a variable without the keyword that numpy asks for.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+MACULE = [sys.executable, "-m", "macule.cli"]
+LABELS = ["ring", "spot", "stripes"]
+SIDE = 32
+
+
+def draw(kind: str, rng: np.random.Generator, side: int = 64) -> Image.Image:
+    """Draw one of three patterns on skin: colour and place vary, the pattern decides."""
+    base = rng.integers((190, 140, 120), (235, 185, 165))
+    noise = rng.normal(0, 8, (side, side, 3))
+    image = Image.fromarray(np.clip(base + noise, 0, 255).astype(np.uint8))
+    pen, ink = (
+        ImageDraw.Draw(image),
+        tuple(int(c) for c in rng.integers((60, 30, 20), (120, 80, 70))),
+    )
+    x, y = rng.integers(side // 4, side // 2, 2)
+    if kind == "spot":
+        pen.ellipse((x, y, x + side // 3, y + side // 3), fill=ink)
+    elif kind == "ring":
+        pen.ellipse((x, y, x + side // 3, y + side // 3), outline=ink, width=3)
+    else:
+        for step in range(0, side, 8):
+            pen.line((step, 0, step, side), fill=ink, width=2)
+    return image
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder a class, 40 drawn images each."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(1)
+    for label in LABELS:
+        (folder / label).mkdir()
+        for number in range(40):
+            draw(label, rng).save(folder / label / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network trained on pixels scaled to -1..1, so that its scaling can be found."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    rng = np.random.default_rng(2)
+    truth = np.arange(600) % 3
+    pixels = np.stack(
+        [np.asarray(draw(LABELS[index], rng).resize((SIDE, SIDE))) for index in truth]
+    )
+    layers = keras.layers
+    network = keras.Sequential(
+        [
+            layers.Input((SIDE, SIDE, 3)),
+            layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(6.0),
+            layers.Conv2D(32, 3, strides=2, padding="same", activation="relu"),
+            layers.Conv2D(48, 3, padding="same", activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dropout(0.1),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    network.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    network.fit(pixels / 127.5 - 1, truth, epochs=14, batch_size=32, verbose=0)
+    path = tmp_path_factory.mktemp("model") / "patterns.keras"
+    network.save(path)
+    return path
+
+
+def macule(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*MACULE, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def converted(trained: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "patterns"
+    done = macule("convert", trained, "--labels", ",".join(LABELS), "--eval", images, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(autouse=True)
+def cold() -> Iterator[None]:
+    model._by_pid.clear()
+    yield
+    model._by_pid.clear()
+
+
+def card(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "model.json").read_text())
+    return document
+
+
+def test_the_folder_is_whole(converted: Path) -> None:
+    """Model, card and both reports are there; the card passes the check that serving makes."""
+    assert {path.name for path in converted.iterdir()} == {
+        "model.tflite", "model.json", "REPORT.md", "report.html",
+    }  # fmt: skip
+    assert manifest.read(str(converted)).labels == tuple(LABELS)
+
+
+def test_the_scaling_is_found_by_accuracy(converted: Path) -> None:
+    """The network was trained on -1..1; with labelled images that is what the card says."""
+    assert card(converted)["scaling"] == {"mean": [127.5] * 3, "std": [127.5] * 3}
+    assert card(converted)["metrics"]["accuracy"] > 0.9
+
+
+def test_it_answers_as_the_original(converted: Path, trained: Path, images: Path) -> None:
+    """Served through the whole path, it names the same label as Keras does, nearly always."""
+    import keras
+
+    original = keras.saving.load_model(trained, compile=False)
+    chosen = settings.read({"MODEL_DIR": str(converted)})
+    agreed = []
+    for path in sorted(images.rglob("*.png"))[::5]:
+        answer, _ = classify.predict(path.read_bytes(), chosen)
+        pixels = np.asarray(
+            Image.open(path).resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32
+        )
+        expected = original.predict(pixels[None] / 127.5 - 1, verbose=0)[0].argmax()
+        agreed.append(answer["predictions"][0]["label"] == LABELS[expected])
+
+    assert np.mean(agreed) >= 0.95
+
+
+def test_it_is_small_and_proved(converted: Path) -> None:
+    """auto ends on a quantized file, and the card says what was measured on how many images."""
+    proof = card(converted)["metrics"]["against_original"]
+
+    assert card(converted)["precision"] in ("int8", "dynamic")
+    assert proof["n"] == 120
+    assert proof["top1_agreement"] >= 0.98
+
+
+def test_check_confirms_it_and_sees_harm(converted: Path, images: Path, tmp_path: Path) -> None:
+    """macule check holds for the folder, and fails for a changed file and for foreign figures."""
+    harmed, boasting = tmp_path / "harmed", tmp_path / "boasting"
+    shutil.copytree(converted, harmed)
+    shutil.copytree(converted, boasting)
+    (harmed / "model.tflite").write_bytes((harmed / "model.tflite").read_bytes()[:-1])
+    swapped = {**card(boasting), "labels": LABELS[::-1]}
+    (boasting / "model.json").write_text(json.dumps(swapped))
+
+    assert macule("check", converted, "--eval", images).returncode == 0
+    assert macule("check", harmed).returncode == 1
+    assert macule("check", boasting).returncode == 0
+    assert macule("check", boasting, "--eval", images).returncode == 1
+
+
+def test_a_wrong_scaling_is_an_error_unless_forced(
+    trained: Path, images: Path, tmp_path: Path
+) -> None:
+    """A scaling that scores clearly below another one is refused with both figures."""
+    words = ["convert", trained, "--labels", ",".join(LABELS), "--eval", images]
+    words += ["--scaling", "none", "--precision", "fp32", "--out", tmp_path / "out"]
+    refused = macule(*words)
+    forced = macule(*words, "--force")
+
+    assert refused.returncode == 1
+    assert "This scaling would be wrong" in refused.stderr
+    assert forced.returncode == 0
+    assert "warning: Scaling none" in forced.stdout
+
+
+def test_without_images_nothing_is_claimed(trained: Path, tmp_path: Path) -> None:
+    """Without images the scaling is an assumption, int8 does not pass, and both are warnings."""
+    done = macule(
+        "convert", trained, "--labels", ",".join(LABELS), "--out", tmp_path / "out", cwd=tmp_path
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert card(tmp_path / "out")["precision"] in ("fp16", "fp32")
+    assert "not sure" in done.stdout
+    assert "prove nothing" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--labels", "a,b"], "2 labels"),
+        (["--labels", "a,b,b"], "twice"),
+        ([], "--labels"),
+        (["--labels", "a,b,c", "--limit-mb", "20"], "The least service needs about"),
+        (["--labels", "a,b,c", "--calibration", "/nowhere"], "not a folder"),
+        (["--labels", "a,b,c", "--constant", "x=y"], "NAME=NUMBER"),
+    ],
+)
+def test_what_would_be_wrong_is_refused(
+    words: list[str], told: str, trained: Path, tmp_path: Path
+) -> None:
+    """Each refusal is told, exits with 1 and leaves nothing behind."""
+    done = macule("convert", trained, *words, "--out", tmp_path / "out", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_folder_is_not_overwritten(trained: Path, tmp_path: Path) -> None:
+    """--out that holds something else is refused; one of macule's own is replaced."""
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = macule("convert", trained, "--labels", "a,b,c", "--out", tmp_path)
+
+    assert done.returncode == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_breaking_off_leaves_nothing(trained: Path, images: Path, tmp_path: Path) -> None:
+    """Ctrl-C in the middle ends with 130, one line, and no half-written folder."""
+    words = ["convert", trained, "--labels", ",".join(LABELS), "--eval", images, "--out", "out"]
+    with subprocess.Popen(
+        [*MACULE, *map(str, words)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if line.startswith("[6/7]"):
+                time.sleep(0.3)
+                os.kill(process.pid, signal.SIGINT)
+                break
+        rest = process.stderr.read()
+
+    assert process.returncode == 130
+    assert "broken off" in rest
+    assert list(tmp_path.iterdir()) == []

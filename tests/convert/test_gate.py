@@ -1,0 +1,71 @@
+"""What passes the gate, and what is said of what does not."""
+
+import math
+
+import pytest
+from convert import gate
+from convert.gate import Gate
+from convert.measure import Labelled, Proof
+
+BEFORE = Labelled(0.8, 0.75, {"nevus": 0.9, "melanoma": 0.85})
+PROOF = Proof(
+    name="int8",
+    precision="int8",
+    bytes=4_000_000,
+    images=100,
+    agreement=0.99,
+    mean_change=0.01,
+    max_change=0.2,
+    labelled=BEFORE,
+    original=BEFORE,
+    load_ms=6.0,
+    p50_ms={1: 5.0, 2: 3.0},
+    peak_mb=57.0,
+)
+
+
+def test_at_the_gate_is_through() -> None:
+    """The very figures of the defaults pass: they are the last that are allowed."""
+    after = BEFORE._replace(balanced_accuracy=0.74, auc={"nevus": 0.89, "melanoma": 0.86})
+    proof = PROOF._replace(agreement=0.98, mean_change=0.02, labelled=after)
+
+    assert gate.verdict(Gate(limit_mb=57.0), proof) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "figures"),
+    [
+        ({"agreement": 0.95}, ("95.0%", "98.0%")),
+        ({"mean_change": 0.0311}, ("0.0311", "0.0200")),
+        ({"labelled": BEFORE._replace(balanced_accuracy=0.7)}, ("balanced", "0.0500", "0.0100")),
+        (
+            {"labelled": BEFORE._replace(auc={"nevus": 0.9, "melanoma": 0.8})},
+            ("melanoma", "0.0500", "0.0100"),
+        ),
+        ({"peak_mb": 61.25}, ("61.2 MB", "60.0 MB")),
+    ],
+)
+def test_each_gate_names_both_figures(changed: dict[str, object], figures: tuple[str, ...]) -> None:
+    """A candidate that fails one gate is told which, what it has and what is asked."""
+    (said,) = gate.verdict(Gate(limit_mb=60.0), PROOF._replace(**changed))
+
+    assert all(figure in said for figure in figures)
+
+
+def test_every_failure_is_told() -> None:
+    """Who fails two gates hears of two."""
+    proof = PROOF._replace(agreement=0.5, mean_change=0.3)
+
+    assert len(gate.verdict(Gate(), proof)) == 2
+
+
+def test_answers_that_are_no_numbers_fail() -> None:
+    """A change that is nan is not a small one."""
+    assert gate.verdict(Gate(), PROOF._replace(mean_change=math.nan))
+
+
+def test_class_without_images_is_not_judged() -> None:
+    """An AUC that was nan before and is nan now loses nothing."""
+    unseen = BEFORE._replace(auc={"nevus": math.nan, "melanoma": 0.85})
+
+    assert gate.verdict(Gate(), PROOF._replace(original=unseen, labelled=unseen)) == []

@@ -1,0 +1,77 @@
+"""Labels and names, from every place where people keep them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from convert import labels
+from convert.refusal import Refused
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tmp_path / "model.h5"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nevus\nmelanoma\nkeratosis\n",
+        "0 nevus\n1 melanoma\n2 keratosis",
+        '["nevus", "melanoma", "keratosis"]',
+        '{"melanoma": 1, "nevus": 0, "keratosis": 2}',
+        '{"0": "nevus", "2": "keratosis", "1": "melanoma"}',
+        "\ufeffnevus\r\nmelanoma\r\nkeratosis\r\n",
+    ],
+)
+def test_a_file_of_any_common_form_is_read(text: str, model: Path) -> None:
+    """Lines, numbered lines, a JSON list and Keras's class_indices give the same labels."""
+    file = model.with_name("classes")
+    file.write_text(text, encoding="utf-8")
+
+    assert labels.read(str(file), model, [], 3) == ["nevus", "melanoma", "keratosis"]
+
+
+def test_a_list_is_read_as_it_stands(model: Path) -> None:
+    """On the command line the order of the outputs is kept."""
+    assert labels.read("b, a,c", model, [], 3) == ["b", "a", "c"]
+
+
+def test_teachable_machine_s_labels_are_found(model: Path) -> None:
+    """labels.txt beside the model counts where none are given."""
+    model.with_name("labels.txt").write_text("0 Nốt ruồi\n1 U hắc tố\n")
+
+    assert labels.read(None, model, [], 2) == ["Nốt ruồi", "U hắc tố"]
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "told"),
+    [
+        (None, 3, "--labels"),
+        ("a,b", 3, "2 labels .* for 3 outputs"),
+        ("a,b,a", 3, "twice"),
+        ("a,,c", 3, "Label 2 of 3 is empty"),
+        ("", 2, "empty"),
+    ],
+)
+def test_wrong_labels_are_refused(text: str | None, classes: int, told: str, model: Path) -> None:
+    """Missing, too few, double and empty labels are told with the way out."""
+    with pytest.raises(Refused, match=told):
+        labels.read(text, model, [], classes)
+
+
+def test_the_folders_are_a_hint(model: Path) -> None:
+    """Without labels the refusal shows the images' folders in Keras's order."""
+    with pytest.raises(Refused, match="mel,nv"):
+        labels.read(None, model, ["nv", "mel"], 2)
+
+
+def test_names_come_in_languages(tmp_path: Path) -> None:
+    """A JSON file names labels in several languages; English must be there, and all of them."""
+    file = tmp_path / "names.json"
+    file.write_text(json.dumps({"en": ["A", "B"], "vi": ["Một", "Hai"]}), encoding="utf-8")
+
+    assert labels.names(str(file), ["a", "b"])["vi"] == ["Một", "Hai"]
+    assert labels.names(None, ["seborrheic_keratosis"]) == {"en": ["seborrheic keratosis"]}
+    with pytest.raises(Refused):
+        labels.names("only one", ["a", "b"])

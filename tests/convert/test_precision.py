@@ -1,0 +1,97 @@
+"""Candidates in their order, and the search for what int8 hurts."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+import small
+from convert import metrics, mixed, precision, quantize, run
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def made() -> list[precision.Candidate]:
+    """Every candidate of the small classifier."""
+    found = precision.candidates(small.content(), small.pixels(), small.SCALING, "auto", quiet)
+    return list(found)
+
+
+def test_auto_offers_every_precision(made: list[precision.Candidate]) -> None:
+    """int8 comes first and the original last, each under a name of its own."""
+    names = [each.name for each in made]
+
+    assert names[:2] == ["int8", "int8, float head"]
+    assert names[-3:] == ["dynamic", "fp16", "fp32"]
+    assert len(set(names)) == len(names)
+    assert made[-1].content == small.content()
+    assert {each.precision for each in made} == {"int8", "dynamic", "fp16", "fp32"}
+
+
+@pytest.mark.parametrize("wanted", ["int8", "dynamic", "fp16", "fp32"])
+def test_one_precision_alone(wanted: str) -> None:
+    """A precision asked for is the only one offered."""
+    found = precision.candidates(small.content(), small.pixels(8), small.SCALING, wanted, quiet)
+
+    assert {each.precision for each in found} == {wanted}
+
+
+def test_nothing_is_made_before_it_is_asked_for() -> None:
+    """The first candidate comes before the others' work: `auto` stops where one passes."""
+    said: list[str] = []
+    found = precision.candidates(
+        small.content(), small.pixels(8), small.SCALING, "auto", said.append
+    )
+
+    assert next(found).name == "int8"
+    assert len(said) == 1
+
+
+def test_truer_int8_strays_less(made: list[precision.Candidate]) -> None:
+    """On images it never saw, settled weights and a float head halve int8's mean change."""
+    pixels = small.pixels(seed=9)
+    reference = metrics.softmax(run.logits(small.content(), pixels, small.SCALING))
+
+    change = {
+        each.name: metrics.compare(
+            metrics.softmax(run.logits(each.content, pixels, small.SCALING)), reference
+        )["mean_change"]
+        for each in made
+    }
+
+    assert change["int8, float head"] < change["int8"] / 2
+
+
+def test_worst_stretch_is_found() -> None:
+    """Where one channel is a thousand times as wide as its neighbours, there int8 is given up."""
+    content = small.content(outlier=1000.0)
+    head = quantize.head(content)
+    images = [run.scale(image[None], small.SCALING) for image in small.pixels()]
+    found = quantize.ranges(content, images, run.bounds(small.SCALING))
+    names = mixed.operators(content, head)
+    cuts = mixed.stretches(names)
+
+    best = mixed.rank(
+        cuts,
+        lambda pattern: quantize.static(content, found, f"{head}|{pattern}" if pattern else head),
+        run.logits(content, small.pixels(), small.SCALING),
+        small.pixels(),
+        small.SCALING,
+        most_growth=np.inf,
+    )
+
+    (worst,) = (name for name in names if re.search(cuts[best[0]], name))
+    assert "wide" in worst or "last" in worst
+
+
+def test_stretches_cover_the_network_once() -> None:
+    """Every operator is in one stretch, whatever signs its name has."""
+    names = [f"block_{index}/conv(a|b)+{index};" for index in range(60)]
+
+    cuts = mixed.stretches(names)
+
+    found = [[name for name in names if re.search(pattern, name)] for pattern in cuts.values()]
+    assert list(itertools.chain(*found)) == names

@@ -1,0 +1,71 @@
+"""The quantizer's recipes on a small file."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import small
+from convert import metrics, quantize, run
+from numpy.typing import NDArray
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    """The small classifier."""
+    return small.content()
+
+
+@pytest.fixture(scope="module")
+def images() -> list[NDArray[np.float32]]:
+    """Scaled inputs, one by one."""
+    return [run.scale(image[None], small.SCALING) for image in small.pixels()]
+
+
+def probabilities(content: bytes) -> Any:
+    """The file's answers on other images than those it was calibrated on."""
+    return metrics.softmax(run.logits(content, small.pixels(seed=7), small.SCALING))
+
+
+def test_input_step_is_a_pixel(content: bytes, images: list[NDArray[np.float32]]) -> None:
+    """With (x-127)/128 the int8 input is pixel - 128, whatever the calibration images hold."""
+    made = quantize.int8(content, images, run.bounds(small.SCALING))
+
+    (source,) = quantize.interpreter(made).get_input_details()
+    assert source["quantization"] == pytest.approx((1 / 128, -1))
+    assert source["dtype"] == np.int8
+
+
+def test_float_head_answers_in_float(content: bytes, images: list[NDArray[np.float32]]) -> None:
+    """Logits and maps leave a file with a float head as float32, and an int8 one as int8."""
+    bounds = run.bounds(small.SCALING)
+
+    mixed = quantize.int8(content, images, bounds, quantize.head(content))
+    whole = quantize.int8(content, images, bounds)
+
+    kinds = [
+        {np.dtype(detail["dtype"]) for detail in quantize.interpreter(made).get_output_details()}
+        for made in (mixed, whole)
+    ]
+    assert kinds == [{np.dtype(np.float32)}, {np.dtype(np.int8)}]
+
+
+def test_every_recipe_stays_close(content: bytes, images: list[NDArray[np.float32]]) -> None:
+    """fp16 hardly moves a probability, int8 with a float head and dynamic move it little."""
+    before = probabilities(content)
+    head = quantize.head(content)
+    made = {
+        "fp16": quantize.fp16(content),
+        "int8": quantize.int8(content, images, run.bounds(small.SCALING), head),
+        "dynamic": quantize.dynamic(content),
+    }
+
+    change = {name: np.abs(probabilities(file) - before).mean() for name, file in made.items()}
+
+    assert change["fp16"] < 0.002
+    assert max(change.values()) < 0.05
+    assert all(len(file) < len(content) for file in made.values())
+
+
+def test_bounds_span_all_channels() -> None:
+    """A scaling that differs by channel is bounded by the widest."""
+    assert run.bounds(((0.0, 0.0, 127.5), (255.0, 1.0, 127.5))) == pytest.approx((-1.0, 255.0))

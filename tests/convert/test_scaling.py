@@ -1,0 +1,93 @@
+"""Scaling is found, not guessed silently."""
+
+import numpy as np
+import pytest
+from convert import scaling
+from convert.load import Source
+from convert.refusal import Refused
+from convert.scaling import Tried
+
+
+def source(backbone: str | None = None, scales: bool = False, channels: int = 3) -> Source:
+    """A model of which only what bears on scaling is known."""
+    known = {
+        "kind": "Keras 3", "height": 32, "width": 32, "channels": channels, "classes": 2,
+        "output": "softmax", "inside": ("Rescaling",) if scales else (), "scales": scales,
+        "backbone": backbone, "size_mb": 1.0, "model": None,
+    }  # fmt: skip
+    return Source(**{name: known[name] for name in Source._fields})
+
+
+def tried(name: str, right: int, of: int = 100, channels: str = "rgb") -> Tried:
+    answers = np.arange(of) < right
+    return Tried(name, channels, right / of, right / of, 0.5, answers)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "expected"),
+    [
+        ("MobileNetV2", "-1..1"),
+        ("MobileNetV3Small", "none"),
+        ("ResNet50", "caffe"),
+        ("ResNet50V2", "-1..1"),
+        ("VGG16", "caffe"),
+        ("DenseNet121", "imagenet"),
+        ("teachable-machine", "-1..1"),
+    ],
+)
+def test_a_known_backbone_has_a_convention(backbone: str, expected: str) -> None:
+    """Without images the convention of the backbone's family is taken, and said to be one."""
+    choice = scaling.choose(source(backbone), [], "auto", None, False)
+
+    assert (choice.name, choice.sure) == (expected, "convention")
+    assert choice.channels == ("bgr" if expected == "caffe" else "rgb")
+
+
+def test_a_model_that_scales_itself_gets_raw_pixels() -> None:
+    """Scaling layers inside are found, whatever the backbone."""
+    choice = scaling.choose(source("MobileNetV2", scales=True), [], "auto", None, False)
+
+    assert (choice.name, choice.sure) == ("none", "found")
+    assert "Rescaling" in choice.why
+
+
+def test_nothing_known_is_an_assumption() -> None:
+    """Where nothing tells, division by 255 is assumed, and called an assumption."""
+    assert scaling.choose(source(), [], "auto", None, False).sure == "assumed"
+
+
+def test_a_clearly_better_scaling_wins_over_convention() -> None:
+    """Labelled images overrule what a name suggests."""
+    table = [tried("-1..1", 60), tried("0..1", 90)]
+    choice = scaling.choose(source("MobileNetV2"), table, "auto", None, False)
+
+    assert (choice.name, choice.sure) == ("0..1", "found")
+
+
+def test_a_difference_by_chance_does_not() -> None:
+    """One image more is no reason to leave the convention."""
+    table = [tried("-1..1", 60), tried("0..1", 61)]
+
+    assert scaling.choose(source("MobileNetV2"), table, "auto", None, False).name == "-1..1"
+
+
+def test_swapped_channels_are_found() -> None:
+    """A network trained on BGR is recognised by its accuracy."""
+    table = [tried("0..1", 50), tried("0..1", 95, channels="bgr")]
+
+    assert scaling.choose(source(), table, "auto", None, False).channels == "bgr"
+
+
+def test_a_wrong_wish_is_refused_unless_forced() -> None:
+    """What was asked for and scores clearly below another is an error with both figures."""
+    table = [tried("none", 40), tried("0..1", 90)]
+    with pytest.raises(Refused, match=r"90\.0%.*40\.0%"):
+        scaling.choose(source(), table, "none", None, False)
+
+    assert scaling.choose(source(), table, "none", None, True).sure == "forced"
+
+
+def test_numbers_follow_the_channels() -> None:
+    """Mean and std stand in the order of the channels; gray has one of each."""
+    assert scaling.numbers("caffe", "bgr")[0] == (103.939, 116.779, 123.68)
+    assert scaling.numbers("-1..1", "gray") == ((127.5,), (127.5,))
