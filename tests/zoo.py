@@ -1,6 +1,7 @@
 """Small models as users bring them, with weights and statistics that make their answers differ."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,15 +176,21 @@ def attentive(k: Any, x: Any) -> Any:
     return k.layers.Dense(4, "softmax")(k.layers.Reshape((12,))(x))
 
 
-def nested(k: Any) -> Any:
-    """MobileNetV2 nested in a Sequential, with augmentation and scaling before it."""
-    body = k.applications.MobileNetV2((64, 64, 3), 0.35, include_top=False, weights=None)
+def nested(k: Any, body: Any = None) -> Any:
+    """MobileNetV2, or *body*, nested in a Sequential, with augmentation and scaling before it."""
+    body = body or k.applications.MobileNetV2((64, 64, 3), 0.35, include_top=False, weights=None)
     first = [k.layers.RandomFlip("horizontal"), k.layers.RandomRotation(0.1)]
     scaling = k.layers.Rescaling(1 / 127.5, -1)
     last = [k.layers.GlobalAveragePooling2D(), k.layers.Dropout(0.2)]
-    model = k.Sequential([k.Input((64, 64, 3)), *first, scaling, body, *last])
+    model = k.Sequential([k.Input(body.input_shape[1:]), *first, scaling, body, *last])
     model.add(k.layers.Dense(4, "softmax"))
     return lively(model, 0, 255)
+
+
+def small(k: Any) -> Any:
+    """The trunk as a model of its own, named as MobileNetV2 is."""
+    inputs = k.Input((SIDE_PX, SIDE_PX, 3))
+    return k.Model(inputs, trunk(k, inputs), name="mobilenetv2_1.00_32")
 
 
 def efficient(k: Any) -> Any:
@@ -194,12 +201,12 @@ def efficient(k: Any) -> Any:
 
 
 def residual(k: Any) -> Any:
-    """ResNet50 behind arithmetic on the input: RGB to BGR, minus a mean."""
-    inputs = k.Input((SIDE_PX * 2, SIDE_PX * 2, 3))
+    """A nested model named as ResNet50 behind arithmetic on the input: RGB to BGR, minus a mean."""
+    inputs = k.Input((SIDE_PX, SIDE_PX, 3))
     x = k.applications.resnet50.preprocess_input(inputs)
-    body = k.applications.ResNet50(False, None, input_shape=(SIDE_PX * 2, SIDE_PX * 2, 3))
-    x = k.layers.GlobalAveragePooling2D()(body(x))
-    return lively(k.Model(inputs, k.layers.Dense(4, "softmax")(x)), 0, 255)
+    door = k.Input((SIDE_PX, SIDE_PX, 3))
+    body = k.Model(door, trunk(k, door), name="resnet50")
+    return lively(k.Model(inputs, average(k, body(x))), 0, 255)
 
 
 def arithmetic(k: Any) -> Any:
@@ -289,10 +296,11 @@ def saved(make: Callable[[], Any], suffix: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         path = folder / f"model{suffix}"
         model = make()
-        if suffix:
-            model.save(path)
-        else:
-            model.save(path, save_format="tf")
+        remember(model, folder)
+        # Keras advises against `.h5`, which is what is wanted here
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            model.save(path, **({} if suffix else {"save_format": "tf"}))
         return path
 
     return write
@@ -302,10 +310,26 @@ def served(make: Callable[[], Any]) -> Callable[[Path], Path]:
     """Write with `model.export`."""
 
     def write(folder: Path) -> Path:
-        make().export(str(folder / "model"), verbose=False)
+        model = make()
+        remember(model, folder)
+        model.export(str(folder / "model"), verbose=False)
         return folder / "model"
 
     return write
+
+
+def remember(model: Any, folder: Path) -> None:
+    """Keep what the model itself answers, before it is saved."""
+    shape = [SIDE_PX * 2 if size is None else size for size in model.inputs[0].shape[1:]]
+    random = np.random.default_rng(6)
+    images = random.uniform(-1, 1, (4, *shape)).astype(np.float32)
+    images[2:] = (images[2:] + 1) * 127.5
+    if len(model.inputs) == 1:
+        np.savez(
+            folder / "reference.npz",
+            images=images,
+            answer=np.asarray(model(images, training=False)),
+        )
 
 
 def lite(precision: str, head: Callable[[Any, Any], Any] = average) -> Callable[[Path], Path]:
@@ -391,7 +415,6 @@ ZOO = {
     "residual": Kind(
         saved(lambda: residual(three()), ".keras"),
         "Keras 3",
-        size=(64, 64),
         inside=("Channels reversed: BGR", "Add: x - [103.9 116.8 123.7]"),
         scales=True,
         backbone="ResNet50",
@@ -441,9 +464,8 @@ ZOO = {
         scales=True,
     ),
     "old nested": Kind(
-        saved(lambda: nested(two()), ".h5"),
+        saved(lambda: nested(two(), small(two())), ".h5"),
         "Keras 2",
-        size=(64, 64),
         inside=RAW,
         scales=True,
         backbone="MobileNetV2",

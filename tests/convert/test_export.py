@@ -1,11 +1,16 @@
 """A small Keras classifier through export and quantization."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from convert import export, metrics, quantize, run
+import zoo
+from convert import cams, export, gradcam, lite, load, metrics, quantize, run
 from numpy.typing import NDArray
+
+pytest.importorskip("tensorflow")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SIDE_PX = 32
 SCALING = ((127.0,) * 3, (128.0,) * 3)
@@ -45,8 +50,10 @@ def images() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def content(model: Any) -> bytes:
-    """The model as a float file."""
-    return export.export(*export.split(model))
+    """The model as a float file, its head taken from it."""
+    *_, pool, _, dense = model.layers
+    kernel, bias = (np.array(part.value) for part in (dense.kernel, dense.bias))
+    return export.attach(type(model)(model.input, pool.input), kernel, bias)
 
 
 def test_float_file_gives_keras_logits(
@@ -62,27 +69,11 @@ def test_float_file_gives_keras_logits(
 
 def test_maps_average_to_the_logits(model: Any, content: bytes, images: NDArray[np.uint8]) -> None:
     """The mean of each class's map plus its bias is its logit: the maps explain all of it."""
-    _, _, bias = export.split(model)
+    bias = np.array(model.layers[-1].bias.value)
 
-    for logits, cams in run.outputs(content, images[:5], SCALING):
-        assert cams.shape == (8, 8, 5)
-        assert cams.mean(axis=(0, 1)) + bias == pytest.approx(logits, abs=1e-4)
-
-
-def test_maps_are_grad_cam(model: Any, content: bytes, images: NDArray[np.uint8]) -> None:
-    """A map equals features weighted by pooled gradients, as Grad-CAM defines it, times h * w."""
-    tf = pytest.importorskip("tensorflow")
-    body, kernel, bias = export.split(model)
-    features = tf.convert_to_tensor(body(run.scale(images[:1], SCALING)))
-    with tf.GradientTape() as tape:
-        tape.watch(features)
-        logit = (tf.reduce_mean(features, [1, 2]) @ kernel + bias)[0, 2]
-    weights = tf.reduce_mean(tape.gradient(logit, features), [1, 2])
-    grad_cam = np.asarray(tf.reduce_sum(features * weights[:, None, None], -1))[0]
-
-    ((_, cams),) = run.outputs(content, images[:1], SCALING)
-
-    assert cams[..., 2] == pytest.approx(grad_cam * 64, abs=1e-3)
+    for logits, maps in run.outputs(content, images[:5], SCALING):
+        assert maps.shape == (8, 8, 5)
+        assert maps.mean(axis=(0, 1)) + bias == pytest.approx(logits, abs=1e-4)
 
 
 def test_one_signature_of_batch_one(content: bytes) -> None:
@@ -139,13 +130,136 @@ def test_fp16_agrees(content: bytes, images: NDArray[np.uint8]) -> None:
     assert metrics.compare(halved, exact)["max_change"] < 0.01
 
 
-def test_other_heads_are_refused(model: Any) -> None:
-    """A model without pooling before its Dense layer has no faithful maps, and split says so."""
-    keras = pytest.importorskip("keras")
-    flat = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> load.Source:
+    """A convolutional model of 32 x 32 px with GAP, from its file."""
+    return load.load(zoo.ZOO["flat"].write(tmp_path_factory.mktemp("flat")))
 
-    with pytest.raises(ValueError, match="global average pooling"):
-        export.split(flat)
+
+def test_another_side_is_rebuilt(flat: load.Source) -> None:
+    """A convolutional model of fixed size is exported for another, not square one."""
+    images = load.samples(flat, 4, 48, 24)
+
+    made = export.export(flat, 48, 24)
+    logits, maps = lite.outputs(made.content, images)
+
+    assert maps.shape == (4, 12, 6, 4)
+    assert metrics.softmax(logits) == pytest.approx(load.predict(flat, images), abs=1e-3)
+    assert made.cam["faithful"]
+
+
+@pytest.mark.parametrize("kind", ["flatten", "attentive", "lite"])
+def test_a_built_in_size_is_not_changed(kind: str, tmp_path: Path) -> None:
+    """Where layers have the size built in, another one is refused in a sentence."""
+    source = load.load(zoo.ZOO[kind].write(tmp_path))
+
+    with pytest.raises(load.Refused, match=r"takes .*32 (x 32 )?px.* convert ") as refused:
+        export.export(source, 48, 48)
+
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("side", [7, 641])
+def test_sides_have_limits(flat: load.Source, side: int) -> None:
+    """Less than 8 and more than 640 px are refused."""
+    with pytest.raises(load.Refused, match="--side of 8 to 640"):
+        export.export(flat, side, side)
+
+
+def test_lost_weights_are_noticed(flat: load.Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A converter that drops the weights in silence is caught by the file's size."""
+    real = export.write
+    monkeypatch.setattr(export, "write", lambda *given: real(*given)[:500])
+
+    with pytest.raises(load.Refused, match="lost weights"):
+        export.export(flat, SIDE_PX, SIDE_PX)
+
+
+def test_changed_answers_are_noticed(flat: load.Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that answers otherwise than the model is caught by its numbers."""
+    monkeypatch.setattr(load, "predict", lambda _, images: np.full((len(images), 4), 0.25))
+
+    with pytest.raises(load.Refused, match="answers differently"):
+        export.export(flat, SIDE_PX, SIDE_PX)
+
+
+def test_sigmoid_becomes_two_labels(tmp_path: Path) -> None:
+    """Logits are [0, z], and the maps of both labels are each other's opposite."""
+    source = load.load(zoo.ZOO["sigmoid"].write(tmp_path))
+
+    made = export.export(source, SIDE_PX, SIDE_PX)
+    logits, maps = lite.outputs(made.content, load.samples(source, 3, SIDE_PX, SIDE_PX))
+
+    assert (logits[:, 0] == 0).all()
+    assert (maps[..., 0] == -maps[..., 1]).all()
+
+
+def test_quantized_maps_of_a_gated_head(tmp_path: Path) -> None:
+    """The gates of a ReLU between two Dense layers survive int8, and the answers with them."""
+    source = load.load(zoo.ZOO["deep"].write(tmp_path))
+    made = export.export(source, SIDE_PX, SIDE_PX)
+    images = load.samples(source, 24, SIDE_PX, SIDE_PX)
+    bounds = (float(images.min()), float(images.max()))
+    exact = lite.outputs(made.content, images)
+
+    small = quantize.int8(
+        made.content, [image[None] for image in images], bounds, quantize.head(made.content)
+    )
+    logits, maps = lite.outputs(small, images)
+
+    figures = metrics.compare(metrics.softmax(logits), metrics.softmax(exact[0]))
+    assert figures["mean_change"] < 0.02
+    assert gradcam.correlation(maps, exact[1]) > 0.95
+
+
+def test_wide_hidden_layers_stay_out_of_the_float_scope(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hidden layer too large to be kept float lies in `tail`, and maps and answers are right."""
+    monkeypatch.setattr(cams, "LIGHT_BYTES", 0)
+    source = load.load(zoo.ZOO["deep"].write(tmp_path))
+
+    made = export.export(source, SIDE_PX, SIDE_PX)
+
+    assert b"tail/" in made.content
+    assert made.cam["faithful"]
+
+
+def test_a_tflite_is_wrapped_as_it_is(tmp_path: Path) -> None:
+    """Its bytes stay, its precision is told, its row holds probabilities."""
+    path = zoo.ZOO["lite int8"].write(tmp_path)
+    source = load.load(path)
+
+    made = export.export(source, SIDE_PX, SIDE_PX)
+
+    assert made.content == path.read_bytes()
+    assert (made.precision, made.output) == ("int8", "probabilities")
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("fp32", "fp32"), ("fp16", "fp16"), ("dynamic", "dynamic")]
+)
+def test_precision_of_a_tflite(kind: str, precision: str, tmp_path: Path) -> None:
+    """How a `.tflite` computes is read from its tensors."""
+    source = load.load(zoo.lite(kind)(tmp_path))
+
+    assert export.export(source, SIDE_PX, SIDE_PX).precision == precision
+
+
+def test_a_tflite_without_signature_gets_one(content: bytes) -> None:
+    """Files of older converters are given the signature that quantizing and serving go by."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    flatbuffers = pytest.importorskip("flatbuffers")
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model.signatureDefs = []
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+
+    signed = lite.signed(bytes(builder.Output()))
+
+    assert list(quantize.interpreter(signed).get_signature_list()) == ["serving_default"]
+    assert quantize.source(signed)[1] == "image"
 
 
 def samples(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

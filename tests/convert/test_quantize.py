@@ -69,3 +69,13 @@ def test_every_recipe_stays_close(content: bytes, images: list[NDArray[np.float3
 def test_bounds_span_all_channels() -> None:
     """A scaling that differs by channel is bounded by the widest."""
     assert run.bounds(((0.0, 0.0, 127.5), (255.0, 1.0, 127.5))) == pytest.approx((-1.0, 255.0))
+
+
+def test_range_lies_between_the_usual_and_the_outermost() -> None:
+    """Images that end at 1, 1 and 4 make a range up to 3: halfway from their mean to the most."""
+    seen: quantize.Range = {}
+    for most in (1.0, 1.0, 4.0):
+        seen = quantize.follow(seen, quantize.extremes(np.zeros(1), np.full(1, most)))
+
+    assert quantize.between(seen)["max"] == pytest.approx(3.0)
+    assert quantize.between(seen)["min"] == 0

@@ -18,9 +18,10 @@ def source(backbone: str | None = None, scales: bool = False, channels: int = 3)
     return Source(**{name: known[name] for name in Source._fields})
 
 
-def tried(name: str, right: int, of: int = 100, channels: str = "rgb") -> Tried:
+def tried(name: str, right: int, of: int = 100, channels: str = "rgb", loss: float = 0.0) -> Tried:
     answers = np.arange(of) < right
-    return Tried(name, channels, right / of, right / of, 0.5, answers)
+    losses = np.where(answers, 0.2, 1.5) + loss
+    return Tried(name, channels, right / of, right / of, 0.5, answers, losses)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,25 @@ def test_a_difference_by_chance_does_not() -> None:
     table = [tried("-1..1", 60), tried("0..1", 61)]
 
     assert scaling.choose(source("MobileNetV2"), table, "auto", None, False).name == "-1..1"
+
+
+def test_close_scores_are_told_apart_by_their_loss() -> None:
+    """Where nothing is known and accuracy does not tell, the least log-loss is taken."""
+    table = [tried("0..1", 61, loss=0.4), tried("-1..1", 60)]
+    choice = scaling.choose(source(), table, "auto", None, False)
+
+    assert (choice.name, choice.sure) == ("-1..1", "found")
+
+
+def test_what_cannot_be_told_apart_is_only_likely() -> None:
+    """Two scalings that fit alike leave a doubt, which is said with the other's name."""
+    noise = np.random.default_rng(0).normal(0, 1, 100)
+    table = [tried("0..1", 60), tried("-1..1", 60)]
+    table[1] = table[1]._replace(losses=table[1].losses + noise)
+    choice = scaling.choose(source(), table, "auto", None, False)
+
+    assert choice.sure == "likely"
+    assert "fits too" in choice.why
 
 
 def test_swapped_channels_are_found() -> None:

@@ -165,15 +165,18 @@ def pushed(opened: Opened, operation: Any, parts: list[Any], number: Callable[[A
 
 
 def slope(operation: Any, x: Any) -> Any:
-    """Slope of an activation at *x*. Written without ReluGrad, which LiteRT does not have."""
+    """Slope of an activation at *x*.
+
+    Gates are signs of a ReLU: LiteRT has no ReluGrad, and the quantizer no range for booleans.
+    """
     import tensorflow as tf
 
     kind = operation.type
-    positive = tf.cast(x > 0, tf.float32)
+    positive = tf.sign(tf.nn.relu(x))
     if kind == "Relu":
         return positive
     if kind == "Relu6":
-        return positive * tf.cast(x < 6, tf.float32)
+        return positive * tf.sign(tf.nn.relu(6 - x))
     if kind == "LeakyRelu":
         alpha = operation.get_attr("alpha")
         return positive * (1 - alpha) + alpha

@@ -30,6 +30,7 @@ NO_IMAGES = (
 )
 SURE = {
     "found": "sure",
+    "likely": "likely, not sure",
     "convention": "fairly sure",
     "assumed": "not sure: check it, or give --eval",
     "asked": "as asked",
@@ -209,7 +210,7 @@ def evidence(
 def findings(made: Made) -> list[dict[str, str]]:
     """Say what was found and assumed, and warn of what may be wrong."""
     choice, source = made.choice, made.given.source
-    unsure = choice.sure in ("assumed", "forced")
+    unsure = choice.sure in ("assumed", "forced", "likely")
     found = [
         finding(
             "warning" if unsure else "info",

@@ -77,6 +77,7 @@ def made(
         content = write(lambda image: serve(plan, image), plan.frozen.shape)
     except (*restore.BROKEN, ConverterError) as error:
         raise Refused(unsupported(source.model.name, error)) from error
+    graph.tidy()
     return content, check(source, content, images, graph.bytes_of(plan.opened))
 
 
@@ -121,6 +122,8 @@ def write(
     function = tf.function(serve, input_signature=[wanted], autograph=False)
     with tempfile.TemporaryDirectory() as folder, restore.quiet():
         tf.saved_model.save(module, folder, signatures={"serving_default": function})
+        del function, module
+        graph.tidy()
         return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 

@@ -3,6 +3,7 @@
 Keras 3, Keras 2 and SavedModels meet here, so that all that follows has one form to know.
 """
 
+import gc
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -51,11 +52,19 @@ def freeze(run: Callable[[Any], Any], shape: tuple[int, int, int]) -> Frozen:
 
     wanted = tf.TensorSpec((1, *shape), tf.float32, IMAGE)
     frozen = constants(tf.function(traced, autograph=False).get_concrete_function(wanted))
+    names = frozen.outputs[0].name, frozen.inputs[0].name
     definition = frozen.graph.as_graph_def()
-    return resize(Frozen(definition, frozen.outputs[0].name, shape), shape, frozen.inputs[0].name)
+    del frozen
+    tidy()
+    return placed(definition, *names, shape)
 
 
-def resize(frozen: Frozen, shape: tuple[int, int, int], image: str = f"{IMAGE}:0") -> Frozen:
+def tidy() -> None:
+    """Give back the graphs that are done with: they hold themselves, and every weight with them."""
+    gc.collect()
+
+
+def resize(frozen: Frozen, shape: tuple[int, int, int]) -> Frozen:
     """Give the graph another image size.
 
     Raises: ValueError where an operator, such as a Dense layer after Flatten, has one size only.
@@ -64,22 +73,26 @@ def resize(frozen: Frozen, shape: tuple[int, int, int], image: str = f"{IMAGE}:0
 
     definition = tf.compat.v1.GraphDef()
     definition.CopyFrom(frozen.definition)
+    return placed(definition, frozen.output, f"{IMAGE}:0", shape)
+
+
+def placed(definition: Any, output: str, image: str, shape: tuple[int, int, int]) -> Frozen:
+    """Put a placeholder of *shape* in the place of *image*; *definition* is used up."""
+    import tensorflow as tf
+
     bodies = [body.node_def for body in definition.library.function]
     for node in (node for nodes in (definition.node, *bodies) for node in nodes):
         # shapes of the old size; and gradients of swish, which would be saved and cannot be
         for key in ("_output_shapes", "_gradient_op_type"):
             node.attr.pop(key, None)
-    old = image.split(":")[0]
-    kept = [node for node in definition.node if node.name != old]
-    del definition.node[:]
-    definition.node.extend(kept)
+    names = [node.name for node in definition.node]
+    del definition.node[names.index(image.split(":")[0])]
     with tf.Graph().as_default() as graph:
-        placed = tf.compat.v1.placeholder(tf.float32, (1, *shape), IMAGE)
-        mapping = {image: placed}
-        (output,) = tf.graph_util.import_graph_def(
-            definition, mapping, return_elements=[frozen.output], name=""
+        pixels = tf.compat.v1.placeholder(tf.float32, (1, *shape), IMAGE)
+        (answer,) = tf.graph_util.import_graph_def(
+            definition, {image: pixels}, return_elements=[output], name=""
         )
-    return Frozen(graph.as_graph_def(), output.name, shape)
+    return Frozen(graph.as_graph_def(), answer.name, shape)
 
 
 def read(frozen: Frozen) -> Opened:

@@ -24,6 +24,8 @@ ACTIVATIONS = {
 RESHAPES = {"Reshape", "Squeeze", "ExpandDims"}
 # A row of this length is written as a square matrix where it must be.
 MOST_WIDE = 4096
+# Weights of this number are folded in double precision; those of a VGG's Flatten would fill 1 GB.
+MOST_EXACT = 2**24
 
 
 class Unknown(Exception):
@@ -41,8 +43,8 @@ class Head(NamedTuple):
 class Linear(NamedTuple):
     """Pooled features to a tensor: v * kernel + bias, with kernel (d,), or v @ kernel + bias."""
 
-    kernel: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    kernel: NDArray[np.floating[Any]]
+    bias: NDArray[np.floating[Any]]
 
 
 def find(opened: Opened, logits: Any) -> Head:
@@ -144,9 +146,13 @@ def fold(opened: Opened, tensor: Any) -> Linear | None:
         return fold(opened, operation.inputs[0])
     if operation.type in ("MatMul", "Conv2D") and constant(opened, operation):
         inner = fold(opened, operation.inputs[0])
-        weights = np.asarray(kernel(opened, operation), np.float64)
         if inner is None:
             return None
+        weights = kernel(opened, operation)
+        if weights.size < MOST_EXACT:
+            weights = weights.astype(np.float64)
+        elif inner.kernel.ndim == 1 and (inner.kernel == 1).all():
+            return Linear(weights, inner.bias @ weights)
         whole = (
             inner.kernel[:, None] * weights if inner.kernel.ndim == 1 else inner.kernel @ weights
         )

@@ -110,7 +110,7 @@ def drawn(side_px: tuple[int, int], count: int = 32, seed: int = 0) -> NDArray[n
         spot = 1 / (1 + np.exp((radius - rng.uniform(0.1, 0.7)) * 25))
         picture = base * (1 - rng.uniform(0.2, 0.8) * spot[..., None])
         pictures.append(picture + rng.normal(0, rng.uniform(1, 12), picture.shape))
-    return np.clip(np.stack(pictures), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.stack(pictures), 0, 255), np.uint8)
 
 
 def _from_table(folder: Path, column: str | None) -> list[Photo]:

@@ -36,12 +36,17 @@ CONVENTIONS = {
     "Xception": "-1..1",
     "teachable-machine": "-1..1",
 }
+GRAY = ("none", "0..1", "-1..1", "imagenet")  # caffe is a matter of three channels
 CLEARLY = 1.96  # standard deviations of the paired difference (McNemar): 95 %
 LEAST_GAIN = 0.02  # of accuracy: a smaller one is no reason to distrust a convention
 
 
 class Tried(NamedTuple):
-    """One scaling on the labelled images; `right` (n,) says which were answered right."""
+    """One scaling on the labelled images.
+
+    `right` (n,) says which were answered right; `losses` (n,) are log-losses at the temperature
+    that suits the scaling, weighted so that each class counts alike.
+    """
 
     name: str
     channels: str
@@ -49,10 +54,14 @@ class Tried(NamedTuple):
     balanced_accuracy: float
     confidence: float
     right: NDArray[np.bool_]
+    losses: NDArray[np.float64]
 
 
 class Choice(NamedTuple):
-    """The scaling that the card will say. `sure` is how sure: found, convention or assumed."""
+    """The scaling that the card will say.
+
+    `sure` is how sure: found, likely, convention, assumed, asked or forced.
+    """
 
     name: str
     channels: str
@@ -94,63 +103,82 @@ def try_all(
 ) -> list[Tried]:
     """Score every scaling, in both channel orders, on labelled *pixels* (n, h, w, 3) RGB."""
     orders = ["gray"] if source.channels == 1 else ["rgb", "bgr"]
-    pairs = [
-        (name, order) for order in orders for name in KNOWN if (name, order) != ("caffe", "gray")
-    ]
+    pairs = [(name, order) for order in orders for name in KNOWN if order != "gray" or name in GRAY]
+    counts = np.bincount(truth, minlength=source.classes)[truth]
+    weights = len(truth) / counts / len(np.unique(truth))
     tried = []
     for name, order in progress.track(pairs, len(pairs), "trying scalings"):
         logits = run.logits(content, arrange(pixels, order), numbers(name, order))
-        shares = metrics.softmax(logits)
+        shares = metrics.softmax(logits, metrics.fit_temperature(logits, truth))
         found = shares.argmax(axis=1)
         balanced = float(np.nanmean(metrics.sensitivity(found, truth, shares.shape[1])))
         right = found == truth
-        top = float(shares.max(axis=1).mean())
-        tried.append(Tried(name, order, float(right.mean()), balanced, top, right))
+        losses = -np.log(np.maximum(shares[np.arange(len(truth)), truth], 1e-12)) * weights
+        top = float(metrics.softmax(logits).max(axis=1).mean())
+        tried.append(Tried(name, order, float(right.mean()), balanced, top, right, losses))
     return tried
 
 
 def choose(
     source: Source, tried: list[Tried], wanted: str, channels: str | None, forced: bool
 ) -> Choice:
-    """Choose by what was asked, else by the prior unless another scores clearly better.
+    """Choose what was asked for; else what is known of the model; else what fits the images best.
 
     Raises: Refused where what was asked scores clearly below another and is not *forced*.
     """
     assumed, sure, why = prior(source)
-    # caffe networks take BGR; only a network of three channels has an order at all
-    order = "gray" if source.channels == 1 else channels or ""
     name = assumed if wanted == "auto" else wanted
-    default = order or ("bgr" if name == "caffe" else "rgb")
+    order = "gray" if source.channels == 1 else channels or ("bgr" if name == "caffe" else "rgb")
     if wanted != "auto":
         sure, why = "asked", "it was asked for"
     if not tried:
-        return Choice(name, default, sure, why, [])
-    mine = next(one for one in tried if (one.name, one.channels) == (name, default))
-    best = max(tried, key=lambda one: (one.accuracy, one is mine))
-    if not clearly_better(best, mine):
-        also = f"; accuracy {mine.accuracy:.1%} on {len(mine.right)} images, none is clearly better"
-        return Choice(name, default, "found" if sure != "asked" else sure, why + also, tried)
+        return Choice(name, order, sure, why, [])
+    mine = next(one for one in tried if (one.name, one.channels) == (name, order))
+    best = max(tried, key=lambda one: one.accuracy)
+    fits = not clearly_better(best, mine)
+    scores = f"{mine.accuracy:.1%} of {len(mine.right)} images are answered right"
     told = (
-        f"{best.name} in {best.channels} order answers {best.accuracy:.1%} of {len(best.right)} "
-        f"images right, {mine.name} in {mine.channels} {mine.accuracy:.1%}"
+        f"{best.name} in {best.channels} order answers {best.accuracy:.1%} right, "
+        f"{mine.name} in {mine.channels} order {mine.accuracy:.1%}"
     )
-    asked = wanted != "auto" or bool(channels and channels != best.channels)
-    if asked and not forced:
+    if wanted != "auto" or (channels and not fits and best.channels != channels):
+        if fits:
+            return Choice(name, order, "asked", f"{why}; {scores}", tried)
+        if forced:
+            return Choice(name, order, "forced", f"it was forced, though {told}", tried)
         raise Refused(
             f"This scaling would be wrong: {told}. Leave --scaling and --channels out, or add "
             "--force if the images are at fault."
         )
-    if asked:
-        return Choice(name, default, "forced", f"it was forced, though {told}", tried)
-    return Choice(best.name, best.channels, "found", told, tried)
+    if fits and sure != "assumed":
+        return Choice(name, order, "found", f"{why}; {scores}, none clearly more", tried)
+    return fitting(tried, best)
+
+
+def fitting(tried: list[Tried], best: Tried) -> Choice:
+    """Choose by the images alone: of what answers as well as the best, the least log-loss."""
+    rivals = [one for one in tried if not clearly_better(best, one)]
+    chosen = min(rivals, key=lambda one: float(one.losses.mean()))
+    close = [one for one in rivals if one is not chosen and not clearly_likelier(chosen, one)]
+    why = (
+        f"of all scalings it fits the {len(chosen.right)} labelled images best, "
+        f"{chosen.accuracy:.1%} right"
+    )
+    if close:
+        others = ", ".join(f"{one.name} in {one.channels}" for one in close[:3])
+        return Choice(chosen.name, chosen.channels, "likely", f"{why}; {others} fits too", tried)
+    return Choice(chosen.name, chosen.channels, "found", why, tried)
 
 
 def clearly_better(one: Tried, other: Tried) -> bool:
     """Say whether *one* beats *other* on the same images by more than chance (McNemar)."""
     gained, lost = int((one.right & ~other.right).sum()), int((other.right & ~one.right).sum())
-    if not gained:
-        return False
-    return (
-        one.accuracy - other.accuracy >= LEAST_GAIN
-        and (gained - lost) >= CLEARLY * (gained + lost) ** 0.5
-    )
+    enough = one.accuracy - other.accuracy >= LEAST_GAIN
+    return enough and gained - lost >= CLEARLY * (gained + lost) ** 0.5
+
+
+def clearly_likelier(one: Tried, other: Tried) -> bool:
+    """Say whether *one* has the lesser log-loss by more than chance (paired, normal)."""
+    gains = other.losses - one.losses
+    spread = float(gains.std()) / max(len(gains), 1) ** 0.5
+    return bool(gains.mean() > CLEARLY * spread)

@@ -104,9 +104,10 @@ def describe(
         "weights": weights,
         "recipe": "Frozen backbone; pooled features of four mirrorings, each from the fp32 and the"
         " int8 file; class-balanced multinomial logistic regression (L-BFGS), penalty by five-fold"
-        " cross-validation on the mean AUC; int8 by litert-quantizer, per-channel weights, first"
-        f" layers and head in float, ranges from {CALIBRATION_IMAGES} training images; temperature"
-        f" on val; inconclusive below the top probability that {COVERAGE:.0%} of val exceed.",
+        " cross-validation on the mean AUC; int8 by litert-quantizer, per-channel weights rounded"
+        " by what their layers see, first layers and head in float, ranges from"
+        f" {CALIBRATION_IMAGES} training images; temperature on val; inconclusive below the top"
+        f" probability that {COVERAGE:.0%} of val exceed.",
         "penalty": made.penalty,
         "cross_validated_auc": made.penalties,
         "seed": seed,

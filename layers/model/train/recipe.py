@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from convert import export, metrics, quantize, run
+from convert import export, metrics, quantize, rounding, run
 from numpy.typing import NDArray
 
 from train import backbone, data, head
@@ -18,7 +18,7 @@ SCALING = (backbone.MEAN, backbone.STD)
 # 0.156 and 48.2 MB, stem and block 0 float 0.123 and 50.0 MB, block 1 too 0.104 and 52.7 MB. The
 # last step costs more memory than it is worth under a limit of 64 MB; latency is the same.
 EARLY = "/(conv_stem|blocks_0_)"
-CALIBRATION_IMAGES = 128
+CALIBRATION_IMAGES = 384
 # The share of validation images that get an answer; the least certain fifth is inconclusive.
 COVERAGE = 0.8
 
@@ -45,7 +45,7 @@ def make(
     samples = calibration(training.pixels, seed)
     say("features: exporting and quantizing the backbone")
     exact = export.export_features(body)
-    coarse = quantize.int8(exact, samples, bounds(), quantize.head(exact, EARLY))
+    coarse = rounding.int8(exact, samples, bounds(), quantize.head(exact, EARLY))
     # The head learns on the features of both files, so that it leans on none that int8 spoils.
     views = []
     for name, content in (("int8", coarse), ("fp32", exact)):
@@ -60,7 +60,7 @@ def make(
 
     whole = export.attach(body, fitted.kernel, fitted.bias)
     files = {
-        "int8": quantize.int8(whole, samples, bounds(), quantize.head(whole, EARLY)),
+        "int8": rounding.int8(whole, samples, bounds(), quantize.head(whole, EARLY)),
         "fp32": whole,
         "fp16": quantize.fp16(whole),
         "int8_float_head": quantize.int8(whole, samples, bounds(), quantize.head(whole)),

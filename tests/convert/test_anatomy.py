@@ -1,0 +1,95 @@
+"""How parts of a network are named and scalings are written."""
+
+import numpy as np
+import pytest
+from convert import anatomy
+
+NESTED = {
+    "mobilenetv2_1.00_224": "MobileNetV2",
+    "mobilenet_0.25_160": "MobileNet",
+    "MobilenetV3small": "MobileNetV3Small",
+    "MobileNetV3Large": "MobileNetV3Large",
+    "efficientnetb0": "EfficientNetB0",
+    "efficientnetb3_1": "EfficientNetB3",
+    "efficientnetv2-s": "EfficientNetV2S",
+    "efficientnetv2-b2": "EfficientNetV2B2",
+    "resnet50": "ResNet50",
+    "resnet50_2": "ResNet50",
+    "resnet101v2": "ResNet101V2",
+    "vgg16": "VGG16",
+    "densenet121": "DenseNet121",
+    "inception_v3": "InceptionV3",
+    "inception_resnet_v2": "InceptionResNetV2",
+    "xception": "Xception",
+    "NASNet": None,
+    "convnext_tiny": "ConvNeXtTiny",
+    "sequential_3": None,
+    "my_model": None,
+}
+FLAT = {
+    ("block_16_project", "Conv_1"): "MobileNetV2",
+    ("conv_dw_13",): "MobileNet",
+    ("block5_conv3",): "VGG16",
+    ("block5_conv3", "block5_conv4"): "VGG19",
+    ("conv5_block3_out",): "ResNet50",
+    ("conv5_block3_out", "conv4_block23_out"): "ResNet101",
+    ("res5c_branch2a",): "ResNet50",
+    ("conv5_block16_concat",): "DenseNet121",
+    ("conv5_block16_concat", "conv5_block32_concat"): "DenseNet169",
+    ("mixed10",): "InceptionV3",
+    ("dense_Dense1",): "teachable-machine",
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_nested_networks_are_known_by_their_own_name(name: str) -> None:
+    """keras.applications name their models, and copies of them with a number behind."""
+    assert anatomy.backbone([name, "dense", "input_1"]) == NESTED[name]
+
+
+@pytest.mark.parametrize("names", FLAT)
+def test_flat_networks_are_known_by_a_layer(names: tuple[str, ...]) -> None:
+    """A network without nesting is told by a layer that no other one has."""
+    assert anatomy.backbone([*names, "dense"]) == FLAT[names]
+
+
+@pytest.mark.parametrize(
+    ("last", "size"), [("d", "B0"), ("e", "B1"), ("f", "B3"), ("h", "B4"), ("m", "B7")]
+)
+def test_flat_efficientnets_are_told_by_their_depth(last: str, size: str) -> None:
+    """The last block of stage 6 tells the size; B1 stands for B2 too."""
+    blocks = [f"block6{letter}_expand_conv" for letter in "abcdefghijklm"]
+    names = blocks[: "abcdefghijklm".index(last) + 1]
+
+    assert anatomy.backbone([*names, "block1a_dwconv"]) == f"EfficientNet{size}"
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "expected"),
+    [
+        (1 / 255, 0, True),
+        (1 / 127.5, -1, True),
+        (1, -116, True),
+        (1 / 60, -2, True),
+        (1 / 255**2, 0, True),
+        (1, 0, False),
+        (2, -1, False),
+        (4.4, -2, False),
+        (255, 0, False),
+        (255, -116, False),
+    ],
+)
+def test_raw_pixels_are_told_from_shares(scale: float, shift: float, expected: bool) -> None:
+    """Scalings made for 0 to 255 are told from those made for 0 to 1."""
+    assert anatomy.raw(np.full(3, scale), np.full(3, shift)) is expected
+
+
+def test_formulas_name_channels_only_where_they_differ() -> None:
+    """One number stands for three that are alike."""
+    ones = np.ones(3)
+
+    assert anatomy.formula(ones / 127.5, -ones) == "x * 0.007843 - 1"
+    assert anatomy.formula(ones, ones * 0) == "x"
+    assert anatomy.formula(ones, -np.array([103.939, 116.779, 123.68])) == (
+        "x - [103.9 116.8 123.7]"
+    )
