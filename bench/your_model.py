@@ -35,8 +35,8 @@ rng = np.random.default_rng(0)
 for layer in body.layers:
     if isinstance(layer, keras.layers.BatchNormalization):
         gamma, beta, mean, variance = layer.get_weights()
-        layer.set_weights([rng.uniform(.5, 1.5, gamma.shape), rng.normal(0, .2, beta.shape),
-                           rng.normal(0, .1, mean.shape), rng.uniform(.5, 2, variance.shape)])
+        layer.set_weights([rng.uniform(.9, 1.1, gamma.shape), rng.normal(0, .1, beta.shape),
+                           rng.normal(0, .1, mean.shape), rng.uniform(.8, 1.2, variance.shape)])
 pooled = keras.layers.Dropout(.3)(keras.layers.GlobalAveragePooling2D()(body.output))
 model = keras.Model(body.input, keras.layers.Dense(7, activation="softmax")(pooled))
 model.save(sys.argv[1])

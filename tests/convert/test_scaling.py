@@ -88,7 +88,8 @@ def test_what_cannot_be_told_apart_is_only_likely() -> None:
     choice = scaling.choose(source(), table, "auto", None, False)
 
     assert choice.sure == "likely"
-    assert "fits too" in choice.why
+    assert choice.name == "0..1"
+    assert "-1..1 in rgb fits as well" in choice.why
 
 
 def test_swapped_channels_are_found() -> None:

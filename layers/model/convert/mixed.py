@@ -35,8 +35,8 @@ def stretches(names: list[str]) -> dict[str, str]:
     """
     cuts = np.array_split(np.arange(len(names)), min(STRETCHES, len(names)))
     return {
-        f"operators {cut[0] + 1}-{cut[-1] + 1}": "|".join(
-            f"^{re.escape(names[place])}" for place in cut
+        f"operators {cut[0] + 1}-{cut[-1] + 1}" if len(cut) > 1 else f"operator {cut[0] + 1}": (
+            "|".join(f"^{re.escape(names[place])}" for place in cut)
         )
         for cut in cuts
     }
@@ -50,7 +50,9 @@ def rank(
     scaling: run.Scaling,
     most_growth: float = MOST_GROWTH,
 ) -> list[str]:
-    """Order *cuts* by what int8 does to each alone, the worst first; the costly are left out.
+    """Order *cuts* by what int8 does to each alone, the worst first.
+
+    Left out are those that would make the file too large, and those that are float already.
 
     Each is judged with all others float. The other way round, what little it gains drowns in the
     noise of the rest.
@@ -59,10 +61,10 @@ def rank(
       make: makes the int8 file with the operators of a further pattern left float.
       reference: logits (n, classes) of the float file on *pixels*.
     """
-    most = len(make(None)) * (1 + most_growth)
+    plain = make(None)
     errors = {}
     for name, pattern in cuts.items():
-        if len(make(pattern)) <= most:
+        if plain != (spared := make(pattern)) and len(spared) <= len(plain) * (1 + most_growth):
             alone = make("|".join(other for other in cuts.values() if other != pattern))
             logits = run.logits(alone, pixels[:IMAGES], scaling)
             errors[name] = float(np.square(logits - reference[:IMAGES]).mean())

@@ -36,6 +36,7 @@ CONVENTIONS = {
     "Xception": "-1..1",
     "teachable-machine": "-1..1",
 }
+USUAL = ("0..1", "-1..1", "none", "imagenet", "caffe")  # in training scripts, the commonest first
 GRAY = ("none", "0..1", "-1..1", "imagenet")  # caffe is a matter of three channels
 CLEARLY = 1.96  # standard deviations of the paired difference (McNemar): 95 %
 LEAST_GAIN = 0.02  # of accuracy: a smaller one is no reason to distrust a convention
@@ -156,18 +157,21 @@ def choose(
 
 
 def fitting(tried: list[Tried], best: Tried) -> Choice:
-    """Choose by the images alone: of what answers as well as the best, the least log-loss."""
+    """Choose by the images alone: of what answers as well as the best, the least log-loss.
+
+    What its log-loss cannot tell apart goes by what is usual.
+    """
     rivals = [one for one in tried if not clearly_better(best, one)]
-    chosen = min(rivals, key=lambda one: float(one.losses.mean()))
-    close = [one for one in rivals if one is not chosen and not clearly_likelier(chosen, one)]
-    why = (
-        f"of all scalings it fits the {len(chosen.right)} labelled images best, "
-        f"{chosen.accuracy:.1%} right"
-    )
-    if close:
-        others = ", ".join(f"{one.name} in {one.channels}" for one in close[:3])
-        return Choice(chosen.name, chosen.channels, "likely", f"{why}; {others} fits too", tried)
-    return Choice(chosen.name, chosen.channels, "found", why, tried)
+    least = min(rivals, key=lambda one: float(one.losses.mean()))
+    alike = [one for one in rivals if one is least or not clearly_likelier(least, one)]
+    chosen = min(alike, key=lambda one: (one.channels == "bgr", USUAL.index(one.name)))
+    share = f"{chosen.accuracy:.1%} of the {len(chosen.right)} labelled images are answered right"
+    if len(alike) == 1:
+        why = f"it fits the images better than any other, {share}"
+        return Choice(chosen.name, chosen.channels, "found", why, tried)
+    others = [f"{one.name} in {one.channels}" for one in alike if one is not chosen]
+    why = f"it fits the images best and is usual, {share}; {', '.join(others[:3])} fits as well"
+    return Choice(chosen.name, chosen.channels, "likely", why, tried)
 
 
 def clearly_better(one: Tried, other: Tried) -> bool:
