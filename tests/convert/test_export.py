@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zoo
 from convert import cams, export, gradcam, lite, load, metrics, quantize, run
+from macule.model import quantized
 from numpy.typing import NDArray
 
 pytest.importorskip("tensorflow")
@@ -92,10 +93,10 @@ def test_int8_takes_pixels_without_loss(content: bytes, images: NDArray[np.uint8
     detail = quantize.interpreter(shrink(content, images)).get_input_details()[0]
     pixels = np.arange(256, dtype=np.uint8)
 
-    quantized = run.fit(run.scale(pixels[:, None], SCALING), detail)[:, 0]
+    taken = quantized(run.scale(pixels[:, None], SCALING), detail)[:, 0]
 
     assert detail["dtype"] is np.int8
-    assert (quantized == pixels.astype(int) - 128).all()
+    assert (taken == pixels.astype(int) - 128).all()
 
 
 def test_int8_with_a_float_head_agrees(content: bytes, images: NDArray[np.uint8]) -> None:

@@ -94,11 +94,13 @@ def convert(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, An
     tested = _prove(options, exported, samples, trial, before, given.labels, progress)
 
     progress.step(f"writing {out}")
-    made = compose.Made(given, exported, choice, trial, before, tested)
+    best = next(one.candidate for one in tested if one.chosen)
+    logits = run.logits(best.content, trial.pixels, trial.scaling)
+    made = compose.Made(given, exported, choice, trial, before, tested, logits)
     card = compose.card(options, made)
     evidence = compose.evidence(options, typed, made, card)
     with _whole(out) as folder:
-        (folder / card["file"]).write_bytes(made.chosen.candidate.content)
+        (folder / card["file"]).write_bytes(best.content)
         text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
         report.write(folder, evidence)

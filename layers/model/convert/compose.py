@@ -77,7 +77,10 @@ class Tested(NamedTuple):
 
 
 class Made(NamedTuple):
-    """Everything that a conversion found; `before` (n, classes) is the original's answer."""
+    """Everything that a conversion found; `before` (n, classes) is the original's answer.
+
+    `logits` (n, classes) are the chosen file's, on the same images.
+    """
 
     given: Given
     exported: export.Exported
@@ -85,15 +88,11 @@ class Made(NamedTuple):
     trial: Trial
     before: NDArray[np.float32]
     tested: list[Tested]
+    logits: NDArray[np.float32]
 
     @property
     def chosen(self) -> Tested:
         return next(one for one in self.tested if one.chosen)
-
-    @property
-    def logits(self) -> NDArray[np.float32]:
-        """The chosen file's logits (n, classes) on the trial's images."""
-        return run.logits(self.chosen.candidate.content, self.trial.pixels, self.trial.scaling)
 
 
 def card(options: argparse.Namespace, made: Made) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """A LiteRT file over many images: what quantizing and measuring need, one thread, no server."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
+from macule.model import floats, quantized
 from numpy.typing import NDArray
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
@@ -36,29 +36,10 @@ def outputs(
     targets = sorted(interpreter.get_output_details(), key=lambda detail: len(detail["shape"]))
     answers = []
     for image in images:
-        interpreter.set_tensor(source["index"], fit(scale(image[None], scaling), source))
+        interpreter.set_tensor(source["index"], quantized(scale(image[None], scaling), source))
         interpreter.invoke()
-        answers.append([widen(interpreter.get_tensor(t["index"])[0], t) for t in targets])
+        answers.append([floats(interpreter.get_tensor(t["index"])[0], t) for t in targets])
     return answers
-
-
-def fit(values: NDArray[np.float32], detail: dict[str, Any]) -> NDArray[Any]:
-    """Bring scaled values to the input tensor's type, through its scale and zero point."""
-    dtype = np.dtype(detail["dtype"])
-    if dtype.kind == "f":
-        return values.astype(dtype)
-    step, zero = detail["quantization"]
-    bounds = np.iinfo(dtype)
-    quantized = np.clip(np.rint(values / step) + zero, bounds.min, bounds.max)
-    return np.asarray(quantized, dtype)
-
-
-def widen(values: NDArray[Any], detail: dict[str, Any]) -> NDArray[np.float32]:
-    """Bring an output tensor's values back to float32."""
-    if values.dtype.kind == "f":
-        return values.astype(np.float32)
-    step, zero = detail["quantization"]
-    return np.asarray((values.astype(np.float32) - zero) * step, np.float32)
 
 
 def logits(

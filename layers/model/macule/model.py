@@ -130,8 +130,8 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
         began = time.perf_counter()
         warm.interpreter.set_tensor(warm.input_index, tensor)
         warm.interpreter.invoke()
-        logits = _logits(_floats(warm, warm.logits)[0], warm.card.output)
-        maps = _floats(warm, warm.maps)[0] if warm.maps else None
+        logits = _logits(_output(warm, warm.logits), warm.card.output)
+        maps = _output(warm, warm.maps) if warm.maps else None
         warm.stages.setdefault("first", (time.perf_counter() - began) * 1e3)
     powers = np.exp((logits - logits.max()) / np.float32(warm.card.temperature))
     probabilities = powers / powers.sum()
@@ -207,7 +207,7 @@ def _load(folder: str | None) -> Warm:
     return Warm(
         card,
         interpreter,
-        _quantized(np.stack(scaled), source),
+        quantized(np.stack(scaled), source),
         source["index"],
         outputs[2],
         outputs.get(4),
@@ -230,7 +230,7 @@ def _agree(card: Card, source: dict[str, Any], outputs: dict[int, dict[str, Any]
         )
 
 
-def _quantized(values: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]:
+def quantized(values: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]:
     """Express network input in the type that the file takes."""
     import numpy as np
 
@@ -243,13 +243,17 @@ def _quantized(values: NDArray[np.float32], details: dict[str, Any]) -> NDArray[
     return levels.astype(kind)
 
 
-def _floats(warm: Warm, details: dict[str, Any]) -> NDArray[np.float32]:
-    """Copy an output out of the interpreter, as float32."""
+def floats(raw: NDArray[Any], details: dict[str, Any]) -> NDArray[np.float32]:
+    """Bring an output of the file's type back to float32."""
     import numpy as np
 
-    raw: NDArray[Any] = warm.interpreter.get_tensor(details["index"])  # a copy
     values = raw.astype(np.float32, copy=False)
     if raw.dtype.kind == "f":
         return values
     scale, zero = details["quantization"]
     return (values - np.float32(zero)) * np.float32(scale)
+
+
+def _output(warm: Warm, details: dict[str, Any]) -> NDArray[np.float32]:
+    """Copy an output out of the interpreter, without its batch."""
+    return floats(warm.interpreter.get_tensor(details["index"])[0], details)
