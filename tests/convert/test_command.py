@@ -133,6 +133,30 @@ def test_the_scaling_is_found_by_accuracy(converted: Path) -> None:
     assert card(converted)["metrics"]["accuracy"] > 0.9
 
 
+def test_a_wrapped_file_is_judged_by_what_it_gives(
+    trained: Path, images: Path, tmp_path: Path
+) -> None:
+    """A `.tflite` that ends in a softmax agrees with itself, and its figures are its answers'."""
+    import keras
+    import tensorflow as tf
+
+    path = tmp_path / "patterns.tflite"
+    path.write_bytes(
+        tf.lite.TFLiteConverter.from_keras_model(keras.models.load_model(trained)).convert()
+    )
+    out = tmp_path / "out"
+
+    done = macule("convert", path, "--labels", ",".join(LABELS), "--eval", images, "--out", out)
+
+    assert done.returncode == 0, done.stderr
+    wrapped = card(out)
+    figures = wrapped["metrics"]
+    assert (wrapped["output"], wrapped["scaling"]["mean"]) == ("probabilities", [127.5] * 3)
+    assert figures["against_original"]["top1_agreement"] >= 0.98
+    assert figures["against_original"]["max_change"] < 0.05
+    assert figures["log_loss_after"] <= figures["log_loss_before"] + 1e-6
+
+
 def test_it_answers_as_the_original(converted: Path, trained: Path, images: Path) -> None:
     """Served through the whole path, it names the same label as Keras does, nearly always."""
     import keras

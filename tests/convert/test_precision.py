@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import small
-from convert import metrics, mixed, precision, quantize, run
+from convert import export, metrics, mixed, precision, quantize, run
 
 
 def quiet(line: str) -> None:
@@ -48,6 +48,36 @@ def test_nothing_is_made_before_it_is_asked_for() -> None:
 
     assert next(found).name == "int8"
     assert len(said) == 1
+
+
+def test_what_cannot_be_made_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the quantizer fails, its candidates say why and the others are still offered."""
+
+    def fail(*_: object) -> bytes:
+        raise KeyError("no such tensor")
+
+    monkeypatch.setattr(quantize, "static", fail)
+    found = precision.candidates(small.content(), small.pixels(8), small.SCALING, "auto", quiet)
+    found = {each.name: each for each in found}
+
+    assert found["int8"].why == "it cannot be made (KeyError: 'no such tensor')"
+    assert not found["int8, float head"].content
+    assert all(found[name].content for name in ("dynamic", "fp16", "fp32"))
+
+
+def test_a_network_that_compares_is_quantized() -> None:
+    """Tensors of true and false have ranges too: a network with `where` becomes int8."""
+    keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((small.SIDE_PX, small.SIDE_PX, 3))
+    x = keras.layers.Conv2D(8, 3, 2)(inputs)
+    x = keras.ops.where(keras.ops.greater(x, 0.0), x, 0.1 * x)
+    body = keras.Model(inputs, keras.layers.Conv2D(8, 3, 2)(x))
+    content = export.attach(body, np.ones((8, 3), np.float32), np.zeros(3, np.float32))
+
+    first = next(precision.candidates(content, small.pixels(8), small.SCALING, "int8", quiet))
+
+    assert (first.why, bool(first.content)) == ("", True)
 
 
 def test_truer_int8_strays_less(made: list[precision.Candidate]) -> None:

@@ -79,7 +79,7 @@ def test_scores_of_every_kind_become_probabilities(
     output: str, scores: list[float], expected: list[float]
 ) -> None:
     """Logits, probabilities and one sigmoid give the same distribution."""
-    logits = model._logits(np.array(scores, np.float32), output)
+    logits = model.as_logits(np.array(scores, np.float32), output)
     powers = np.exp(logits - logits.max())
 
     np.testing.assert_allclose(powers / powers.sum(), expected, atol=1e-6)

@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import json
+import math
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -75,7 +77,7 @@ def convert(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, An
     exported = export.export(given.source, *given.side_px)
 
     progress.step("finding the scaling")
-    choice = _scale(given, exported.content, options, progress)
+    choice = _scale(given, exported, options, progress)
 
     progress.step("asking the original")
     stand_ins = Images(images.drawn(given.side_px), None, 0)
@@ -95,7 +97,7 @@ def convert(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, An
 
     progress.step(f"writing {out}")
     best = next(one.candidate for one in tested if one.chosen)
-    logits = run.logits(best.content, trial.pixels, trial.scaling)
+    logits = run.logits(best.content, trial.pixels, trial.scaling, exported.output)
     made = compose.Made(given, exported, choice, trial, before, tested, logits)
     card = compose.card(options, made)
     evidence = compose.evidence(options, typed, made, card)
@@ -138,14 +140,14 @@ def _read(options: argparse.Namespace, progress: Progress) -> Given:
 
 
 def _scale(
-    given: Given, content: bytes, options: argparse.Namespace, progress: Progress
+    given: Given, exported: export.Exported, options: argparse.Namespace, progress: Progress
 ) -> scaling.Choice:
     """Try every scaling where there are labelled images, and choose."""
     tried = []
     if given.evaluation and given.evaluation.truth is not None:
         order = np.random.default_rng(0).permutation(len(given.evaluation.pixels))[:SCALING_IMAGES]
         pixels, truth = given.evaluation.pixels[order], given.evaluation.truth[order]
-        tried = scaling.try_all(content, pixels, truth, given.source, progress)
+        tried = scaling.try_all(exported, pixels, truth, given.source, progress)
     return scaling.choose(given.source, tried, options.scaling, options.channels, options.force)
 
 
@@ -191,8 +193,7 @@ def _prove(
         made = [precision.Candidate("as it came", exported.precision, exported.content)]
     tested: list[Tested] = []
     for candidate in made:
-        proof = measure.prove(candidate, before, trial.pixels, trial.scaling, trial.truth, labels)
-        failed = gate.verdict(passing, proof)
+        proof, failed = _judge(candidate, exported.output, passing, trial, before, labels)
         if not trial.proves and candidate.precision in ("int8", "dynamic"):
             failed.append("no image was given to prove it on")
         tested.append(Tested(candidate, proof, failed, chosen=not failed))
@@ -202,7 +203,7 @@ def _prove(
     fits = [
         place
         for place, one in enumerate(tested)
-        if limit_mb is None or one.proof.peak_mb <= limit_mb
+        if one.proof.images and (limit_mb is None or one.proof.peak_mb <= limit_mb)
     ]
     if not fits or (options.precision == "auto" and exported.precision == "fp32"):
         raise Refused(_none_passed(tested, options.limit_mb))
@@ -211,9 +212,31 @@ def _prove(
     return tested
 
 
+def _judge(
+    candidate: precision.Candidate,
+    output: str,
+    passing: gate.Gate,
+    trial: Trial,
+    before: NDArray[np.float32],
+    labels: list[str],
+) -> tuple[measure.Proof, list[str]]:
+    """Prove one candidate; returns the gates that it fails, or why it cannot be judged."""
+    if candidate.why:
+        return measure.unproved(candidate), [candidate.why]
+    try:
+        proof = measure.prove(
+            candidate, before, trial.pixels, trial.scaling, trial.truth, labels, output
+        )
+    except (ValueError, RuntimeError, subprocess.SubprocessError) as error:
+        return measure.unproved(candidate), [f"LiteRT cannot run it ({str(error)[:160]})"]
+    return proof, gate.verdict(passing, proof)
+
+
 def _line(one: Tested) -> str:
     """Sum a tested candidate up for the terminal."""
     proof = one.proof
+    if not proof.images:
+        return f"{proof.name}: {one.failed[0]}"
     told = (
         f"{proof.name}: {proof.bytes / 2**20:.1f} MB, agrees in {proof.agreement:.1%} of "
         f"{proof.images}, {proof.p50_ms[1]:.1f} ms, peak {proof.peak_mb:.0f} MB"
@@ -223,11 +246,12 @@ def _line(one: Tested) -> str:
 
 def _none_passed(tested: list[Tested], limit_mb: float | None) -> str:
     reasons = [f"  {one.proof.name}: {'; '.join(one.failed)}" for one in tested]
-    least = min(one.proof.peak_mb for one in tested) + SERVICE_MB
+    peaks = [one.proof.peak_mb for one in tested if one.proof.images]
+    least = min(peaks, default=math.inf) + SERVICE_MB
     way_out = (
         f"The least service needs about {least:.0f} MB and {limit_mb:.0f} are allowed: raise "
         "--limit-mb, or lower --side."
-        if limit_mb and least > limit_mb
+        if limit_mb and limit_mb < least < math.inf
         else "Give more --calibration images, or loosen a --gate."
     )
     return "\n".join(["No precision passes every gate:", *reasons, way_out])

@@ -242,6 +242,8 @@ def findings(made: Made) -> list[dict[str, str]]:
                 "back as inconclusive.",
             )
         )
+    if "note" in made.exported.cam:
+        found.append(finding("warning", f"Activation maps: {made.exported.cam['note']}."))
     if "why" in made.exported.cam:
         found.append(finding("info", f"No activation maps: {made.exported.cam['why']}"))
     if source.output == "sigmoid":

@@ -284,7 +284,9 @@ def came_out(evidence: Evidence) -> list[list[str]]:
         ],
         [
             "activation maps",
-            "; ".join(filter(None, [maps, cam.get("head"), proof, cam.get("why")])),
+            "; ".join(
+                filter(None, [maps, cam.get("head"), proof, cam.get("note"), cam.get("why")])
+            ),
         ],
     ]
 

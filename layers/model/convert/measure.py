@@ -1,6 +1,7 @@
 """What a candidate does to the original's answers, and what it costs to serve."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def prove(
     scaling: run.Scaling,
     truth: NDArray[np.int64] | None,
     labels: list[str],
+    output: str = "logits",
 ) -> Proof:
     """Run *candidate* on every image and in a fresh process, and compare.
 
@@ -68,8 +70,10 @@ def prove(
       reference: probabilities (n, classes) of the original, in the order of *labels*.
       pixels: (n, side, side, 3), as the serving decoder gives them.
       truth: (n,) places in *labels*, or None.
+      output: what the file's row holds: logits, probabilities or sigmoid.
     """
-    probabilities = metrics.softmax(run.logits(candidate.content, pixels, scaling))
+    logits = run.logits(candidate.content, pixels, scaling, output)
+    probabilities = metrics.softmax(logits)
     compared = metrics.compare(probabilities, reference)
     spent = cost(candidate.content)
     return Proof(
@@ -83,6 +87,15 @@ def prove(
         None if truth is None else judge(probabilities, truth, labels),
         None if truth is None else judge(reference, truth, labels),
         *spent,
+    )
+
+
+def unproved(candidate: Candidate) -> Proof:
+    """Say of a candidate that cannot be made or run that nothing is known of it."""
+    size = len(candidate.content)
+    none = math.nan
+    return Proof(
+        candidate.name, candidate.precision, size, 0, none, none, none, None, None, none, {}, none
     )
 
 

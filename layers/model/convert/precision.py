@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import mixed, quantize, rounding, run
+from convert import mixed, quantize, restore, rounding, run
 
 MOST_STRETCHES = 3  # left float at once
 # Every stretch is tried on its own: seconds for 13 MB, over 4 minutes for EfficientNetV2-S's 80 MB.
@@ -15,11 +15,30 @@ Say = Callable[[str], None]
 
 
 class Candidate(NamedTuple):
-    """A file that could be served in the original's place."""
+    """A file that could be served in the original's place.
+
+    `precision` is as the card says it. Where the file could not be made, `content` is empty and
+    `why` says so.
+    """
 
     name: str
-    precision: str  # int8, fp16, dynamic or fp32: what the card says
+    precision: str
     content: bytes
+    why: str = ""
+
+
+def attempt(name: str, kind: str, make: Callable[[], bytes]) -> Candidate:
+    """Make a candidate; what the quantizer cannot do costs this one, not the others."""
+    try:
+        return Candidate(name, kind, make())
+    except restore.BROKEN as error:
+        return broken(name, kind, error)
+
+
+def broken(name: str, kind: str, error: Exception) -> Candidate:
+    """Stand in for a candidate that could not be made."""
+    told = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    return Candidate(name, kind, b"", why=f"it cannot be made ({told})")
 
 
 def candidates(
@@ -32,11 +51,14 @@ def candidates(
       pixels: (n, side, side, c) to calibrate on, as the serving decoder gives them.
     """
     if wanted in ("auto", "int8"):
-        yield from integers(content, pixels, scaling, say)
+        try:
+            yield from integers(content, pixels, scaling, say)
+        except restore.BROKEN as error:
+            yield broken("int8, further ways", "int8", error)
     if wanted in ("auto", "dynamic"):
-        yield Candidate("dynamic", "dynamic", quantize.dynamic(content))
+        yield attempt("dynamic", "dynamic", lambda: quantize.dynamic(content))
     if wanted in ("auto", "fp16"):
-        yield Candidate("fp16", "fp16", quantize.fp16(content))
+        yield attempt("fp16", "fp16", lambda: quantize.fp16(content))
     if wanted in ("auto", "fp32"):
         yield Candidate("fp32", "fp32", content)
 
@@ -48,7 +70,7 @@ def integers(
     images = [run.scale(image[None], scaling) for image in pixels]
     say(f"int8: finding ranges on {len(images)} images")
     found = quantize.ranges(content, images, run.bounds(scaling))
-    yield Candidate("int8", "int8", quantize.static(content, found))
+    yield attempt("int8", "int8", lambda: quantize.static(content, found))
 
     say("int8: rounding each weight by what its layer sees")
     head = quantize.head(content)
@@ -58,7 +80,7 @@ def integers(
         keep = f"{head}|{pattern}" if pattern else head
         return quantize.static(settled, found, keep, grids)
 
-    yield Candidate("int8, float head", "int8", make(None))
+    yield attempt("int8, float head", "int8", lambda: make(None))
 
     if len(content) > MOST_SEARCHED_BYTES:
         say("int8: the network is too large to look for the operators that it hurts most")

@@ -49,6 +49,7 @@ def ranges(
 
 def follow(seen: Range, new: Range) -> Range:
     """Take the extremes of one more image into account: the mean of all, and the outermost."""
+    new = {end: np.asarray(value, np.float32) for end, value in new.items()}  # some are bool
     if not seen or not new:
         return seen or new
     images = np.asarray(seen.get("images", 1) + 1, np.float32)

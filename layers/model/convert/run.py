@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import numpy as np
-from macule.model import floats, quantized
+from macule.model import as_logits, floats, quantized
 from numpy.typing import NDArray
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
@@ -43,7 +43,14 @@ def outputs(
 
 
 def logits(
-    content: bytes, images: Iterable[NDArray[np.uint8]], scaling: Scaling
+    content: bytes,
+    images: Iterable[NDArray[np.uint8]],
+    scaling: Scaling,
+    output: str = "logits",
 ) -> NDArray[np.float32]:
-    """Run the file on each image; returns the logits (n, classes)."""
-    return np.stack([answer[0] for answer in outputs(content, images, scaling)])
+    """Run the file on each image; returns the logits (n, classes).
+
+    *output* is what its row holds, as the card says it: logits, probabilities or sigmoid.
+    """
+    rows = (answer[0] for answer in outputs(content, images, scaling))
+    return np.stack([as_logits(row, output) for row in rows])

@@ -7,6 +7,7 @@ from macule.model import arrange
 from numpy.typing import NDArray
 
 from convert import metrics, run
+from convert.export import Exported
 from convert.load import Source
 from convert.progress import Progress
 from convert.refusal import Refused
@@ -96,7 +97,7 @@ def prior(source: Source) -> tuple[str, str, str]:
 
 
 def try_all(
-    content: bytes,
+    exported: Exported,
     pixels: NDArray[np.uint8],
     truth: NDArray[np.int64],
     source: Source,
@@ -109,7 +110,9 @@ def try_all(
     weights = len(truth) / counts / len(np.unique(truth))
     tried = []
     for name, order in progress.track(pairs, len(pairs), "trying scalings"):
-        logits = run.logits(content, arrange(pixels, order), numbers(name, order))
+        logits = run.logits(
+            exported.content, arrange(pixels, order), numbers(name, order), exported.output
+        )
         shares = metrics.softmax(logits, metrics.fit_temperature(logits, truth))
         found = shares.argmax(axis=1)
         balanced = float(np.nanmean(metrics.sensitivity(found, truth, shares.shape[1])))

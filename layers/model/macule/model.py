@@ -130,7 +130,7 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
         began = time.perf_counter()
         warm.interpreter.set_tensor(warm.input_index, tensor)
         warm.interpreter.invoke()
-        logits = _logits(_output(warm, warm.logits), warm.card.output)
+        logits = as_logits(_output(warm, warm.logits), warm.card.output)
         maps = _output(warm, warm.maps) if warm.maps else None
         warm.stages.setdefault("first", (time.perf_counter() - began) * 1e3)
     powers = np.exp((logits - logits.max()) / np.float32(warm.card.temperature))
@@ -155,7 +155,7 @@ def arrange(pixels: NDArray[np.uint8], channels: str) -> NDArray[np.uint8]:
     return ((luma + 0x8000) >> 16).astype(np.uint8)[..., None]
 
 
-def _logits(scores: NDArray[np.float32], output: str) -> NDArray[np.float32]:
+def as_logits(scores: NDArray[np.float32], output: str) -> NDArray[np.float32]:
     """Turn what a file gives into logits, whose softmax it is."""
     import numpy as np
 
