@@ -72,7 +72,8 @@ def test_maps_average_to_the_logits(model: Any, content: bytes, images: NDArray[
     """The mean of each class's map plus its bias is its logit: the maps explain all of it."""
     bias = np.array(model.layers[-1].bias.value)
 
-    for logits, maps in run.outputs(content, images[:5], SCALING):
+    for answer in run.outputs(content, images[:5], SCALING):
+        logits, maps = answer[run.LOGITS], answer[run.MAPS]
         assert maps.shape == (8, 8, 5)
         assert maps.mean(axis=(0, 1)) + bias == pytest.approx(logits, abs=1e-4)
 

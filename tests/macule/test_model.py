@@ -100,7 +100,7 @@ def test_two_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_thread_sees_its_own_answer() -> None:
     """Images run at once do not mix their results."""
     warm = model.warm(store.SHIPPED)
-    inputs = [image.decode(photo(200 + 50 * n, 300), 224, "squash") for n in range(6)]
+    inputs = [image.decode(photo(200 + 50 * n, 300), warm.card.side_px, "squash") for n in range(6)]
     alone = [model.run(warm, pixels).probabilities for pixels in inputs]
 
     with ThreadPoolExecutor(4) as pool:
@@ -167,7 +167,7 @@ def test_a_card_of_another_shape_is_refused(folder: Path) -> None:
     rewrite(folder, side_px=300)
     with pytest.raises(ModelUnavailable, match="its card says"):
         model.warm(str(folder))
-    rewrite(folder, side_px=224, labels=["a", "b"], names={"en": ["A", "B"]})
+    rewrite(folder, side_px=256, labels=["a", "b"], names={"en": ["A", "B"]})
     with pytest.raises(ModelUnavailable, match="2 labels"):
         model.warm(str(folder))
 

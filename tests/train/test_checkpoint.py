@@ -89,15 +89,31 @@ def test_refuses_other_formats(tmp_path: Path) -> None:
         checkpoint.read(path)
 
 
-def test_backbone_finds_every_array() -> None:
-    """Each Keras layer names its arrays in the checkpoint, and their shapes fit after turning."""
-    weights = {
-        "_blocks.3._depthwise_conv.weight": np.zeros((144, 1, 5, 5), np.float32),
-        "_conv_stem.weight": np.zeros((32, 3, 3, 3), np.float32),
-    }
+def test_normalisation_is_folded_into_the_convolution() -> None:
+    """A layer finds its arrays by name; kernel and bias then do what both layers did."""
+    random = np.random.default_rng(2)
+    parts = ("weight", "bias", "running_mean", "running_var")
+    norm = {part: random.uniform(0.5, 2, 144).astype(np.float32) for part in parts}
+    weights = {f"_blocks.3._bn1.{part}": values for part, values in norm.items()}
+    filters = random.normal(size=(144, 1, 5, 5)).astype(np.float32)
+    weights["_blocks.3._depthwise_conv.weight"] = filters
+    patch = random.normal(size=(5, 5, 144)).astype(np.float32)
 
-    (depthwise,) = backbone.arrays("blocks_3_depthwise_conv", "DepthwiseConv2D", weights)
-    (stem,) = backbone.arrays("conv_stem", "Conv2D", weights)
+    kernel, bias = backbone.arrays("blocks_3_depthwise_conv", weights)
+    answer = np.einsum("hwc,hwci->c", patch, kernel) + bias
+    plain = np.einsum("hwc,cihw->c", patch, filters)
+    expected = (plain - norm["running_mean"]) / np.sqrt(norm["running_var"] + 1e-3)
 
-    assert depthwise.shape == (5, 5, 144, 1)
-    assert stem.shape == (3, 3, 3, 32)
+    assert kernel.shape == (5, 5, 144, 1)
+    np.testing.assert_allclose(answer, expected * norm["weight"] + norm["bias"], rtol=1e-4)
+
+
+def test_a_dense_convolution_is_turned() -> None:
+    """PyTorch's axes (out, in, height, width) become Keras's (height, width, in, out)."""
+    weights = {f"_bn0.{part}": np.ones(32, np.float32) for part in ("weight", "running_var")}
+    weights |= {f"_bn0.{part}": np.zeros(32, np.float32) for part in ("bias", "running_mean")}
+    weights["_conv_stem.weight"] = np.zeros((32, 3, 3, 3), np.float32)
+
+    kernel, bias = backbone.arrays("conv_stem", weights)
+
+    assert (kernel.shape, bias.shape) == ((3, 3, 3, 32), (32,))

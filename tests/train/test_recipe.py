@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from convert import images
 from PIL import Image
 from train import __main__ as program
-from train import backbone, data, head
+from train import backbone, data, recipe
 
 SIDE_PX = 64
 LABELS = ["round", "square", "striped"]
@@ -49,19 +50,29 @@ def draw(label: str, random: np.random.Generator) -> Any:
 
 
 @pytest.fixture(scope="module")
-def body() -> Any:
-    """A seeded backbone of two blocks."""
+def network() -> recipe.Network:
+    """A backbone of two blocks, the same for every side."""
     keras = pytest.importorskip("keras")
-    keras.utils.set_random_seed(2)
-    return backbone.build(SIDE_PX, ((3, 2, 1, 16, 1), (3, 2, 4, 24, 1)), 64)
+
+    def build(side_px: int) -> Any:
+        keras.utils.set_random_seed(2)
+        return backbone.build(side_px, ((3, 2, 1, 16, 1), (3, 2, 4, 24, 1)), 64)
+
+    return recipe.Network(build, "blocks_0_project_conv")
+
+
+def run(folder: Path, network: recipe.Network, out: Path, *more: str) -> dict[str, Any]:
+    """Run the recipe for two seeds of three epochs."""
+    line = [str(folder), "--out", str(out), "--weights", "random", "--side", str(SIDE_PX)]
+    line += ["--side-px", "48", "--epochs", "3", "--seeds", "2", "--batch", "12", "--rate", "0.001"]
+    return program.train(program.parse([*line, *more]), network, quiet)
 
 
 @pytest.fixture(scope="module")
-def made(folder: Path, body: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(folder: Path, network: recipe.Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the recipe wrote."""
     out = tmp_path_factory.mktemp("out")
-    line = [str(folder), "--out", str(out), "--weights", "random", "--side", str(SIDE_PX)]
-    program.train(program.parse(line), body, quiet)
+    run(folder, network, out)
     return out
 
 
@@ -92,44 +103,103 @@ def test_metrics_cover_every_precision(made: Path) -> None:
     """Each precision has its figures, their n, its size and its distance from fp32."""
     files = json.loads((made / "metrics.json").read_text())["files"]
 
-    assert set(files) == {"fp32", "fp16", "int8", "int8_float_head", "int8_plain"}
+    assert set(files) == {"fp32", "fp16", "int8", "int8_plain"}
     assert files["fp32"]["against_fp32"]["top1_agreement"] == 1.0
     assert all(figures["n"] == 9 and figures["bytes"] > 0 for figures in files.values())
     assert files["int8"]["ece_bins"] == 15
 
 
-def test_recipe_repeats_itself(folder: Path, body: Any, made: Path, tmp_path: Path) -> None:
-    """A second run with the same seed gives the same card, but for the digest's noise."""
-    line = [str(folder), "--out", str(tmp_path), "--weights", "random", "--side", str(SIDE_PX)]
+def test_recipe_repeats_itself(
+    folder: Path, network: recipe.Network, made: Path, tmp_path: Path
+) -> None:
+    """A second run with the same seeds gives the same card, but for the digest's noise."""
     first = json.loads((made / "model.json").read_text())
 
-    second = program.train(program.parse(line), body, quiet)
+    second = run(folder, network, tmp_path)
 
-    assert second["temperature"] == pytest.approx(first["temperature"], rel=0.01)
-    assert second["metrics"]["mean_auc"] == pytest.approx(first["metrics"]["mean_auc"], abs=0.01)
+    assert second["temperature"] == pytest.approx(first["temperature"], rel=0.05)
+    assert second["metrics"]["mean_auc"] == pytest.approx(first["metrics"]["mean_auc"], abs=0.05)
 
 
-def test_head_separates_and_balances() -> None:
-    """With 90 to 10 overlapping samples the rarer class is still found, as often as the other."""
+def test_training_is_taken_up_where_it_stopped(
+    folder: Path, network: recipe.Network, tmp_path: Path
+) -> None:
+    """What is done is not done again; a state of another plan is refused with the way out."""
+    said: list[str] = []
+    line = [str(folder), "--out", str(tmp_path), "--weights", "random", "--side", str(SIDE_PX)]
+    line += ["--side-px", "48", "--epochs", "2", "--seeds", "1", "--batch", "12"]
+
+    program.train(program.parse(line), network, said.append)
+    curves = (tmp_path / "work" / "seed-0" / "curves.csv").read_text()
+    said.clear()
+    program.train(program.parse(line), network, said.append)
+
+    assert "taken up after epoch 2" in said
+    assert (tmp_path / "work" / "seed-0" / "curves.csv").read_text() == curves
+    with pytest.raises(ValueError, match="give another --work, or the same plan"):
+        program.train(program.parse([*line, "--epochs", "9"]), network, quiet)
+
+
+def test_the_file_knows_its_images(folder: Path, made: Path) -> None:
+    """The card has its thresholds, and noise lies beyond what is familiar."""
+    from macule import classify, model
+
+    model._by_pid.clear()
+    warm = model.warm(str(made))
+    noise = np.random.default_rng(0).integers(0, 256, (1, SIDE_PX, SIDE_PX, 3), np.uint8)
+    scores = model.run(warm, noise)
+    model._by_pid.clear()
+
+    assert 0 < warm.card.unfamiliar_above <= warm.card.not_skin_above
+    assert classify.decide(warm.card, 1.0, scores.distance) == "not_skin"
+
+
+def test_classes_are_weighed_evenly() -> None:
+    """A bias against the rarer class, as training leaves it, is found and undone."""
     random = np.random.default_rng(4)
-    truth = np.repeat([0, 1], [900, 100])
-    features = random.normal(size=(1000, 2)).astype(np.float32) + truth[:, None].astype(np.float32)
+    truth = np.repeat([0, 1], [300, 100])
+    evidence = random.normal(0, 1, 400) + np.where(truth == 1, 1.0, -1.0)
+    logits = np.stack([0 * evidence, 2 * evidence - 3], axis=1).astype(np.float32)
 
-    fitted = head.fit(features, truth, 2, 0.001)
-    named = fitted.logits(features).argmax(axis=1)
+    shift = recipe.weigh(logits, truth)
+    named = (logits + shift).argmax(axis=1)
 
-    assert (named[truth == 1] == 1).mean() == pytest.approx(
-        (named[truth == 0] == 0).mean(), abs=0.1
-    )
+    assert shift[0] == 0
+    assert (logits.argmax(axis=1)[truth == 1] == 1).mean() < 0.45
+    assert (named[truth == 1] == 1).mean() > 0.7
+    assert (named[truth == 0] == 0).mean() > 0.75
 
 
-def test_rows_without_an_image_are_left_out(folder: Path) -> None:
-    """A row with an empty path is no photo; labels keep the order of the file."""
-    photos, column = data.read(folder, None)
+def test_averaging_keeps_what_helps(network: recipe.Network) -> None:
+    """The worse of two runs is left out where the mean of both is worse than the better alone."""
+    body = network.build(SIDE_PX)
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 256, (12, SIDE_PX, SIDE_PX, 3), np.uint8)
+    inner = body.get_weights()
+    good = [*inner, random.normal(0, 0.1, (64, 3)).astype(np.float32), np.zeros(3, np.float32)]
+    truth = recipe.answer(body, good, pixels).argmax(axis=1)
+    bad = [*inner, -good[-2], good[-1]]
 
-    assert len(photos) == 45
-    assert column == "image"
-    assert data.labels(photos) == LABELS
+    kept, best = recipe.average(body, [bad, good], data.Set(pixels, truth), quiet)
+
+    assert kept == [1]
+    np.testing.assert_array_equal(best[-2], good[-2])
+
+
+def test_centres_fill_what_frames_lack(tmp_path: Path) -> None:
+    """A lesion with only its centre square is found, and mirrored at its sides to a whole frame."""
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "a.png")
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / "b.png")
+    rows = ["lesion,label,split,squashed,cropped", "1,round,train,a.png,", "2,square,extra,,b.png"]
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+
+    photos = images.read(tmp_path, "squashed")
+    centred = data.centres(tmp_path, photos)
+    decoded = data.decode(centred, LABELS, SIDE_PX, frozenset(p.path for p in centred))
+
+    assert [photo.path.name for photo in centred] == ["b.png"]
+    assert decoded.pixels.shape == (1, SIDE_PX, SIDE_PX, 3)
+    assert (decoded.pixels == (200, 10, 10)).all()
 
 
 def test_imagenet_weights_fill_the_backbone() -> None:
@@ -143,4 +213,16 @@ def test_imagenet_weights_fill_the_backbone() -> None:
     network = backbone.imagenet(64)
 
     assert network.output_shape == (None, 2, 2, 1280)
-    assert network.count_params() == 3_413_024
+    assert network.count_params() == 3_350_000
+
+
+def test_page_tells_what_was_measured(made: Path) -> None:
+    """The files beside the weights hold all that the model card's page needs."""
+    from train import page
+
+    found = json.loads((made / "evaluation.json").read_text())
+
+    assert found["n"] == 9
+    assert sum(found["drawn"][name] for name in ("classified", "inconclusive", "not_skin")) == 210
+    assert len((made / "curves.csv").read_text().splitlines()) == 1 + 2 * 3
+    assert page.TEMPLATE.exists()

@@ -16,7 +16,19 @@ from macule.manifest import FILE
 from macule.model import arrange
 from numpy.typing import NDArray
 
-from convert import compose, export, gate, images, load, measure, precision, report, run, scaling
+from convert import (
+    compose,
+    export,
+    familiar,
+    gate,
+    images,
+    load,
+    measure,
+    precision,
+    report,
+    run,
+    scaling,
+)
 from convert import labels as labelling
 from convert.compose import Given, Tested, Trial
 from convert.images import Images
@@ -79,6 +91,8 @@ def convert(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, An
     progress.step("finding the scaling")
     choice = _scale(given, exported, options, progress)
 
+    exported = _know(given, exported, choice, progress)
+
     progress.step("asking the original")
     stand_ins = Images(images.drawn(given.side_px), None, 0)
     judged = given.judged or stand_ins
@@ -97,8 +111,8 @@ def convert(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, An
 
     progress.step(f"writing {out}")
     best = next(one.candidate for one in tested if one.chosen)
-    logits = run.logits(best.content, trial.pixels, trial.scaling, exported.output)
-    made = compose.Made(given, exported, choice, trial, before, tested, logits)
+    scores = run.scores(best.content, trial.pixels, trial.scaling, exported.output)
+    made = compose.Made(given, exported, choice, trial, before, tested, *scores)
     card = compose.card(options, made)
     evidence = compose.evidence(options, typed, made, card)
     with _whole(out) as folder:
@@ -149,6 +163,25 @@ def _scale(
         pixels, truth = given.evaluation.pixels[order], given.evaluation.truth[order]
         tried = scaling.try_all(exported, pixels, truth, given.source, progress)
     return scaling.choose(given.source, tried, options.scaling, options.channels, options.force)
+
+
+def _know(
+    given: Given, exported: export.Exported, choice: scaling.Choice, progress: Progress
+) -> export.Exported:
+    """Write the file anew with a distance from the calibration images, where there are enough.
+
+    Where no others are given to set its thresholds by, every other one is left for that.
+    """
+    shown = given.calibration
+    if shown is None or exported.precision != "fp32" or given.source.kind == "tflite":
+        return exported
+    pixels = shown.pixels if given.evaluation else shown.pixels[::2]
+    if len(pixels) < familiar.LEAST_IMAGES:
+        return exported
+    progress.say(f"learning from {len(pixels)} images what is familiar")
+    numbers = scaling.numbers(choice.name, choice.channels)
+    known = run.scale(arrange(pixels, choice.channels), numbers)
+    return export.export(given.source, *given.side_px, known)
 
 
 def _reference(source: Source, trial: Trial, progress: Progress) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import numpy as np
 from macule import __version__
 from numpy.typing import NDArray
 
-from convert import export, load, measure, metrics, run, scaling
+from convert import export, familiar, load, measure, metrics, run, scaling
 from convert.gate import Gate
 from convert.images import Images
 from convert.load import Source
@@ -79,7 +79,8 @@ class Tested(NamedTuple):
 class Made(NamedTuple):
     """Everything that a conversion found; `before` (n, classes) is the original's answer.
 
-    `logits` (n, classes) are the chosen file's, on the same images.
+    `logits` (n, classes) and `distances` (n,), if it has any, are the chosen file's, on the same
+    images.
     """
 
     given: Given
@@ -89,6 +90,7 @@ class Made(NamedTuple):
     before: NDArray[np.float32]
     tested: list[Tested]
     logits: NDArray[np.float32]
+    distances: NDArray[np.float32] | None
 
     @property
     def chosen(self) -> Tested:
@@ -117,7 +119,7 @@ def card(options: argparse.Namespace, made: Made) -> dict[str, Any]:
         "scaling": {"mean": list(made.trial.scaling[0]), "std": list(made.trial.scaling[1])},
         "output": made.exported.output,
         "temperature": temperature,
-        "thresholds": {"inconclusive": threshold},
+        "thresholds": {"inconclusive": threshold} | strange(made),
         "cam": made.exported.cam,
         "source": f"{options.model.name} ({given.source.kind}), by macule convert {__version__}",
         "licence": "that of the original",
@@ -152,6 +154,13 @@ def calibrate(logits: NDArray[np.float32], truth: NDArray[np.int64] | None) -> t
     temperature = metrics.fit_temperature(logits, truth)
     top = metrics.softmax(logits, temperature).max(axis=1)
     return temperature, float(np.quantile(top, 1 - COVERAGE))
+
+
+def strange(made: Made) -> dict[str, float]:
+    """Set the distances from which an image is unfamiliar, and from which it is not skin."""
+    if made.distances is None:
+        return {}
+    return familiar.thresholds(made.distances if made.given.evaluation else made.distances[1::2])
 
 
 def evidence(
@@ -242,6 +251,14 @@ def findings(made: Made) -> list[dict[str, str]]:
                 "back as inconclusive.",
             )
         )
+    if made.distances is None:
+        found.append(
+            finding(
+                "info",
+                f"Fewer than {2 * familiar.LEAST_IMAGES} images to calibrate on, or no feature"
+                " maps: an image of something else is not told apart (`not_skin`).",
+            )
+        )
     if "note" in made.exported.cam:
         found.append(finding("warning", f"Activation maps: {made.exported.cam['note']}."))
     if "why" in made.exported.cam:
@@ -295,7 +312,7 @@ def maps(made: Made) -> list[dict[str, Any]]:
     count = min(MAPS_SHOWN, len(made.trial.pixels))
     places = np.linspace(0, len(made.trial.pixels) - 1, count).astype(int)
     pixels = made.trial.pixels[places]
-    answers = run.outputs(made.chosen.candidate.content, pixels, made.trial.scaling)
+    answers = list(run.outputs(made.chosen.candidate.content, pixels, made.trial.scaling))
     best = made.before[places].argmax(axis=1)
     scaled = run.scale(pixels, made.trial.scaling)
     gradients = load.gradient_maps(made.given.source, scaled, best)
@@ -303,7 +320,7 @@ def maps(made: Made) -> list[dict[str, Any]]:
         {
             "image": made.trial.rgb[place],
             "before": None if gradients is None else gradients[index],
-            "after": answers[index][-1][..., label],
+            "after": answers[index][run.MAPS][..., label],
             "label": made.given.labels[label],
         }
         for index, (place, label) in enumerate(zip(places, best, strict=True))

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import cams, gradcam, graph, lite, load, restore, verdict
+from convert import cams, familiar, gradcam, graph, lite, load, restore, verdict
 from convert.head import Unknown
 from convert.load import Refused, Source
-from convert.plan import Plan, draw
+from convert.plan import Plan, draw, know
 
 SIDES_PX = (8, 640)
 TOLERANCE = 1e-3
@@ -23,7 +23,8 @@ class Exported(NamedTuple):
     """A LiteRT file and what is known of it.
 
     `content`: input (1, h, w, c) float32 in the model's own range; outputs `logits` (1, classes)
-      and, where the head has a closed form, `cams` (1, fh, fw, classes): rank tells them apart.
+      and, where the head has a closed form, `cams` (1, fh, fw, classes), and `distance` (1,) from
+      the known images where some were given: rank tells them apart.
     `output`: what the row holds: "logits"; "probabilities" or "sigmoid" of a wrapped `.tflite`.
     `cam`: `faithful`, and either `head`, `max_error` and `correlation` against a GradientTape
       Grad-CAM before its ReLU, or `why` there are no maps.
@@ -36,9 +37,12 @@ class Exported(NamedTuple):
     precision: str
 
 
-def export(source: Source, height: int, width: int) -> Exported:
+def export(
+    source: Source, height: int, width: int, known: NDArray[np.float32] | None = None
+) -> Exported:
     """Make the LiteRT file of *source* for images of *height* x *width*, and check it.
 
+    *known*: images (n, height, width, c) of the kind to come, in the range that the model takes.
     Raises: Refused.
     """
     low, high = SIDES_PX
@@ -48,6 +52,7 @@ def export(source: Source, height: int, width: int) -> Exported:
     if source.kind == "tflite":
         return wrap(source, height, width)
     plan = draw(load.at(source, height, width), load.opaque(source))
+    plan = plan if known is None else know(plan, known)
     images = load.samples(source, 4, height, width)
     try:
         content, outputs = made(source, plan, images)
@@ -90,11 +95,12 @@ def serve(plan: Plan, image: Any) -> dict[str, Any]:
 
     definition, wanted = plan.frozen.definition, plan.logits
     given = {f"{graph.IMAGE}:0": image}
+    tap = [plan.known[0]] if plan.known else []
     if plan.head is None:
-        (row,) = graph.splice(definition, given, [wanted.name], "")
+        row, *tapped = graph.splice(definition, given, [wanted.name, *tap], "")
         maps = None
     else:
-        (features,) = graph.splice(definition, given, [plan.head.features.name], "")
+        features, *tapped = graph.splice(definition, given, [plan.head.features.name, *tap], "")
         row, maps = cams.attach(plan.opened, definition, plan.head, wanted, features)
     with tf.name_scope("head/"):
         row = tf.reshape(row, (1, plan.answer.units))
@@ -104,7 +110,11 @@ def serve(plan: Plan, image: Any) -> dict[str, Any]:
             # softmax([0, z]) is [1 - sigmoid(z), sigmoid(z)]; the first label's evidence is -z
             row = tf.pad(row, [[0, 0], [1, 0]])
             maps = None if maps is None else tf.concat([-maps, maps], 3)
-        return {"logits": row} if maps is None else {"logits": row, "cams": maps}
+        found = {"logits": row} | ({} if maps is None else {"cams": maps})
+        if plan.known:
+            pooled = tf.reduce_mean(tapped[0], [1, 2])
+            found["distance"] = familiar.measure(plan.known[1], pooled)
+        return found
 
 
 def write(
@@ -194,46 +204,45 @@ def wrap(source: Source, height: int, width: int) -> Exported:
     )
 
 
-def attach(body: Any, kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> bytes:
+def attach(
+    body: Any,
+    kernel: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    known: tuple[str, familiar.Space] | None = None,
+) -> bytes:
     """Export the Keras model *body* with a GAP + Dense head as a float32 `.tflite`.
 
     Args:
       body: Keras model from one image batch to feature maps (n, h, w, features).
       kernel: (features, classes), the Dense layer's weights.
       bias: (classes,).
+      known: a layer of *body*, and the space of known images in its pooled output.
 
-    Returns: the file. Input (1, side, side, 3) float32, scaled. Outputs `cams` (1, h, w, classes)
-      and `logits` (1, classes), both float32.
+    Returns: the file. Input (1, side, side, 3) float32, scaled. Outputs `cams` (1, h, w, classes),
+      `logits` (1, classes) and, with *known*, `distance` (1,), all float32.
 
     Pooling and a Dense layer commute: with cams = features * kernel at every place, logits =
     mean(cams) + bias, and each cam is the class's Grad-CAM before its ReLU. So the explanation
     costs one output and no second pass.
     """
+    import keras
     import tensorflow as tf
 
     weights = tf.constant(np.asarray(kernel, np.float32)[None, None])
     shift = tf.constant(np.asarray(bias, np.float32))
+    tapped = body
+    if known:
+        tapped = keras.Model(body.inputs, [body.output, body.get_layer(known[0]).output])
 
     def serve(image: Any) -> dict[str, Any]:
-        features = body(image, training=False)
+        seen = tapped(image, training=False)
+        features = seen[0] if known else seen
         with tf.name_scope("head"):
             maps = tf.nn.conv2d(features, weights, 1, "VALID")
-            return {"cams": maps, "logits": tf.reduce_mean(maps, [1, 2]) + shift}
-
-    return write(serve, body.input_shape[1:], hold(body))
-
-
-def export_features(body: Any) -> bytes:
-    """Export *body* and its pooling alone; the output `features` is (1, features), float32.
-
-    Quantized like a whole model, it gives the very features that a head will meet there.
-    """
-    import tensorflow as tf
-
-    def serve(image: Any) -> dict[str, Any]:
-        maps = body(image, training=False)
-        with tf.name_scope("head"):
-            return {"features": tf.reduce_mean(maps, [1, 2])}
+            found = {"cams": maps, "logits": tf.reduce_mean(maps, [1, 2]) + shift}
+            if known:
+                found["distance"] = familiar.measure(known[1], tf.reduce_mean(seen[1], [1, 2]))
+            return found
 
     return write(serve, body.input_shape[1:], hold(body))
 

@@ -1,7 +1,7 @@
 """A folder of images to pixels, through the decoder that serves."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +19,15 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 class Photo(NamedTuple):
-    """One image of a folder; `label` and `split` are empty where nothing says them."""
+    """One image of a folder; `label` and `split` are empty where nothing says them.
+
+    `row` is its row of `labels.csv`, whatever columns that has.
+    """
 
     path: Path
     label: str
     split: str
+    row: Mapping[str, str] = {}
 
 
 class Images(NamedTuple):
@@ -80,16 +84,24 @@ def decode(
         )
     pixels, truth = [], []
     for photo in progress.track(photos, len(photos), what):
-        try:
-            pixels.append(image.decode(photo.path.read_bytes(), side_px, resize)[0])
-        except (Macule, OSError):
+        decoded = pixels_of(photo, side_px, resize)
+        if decoded is None:
             continue
+        pixels.append(decoded)
         truth.append(labels.index(photo.label) if photo.label else -1)
     if not pixels:
         raise Refused(f"None of the {len(photos)} images can be decoded.")
     known = np.array(truth, np.int64)
     broken = len(photos) - len(pixels)
     return Images(np.stack(pixels), known if (known >= 0).all() else None, broken)
+
+
+def pixels_of(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray[np.uint8] | None:
+    """Decode one photo to (height, width, 3) as a request is; None where that cannot be done."""
+    try:
+        return image.decode(photo.path.read_bytes(), side_px, resize)[0]  # type: ignore[no-any-return]
+    except (Macule, OSError):
+        return None
 
 
 def drawn(side_px: tuple[int, int], count: int = 32, seed: int = 0) -> NDArray[np.uint8]:
@@ -125,7 +137,7 @@ def _from_table(folder: Path, column: str | None) -> list[Photo]:
             f"{', '.join(COLUMNS)}."
         )
     return [
-        Photo(folder / row[chosen], row["label"], row.get("split") or "")
+        Photo(folder / row[chosen], row["label"], row.get("split") or "", row)
         for row in rows
         if row[chosen]
     ]

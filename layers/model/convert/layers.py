@@ -11,6 +11,9 @@ Floats = NDArray[np.float32]
 
 CONVOLUTION, DEPTHWISE, DENSE = 3, 4, 9  # operator codes of the LiteRT schema
 SAME_PADDING = 0
+# How each pair of inputs goes together takes 8 bytes: 0.3 GB at this many. VGG16's first Dense
+# layer has 25,088.
+MOST_INPUTS = 6144
 PLACES = 64  # drawn from each feature map; neighbours say much the same
 
 
@@ -32,8 +35,8 @@ class Layer(NamedTuple):
 def read(raw: bytearray, leave: str) -> list[Layer]:
     """Find the layers of *raw*, save those whose output's name matches *leave*.
 
-    Left out too is what several operators share, and convolutions in groups or with more than one
-    filter a channel: these the quantizer rounds by itself.
+    Left out too, for the quantizer to round by itself, is what several operators share, what has
+    more than MOST_INPUTS inputs, and convolutions in groups or with several filters a channel.
     """
     from litert_quantizer.utils import tfl_flatbuffer_utils
 
@@ -63,13 +66,20 @@ def read(raw: bytearray, leave: str) -> list[Layer]:
             continue
         source, kernel, *rest = (int(index) for index in operator.inputs)
         weights = floats(kernel)
-        channels = 0 if weights is None else weights.shape[-1]
-        if weights is None or (code != DENSE and channels != tensors[source].shape[-1]):
+        if weights is None or inputs(code, weights) > MOST_INPUTS:
+            continue
+        if code != DENSE and weights.shape[-1] != tensors[source].shape[-1]:
             continue
         name = tensors[kernel].name.decode()
         bias = floats(rest[0]) if rest else None
         found.append(Layer(code, operator.builtinOptions, source, name, output, weights, bias))
     return found
+
+
+def inputs(code: int, weights: Floats) -> int:
+    """Count what one output of a layer sums up."""
+    shape = weights.shape[1:3] if code == DEPTHWISE else weights.shape[1:]
+    return int(np.prod(shape))
 
 
 def group(layer: Layer, values: Floats) -> Floats:

@@ -47,7 +47,7 @@ def restore(path: Path) -> Lite:
     sources, targets = interpreter.get_input_details(), interpreter.get_output_details()
     shape = picture(name, sources)
     answers = [target for target in targets if len(target["shape"]) == 2]
-    others = [target for target in targets if len(target["shape"]) != 2]
+    others = [target for target in targets if len(target["shape"]) not in (2, run.DISTANCE)]
     units = int(answers[0]["shape"][1]) if len(answers) == 1 else 0
     maps = len(others) == 1 and len(others[0]["shape"]) == 4 and others[0]["shape"][3] == units
     if len(answers) != 1 or (others and not maps):
@@ -134,10 +134,10 @@ def answer(lite: Lite, images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def outputs(content: bytes, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Run a file on images (n, h, w, c) in its range; returns its outputs, lowest rank first."""
+    """Run a file on images (n, h, w, c) in its range; returns its logits and, if any, its maps."""
     still = ((0.0,) * images.shape[3], (1.0,) * images.shape[3])
-    rows = run.outputs(content, images, still)
-    return [np.stack(column) for column in zip(*rows, strict=True)]
+    rows = list(run.outputs(content, images, still))
+    return [np.stack([row[r] for row in rows]) for r in (run.LOGITS, run.MAPS) if r in rows[0]]
 
 
 def signed(content: bytes) -> bytes:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
+BINS = 15  # of the calibration error, of equal width
 
 
 def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -54,7 +55,7 @@ def wilson(share: float, count: int) -> list[float]:
     return [(centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)]
 
 
-def calibration_error(probabilities: Floats, truth: Ints, bins: int = 15) -> float:
+def calibration_error(probabilities: Floats, truth: Ints, bins: int = BINS) -> float:
     """Expected calibration error of the top answer, in *bins* of equal width over (0, 1]."""
     top = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == truth
@@ -124,8 +125,33 @@ def abstain(probabilities: Floats, truth: Ints, threshold: float) -> dict[str, A
     }
 
 
+def mean(values: list[float]) -> float:
+    """Mean of what is a number; nan if nothing is."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def confusion(predicted: Ints, truth: Ints, classes: int) -> NDArray[np.int64]:
+    """Count images (classes, classes): a row a true class, a column an answer."""
+    counts = np.bincount(truth * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def risks(probabilities: Floats, truth: Ints) -> list[tuple[float, float]]:
+    """Coverage and share of wrong answers among those covered, the surest answers first.
+
+    Answers of one confidence are covered together.
+    """
+    top, wrong = probabilities.max(axis=1), probabilities.argmax(axis=1) != truth
+    order = np.argsort(-top, kind="stable")
+    counts = np.arange(1, len(top) + 1)
+    share = np.cumsum(wrong[order]) / counts
+    ends = np.append(top[order][1:] != top[order][:-1], True)
+    return [(float(c / len(top)), float(s)) for c, s in zip(counts[ends], share[ends], strict=True)]
+
+
 def summarise(
-    logits: Floats, truth: Ints, labels: list[str], temperature: float = 1.0, bins: int = 15
+    logits: Floats, truth: Ints, labels: list[str], temperature: float = 1.0, bins: int = BINS
 ) -> dict[str, Any]:
     """All figures of one model file on one set of images, ready for JSON.
 

@@ -1,8 +1,10 @@
 """The plots of a conversion report: SVG in the page's own colours, and activation maps as JPEG."""
 
+import itertools
 import re
 import warnings
 from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from io import BytesIO, StringIO
 from typing import Any
 
@@ -122,6 +124,49 @@ def changes(before: Floats, after: Floats) -> str:
         axes.yaxis.set_major_formatter("{x:.0f}")
         axes.set(xlabel="change of a probability (after − before)", ylabel="probabilities")
         return svg(drawing, "changes")
+
+
+def operating(probabilities: Floats, truth: Ints, labels: Sequence[str]) -> str:
+    """Draw the ROC curve of each label against the rest."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        drawing = sheet((4.2, 4.6))
+        axes = drawing.subplots()
+        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
+        styles = itertools.cycle(itertools.product(("-", "--", "-.", ":"), (BEFORE, AFTER, INK)))
+        for index, label in enumerate(labels):
+            positive = truth == index
+            if positive.all() or not positive.any():
+                continue
+            line, colour = next(styles)
+            order = np.argsort(-probabilities[:, index], kind="stable")
+            hits = np.concatenate([[0], np.cumsum(positive[order]) / positive.sum()])
+            alarms = np.concatenate([[0], np.cumsum(~positive[order]) / (~positive).sum()])
+            area = metrics.auc(probabilities[:, index], positive)
+            name = f"{label}, AUC {area:.3f}"
+            axes.plot(alarms, hits, color=colour, linestyle=line, label=name)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        axes.set(xlabel="1 − specificity", ylabel="sensitivity")
+        axes.legend(loc="lower right", fontsize=8)
+        return svg(drawing, "operating")
+
+
+def selective(points: Sequence[tuple[float, float]], chosen: Mapping[str, float]) -> str:
+    """Draw the share of wrong answers against how many are answered, and where the model stands."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        drawing = sheet((4.2, 3.6))
+        axes = drawing.subplots()
+        coverage, risk = np.asarray(points).T
+        axes.plot(coverage, risk, color=BEFORE)
+        axes.plot(
+            chosen["coverage"], 1 - chosen["accuracy_of_classified"], "s", color=AFTER, markersize=8
+        )
+        axes.set(xlim=(0, 1.02), ylim=(0, None))
+        axes.set(xlabel="coverage", ylabel="share of wrong answers")
+        return svg(drawing, "selective")
 
 
 def sheet(size: tuple[float, float]) -> Any:

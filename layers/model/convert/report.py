@@ -7,6 +7,8 @@ from convert import facts, markdown, plots, sections, tables
 from convert.facts import Evidence
 from convert.words import number
 
+KICKER = "macule convert, {}: what changed between the original and the converted model"
+
 
 class Drawing(NamedTuple):
     """One plot: its `<svg>`, what it says to who cannot see it, and the line below it."""
@@ -27,18 +29,31 @@ def write(folder: Path, evidence: Evidence) -> None:
 
 def page(evidence: Evidence) -> str:
     """Set the report as one page that asks for nothing outside itself and runs no script."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
-    return template.render(
-        screen=facts.screen(evidence),
+    screen = facts.screen(evidence)
+    return render(
+        "page.html",
+        title=screen.title,
+        kicker=KICKER.format(screen.date),
+        disclaimer=screen.disclaimer,
+        screen=screen,
         sections=sections.tell(evidence),
         drawings=drawings(evidence),
         maps=maps(evidence),
     )
+
+
+def render(name: str, **given: Any) -> str:
+    """Fill the template *name*; all text that it is given is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent, "utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name).render(given)
 
 
 def drawings(evidence: Evidence) -> dict[str, list[Drawing]]:

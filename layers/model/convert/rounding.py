@@ -15,6 +15,7 @@ TOP = 127  # int8 weights are symmetric
 # Added to the diagonal, as a share of its mean: without it, what the images hardly show would be
 # given up for what they do.
 DAMPING = 0.01
+BLOCK = 64  # inputs whose errors reach those after them in one product of matrices
 
 
 class Seen(NamedTuple):
@@ -81,12 +82,17 @@ def choose(rows: Floats, moments: Floats, grid: Floats) -> Floats:
     matrix = np.take_along_axis(matrix, order[:, None, :], axis=2)
     spread = np.linalg.cholesky(np.linalg.inv(matrix)).transpose(0, 2, 1)
     left = np.take_along_axis(rows.astype(np.float64), order[:, None, :], axis=2)
-    for place in range(rows.shape[2]):
-        column = left[:, :, place, None]
-        rounded = np.clip(np.rint(column / grid), -TOP, TOP) * grid
-        error = (column - rounded) / spread[:, place, place, None, None]
-        left[:, :, place + 1 :] -= error * spread[:, place, None, place + 1 :]
-        left[:, :, place] = rounded[:, :, 0]
+    for start in range(0, rows.shape[2], BLOCK):
+        end = min(start + BLOCK, rows.shape[2])
+        errors = np.empty((*rows.shape[:2], end - start))
+        for place in range(start, end):
+            column = left[:, :, place, None]
+            rounded = np.clip(np.rint(column / grid), -TOP, TOP) * grid
+            error = (column - rounded) / spread[:, place, place, None, None]
+            left[:, :, place + 1 : end] -= error * spread[:, place, None, place + 1 : end]
+            left[:, :, place] = rounded[:, :, 0]
+            errors[:, :, place - start] = error[:, :, 0]
+        left[:, :, end:] -= errors @ spread[:, start:end, end:]
     result = np.empty_like(rows)
     np.put_along_axis(result, order[:, None, :], left.astype(np.float32), axis=2)
     return result

@@ -1,11 +1,12 @@
 """A LiteRT file over many images: what quantizing and measuring need, one thread, no server."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from macule.model import as_logits, floats, quantized
 from numpy.typing import NDArray
 
+DISTANCE, LOGITS, MAPS = 1, 2, 4
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -23,23 +24,40 @@ def bounds(scaling: Scaling) -> tuple[float, float]:
 
 def outputs(
     content: bytes, images: Iterable[NDArray[np.uint8]], scaling: Scaling
-) -> list[list[NDArray[np.float32]]]:
+) -> Iterator[dict[int, NDArray[np.float32]]]:
     """Run the file *content* on each image (side, side, 3).
 
-    Returns: per image its outputs, lowest rank first (logits before maps), without batch axis.
+    Yields: per image its outputs without batch axis, by the rank they have with it: DISTANCE,
+    LOGITS, MAPS.
     """
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=content, num_threads=1)
     interpreter.allocate_tensors()
     source = interpreter.get_input_details()[0]
-    targets = sorted(interpreter.get_output_details(), key=lambda detail: len(detail["shape"]))
-    answers = []
+    targets = interpreter.get_output_details()
     for image in images:
         interpreter.set_tensor(source["index"], quantized(scale(image[None], scaling), source))
         interpreter.invoke()
-        answers.append([floats(interpreter.get_tensor(t["index"])[0], t) for t in targets])
-    return answers
+        yield {len(t["shape"]): floats(interpreter.get_tensor(t["index"])[0], t) for t in targets}
+
+
+def scores(
+    content: bytes,
+    images: Iterable[NDArray[np.uint8]],
+    scaling: Scaling,
+    output: str = "logits",
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Run the file on each image.
+
+    *output* is what its row holds, as the card says it: logits, probabilities or sigmoid.
+    Returns: the logits (n, classes), and the distances (n,) where the file gives them.
+    """
+    rows, distances = [], []
+    for answer in outputs(content, images, scaling):
+        rows.append(as_logits(answer[LOGITS], output))
+        distances += [answer[DISTANCE]] if DISTANCE in answer else []
+    return np.stack(rows), np.stack(distances) if distances else None
 
 
 def logits(
@@ -48,9 +66,5 @@ def logits(
     scaling: Scaling,
     output: str = "logits",
 ) -> NDArray[np.float32]:
-    """Run the file on each image; returns the logits (n, classes).
-
-    *output* is what its row holds, as the card says it: logits, probabilities or sigmoid.
-    """
-    rows = (answer[0] for answer in outputs(content, images, scaling))
-    return np.stack([as_logits(row, output) for row in rows])
+    """Run the file on each image; returns the logits (n, classes) as `scores` does."""
+    return scores(content, images, scaling, output)[0]

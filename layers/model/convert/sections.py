@@ -8,7 +8,7 @@ from convert import metrics, tables
 from convert.facts import Evidence, arrays, chosen, evaluated, stands_in
 from convert.words import Table, known, number
 
-BINS = 15  # as the model card's calibration error
+BINS = metrics.BINS
 ROUNDING = 5e-5  # a difference that four digits do not show
 FEW = 10  # classes; with more, the commonest mistakes are listed beside the matrix
 NO_LABELS = (

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from macule import admission, explain, http, image, model, settings, upload
+from macule import admission, explain, http, image, manifest, model, settings, upload
 from macule.errors import BadRequest
 from macule.http import Request, Response
 
@@ -73,12 +73,11 @@ def predict(
             "faithful": faithful,
             **pictures._asdict(),
         }
-    certain = float(scores.probabilities[best]) >= card.inconclusive_below
     answer = {
         "id": os.urandom(12).hex(),
         "status": "succeeded",
         "model": warm.identity(),
-        "decision": "classified" if certain else "inconclusive",
+        "decision": decide(card, float(scores.probabilities[best]), scores.distance),
         "predictions": [
             {
                 "label": card.labels[index],
@@ -100,6 +99,20 @@ def predict(
     }
     stages = {**(warm.stages if cold else {}), "decode": decode_ms, "infer": infer_ms}
     return answer, stages
+
+
+def decide(card: manifest.Card, probability: float, distance: float | None) -> str:
+    """Say what an answer is worth: `classified`, `inconclusive` or `not_skin`.
+
+    Args:
+      probability: of the likeliest label, calibrated.
+      distance: as `model.Scores` has it.
+    """
+    far = 0.0 if distance is None else distance
+    if card.not_skin_above is not None and far > card.not_skin_above:
+        return "not_skin"
+    unfamiliar = card.unfamiliar_above is not None and far > card.unfamiliar_above
+    return "inconclusive" if unfamiliar or probability < card.inconclusive_below else "classified"
 
 
 def _top_k(text: str | None) -> int | None:

@@ -81,6 +81,11 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
 
     convert = add("convert", _convert, "turn a Keras model into a small one, with proof")
     check = add("check", _check, "check a model's folder against its card")
+    evaluate = add("evaluate", _evaluate, "measure a model on labelled images, as it serves")
+    if words[:1] == ["evaluate"]:
+        from convert import evaluate as evaluating
+
+        evaluating.add_options(evaluate)
     if words[:1] == ["convert"]:  # their options come with heavy modules: only when asked for
         from convert import command
 
@@ -122,6 +127,21 @@ def _check(options: argparse.Namespace) -> int:
         print(f"FAIL {error}")
         return FAILED
     return code
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from convert import evaluate, evaluation
+    from convert.refusal import Refused
+
+    typed = shlex.join(["macule", *sys.argv[1:]])
+    try:
+        out, found = evaluate.evaluate(options, typed)
+    except Refused as error:
+        _complain(str(error))
+        return FAILED
+    print("\n".join(evaluation.lines(found)))
+    print(f"{out}/evaluation.html has the plots, {out}/evaluation.json every figure")
+    return OK
 
 
 def _serve(options: argparse.Namespace) -> int:

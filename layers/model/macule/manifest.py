@@ -23,7 +23,9 @@ class Card(NamedTuple):
     `labels` stand in the order of the network's outputs, `names` maps a language to as many names.
     The network's input is (pixel - mean) / std, channel by channel in the order `channels`.
     `side_px` is the side of its square, or (height, width). `output` says what the file's scores
-    are: logits, probabilities, or the sigmoid of the second of two labels.
+    are: logits, probabilities, or the sigmoid of the second of two labels. An image is inconclusive
+    where its top probability is below one threshold or its distance above another, and not skin
+    where the distance is above a third; None without such a score.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Card(NamedTuple):
     output: str
     temperature: float
     inconclusive_below: float
+    unfamiliar_above: float | None
+    not_skin_above: float | None
     document: Mapping[str, Any]
 
 
@@ -119,6 +123,16 @@ def check(document: object) -> Card:
     thresholds: Any = card.get("thresholds")
     below: Any = thresholds.get("inconclusive") if isinstance(thresholds, dict) else None
     need("thresholds", isinstance(below, number) and 0 <= below <= 1, "inconclusive, 0 to 1")
+    distances = [thresholds.get("unfamiliar"), thresholds.get("not_skin")]
+    need(
+        "thresholds",
+        distances == [None, None]
+        or (
+            all(isinstance(far, number) and far > 0 for far in distances)
+            and sorted(distances) == distances
+        ),
+        "unfamiliar and not_skin both or neither, above 0, unfamiliar not above not_skin",
+    )
     return Card(
         name=card["name"],
         version=card["version"],
@@ -135,6 +149,8 @@ def check(document: object) -> Card:
         output=output,
         temperature=float(temperature),
         inconclusive_below=float(below),
+        unfamiliar_above=distances[0],
+        not_skin_above=distances[1],
         document=card,
     )
 

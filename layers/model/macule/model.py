@@ -25,10 +25,12 @@ class Scores(NamedTuple):
 
     `probabilities`: shape (classes,), float32, calibrated, sum 1, in the card's order.
     `maps`: shape (h, w, classes), float32, class-activation maps; None where the file has none.
+    `distance`: from the images that the network knows, about 1 for those; None likewise.
     """
 
     probabilities: NDArray[np.float32]
     maps: NDArray[np.float32] | None
+    distance: float | None
 
 
 class Warm(NamedTuple):
@@ -43,6 +45,7 @@ class Warm(NamedTuple):
     input_index: int
     logits: dict[str, Any]
     maps: dict[str, Any] | None
+    distance: dict[str, Any] | None
     lock: Lock
     stages: dict[str, float]
 
@@ -132,12 +135,13 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
         warm.interpreter.invoke()
         logits = as_logits(_output(warm, warm.logits), warm.card.output)
         maps = _output(warm, warm.maps) if warm.maps else None
+        distance = float(_output(warm, warm.distance)) if warm.distance else None
         warm.stages.setdefault("first", (time.perf_counter() - began) * 1e3)
     powers = np.exp((logits - logits.max()) / np.float32(warm.card.temperature))
     probabilities = powers / powers.sum()
-    if not np.isfinite(probabilities).all():
+    if not np.isfinite([*probabilities, distance or 0.0]).all():
         raise ModelUnavailable(f"{warm.card.file} answers with values that are not numbers.")
-    return Scores(probabilities, maps)
+    return Scores(probabilities, maps, distance)
 
 
 def arrange(pixels: NDArray[np.uint8], channels: str) -> NDArray[np.uint8]:
@@ -211,6 +215,7 @@ def _load(folder: str | None) -> Warm:
         source["index"],
         outputs[2],
         outputs.get(4),
+        outputs.get(1),
         Lock(),
         stages,
     )
@@ -227,6 +232,10 @@ def _agree(card: Card, source: dict[str, Any], outputs: dict[int, dict[str, Any]
     if logits != [1, scores]:
         raise ModelUnavailable(
             f"{card.file} gives {logits}; its card has {len(card.labels)} labels."
+        )
+    if card.not_skin_above is not None and 1 not in outputs:
+        raise ModelUnavailable(
+            f"{card.file} gives no distance, which the card's thresholds.not_skin is about."
         )
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import platform
 from collections import Counter
 from datetime import UTC, datetime
@@ -10,9 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from convert import familiar
+from convert.compose import tidy
+from convert.images import Photo
+
 from train.backbone import MEAN, STD
-from train.data import Photo
 from train.recipe import CALIBRATION_IMAGES, COVERAGE, Made
+from train.tune import Plan
 
 PARTS = (
     "tensorflow-cpu",
@@ -20,7 +23,6 @@ PARTS = (
     "litert-quantizer",
     "ai-edge-litert",
     "numpy",
-    "scipy",
     "pillow",
 )
 
@@ -34,20 +36,9 @@ def write(folder: Path, made: Made, card: dict[str, Any]) -> None:
 
 
 def dump(path: Path, document: dict[str, Any]) -> None:
-    """Write JSON for people: two spaces, UTF-8, four decimals, null for a figure without data."""
+    """Write JSON for people: two spaces, UTF-8, null for a figure without data."""
     text = json.dumps(tidy(document), indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
-
-
-def tidy(value: Any) -> Any:
-    """Round every number of a document and drop what JSON cannot say."""
-    if isinstance(value, dict):
-        return {str(key): tidy(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [tidy(item) for item in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 4)
-    return value
 
 
 def compose(
@@ -76,7 +67,7 @@ def compose(
         "channels": "rgb",
         "scaling": {"mean": list(map(int, MEAN)), "std": list(map(int, STD))},
         "temperature": made.temperature,
-        "thresholds": {"inconclusive": made.inconclusive},
+        "thresholds": made.thresholds,
         "cam": {
             "faithful": True,
             "head": "gap-dense",
@@ -85,34 +76,32 @@ def compose(
         "source": about["source"],
         "licence": about["licence"],
         "data_licence": about["data_licence"],
-        "training": {"data": about["data"]} | training,
+        "training": {"data": about["data"], "photographs": about.get("photographs", "")} | training,
         "metrics": {"split": "val", "precision": "int8"} | figures,
     }
 
 
-def describe(
-    photos: list[Photo], column: str, weights: str, made: Made, seed: int
-) -> dict[str, Any]:
-    """Say how the model was trained: counts, recipe, seed, command, versions, date."""
+def describe(photos: list[Photo], weights: str, plan: Plan, made: Made) -> dict[str, Any]:
+    """Say how the model was trained: counts, recipe, command, versions, date."""
     counts: dict[str, Counter[str]] = {}
     for photo in photos:
         counts.setdefault(photo.split, Counter())[photo.label] += 1
     return {
         "splits": {split: dict(labels) for split, labels in counts.items()},
         "fitted_on": [split for split in counts if split != "val"],
-        "column": column,
         "weights": weights,
-        "recipe": "Frozen backbone; pooled features of four mirrorings, each from the fp32 and the"
-        " int8 file; class-balanced multinomial logistic regression (L-BFGS), penalty by five-fold"
-        " cross-validation on the mean AUC; int8 by litert-quantizer, per-channel weights rounded"
-        " by what their layers see, first layers and head in float, ranges from"
-        f" {CALIBRATION_IMAGES} training images; temperature on val; inconclusive below the top"
-        f" probability that {COVERAGE:.0%} of val exceed.",
-        "penalty": made.penalty,
-        "cross_validated_auc": made.penalties,
-        "seed": seed,
-        "command": f"python -m train DATA --column {column} --weights {weights} --seed {seed}"
-        " --out DIR",
+        "recipe": "Whole network fine-tuned, its batch normalisations folded first: AdamW with a"
+        " cosine rate, crops, turns, colour, light, blur, JPEG, drawn hair and ruler marks, classes"
+        " weighed by the root of their rarity, label smoothing, a running mean of the weights; the"
+        " runs of several seeds averaged as long as validation gains; the head's bias set anew by"
+        " val, each class weighed by the root of its rarity. int8 by litert-quantizer,"
+        " per-channel weights rounded by what their layers see, first layers and head in float,"
+        f" ranges from {CALIBRATION_IMAGES} training images. Temperature on val; inconclusive below"
+        f" the top probability that {COVERAGE:.0%} of val exceed, and beyond the distance that"
+        f" {familiar.USUAL:.0%} keep within; not skin beyond that of {familiar.NEARLY_ALL:.0%}.",
+        "plan": plan._asdict(),
+        "seeds_averaged": made.kept,
+        "command": "make train DATA=...",
         "versions": {"python": platform.python_version()} | {part: version(part) for part in PARTS},
         "date": datetime.now(UTC).date().isoformat(),
     }

@@ -1,22 +1,16 @@
 """A folder with `labels.csv` to labelled pixels, through the decoder that serves."""
 
-import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from convert import images
+from convert.images import Photo
 from macule import image
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class Photo:
-    """One labelled image of the folder."""
-
-    label: str
-    split: str
-    path: Path
+# Share of the frame's width that `cropped` shows: the centre square of 4:3, the usual camera's.
+CENTRE = 0.75
 
 
 @dataclass(frozen=True)
@@ -27,38 +21,40 @@ class Set:
     truth: NDArray[np.int64]
 
 
-def read(folder: Path, column: str | None) -> tuple[list[Photo], str]:
-    """Read `labels.csv`; a row whose image column is empty is left out.
-
-    Returns: the photos in file order, and the column they come from: *column*, else `squashed`,
-    else `image`.
-    Raises: KeyError where a needed column is missing.
-    """
-    with (folder / "labels.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    chosen = column or ("squashed" if "squashed" in rows[0] else "image")
-    photos = [
-        Photo(row["label"], row["split"], folder / row[chosen]) for row in rows if row[chosen]
-    ]
-    return photos, chosen
-
-
 def labels(photos: list[Photo]) -> list[str]:
     """Labels in the order of their first appearance; this is the order of the outputs."""
     return list(dict.fromkeys(photo.label for photo in photos))
 
 
-def decode(photos: list[Photo], order: list[str], side_px: int) -> Set:
-    """Decode *photos* exactly as a request is decoded, the whole frame squashed to a square."""
+def centres(folder: Path, photos: list[Photo]) -> list[Photo]:
+    """Find the photos of which *folder* has only the centre square, in its column `cropped`."""
+    if not photos or not photos[0].row.get("cropped") is not None:
+        return []
+    seen = {photo.row.get("lesion") for photo in photos}
+    return [p for p in images.read(folder, "cropped") if p.row.get("lesion") not in seen]
+
+
+def decode(
+    photos: list[Photo], order: list[str], side_px: int, centred: frozenset[Path] = frozenset()
+) -> Set:
+    """Decode *photos* exactly as a request is decoded, the whole frame squashed to a square.
+
+    What a photo of *centred* lacks at its sides is mirrored there.
+    """
     pixels = np.empty((len(photos), side_px, side_px, 3), np.uint8)
     for place, photo in enumerate(photos):
-        pixels[place] = image.decode(photo.path.read_bytes(), side_px, "squash")[0]
+        body = photo.path.read_bytes()
+        if photo.path in centred:
+            pixels[place] = widen(
+                image.decode(body, (side_px, round(side_px * CENTRE)), "squash")[0]
+            )
+        else:
+            pixels[place] = image.decode(body, side_px, "squash")[0]
     return Set(pixels, np.array([order.index(photo.label) for photo in photos], np.int64))
 
 
-def flips(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """The four mirrorings of (n, side, side, 3): a lesion has no up and no left."""
-    yield pixels
-    yield pixels[:, :, ::-1]
-    yield pixels[:, ::-1]
-    yield pixels[:, ::-1, ::-1]
+def widen(centre: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Mirror (h, w, 3) at its sides until it is a square."""
+    height, width, _ = centre.shape
+    left = (height - width) // 2
+    return np.pad(centre, ((0, 0), (left, height - width - left), (0, 0)), "reflect")

@@ -1,14 +1,15 @@
 """The recipe: decoded photos in, a quantized model and its figures out; the same each time."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from convert import export, metrics, quantize, rounding, run
+from convert import export, familiar, metrics, quantize, rounding, run
 from numpy.typing import NDArray
 
-from train import backbone, data, head
+from train import backbone, tune
+from train.data import Set
 
 Say = Callable[[str], None]
 SCALING = (backbone.MEAN, backbone.STD)
@@ -19,57 +20,173 @@ SCALING = (backbone.MEAN, backbone.STD)
 # last step costs more memory than it is worth under a limit of 64 MB; latency is the same.
 EARLY = "/(conv_stem|blocks_0_)"
 CALIBRATION_IMAGES = 384
-# The share of validation images that get an answer; the least certain fifth is inconclusive.
+# The share of validation images whose top probability is high enough for an answer.
 COVERAGE = 0.8
 
 
-@dataclass(frozen=True)
-class Made:
-    """The shipped file, and what its card must say."""
+class Made(NamedTuple):
+    """The shipped file, and what its card must say.
+
+    `thresholds` are those of the card, `kept` the seeds whose weights were averaged.
+    """
 
     content: bytes
     temperature: float
-    inconclusive: float
-    penalty: float
-    penalties: dict[float, float]
+    thresholds: dict[str, float]
+    kept: list[int]
     figures: dict[str, Any]
 
 
+class Network(NamedTuple):
+    """A way to build the same network for any side: `midway` is a layer of its, for familiarity."""
+
+    build: Callable[[int], Any]
+    midway: str
+
+
 def make(
-    body: Any, training: data.Set, validation: data.Set, labels: list[str], seed: int, say: Say
+    network: Network,
+    training: Set,
+    validation: Set,
+    labels: list[str],
+    plan: tune.Plan,
+    seeds: range,
+    folder: Path,
+    say: Say,
 ) -> Made:
-    """Train a head on the frozen *body*, quantize both, and measure every precision.
+    """Fine-tune a network for each seed, average what agrees, quantize and measure it.
 
-    *body* is a Keras model (n, side, side, 3) -> (n, h, w, features), input scaled by SCALING.
+    *network* gives Keras models (n, side, side, 3) -> (n, h, w, features), scaled by SCALING, the
+    weights of a first training in them. It is trained on crops of `plan.side_px` and serves whole
+    images of the validation's side, in which a lesion then looks as large as in the crops (Touvron
+    et al. 2019, arXiv 1906.06423).
     """
-    samples = calibration(training.pixels, seed)
-    say("features: exporting and quantizing the backbone")
-    exact = export.export_features(body)
-    coarse = rounding.int8(exact, samples, bounds(), quantize.head(exact, EARLY))
-    # The head learns on the features of both files, so that it leans on none that int8 spoils.
-    views = []
-    for name, content in (("int8", coarse), ("fp32", exact)):
-        say(f"features: {len(training.truth)} images, 4 mirrorings, {name}")
-        views.append(features(content, training.pixels))
+    weights = []
+    for seed in seeds:
+        say(f"fine-tuning, seed {seed}")
+        model = tune.run(
+            network.build(plan.side_px),
+            training,
+            SCALING,
+            len(labels),
+            plan,
+            seed,
+            folder / f"seed-{seed}",
+            say,
+        )
+        weights.append(model.get_weights())
+    body = network.build(validation.pixels.shape[1])
+    kept, best = average(body, weights, validation, say)
+    *inner, kernel, bias = best
+    bias = bias + weigh(answer(body, best, validation.pixels), validation.truth)
+    body.set_weights(inner)
+    files = write(body, kernel, bias, network.midway, training, say)
+    return judge(files, [seeds[place] for place in kept], training, validation, labels, say)
 
-    say("head: choosing the penalty by cross-validation")
-    penalty, penalties = head.choose(views[0], training.truth, len(labels), seed)
-    say(f"head: fitting with penalty {penalty}")
-    both = head.stack(np.concatenate(views, axis=1), training.truth)
-    fitted = head.fit(*both, len(labels), penalty)
 
-    whole = export.attach(body, fitted.kernel, fitted.bias)
-    files = {
-        "int8": rounding.int8(whole, samples, bounds(), quantize.head(whole, EARLY)),
+def average(
+    body: Any, weights: list[list[Any]], validation: Set, say: Say
+) -> tuple[list[int], list[Any]]:
+    """Average the weights of the runs, the best first, as long as validation gains.
+
+    All start from the same weights, so they lie in one valley of the loss, and their mean near its
+    floor. Source: greedy soups, Wortsman et al. 2022, arXiv 2203.05482.
+    """
+
+    def loss(chosen: list[int]) -> float:
+        mean = blend([weights[place] for place in chosen])
+        return metrics.likelihood_loss(answer(body, mean, validation.pixels), validation.truth, 1.0)
+
+    alone = [loss([place]) for place in range(len(weights))]
+    first, *others = sorted(range(len(weights)), key=lambda place: alone[place])
+    kept, least = [first], alone[first]
+    for place in others:
+        together = loss([*kept, place])
+        say(f"averaging {[*kept, place]}: validation loss {together:.4f}, so far {least:.4f}")
+        if together <= least:
+            kept, least = [*kept, place], together
+    return kept, blend([weights[place] for place in kept])
+
+
+def blend(weights: list[list[Any]]) -> list[Any]:
+    """Mean of each array over the runs."""
+    return [np.mean(arrays, axis=0) for arrays in zip(*weights, strict=True)]
+
+
+def answer(body: Any, weights: list[Any], pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits (n, classes) of *body* with the weights of a run, its head's last."""
+    *inner, kernel, bias = weights
+    body.set_weights(inner)
+    maps = body.predict(run.scale(pixels, SCALING), batch_size=32, verbose=0)
+    return np.asarray(maps.mean(axis=(1, 2)) @ kernel + bias, np.float32)
+
+
+def weigh(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Find what to add to each class's logit so that held-out images are judged evenly.
+
+    Training saw other shares of the classes, and augments some more than it spoils others. The
+    shift is that of least log-loss, beside a temperature, with each class weighed by the root of
+    its rarity: half way between the truth about these images and the same care for each class.
+    Source: bias-corrected temperature scaling, Alexandari et al. 2020, arXiv 1901.06852.
+
+    Args:
+      logits: (n, classes) of images that were not trained on.
+
+    Returns: (classes,), 0 for the first.
+    """
+    from scipy.optimize import minimize
+
+    classes = logits.shape[1]
+    weights = tune.balance(truth, classes)[truth]
+
+    def loss(values: NDArray[np.float64]) -> float:
+        shifted = logits + np.append(0, values[1:])
+        shares = metrics.softmax(shifted, float(np.exp(values[0])))
+        return float(-(weights * np.log(shares[np.arange(len(truth)), truth] + 1e-12)).mean())
+
+    # the same temperatures as `metrics.fit_temperature`, and shifts that weigh a class 20-fold
+    bounds = [(-3.0, 3.0)] * classes
+    best = minimize(loss, np.zeros(classes), method="L-BFGS-B", bounds=bounds).x
+    return np.append(0, best[1:]).astype(np.float32)
+
+
+def write(
+    body: Any, kernel: Any, bias: Any, midway: str, training: Set, say: Say
+) -> dict[str, bytes]:
+    """Export the network with its maps and its distance, and quantize it in several ways."""
+    import keras
+
+    say("learning what is familiar")
+    tap = keras.layers.GlobalAveragePooling2D()(body.get_layer(midway).output)
+    shown = keras.Model(body.inputs, tap).predict(
+        run.scale(training.pixels, SCALING), batch_size=32, verbose=0
+    )
+    whole = export.attach(body, kernel, bias, (midway, familiar.fit(shown)))
+    say("quantizing")
+    samples = calibration(training.pixels)
+    mixed = quantize.head(whole, EARLY)
+    return {
+        "int8": rounding.int8(whole, samples, bounds(), mixed),
         "fp32": whole,
         "fp16": quantize.fp16(whole),
-        "int8_float_head": quantize.int8(whole, samples, bounds(), quantize.head(whole)),
         "int8_plain": quantize.int8(whole, samples, bounds()),
     }
-    logits = {}
+
+
+def judge(
+    files: dict[str, bytes],
+    kept: list[int],
+    training: Set,
+    validation: Set,
+    labels: list[str],
+    say: Say,
+) -> Made:
+    """Measure every file on the validation images, and set temperature and thresholds by them."""
+    logits: dict[str, NDArray[np.float32]] = {}
+    distances: dict[str, Any] = {}
     for name, content in files.items():
         say(f"validation: {len(validation.truth)} images, {name}, {len(content)} bytes")
-        logits[name] = run.logits(content, validation.pixels, SCALING)
+        logits[name], distances[name] = run.scores(content, validation.pixels, SCALING)
     temperature = round(metrics.fit_temperature(logits["int8"], validation.truth), 4)
     calibrated = metrics.softmax(logits["int8"], temperature)
     inconclusive = round(float(np.quantile(calibrated.max(axis=1), 1 - COVERAGE)), 4)
@@ -81,11 +198,14 @@ def make(
         for name, content in files.items()
     }
     # 150 images are few to say how often int8 changes an answer; that needs no labels
-    figures["int8"]["against_fp32_on_training_images"] = metrics.compare(
-        *(metrics.softmax(fitted.logits(view[:, 0]), temperature) for view in views)
+    some = training.pixels[:: max(len(training.pixels) // 500, 1)]
+    pair = (
+        metrics.softmax(run.logits(files[k], some, SCALING), temperature) for k in ("int8", "fp32")
     )
+    figures["int8"]["against_fp32_on_training_images"] = metrics.compare(*pair)
     figures["int8"]["inconclusive"] = metrics.abstain(calibrated, validation.truth, inconclusive)
-    return Made(files["int8"], temperature, inconclusive, penalty, penalties, figures)
+    thresholds = {"inconclusive": inconclusive} | familiar.thresholds(distances["int8"])
+    return Made(files["int8"], temperature, thresholds, kept, figures)
 
 
 def measure(
@@ -96,19 +216,12 @@ def measure(
     return {"temperature": temperature} | metrics.summarise(logits, truth, labels, temperature)
 
 
-def features(content: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Pooled features (n, 4, features) of the four mirrorings, the photo as it is first."""
-    views = [run.logits(content, mirrored, SCALING) for mirrored in data.flips(pixels)]
-    return np.stack(views, axis=1)
-
-
-def calibration(pixels: NDArray[np.uint8], seed: int) -> list[NDArray[np.float32]]:
+def calibration(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     """Draw the scaled images that set the ranges of the int8 activations."""
-    chosen = np.random.default_rng(seed).permutation(len(pixels))[:CALIBRATION_IMAGES]
+    chosen = np.random.default_rng(0).permutation(len(pixels))[:CALIBRATION_IMAGES]
     return [run.scale(pixels[place][None], SCALING) for place in chosen]
 
 
 def bounds() -> tuple[float, float]:
     """Least and largest scaled pixel."""
-    mean, std = SCALING
-    return (0 - mean[0]) / std[0], (255 - mean[0]) / std[0]
+    return run.bounds(SCALING)

@@ -1,0 +1,113 @@
+"""What a lesion looks like on another day: turned, framed, lit, blurred, under hair."""
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+Floats = NDArray[np.float32]
+# Chances and spans: what photographs of the same lesion differ by, not more than a person would
+# still call the same picture. The full frame keeps its share, for the service never crops.
+HAIRY, RULED, BLURRED, RECOMPRESSED = 0.15, 0.1, 0.2, 0.3
+LEAST_AREA = 0.4
+ASPECT = 0.2
+BRIGHTNESS, CONTRAST, SATURATION, TINT = 0.25, 0.25, 0.3, 0.06
+SLOPE = 0.25  # of light across the frame
+
+
+def soil(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Put hair, ruler marks, blur and JPEG's traces on one image (h, w, 3), each by chance."""
+    hairy, ruled, blurred, recompressed = random.random(4) < (HAIRY, RULED, BLURRED, RECOMPRESSED)
+    if not (hairy or ruled or blurred or recompressed):
+        return pixels
+    image = Image.fromarray(pixels)
+    if hairy:
+        grow(image, random)
+    if ruled:
+        rule(image, random)
+    if blurred:
+        image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.4, 1.5)))
+    if recompressed:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=int(random.integers(40, 90)))
+        image = Image.open(file)
+    return np.asarray(image)
+
+
+def grow(image: Image.Image, random: np.random.Generator) -> None:
+    """Draw hairs: a few dark arcs of a pixel or two across the frame."""
+    pen, side = ImageDraw.Draw(image), image.width
+    for _ in range(random.integers(2, 12)):
+        x, y = random.uniform(-side / 2, side, 2)
+        width, height = random.uniform(side / 3, 2 * side, 2)
+        start = random.uniform(0, 360)
+        shade = tuple(int(level) for level in random.integers(10, 80) + random.integers(0, 30, 3))
+        box = (x, y, x + width, y + height)
+        pen.arc(box, start, start + random.uniform(20, 120), shade, int(random.integers(1, 3)))
+
+
+def rule(image: Image.Image, random: np.random.Generator) -> None:
+    """Draw the marks of a ruler along one edge."""
+    pen, side = ImageDraw.Draw(image), image.width
+    gap, depth = random.uniform(6, 20), random.uniform(0.02, 0.08) * side
+    upright, far = random.random(2) < 0.5
+    for place, at in enumerate(np.arange(random.uniform(0, gap), side, gap)):
+        reach = depth * (1.6 if place % 5 == 0 else 1)
+        ends = [(side - reach, side)] if far else [(0, reach)]
+        line = [(at, ends[0][0]), (at, ends[0][1])]
+        pen.line([point[::-1] for point in line] if upright else line, (20, 20, 20), 1)
+
+
+def frame(images: NDArray[np.uint8], side_px: int, random: np.random.Generator) -> Any:
+    """Turn, mirror and crop (n, h, w, 3); edges are mirrored where the frame leaves the image.
+
+    Returns: tensor (n, side_px, side_px, 3), float32, 0 to 255.
+    """
+    import tensorflow as tf
+
+    count, height, width, _ = images.shape
+    area = random.uniform(LEAST_AREA, 1, count)
+    aspect = np.exp(random.uniform(-ASPECT, ASPECT, count))
+    across, down = np.sqrt(area * aspect), np.sqrt(area / aspect)
+    angle = random.integers(0, 4, count) * (np.pi / 2) + random.normal(0, 0.2, count)
+    flip = random.choice([-1.0, 1.0], count)
+    # centre of the frame, so that it stays within the image when it is not turned
+    x = width * (0.5 + random.uniform(-0.5, 0.5, count) * np.maximum(1 - across, 0))
+    y = height * (0.5 + random.uniform(-0.5, 0.5, count) * np.maximum(1 - down, 0))
+    zoom_x, zoom_y = flip * across * width / side_px, down * height / side_px
+    a, b = np.cos(angle) * zoom_x, -np.sin(angle) * zoom_y
+    c, d = np.sin(angle) * zoom_x, np.cos(angle) * zoom_y
+    half = (side_px - 1) / 2
+    nothing = np.zeros(count)
+    rows = [a, b, x - a * half - b * half, c, d, y - c * half - d * half, nothing, nothing]
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(images, tf.float32),
+        transforms=np.stack(rows, axis=1).astype(np.float32),
+        output_shape=[side_px, side_px],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+    )
+
+
+def light(images: Any, random: np.random.Generator) -> Any:
+    """Change brightness, contrast, saturation and tint of a tensor (n, side, side, 3), 0 to 255."""
+    import tensorflow as tf
+
+    count, side = images.shape[0], images.shape[1]
+    gray = np.full((3, 3), 1 / 3)
+    saturation = np.exp(random.uniform(-SATURATION, SATURATION, (count, 1, 1)))
+    contrast = np.exp(random.uniform(-CONTRAST, CONTRAST, (count, 1, 1)))
+    tint = np.exp(random.normal(0, TINT, (count, 1, 3)))
+    matrix = (gray + (np.eye(3) - gray) * saturation) * contrast * tint
+    centre = np.mean(images, axis=(1, 2))[:, None]
+    offset = centre - centre @ matrix + 128 * random.uniform(-BRIGHTNESS, BRIGHTNESS, (count, 1, 1))
+    slopes = random.uniform(-SLOPE, SLOPE, (count, 2)) * (random.random((count, 1)) < 0.5)
+    ramp = np.linspace(-1, 1, side)
+    shade = 1 + slopes[:, 0, None, None] * ramp[:, None] + slopes[:, 1, None, None] * ramp
+    flat = tf.reshape(images, (count, side * side, 3))
+    coloured = flat @ tf.constant(matrix, tf.float32) + tf.constant(offset, tf.float32)
+    lit = tf.reshape(coloured, images.shape) * tf.constant(shade[..., None], tf.float32)
+    return tf.clip_by_value(lit, 0.0, 255.0)

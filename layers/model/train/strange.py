@@ -1,0 +1,84 @@
+"""Drawn pictures of what is no skin: to see that the model says so, never to train on."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+SIDE_PX = 256
+Random = np.random.Generator
+
+
+def draw(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Draw *count* pictures (n, 256, 256, 3) RGB, of every kind in turn."""
+    random = np.random.default_rng(seed)
+    kinds = (plain, noise, clouds, text, shapes, screen, lines)
+    return np.stack([np.asarray(kinds[place % len(kinds)](random)) for place in range(count)])
+
+
+def plain(random: Random) -> Image.Image:
+    """One colour."""
+    return Image.new("RGB", (SIDE_PX, SIDE_PX), colour(random))
+
+
+def noise(random: Random) -> Image.Image:
+    """Every pixel by chance."""
+    return Image.fromarray(random.integers(0, 256, (SIDE_PX, SIDE_PX, 3), np.uint8))
+
+
+def clouds(random: Random) -> Image.Image:
+    """A few colours that run into one another."""
+    side = int(random.integers(2, 7))
+    coarse = Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8))
+    return coarse.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
+
+
+def text(random: Random) -> Image.Image:
+    """A page of words."""
+    picture = Image.new("RGB", (SIDE_PX, SIDE_PX), (250, 250, 245))
+    pen, letters = ImageDraw.Draw(picture), np.array(list("abcdefghijklmnopqrstuvwxyz     "))
+    for y in range(6, SIDE_PX, 14):
+        pen.text((6, y), "".join(random.choice(letters, 40)), (20, 20, 20))
+    return picture
+
+
+def shapes(random: Random) -> Image.Image:
+    """Coloured ellipses and boxes over one another."""
+    picture = plain(random)
+    pen = ImageDraw.Draw(picture)
+    for _ in range(12):
+        x, y = random.integers(0, SIDE_PX, 2).tolist()
+        width, height = random.integers(10, 100, 2).tolist()
+        form = pen.ellipse if random.random() < 0.5 else pen.rectangle
+        form((x, y, x + width, y + height), colour(random))
+    return picture
+
+
+def screen(random: Random) -> Image.Image:
+    """A window with its bar, buttons and lines of text."""
+    picture = Image.new("RGB", (SIDE_PX, SIDE_PX), (240, 240, 242))
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((0, 0, SIDE_PX, 22), colour(random))
+    for y in range(34, SIDE_PX - 20, 30):
+        pen.rectangle((10, y, 80, y + 18), colour(random))
+        pen.text((16, y + 3), "Button", (255, 255, 255))
+        pen.text((96, y + 3), "Some setting or other", (60, 60, 60))
+    return picture
+
+
+def lines(random: Random) -> Image.Image:
+    """A drawing in black strokes on paper."""
+    picture = Image.new("RGB", (SIDE_PX, SIDE_PX), (255, 253, 248))
+    pen = ImageDraw.Draw(picture)
+    for _ in range(14):
+        start, end = random.integers(0, SIDE_PX, (2, 2)).tolist()
+        pen.line((*start, *end), (10, 10, 10), int(random.integers(1, 5)))
+        x, y = random.integers(0, SIDE_PX, 2).tolist()
+        pen.arc((x - 40, y - 40, x + 40, y + 40), 0, int(random.integers(90, 360)), (10, 10, 10), 2)
+    return picture
+
+
+def colour(random: Random) -> Any:
+    """Any colour at all."""
+    return tuple(random.integers(0, 256, 3).tolist())
