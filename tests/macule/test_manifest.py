@@ -46,6 +46,9 @@ def test_the_default_card_has_every_fact() -> None:
         ("scaling", None),
         ("temperature", 0),
         ("thresholds", {"inconclusive": 2}),
+        ("thresholds", {"inconclusive": 0.5, "not_skin": 2.0}),
+        ("thresholds", {"inconclusive": 0.5, "unfamiliar": 3.0, "not_skin": 2.0}),
+        ("thresholds", {"inconclusive": 0.5, "unfamiliar": -1.0, "not_skin": 2.0}),
     ],
 )
 def test_a_wrong_value_is_named(key: str, value: Any) -> None:

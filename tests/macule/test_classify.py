@@ -1,0 +1,85 @@
+"""What an answer is worth: the decision, by the thresholds of the card."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from draw import skin
+from macule import classify, manifest, model, store
+from macule.errors import ModelUnavailable
+
+CARD = manifest.read(store.SHIPPED)._replace(
+    inconclusive_below=0.5, unfamiliar_above=2.0, not_skin_above=3.0
+)
+
+
+@pytest.fixture(autouse=True)
+def cold() -> Iterator[None]:
+    """Each test finds the process cold."""
+    model._by_pid.clear()
+    yield
+    model._by_pid.clear()
+
+
+@pytest.mark.parametrize(
+    ("probability", "distance", "decision"),
+    [
+        (0.9, 1.0, "classified"),
+        (0.5, 2.0, "classified"),
+        (0.49, 1.0, "inconclusive"),
+        (0.9, 2.1, "inconclusive"),
+        (0.9, 3.1, "not_skin"),
+        (0.1, 3.1, "not_skin"),
+    ],
+)
+def test_decision_follows_the_thresholds(
+    probability: float, distance: float, decision: str
+) -> None:
+    """Far from all known images is no skin, whatever the label; a threshold itself still passes."""
+    assert classify.decide(CARD, probability, distance) == decision
+
+
+def test_a_model_without_a_distance_never_says_not_skin() -> None:
+    """Without thresholds for it, and without the score, the probability alone decides."""
+    plain = CARD._replace(unfamiliar_above=None, not_skin_above=None)
+
+    assert classify.decide(plain, 0.9, None) == "classified"
+    assert classify.decide(plain, 0.9, 99.0) == "classified"
+    assert classify.decide(plain, 0.4, None) == "inconclusive"
+
+
+@pytest.mark.parametrize("kind", ["plain", "noise", "stripes"])
+def test_what_is_no_skin_is_said_to_be_none(kind: str) -> None:
+    """A plain colour, noise and stripes are `not_skin` by the default model."""
+    warm = model.warm(store.SHIPPED)
+    side = int(warm.card.side_px)  # type: ignore[arg-type]
+    pixels = np.full((1, side, side, 3), (30, 90, 200), np.uint8)
+    if kind == "noise":
+        pixels = np.random.default_rng(1).integers(0, 256, pixels.shape, np.uint8)
+    if kind == "stripes":
+        pixels[:, :, ::8] = 255
+
+    scores = model.run(warm, pixels)
+
+    assert classify.decide(warm.card, float(scores.probabilities.max()), scores.distance) == (
+        "not_skin"
+    )
+
+
+def test_a_card_with_thresholds_needs_a_file_that_gives_the_distance() -> None:
+    """A file without the output that the card's thresholds are about is refused when it loads."""
+    shapes = {2: {"shape": [1, len(CARD.labels)]}, 4: {"shape": [1, 8, 8, 3]}}
+    source = {"shape": [1, *[CARD.side_px] * 2, 3]}
+
+    with pytest.raises(ModelUnavailable, match=r"gives no distance, which the card's thresholds"):
+        model._agree(CARD, source, shapes)
+
+
+def test_drawn_skin_gives_a_finite_distance() -> None:
+    """The distance of any picture is a number, 0 or more."""
+    warm = model.warm(store.SHIPPED)
+    pixels = np.asarray(skin(600, 600).resize((int(warm.card.side_px),) * 2))[None]  # type: ignore[arg-type]
+    scores = model.run(warm, pixels)
+
+    assert scores.distance is not None
+    assert 0 <= scores.distance < 1e6
