@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "budget": {"settings"},
     "manifest": {"errors"},
     "store": {"errors", "manifest"},
-    "image": {"errors"},
+    "image": {"errors", "png"},
     "admission": {"budget", "errors", "image"},
     "model": {"budget", "errors", "image", "manifest", "store"},
     "explain": set(),

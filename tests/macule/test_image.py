@@ -179,16 +179,16 @@ def test_what_cannot_be_decoded_is_named(body: bytes, error: type[Exception]) ->
 
 
 def test_a_jpeg_of_several_scans_is_seen_in_its_header() -> None:
-    """Progressive JPEGs say how many samples libjpeg must hold, baseline ones hold none."""
+    """Progressive JPEGs say how many bytes libjpeg must hold, baseline ones hold none."""
     held = {
         (progressive, subsampling): image.inspect(
             photo(progressive=progressive, subsampling=subsampling), ANY
-        ).buffered_samples
+        ).held_bytes
         for progressive in (False, True)
         for subsampling in (0, 2)
     }
 
-    assert held == {(False, 0): 0, (False, 2): 0, (True, 0): 3, (True, 2): 1.5}
+    assert held == {(False, 0): 0, (False, 2): 0, (True, 0): 6, (True, 2): 3}
 
 
 BODIES = [saved(skin(90, 70), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")]

@@ -10,33 +10,35 @@ from threading import Condition
 
 from macule import budget
 from macule.errors import Busy, CannotFit
-from macule.image import Header, sides
+from macule.image import PNG_STRIP_PIXELS, STRIP_PIXELS, Header, sides
 
 MB = 2**20
-# Peak bytes a pixel while decoding, by Pillow mode: one whole image, measured in fresh processes
-# on 12 MP files (docs/memory.md); other modes hold 4 bytes a pixel.
+# Bytes a pixel of one whole image, by Pillow mode; other modes hold 4. What a decoder holds beside
+# it is in `image`. Kept true by a test that measures real decodes in fresh processes.
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-WEBP_BYTES = 17  # libwebp: two RGBA canvases, one copy out, one image
 SLACK = 1.06
-STRIPS_BYTES = 3 * MB  # strips, row buffers and the shrunken image
+STRIP_BYTES, PNG_STRIP_BYTES = 4, 48  # a pixel of a strip: rows, copies, what is being inflated
 RESERVE_BYTES = 3 * MB  # what sockets, thread stacks and answers take beside the decoder
 DRAFTS = (8, 4, 2)
 
 
 def price(header: Header, side_px: int | tuple[int, int]) -> int:
     """Estimate the peak bytes of decoding an image, from its header alone."""
-    pixels, mode = header.pixels, MODE_BYTES.get(header.mode, 4)
+    target = sides(side_px)
+    by = 1
     if header.format == "JPEG":
-        drafted = min(header.width, header.height) // max(sides(side_px))
+        drafted = min(header.width, header.height) // max(target)
         by = next((scale for scale in DRAFTS if drafted >= scale), 1)
-        cost = pixels * 2 * header.buffered_samples + pixels * mode / by**2
-    elif header.format == "WEBP":
-        cost = pixels * WEBP_BYTES
-    elif header.format == "TIFF":
-        cost = pixels * mode * 2  # a file in one strip is held twice
-    else:
-        cost = pixels * mode
-    return int(cost * SLACK) + STRIPS_BYTES
+    width, height = header.width // by, header.height // by
+    across, down = (
+        max(1, size // (2 * side)) for size, side in ((width, target[1]), (height, target[0]))
+    )
+    small = 3 * (width // across) * (height // down)
+    if header.stripped:
+        return small + max(PNG_STRIP_PIXELS, width * down) * PNG_STRIP_BYTES
+    strip = max(STRIP_PIXELS, width * down)
+    a_pixel = header.held_bytes + MODE_BYTES.get(header.mode, 4) / by**2
+    return int(header.pixels * a_pixel * SLACK) + small + strip * STRIP_BYTES
 
 
 class Admission:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from io import BytesIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from macule import png
 from macule.errors import BadImage, CannotFit, ImageTooLarge, UnsupportedImage
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ PLUGINS = {
     b"MM\0+": "Tiff",
 }
 ORIENTATION_TAG = 0x0112
+ROWS_PER_STRIP_TAG = 0x0116
+WEBP_HELD_BYTES = 13.0  # libwebp: two RGBA canvases, one copy out
 STRIP_PIXELS = 2**18  # 1 MB at Pillow's 4 bytes a pixel
+PNG_STRIP_PIXELS = 2**16  # of these there are more copies
 MAX_PNG_TEXT_BYTES = 2**20  # Pillow's own bound is 64 MB of inflated comments
 # EXIF orientation -> the name of Pillow's transpose that sets the image upright.
 UPRIGHT = {
@@ -49,8 +53,9 @@ TURNED = (5, 6, 7, 8)  # these swap width and height
 class Header(NamedTuple):
     """What the first bytes tell: size in pixels before turning, Pillow's mode, EXIF orientation.
 
-    `buffered_samples` is how many samples a pixel libjpeg must hold at once: 0 for a JPEG that is
-    decoded row by row, 1.5 for a progressive one in 4:2:0.
+    `held_bytes` is what the decoder holds a pixel, beside the image itself: 0 for a JPEG that is
+    decoded row by row, 3 for a progressive one in 4:2:0. `stripped`: a PNG decoded strip by strip,
+    of which there is never a whole image.
     """
 
     format: str
@@ -58,7 +63,8 @@ class Header(NamedTuple):
     height: int
     mode: str
     orientation: int
-    buffered_samples: float
+    held_bytes: float
+    stripped: bool
 
     @property
     def pixels(self) -> int:
@@ -84,7 +90,8 @@ def inspect(body: bytes, max_pixels: int) -> Header:
             image.height,
             image.mode,
             _orientation(image),
-            _buffered_samples(image, body),
+            _held_bytes(image, body),
+            image.format == "PNG" and png.form(body) is not None,
         )
     if header.pixels > max_pixels:
         raise ImageTooLarge(
@@ -114,12 +121,14 @@ def decode(body: bytes, side_px: int | tuple[int, int], resize: str) -> NDArray[
         image = _open(body)
         # JPEG alone heeds it, and shrinks by 2, 4 or 8 in the DCT.
         image.draft(None, (max(height, width),) * 2)
-        image.load()
+        stripped = image.format == "PNG" and png.form(body) is not None
+        if not stripped:
+            image.load()
         orientation = _orientation(image)
         frame = (height, width) if orientation in TURNED else (width, height)
         target = _within(image.size, frame) if resize == "pad" else frame
         box = _centre(image.size, frame) if resize == "crop" else (0, 0, *image.size)
-        small, scale = _shrink(image, box, target)
+        small, scale = _shrink(image, box, target, body if stripped else b"")
         fitted = small.resize(target, Resampling.BILINEAR, (0.0, 0.0, *scale))
         if target != frame:
             padded = new("RGB", frame)
@@ -146,6 +155,8 @@ def _open(body: bytes) -> ImageFile:
     if name == "Png":
         vars(plugin)["MAX_TEXT_MEMORY"] = MAX_PNG_TEXT_BYTES
     image: ImageFile = getattr(plugin, f"{name}ImageFile")(BytesIO(body))
+    if name == "Png" and "exif" not in image.info and (late := png.exif(body)):
+        image.info["exif"] = late
     return image
 
 
@@ -187,8 +198,20 @@ def _orientation(image: ImageFile) -> int:
     return value if value in UPRIGHT else 1
 
 
-def _buffered_samples(image: ImageFile, body: bytes) -> float:
-    """Return the samples a pixel that a JPEG of several scans makes libjpeg hold."""
+def _held_bytes(image: ImageFile, body: bytes) -> float:
+    """Return the bytes a pixel that the decoder of *image* holds beside it (docs/memory.md)."""
+    if image.format == "WEBP":
+        return WEBP_HELD_BYTES
+    if image.format == "TIFF":
+        # libtiff reads a strip at a time, and some writers make one of the whole image
+        rows: Any = getattr(image, "tag_v2", {}).get(ROWS_PER_STRIP_TAG, 0)
+        in_strips = isinstance(rows, int) and 0 < rows <= image.height // 2
+        return 0.0 if in_strips else float(len(image.getbands()))
+    return 2 * _coefficients(image, body)
+
+
+def _coefficients(image: ImageFile, body: bytes) -> float:
+    """Return the coefficients a pixel that a JPEG of several scans makes libjpeg hold."""
     layers: list[tuple[int, int, int, int]] = getattr(image, "layer", [])
     if not layers:
         return 0.0
@@ -220,11 +243,12 @@ def _within(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
 
 
 def _shrink(
-    image: Image, box: tuple[int, int, int, int], target: tuple[int, int]
+    image: Image, box: tuple[int, int, int, int], target: tuple[int, int], body: bytes
 ) -> tuple[Image, tuple[float, float]]:
     """Reduce *box* of *image* to between two and four times *target*, strip by strip.
 
-    Converting to RGB strip by strip keeps the peak at one image in its own mode.
+    Converting to RGB strip by strip keeps the peak at one image in its own mode. With *body*, the
+    file of a PNG that is not loaded, there is no whole image either.
     Returns: the RGB image, and the width and height in it that *box* covers.
     """
     from PIL.Image import new
@@ -234,14 +258,30 @@ def _shrink(
     by_y = max(1, (bottom - top) // (2 * target[1]))
     peak = _peak(image)
     whole = box == (0, 0, *image.size)
-    if by_x == by_y == 1:
+    if by_x == by_y == 1 and not body:
         return _rgb(image if whole else image.crop(box), peak), (right - left, bottom - top)
     small = new("RGB", (-(-(right - left) // by_x), -(-(bottom - top) // by_y)))
-    rows = by_y * max(1, STRIP_PIXELS // ((right - left) * by_y))
-    for y in range(top, bottom, rows):
-        strip = image.crop((left, y, right, min(y + rows, bottom)))
-        small.paste(_rgb(strip, peak).reduce((by_x, by_y)), (0, (y - top) // by_y))
+    strip_pixels = PNG_STRIP_PIXELS if body else STRIP_PIXELS
+    rows = by_y * max(1, strip_pixels // ((right - left) * by_y))
+    y = 0
+    for strip in _strips(image, box, rows, body):
+        reduced = _rgb(strip, peak).reduce((by_x, by_y))
+        small.paste(reduced, (0, y))
+        y += reduced.height
     return small, ((right - left) / by_x, (bottom - top) / by_y)
+
+
+def _strips(
+    image: Image, box: tuple[int, int, int, int], rows: int, body: bytes
+) -> Iterator[Image]:
+    """Yield *box* of *image*, or of the PNG in *body*, *rows* rows at a time."""
+    left, top, right, bottom = box
+    if not body:
+        for y in range(top, bottom, rows):
+            yield image.crop((left, y, right, min(y + rows, bottom)))
+        return
+    for strip in png.strips(body, rows, top, bottom, image):
+        yield strip.crop((left, 0, right, strip.height))
 
 
 def _peak(image: Image) -> float:

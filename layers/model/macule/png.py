@@ -1,0 +1,177 @@
+"""A PNG strip by strip: Pillow's speed, without holding the whole image.
+
+Pillow decodes a PNG in one piece, 4 bytes a pixel. Here the file's stream is inflated piece by
+piece, and each strip is handed to Pillow as a small PNG of its own whose first row is the last one
+of the strip before, which is all that PNG's filters look back at.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+# Filters count in bytes a pixel: a file of 1, 2, 3 or 4 of them has the same rows as one of 8 bits
+# in this mode, or in this colour type.
+BYTES_TO_TYPE = {1: (0, "L"), 2: (4, "LA"), 3: (2, "RGB"), 4: (6, "RGBA")}
+# How Pillow reads rows of a depth and colour type: mode, and raw mode.
+RAW = {
+    (1, 0): ("1", "1"),
+    (2, 0): ("L", "L;2"),
+    (4, 0): ("L", "L;4"),
+    (8, 0): ("L", "L"),
+    (16, 0): ("I;16", "I;16B"),
+    (8, 2): ("RGB", "RGB"),
+    (1, 3): ("P", "P;1"),
+    (2, 3): ("P", "P;2"),
+    (4, 3): ("P", "P;4"),
+    (8, 3): ("P", "P"),
+    (8, 4): ("LA", "LA"),
+    (8, 6): ("RGBA", "RGBA"),
+}
+INFLATED_BYTES = 2**18  # at once
+READ_BYTES = 2**16  # what is inflated next is copied, so it is cut small
+
+
+class Form(NamedTuple):
+    """The header of a PNG: size in pixels, bits a channel, colour type, and whether interlaced."""
+
+    width: int
+    height: int
+    depth: int
+    colour: int
+    interlaced: bool
+
+    @property
+    def row_bytes(self) -> int:
+        return (self.width * self.depth * CHANNELS[self.colour] + 7) // 8
+
+    @property
+    def step_bytes(self) -> int:
+        """How far back a filter looks in its row."""
+        return max(1, self.depth * CHANNELS[self.colour] // 8)
+
+
+def form(body: bytes) -> Form | None:
+    """Read the header; None for a PNG that is not decoded by strips: interlaced, or 16-bit colour.
+
+    A header that lies is Pillow's to find out.
+    """
+    if len(body) < 33 or body[:8] != SIGNATURE or body[12:16] != b"IHDR":
+        return None
+    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", body[16:29])
+    found = Form(width, height, depth, colour, bool(interlace))
+    return None if found.interlaced or (depth, colour) not in RAW else found
+
+
+def exif(body: bytes) -> bytes:
+    """Return the EXIF block wherever it stands; b"" where there is none.
+
+    Pillow finds one that follows the pixels only when it has decoded them.
+    """
+    return bytes(next(_chunks(body, b"eXIf"), b""))
+
+
+def strips(body: bytes, rows: int, top: int, bottom: int, like: Image) -> Iterator[Image]:
+    """Decode the rows from *top* to *bottom*, *rows* at a time.
+
+    *like*: the opened image, for its palette and its transparent colour.
+    Raises: OSError for a file that ends early or is damaged.
+    """
+    from PIL.Image import frombytes
+
+    found = form(body)
+    if found is None:
+        raise OSError("this PNG is not decoded by strips")
+    mode, raw_mode = RAW[found.depth, found.colour]
+    stream, before = _Stream(body), b""
+    starts = [*range(0, top, rows), *range(top, bottom, rows), bottom]
+    for start, end in pairwise(starts):
+        count = end - start
+        filtered = stream.read(count * (found.row_bytes + 1))
+        plain = _unfilter(found, filtered, before)
+        before = plain[-found.row_bytes :]
+        if end <= top:
+            continue
+        strip = frombytes(mode, (found.width, count), plain, "raw", raw_mode)
+        if mode == "P" and like.palette is not None:
+            strip.putpalette(like.palette)
+        if "transparency" in like.info:
+            strip.info["transparency"] = like.info["transparency"]
+        yield strip
+
+
+def _unfilter(found: Form, filtered: bytes, before: bytes) -> bytes:
+    """Undo the filters of whole rows, *before* being the row above them ("" at the top)."""
+    from PIL.PngImagePlugin import PngImageFile
+
+    colour, mode = BYTES_TO_TYPE[found.step_bytes]
+    above = b"\0" + before if before else b""
+    count = (len(above) + len(filtered)) // (found.row_bytes + 1)
+    width = found.row_bytes // found.step_bytes
+    header = struct.pack(">IIBBBBB", width, count, 8, colour, 0, 0, 0)
+    stored = zlib.compress(above + filtered, 0)
+    file = SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", stored) + _chunk(b"IEND", b"")
+    image = PngImageFile(BytesIO(file))
+    if image.mode != mode:
+        raise OSError(f"a strip came back as {image.mode}")
+    return image.tobytes()[len(before) :]
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    checked = zlib.crc32(content, zlib.crc32(kind))
+    return b"".join((struct.pack(">I", len(content)), kind, content, struct.pack(">I", checked)))
+
+
+class _Stream:
+    """The inflated bytes of all IDAT chunks, as a file; no more is inflated than asked for."""
+
+    def __init__(self, body: bytes) -> None:
+        self._pieces = (
+            data[place : place + READ_BYTES]
+            for data in _chunks(body, b"IDAT")
+            for place in range(0, len(data), READ_BYTES)
+        )
+        self._inflater = zlib.decompressobj()
+        self._left = b""
+
+    def read(self, size: int) -> bytes:
+        """Return exactly *size* bytes.
+
+        Raises: OSError where there are fewer, or they are damaged.
+        """
+        parts, missing = [], size
+        while missing:
+            if not self._left:
+                self._left = bytes(next(self._pieces, b""))
+            if not self._left or self._inflater.eof:
+                raise OSError(f"the image data ends {missing} bytes early")
+            try:
+                part = self._inflater.decompress(self._left, min(missing, INFLATED_BYTES))
+            except zlib.error as error:
+                raise OSError("the image data is damaged") from error
+            self._left = self._inflater.unconsumed_tail
+            missing -= len(part)
+            parts.append(part)
+        return b"".join(parts)
+
+
+def _chunks(body: bytes, wanted: bytes) -> Iterator[memoryview]:
+    """Yield the contents of the chunks of one kind, of the last as much as the file has."""
+    view, place = memoryview(body), len(SIGNATURE)
+    while place + 12 <= len(view):
+        (length,) = struct.unpack_from(">I", view, place)
+        kind = bytes(view[place + 4 : place + 8])
+        if kind == wanted:
+            yield view[place + 8 : place + 8 + length]
+        elif kind == b"IEND":
+            return
+        place += 12 + length
