@@ -3,6 +3,7 @@
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -11,7 +12,7 @@ from draw import photo, saved, skin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from macule import image
-from macule.errors import BadImage, ImageTooLarge, UnsupportedImage
+from macule.errors import BadImage, ImageTooLarge, SlowImage, UnsupportedImage
 from PIL import Image
 
 SIDE = 64
@@ -238,3 +239,16 @@ print((kilobytes('VmHWM') - before) / 1024)
         added_mb = float(subprocess.check_output([sys.executable, "-c", script, small, large]))
 
     assert added_mb <= 8
+
+
+def test_decoding_is_bounded_in_time() -> None:
+    """A progressive JPEG whose last scan stands there thousands of times ends at the limit."""
+    body = saved(Image.new("RGB", (2400, 1800), "tan"), "JPEG", progressive=True)
+    last = body.rindex(b"\xff\xda")
+    bomb = body[:last] + body[last:-2] * 20_000 + body[-2:]
+
+    began = time.monotonic()
+    with pytest.raises(SlowImage, match=r"longer than 0\.5 s"):
+        image.decode(bomb, SIDE, "squash", 0.5)
+
+    assert time.monotonic() - began < 5

@@ -51,7 +51,7 @@ def predict(
     cost = admission.price(header, card.side_px)
     with admission.current().room(cost, chosen.admission_timeout_s):
         decoding = time.perf_counter()
-        pixels = image.decode(body, card.side_px, card.resize)
+        pixels = image.decode(body, card.side_px, card.resize, chosen.decode_timeout_s)
         decode_ms, inferring = _ms(decoding), time.perf_counter()
         scores = model.run(warm, pixels)
         infer_ms = _ms(inferring)

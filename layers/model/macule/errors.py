@@ -8,6 +8,7 @@ Macule
 ├── ImageTooLarge 413     more pixels than the limit
 ├── UnsupportedImage 415  not a format that is served
 ├── BadImage 422          a served format, but it cannot be decoded
+├── SlowImage 422         decoding it takes longer than the limit
 ├── BadSetting 500        an environment variable that cannot be read
 ├── Unavailable 503       try again after retry_after_s
 │   ├── Busy              others hold the memory this request needs
@@ -66,6 +67,10 @@ class UnsupportedImage(Macule):
 
 class BadImage(Macule):
     status, slug, title = 422, "bad-image", "The image cannot be decoded"
+
+
+class SlowImage(Macule):
+    status, slug, title = 422, "slow-image", "The image takes too long to decode"
 
 
 class BadSetting(Macule):

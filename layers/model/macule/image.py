@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from io import BytesIO
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from macule import png
-from macule.errors import BadImage, CannotFit, ImageTooLarge, UnsupportedImage
+from macule.errors import BadImage, CannotFit, ImageTooLarge, SlowImage, UnsupportedImage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +37,9 @@ ORIENTATION_TAG = 0x0112
 ROWS_PER_STRIP_TAG = 0x0116
 WEBP_HELD_BYTES = 13.0  # libwebp: two RGBA canvases, one copy out
 STRIP_PIXELS = 2**18  # 1 MB at Pillow's 4 bytes a pixel
+# A piece of a progressive JPEG can hold hundreds of scans of the whole image: it is cut small, so
+# that the clock is looked at between them.
+READ_BYTES = 2**12
 PNG_STRIP_PIXELS = 2**16  # of these there are more copies
 MAX_PNG_TEXT_BYTES = 2**20  # Pillow's own bound is 64 MB of inflated comments
 # EXIF orientation -> the name of Pillow's transpose that sets the image upright.
@@ -83,7 +88,7 @@ def inspect(body: bytes, max_pixels: int) -> Header:
     Raises: UnsupportedImage, BadImage, ImageTooLarge.
     """
     with _pillow():
-        image = _open(body)
+        image = _open(body, _Deadline(inf))
         header = Header(
             image.format or "",
             image.width,
@@ -103,22 +108,25 @@ def inspect(body: bytes, max_pixels: int) -> Header:
     return header
 
 
-def decode(body: bytes, side_px: int | tuple[int, int], resize: str) -> NDArray[np.uint8]:
+def decode(
+    body: bytes, side_px: int | tuple[int, int], resize: str, timeout_s: float = inf
+) -> NDArray[np.uint8]:
     """Decode *body* into one model input.
 
     *side_px* is the side of a square, or (height, width). *resize* is "squash" (the whole image,
     its shape given up), "crop" (the largest centred part of the input's shape) or "pad" (the whole
     image in its own shape, black beside it).
     Returns: shape (1, height, width, 3), uint8, RGB, upright; transparency lies over white.
-    Raises: UnsupportedImage, BadImage, CannotFit.
+    Raises: UnsupportedImage, BadImage, SlowImage, CannotFit.
     Source: side and resize come from the card; scaling to the network's range is in `model`.
     """
     import numpy as np
     from PIL.Image import Resampling, Transpose, new
 
     height, width = sides(side_px)
+    deadline = _Deadline(timeout_s)
     with _pillow():
-        image = _open(body)
+        image = _open(body, deadline)
         # JPEG alone heeds it, and shrinks by 2, 4 or 8 in the DCT.
         image.draft(None, (max(height, width),) * 2)
         stripped = image.format == "PNG" and png.form(body) is not None
@@ -128,7 +136,7 @@ def decode(body: bytes, side_px: int | tuple[int, int], resize: str) -> NDArray[
         frame = (height, width) if orientation in TURNED else (width, height)
         target = _within(image.size, frame) if resize == "pad" else frame
         box = _centre(image.size, frame) if resize == "crop" else (0, 0, *image.size)
-        small, scale = _shrink(image, box, target, body if stripped else b"")
+        small, scale = _shrink(image, box, target, body if stripped else b"", deadline)
         fitted = small.resize(target, Resampling.BILINEAR, (0.0, 0.0, *scale))
         if target != frame:
             padded = new("RGB", frame)
@@ -144,7 +152,35 @@ def sides(side_px: int | tuple[int, int]) -> tuple[int, int]:
     return side_px if isinstance(side_px, tuple) else (side_px, side_px)
 
 
-def _open(body: bytes) -> ImageFile:
+class _Deadline:
+    """A moment after which `check` raises SlowImage."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._end = monotonic() + timeout_s
+
+    def check(self) -> None:
+        if monotonic() > self._end:
+            raise SlowImage(
+                f"Decoding took longer than {self._timeout_s:g} s. Save the image again as a "
+                "baseline JPEG.",
+                timeout_s=self._timeout_s,
+            )
+
+
+class _Timed(BytesIO):
+    """A file that stops being read at a deadline: Pillow reads and decodes piece by piece."""
+
+    def __init__(self, body: bytes, deadline: _Deadline) -> None:
+        super().__init__(body)
+        self._deadline = deadline
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._deadline.check()
+        return super().read(size)
+
+
+def _open(body: bytes, deadline: _Deadline) -> ImageFile:
     """Open with the one plugin that the first bytes name."""
     name = next((PLUGINS[magic] for magic in PLUGINS if body.startswith(magic)), None)
     if body[:4] == b"RIFF" and body[8:12] == b"WEBP":
@@ -154,7 +190,8 @@ def _open(body: bytes) -> ImageFile:
     plugin = import_module(f"PIL.{name}ImagePlugin")
     if name == "Png":
         vars(plugin)["MAX_TEXT_MEMORY"] = MAX_PNG_TEXT_BYTES
-    image: ImageFile = getattr(plugin, f"{name}ImageFile")(BytesIO(body))
+    image: ImageFile = getattr(plugin, f"{name}ImageFile")(_Timed(body, deadline))
+    image.decodermaxblock = READ_BYTES
     if name == "Png" and "exif" not in image.info and (late := png.exif(body)):
         image.info["exif"] = late
     return image
@@ -243,7 +280,11 @@ def _within(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
 
 
 def _shrink(
-    image: Image, box: tuple[int, int, int, int], target: tuple[int, int], body: bytes
+    image: Image,
+    box: tuple[int, int, int, int],
+    target: tuple[int, int],
+    body: bytes,
+    deadline: _Deadline,
 ) -> tuple[Image, tuple[float, float]]:
     """Reduce *box* of *image* to between two and four times *target*, strip by strip.
 
@@ -265,6 +306,7 @@ def _shrink(
     rows = by_y * max(1, strip_pixels // ((right - left) * by_y))
     y = 0
     for strip in _strips(image, box, rows, body):
+        deadline.check()
         reduced = _rgb(strip, peak).reduce((by_x, by_y))
         small.paste(reduced, (0, y))
         y += reduced.height

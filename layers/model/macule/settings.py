@@ -24,6 +24,7 @@ class Settings(NamedTuple):
     enable_gradcam: bool
     allowed_origins: tuple[str, ...]
     admission_timeout_s: float
+    decode_timeout_s: float
     memory_limit_mb: int | None
     platform_memory_mb: int | None
     bind: str
@@ -55,6 +56,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         enable_gradcam=get("ENABLE_GRADCAM", True, _truth),
         allowed_origins=get("ALLOWED_ORIGINS", (), _origins),
         admission_timeout_s=get("ADMISSION_TIMEOUT_S", 10.0, _seconds),
+        decode_timeout_s=get("DECODE_TIMEOUT_S", 20.0, _seconds),
         memory_limit_mb=get("MEMORY_LIMIT_MB", None, _at_least(1)),
         platform_memory_mb=next((mb for mb in platform if mb), None),
         bind=f"{get('HOST', '0.0.0.0', str)}:{get('PORT', 8080, _port)}",  # noqa: S104
