@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from draw import photo, saved, skin
-from macule import image
+from macule import admission, image
 from macule.admission import RESERVE_BYTES, Admission, price
 from macule.errors import Busy, CannotFit
 
@@ -144,3 +144,23 @@ def test_room_is_given_back_when_decoding_fails() -> None:
         raise ValueError("broken")
 
     assert admission.held == 0
+
+
+def test_largest_photos_are_those_that_just_fit() -> None:
+    """What is named fits and a little more does not; the pixel limit caps what is cheap."""
+    found = admission.largest(40 * MB, 256, 120_000_000)
+
+    assert found["JPEG"] == found["PNG"] == pytest.approx(120, abs=0.1)
+    for name in ("JPEG, progressive", "WebP", "HEIC", "BMP"):
+        kind, mode, held_bytes, stripped = admission.KINDS[name]
+        side = (found[name] * 1e6 / 12) ** 0.5
+        costs = [
+            price(image.Header(kind, int(4 * n), int(3 * n), mode, 1, held_bytes, stripped), 256)
+            for n in (side * 0.99, side * 1.03)
+        ]
+        assert costs[0] <= 40 * MB < costs[1], name
+
+
+def test_nothing_fits_where_nothing_is_free() -> None:
+    """Without a byte to spare no photo is promised."""
+    assert set(admission.largest(0, 256, 10**8).values()) == {0.0}

@@ -1,5 +1,6 @@
 """Decoding in bounds."""
 
+import io
 import struct
 import subprocess
 import sys
@@ -252,3 +253,36 @@ def test_decoding_is_bounded_in_time() -> None:
         image.decode(bomb, SIDE, "squash", 0.5)
 
     assert time.monotonic() - began < 5
+
+
+def heic(width: int, height: int) -> bytes:
+    """An iPhone's file of drawn skin; saving one is slow, so keep it small."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(skin(width, height)).save(file, quality=90)
+    return file.getvalue()
+
+
+def test_heic_is_decoded_where_it_can_be() -> None:
+    """With pillow-heif a HEIC photo gives the picture, and is priced as held twice."""
+    body = heic(320, 200)
+    header = image.inspect(body, ANY)
+
+    assert (header.format, header.width, header.height) == ("HEIF", 320, 200)
+    assert header.held_bytes > 4
+    assert close(decode(body), decode(saved(skin(320, 200), "PNG")), 4.0)
+
+
+@pytest.mark.parametrize("cut", [40, 400, 2000])
+def test_a_damaged_heic_is_bad(cut: int) -> None:
+    """A HEIC file that ends early is refused as damaged."""
+    with pytest.raises(BadImage):
+        decode(heic(320, 200)[:cut])
+
+
+def test_heic_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pillow-heif the answer says how an iPhone sends JPEG."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+
+    with pytest.raises(UnsupportedImage, match="Most Compatible"):
+        image.inspect(b"\0\0\0\x1cftypheic" + bytes(40), ANY)

@@ -10,7 +10,14 @@ from threading import Condition
 
 from macule import budget
 from macule.errors import Busy, CannotFit
-from macule.image import PNG_STRIP_PIXELS, STRIP_PIXELS, Header, sides
+from macule.image import (
+    HEIC_HELD_BYTES,
+    PNG_STRIP_PIXELS,
+    STRIP_PIXELS,
+    WEBP_HELD_BYTES,
+    Header,
+    sides,
+)
 
 MB = 2**20
 # Bytes a pixel of one whole image, by Pillow mode; other modes hold 4. What a decoder holds beside
@@ -20,6 +27,16 @@ SLACK = 1.06
 STRIP_BYTES, PNG_STRIP_BYTES = 4, 48  # a pixel of a strip: rows, copies, what is being inflated
 RESERVE_BYTES = 3 * MB  # what sockets, thread stacks and answers take beside the decoder
 DRAFTS = (8, 4, 2)
+# What people send: Pillow's format and mode, bytes held beside the image, by strips or not.
+KINDS = {
+    "JPEG": ("JPEG", "RGB", 0.0, False),
+    "JPEG, progressive": ("JPEG", "RGB", 3.0, False),
+    "PNG": ("PNG", "RGB", 0.0, True),
+    "WebP": ("WEBP", "RGB", WEBP_HELD_BYTES, False),
+    "HEIC": ("HEIF", "RGB", HEIC_HELD_BYTES, False),
+    "BMP": ("BMP", "RGB", 0.0, False),
+    "TIFF": ("TIFF", "RGB", 0.0, False),
+}
 
 
 def price(header: Header, side_px: int | tuple[int, int]) -> int:
@@ -39,6 +56,19 @@ def price(header: Header, side_px: int | tuple[int, int]) -> int:
     strip = max(STRIP_PIXELS, width * down)
     a_pixel = header.held_bytes + MODE_BYTES.get(header.mode, 4) / by**2
     return int(header.pixels * a_pixel * SLACK) + small + strip * STRIP_BYTES
+
+
+def largest(free: int, side_px: int | tuple[int, int], max_pixels: int) -> dict[str, float]:
+    """Find the largest 4:3 photo of each kind that *free* bytes and *max_pixels* allow, in MP."""
+    found = {}
+    for name, (kind, mode, held_bytes, stripped) in KINDS.items():
+        low, high = 0, int((max_pixels / 12) ** 0.5)
+        while low < high:  # the greatest n whose photo of 4n x 3n fits
+            n = (low + high + 1) // 2
+            header = Header(kind, 4 * n, 3 * n, mode, 1, held_bytes, stripped)
+            low, high = (n, high) if price(header, side_px) <= free else (low, n - 1)
+        found[name] = round(12 * low * low / 1e6, 1)
+    return found
 
 
 class Admission:

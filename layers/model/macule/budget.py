@@ -87,6 +87,11 @@ def used(limit: Limit) -> int:
                 total, cache, shared = USED_KEYS[version]
                 cached = int(stat[cache]) - int(stat[shared])
                 return int(_text(f"{folder}/{total}")) - cached
+    return resident()
+
+
+def resident() -> int:
+    """Return the bytes of this process that lie in memory."""
     with suppress(OSError):
         return int(_text(f"{PROC}/self/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return _rusage()[0]

@@ -60,6 +60,7 @@ def memory(request: Request) -> Response:
                 "unreclaimable_mb": _mb(budget.used(here.limit)),
                 "held_mb": _mb(held.held),
                 "reserve_mb": _mb(admission.RESERVE_BYTES),
+                **_model(held.free(), chosen.max_image_pixels),
             },
         }
     )
@@ -85,6 +86,19 @@ def card(request: Request) -> Response:
     warm = model.loaded()
     shown = warm.card if warm else manifest.read(settings.current().model_dir or store.in_use())
     return http.as_json(shown.document)
+
+
+def _model(free: int, max_pixels: int) -> dict[str, Any]:
+    """What the model takes of this process, and the largest photo of each kind that fits now."""
+    warm = model.loaded()
+    if warm is None:
+        return {}
+    grown = warm.grown
+    return {
+        "runtime_mb": _mb(grown["import"]),
+        "model_mb": _mb(grown["load"] + grown.get("first", 0)),
+        "largest_mp": admission.largest(max(0, free), warm.card.side_px, max_pixels),
+    }
 
 
 def _mb(size: int) -> float:

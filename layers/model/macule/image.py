@@ -33,8 +33,10 @@ PLUGINS = {
     b"II+\0": "Tiff",
     b"MM\0+": "Tiff",
 }
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"}
 ORIENTATION_TAG = 0x0112
 ROWS_PER_STRIP_TAG = 0x0116
+HEIC_HELD_BYTES = 4.5  # libheif: the planes, and the copy that Pillow gets
 WEBP_HELD_BYTES = 13.0  # libwebp: two RGBA canvases, one copy out
 STRIP_PIXELS = 2**18  # 1 MB at Pillow's 4 bytes a pixel
 # A piece of a progressive JPEG can hold hundreds of scans of the whole image: it is cut small, so
@@ -185,6 +187,8 @@ def _open(body: bytes, deadline: _Deadline) -> ImageFile:
     name = next((PLUGINS[magic] for magic in PLUGINS if body.startswith(magic)), None)
     if body[:4] == b"RIFF" and body[8:12] == b"WEBP":
         name = "WebP"
+    if body[4:8] == b"ftyp" and body[8:12] in HEIC_BRANDS:
+        return _open_heic(body, deadline)
     if name is None:
         raise UnsupportedImage(f"The bytes are not {SERVED}. Send one of these.")
     plugin = import_module(f"PIL.{name}ImagePlugin")
@@ -194,6 +198,19 @@ def _open(body: bytes, deadline: _Deadline) -> ImageFile:
     image.decodermaxblock = READ_BYTES
     if name == "Png" and "exif" not in image.info and (late := png.exif(body)):
         image.info["exif"] = late
+    return image
+
+
+def _open_heic(body: bytes, deadline: _Deadline) -> ImageFile:
+    """Open an iPhone's photo with pillow-heif, where that is installed."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ModuleNotFoundError as error:
+        raise UnsupportedImage(
+            "HEIC photos are not served here. Send a JPEG: on an iPhone, Settings, Camera, Formats,"
+            " Most Compatible; or share the photo instead of uploading its file."
+        ) from error
+    image: ImageFile = HeifImageFile(_Timed(body, deadline))  # type: ignore[no-untyped-call]
     return image
 
 
@@ -239,6 +256,8 @@ def _held_bytes(image: ImageFile, body: bytes) -> float:
     """Return the bytes a pixel that the decoder of *image* holds beside it (docs/memory.md)."""
     if image.format == "WEBP":
         return WEBP_HELD_BYTES
+    if image.format == "HEIF":
+        return HEIC_HELD_BYTES
     if image.format == "TIFF":
         # libtiff reads a strip at a time, and some writers make one of the whole image
         rows: Any = getattr(image, "tag_v2", {}).get(ROWS_PER_STRIP_TAG, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,7 +37,8 @@ class Scores(NamedTuple):
 class Warm(NamedTuple):
     """A loaded model. `levels` maps a pixel value to network input: shape (channels, 256).
 
-    `stages` holds the milliseconds of import, fetch, load and, after the first run, first.
+    `stages` holds the milliseconds of import, fetch, load and, after the first run, first;
+    `grown` the bytes that this process grew by in the same.
     """
 
     card: Card
@@ -48,6 +50,7 @@ class Warm(NamedTuple):
     distance: dict[str, Any] | None
     lock: Lock
     stages: dict[str, float]
+    grown: dict[str, int]
 
     @property
     def cold_start_ms(self) -> float:
@@ -131,12 +134,15 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
     tensor = np.stack(planes, axis=-1)
     with warm.lock:
         began = time.perf_counter()
+        before = 0 if "first" in warm.grown else budget.resident()
         warm.interpreter.set_tensor(warm.input_index, tensor)
         warm.interpreter.invoke()
         logits = as_logits(_output(warm, warm.logits), warm.card.output)
         maps = _output(warm, warm.maps) if warm.maps else None
         distance = float(_output(warm, warm.distance)) if warm.distance else None
-        warm.stages.setdefault("first", (time.perf_counter() - began) * 1e3)
+        if "first" not in warm.grown:
+            warm.stages["first"] = (time.perf_counter() - began) * 1e3
+            warm.grown["first"] = budget.resident() - before
     powers = np.exp((logits - logits.max()) / np.float32(warm.card.temperature))
     probabilities = powers / powers.sum()
     if not np.isfinite([*probabilities, distance or 0.0]).all():
@@ -184,14 +190,19 @@ def _here() -> Here:
 
 def _load(folder: str | None) -> Warm:
     """Import the runtime, check the file, map it."""
-    clock = [time.perf_counter()]
+    clock, sizes = [time.perf_counter()], [budget.resident()]
+
+    def lap() -> None:
+        clock.append(time.perf_counter())
+        sizes.append(budget.resident())
+
     budget.tame_allocator()
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 
-    clock.append(time.perf_counter())
+    lap()
     path, card = store.fetch(folder)
-    clock.append(time.perf_counter())
+    lap()
     try:
         interpreter = Interpreter(model_path=path, num_threads=1)  # maps the file, copies nothing
         interpreter.allocate_tensors()
@@ -200,11 +211,10 @@ def _load(folder: str | None) -> Warm:
     source, *_ = interpreter.get_input_details()
     outputs = {len(output["shape"]): output for output in interpreter.get_output_details()}
     _agree(card, source, outputs)
-    clock.append(time.perf_counter())
+    lap()
     names = ("import", "fetch", "load")
-    stages = {
-        name: (end - start) * 1e3 for name, start, end in zip(names, clock, clock[1:], strict=False)
-    }
+    stages = {name: (b - a) * 1e3 for name, (a, b) in zip(names, pairwise(clock), strict=True)}
+    grown = {name: b - a for name, (a, b) in zip(names, pairwise(sizes), strict=True)}
     log.info("model %s %s is warm: %s", card.name, card.version, stages)
     values = np.arange(256, dtype=np.float32)
     scaled = [(values - mean) / std for mean, std in zip(card.mean, card.std, strict=True)]
@@ -218,6 +228,7 @@ def _load(folder: str | None) -> Warm:
         outputs.get(1),
         Lock(),
         stages,
+        grown,
     )
 
 
