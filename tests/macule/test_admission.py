@@ -12,6 +12,7 @@ from draw import photo, saved, skin
 from macule import admission, image
 from macule.admission import RESERVE_BYTES, Admission, price
 from macule.errors import Busy, CannotFit
+from macule.ladder import Ladder
 
 MB = 2**20
 
@@ -164,3 +165,82 @@ def test_largest_photos_are_those_that_just_fit() -> None:
 def test_nothing_fits_where_nothing_is_free() -> None:
     """Without a byte to spare no photo is promised."""
     assert set(admission.largest(0, 256, 10**8).values()) == {0.0}
+
+
+def test_images_beyond_the_slots_wait() -> None:
+    """With all slots taken a further image waits, however much memory is free."""
+    admission = Admission(100 * MB, lambda: 0, slots=1)
+
+    with admission.room(MB, 0), pytest.raises(Busy), admission.room(MB, 0.01):
+        pass
+    with admission.room(MB, 0):
+        assert admission.admitted == 1
+
+
+def test_the_queue_is_bounded_in_number() -> None:
+    """One more than may wait is told to come back at once, not after the time-out."""
+    admission = Admission(100 * MB, lambda: 0, slots=1, most_waiting=0)
+
+    began = time.monotonic()
+    with admission.room(MB, 0), pytest.raises(Busy), admission.room(MB, 30):
+        pass
+
+    assert time.monotonic() - began < 5
+    assert admission.waiting == 0
+
+
+def test_a_small_image_passes_a_large_one_that_waits() -> None:
+    """While a large image waits for room, a small one that fits is served."""
+    admission = Admission(100 * MB + RESERVE_BYTES, lambda: 0)
+    done = []
+
+    def large() -> None:
+        with admission.room(80 * MB, 30):
+            done.append("large")
+
+    with admission.room(40 * MB, 0):
+        thread = threading.Thread(target=large)
+        thread.start()
+        while not admission.waiting:
+            time.sleep(0.001)
+        with admission.room(10 * MB, 0):
+            done.append("small")
+    thread.join()
+
+    assert done == ["small", "large"]
+
+
+@pytest.mark.parametrize(
+    ("used_mb", "overlays", "slots"), [(50, True, None), (90, False, None), (94, False, 1)]
+)
+def test_sails_are_lowered_as_memory_runs_short(
+    used_mb: int, overlays: bool, slots: int | None
+) -> None:
+    """Overlays go first, then images side by side."""
+    with Admission(200 * MB, lambda: 2 * used_mb * MB).room(MB, 0) as rung:
+        assert (rung.overlays, rung.slots) == (overlays, slots)
+
+
+def test_at_last_everything_is_refused() -> None:
+    """At 98 % of the limit the answer is 503 with figures, though the image itself would fit."""
+    admission = Admission(1000 * MB, lambda: 985 * MB)
+
+    with pytest.raises(Busy, match="Memory has run short") as caught, admission.room(MB, 30):
+        pass
+
+    assert caught.value.figures["limit_mb"] == 1000
+
+
+def test_each_step_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A step down is a warning, the way back up is told too, standing still is not."""
+    ladder = Ladder()
+    caplog.set_level("INFO", "macule")
+
+    for share in (0.5, 0.9, 0.91, 0.95, 0.5, 0.5):
+        ladder.step(share)
+
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "memory at 90 % of the limit: no overlays"),
+        ("WARNING", "memory at 95 % of the limit: one image at a time"),
+        ("INFO", "memory at 50 % of the limit: everything"),
+    ]

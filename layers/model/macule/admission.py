@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from threading import Condition
 
-from macule import budget
+from macule import budget, settings
 from macule.errors import Busy, CannotFit
 from macule.image import (
     HEIC_HELD_BYTES,
@@ -18,6 +19,7 @@ from macule.image import (
     Header,
     sides,
 )
+from macule.ladder import Ladder, Rung
 
 MB = 2**20
 # Bytes a pixel of one whole image, by Pillow mode; other modes hold 4. What a decoder holds beside
@@ -72,49 +74,85 @@ def largest(free: int, side_px: int | tuple[int, int], max_pixels: int) -> dict[
 
 
 class Admission:
-    """The bytes that requests of this process hold; the rest of the limit is for the next one."""
+    """The bytes that requests of this process hold; the rest of the limit is for the next one.
 
-    def __init__(self, limit_bytes: int, used: Callable[[], int]) -> None:
+    Args:
+      limit_bytes: of the container.
+      used: bytes of it that cannot be reclaimed, now.
+      slots: images at once; more than the processors can decode only hold memory.
+      most_waiting: requests that may wait; the next one is told to come back.
+    """
+
+    def __init__(
+        self, limit_bytes: int, used: Callable[[], int], slots: int = 64, most_waiting: int = 64
+    ) -> None:
         self.limit_bytes = limit_bytes
-        self.held = 0
-        self.admitted = 0
+        self.slots = slots
+        self.held = self.admitted = self.waiting = 0
         self._used = used
+        self._most_waiting = most_waiting
+        self._ladder = Ladder()
         self._freed = Condition()
 
     @contextmanager
-    def room(self, cost: int, timeout_s: float) -> Iterator[None]:
-        """Hold *cost* bytes, waiting at most *timeout_s* while others hold them.
+    def room(self, cost: int, timeout_s: float) -> Iterator[Rung]:
+        """Hold *cost* bytes and a slot, waiting at most *timeout_s* while others hold them.
 
-        Raises: Busy after the wait; CannotFit at once where nobody holds what is missing.
+        Whoever fits goes first, so that a small image never waits for a large one's room.
+        Yields: what may be done for this request.
+        Raises: Busy after the wait, or at once where too many wait; CannotFit at once where nobody
+          holds what is missing.
         """
         deadline = time.monotonic() + timeout_s
         with self._freed:
-            while cost > (free := self.free()):
-                if not self.held:
-                    raise CannotFit(
-                        f"Decoding this image takes about {cost / MB:.0f} MB, and this instance of "
-                        f"{self.limit_bytes / MB:.0f} MB has {max(0, free) / MB:.0f} MB for it. "
-                        "Send a smaller copy, or a baseline JPEG.",
-                        **self._figures(cost, free),
-                    )
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._freed.wait(left):
-                    raise Busy(
-                        "Other images are being decoded. Try again.", **self._figures(cost, free)
-                    )
+            rung = self._wait(cost, deadline)
             self.held += cost
             self.admitted += 1
         try:
-            yield
+            yield rung
         finally:
             with self._freed:
                 self.held -= cost
                 self.admitted -= 1
                 self._freed.notify_all()
 
+    def _wait(self, cost: int, deadline: float) -> Rung:
+        """Wait until *cost* bytes and a slot are free; the caller holds the lock."""
+        self.waiting += 1
+        try:
+            while True:
+                used = self._used()
+                free, rung = self._left(used), self._ladder.step(used / self.limit_bytes)
+                if cost > free and not self.held:
+                    raise CannotFit(
+                        f"Decoding this image takes about {cost / MB:.0f} MB, and this instance of "
+                        f"{self.limit_bytes / MB:.0f} MB has {max(0, free) / MB:.0f} MB for it. "
+                        "Send a smaller copy, or a baseline JPEG or a PNG.",
+                        **self._figures(cost, free),
+                    )
+                if not rung.serves:
+                    raise Busy("Memory has run short. Try again.", **self._figures(cost, free))
+                if cost <= free and self.admitted < (rung.slots or self.slots):
+                    return rung
+                left = deadline - time.monotonic()
+                crowded = self.waiting > self._most_waiting
+                if crowded or left <= 0 or not self._freed.wait(left):
+                    raise Busy(
+                        "Other images are being decoded. Try again.", **self._figures(cost, free)
+                    )
+        finally:
+            self.waiting -= 1
+
+    def rung(self) -> Rung:
+        """Say what may be done with memory as it is."""
+        return self._ladder.step(self._used() / self.limit_bytes)
+
     def free(self) -> int:
         """Return the bytes left; what is held counts in full, though part of it is used already."""
-        return self.limit_bytes - RESERVE_BYTES - self.held - self._used()
+        return self._left(self._used())
+
+    def _left(self, used: int) -> int:
+        return self.limit_bytes - RESERVE_BYTES - self.held - used
 
     def _figures(self, cost: int, free: int) -> dict[str, float]:
         return {
@@ -127,5 +165,6 @@ class Admission:
 @cache
 def current() -> Admission:
     """Return this process's admission, under the limit of its budget."""
-    limit = budget.current().limit
-    return Admission(limit.bytes, lambda: budget.used(limit))
+    limit, most_waiting = budget.current().limit, settings.current().max_waiting
+    slots = math.ceil(budget.processors()) + 1  # one is read from the network meanwhile
+    return Admission(limit.bytes, lambda: budget.used(limit), slots, most_waiting)

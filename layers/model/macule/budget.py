@@ -97,6 +97,20 @@ def resident() -> int:
     return _rusage()[0]
 
 
+def processors() -> float:
+    """Return how many processors this process may use: its own, or fewer by a cgroup's quota."""
+    found = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 1.0
+    for folder in (f"{CGROUPS}", f"{CGROUPS}/cpu"):
+        with suppress(OSError, ValueError):
+            quota, period = _text(f"{folder}/cpu.max").split()
+            found = min(found, int(quota) / int(period))
+        with suppress(OSError, ValueError):
+            quota = _text(f"{folder}/cpu.cfs_quota_us")
+            if int(quota) > 0:
+                found = min(found, int(quota) / int(_text(f"{folder}/cpu.cfs_period_us")))
+    return max(found, 0.01)
+
+
 def band_of(share: float) -> str:
     """Name the band that a share (0 to 1) of the limit lies in."""
     return next((name for least, name in BANDS if share >= least), "idle")

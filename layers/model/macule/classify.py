@@ -15,6 +15,7 @@ DISCLAIMER = (
     "says, show a changing, bleeding or new spot to a clinician."
 )
 GRADCAM_OFF = "Activation maps are switched off here (ENABLE_GRADCAM=false)."
+SHORT = "Memory is short now: activation maps are left out until it is not."
 NO_MAPS = "This model has no activation maps; its card says why."
 
 
@@ -49,7 +50,7 @@ def predict(
     warm = model.warm(chosen.model_dir)
     card = warm.card
     cost = admission.price(header, card.side_px)
-    with admission.current().room(cost, chosen.admission_timeout_s):
+    with admission.current().room(cost, chosen.admission_timeout_s) as rung:
         decoding = time.perf_counter()
         pixels = image.decode(body, card.side_px, card.resize, chosen.decode_timeout_s)
         decode_ms, inferring = _ms(decoding), time.perf_counter()
@@ -60,6 +61,8 @@ def predict(
     explanation, reason = None, None
     if with_cam and not chosen.enable_gradcam:
         reason = GRADCAM_OFF
+    elif with_cam and not rung.overlays:
+        reason = SHORT
     elif with_cam and scores.maps is None:
         reason = NO_MAPS
     elif with_cam and scores.maps is not None:

@@ -54,7 +54,12 @@ def memory(request: Request) -> Response:
             "limit_source": here.limit.source,
             "headroom_mb": _mb(max(0, held.free())),
             "band": band,
-            "slots": {"threads": chosen.threads, "admitted": held.admitted},
+            "slots": {
+                "threads": chosen.threads,
+                "images": held.rung().slots or held.slots,
+                "admitted": held.admitted,
+                "waiting": held.waiting,
+            },
             "ledger": {
                 "processes": len(pids),
                 "unreclaimable_mb": _mb(budget.used(here.limit)),

@@ -24,6 +24,7 @@ class Settings(NamedTuple):
     enable_gradcam: bool
     allowed_origins: tuple[str, ...]
     admission_timeout_s: float
+    max_waiting: int
     decode_timeout_s: float
     memory_limit_mb: int | None
     platform_memory_mb: int | None
@@ -56,6 +57,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         enable_gradcam=get("ENABLE_GRADCAM", True, _truth),
         allowed_origins=get("ALLOWED_ORIGINS", (), _origins),
         admission_timeout_s=get("ADMISSION_TIMEOUT_S", 10.0, _seconds),
+        max_waiting=get("MAX_WAITING", 16, _at_least(0)),
         decode_timeout_s=get("DECODE_TIMEOUT_S", 20.0, _seconds),
         memory_limit_mb=get("MEMORY_LIMIT_MB", None, _at_least(1)),
         platform_memory_mb=next((mb for mb in platform if mb), None),
