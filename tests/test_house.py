@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "image": {"errors", "png"},
     "admission": {"budget", "errors", "image", "ladder", "settings"},
     "ladder": set(),
+    "plan": {"admission", "budget", "image", "model"},
     "model": {"budget", "errors", "image", "manifest", "store"},
     "explain": set(),
     "http": {"budget", "errors", "settings"},
@@ -37,7 +38,7 @@ MAY_IMPORT = {
     },
     "health": {"admission", "budget", "http", "image", "manifest", "model", "settings", "store"},
     "doors": {"budget", "http"},
-    "cli": {"classify", "errors", "settings", "store"},
+    "cli": {"classify", "errors", "plan", "settings", "store"},
 }
 
 

@@ -97,6 +97,14 @@ def resident() -> int:
     return _rusage()[0]
 
 
+def private() -> int:
+    """Return the bytes of this process that no file backs: what no kernel can take back."""
+    try:
+        return _kilobytes(f"{PROC}/self/status")["RssAnon"]
+    except (OSError, KeyError):
+        return resident()
+
+
 def processors() -> float:
     """Return how many processors this process may use: its own, or fewer by a cgroup's quota."""
     found = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 1.0

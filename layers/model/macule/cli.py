@@ -79,6 +79,12 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     which.add_argument("folder", nargs="?", metavar="DIR", help="take a copy in and put it in use")
     which.add_argument("--back", action="store_true", help="return to the one before")
 
+    plan = add("plan", _plan, "say what a model needs and what fits an instance")
+    plan.add_argument("--model", metavar="DIR", help="default: the model in use")
+    plan.add_argument(
+        "--limit", type=_positive, action="append", default=[], metavar="MB", help="may be repeated"
+    )
+
     convert = add("convert", _convert, "turn a Keras model into a small one, with proof")
     check = add("check", _check, "check a model's folder against its card")
     evaluate = add("evaluate", _evaluate, "measure a model on labelled images, as it serves")
@@ -166,6 +172,16 @@ def _use(options: argparse.Namespace) -> int:
         store.use(options.folder)
     folder, card = store.in_use(), store.fetch(None).card
     print(f"{card.name} {card.version} ({card.precision}, {card.sha256[:12]}) from {folder}")
+    return OK
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from macule import plan
+
+    chosen = settings.read()
+    need, warm = plan.measure(options.model or chosen.model_dir)
+    for line in plan.lines(need, warm, options.limit, chosen.max_image_pixels):
+        print(line)
     return OK
 
 
