@@ -256,7 +256,7 @@ def findings(made: Made) -> list[dict[str, str]]:
             finding(
                 "info",
                 f"Fewer than {2 * familiar.LEAST_IMAGES} images to calibrate on, or no feature"
-                " maps: an image of something else is not told apart (`not_skin`).",
+                " maps: an image of something else is not told apart as not_skin.",
             )
         )
     if "note" in made.exported.cam:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 Floats = NDArray[np.float32]
-# Chances and spans: what photographs of the same lesion differ by, not more than a person would
-# still call the same picture. The full frame keeps its share, for the service never crops.
+# Chances and spans: what photographs of one lesion differ by, and no more than a person would still
+# call the same lesion.
 HAIRY, RULED, BLURRED, RECOMPRESSED = 0.15, 0.1, 0.2, 0.3
 LEAST_AREA = 0.4
 ASPECT = 0.2
