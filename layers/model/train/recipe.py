@@ -95,7 +95,10 @@ def average(
 
     def loss(chosen: list[int]) -> float:
         mean = blend([weights[place] for place in chosen])
-        return metrics.likelihood_loss(answer(body, mean, validation.pixels), validation.truth, 1.0)
+        logits = answer(body, mean, validation.pixels)
+        # an average is less sure of itself than each of its parts: that is the temperature's affair
+        temperature = metrics.fit_temperature(logits, validation.truth)
+        return metrics.likelihood_loss(logits, validation.truth, temperature)
 
     alone = [loss([place]) for place in range(len(weights))]
     first, *others = sorted(range(len(weights)), key=lambda place: alone[place])
