@@ -190,7 +190,7 @@ def test_figures_are_right(tmp_path: Path) -> None:
     before, after = (found["probabilities"][key] for key in ("before", "after"))
     truth = found["truth"]
     was, now = before.argmax(axis=1), after.argmax(axis=1)
-    errors = [metrics.calibration_error(part, truth, 15) for part in (before, after)]
+    errors = [metrics.calibration_error(part, truth) for part in (before, after)]
     other = was != now
     right, wrong = int((other & (now == truth)).sum()), int((other & (was == truth)).sum())
     counts = [int(((truth == 1) & (now == index)).sum()) for index in range(3)]

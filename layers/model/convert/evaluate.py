@@ -40,6 +40,23 @@ class Answers(NamedTuple):
     truth: NDArray[np.int64]
     broken: int
 
+    @property
+    def labelled(self) -> "Answers":
+        """Those to images whose label is one of the card's."""
+        known = self.truth >= 0
+        return self._replace(
+            photos=[photo for photo, is_known in zip(self.photos, known, strict=True) if is_known],
+            probabilities=self.probabilities[known],
+            decisions=self.decisions[known],
+            truth=self.truth[known],
+        )
+
+    @property
+    def uncalibrated(self) -> NDArray[np.float64]:
+        """The probabilities (n, classes) as they were before temperature scaling."""
+        logarithms = np.log(np.maximum(self.probabilities, 1e-12))
+        return metrics.softmax(logarithms * self.card.temperature)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `macule evaluate`."""
@@ -124,9 +141,8 @@ def ask(folder: str, photos: Sequence[Photo], progress: Progress) -> Answers:
 
 def figures(answers: Answers, resamples: int = resample.TIMES) -> dict[str, Any]:
     """All figures of *answers*, those with an interval as {"value", "low", "high"}."""
-    known = answers.truth >= 0
-    probabilities, truth = answers.probabilities[known], answers.truth[known]
-    photos = [photo for photo, is_known in zip(answers.photos, known, strict=True) if is_known]
+    known = answers.labelled
+    photos, probabilities, truth = known.photos, known.probabilities, known.truth
     labels = list(answers.card.labels)
     column = next((name for name in GROUPS if photos[0].row.get(name)), "")
     groups = [photo.row.get(column, "") or str(photo.path) for photo in photos]
@@ -136,7 +152,6 @@ def figures(answers: Answers, resamples: int = resample.TIMES) -> dict[str, Any]
 
     spans = resample.intervals(some, groups, resamples)
     whole = scalars(probabilities, truth, labels)
-    logits = np.log(np.maximum(probabilities, 1e-12)) * answers.card.temperature
     return {
         "model": {
             "name": answers.card.name,
@@ -155,10 +170,10 @@ def figures(answers: Answers, resamples: int = resample.TIMES) -> dict[str, Any]
             for name, value in whole.items()
         },
         "ece_bins": metrics.BINS,
-        "ece_before_temperature": metrics.calibration_error(metrics.softmax(logits), truth),
+        "ece_before_temperature": metrics.calibration_error(known.uncalibrated, truth),
         "confusion": metrics.confusion(probabilities.argmax(1), truth, len(labels)).tolist(),
         "decisions": decided(answers),
-        "abstention": abstained(probabilities, truth, answers.decisions[known]),
+        "abstention": abstained(probabilities, truth, known.decisions),
         "risk_coverage": metrics.risks(probabilities, truth),
         "subgroups": subgroups(photos, probabilities, truth, labels),
     }
@@ -168,24 +183,16 @@ def scalars(
     probabilities: metrics.Floats, truth: metrics.Ints, labels: Sequence[str]
 ) -> dict[str, float]:
     """Figures of one number each, of all images."""
-    named = probabilities.argmax(axis=1)
-    shares = metrics.sensitivity(named, truth, len(labels))
+    rows = metrics.by_class(probabilities, truth)
     found = {
-        "accuracy": float((named == truth).mean()),
-        "balanced_accuracy": metrics.mean(shares),
+        "mean_auc": metrics.mean([row["auc"] for row in rows]),
+        "accuracy": metrics.share(probabilities.argmax(axis=1) == truth),
+        "balanced_accuracy": metrics.mean([row["sensitivity"] for row in rows]),
         "ece": metrics.calibration_error(probabilities, truth),
     }
-    areas = []
-    for index, label in enumerate(labels):
-        positive, score = truth == index, probabilities[:, index]
-        areas.append(metrics.auc(score, positive))
-        found[f"auc/{label}"] = areas[-1]
-        found[f"sensitivity/{label}"] = shares[index]
-        found[f"specificity/{label}"] = metrics.mean([float(k) for k in named[~positive] != index])
-        found[f"sensitivity_at_80_specificity/{label}"] = metrics.sensitivity_at(
-            score, positive, 0.8
-        )
-    return {"mean_auc": metrics.mean(areas)} | found
+    for label, row in zip(labels, rows, strict=True):
+        found |= {f"{name}/{label}": value for name, value in row.items()}
+    return found
 
 
 def decided(answers: Answers) -> dict[str, dict[str, int]]:
@@ -205,7 +212,7 @@ def abstained(
     right = probabilities.argmax(axis=1) == truth
     return {
         "coverage": float(kept.mean()),
-        "accuracy_of_classified": float(right[kept].mean()) if kept.any() else float("nan"),
+        "accuracy_of_classified": metrics.share(right[kept]),
         "accuracy_of_all": float(right.mean()),
         "not_skin": float((decisions == "not_skin").mean()),
     }

@@ -3,9 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from convert import metrics, plots, report
+from convert import plots, report
 from convert.report import Drawing
 from convert.sections import Section, section
 from convert.words import Cell, Table, number, percent, table
@@ -52,11 +50,16 @@ def page(found: Mapping[str, Any], answers: "Answers") -> str:
         title=f"{model['name']} {model['version']} ({model['precision']})",
         kicker=KICKER.format(found["date"], found["n"], found["data"], by(found)),
         disclaimer=DISCLAIMER,
-        tiles=[(title, *split(found["figures"][name])) for name, title in OVERALL.items()],
+        figures=overall(found),
         sections=sections(found),
         drawings=drawings(found, answers),
         command=found["command"],
     )
+
+
+def overall(found: Mapping[str, Any]) -> Table:
+    rows = [[title, *split(found["figures"][name])] for name, title in OVERALL.items()]
+    return table("Key figures", ["figure", "value", "interval"], rows, "words")
 
 
 def by(found: Mapping[str, Any]) -> str:
@@ -151,13 +154,11 @@ def subgroups(found: Mapping[str, Any]) -> list[str | Table]:
 
 def drawings(found: Mapping[str, Any], answers: "Answers") -> dict[str, list[Drawing]]:
     """The plots, by section."""
-    known = answers.truth >= 0
-    probabilities, truth = answers.probabilities[known], answers.truth[known]
-    logits = np.log(np.maximum(probabilities, 1e-12)) * answers.card.temperature
+    known = answers.labelled
     return {
         "classes": [
             Drawing(
-                plots.operating(probabilities, truth, found["labels"]),
+                plots.operating(known.probabilities, known.truth, found["labels"]),
                 "ROC curves. "
                 + ", ".join(
                     f"{label}: AUC {number(found['figures'][f'auc/{label}']['value'])}"
@@ -168,7 +169,7 @@ def drawings(found: Mapping[str, Any], answers: "Answers") -> dict[str, list[Dra
         ],
         "calibration": [
             Drawing(
-                plots.reliability(metrics.softmax(logits), probabilities, truth),
+                plots.reliability(known.uncalibrated, known.probabilities, known.truth),
                 f"Reliability diagram. {calibration(found)}",
                 "Before and after temperature scaling. Hollow marks stand for few images.",
             )

@@ -30,10 +30,12 @@ def auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
 
 def sensitivity(predicted: Ints, truth: Ints, classes: int) -> list[float]:
     """Share of each class's images that were named so; nan for a class without images."""
-    return [
-        float((predicted[truth == index] == index).mean()) if (truth == index).any() else math.nan
-        for index in range(classes)
-    ]
+    return [share(predicted[truth == index] == index) for index in range(classes)]
+
+
+def share(holds: NDArray[np.bool_]) -> float:
+    """Share of what holds; nan of nothing."""
+    return float(holds.mean()) if holds.size else math.nan
 
 
 def sensitivity_at(scores: Floats, positive: NDArray[np.bool_], specificity: float) -> float:
@@ -55,18 +57,24 @@ def wilson(share: float, count: int) -> list[float]:
     return [(centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)]
 
 
-def calibration_error(probabilities: Floats, truth: Ints, bins: int = BINS) -> float:
-    """Expected calibration error of the top answer, in *bins* of equal width over (0, 1]."""
-    top = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == truth
-    place = np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)
-    gaps = [
-        abs(float(top[place == index].mean() - right[place == index].mean()))
-        * float((place == index).mean())
-        for index in range(bins)
-        if (place == index).any()
+def bins(probabilities: Floats, truth: Ints) -> NDArray[np.float64]:
+    """Group top answers by confidence, in BINS of equal width over (0, 1].
+
+    Returns: (4, bins with images): middle, mean confidence, share right and image count of each.
+    """
+    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    place = np.clip(np.ceil(top * BINS).astype(int) - 1, 0, BINS - 1)
+    rows = [
+        ((k + 0.5) / BINS, top[place == k].mean(), right[place == k].mean(), (place == k).sum())
+        for k in np.unique(place)
     ]
-    return float(sum(gaps))
+    return np.asarray(rows, np.float64).T
+
+
+def calibration_error(probabilities: Floats, truth: Ints) -> float:
+    """Expected calibration error of the top answer, over `bins`."""
+    _, top, right, counts = bins(probabilities, truth)
+    return float((np.abs(top - right) * counts).sum() / counts.sum())
 
 
 def likelihood_loss(logits: Floats, truth: Ints, temperature: float) -> float:
@@ -114,11 +122,8 @@ def abstain(probabilities: Floats, truth: Ints, threshold: float) -> dict[str, A
     return {
         "n": len(truth),
         "coverage": float(kept.mean()),
-        "risk": float((predicted[kept] != truth[kept]).mean()) if kept.any() else math.nan,
-        "covered_per_class": [
-            float(kept[truth == index].mean()) if (truth == index).any() else math.nan
-            for index in classes
-        ],
+        "risk": share(predicted[kept] != truth[kept]),
+        "covered_per_class": [share(kept[truth == index]) for index in classes],
         "wrong_and_kept_per_class": [
             int((kept & (truth == index) & (predicted != index)).sum()) for index in classes
         ],
@@ -150,8 +155,25 @@ def risks(probabilities: Floats, truth: Ints) -> list[tuple[float, float]]:
     return [(float(c / len(top)), float(s)) for c, s in zip(counts[ends], share[ends], strict=True)]
 
 
+def by_class(probabilities: Floats, truth: Ints) -> list[dict[str, float]]:
+    """Figures of each class against the rest; nan where a side has no images."""
+    predicted = probabilities.argmax(axis=1)
+    found = []
+    for index, scores in enumerate(probabilities.T):
+        positive, named = truth == index, predicted == index
+        found.append(
+            {
+                "auc": auc(scores, positive),
+                "sensitivity": share(named[positive]),
+                "specificity": share(~named[~positive]),
+                "sensitivity_at_80_specificity": sensitivity_at(scores, positive, 0.8),
+            }
+        )
+    return found
+
+
 def summarise(
-    logits: Floats, truth: Ints, labels: list[str], temperature: float = 1.0, bins: int = BINS
+    logits: Floats, truth: Ints, labels: list[str], temperature: float = 1.0
 ) -> dict[str, Any]:
     """All figures of one model file on one set of images, ready for JSON.
 
@@ -159,28 +181,20 @@ def summarise(
     the top answer do not depend on it, the rest is calibrated.
     """
     probabilities = softmax(logits, temperature)
-    predicted = probabilities.argmax(axis=1)
-    shares = sensitivity(predicted, truth, len(labels))
-    classes = {}
-    for index, label in enumerate(labels):
-        positive = truth == index
-        classes[label] = {
-            "n": int(positive.sum()),
-            "auc": auc(probabilities[:, index], positive),
-            "sensitivity": shares[index],
-            "sensitivity_95": wilson(shares[index], int(positive.sum())),
-            "specificity": float((predicted[~positive] != index).mean()),
-            "sensitivity_at_80_specificity": sensitivity_at(probabilities[:, index], positive, 0.8),
-        }
+    counts = np.bincount(truth, minlength=len(labels)).tolist()
+    rows = by_class(probabilities, truth)
     return {
         "n": len(truth),
-        "accuracy": float((predicted == truth).mean()),
-        "balanced_accuracy": float(np.nanmean(shares)),
-        "mean_auc": float(np.nanmean([figures["auc"] for figures in classes.values()])),
-        "ece_bins": bins,
-        "ece_before": calibration_error(softmax(logits), truth, bins),
-        "ece_after": calibration_error(probabilities, truth, bins),
+        "accuracy": share(probabilities.argmax(axis=1) == truth),
+        "balanced_accuracy": mean([row["sensitivity"] for row in rows]),
+        "mean_auc": mean([row["auc"] for row in rows]),
+        "ece_bins": BINS,
+        "ece_before": calibration_error(softmax(logits), truth),
+        "ece_after": calibration_error(probabilities, truth),
         "log_loss_before": likelihood_loss(logits, truth, 1.0),
         "log_loss_after": likelihood_loss(logits, truth, temperature),
-        "classes": classes,
+        "classes": {
+            label: {"n": n, **row, "sensitivity_95": wilson(row["sensitivity"], n)}
+            for label, n, row in zip(labels, counts, rows, strict=True)
+        },
     }

@@ -13,7 +13,7 @@ from macule.explain import STOPS, STRONGEST
 from numpy.typing import NDArray
 
 from convert import metrics
-from convert.sections import BINS
+from convert.metrics import BINS
 
 SMALLEST_BIN = 5  # images; with fewer, the share of right answers says next to nothing
 MAP_PX = 224
@@ -56,8 +56,8 @@ def reliability(before: Floats, after: Floats, truth: Ints) -> str:
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         styles = ((-1, "before", before, BEFORE, "o", "-"), (1, "after", after, AFTER, "s", "--"))
         for side, name, part, colour, marker, line in styles:
-            middle, top, right, counts = bins(part, truth)
-            error = metrics.calibration_error(part, truth, BINS)
+            middle, top, right, counts = metrics.bins(part, truth)
+            error = metrics.calibration_error(part, truth)
             label = f"{name}, ECE {error:.3f}"
             axes.plot(top, right, color=colour, linestyle=line, marker=marker, label=label)
             thin = counts < SMALLEST_BIN
@@ -67,20 +67,6 @@ def reliability(before: Floats, after: Floats, truth: Ints) -> str:
         below.set(xlabel="confidence in the top answer", ylabel="images")
         axes.legend(loc="upper left")
         return svg(drawing, "reliability")
-
-
-def bins(probabilities: Floats, truth: Ints) -> tuple[NDArray[np.float64], ...]:
-    """Group top answers by confidence.
-
-    Returns: for each bin with images its middle, mean confidence, share right and image count.
-    """
-    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
-    place = np.clip(np.ceil(top * BINS).astype(int) - 1, 0, BINS - 1)
-    rows = [
-        ((k + 0.5) / BINS, top[place == k].mean(), right[place == k].mean(), (place == k).sum())
-        for k in np.unique(place)
-    ]
-    return tuple(np.asarray(rows, np.float64).T)
 
 
 def agreement(before: Floats, after: Floats) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from convert import facts, markdown, plots, sections, tables
+from convert import facts, markdown, metrics, plots, sections, tables
 from convert.facts import Evidence
 from convert.words import number
 
@@ -81,7 +81,7 @@ def drawings(evidence: Evidence) -> dict[str, list[Drawing]]:
             Drawing(
                 plots.reliability(before, after, truth),
                 f"Reliability diagram. {sections.errors(before, after, truth)}",
-                f"{sections.BINS} bins of equal width, n = {count}. On the dotted line a model is"
+                f"{metrics.BINS} bins of equal width, n = {count}. On the dotted line a model is"
                 f" right as often as its confidence says; hollow marks stand for fewer than"
                 f" {plots.SMALLEST_BIN} images and say next to nothing.",
             )

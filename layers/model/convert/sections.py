@@ -8,7 +8,6 @@ from convert import metrics, tables
 from convert.facts import Evidence, arrays, chosen, evaluated, stands_in
 from convert.words import Table, known, number
 
-BINS = metrics.BINS
 ROUNDING = 5e-5  # a difference that four digits do not show
 FEW = 10  # classes; with more, the commonest mistakes are listed beside the matrix
 NO_LABELS = (
@@ -125,10 +124,10 @@ def calibration(evidence: Evidence) -> Section:
 
 def errors(before: metrics.Floats, after: metrics.Floats, truth: metrics.Ints) -> str:
     """Say how far confidence is from being right as often as it claims."""
-    was, now = (metrics.calibration_error(part, truth, BINS) for part in (before, after))
+    was, now = (metrics.calibration_error(part, truth) for part in (before, after))
     return (
         f"Expected calibration error (ECE) of the top answer: {number(was)} before and"
-        f" {number(now)} after; {BINS} bins of equal width, n = {len(truth)}."
+        f" {number(now)} after; {metrics.BINS} bins of equal width, n = {len(truth)}."
     )
 
 

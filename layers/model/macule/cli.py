@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from macule import __version__, classify, settings, store
@@ -85,21 +86,10 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         "--limit", type=_positive, action="append", default=[], metavar="MB", help="may be repeated"
     )
 
-    convert = add("convert", _convert, "turn a Keras model into a small one, with proof")
-    check = add("check", _check, "check a model's folder against its card")
-    evaluate = add("evaluate", _evaluate, "measure a model on labelled images, as it serves")
-    if words[:1] == ["evaluate"]:
-        from convert import evaluate as evaluating
-
-        evaluating.add_options(evaluate)
-    if words[:1] == ["convert"]:  # their options come with heavy modules: only when asked for
-        from convert import command
-
-        command.add_options(convert)
-    if words[:1] == ["check"]:
-        from convert import check as checking
-
-        checking.add_options(check)
+    for name, (module, run, summary) in OFFLINE.items():
+        command = add(name, run, summary)
+        if words[:1] == [name]:  # its options come with heavy modules: only when asked for
+            import_module(module).add_options(command)
     return parser
 
 
@@ -243,6 +233,13 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+OFFLINE = {
+    "convert": ("convert.command", _convert, "turn a Keras model into a small one, with proof"),
+    "check": ("convert.check", _check, "check a model's folder against its card"),
+    "evaluate": ("convert.evaluate", _evaluate, "measure a model on labelled images, as it serves"),
+}
 
 
 if __name__ == "__main__":

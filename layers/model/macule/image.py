@@ -98,7 +98,7 @@ def inspect(body: bytes, max_pixels: int) -> Header:
             image.mode,
             _orientation(image),
             _held_bytes(image, body),
-            image.format == "PNG" and png.form(body) is not None,
+            png.form(body) is not None,
         )
     if header.pixels > max_pixels:
         raise ImageTooLarge(
@@ -131,7 +131,7 @@ def decode(
         image = _open(body, deadline)
         # JPEG alone heeds it, and shrinks by 2, 4 or 8 in the DCT.
         image.draft(None, (max(height, width),) * 2)
-        stripped = image.format == "PNG" and png.form(body) is not None
+        stripped = png.form(body) is not None
         if not stripped:
             image.load()
         orientation = _orientation(image)

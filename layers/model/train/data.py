@@ -28,7 +28,7 @@ def labels(photos: list[Photo]) -> list[str]:
 
 def centres(folder: Path, photos: list[Photo]) -> list[Photo]:
     """Find the photos of which *folder* has only the centre square, in its column `cropped`."""
-    if not photos or not photos[0].row.get("cropped") is not None:
+    if not photos or photos[0].row.get("cropped") is None:
         return []
     seen = {photo.row.get("lesion") for photo in photos}
     return [p for p in images.read(folder, "cropped") if p.row.get("lesion") not in seen]
