@@ -20,6 +20,15 @@ MB = 2**20
 ROOT = Path(__file__).resolve().parent.parent
 
 
+class Call(NamedTuple):
+    """One request; *kind* is its Content-Type."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+    kind: str = "image/jpeg"
+
+
 class Load(NamedTuple):
     """Answers by status, and times in milliseconds."""
 
@@ -35,10 +44,12 @@ class Service:
     def __init__(self, process: subprocess.Popen[bytes], port: int, began: float) -> None:
         self.process, self.port, self.began = process, port, began
 
-    def call(self, method: str, path: str, body: bytes | None = None) -> int:
+    def call(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "image/jpeg"
+    ) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
-            connection.request(method, path, body, {"Content-Type": "image/jpeg"})
+            connection.request(method, path, body, {"Content-Type": kind})
             response = connection.getresponse()
             response.read()
             return response.status
@@ -66,33 +77,47 @@ class Service:
 
 
 class Cgroup:
-    """A memory limit of one's own, v1 or v2; needs root."""
+    """A memory limit of one's own, and a share of the processors; v1 or v2, needs root."""
 
-    def __init__(self, limit_mb: float) -> None:
-        one = Path("/sys/fs/cgroup/memory")
-        self.v1 = one.is_dir()
-        self.folder = (one if self.v1 else one.parent) / f"macule-bench-{uuid.uuid4().hex[:8]}"
-        self.folder.mkdir()
-        name = "memory.limit_in_bytes" if self.v1 else "memory.max"
-        (self.folder / name).write_text(str(int(limit_mb * MB)))
+    def __init__(self, limit_mb: float, cpus: float | None = None) -> None:
+        root, name = Path("/sys/fs/cgroup"), f"macule-bench-{uuid.uuid4().hex[:8]}"
+        self.v1 = (root / "memory").is_dir()
+        self.folder = (root / "memory" if self.v1 else root) / name
+        self.folders = [self.folder]
+        if cpus and self.v1:
+            self.folders.append(root / "cpu" / name)
+        for folder in self.folders:
+            folder.mkdir()
+        limit = "memory.limit_in_bytes" if self.v1 else "memory.max"
+        (self.folder / limit).write_text(str(int(limit_mb * MB)))
+        if cpus:
+            quota = str(int(cpus * 100_000))
+            file, text = ("cpu.cfs_quota_us", quota) if self.v1 else ("cpu.max", f"{quota} 100000")
+            (self.folders[-1] / file).write_text(text)
 
     def join(self) -> None:
-        (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+        for folder in self.folders:
+            (folder / "cgroup.procs").write_text(str(os.getpid()))
 
     def kills(self) -> int:
         file = self.folder / ("memory.oom_control" if self.v1 else "memory.events")
         rows = dict(row.split() for row in file.read_text().splitlines())
         return int(rows.get("oom_kill", 0))
 
+    def peak_mb(self) -> float:
+        file = self.folder / ("memory.max_usage_in_bytes" if self.v1 else "memory.peak")
+        return int(file.read_text()) / MB
+
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 @contextlib.contextmanager
-def limited(limit_mb: float | None) -> Iterator[Cgroup | None]:
+def limited(limit_mb: float | None, cpus: float | None = None) -> Iterator[Cgroup | None]:
     """Make a cgroup for the time of a bench; None without a limit."""
-    group = Cgroup(limit_mb) if limit_mb else None
+    group = Cgroup(limit_mb, cpus) if limit_mb else None
     try:
         yield group
     finally:
@@ -137,25 +162,28 @@ def serving(
                 process.wait()
 
 
-def drive(service: Service, path: str, body: bytes, requests: int, clients: int) -> Load:
-    """Send *requests* photos by *clients* at once; what breaks is counted by its name."""
+def drive(service: Service, calls: Sequence[Call], clients: int) -> Load:
+    """Make *calls* by *clients* at once; what breaks is counted by its name."""
 
-    def one(_: int) -> tuple[str, float]:
+    def one(call: Call) -> tuple[str, float]:
         began = time.perf_counter()
         try:
-            status = str(service.call("POST", path, body))
+            status = str(service.call(*call))
         except (OSError, http.client.HTTPException) as error:
             status = type(error).__name__
         return status, (time.perf_counter() - began) * 1e3
 
     began = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
-        done = list(pool.map(one, range(requests)))
+        done = list(pool.map(one, calls))
     spent = time.perf_counter() - began
     times = sorted(ms for _, ms in done)
     p99 = times[min(len(times) - 1, int(len(times) * 0.99))]
     return Load(
-        dict(Counter(status for status, _ in done)), statistics.median(times), p99, requests / spent
+        dict(Counter(status for status, _ in done)),
+        statistics.median(times),
+        p99,
+        len(calls) / spent,
     )
 
 

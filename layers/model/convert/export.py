@@ -14,6 +14,7 @@ from convert.plan import Plan, draw, know
 
 SIDES_PX = (8, 640)
 TOLERANCE = 1e-3
+NUDGES = 8  # of all pixels: an answer near a boundary does not fall over at every one
 # BatchNormalization folds into the layer before it; all else must be in the file. Of the networks
 # of keras.applications MobileNetV2 at alpha 0.35 keeps least, 95 %.
 LEAST_SHARE = 0.8
@@ -168,7 +169,7 @@ def check(
         raise Refused(unsupported(name, error)) from error
     expected = load.predict(source, images)
     change = np.abs(verdict.distribution(outputs[0], "logits") - expected).max()
-    if not change <= max(TOLERANCE, unrest(source, images, expected)):
+    if not change <= TOLERANCE and not change <= unrest(source, images, expected):
         raise Refused(
             f"{name} answers differently after conversion (by {change:.3g}, allowed {TOLERANCE}): "
             "report it with the model's summary()."
@@ -182,8 +183,11 @@ def unrest(source: Source, images: NDArray[np.float32], expected: NDArray[np.flo
     A network that multiplies rounding errors, an untrained one say, cannot be converted closer than
     that; what it is worth is then the business of the gates.
     """
-    noise = np.random.default_rng(0).normal(1, 1e-5, images.shape).astype(np.float32)
-    return float(np.abs(load.predict(source, images * noise) - expected).max())
+    random = np.random.default_rng(0)
+    return max(
+        float(np.abs(load.predict(source, images * noise) - expected).max())
+        for noise in random.normal(1, 1e-5, (NUDGES, *images.shape)).astype(np.float32)
+    )
 
 
 def wrap(source: Source, height: int, width: int) -> Exported:
