@@ -94,3 +94,13 @@ def test_abstaining_reports_what_was_kept() -> None:
     assert figures["coverage"] == 0.75
     assert figures["risk"] == pytest.approx(1 / 3)
     assert figures["wrong_and_kept_per_class"] == [0, 1]
+
+
+def test_chance_alone_makes_a_calibration_error_that_shrinks_with_images() -> None:
+    """A perfectly calibrated model shows an error on few images, and hardly one on many."""
+    shares = np.random.default_rng(0).dirichlet((1, 1, 1), 20_000)
+
+    few, many = (metrics.calibration_chance(shares[:n], 40) for n in (150, 20_000))
+
+    assert 0.04 < few < 0.1
+    assert many < 0.01

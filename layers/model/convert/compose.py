@@ -21,7 +21,6 @@ from convert.measure import Proof
 from convert.precision import Candidate
 
 LEAST_TO_FIT = 50  # labelled images below which a temperature would be noise
-COVERAGE = 0.8  # share of the labelled images that stays above the threshold
 MAPS_SHOWN = 6
 PARTS = ("tensorflow-cpu", "keras", "tf-keras", "ai-edge-litert", "litert-quantizer", "numpy")
 NO_IMAGES = (
@@ -151,9 +150,7 @@ def calibrate(logits: NDArray[np.float32], truth: NDArray[np.int64] | None) -> t
     """Fit the temperature and the threshold of `inconclusive`; 1 and 0 with too few labels."""
     if truth is None or len(truth) < LEAST_TO_FIT:
         return 1.0, 0.0
-    temperature = metrics.fit_temperature(logits, truth)
-    top = metrics.softmax(logits, temperature).max(axis=1)
-    return temperature, float(np.quantile(top, 1 - COVERAGE))
+    return metrics.calibrate(logits, truth)
 
 
 def strange(made: Made) -> dict[str, float]:

@@ -171,6 +171,7 @@ def figures(answers: Answers, resamples: int = resample.TIMES) -> dict[str, Any]
         },
         "ece_bins": metrics.BINS,
         "ece_before_temperature": metrics.calibration_error(known.uncalibrated, truth),
+        "ece_by_chance": metrics.calibration_chance(probabilities),
         "confusion": metrics.confusion(probabilities.argmax(1), truth, len(labels)).tolist(),
         "decisions": decided(answers),
         "abstention": abstained(probabilities, truth, known.decisions),

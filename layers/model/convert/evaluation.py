@@ -111,7 +111,8 @@ def calibration(found: Mapping[str, Any]) -> str:
     return (
         f"Expected calibration error of the top answer: {number(before)} before and"
         f" {number(after)} after temperature {number(found['model']['temperature'])};"
-        f" {found['ece_bins']} bins of equal width. With few images part of it is chance."
+        f" {found['ece_bins']} bins of equal width. On as few images a perfectly calibrated model"
+        f" would show {number(found['ece_by_chance'])} by chance."
     )
 
 

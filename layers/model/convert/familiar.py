@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 MOST_AXES = 64
-USUAL, NEARLY_ALL = 0.95, 0.99  # shares of known images that lie nearer than the thresholds
+USUAL, NEARLY_ALL = 0.97, 0.99  # shares of known images that lie nearer than the thresholds
 # Of a feature's variance: with less, float32 would lose the difference of the two sums, and a
 # feature that hardly ever speaks would outvote all others.
 LEAST_NOISE = 0.01

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 BINS = 15  # of the calibration error, of equal width
+# Share of held-out images whose top probability is high enough for an answer. Of the default
+# model's 150, at 80 % the answers are right 4 points more often than all, at 72 % 5 points.
+COVERAGE = 0.72
 
 
 def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -77,6 +80,17 @@ def calibration_error(probabilities: Floats, truth: Ints) -> float:
     return float((np.abs(top - right) * counts).sum() / counts.sum())
 
 
+def calibration_chance(probabilities: Floats, times: int = 400) -> float:
+    """Mean calibration error of a perfectly calibrated model with these answers.
+
+    Few images in many bins make an error of their own: a smaller one cannot be told from none.
+    Found by drawing the truth from the probabilities, *times* over.
+    """
+    random, below = np.random.default_rng(0), probabilities.cumsum(axis=1)[:, :-1]
+    drawn = ((below < random.random((len(below), 1))).sum(axis=1) for _ in range(times))
+    return float(np.mean([calibration_error(probabilities, truth) for truth in drawn]))
+
+
 def likelihood_loss(logits: Floats, truth: Ints, temperature: float) -> float:
     """Mean negative log-likelihood in nats."""
     chosen = softmax(logits, temperature)[np.arange(len(truth)), truth]
@@ -100,6 +114,13 @@ def fit_temperature(logits: Floats, truth: Ints) -> float:
         else:
             low = left
     return math.exp((low + high) / 2)
+
+
+def calibrate(logits: Floats, truth: Ints) -> tuple[float, float]:
+    """Fit the temperature, and the top probability that COVERAGE of the images reach with it."""
+    temperature = fit_temperature(logits, truth)
+    top = softmax(logits, temperature).max(axis=1)
+    return temperature, float(np.quantile(top, 1 - COVERAGE))
 
 
 def compare(probabilities: Floats, reference: Floats) -> dict[str, float]:

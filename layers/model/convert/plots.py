@@ -65,7 +65,7 @@ def reliability(before: Floats, after: Floats, truth: Ints) -> str:
             below.bar(middle + side * 0.22 / BINS, counts, 0.4 / BINS, color=colour)
         axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), ylabel="share of right answers")
         below.set(xlabel="confidence in the top answer", ylabel="images")
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower right")
         return svg(drawing, "reliability")
 
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from convert import images
+from convert import evaluate, images
+from convert.progress import Progress
 
 from train import backbone, card, data, page, recipe, tune
 
@@ -60,11 +61,12 @@ def train(options: argparse.Namespace, network: recipe.Network, say: recipe.Say)
     document = card.compose(made, about, labels, options.side, history)
     card.write(options.out, made, document)
     say("measuring it as it serves")
-    found = page.measure(options.out, [photo for photo in photos if photo.split == "val"])
-    card.dump(options.out / "evaluation.json", found)
+    held = [photo for photo in photos if photo.split == "val"]
+    answers = evaluate.ask(str(options.out), held, Progress(1))
+    card.dump(options.out / "evaluation.json", page.measure(options.out, answers))
     tune.gather(work, options.out / "curves.csv")
     if options.page:
-        options.page.write_text(page.text(options.out), encoding="utf-8")
+        page.write(options.page, options.out, answers)
     return document
 
 

@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from convert import familiar
+from convert import familiar, metrics
 from convert.compose import tidy
 from convert.images import Photo
 
 from train.backbone import MEAN, STD
-from train.recipe import CALIBRATION_IMAGES, COVERAGE, Made
+from train.recipe import CALIBRATION_IMAGES, Made
 from train.tune import Plan
 
 PARTS = (
@@ -96,8 +96,9 @@ def describe(photos: list[Photo], weights: str, plan: Plan, made: Made) -> dict[
         " runs of several seeds averaged as long as validation gains; the head's bias set anew by"
         " val, each class weighed by the root of its rarity. int8 by litert-quantizer,"
         " per-channel weights rounded by what their layers see, first layers and head in float,"
-        f" ranges from {CALIBRATION_IMAGES} training images. Temperature on val; inconclusive below"
-        f" the top probability that {COVERAGE:.0%} of val exceed, and beyond the distance that"
+        f" ranges from {CALIBRATION_IMAGES} training images. Temperature on val; inconclusive"
+        f" below the top probability that {metrics.COVERAGE:.0%} of val exceed, and beyond the"
+        " distance that"
         f" {familiar.USUAL:.0%} keep within; not skin beyond that of {familiar.NEARLY_ALL:.0%}.",
         "plan": plan._asdict(),
         "seeds_averaged": made.kept,

@@ -7,20 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from convert import evaluate, metrics
-from convert.images import Photo
-from convert.progress import Progress
+from convert import evaluate, metrics, plots
 from macule import classify, image, model
 
 from train import strange
 
 TEMPLATE = Path(__file__).with_name("model-card.md")
 DRAWN = 210
+COLOURS = {
+    "ink": "#222222",
+    "faint": "#8a8a8a",
+    "before": "#b26a00",
+    "after": "#1f5fa8",
+    "paper": "#ffffff",
+}
 
 
-def measure(folder: Path, photos: list[Photo]) -> dict[str, Any]:
-    """Measure the model in *folder* as it serves: on held-out *photos*, and on drawn no-skin."""
-    answers = evaluate.ask(str(folder), photos, Progress(1))
+def measure(folder: Path, answers: evaluate.Answers) -> dict[str, Any]:
+    """Give the figures of the *answers* of the model in *folder*, and what it says of no skin."""
     warm = model.warm(str(folder))
     decisions = Counter(decide(warm, picture) for picture in strange.draw(DRAWN))
     return {
@@ -47,6 +51,15 @@ def bins(probabilities: metrics.Floats, truth: metrics.Ints, count: int = 5) -> 
     top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     groups = np.array_split(np.argsort(top, kind="stable"), count)
     return [[len(g), float(top[g].mean()), float(right[g].mean())] for g in groups if len(g)]
+
+
+def write(path: Path, folder: Path, answers: evaluate.Answers) -> None:
+    """Write the page, and beside it the plot that it shows."""
+    path.write_text(text(folder), encoding="utf-8")
+    drawn = plots.reliability(answers.uncalibrated, answers.probabilities, answers.truth)
+    for role, colour in COLOURS.items():
+        drawn = drawn.replace(f"var(--{role})", colour)
+    path.with_suffix(".svg").write_text(drawn + "\n", encoding="utf-8")
 
 
 def text(folder: Path) -> str:

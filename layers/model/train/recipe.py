@@ -20,8 +20,6 @@ SCALING = (backbone.MEAN, backbone.STD)
 # last step costs more memory than it is worth under a limit of 64 MB; latency is the same.
 EARLY = "/(conv_stem|blocks_0_)"
 CALIBRATION_IMAGES = 384
-# The share of validation images whose top probability is high enough for an answer.
-COVERAGE = 0.8
 
 
 class Made(NamedTuple):
@@ -190,9 +188,9 @@ def judge(
     for name, content in files.items():
         say(f"validation: {len(validation.truth)} images, {name}, {len(content)} bytes")
         logits[name], distances[name] = run.scores(content, validation.pixels, SCALING)
-    temperature = round(metrics.fit_temperature(logits["int8"], validation.truth), 4)
+    found = metrics.calibrate(logits["int8"], validation.truth)
+    temperature, inconclusive = (round(number, 4) for number in found)
     calibrated = metrics.softmax(logits["int8"], temperature)
-    inconclusive = round(float(np.quantile(calibrated.max(axis=1), 1 - COVERAGE)), 4)
     reference = metrics.softmax(logits["fp32"], temperature)
     figures = {
         name: measure(logits[name], validation.truth, labels)

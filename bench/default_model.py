@@ -1,0 +1,76 @@
+"""The default model's file beside plain EfficientNet-Lite0, and what its further outputs cost.
+
+    .venv-dev/bin/python bench/default_model.py
+
+The networks beside it have random weights, which take as long as trained ones. Each file is run in
+fresh processes, the files in turn. Writes bench/results/default-model.json.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import harness
+import numpy as np
+from convert import export, familiar, measure, quantize
+from train import backbone
+from train.__main__ import MIDWAY
+
+RESULTS = harness.ROOT / "bench/results/default-model.json"
+SHIPPED = harness.ROOT / "layers/model/weights/model.tflite"
+CLASSES = 3
+
+
+def lite0(side_px: int, distance: bool) -> bytes:
+    """Quantize EfficientNet-Lite0 with a head, every operator to int8."""
+    random = np.random.default_rng(0)
+    body = backbone.build(side_px)
+    features, width = body.output.shape[-1], body.get_layer(MIDWAY).output.shape[-1]
+    kernel, bias = random.normal(0, 0.05, (features, CLASSES)), np.zeros(CLASSES)
+    space = familiar.fit(random.normal(0, 1, (400, width)).astype(np.float32))
+    whole = export.attach(body, kernel, bias, (MIDWAY, space) if distance else None)
+    images = [random.uniform(-1, 1, (1, side_px, side_px, 3)).astype(np.float32) for _ in range(4)]
+    return quantize.int8(whole, images, (-1.0, 1.0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    files = {
+        "shipped": SHIPPED.read_bytes(),
+        "plain Lite0, 224 px": lite0(224, distance=False),
+        "plain Lite0, 256 px": lite0(256, distance=False),
+        "plain Lite0, 256 px, with distance": lite0(256, distance=True),
+    }
+    rounds = [
+        {name: measure.cost(content) for name, content in files.items()}
+        for _ in range(options.rounds)
+    ]
+    rows: dict[str, Any] = {
+        name: {
+            "bytes": len(content),
+            "p50_ms": round(statistics.median(one[name].p50_ms[1] for one in rounds), 2),
+            "peak_mb": round(statistics.median(one[name].peak_mb for one in rounds), 1),
+        }
+        for name, content in files.items()
+    }
+    results = {
+        "command": " ".join(["bench/default_model.py", *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {name: version(name) for name in ("ai-edge-litert", "litert-quantizer")},
+        "files": rows,
+    }
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
