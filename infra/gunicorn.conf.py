@@ -1,5 +1,7 @@
 """How gunicorn runs a function: one worker, few threads, nothing loaded before it is needed."""
 
+from typing import Any
+
 from macule import settings
 
 chosen = settings.read()  # a setting that cannot be read stops the start, not the first request
@@ -15,3 +17,26 @@ keepalive = 5
 control_socket_disable = True  # a service needs no socket in the home folder
 loglevel = "warning"
 proc_name = "macule"
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Tell a worker that comes after the first ones, and whether it is one too many."""
+    worker.replaces = worker.age > workers
+    worker.surplus = server.num_workers > workers
+
+
+def post_worker_init(worker: Any) -> None:
+    """Watch the worker's memory; one that replaces another is warm before it takes requests."""
+    from macule import recycle
+
+    worker.wear = recycle.watch(chosen)
+    if worker.replaces:
+        recycle.take_over(chosen.model_dir, worker.ppid, worker.surplus)
+
+
+def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
+    """Count predictions; pings and health checks wear nobody out."""
+    from macule import recycle
+
+    if environ["REQUEST_METHOD"] == "POST":
+        recycle.served(worker.wear, worker.ppid)

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "ladder": set(),
     "plan": {"admission", "budget", "image", "model"},
     "model": {"budget", "errors", "image", "manifest", "store"},
+    "recycle": {"admission", "budget", "errors", "model", "settings"},
     "explain": set(),
     "http": {"budget", "errors", "settings"},
     "upload": {"errors", "http"},

@@ -32,6 +32,8 @@ class Settings(NamedTuple):
     workers: int
     threads: int
     graceful_timeout_s: int
+    max_requests: int | None
+    recycle_mb: int | None
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -65,6 +67,8 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         workers=get("WEB_CONCURRENCY", 1, _at_least(1)),
         threads=get("THREADS", 2, _at_least(1)),
         graceful_timeout_s=get("GRACEFUL_TIMEOUT_S", 25, _at_least(1)),
+        max_requests=get("MAX_REQUESTS", None, _at_least(1)),
+        recycle_mb=get("RECYCLE_MB", None, _at_least(1)),
     )
 
 
