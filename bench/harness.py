@@ -66,6 +66,15 @@ class Service:
                     found.append(int(name))
         return found
 
+    def cpu_s(self) -> float:
+        """Return the processor time of all its processes so far, and of those that have ended."""
+        ticks = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(int(field) for field in fields[11:15])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def pss_mb(self) -> float:
         """Return the proportional set size of all its processes."""
         total = 0

@@ -32,6 +32,7 @@ MAY_IMPORT = {
         "explain",
         "http",
         "image",
+        "ladder",
         "manifest",
         "model",
         "settings",

@@ -167,26 +167,80 @@ def test_nothing_fits_where_nothing_is_free() -> None:
     assert set(admission.largest(0, 256, 10**8).values()) == {0.0}
 
 
-def test_images_beyond_the_slots_wait() -> None:
-    """With all slots taken a further image waits, however much memory is free."""
+def test_images_beyond_the_slots_wait_for_their_turn() -> None:
+    """With all slots taken a further image waits, for a bounded time."""
     admission = Admission(100 * MB, lambda: 0, slots=1)
+    end = threading.Event()
+    first = threading.Thread(target=admission.turn, args=(end.wait, 30))
+    first.start()
+    while not admission.admitted:
+        time.sleep(0.001)
 
-    with admission.room(MB, 0), pytest.raises(Busy), admission.room(MB, 0.01):
-        pass
-    with admission.room(MB, 0):
-        assert admission.admitted == 1
+    with pytest.raises(Busy):
+        admission.turn(lambda: 1, 0.01)
+    end.set()
+    first.join()
+
+    assert admission.turn(lambda: 2, 30) == 2
+    assert (admission.admitted, admission.waiting) == (0, 0)
 
 
 def test_the_queue_is_bounded_in_number() -> None:
     """One more than may wait is told to come back at once, not after the time-out."""
     admission = Admission(100 * MB, lambda: 0, slots=1, most_waiting=0)
+    end = threading.Event()
+    first = threading.Thread(target=admission.turn, args=(end.wait, 30))
+    first.start()
+    while not admission.admitted:
+        time.sleep(0.001)
 
     began = time.monotonic()
-    with admission.room(MB, 0), pytest.raises(Busy), admission.room(MB, 30):
-        pass
+    with pytest.raises(Busy) as caught:
+        admission.turn(lambda: 1, 30)
+    end.set()
+    first.join()
 
     assert time.monotonic() - began < 5
-    assert admission.waiting == 0
+    assert caught.value.figures == {"slots": 1, "waiting": 0}
+
+
+def test_a_crowd_passes_the_slots_one_after_another() -> None:
+    """Fifty at once through two slots: all come through, and only two threads do the work."""
+    admission = Admission(100 * MB, lambda: 0, slots=2)
+    seen = []
+
+    def one() -> None:
+        seen.append(threading.current_thread().name)
+        time.sleep(0.001)
+
+    threads = [threading.Thread(target=admission.turn, args=(one, 30)) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(seen) == 50
+    assert len(set(seen)) == 2
+
+
+def test_what_a_job_raises_comes_back() -> None:
+    """A failure within the slot is the caller's, and leaves the slot free."""
+    admission = Admission(100 * MB, lambda: 0, slots=1)
+
+    def broken() -> None:
+        raise CannotFit("no")
+
+    with pytest.raises(CannotFit):
+        admission.turn(broken, 1)
+    assert admission.turn(lambda: 1, 1) == 1
+
+
+def test_one_image_at_a_time_where_memory_is_short() -> None:
+    """A rung that leaves one slot lets no second image in."""
+    admission = Admission(200 * MB, lambda: 188 * MB, slots=4)
+
+    with admission.room(MB, 0), pytest.raises(Busy), admission.room(MB, 0.01):
+        pass
 
 
 def test_a_small_image_passes_a_large_one_that_waits() -> None:

@@ -10,8 +10,6 @@ import zlib
 import numpy as np
 import pytest
 from draw import photo, saved, skin
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from macule import image
 from macule.errors import BadImage, ImageTooLarge, SlowImage, UnsupportedImage
 from PIL import Image
@@ -191,31 +189,6 @@ def test_a_jpeg_of_several_scans_is_seen_in_its_header() -> None:
     }
 
     assert held == {(False, 0): 0, (False, 2): 0, (True, 0): 6, (True, 2): 3}
-
-
-BODIES = [saved(skin(90, 70), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")]
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.sampled_from(BODIES),
-    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255))),
-    st.data(),
-)
-def test_broken_bytes_are_an_answer_or_a_named_error(
-    body: bytes, changes: list[tuple[int, int]], data: st.DataObject
-) -> None:
-    """No change of bytes and no truncation makes the decoder fail in a way that has no name."""
-    broken = bytearray(body)
-    for place, value in changes:
-        broken[place % len(broken)] = value
-    cut = data.draw(st.integers(0, len(broken)))
-    hostile = bytes(broken[: cut or None])
-    try:
-        if image.inspect(hostile, 10**6):
-            assert decode(hostile).shape == (1, SIDE, SIDE, 3)
-    except (BadImage, ImageTooLarge, UnsupportedImage):
-        pass
 
 
 @pytest.mark.memory

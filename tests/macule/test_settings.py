@@ -6,11 +6,11 @@ from macule.errors import BadSetting
 
 
 def test_defaults_are_sensible() -> None:
-    """With nothing set, the service takes 10 MB images on port 8080 with 1 worker of 2 threads."""
+    """With nothing set, 10 MB images on port 8080, 1 worker, as many threads as may wait."""
     chosen = settings.read({})
 
     assert chosen.max_image_bytes == 10 * 2**20
-    assert (chosen.bind, chosen.workers, chosen.threads) == ("0.0.0.0:8080", 1, 2)
+    assert (chosen.bind, chosen.workers, chosen.threads) == ("0.0.0.0:8080", 1, 256)
     assert chosen.enable_gradcam is True
     assert chosen.allowed_origins == ()
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from threading import Condition
+from threading import Condition, Event, Lock
+from typing import TYPE_CHECKING, TypeVar
 
 from macule import budget, settings
 from macule.errors import Busy, CannotFit
@@ -21,6 +22,10 @@ from macule.image import (
 )
 from macule.ladder import Ladder, Rung
 
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+T = TypeVar("T")
 MB = 2**20
 # Bytes a pixel of one whole image, by Pillow mode; other modes hold 4. What a decoder holds beside
 # it is in `image`. Kept true by a test that measures real decodes in fresh processes.
@@ -29,6 +34,7 @@ SLACK = 1.06
 STRIP_BYTES, PNG_STRIP_BYTES = 4, 48  # a pixel of a strip: rows, copies, what is being inflated
 RESERVE_BYTES = 3 * MB  # what sockets, thread stacks and answers take beside the decoder
 DRAFTS = (8, 4, 2)
+SWEEP_S = 1.0  # between sweeps for what is free but not given back, before a refusal
 # What people send: Pillow's format and mode, bytes held beside the image, by strips or not.
 KINDS = {
     "JPEG": ("JPEG", "RGB", 0.0, False),
@@ -74,13 +80,13 @@ def largest(free: int, side_px: int | tuple[int, int], max_pixels: int) -> dict[
 
 
 class Admission:
-    """The bytes that requests of this process hold; the rest of the limit is for the next one.
+    """Slots for images, and the bytes that they hold; the rest of the limit is for the next one.
 
     Args:
       limit_bytes: of the container.
       used: bytes of it that cannot be reclaimed, now.
-      slots: images at once; more than the processors can decode only hold memory.
-      most_waiting: requests that may wait; the next one is told to come back.
+      slots: images at once, read and decoded; more than the processors can decode hold memory only.
+      most_waiting: requests that may wait for their turn; the next one is told to come back.
     """
 
     def __init__(
@@ -92,56 +98,109 @@ class Admission:
         self._used = used
         self._most_waiting = most_waiting
         self._ladder = Ladder()
-        self._freed = Condition()
+        self._lock = Lock()
+        self._freed = Condition(self._lock)
+        self._inside = self._asking = 0
+        self._swept = -SWEEP_S
+        self._pool: ThreadPoolExecutor | None = None
 
-    @contextmanager
-    def room(self, cost: int, timeout_s: float) -> Iterator[Rung]:
-        """Hold *cost* bytes and a slot, waiting at most *timeout_s* while others hold them.
+    def turn(self, job: Callable[[], T], timeout_s: float) -> T:
+        """Run *job* in one of `slots` threads, waiting at most *timeout_s* until it begins.
 
-        Whoever fits goes first, so that a small image never waits for a large one's room.
-        Yields: what may be done for this request.
-        Raises: Busy after the wait, or at once where too many wait; CannotFit at once where nobody
-          holds what is missing.
+        Always the same threads: each one that decodes and infers keeps buffers of its own, 1.5 MB.
+        Raises: Busy after the wait, or at once where too many wait; what the job raises.
         """
-        deadline = time.monotonic() + timeout_s
-        with self._freed:
-            rung = self._wait(cost, deadline)
-            self.held += cost
-            self.admitted += 1
+        begun = Event()
+
+        def run() -> T:
+            begun.set()
+            return job()
+
+        with self._lock:
+            crowded = self.waiting >= self._most_waiting and self.admitted >= self.slots
+            self.waiting += 1
+        future = None if crowded else self._workers().submit(run)
+        begins = future is not None and (begun.wait(timeout_s) or not future.cancel())
+        with self._lock:
+            self.waiting -= 1
+            self.admitted += begins
+        if future is None or not begins:
+            raise Busy(
+                "Other images are being decoded. Try again.",
+                slots=self.slots,
+                waiting=self.waiting,
+            )
         try:
-            yield rung
+            return future.result()
         finally:
-            with self._freed:
-                self.held -= cost
+            del future  # it holds what the job raised, whose frames hold this one and the image
+            with self._lock:
                 self.admitted -= 1
                 self._freed.notify_all()
 
+    def _workers(self) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.slots, "image")
+            return self._pool
+
+    @contextmanager
+    def room(self, cost: int, timeout_s: float) -> Iterator[Rung]:
+        """Hold *cost* bytes, waiting at most *timeout_s* while others hold them.
+
+        Whoever fits goes first, so that a small image never waits for a large one's room.
+        Yields: what may be done for this request.
+        Raises: Busy after the wait; CannotFit at once where no other request has what is missing.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            rung = self._wait(cost, deadline)
+            self.held += cost
+            self._inside += 1
+        try:
+            yield rung
+        finally:
+            with self._lock:
+                self.held -= cost
+                self._inside -= 1
+                self._freed.notify_all()
+
     def _wait(self, cost: int, deadline: float) -> Rung:
-        """Wait until *cost* bytes and a slot are free; the caller holds the lock."""
+        """Wait until *cost* bytes are free; the caller holds the lock."""
         self.waiting += 1
+        self._asking += 1
         try:
             while True:
                 used = self._used()
                 free, rung = self._left(used), self._ladder.step(used / self.limit_bytes)
-                if cost > free and not self.held:
+                if cost <= free and rung.serves and (rung.slots or math.inf) > self._inside:
+                    return rung
+                # whoever has a slot asks for more: waiting would free nothing
+                stuck = not self.held and self._asking >= self.admitted
+                if stuck and time.monotonic() > self._swept + SWEEP_S:
+                    budget.give_back()
+                    self._swept = time.monotonic()
+                    continue
+                if cost > free and stuck and self._asking == 1:
                     raise CannotFit(
-                        f"Decoding this image takes about {cost / MB:.0f} MB, and this instance of "
+                        f"This image takes about {cost / MB:.0f} MB, and this instance of "
                         f"{self.limit_bytes / MB:.0f} MB has {max(0, free) / MB:.0f} MB for it. "
                         "Send a smaller copy, or a baseline JPEG or a PNG.",
                         **self._figures(cost, free),
                     )
                 if not rung.serves:
                     raise Busy("Memory has run short. Try again.", **self._figures(cost, free))
-                if cost <= free and self.admitted < (rung.slots or self.slots):
-                    return rung
                 left = deadline - time.monotonic()
-                crowded = self.waiting > self._most_waiting
-                if crowded or left <= 0 or not self._freed.wait(left):
+                if stuck or left <= 0 or not self._freed.wait(left):
                     raise Busy(
-                        "Other images are being decoded. Try again.", **self._figures(cost, free)
+                        "Other images hold the memory that this one needs. Try again.",
+                        **self._figures(cost, free),
                     )
         finally:
             self.waiting -= 1
+            self._asking -= 1
 
     def rung(self) -> Rung:
         """Say what may be done with memory as it is."""
@@ -166,5 +225,5 @@ class Admission:
 def current() -> Admission:
     """Return this process's admission, under the limit of its budget."""
     limit, most_waiting = budget.current().limit, settings.current().max_waiting
-    slots = math.ceil(budget.processors()) + 1  # one is read from the network meanwhile
+    slots = max(2, math.ceil(budget.processors()))  # one is read from the network meanwhile
     return Admission(limit.bytes, lambda: budget.used(limit), slots, most_waiting)

@@ -149,13 +149,26 @@ def current() -> Budget:
 
 
 def tame_allocator() -> None:
-    """Make malloc give freed image buffers back to the system; without glibc, do nothing."""
+    """Make malloc give freed image buffers back to the system; without glibc, do nothing.
+
+    Before any thread begins: the first that each one allocates makes an arena of its own.
+    """
     import ctypes
 
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in ALLOCATOR.items():
             mallopt(option, value)
+
+
+def give_back() -> None:
+    """Collect garbage, and return free memory to the system: some milliseconds."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def age_ms() -> float:

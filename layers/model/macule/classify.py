@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from macule import admission, explain, http, image, manifest, model, settings, upload
 from macule.errors import BadRequest
 from macule.http import Request, Response
+from macule.ladder import Rung
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 DISCLAIMER = (
     "A research demonstration, not a medical device and not a diagnosis. Whatever this answer "
@@ -27,8 +32,15 @@ def photo(request: Request) -> Response:
     began = time.perf_counter()
     chosen = settings.current()
     top_k, with_cam = _top_k(request.query.get("top_k")), _with_cam(request.query.get("explain"))
-    body = upload.photo(request, chosen.max_image_bytes)
-    answer, stages = predict(body, chosen, top_k, with_cam)
+
+    here, timeout_s = admission.current(), chosen.admission_timeout_s
+
+    def answered() -> tuple[dict[str, Any], dict[str, float]]:
+        with here.room(upload.price(request, chosen.max_image_bytes), timeout_s):
+            body = upload.photo(request, chosen.max_image_bytes, chosen.body_timeout_s)
+        return predict(body, chosen, top_k, with_cam)
+
+    answer, stages = here.turn(answered, timeout_s)
     answer["metrics"]["total_ms"] = stages["total"] = _ms(began)
     if answer["metrics"]["cold_start"]:
         stages = {"boot": request.boot_ms, **stages}
@@ -56,26 +68,14 @@ def predict(
         decode_ms, inferring = _ms(decoding), time.perf_counter()
         scores = model.run(warm, pixels)
         infer_ms = _ms(inferring)
+        best = int(scores.probabilities.argmax())
+        explanation, reason = None, ""
+        if with_cam:
+            reason = _why_no_map(chosen, rung, scores)
+        if with_cam and not reason and scores.maps is not None:
+            # what decoding took is free again, and drawing takes less
+            explanation = _explain(card, header, pixels, scores.maps, best)
     order = scores.probabilities.argsort()[::-1]
-    best = int(order[0])
-    explanation, reason = None, None
-    if with_cam and not chosen.enable_gradcam:
-        reason = GRADCAM_OFF
-    elif with_cam and not rung.overlays:
-        reason = SHORT
-    elif with_cam and scores.maps is None:
-        reason = NO_MAPS
-    elif with_cam and scores.maps is not None:
-        height, width = image.sides(card.side_px)
-        shape = header.upright_size if card.resize == "squash" else (width, height)
-        pictures = explain.render(scores.maps[..., best], pixels, shape)
-        faithful = bool(card.document.get("cam", {}).get("faithful", False))
-        explanation = {
-            "kind": "cam",
-            "label": card.labels[best],
-            "faithful": faithful,
-            **pictures._asdict(),
-        }
     answer = {
         "id": os.urandom(12).hex(),
         "status": "succeeded",
@@ -102,6 +102,33 @@ def predict(
     }
     stages = {**(warm.stages if cold else {}), "decode": decode_ms, "infer": infer_ms}
     return answer, stages
+
+
+def _why_no_map(chosen: settings.Settings, rung: Rung, scores: model.Scores) -> str:
+    if not chosen.enable_gradcam:
+        return GRADCAM_OFF
+    if not rung.overlays:
+        return SHORT
+    return NO_MAPS if scores.maps is None else ""
+
+
+def _explain(
+    card: manifest.Card,
+    header: image.Header,
+    pixels: NDArray[np.uint8],
+    maps: NDArray[np.float32],
+    index: int,
+) -> dict[str, Any]:
+    """Draw the activation map of one label, in the shape of what the network saw."""
+    height, width = image.sides(card.side_px)
+    shape = header.upright_size if card.resize == "squash" else (width, height)
+    pictures = explain.render(maps[..., index], pixels, shape)
+    return {
+        "kind": "cam",
+        "label": card.labels[index],
+        "faithful": bool(card.document.get("cam", {}).get("faithful", False)),
+        **pictures._asdict(),
+    }
 
 
 def decide(card: manifest.Card, probability: float, distance: float | None) -> str:

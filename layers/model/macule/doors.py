@@ -5,8 +5,10 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from io import BytesIO
+from socket import SHUT_RD, socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -26,6 +28,7 @@ TEXT = ("text/", "application/json", "application/problem+json")
 def wsgi(routes: Mapping[str, Handler]) -> WSGIApplication:
     """Open the WSGI door: gunicorn's, and through Flask that of functions-framework."""
     table, boot_ms = http.table(routes), budget.age_ms()
+    budget.tame_allocator()
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = _ping(_from_environ(environ, boot_ms))
@@ -50,6 +53,7 @@ def lambda_handler(
 ) -> Callable[[Mapping[str, Any], object], dict[str, Any]]:
     """Open the Lambda door: function URLs, HTTP and REST APIs, load balancers, warm-up events."""
     table, boot_ms = http.table(routes), budget.age_ms()
+    budget.tame_allocator()
 
     def handler(event: Mapping[str, Any], context: object) -> dict[str, Any]:
         request = _ping(_from_event(event, boot_ms))
@@ -78,15 +82,27 @@ def _from_environ(environ: WSGIEnvironment, boot_ms: float) -> Request:
     headers["content-type"] = environ.get("CONTENT_TYPE", "")
     given = environ.get("CONTENT_LENGTH") or ""
     chunked = "chunked" in headers.get("transfer-encoding", "").lower()
-    length = int(given) if given.isdigit() else (None if chunked else 0)
+    length = int(given) if given.isascii() and given.isdigit() else (None if chunked else 0)
     return Request(
         environ["REQUEST_METHOD"],
         environ.get("PATH_INFO") or "/",
         dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)),
         headers,
-        Body(environ["wsgi.input"], length),
+        Body(environ["wsgi.input"], length, _hang_up(environ.get("gunicorn.socket"))),
         boot_ms,
     )
+
+
+def _hang_up(connection: socket | None) -> Callable[[], None] | None:
+    """Make what ends a read that waits for a sender; an answer can still be sent."""
+    if connection is None:
+        return None
+
+    def shut() -> None:
+        with suppress(OSError):  # the sender is gone
+            connection.shutdown(SHUT_RD)
+
+    return shut
 
 
 def _from_event(event: Mapping[str, Any], boot_ms: float) -> Request:

@@ -4,6 +4,7 @@ Macule
 ├── BadRequest 400        the request itself is malformed
 ├── NotFound 404
 ├── MethodNotAllowed 405
+├── SlowBody 408          the body did not come in time
 ├── BodyTooLarge 413      more bytes than the limit
 ├── ImageTooLarge 413     more pixels than the limit
 ├── UnsupportedImage 415  not a format that is served
@@ -51,6 +52,10 @@ class MethodNotAllowed(Macule):
     def __init__(self, detail: str, allow: list[str]) -> None:
         super().__init__(detail, allow=allow)
         self.allow = allow
+
+
+class SlowBody(Macule):
+    status, slug, title = 408, "slow-body", "The body came too slowly"
 
 
 class BodyTooLarge(Macule):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import string
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Any, BinaryIO, NamedTuple
 
 from macule import budget, settings
@@ -17,6 +20,7 @@ from macule.errors import (
     Macule,
     MethodNotAllowed,
     NotFound,
+    SlowBody,
     Unavailable,
 )
 
@@ -27,39 +31,59 @@ CHUNK_BYTES = 2**16
 # connection break instead of the answer. Bounded: beyond this it does break.
 DRAIN_BYTES = 32 * 2**20
 DRAIN_S = 5.0
+LEAST_BYTES_PER_S = 2**15  # a photo of 3 MB within 100 s: a phone at the edge of its network
 ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
 EXPOSED = "X-Request-Id, Server-Timing, X-Memory-Band, Retry-After"
 
 
 class Body:
-    """A request's bytes, read once; `length` is None where the sender gave none."""
+    """A request's bytes, read once.
 
-    def __init__(self, stream: BinaryIO, length: int | None) -> None:
+    Args:
+      length: None where the sender gave none.
+      hang_up: ends what *stream* waits for; without it a slow sender is waited for as long as the
+        server's own time-outs say.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, length: int | None, hang_up: Callable[[], None] | None = None
+    ) -> None:
         self._stream = stream
         self.length = length
+        self._hang_up = hang_up
         self._read = 0
         self._ended = length == 0
+        self._late = False
 
-    def chunks(self, limit_bytes: int) -> Iterator[bytes]:
+    def chunks(self, limit_bytes: int, timeout_s: float = math.inf) -> Iterator[bytes]:
         """Yield the body in pieces, never more than *limit_bytes* in all.
 
-        Raises: BodyTooLarge, before reading where the length is known; BadRequest if cut short.
+        It may take *timeout_s*, and a second more for each LEAST_BYTES_PER_S that came.
+        Raises: BodyTooLarge, before reading where the length is known; BadRequest if cut short;
+          SlowBody.
         """
         if self.length is not None and self.length > limit_bytes:
             raise _too_large(limit_bytes, self.length)
-        while chunk := self._next():
-            if self._read > limit_bytes:
-                raise _too_large(limit_bytes, self._read)
-            yield chunk
+        with self._watched(timeout_s):
+            while chunk := self._next():
+                if self._read > limit_bytes:
+                    raise _too_large(limit_bytes, self._read)
+                yield chunk
+        if self._late:
+            raise SlowBody(
+                f"Only {self._read:,} bytes came in time. Send the photo over a faster connection, "
+                "or a smaller copy.",
+                received_bytes=self._read,
+            )
         if self.length is not None and self._read < self.length:
             raise BadRequest(f"The body ended after {self._read} of {self.length} bytes.")
 
     def drain(self) -> None:
         """Read and drop what is left, within bounds."""
-        end = time.monotonic() + DRAIN_S
         try:
-            while self._read < DRAIN_BYTES and time.monotonic() < end and self._next():
-                pass
+            with self._watched(DRAIN_S):
+                while self._read < DRAIN_BYTES and self._next():
+                    pass
         except BadRequest:
             self._ended = True  # the sender is gone
 
@@ -74,6 +98,27 @@ class Body:
         self._read += len(chunk)
         self._ended = not chunk
         return chunk
+
+    @contextmanager
+    def _watched(self, timeout_s: float) -> Iterator[None]:
+        """Hang up on a sender who is slower than allowed: a read that blocks sees no clock."""
+        if self._ended or self._hang_up is None or timeout_s == math.inf:
+            yield
+            return
+        end, done = time.monotonic() + timeout_s, Event()
+
+        def watch() -> None:
+            while not done.wait(end + self._read / LEAST_BYTES_PER_S - time.monotonic()):
+                if time.monotonic() >= end + self._read / LEAST_BYTES_PER_S and self._hang_up:
+                    self._late = True
+                    self._hang_up()
+                    return
+
+        Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
 
 
 class Request(NamedTuple):

@@ -217,6 +217,8 @@ def _open_heic(body: bytes, deadline: _Deadline) -> ImageFile:
 @contextmanager
 def _pillow() -> Iterator[None]:
     """Turn what Pillow raises at a bad file into BadImage; its warnings are no news."""
+    from PIL.Image import DecompressionBombError
+
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         yield
@@ -226,6 +228,7 @@ def _pillow() -> Iterator[None]:
         # Found by feeding broken files to every plugin: a parser in Python fails in many ways.
         ArithmeticError,
         AttributeError,
+        DecompressionBombError,
         LookupError,
         NotImplementedError,
         OSError,

@@ -196,7 +196,6 @@ def _load(folder: str | None) -> Warm:
         clock.append(time.perf_counter())
         sizes.append(budget.resident())
 
-    budget.tame_allocator()
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 

@@ -22,6 +22,7 @@ log = logging.getLogger("macule")
 MB = 2**20
 SETTLED = 20  # predictions, after which a worker's memory is what it should be
 GROWTH = 0.16  # of the limit, beyond that: as much as parts one band from the next
+BODIES = 1.2  # or what the images being read may hold, and the buffers around them
 STAYS_S = 5.0  # what a photo being decoded takes comes and goes
 LOOK_S = 1.0
 JITTER = 0.1  # of MAX_REQUESTS, so that workers do not all end at once
@@ -81,7 +82,8 @@ class Wear:
 
 def watch(chosen: settings.Settings) -> Wear:
     """Begin to watch this worker, as the settings say."""
-    growth = int(GROWTH * budget.current().limit.bytes)
+    images = admission.current().slots * chosen.max_image_bytes
+    growth = int(max(GROWTH * budget.current().limit.bytes, BODIES * images))
     most_bytes = chosen.recycle_mb and chosen.recycle_mb * MB
     most = chosen.max_requests
     most = most and most + random.randint(0, int(most * JITTER))  # noqa: S311

@@ -25,6 +25,7 @@ class Settings(NamedTuple):
     allowed_origins: tuple[str, ...]
     admission_timeout_s: float
     max_waiting: int
+    body_timeout_s: float
     decode_timeout_s: float
     memory_limit_mb: int | None
     platform_memory_mb: int | None
@@ -59,13 +60,14 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         enable_gradcam=get("ENABLE_GRADCAM", True, _truth),
         allowed_origins=get("ALLOWED_ORIGINS", (), _origins),
         admission_timeout_s=get("ADMISSION_TIMEOUT_S", 10.0, _seconds),
-        max_waiting=get("MAX_WAITING", 16, _at_least(0)),
+        max_waiting=get("MAX_WAITING", 200, _at_least(0)),
+        body_timeout_s=get("BODY_TIMEOUT_S", 10.0, _seconds),
         decode_timeout_s=get("DECODE_TIMEOUT_S", 20.0, _seconds),
         memory_limit_mb=get("MEMORY_LIMIT_MB", None, _at_least(1)),
         platform_memory_mb=next((mb for mb in platform if mb), None),
         bind=f"{get('HOST', '0.0.0.0', str)}:{get('PORT', 8080, _port)}",  # noqa: S104
         workers=get("WEB_CONCURRENCY", 1, _at_least(1)),
-        threads=get("THREADS", 2, _at_least(1)),
+        threads=get("THREADS", 256, _at_least(1)),
         graceful_timeout_s=get("GRACEFUL_TIMEOUT_S", 25, _at_least(1)),
         max_requests=get("MAX_REQUESTS", None, _at_least(1)),
         recycle_mb=get("RECYCLE_MB", None, _at_least(1)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import json
 from io import BytesIO
+from math import inf
 
 from macule.errors import BadRequest, BodyTooLarge
 from macule.http import Body, Request
@@ -12,39 +13,58 @@ from macule.http import Body, Request
 FIELDS = ("image", "file")
 FORM_BYTES = 2**16  # what a form may weigh beside its image
 MAX_PARTS = 32
+DECODING_BYTES = 7 * 2**20  # of a baseline JPEG of 48 MP
+COPIES = 1.15  # a growing buffer keeps an eighth in reserve
+JSON_COPIES = 2.5  # the text as bytes and as characters; then its base64 and the image
 HOW = (
     "Send the photo as a raw body, as the multipart field `image` or `file`, or as JSON "
     '{"image": "<base64 or data: URI>"}.'
 )
 
 
-def photo(request: Request, max_image_bytes: int) -> bytes:
+def price(request: Request, max_image_bytes: int) -> int:
+    """Estimate the bytes that reading the body takes, and then decoding an ordinary photo.
+
+    Two bodies must not fill the memory that each needs to be decoded.
+    """
+    length = request.body.length
+    size = max_image_bytes if length is None else min(length, max_image_bytes)
+    return DECODING_BYTES + int(
+        size * (JSON_COPIES if _media_type(request) == "application/json" else COPIES)
+    )
+
+
+def photo(request: Request, max_image_bytes: int, timeout_s: float = inf) -> bytes:
     """Return the image's bytes, at most *max_image_bytes* of them.
 
-    Raises: BadRequest, BodyTooLarge.
+    *timeout_s*: as `Body.chunks` has it.
+    Raises: BadRequest, BodyTooLarge, SlowBody.
     """
-    kind = request.headers.get("content-type", "")
-    media_type = kind.split(";")[0].strip().lower()
+    kind, media_type = request.headers.get("content-type", ""), _media_type(request)
     if media_type == "multipart/form-data":
-        image = _from_form(request.body, kind, max_image_bytes)
+        image = _from_form(request.body, kind, max_image_bytes, timeout_s)
     elif media_type == "application/json":
-        image = _from_json(request.body, max_image_bytes)
+        image = _from_json(request.body, max_image_bytes, timeout_s)
     else:
-        image = _gather(request.body, max_image_bytes)
+        image = _gather(request.body, max_image_bytes, timeout_s)
     if not image:
         raise BadRequest(f"There is no image in the request. {HOW}")
     return image
 
 
-def _gather(body: Body, limit_bytes: int) -> bytes:
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+def _gather(body: Body, limit_bytes: int, timeout_s: float) -> bytes:
     """Read the body once; a BytesIO gives its bytes away without a copy."""
     buffer = BytesIO()
-    for chunk in body.chunks(limit_bytes):
+    for chunk in body.chunks(limit_bytes, timeout_s):
         buffer.write(chunk)
     return buffer.getvalue()
 
 
-def _from_form(body: Body, kind: str, max_image_bytes: int) -> bytes:
+def _from_form(body: Body, kind: str, max_image_bytes: int, timeout_s: float) -> bytes:
     """Keep the image's field of a multipart form, drop every other as it passes."""
     import multipart
 
@@ -56,7 +76,7 @@ def _from_form(body: Body, kind: str, max_image_bytes: int) -> bytes:
         with multipart.PushMultipartParser(
             options["boundary"], max_segment_count=MAX_PARTS
         ) as parser:
-            for chunk in body.chunks(max_image_bytes + FORM_BYTES):
+            for chunk in body.chunks(max_image_bytes + FORM_BYTES, timeout_s):
                 for event in parser.parse(chunk):
                     if isinstance(event, multipart.MultipartSegment):
                         wanted = event.name in FIELDS and not found
@@ -70,9 +90,9 @@ def _from_form(body: Body, kind: str, max_image_bytes: int) -> bytes:
     return _within(buffer.getvalue(), max_image_bytes)
 
 
-def _from_json(body: Body, max_image_bytes: int) -> bytes:
+def _from_json(body: Body, max_image_bytes: int, timeout_s: float) -> bytes:
     """Decode the base64 under `image`; each copy is dropped as soon as the next is made."""
-    text = _gather(body, max_image_bytes * 4 // 3 + FORM_BYTES)
+    text = _gather(body, max_image_bytes * 4 // 3 + FORM_BYTES, timeout_s)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,0 +1,212 @@
+"""Senders who mean harm, or do it: each is answered in bounded time, and nobody else notices."""
+
+import gzip
+import socket
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+
+import pytest
+from draw import photo, saved, skin
+from PIL import Image
+from service import GUNICORN, Service, form, running
+
+BODY_TIMEOUT_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service under a tight limit, that gives a body a second."""
+    with running(
+        GUNICORN,
+        tmp_path_factory.mktemp("logs"),
+        BODY_TIMEOUT_S=str(BODY_TIMEOUT_S),
+        MEMORY_LIMIT_MB="128",
+    ) as service:
+        service.predict(photo())
+        yield service
+
+
+def png(width: int, height: int, content: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """Write a gray PNG of 8 bits whose header need not fit its *content*."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", content), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
+
+
+def zeros(count: int) -> bytes:
+    """Deflate *count* zeros: a thousandth of their size."""
+    packer = zlib.compressobj(9)
+    block = bytes(2**20)
+    return b"".join([packer.compress(block) for _ in range(count // 2**20)]) + packer.flush()
+
+
+def frames(count: int) -> bytes:
+    """Write a GIF of many frames."""
+    pictures = [Image.new("L", (64, 64), place % 255) for place in range(count)]
+    return saved(pictures[0], "GIF", save_all=True, append_images=pictures[1:])
+
+
+def with_segments(marker: int, size: int, count: int) -> bytes:
+    """Put segments of nonsense behind a JPEG's first marker."""
+    body = photo(300, 200)
+    return body[:2] + (struct.pack(">BBH", 0xFF, marker, size + 2) + bytes(size)) * count + body[2:]
+
+
+def archive() -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.html", "<script>alert(1)</script>")
+    return file.getvalue()
+
+
+# What is sent, and the statuses that are right for it.
+HOSTILE: dict[str, tuple[bytes, set[int]]] = {
+    "a PNG of 3.6 gigapixels": (png(60_000, 60_000, zeros(2**20)), {413}),
+    "a small PNG that inflates to 100 MB": (png(100, 100, zeros(100 * 2**20)), {200, 422}),
+    "a PNG of 100 MP that is 1 % there": (png(10_000, 10_000, zeros(2**20)), {422}),
+    "a PNG of 100 MP of zeros": (png(10_000, 10_000, zeros(101 * 2**20)), {200, 422}),
+    "PNG comments that inflate to 100 MB": (
+        png(9, 9, zlib.compress(bytes(90)), (b"zTXt", b"a\0\0" + zeros(100 * 2**20))),
+        {200, 422},
+    ),
+    "a profile that inflates to 100 MB": (
+        png(9, 9, zlib.compress(bytes(90)), (b"iCCP", b"a\0\0" + zeros(100 * 2**20))),
+        {200, 422},
+    ),
+    "4 MB of EXIF": (with_segments(0xE1, 65_000, 64), {200, 422}),
+    "4 MB of ICC": (with_segments(0xE2, 65_000, 64), {200, 422}),
+    "half a million empty segments": (with_segments(0xFE, 0, 500_000), {200, 422}),
+    "a GIF of 3,000 frames": (frames(3000), {200}),
+    "a JPEG of no pixels": (photo(300, 200).replace(struct.pack(">HH", 200, 300), bytes(4)), {422}),
+    "a TIFF that points to itself": (b"II*\0\x08\0\0\0\0\0\x08\0\0\0", {422}),
+    "a JPEG that is a ZIP too": (photo(300, 200) + archive(), {200}),
+    "HTML that begins like a GIF": (b"GIF89a=1;<script>alert(1)</script>" * 50, {422, 413}),
+    "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", {415}),
+    "a gzipped photo": (gzip.compress(photo(300, 200)), {415}),
+    "megabytes of zeros": (bytes(8 * 2**20), {415}),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_file_is_answered_in_time_and_memory(service: Service, what: str) -> None:
+    """Bombs, lies, floods and polyglots: a photo or a problem within seconds, and then a photo."""
+    body, right = HOSTILE[what]
+
+    began = time.monotonic()
+    answer = service.predict(body)
+
+    assert answer.status in right, answer.body[:200]
+    assert answer.status == 200 or answer.json()["title"]
+    assert time.monotonic() - began < 10
+    assert service.predict(photo()).status == 200
+    assert service.call("GET", "/memory/").json()["peak_mb"] < 140
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"[" * 500_000, "application/json", 400),
+        (b'{"image": ' + b'{"a":' * 100_000, "application/json", 400),
+        (b'{"image": "' + b"=" * 100_000 + b'"}', "application/json", 400),
+        (b'{"image": "aGVsbG8"}', "application/json", 400),
+        (b'{"image": "\\ud800"}', "application/json", 400),
+        (b"--x\r\n\r\n" * 5000, "multipart/form-data; boundary=x", 400),
+        (form("other", b"x")[0] * 1000, "multipart/form-data; boundary=tests-boundary", 400),
+        (b"x" * 100, "multipart/form-data; boundary=" + "b" * 5000, 400),
+    ],
+    ids=[
+        "brackets",
+        "deep-json",
+        "padding",
+        "cut-base64",
+        "half-a-character",
+        "a-thousand-parts",
+        "a-thousand-forms",
+        "a-long-boundary",
+    ],
+)
+def test_a_hostile_form_is_a_bad_request(
+    service: Service, body: bytes, kind: str, status: int
+) -> None:
+    """Depth, number and nonsense in forms and JSON are the sender's mistake, said so."""
+    answer = service.predict(body, **{"Content-Type": kind})
+
+    assert answer.status == status
+    assert answer.json()["detail"]
+
+
+def connect(service: Service, headers: str, body: bytes) -> socket.socket:
+    """Send the head of a request and the beginning of its body."""
+    sender = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+    sender.sendall(f"POST /predict/ HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n".encode() + body)
+    return sender
+
+
+def test_senders_who_stand_still_block_nobody(service: Service) -> None:
+    """Eight bodies that never come: the operators' routes answer at once, photos after a while."""
+    senders = [connect(service, "Content-Length: 1000000", b"\xff\xd8") for _ in range(8)]
+    time.sleep(0.2)
+
+    began = time.monotonic()
+    for path in ("/health/", "/memory/", "/ready/"):
+        assert service.call("GET", path).status == 200
+    assert time.monotonic() - began < 1
+    assert service.predict(photo()).status == 200
+
+    for sender in senders:
+        assert sender.recv(100).startswith(b"HTTP/1.1 408 ")
+        sender.close()
+
+
+def test_a_sender_who_trickles_is_cut_off(service: Service) -> None:
+    """Two bytes a second are not worth a slot."""
+    sender = connect(service, "Content-Length: 1000000", b"\xff\xd8")
+    began = time.monotonic()
+    sender.settimeout(0.5)
+    answer = b""
+    while not answer and time.monotonic() - began < 20:
+        sender.sendall(b"x")
+        try:
+            answer = sender.recv(100)
+        except TimeoutError:
+            continue
+    sender.close()
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert time.monotonic() - began < BODY_TIMEOUT_S + 5
+
+
+@pytest.mark.parametrize(
+    "headers",
+    ["Content-Length: -1", "Content-Length: 5\r\nContent-Length: 6", "Content-Length: 1e3"],
+)
+def test_a_length_that_is_none_is_refused(service: Service, headers: str) -> None:
+    """gunicorn itself answers what is no HTTP."""
+    with connect(service, headers, b"x") as sender:
+        assert sender.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_length_too_short_cuts_the_photo(service: Service) -> None:
+    """What follows the announced bytes is not part of the photo."""
+    body = photo()
+    with connect(service, f"Content-Length: {len(body) // 3}\r\nConnection: close", body) as sender:
+        assert sender.recv(100).startswith(b"HTTP/1.1 422 ")
+
+
+def test_a_sender_who_goes_away_costs_nothing(service: Service) -> None:
+    """Twenty connections broken off in the middle leave the service as it was."""
+    for _ in range(20):
+        connect(service, "Content-Length: 1000000", skin(64, 64).tobytes()).close()
+
+    assert service.predict(photo()).status == 200
+    assert service.call("GET", "/memory/").json()["slots"]["admitted"] == 0

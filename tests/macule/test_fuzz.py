@@ -1,0 +1,193 @@
+"""Whatever comes in, what goes out has a name: broken images, uploads and requests."""
+
+import json
+import struct
+import zlib
+from io import BytesIO
+
+import numpy as np
+from draw import saved, skin
+from hypothesis import given
+from hypothesis import strategies as st
+from macule import classify, doors, health, image, upload
+from macule.errors import (
+    BadImage,
+    BadRequest,
+    BodyTooLarge,
+    CannotFit,
+    ImageTooLarge,
+    SlowImage,
+    UnsupportedImage,
+)
+from macule.http import Body, Request
+
+SIDE = 32
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+BODIES = [saved(skin(90, 70), kind) for kind in FORMATS]
+BODIES += [
+    saved(skin(90, 70), "JPEG", progressive=True),
+    saved(skin(90, 70).convert("P"), "PNG", transparency=3),
+    saved(skin(90, 70).convert("RGBA"), "WEBP", lossless=True),
+    saved(skin(90, 70), "TIFF", compression="tiff_lzw"),
+]
+ROUTES = {
+    "GET /health/": health.alive,
+    "GET /memory/": health.memory,
+    "GET /model/": health.card,
+    "POST /predict/": classify.photo,
+}
+
+
+def check(body: bytes) -> None:
+    """Decode, within what a request may cost; only a failure with a name may come of it."""
+    try:
+        image.inspect(body, 10**6)
+        decoded = image.decode(body, SIDE, "squash", 5.0)
+    except (BadImage, CannotFit, ImageTooLarge, SlowImage, UnsupportedImage):
+        return
+    assert (decoded.shape, decoded.dtype) == ((1, SIDE, SIDE, 3), np.uint8)
+
+
+@given(
+    st.sampled_from(BODIES),
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255))),
+    st.data(),
+)
+def test_broken_bytes_are_an_answer_or_a_named_error(
+    body: bytes, changes: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    """No change of bytes and no truncation makes the decoder fail in a way that has no name."""
+    broken = bytearray(body)
+    for place, value in changes:
+        broken[place % len(broken)] = value
+    cut = data.draw(st.integers(0, len(broken)))
+
+    check(bytes(broken[: cut or None]))
+
+
+@given(st.sampled_from(BODIES), st.sampled_from(BODIES), st.integers(0, 3000), st.integers(0, 3000))
+def test_two_files_spliced_are_an_answer_or_a_named_error(
+    head: bytes, tail: bytes, end: int, start: int
+) -> None:
+    """The beginning of one format with the middle of another is no way in."""
+    check(head[:end] + tail[start:])
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+
+
+@given(
+    st.tuples(st.integers(0, 300), st.integers(0, 300)),
+    st.sampled_from([1, 2, 4, 8, 16, 3]),
+    st.sampled_from([0, 2, 3, 4, 6, 1]),
+    st.integers(0, 1),
+    st.binary(max_size=400),
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [b"PLTE", b"tRNS", b"eXIf", b"zTXt", b"iCCP", b"IDAT", b"acTL", b"gAMA"]
+            ),
+            st.binary(max_size=60),
+        ),
+        max_size=4,
+    ),
+)
+def test_a_png_with_right_checksums_and_wrong_contents_is_harmless(
+    size: tuple[int, int],
+    depth: int,
+    colour: int,
+    interlaced: int,
+    pixels: bytes,
+    chunks: list[tuple[bytes, bytes]],
+) -> None:
+    """Headers that no checksum gives away are met by the decoder of strips and by Pillow's."""
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlaced)
+    check(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + b"".join(chunk(kind, content) for kind, content in chunks)
+        + chunk(b"IDAT", zlib.compress(pixels))
+        + chunk(b"IEND", b"")
+    )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.just("aGk="),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["image", "file", "a"]), inner, max_size=3)
+    ),
+)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=500),
+        JSON.map(lambda value: json.dumps(value).encode()),
+        st.lists(
+            st.sampled_from(
+                [b"--b", b"--b--", b"\r\n", b'Content-Disposition: form-data; name="image"', b"x"]
+            ),
+            max_size=20,
+        ).map(b"".join),
+    ),
+    st.sampled_from(
+        [
+            "",
+            "image/jpeg",
+            "application/json",
+            "multipart/form-data",
+            "multipart/form-data; boundary=b",
+        ]
+    ),
+    st.booleans(),
+)
+def test_any_upload_is_bytes_or_a_named_error(body: bytes, kind: str, lying: bool) -> None:
+    """Forms, JSON and raw bodies, with a length that is right or too long."""
+    length = len(body) + lying
+    request = Request("POST", "/", {}, {"content-type": kind}, Body(BytesIO(body), length))
+    try:
+        found = upload.photo(request, 300)
+    except (BadRequest, BodyTooLarge):
+        return
+    assert 0 < len(found) <= 300
+
+
+@given(
+    st.sampled_from(["GET", "POST", "PUT", "HEAD", "OPTIONS", "X"]),
+    st.sampled_from(["", "/", "/predict", "/memory/", "/health//", "/model/"])
+    | st.text(max_size=40),
+    st.text(max_size=40),
+    st.dictionaries(
+        st.sampled_from(["HTTP_ORIGIN", "HTTP_X_REQUEST_ID", "HTTP_X_WARMUP", "CONTENT_TYPE"]),
+        st.text(max_size=40),
+    ),
+    st.sampled_from(["", "0", "5", "-1", "\u00b2", "99999999999999999999"]),
+)
+def test_no_request_is_answered_by_500(
+    method: str, path: str, query: str, headers: dict[str, str], length: str
+) -> None:
+    """Any method, path, query and header gets an answer that means it."""
+    environ = {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "CONTENT_LENGTH": length,
+        "wsgi.input": BytesIO(b"hello"),
+        **headers,
+    }
+    seen = []
+
+    app = doors.wsgi(ROUTES)
+    body = b"".join(app(environ, lambda status, sent: seen.append((status, dict(sent)))))  # type: ignore[arg-type, misc]
+
+    status, sent = seen[0]
+    assert int(status.split()[0]) in (200, 204, 400, 404, 405, 413, 415)
+    assert method == "HEAD" or len(body) == int(sent["Content-Length"])
+    assert all("\n" not in value and "\r" not in value for value in sent.values())
