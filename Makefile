@@ -1,7 +1,7 @@
 PYTHON ?= python3
 export PORT ?= 8080
 
-.PHONY: serve test tools format train pins clean
+.PHONY: serve test fuzz bench fit tools format train pins clean
 
 serve: .venv/ready  ## run the service on PORT
 	@exec .venv/bin/gunicorn -c infra/gunicorn.conf.py
@@ -11,6 +11,16 @@ test: .venv/ready .venv-dev/ready  ## format, lint, types, all tests
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/mypy
 	.venv-dev/bin/pytest
+
+fuzz: .venv-dev/ready  ## look for input that breaks the service, for minutes
+	.venv-dev/bin/pytest tests/macule/test_fuzz.py --hypothesis-profile=fuzz
+
+bench: .venv/ready .venv-dev/ready .venv-bench/ready  ## beside what macule replaces; half an hour
+	.venv-dev/bin/python bench/side_by_side.py
+	.venv-dev/bin/python bench/your_model.py
+
+fit: .venv/ready .venv-dev/ready  ## the smallest instance that holds; make fit MODEL=folder
+	.venv-dev/bin/python bench/fit.py $(if $(MODEL),--model $(MODEL))
 
 tools: .venv-dev/ready  ## what converts, checks and trains models: .venv-dev/bin/macule
 
@@ -24,18 +34,19 @@ train: .venv-dev/ready  ## make train DATA=folder [OUT=folder]: the default mode
 	  --work $(or $(WORK),build/train) --page $(or $(PAGE),docs/model-card.md)
 
 pins:  ## resolve requirements/*.in anew; needs uv
-	for set in serve dev; do uv pip compile --quiet --universal --python-version 3.11 \
+	for set in serve dev bench; do uv pip compile --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --override requirements/overrides.txt \
 	  --custom-compile-command "make pins" requirements/$$set.in -o requirements/$$set.txt; done
 
 clean:
-	rm -rf .venv .venv-dev build
+	rm -rf .venv .venv-dev .venv-bench build
 
 # An environment is made once, and anew only when its pins or the package's metadata change.
 .venv/ready: requirements/serve.txt layers/model/pyproject.toml
 .venv-dev/ready: requirements/dev.txt layers/model/pyproject.toml
+.venv-bench/ready: requirements/bench.txt layers/model/pyproject.toml
 
-.venv/ready .venv-dev/ready:
+.venv/ready .venv-dev/ready .venv-bench/ready:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "macule needs Python 3.11 to 3.13; set PYTHON=python3.x" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(@D)

@@ -113,8 +113,15 @@ class Admission:
         begun = Event()
 
         def run() -> T:
+            with self._lock:
+                self.admitted += 1
             begun.set()
-            return job()
+            try:
+                return job()
+            finally:
+                with self._lock:
+                    self.admitted -= 1
+                    self._freed.notify_all()
 
         with self._lock:
             crowded = self.waiting >= self._most_waiting and self.admitted >= self.slots
@@ -123,7 +130,6 @@ class Admission:
         begins = future is not None and (begun.wait(timeout_s) or not future.cancel())
         with self._lock:
             self.waiting -= 1
-            self.admitted += begins
         if future is None or not begins:
             raise Busy(
                 "Other images are being decoded. Try again.",
@@ -134,9 +140,6 @@ class Admission:
             return future.result()
         finally:
             del future  # it holds what the job raised, whose frames hold this one and the image
-            with self._lock:
-                self.admitted -= 1
-                self._freed.notify_all()
 
     def _workers(self) -> ThreadPoolExecutor:
         from concurrent.futures import ThreadPoolExecutor

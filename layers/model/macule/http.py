@@ -26,7 +26,7 @@ from macule.errors import (
 
 log = logging.getLogger("macule")
 
-CHUNK_BYTES = 2**16
+CHUNK_BYTES = 2**18  # each read gives the GIL away, and may wait 5 ms for it
 # After a refusal the rest of a body is read and dropped, or the caller's client sees its
 # connection break instead of the answer. Bounded: beyond this it does break.
 DRAIN_BYTES = 32 * 2**20
