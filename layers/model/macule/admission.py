@@ -34,7 +34,7 @@ SLACK = 1.06
 STRIP_BYTES, PNG_STRIP_BYTES = 4, 48  # a pixel of a strip: rows, copies, what is being inflated
 RESERVE_BYTES = 3 * MB  # what sockets, thread stacks and answers take beside the decoder
 DRAFTS = (8, 4, 2)
-SWEEP_S = 1.0  # between sweeps for what is free but not given back, before a refusal
+SWEEP_S = 0.1  # between sweeps for what is free but not given back, before a refusal
 # What people send: Pillow's format and mode, bytes held beside the image, by strips or not.
 KINDS = {
     "JPEG": ("JPEG", "RGB", 0.0, False),

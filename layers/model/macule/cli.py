@@ -15,6 +15,7 @@ from macule import __version__, classify, settings, store
 from macule.errors import BadImage, Macule
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # argparse exits with 2 itself
+ROOT = os.path.dirname(os.path.dirname(store.LAYER))  # of the checkout, if it is one
 TOOLS = (
     "this command needs TensorFlow and the quantizer, which the serving environment has not: run "
     "`make tools`, then `.venv-dev/bin/macule {command} ...`"
@@ -86,6 +87,12 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         "--limit", type=_positive, action="append", default=[], metavar="MB", help="may be repeated"
     )
 
+    summary = "run the service under ever lower limits; find the least that holds"
+    # its options are the bench's own, and go to it as they are
+    fit = commands.add_parser("fit", help=summary, prefix_chars="+", add_help=False)
+    fit.add_argument("arguments", nargs="*")
+    fit.set_defaults(run=_fit)
+
     for name, (module, run, summary) in OFFLINE.items():
         command = add(name, run, summary)
         if words[:1] == [name]:  # its options come with heavy modules: only when asked for
@@ -140,17 +147,25 @@ def _evaluate(options: argparse.Namespace) -> int:
     return OK
 
 
+def _fit(options: argparse.Namespace) -> int:
+    """Become the bench that measures it, in the checkout that this package lies in."""
+    script = os.path.join(ROOT, "bench", "fit.py")
+    if not os.path.exists(script):
+        _complain("this is no checkout of macule: clone it, and run `make fit` there")
+        return MISUSED
+    return os.execv(sys.executable, [sys.executable, script, *options.arguments])  # noqa: S606
+
+
 def _serve(options: argparse.Namespace) -> int:
     """Become gunicorn, in the checkout that this package lies in."""
-    root = os.path.dirname(os.path.dirname(store.LAYER))
-    configuration = os.path.join(root, "infra", "gunicorn.conf.py")
+    configuration = os.path.join(ROOT, "infra", "gunicorn.conf.py")
     if not os.path.exists(configuration):
         _complain("this is no checkout of macule: point your platform at the function's door")
         return MISUSED
     path, _ = store.fetch(options.folder)  # a model that cannot serve fails here, not later
     variables = [f"MODEL_DIR={os.path.dirname(os.path.abspath(path))}"]
     variables += [] if options.port is None else [f"PORT={options.port}"]
-    os.chdir(root)
+    os.chdir(ROOT)
     gunicorn = [sys.executable, "-m", "gunicorn", "-c", configuration]
     return os.execvp("env", ["env", *variables, *gunicorn])  # noqa: S606, S607
 

@@ -14,7 +14,7 @@ FIELDS = ("image", "file")
 FORM_BYTES = 2**16  # what a form may weigh beside its image
 MAX_PARTS = 32
 DECODING_BYTES = 7 * 2**20  # of a baseline JPEG of 48 MP
-COPIES = 1.15  # a growing buffer keeps an eighth in reserve
+COPIES = 1.0  # what a growing buffer keeps in reserve is not touched, and takes no memory
 JSON_COPIES = 2.5  # the text as bytes and as characters; then its base64 and the image
 HOW = (
     "Send the photo as a raw body, as the multipart field `image` or `file`, or as JSON "
