@@ -58,6 +58,7 @@ same network in Keras and decodes photos whole. "none": it did not hold under an
 tried, or could not be measured here.
 
 Versions: {versions}."""
+TICKS = (0.5, 1, 2, 5, 10, 20)
 VERSIONS = """
 import importlib.metadata, json, sys
 print(json.dumps({name: importlib.metadata.version(name) for name in sys.argv[1:]}))
@@ -211,6 +212,8 @@ def plot(results: dict[str, Any]) -> None:
             axes.plot(ratios, places, marker, label=name)
         axes.axvline(1, color="#666666", linewidth=1)
         axes.set(xscale="log", xlabel="times macule's figure; right of the line is worse")
+        axes.set_xticks(TICKS, [str(tick) for tick in TICKS])
+        axes.minorticks_off()
         axes.set_yticks(range(len(FIGURES)), [title for _, title, _ in FIGURES])
         axes.invert_yaxis()
         axes.grid(axis="x", color="#dddddd")
