@@ -68,14 +68,14 @@ def predict(
         decode_ms, inferring = _ms(decoding), time.perf_counter()
         scores = model.run(warm, pixels)
         infer_ms = _ms(inferring)
-        best = int(scores.probabilities.argmax())
+        order = scores.probabilities.argsort()[::-1]
+        best = int(order[0])
         explanation, reason = None, ""
         if with_cam:
             reason = _why_no_map(chosen, rung, scores)
         if with_cam and not reason and scores.maps is not None:
             # what decoding took is free again, and drawing takes less
             explanation = _explain(card, header, pixels, scores.maps, best)
-    order = scores.probabilities.argsort()[::-1]
     answer = {
         "id": os.urandom(12).hex(),
         "status": "succeeded",

@@ -102,17 +102,20 @@ class Body:
     @contextmanager
     def _watched(self, timeout_s: float) -> Iterator[None]:
         """Hang up on a sender who is slower than allowed: a read that blocks sees no clock."""
-        if self._ended or self._hang_up is None or timeout_s == math.inf:
+        hang_up = self._hang_up
+        if self._ended or hang_up is None or timeout_s == math.inf:
             yield
             return
         end, done = time.monotonic() + timeout_s, Event()
 
         def watch() -> None:
-            while not done.wait(end + self._read / LEAST_BYTES_PER_S - time.monotonic()):
-                if time.monotonic() >= end + self._read / LEAST_BYTES_PER_S and self._hang_up:
+            while not done.is_set():
+                left = end + self._read / LEAST_BYTES_PER_S - time.monotonic()
+                if left <= 0:
                     self._late = True
-                    self._hang_up()
+                    hang_up()
                     return
+                done.wait(left)
 
         Thread(target=watch, daemon=True).start()
         try:

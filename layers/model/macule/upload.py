@@ -14,8 +14,9 @@ FIELDS = ("image", "file")
 FORM_BYTES = 2**16  # what a form may weigh beside its image
 MAX_PARTS = 32
 DECODING_BYTES = 7 * 2**20  # of a baseline JPEG of 48 MP
-COPIES = 1.0  # what a growing buffer keeps in reserve is not touched, and takes no memory
-JSON_COPIES = 2.5  # the text as bytes and as characters; then its base64 and the image
+# Of what comes as JSON: the text as bytes and as characters; then its base64 and the image. Of all
+# else one: what a growing buffer keeps in reserve is not touched, and takes no memory.
+JSON_COPIES = 2.5
 HOW = (
     "Send the photo as a raw body, as the multipart field `image` or `file`, or as JSON "
     '{"image": "<base64 or data: URI>"}.'
@@ -29,9 +30,8 @@ def price(request: Request, max_image_bytes: int) -> int:
     """
     length = request.body.length
     size = max_image_bytes if length is None else min(length, max_image_bytes)
-    return DECODING_BYTES + int(
-        size * (JSON_COPIES if _media_type(request) == "application/json" else COPIES)
-    )
+    copies = JSON_COPIES if _media_type(request) == "application/json" else 1
+    return DECODING_BYTES + int(size * copies)
 
 
 def photo(request: Request, max_image_bytes: int, timeout_s: float = inf) -> bytes:

@@ -98,8 +98,8 @@ def describe(photos: list[Photo], weights: str, plan: Plan, made: Made) -> dict[
         " per-channel weights rounded by what their layers see, first layers and head in float,"
         f" ranges from {CALIBRATION_IMAGES} training images. Temperature on val; inconclusive"
         f" below the top probability that {metrics.COVERAGE:.0%} of val exceed, and beyond the"
-        " distance that"
-        f" {familiar.USUAL:.0%} keep within; not skin beyond that of {familiar.NEARLY_ALL:.0%}.",
+        f" distance that {familiar.USUAL:.0%} keep within; not skin beyond that of"
+        f" {familiar.NEARLY_ALL:.0%}.",
         "plan": plan._asdict(),
         "seeds_averaged": made.kept,
         "command": "make train DATA=...",
