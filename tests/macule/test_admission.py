@@ -55,7 +55,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 PEAK = """
 import sys
 from macule import budget, image
-budget.tame_allocator()
+budget.tame()
 def kilobytes(key): return next(int(l.split()[1]) for l in open('/proc/self/status') if key in l)
 small, large = (open(path, 'rb').read() for path in sys.argv[1:])
 image.inspect(small, 10**9); image.decode(small, 224, 'squash')

@@ -23,7 +23,7 @@ def probe(path: str) -> dict[str, Any]:
     Returns: `load_ms` (file to ready), `p50_ms` by number of threads, `peak_mb` of this process
       with one thread, imports included.
     """
-    budget.tame_allocator()
+    budget.tame()
     import ai_edge_litert.interpreter  # noqa: F401, before the clock starts: imports are not load
 
     p50_ms, load_ms, peak_mb = {}, 0.0, 0.0

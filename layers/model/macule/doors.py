@@ -28,7 +28,7 @@ TEXT = ("text/", "application/json", "application/problem+json")
 def wsgi(routes: Mapping[str, Handler]) -> WSGIApplication:
     """Open the WSGI door: gunicorn's, and through Flask that of functions-framework."""
     table, boot_ms = http.table(routes), budget.age_ms()
-    budget.tame_allocator()
+    budget.tame()
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = _ping(_from_environ(environ, boot_ms))
@@ -53,7 +53,7 @@ def lambda_handler(
 ) -> Callable[[Mapping[str, Any], object], dict[str, Any]]:
     """Open the Lambda door: function URLs, HTTP and REST APIs, load balancers, warm-up events."""
     table, boot_ms = http.table(routes), budget.age_ms()
-    budget.tame_allocator()
+    budget.tame()
 
     def handler(event: Mapping[str, Any], context: object) -> dict[str, Any]:
         request = _ping(_from_event(event, boot_ms))

@@ -73,10 +73,10 @@ def memory(request: Request) -> Response:
 
 def warmup(request: Request) -> Response:
     """GET /warmup/: load the model and run it once; a warm one is left alone."""
-    import numpy as np
-
     warm = model.warm(settings.current().model_dir)
     if "first" not in warm.stages:
+        import numpy as np  # after model.warm, which counts what its import takes
+
         model.run(warm, np.zeros((1, *image.sides(warm.card.side_px), 3), np.uint8))
     stages = {name: round(spent, 1) for name, spent in warm.stages.items()}
     return http.as_json(

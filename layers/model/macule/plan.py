@@ -51,7 +51,7 @@ def measure(folder: str | None) -> tuple[Need, model.Warm]:
     """
     import numpy as np
 
-    budget.tame_allocator()
+    budget.tame()
     before = budget.resident()
     warm = model.warm(folder)
     model.run(warm, np.zeros((1, *image.sides(warm.card.side_px), 3), np.uint8))
