@@ -157,7 +157,7 @@ def tame() -> None:
     """
     import ctypes
 
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    settings.tell("OPENBLAS_NUM_THREADS", "1")
 
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

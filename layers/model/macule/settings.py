@@ -1,4 +1,4 @@
-"""The only reader of the environment."""
+"""The only reader and writer of the environment."""
 
 from __future__ import annotations
 
@@ -78,6 +78,11 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
 def current() -> Settings:
     """Return this process's settings, read at the first call."""
     return read()
+
+
+def tell(name: str, value: str) -> None:
+    """Set a variable that a library reads as it is loaded, unless the operator did."""
+    os.environ.setdefault(name, value)
 
 
 def _at_least(least: int) -> Callable[[str], int]:
