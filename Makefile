@@ -1,7 +1,7 @@
 PYTHON ?= python3
 export PORT ?= 8080
 
-.PHONY: serve test fuzz bench fit tools format train pins clean
+.PHONY: serve test fuzz bench fit tools bundle infra format train pins clean
 
 serve: .venv/ready  ## run the service on PORT
 	@exec .venv/bin/gunicorn -c infra/gunicorn.conf.py
@@ -24,6 +24,12 @@ fit: .venv/ready .venv-dev/ready  ## the smallest instance that holds; make fit 
 
 tools: .venv-dev/ready  ## what converts, checks and trains models: .venv-dev/bin/macule
 
+bundle: .venv/ready  ## what is uploaded: build/<platform>/<function>
+	.venv/bin/python -m infra.bundle
+
+infra: .venv-dev/ready  ## the templates of all platforms from infra/limits.toml
+	.venv-dev/bin/python -m infra.generate
+
 format: .venv-dev/ready
 	.venv-dev/bin/ruff format .
 	.venv-dev/bin/ruff check --fix .
@@ -34,7 +40,7 @@ train: .venv-dev/ready  ## make train DATA=folder [OUT=folder]: the default mode
 	  --work $(or $(WORK),build/train) --page $(or $(PAGE),docs/model-card.md)
 
 pins:  ## resolve requirements/*.in anew; needs uv
-	for set in serve dev bench; do uv pip compile --quiet --universal --python-version 3.11 \
+	for set in serve health dev bench; do uv pip compile --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --override requirements/overrides.txt \
 	  --custom-compile-command "make pins" requirements/$$set.in -o requirements/$$set.txt; done
 

@@ -4,14 +4,20 @@ from typing import Any
 
 from macule import settings
 
-chosen = settings.read()  # a setting that cannot be read stops the start, not the first request
+from infra import limits
 
-wsgi_app = "functions.predict.main:app"
+function = settings.read().function  # a setting that cannot be read stops the start
+bounds = limits.read().of(function)
+for name, value in bounds.variables().items():
+    settings.tell(name, value)  # what the operator chose stays
+chosen = settings.read()
+
+wsgi_app = f"functions.{function}.main:app"
 bind = chosen.bind
 workers = chosen.workers
 worker_class = "gthread"
 threads = chosen.threads
-timeout = 60  # of a worker that no longer beats, not of a request
+timeout = bounds.timeout_s  # of a worker that no longer beats, not of a request
 graceful_timeout = chosen.graceful_timeout_s
 keepalive = 5
 control_socket_disable = True  # a service needs no socket in the home folder

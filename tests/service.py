@@ -57,7 +57,7 @@ class Service:
 
 
 @contextmanager
-def running(command: str, folder: Path, **environment: str) -> Iterator[Service]:
+def running(command: str, folder: Path, cwd: Path = ROOT, **environment: str) -> Iterator[Service]:
     """Start *command* with a free `{port}`, wait until it answers, end it with SIGTERM."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -66,7 +66,7 @@ def running(command: str, folder: Path, **environment: str) -> Iterator[Service]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command.format(port=port).split(),
-            cwd=ROOT,
+            cwd=cwd,
             env={**os.environ, "HOST": "127.0.0.1", "PORT": str(port), **environment},
             stdout=output,
             stderr=output,

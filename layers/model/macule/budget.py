@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -25,8 +26,8 @@ USED_KEYS = {
     1: ("memory.usage_in_bytes", "total_cache", "total_shmem"),
     2: ("memory.current", "file", "shmem"),
 }
-# Shares of the limit, scaled from a 512 MB instance: 150, 350, 450 and 500 MB.
-BANDS = ((0.98, "oom_imminent"), (0.88, "critical"), (0.70, "predicting"), (0.30, "loaded"))
+# From MEMORY_BANDS' first share of the limit to its last; below it idle.
+BANDS = ("loaded", "predicting", "critical", "oom_imminent")
 
 
 class Limit(NamedTuple):
@@ -121,7 +122,8 @@ def processors() -> float:
 
 def band_of(share: float) -> str:
     """Name the band that a share (0 to 1) of the limit lies in."""
-    return next((name for least, name in BANDS if share >= least), "idle")
+    passed = bisect_right(settings.current().memory_bands, share)
+    return BANDS[passed - 1] if passed else "idle"
 
 
 class Budget:

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from io import BytesIO
 from socket import SHUT_RD, socket
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from macule import budget, http
 from macule.http import Body, Handler, Request, Response
@@ -57,7 +57,10 @@ def lambda_handler(
 
     def handler(event: Mapping[str, Any], context: object) -> dict[str, Any]:
         request = _ping(_from_event(event, boot_ms))
-        return _to_event(http.answer(table, request), request.method)
+        answer = _to_event(http.answer(table, request), request.method)
+        if "headers" not in event and "multiValueHeaders" in event:  # a balancer set to lists
+            answer["multiValueHeaders"] = {k: [v] for k, v in answer.pop("headers").items()}
+        return answer
 
     return handler
 
@@ -117,20 +120,30 @@ def _from_event(event: Mapping[str, Any], boot_ms: float) -> Request:
         return Request("GET", "/warmup/", {}, {}, Body(BytesIO(), 0), boot_ms)
     query = event.get("rawQueryString")
     if query is None:
-        query = urlencode(event.get("queryStringParameters") or {})
+        lists = event.get("multiValueQueryStringParameters")
+        pairs = lists or event.get("queryStringParameters") or {}
+        # a balancer hands on what was sent, an API what it means
+        query = urlencode(pairs, doseq=True, quote_via=_as_sent if "elb" in context else quote)
     text = event.get("body") or ""
     try:
         body = b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode()
     except Base64Error:
         body = b""
+    lists = event.get("multiValueHeaders") or {}
+    headers = event.get("headers") or {name: values[-1] for name, values in lists.items()}
+    path = event.get("rawPath") or event.get("path") or "/"
     return Request(
         method,
-        event.get("rawPath") or event.get("path") or "/",
+        path.removeprefix(f"/{context.get('stage')}") or "/",
         dict(parse_qsl(query, keep_blank_values=True)),
-        {name.lower(): value for name, value in (event.get("headers") or {}).items()},
+        {name.lower(): value for name, value in headers.items()},
         Body(BytesIO(body), len(body)),
         boot_ms,
     )
+
+
+def _as_sent(text: str, *how: object) -> str:
+    return text
 
 
 def _to_event(response: Response, method: str) -> dict[str, Any]:

@@ -28,7 +28,9 @@ class Settings(NamedTuple):
     body_timeout_s: float
     decode_timeout_s: float
     memory_limit_mb: int | None
+    memory_bands: tuple[float, ...]
     platform_memory_mb: int | None
+    function: str
     bind: str
     workers: int
     threads: int
@@ -64,7 +66,9 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         body_timeout_s=get("BODY_TIMEOUT_S", 10.0, _seconds),
         decode_timeout_s=get("DECODE_TIMEOUT_S", 20.0, _seconds),
         memory_limit_mb=get("MEMORY_LIMIT_MB", None, _at_least(1)),
+        memory_bands=get("MEMORY_BANDS", (0.3, 0.7, 0.88, 0.98), _shares),
         platform_memory_mb=next((mb for mb in platform if mb), None),
+        function=get("FUNCTION_TARGET", "predict", _function),
         bind=f"{get('HOST', '0.0.0.0', str)}:{get('PORT', 8080, _port)}",  # noqa: S104
         workers=get("WEB_CONCURRENCY", 1, _at_least(1)),
         threads=get("THREADS", 256, _at_least(1)),
@@ -94,6 +98,12 @@ def _at_least(least: int) -> Callable[[str], int]:
     return parse
 
 
+def _function(text: str) -> str:
+    if text not in ("predict", "health"):
+        raise ValueError("predict or health")
+    return text
+
+
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise ValueError("a port, 0 to 65535")
@@ -108,6 +118,16 @@ def _seconds(text: str) -> float:
     if not 0 <= value <= 3600:
         raise ValueError("a number of seconds, 0 to 3600")
     return value
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        shares = tuple(map(float, text.split(",")))
+    except ValueError:
+        shares = ()
+    if len(shares) != 4 or not 0 < shares[0] < shares[1] < shares[2] < shares[3] <= 1:
+        raise ValueError("four rising shares, 0 to 1, such as 0.3,0.7,0.88,0.98")
+    return shares
 
 
 def _truth(text: str) -> bool:

@@ -1,0 +1,19 @@
+"""What is wrong with a template: its schema, the platform's rules, and the table of limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from infra.checks import aws, google, knative, render
+from infra.limits import Limits
+
+CHECKS: dict[str, Callable[[str, Limits], Iterator[str]]] = {
+    "render.yaml": render.blueprint,
+    "infra/render/queue.yaml": render.blueprint,
+    "infra/gcp/predict.yaml": google.cloud_run,
+    "infra/gcp/health.yaml": google.cloud_run,
+    "infra/gcp/main.tf": google.terraform,
+    "infra/aws/template.yaml": aws.template,
+    "infra/knative/predict.yaml": knative.pod,
+    "infra/knative/health.yaml": knative.pod,
+}

@@ -1,0 +1,43 @@
+"""Knative services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import yaml
+
+from infra.checks.given import dicts, differ, probes, processors, scale, schema, service
+from infra.limits import Limits
+
+
+def pod(text: str, table: Limits) -> Iterator[str]:
+    """Check a Knative service: Cloud Run's schema, and a pod that may do as little as it needs."""
+    document = yaml.safe_load(text)
+    function, spec, container = service(document, table)
+    security = container.pop("securityContext", {})
+    yield from schema(document, "run-service")
+    wanted = {
+        "runAsNonRoot": True,
+        "readOnlyRootFilesystem": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    yield from differ("securityContext", security, wanted)
+    resources = container.get("resources", {})
+    memory = f"{function.memory_mb}Mi"
+    for kind in ("requests", "limits"):
+        yield from differ(kind, resources.get(kind, {}), {"memory": memory})
+    asked = processors(resources.get("requests", {}).get("cpu"))
+    yield from differ(
+        "spec",
+        {**spec, "cpu": asked},
+        {
+            "cpu": function.cpu,
+            "containerConcurrency": function.concurrency,
+            "timeoutSeconds": function.timeout_s,
+        },
+    )
+    given = {item.get("name"): item.get("value") for item in dicts(container, "env")}
+    yield from differ("env", given, function.variables())
+    yield from scale(document, function, "max-scale")
+    yield from probes(container, "readinessProbe", "livenessProbe")

@@ -1,0 +1,31 @@
+"""Render Blueprints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import yaml
+
+from infra import platforms
+from infra.checks.given import HEALTH_PATHS, dicts, differ, schema
+from infra.limits import Limits
+
+
+def blueprint(text: str, table: Limits) -> Iterator[str]:
+    """Check a Render Blueprint."""
+    document = yaml.safe_load(text)
+    yield from schema(document, "render")
+    for service in dicts(document, "services"):
+        name, plan = service.get("name"), service.get("plan")
+        if service.get("type") == "keyvalue":
+            continue
+        memory_mb, _ = platforms.RENDER_PLANS.get(str(plan), (0, 0))
+        if memory_mb < table.predict.memory_mb:
+            yield f"{name}: plan {plan} has less than {table.predict.memory_mb} MB"
+        if service.get("maxShutdownDelaySeconds", 30) <= table.predict.grace_s:
+            yield f"{name}: maxShutdownDelaySeconds is not above grace_s {table.predict.grace_s}"
+        variables = {item.get("key"): item.get("value") for item in dicts(service, "envVars")}
+        wanted = table.predict.variables() | {"PYTHON_VERSION": table.python}
+        yield from differ(f"{name}: envVars", variables, wanted)
+        if service.get("type") == "web" and service.get("healthCheckPath") not in HEALTH_PATHS:
+            yield f"{name}: healthCheckPath is no route that answers without work"

@@ -1,0 +1,103 @@
+"""The table of limits: read, checked, and said as the variables that the service reads."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "limits.toml")
+MB = 2**20
+BANDS = ("loaded", "predicting", "critical", "oom_imminent")
+
+
+class Function(NamedTuple):
+    """What one instance of a function may take; `bands` are shares of its memory, 0 to 1."""
+
+    name: str
+    memory_mb: int
+    cpu: float
+    concurrency: int
+    max_instances: int
+    threads: int
+    timeout_s: int
+    grace_s: int
+    body_mb: int
+    bands: Mapping[str, float]
+
+    def variables(self, most_bytes: int | None = None) -> dict[str, str]:
+        """Say these limits as settings; *most_bytes* is the largest image a platform lets in."""
+        body_bytes = self.body_mb * MB
+        return {
+            "WEB_CONCURRENCY": "1",
+            "THREADS": str(self.threads),
+            "GRACEFUL_TIMEOUT_S": str(self.grace_s),
+            "MAX_IMAGE_BYTES": str(min(body_bytes, most_bytes or body_bytes)),
+            "MEMORY_BANDS": ",".join(f"{self.bands[name]:g}" for name in BANDS),
+        }
+
+
+class Limits(NamedTuple):
+    """The whole table."""
+
+    name: str
+    python: str
+    architecture: str
+    warmup_minutes: int
+    predict: Function
+    health: Function
+
+    def of(self, name: str) -> Function:
+        """Return the limits of predict or of health."""
+        return self.health if name == "health" else self.predict
+
+    @property
+    def python_minor(self) -> str:
+        return self.python.rpartition(".")[0]
+
+
+def read(file: str = FILE) -> Limits:
+    """Read the table.
+
+    Raises: ValueError, naming the key, its value and what was expected.
+    """
+    with open(file, "rb") as stream:
+        table = tomllib.load(stream)
+
+    def need(key: str, value: Any, ok: bool, expected: str) -> None:
+        if not ok:
+            raise ValueError(f"limits.toml: {key} is {value!r}, not {expected}")
+
+    def whole(value: Any, least: int) -> bool:
+        return type(value) is int and value >= least
+
+    def function(name: str) -> Function:
+        values = dict(table.get(name) or {})
+        known = set(Function._fields) - {"name"}
+        need(name, sorted(values), set(values) == known, f"the keys {sorted(known)}")
+        for key in known - {"cpu", "bands"}:
+            need(f"{name}.{key}", values[key], whole(values[key], 1), "a whole number above 0")
+        cpu = values["cpu"]
+        need(f"{name}.cpu", cpu, type(cpu) in (int, float) and cpu > 0, "a number above 0")
+        shares = [values["bands"].get(band, 0) for band in BANDS]
+        rising = sorted(set(shares)) == shares and shares[0] > 0 and shares[-1] <= 1
+        need(f"{name}.bands", shares, rising, f"rising shares above 0, at most 1, of {BANDS}")
+        return Function(name, **values)
+
+    python, minutes = str(table.get("python")), table.get("warmup_minutes", 0)
+    parts = python.split(".")
+    need("python", python, len(parts) == 3 and all(map(str.isdigit, parts)), "like 3.13.5")
+    architecture = str(table.get("architecture"))
+    need("architecture", architecture, architecture in ("x86_64", "arm64"), "x86_64 or arm64")
+    need("warmup_minutes", minutes, whole(minutes, 1) and 60 % minutes == 0, "a part of 60")
+    name = str(table.get("name"))
+    need("name", name, name.isidentifier() and name.islower(), "a lower-case word")
+    return Limits(
+        name,
+        python,
+        architecture,
+        minutes,
+        function("predict"),
+        function("health"),
+    )

@@ -1,0 +1,82 @@
+"""What of other people's packages is never loaded here, and so is not deployed.
+
+Found by what a service has open after every format and route (`/proc/self/maps`, `sys.modules`);
+the tests start the bundles and ask them for all of it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+# Of LiteRT the classic interpreter alone: 26 of its 45 MB are accelerators and another API.
+ONLY = {
+    "ai_edge_litert": (
+        "__init__.py",
+        "interpreter.py",
+        "metrics_interface.py",
+        "metrics_portable.py",
+        "_pywrap_litert_interpreter_wrapper.so",
+        "libpywrap_litert_common.so",
+    ),
+}
+# Patterns below a package's folder.
+NEVER = (
+    "bin",
+    "**/*.pyi",
+    "**/*.pxd",
+    "**/*.h",
+    "**/*.a",
+    "**/py.typed",
+    "**/tests",
+    "numpy/_core/_*_tests*.so",
+    "numpy/_core/_simd*.so",
+    "numpy/_core/include",
+    "numpy/_core/lib",
+    "numpy/_pyinstaller",
+    "numpy/core",
+    "numpy/ctypeslib",
+    "numpy/distutils",
+    "numpy/doc",
+    "numpy/f2py",
+    "numpy/fft",
+    "numpy/ma",
+    "numpy/polynomial",
+    "numpy/random",
+    "numpy/testing",
+    "numpy/typing",
+    "PIL/_avif*.so",
+    "PIL/_imagingcms*.so",
+    "PIL/_imagingft*.so",
+    "PIL/_imagingmath*.so",
+    "PIL/_imagingmorph*.so",
+    "PIL/_imagingtk*.so",
+    "pillow.libs/libavif*",
+    "pillow.libs/libbrotli*",
+    "pillow.libs/libfreetype*",
+    "pillow.libs/libharfbuzz*",
+    "pillow.libs/liblcms2*",
+    "pillow.libs/libpng*",
+    "*.dist-info/RECORD",
+    "*.dist-info/direct_url.json",
+    "*.dist-info/INSTALLER",
+    "*.dist-info/REQUESTED",
+)
+
+
+def package(folder: Path) -> None:
+    """Take out of an installed package what is never loaded; its licences stay."""
+    for name, kept in ONLY.items():
+        for path in sorted((folder / name).glob("*")):
+            if path.name not in kept:
+                _remove(path)
+    for pattern in NEVER:
+        for path in sorted(folder.glob(pattern)):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

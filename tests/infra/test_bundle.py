@@ -1,0 +1,222 @@
+"""What is uploaded starts as it lies there, answers, and is the same bytes every time."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundling import bundle
+from draw import photo, saved, skin
+from runtime_api import Lambda
+from runtime_api import running as lambda_running
+from service import FRAMEWORK, ROOT, running
+
+EVENTS = Path(__file__).parent / "events"
+# Nothing but the bundle and the standard library: -S leaves out this environment's packages.
+BARE = f"{sys.executable} -S -m"
+KINDS: list[tuple[str, dict[str, Any]]] = [
+    ("JPEG", {}),
+    ("JPEG", {"progressive": True}),
+    ("PNG", {}),
+    ("GIF", {}),
+    ("BMP", {}),
+    ("TIFF", {}),
+    ("TIFF", {"compression": "tiff_lzw"}),
+    ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ("TIFF", {"compression": "jpeg"}),
+    ("WEBP", {}),
+    ("WEBP", {"lossless": True}),
+    ("MPO", {"save_all": True}),
+]
+# What a client of awslambdaric needs beside it.
+CLIENT = ("awslambdaric", "runtime_client*.so", "simplejson", "snapshot_restore_py.py")
+
+
+def event(name: str, body: bytes = b"") -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((EVENTS / f"{name}.json").read_text())
+    return {**read, "body": base64.b64encode(body).decode()} if "body" in read else read
+
+
+def test_two_builds_are_the_same_bytes(bundles: Path, tmp_path: Path) -> None:
+    """Every file and both kinds of zip come out identical from a second build."""
+    again = bundle(tmp_path)
+
+    assert again == (bundles / "said").read_text()
+    for archive in bundles.glob("aws/*.zip"):
+        assert archive.read_bytes() == (tmp_path / "aws" / archive.name).read_bytes()
+
+
+def test_no_machine_is_named(bundles: Path) -> None:
+    """No file of ours or byte-code of anyone holds the path of the machine that built it."""
+    paths = {str(ROOT).encode(), str(bundles).encode()}
+    found = [
+        str(path.relative_to(bundles))
+        for path in bundles.rglob("*.py*")
+        if any(name in path.read_bytes() for name in paths)
+    ]
+
+    assert found == []
+
+
+def test_health_carries_nothing_heavy(bundles: Path) -> None:
+    """No numpy, runtime or weights go with the health function, on any platform."""
+    for name in ("gcp/health", "aws/health", "knative/health"):
+        held = {path.name.lower() for path in (bundles / name).rglob("*")}
+
+        assert not held & {"numpy", "pil", "ai_edge_litert", "weights", "model.tflite"}
+        assert sum(path.stat().st_size for path in (bundles / name).rglob("*")) < 5 * 2**20
+    pins = (bundles / "gcp/health/requirements.txt").read_text()
+    assert not re.search(r"^(numpy|pillow|ai-edge-litert)==", pins, re.M)
+
+
+def test_a_layer_beyond_its_bound_is_refused(bundles: Path, tmp_path: Path) -> None:
+    """A layer of more than 80 MB is an error with its size, not a surprise of the cloud."""
+    from infra.bundle import TREES, _measure
+
+    (tmp_path / "layer").mkdir()
+    with (tmp_path / "layer/large").open("wb") as file:
+        file.truncate(81 * 2**20)
+
+    with pytest.raises(ValueError, match=r"the layer has 81\.0 MB"):
+        _measure("aws/layer", tmp_path / "layer", TREES["aws/layer"])
+
+
+@pytest.fixture(scope="module")
+def gunicorn(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    command = f"{BARE} gunicorn -c infra/gunicorn.conf.py"
+    with running(command, tmp_path_factory.mktemp("log"), bundles / "render/predict") as service:
+        yield service
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS, ids=str)
+def test_the_render_bundle_reads_every_format(
+    gunicorn: Any, kind: str, options: dict[str, Any]
+) -> None:
+    """Whatever was pruned, each format that is served is still served, with its map."""
+    answer = gunicorn.predict(saved(skin(), kind, **options), "?explain=cam")
+
+    assert answer.status == 200, answer.body
+    assert answer.json()["explanation"]
+
+
+def test_the_render_bundle_takes_forms_and_tells_its_memory(gunicorn: Any) -> None:
+    """The other routes and ways in need nothing that was pruned either."""
+    assert gunicorn.call("GET", "/warmup/").status == 200
+    assert gunicorn.call("GET", "/memory/").json()["model_loaded"] is True
+    assert gunicorn.predict(b"no image").status == 415
+
+
+@pytest.mark.parametrize("name", ["knative/predict", "knative/health"])
+def test_the_images_bundle_starts(bundles: Path, tmp_path: Path, name: str) -> None:
+    """What a Dockerfile copies starts by that file's own command and environment."""
+    root = bundles / name
+    dockerfile = (root / "Dockerfile").read_text()
+    words = json.loads(dockerfile.rpartition("CMD ")[2])
+    told = dict(
+        pair.split("=", 1) for pair in re.findall(r"^ENV (.*)", dockerfile, re.M)[0].split()
+    )
+    command = " ".join([sys.executable, "-S", *words[1:]])
+
+    with running(command, tmp_path, root, **told) as service:
+        assert service.call("GET", "/memory/").status == 200
+        expected = 200 if name.endswith("predict") else 404
+        assert service.predict(photo()).status == expected
+
+
+@pytest.mark.parametrize("name", ["predict", "health"])
+def test_functions_framework_starts_the_google_bundle(
+    bundles: Path, tmp_path: Path, name: str
+) -> None:
+    """The folder that is uploaded is served by functions-framework, with the model in it."""
+    root = bundles / "gcp" / name
+    command = FRAMEWORK.replace("functions/{name}/main.py", str(root / "main.py"))
+    command = command.replace(".venv", str(ROOT / ".venv")).replace("{name}", name)
+
+    with running(command, tmp_path, root, PYTHONPATH=str(root), THREADS="8") as service:
+        if name == "predict":
+            assert service.predict(photo()).status == 200
+            children = subprocess.check_output(["pgrep", "-P", str(service.process.pid)], text=True)
+            maps = Path(f"/proc/{children.split()[0]}/maps").read_text()
+            assert str(root / "weights/model.tflite") in maps
+        else:
+            assert service.call("GET", "/memory/").json()["model_loaded"] is False
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lambda's runtime client alone, as its image brings it."""
+    import awslambdaric
+
+    folder = tmp_path_factory.mktemp("client")
+    site = Path(awslambdaric.__file__).parent.parent
+    for pattern in CLIENT:
+        for path in site.glob(pattern):
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["predict", "health"])
+def function(
+    request: pytest.FixtureRequest,
+    bundles: Path,
+    client: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[str, Lambda]]:
+    """A function of the unpacked zips, under the runtime client, at its own memory limit."""
+    from infra import limits
+
+    name = request.param
+    root = tmp_path_factory.mktemp("lambda")
+    for archive, place in ((f"{name}.zip", "task"), ("layer.zip", "opt")):
+        if archive != "layer.zip" or name == "predict":
+            zipfile.ZipFile(bundles / "aws" / archive).extractall(root / place)
+    path = ":".join(map(str, (root / "task", root / "opt/python", client)))
+    told = {
+        "PYTHONPATH": path,
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(limits.read().of(name).memory_mb),
+    }
+    command = [*BARE.split(), "awslambdaric", "main.handler"]
+    with lambda_running(command, root / "task", told, root / "log") as running_function:
+        yield name, running_function
+
+
+@pytest.mark.parametrize("source", ["function-url", "http-api-2", "http-api-1", "alb", "alb-lists"])
+def test_the_zips_answer_every_source_of_events(function: tuple[str, Lambda], source: str) -> None:
+    """A photo by function URL, both versions of API and a balancer gets its answer, two labels."""
+    name, run = function
+    answer = run.invoke(event(source, photo()))
+
+    assert answer["statusCode"] == (200 if name == "predict" else 404)
+    if name == "predict":
+        assert len(json.loads(answer["body"])["predictions"]) == 2
+    assert ("multiValueHeaders" in answer) is (source == "alb-lists")
+    assert ("headers" in answer) is (source != "alb-lists")
+
+
+@pytest.mark.parametrize("source", ["schedule-v2", "eventbridge"])
+def test_the_zips_know_a_schedule(function: tuple[str, Lambda], source: str) -> None:
+    """A schedule's event warms predict, and tells how long that took; health has no model."""
+    name, run = function
+    first, second = (run.invoke(event(source)) for _ in range(2))
+
+    assert first["statusCode"] == second["statusCode"] == (200 if name == "predict" else 404)
+    assert first["body"] == second["body"] or name == "health"
+    if name == "predict":
+        assert json.loads(first["body"])["cold_start_ms"] > 0
+
+
+@pytest.mark.parametrize("function", ["predict"], indirect=True)
+def test_a_phone_photo_fits_the_least_function(function: tuple[str, Lambda]) -> None:
+    """A 12 MP photo is answered, and the process never held more than Lambda's least memory."""
+    _, run = function
+    answer = run.invoke(event("function-url", photo(4032, 3024)))
+    status = Path(f"/proc/{run.process.pid}/status").read_text()
+
+    assert answer["statusCode"] == 200
+    assert int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) < 128 * 1024

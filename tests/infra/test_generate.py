@@ -1,0 +1,57 @@
+"""Every template comes from the one table, and a changed limit reaches all of them."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from service import ROOT
+
+from infra import generate, limits
+
+
+def test_nothing_has_drifted() -> None:
+    """The committed templates are what the table makes of them, to the letter."""
+    assert generate.drift() == []
+
+
+def test_a_changed_limit_reaches_every_platform() -> None:
+    """Another memory limit of predict changes the template of each cloud by that figure alone."""
+    table = limits.read()
+    other = table._replace(predict=table.predict._replace(memory_mb=1024))
+    before, after = generate.outputs(table), generate.outputs(other)
+    changed = {path for path in before if before[path] != after[path]}
+
+    assert changed == {
+        "render.yaml",
+        "infra/render/queue.yaml",
+        "infra/gcp/predict.yaml",
+        "infra/gcp/main.tf",
+        "infra/aws/template.yaml",
+        "infra/knative/predict.yaml",
+    }
+    assert "plan: standard" in after["render.yaml"]
+    assert "MemorySize: 1024" in after["infra/aws/template.yaml"]
+
+
+def test_too_much_for_any_plan_is_said() -> None:
+    """More memory than the largest plan is an error that names the limit."""
+    table = limits.read()
+    other = table._replace(predict=table.predict._replace(memory_mb=8192))
+
+    with pytest.raises(ValueError, match=r"predict\.memory_mb is 8192"):
+        generate.outputs(other)
+
+
+def test_drift_fails_the_check(tmp_path: Path) -> None:
+    """`--check` exits with 1 and names a template that was edited by hand."""
+    shutil.copytree(ROOT / "infra", tmp_path / "infra")
+    (tmp_path / "render.yaml").write_text((ROOT / "render.yaml").read_text())
+    template = tmp_path / "infra/aws/template.yaml"
+    template.write_text(template.read_text().replace("MemorySize: 512", "MemorySize: 256"))
+    check = [sys.executable, "-m", "infra.generate", "--check"]
+    run = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert run.returncode == 1
+    assert run.stdout == "infra/aws/template.yaml: has drifted; run make infra\n"

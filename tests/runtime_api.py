@@ -1,0 +1,101 @@
+"""Lambda's Runtime API on loopback: hands a function events, takes its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+VERSION = "/2018-06-01/runtime"
+ARN = "arn:aws:lambda:eu-west-1:123456789012:function:macule"
+
+
+class Lambda:
+    """A running function: what it is asked, and what it answered."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes]
+        self.events: queue.Queue[bytes] = queue.Queue()
+        self.answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
+        self.count = 0
+
+    def invoke(self, event: Mapping[str, Any], wait_s: float = 30) -> dict[str, Any]:
+        """Hand the function an event; return its answer."""
+        self.events.put(json.dumps(event).encode())
+        kind, body = self.answers.get(timeout=wait_s)
+        assert kind == "response", body.decode()
+        answer: dict[str, Any] = json.loads(body)
+        return answer
+
+
+def _handler(function: Lambda) -> type[BaseHTTPRequestHandler]:
+    class Api(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            assert self.path == f"{VERSION}/invocation/next"
+            event = function.events.get()
+            function.count += 1
+            self.send_response(200)
+            self.send_header("Lambda-Runtime-Aws-Request-Id", f"request-{function.count}")
+            self.send_header("Lambda-Runtime-Deadline-Ms", str(int((time.time() + 60) * 1000)))
+            self.send_header("Lambda-Runtime-Invoked-Function-Arn", ARN)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(event)))
+            self.end_headers()
+            self.wfile.write(event)
+
+        def do_POST(self) -> None:
+            if "chunked" in self.headers.get("Transfer-Encoding", ""):
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+            else:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            function.answers.put((self.path.rpartition("/")[2], body))
+            self.send_response(202)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    return Api
+
+
+@contextmanager
+def running(
+    command: list[str], task: Path, environment: Mapping[str, str], log: Path
+) -> Iterator[Lambda]:
+    """Start a runtime client on a stub of the Runtime API, in *task*; end both."""
+    function = Lambda()
+    api = ThreadingHTTPServer(("127.0.0.1", 0), _handler(function))
+    api.daemon_threads = True
+    threading.Thread(target=api.serve_forever, daemon=True).start()
+    told = {
+        "PATH": os.environ["PATH"],
+        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{api.server_port}",
+        "LAMBDA_TASK_ROOT": str(task),
+        "_HANDLER": "main.handler",
+        **environment,
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=task, env=told, stdout=output, stderr=output)
+    function.process = process
+    try:
+        yield function
+    finally:
+        process.kill()  # as Lambda ends an environment
+        process.wait()
+        api.shutdown()
+        api.server_close()
