@@ -7,12 +7,8 @@ fresh processes, the files in turn. Writes bench/results/default-model.json.
 """
 
 import argparse
-import json
 import os
 import statistics
-import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,7 +19,6 @@ from convert import export, familiar, measure, quantize
 from train import backbone
 from train.__main__ import MIDWAY
 
-RESULTS = harness.ROOT / "bench/results/default-model.json"
 SHIPPED = harness.ROOT / "layers/model/weights/model.tflite"
 CLASSES = 3
 
@@ -62,14 +57,9 @@ def main() -> None:
         }
         for name, content in files.items()
     }
-    results = {
-        "command": " ".join(["bench/default_model.py", *sys.argv[1:]]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {name: version(name) for name in ("ai-edge-litert", "litert-quantizer")},
-        "files": rows,
-    }
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(json.dumps(results, indent=2))
+    harness.record(
+        "default-model", harness.installed("ai-edge-litert", "litert-quantizer"), files=rows
+    )
 
 
 if __name__ == "__main__":

@@ -8,18 +8,13 @@ measures the peak instead. Writes bench/results/fit.json and docs/fit.svg.
 """
 
 import argparse
-import json
 import os
-import sys
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import harness
 from harness import Call
 
-RESULTS = harness.ROOT / "bench/results/fit.json"
 PLOT = harness.ROOT / "docs/fit.svg"
 LIMITS_MB = (512, 256, 192, 160, 144, 128, 112, 96, 80, 72, 64, 60, 56)
 SERVE = ["make", "--no-print-directory", "serve"]
@@ -143,17 +138,16 @@ def main() -> None:
         )
         for cpus in options.cpus
     }
-    results = {
-        "command": " ".join(["bench/fit.py", *sys.argv[1:]]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {name: version(name) for name in ("ai-edge-litert", "gunicorn", "pillow")},
-        "least_mb_by_cpus": least,
-        "rows": rows,
-    }
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    harness.record(
+        "fit",
+        harness.installed("ai-edge-litert", "gunicorn", "pillow"),
+        least_mb_by_cpus=least,
+        rows=rows,
+    )
     plot(rows)
     for cpus, limit_mb in least.items():
-        print(f"{cpus} CPU: memory_mb = {limit_mb}" if limit_mb else f"{cpus} CPU: nothing holds")
+        found = f"infra/limits.toml may say memory_mb = {limit_mb}" if limit_mb else "nothing holds"
+        print(f"{cpus} CPU: {found}")
 
 
 if __name__ == "__main__":

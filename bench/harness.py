@@ -2,19 +2,23 @@
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MB = 2**20
 ROOT = Path(__file__).resolve().parent.parent
@@ -194,6 +198,25 @@ def drive(service: Service, calls: Sequence[Call], clients: int) -> Load:
         p99,
         len(calls) / spent,
     )
+
+
+def record(name: str, versions: Mapping[str, str], **figures: Any) -> dict[str, Any]:
+    """Keep figures in bench/results, with the command, the day and the versions; print them."""
+    results = {
+        "command": " ".join([f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": dict(versions),
+        **figures,
+    }
+    text = json.dumps(results, indent=2) + "\n"
+    (ROOT / f"bench/results/{name}.json").write_text(text)
+    print(text, end="")
+    return results
+
+
+def installed(*packages: str) -> dict[str, str]:
+    """Return the versions of packages beside the bench."""
+    return {package: version(package) for package in packages}
 
 
 def photo(megapixels: int = 12) -> bytes:

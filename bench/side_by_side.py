@@ -13,14 +13,12 @@ import os
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import harness
 from harness import Call
 
-RESULTS = harness.ROOT / "bench/results/side-by-side.json"
 PAGE = harness.ROOT / "docs/side-by-side.md"
 PLOT = harness.ROOT / "docs/side-by-side.svg"
 KERAS = harness.ROOT / "build/bench/lite0.keras"
@@ -231,18 +229,16 @@ def main() -> None:
         services[name] = measure(name, options.requests)
         print(name, json.dumps(services[name]), flush=True)
     parts = ["ai-edge-litert", "django", "gunicorn", "litserve", "pillow", "tensorflow-cpu"]
-    results = {
-        "command": " ".join(["bench/side_by_side.py", *sys.argv[1:]]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpus": os.cpu_count(),
-        "versions": json.loads(subprocess.check_output([PYTHON, "-c", VERSIONS, *parts])),
-        "installed_mb": {
+    results = harness.record(
+        "side-by-side",
+        json.loads(subprocess.check_output([PYTHON, "-c", VERSIONS, *parts])),
+        cpus=os.cpu_count(),
+        installed_mb={
             "macule": round(size_mb(harness.ROOT / ".venv") + size_mb(harness.ROOT / "layers"), 1),
             "others": round(size_mb(harness.ROOT / ".venv-bench"), 1),
         },
-        "services": services,
-    }
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+        services=services,
+    )
     PAGE.write_text(page(results), encoding="utf-8")
     plot(results)
 

@@ -11,10 +11,7 @@ import argparse
 import base64
 import json
 import random
-import sys
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from io import BytesIO
 from typing import Any
 
@@ -22,7 +19,6 @@ import harness
 from harness import Call
 from PIL import Image
 
-RESULTS = harness.ROOT / "bench/results/soak.json"
 WARM_UP = 1000
 ROUND = 500
 
@@ -91,16 +87,13 @@ def main() -> None:
                 answers[status] = answers.get(status, 0) + number
             sizes_mb.append(resting(service))
             print(f"{start + ROUND - WARM_UP}: {sizes_mb[-1]} MB, {load.per_s:.0f}/s", flush=True)
-    results = {
-        "command": " ".join(["bench/soak.py", *sys.argv[1:]]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {name: version(name) for name in ("ai-edge-litert", "gunicorn", "pillow")},
-        "answers": answers,
-        "grown_mb": round(sizes_mb[-1] - sizes_mb[0], 2),
-        "pss_mb": sizes_mb,
-    }
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(json.dumps(results, indent=2))
+    harness.record(
+        "soak",
+        harness.installed("ai-edge-litert", "gunicorn", "pillow"),
+        answers=answers,
+        grown_mb=round(sizes_mb[-1] - sizes_mb[0], 2),
+        pss_mb=sizes_mb,
+    )
 
 
 if __name__ == "__main__":

@@ -7,20 +7,16 @@ size and the speed of trained ones. Writes bench/results/your-model.json.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import harness
 
-RESULTS = harness.ROOT / "bench/results/your-model.json"
 PYTHON = sys.executable
 MACULE = [PYTHON, "-m", "macule.cli"]
 
@@ -94,29 +90,23 @@ def main() -> None:
         where = {"MODEL_DIR": str(out)}
         measure(macule, where, None, 5)  # files warm
         gunicorn = [PYTHON, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--threads", "2"]
-        results = {
-            "command": " ".join(["bench/your_model.py", *sys.argv[1:]]),
-            "date": datetime.now(UTC).date().isoformat(),
-            "versions": {
-                name: version(name)
-                for name in ("ai-edge-litert", "keras", "tensorflow-cpu", "gunicorn", "pillow")
-            },
-            "keras_mb": round(keras_file.stat().st_size / harness.MB, 1),
-            "litert_mb": round((out / "model.tflite").stat().st_size / harness.MB, 1),
-            "convert_s": round(converted_s, 1),
-            "macule": [
+        harness.record(
+            "your-model",
+            harness.installed("ai-edge-litert", "keras", "tensorflow-cpu", "gunicorn", "pillow"),
+            keras_mb=round(keras_file.stat().st_size / harness.MB, 1),
+            litert_mb=round((out / "model.tflite").stat().st_size / harness.MB, 1),
+            convert_s=round(converted_s, 1),
+            macule=[
                 measure(macule, where, limit, options.requests)
                 for limit in [None, *options.limit_mb]
             ],
-            "tensorflow": measure(
+            tensorflow=measure(
                 [*gunicorn, "--timeout", "120", "bench.tensorflow_service:app"],
                 {"MODEL_FILE": str(keras_file), **QUIET},
                 None,
                 options.requests,
             ),
-        }
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(json.dumps(results, indent=2))
+        )
 
 
 if __name__ == "__main__":

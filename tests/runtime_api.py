@@ -6,15 +6,21 @@ import json
 import os
 import queue
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import awslambdaric
+
 VERSION = "/2018-06-01/runtime"
+# What the client needs beside it.
+CLIENT = ("awslambdaric", "runtime_client*.so", "simplejson", "snapshot_restore_py.py")
 ARN = "arn:aws:lambda:eu-west-1:123456789012:function:macule"
 
 
@@ -73,29 +79,64 @@ def _handler(function: Lambda) -> type[BaseHTTPRequestHandler]:
     return Api
 
 
+def unpack(archives: Path, name: str, root: Path) -> Path:
+    """Lay a function's zips out below *root* as Lambda does, and the client that its image brings.
+
+    Only predict has the layer.
+    """
+    layers = ["layer.zip"] if name == "predict" else []
+    for archive, place in zip([f"{name}.zip", *layers], ("task", "opt"), strict=False):
+        with zipfile.ZipFile(archives / archive) as opened:
+            opened.extractall(root / place)
+    (root / "client").mkdir()
+    for pattern in CLIENT:
+        for path in Path(awslambdaric.__file__).parent.parent.glob(pattern):
+            (root / "client" / path.name).symlink_to(path)
+    return root
+
+
+class Server(ThreadingHTTPServer):
+    """A server that a killed client does not upset."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, address)
+
+
 @contextmanager
 def running(
-    command: list[str], task: Path, environment: Mapping[str, str], log: Path
+    root: Path, memory_mb: int, log: Path, within: Callable[[], None] | None = None
 ) -> Iterator[Lambda]:
-    """Start a runtime client on a stub of the Runtime API, in *task*; end both."""
+    """Start the runtime client on a stub of the Runtime API, in an unpacked *root*; end both.
+
+    Nothing else of this environment is seen. *within* runs in the new process first: it may join a
+    cgroup.
+    """
     function = Lambda()
-    api = ThreadingHTTPServer(("127.0.0.1", 0), _handler(function))
-    api.daemon_threads = True
+    api = Server(("127.0.0.1", 0), _handler(function))
     threading.Thread(target=api.serve_forever, daemon=True).start()
     told = {
         "PATH": os.environ["PATH"],
         "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{api.server_port}",
-        "LAMBDA_TASK_ROOT": str(task),
-        "_HANDLER": "main.handler",
-        **environment,
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb),
+        "LAMBDA_TASK_ROOT": str(root / "task"),
+        "PYTHONPATH": ":".join(str(root / place) for place in ("task", "opt/python", "client")),
     }
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=task, env=told, stdout=output, stderr=output)
-    function.process = process
+        function.process = subprocess.Popen(
+            [sys.executable, "-S", "-m", "awslambdaric", "main.handler"],
+            cwd=root / "task",
+            env=told,
+            stdout=output,
+            stderr=output,
+            preexec_fn=within,
+        )
     try:
         yield function
     finally:
-        process.kill()  # as Lambda ends an environment
-        process.wait()
+        function.process.kill()  # as Lambda ends an environment
+        function.process.wait()
         api.shutdown()
         api.server_close()

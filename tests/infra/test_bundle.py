@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ from typing import Any
 import pytest
 from bundling import bundle
 from draw import photo, saved, skin
-from runtime_api import Lambda
+from runtime_api import Lambda, unpack
 from runtime_api import running as lambda_running
 from service import FRAMEWORK, ROOT, running
+
+from infra import limits
 
 EVENTS = Path(__file__).parent / "events"
 # Nothing but the bundle and the standard library: -S leaves out this environment's packages.
@@ -34,8 +35,6 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("WEBP", {"lossless": True}),
     ("MPO", {"save_all": True}),
 ]
-# What a client of awslambdaric needs beside it.
-CLIENT = ("awslambdaric", "runtime_client*.so", "simplejson", "snapshot_restore_py.py")
 
 
 def event(name: str, body: bytes = b"") -> dict[str, Any]:
@@ -148,42 +147,17 @@ def test_functions_framework_starts_the_google_bundle(
             assert service.call("GET", "/memory/").json()["model_loaded"] is False
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lambda's runtime client alone, as its image brings it."""
-    import awslambdaric
-
-    folder = tmp_path_factory.mktemp("client")
-    site = Path(awslambdaric.__file__).parent.parent
-    for pattern in CLIENT:
-        for path in site.glob(pattern):
-            (folder / path.name).symlink_to(path)
-    return folder
-
-
 @pytest.fixture(scope="module", params=["predict", "health"])
 def function(
     request: pytest.FixtureRequest,
     bundles: Path,
-    client: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[str, Lambda]]:
     """A function of the unpacked zips, under the runtime client, at its own memory limit."""
-    from infra import limits
-
-    name = request.param
-    root = tmp_path_factory.mktemp("lambda")
-    for archive, place in ((f"{name}.zip", "task"), ("layer.zip", "opt")):
-        if archive != "layer.zip" or name == "predict":
-            zipfile.ZipFile(bundles / "aws" / archive).extractall(root / place)
-    path = ":".join(map(str, (root / "task", root / "opt/python", client)))
-    told = {
-        "PYTHONPATH": path,
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(limits.read().of(name).memory_mb),
-    }
-    command = [*BARE.split(), "awslambdaric", "main.handler"]
-    with lambda_running(command, root / "task", told, root / "log") as running_function:
-        yield name, running_function
+    name, root = request.param, tmp_path_factory.mktemp("lambda")
+    unpacked = unpack(bundles / "aws", name, root)
+    with lambda_running(unpacked, limits.read().of(name).memory_mb, root / "log") as function:
+        yield name, function
 
 
 @pytest.mark.parametrize("source", ["function-url", "http-api-2", "http-api-1", "alb", "alb-lists"])

@@ -1,0 +1,172 @@
+"""The real zips and the real template, taken by a server of AWS's API: moto's."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from service import ROOT
+
+from infra import limits, sam
+
+TABLE = limits.read()
+TEMPLATE = sam.transform(sam.load((ROOT / "infra/aws/template.yaml").read_text()))
+BUCKET = sam.STORED.removeprefix("s3://")
+# What moto's CloudFormation passes over; the API's own calls below make the schedule.
+NO_STACK = ("AWS::Lambda::Alias", "AWS::Lambda::Url", "AWS::Scheduler::Schedule")
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "lambda.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
+    ],
+}
+
+
+def resource(kind: str, name: str = "") -> dict[str, Any]:
+    """Find what the transformed template says of one resource of a kind."""
+    found = [
+        body["Properties"]
+        for key, body in TEMPLATE["Resources"].items()
+        if body["Type"] == kind and name in key
+    ]
+    assert len(found) == 1, (kind, name, len(found))
+    properties: dict[str, Any] = found[0]
+    return properties
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[Any]:
+    """Clients of a server of our own, with keys that open nothing."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+
+    def client(service: str, region: str = sam.REGION) -> Any:
+        return boto3.client(
+            service,
+            region_name=region,
+            endpoint_url=f"http://{host}:{port}",
+            aws_access_key_id="tests",
+            aws_secret_access_key="tests",  # noqa: S106
+        )
+
+    yield client
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def functions(aws: Any, bundles: Path) -> dict[str, dict[str, Any]]:
+    """Layer and functions as the template asks for them, from the zips; what AWS says of each."""
+    made = aws("iam").create_role(RoleName="macule", AssumeRolePolicyDocument=json.dumps(TRUST))
+    server = aws("lambda")
+    about = resource("AWS::Lambda::LayerVersion")
+    layer = server.publish_layer_version(
+        LayerName=about["LayerName"],
+        Content={"ZipFile": (bundles / "aws/layer.zip").read_bytes()},
+        CompatibleRuntimes=about["CompatibleRuntimes"],
+        CompatibleArchitectures=about["CompatibleArchitectures"],
+    )
+    found = {}
+    for name in ("predict", "health"):
+        asked = resource("AWS::Lambda::Function", name.title())
+        server.create_function(
+            FunctionName=asked["FunctionName"],
+            Runtime=asked["Runtime"],
+            Architectures=asked["Architectures"],
+            Handler=asked["Handler"],
+            MemorySize=asked["MemorySize"],
+            Timeout=asked["Timeout"],
+            Environment={"Variables": {"MAX_IMAGE_BYTES": "1"}},
+            Layers=[layer["LayerVersionArn"]] if asked.get("Layers") else [],
+            Role=made["Role"]["Arn"],
+            Code={"ZipFile": (bundles / f"aws/{name}.zip").read_bytes()},
+        )
+        found[name] = server.get_function_configuration(FunctionName=asked["FunctionName"])
+    return found
+
+
+@pytest.mark.parametrize("name", ["predict", "health"])
+def test_a_function_is_what_the_table_says(
+    functions: dict[str, dict[str, Any]], bundles: Path, name: str
+) -> None:
+    """AWS reads back the memory, time-out and runtime of limits.toml, and our zip's own digest."""
+    said, bounds = functions[name], TABLE.of(name)
+    code = (bundles / f"aws/{name}.zip").read_bytes()
+
+    assert said["MemorySize"] == bounds.memory_mb
+    assert said["Timeout"] == bounds.timeout_s
+    assert said["Runtime"] == f"python{TABLE.python_minor}"
+    assert said["CodeSize"] == len(code) < 50 * 2**20
+    assert said["CodeSha256"] == base64.b64encode(hashlib.sha256(code).digest()).decode()
+
+
+def test_the_layer_is_predicts_alone(functions: dict[str, dict[str, Any]], bundles: Path) -> None:
+    """Predict has the layer, of our zip's size; health has none."""
+    layers = functions["predict"]["Layers"]
+
+    assert len(layers) == 1
+    assert layers[0]["CodeSize"] == (bundles / "aws/layer.zip").stat().st_size < 50 * 2**20
+    assert not functions["health"].get("Layers")
+
+
+@pytest.mark.filterwarnings("ignore:Tried to parse:UserWarning")
+def test_cloudformation_takes_the_template(aws: Any, bundles: Path) -> None:
+    """The transformed template becomes a stack of functions with the table's memory."""
+    template = {**TEMPLATE, "Outputs": {}}  # which are the URLs
+    region = "us-east-1"  # the functions above have the same names
+    aws("s3", region).create_bucket(Bucket=BUCKET)
+    for archive in (bundles / "aws").glob("*.zip"):
+        aws("s3", region).upload_file(str(archive), BUCKET, archive.name)
+    formation = aws("cloudformation", region)
+    formation.create_stack(
+        StackName="macule-stack",
+        TemplateBody=json.dumps(template),
+        Capabilities=["CAPABILITY_IAM"],
+        Parameters=[{"ParameterKey": "UrlAuth", "ParameterValue": "AWS_IAM"}],
+    )
+    stack = formation.describe_stacks(StackName="macule-stack")["Stacks"][0]
+    made = formation.list_stack_resources(StackName="macule-stack")["StackResourceSummaries"]
+    memory_mb = {
+        item["FunctionName"]: item["MemorySize"]
+        for item in aws("lambda", region).list_functions()["Functions"]
+        if item["FunctionName"] in {part["PhysicalResourceId"] for part in made}
+    }
+
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    kinds = {body["Type"] for body in TEMPLATE["Resources"].values()}
+    assert {item["ResourceType"] for item in made if item["ResourceType"]} == kinds - set(NO_STACK)
+    assert sorted(memory_mb.values()) == [TABLE.health.memory_mb, TABLE.predict.memory_mb]
+
+
+def test_the_schedule_calls_predict(aws: Any, functions: dict[str, dict[str, Any]]) -> None:
+    """The ping of the template, made through the API, is kept as asked and aims at predict."""
+    asked = resource("AWS::Scheduler::Schedule")
+    scheduler = aws("scheduler")
+    scheduler.create_schedule(
+        Name=f"{asked['Name']}-api",
+        ScheduleExpression=asked["ScheduleExpression"],
+        FlexibleTimeWindow=asked["FlexibleTimeWindow"],
+        Target={
+            "Arn": functions["predict"]["FunctionArn"],
+            "RoleArn": functions["predict"]["Role"],
+            "Input": asked["Target"]["Input"],
+            "RetryPolicy": asked["Target"]["RetryPolicy"],
+        },
+    )
+    said = scheduler.get_schedule(Name=f"{asked['Name']}-api")
+
+    assert said["ScheduleExpression"] == f"rate({TABLE.warmup_minutes} minutes)"
+    assert said["Target"]["Arn"].endswith(":function:macule-predict")
+    assert said["Target"]["RetryPolicy"]["MaximumRetryAttempts"] == 0
+    assert "Predict" in json.dumps(asked["Target"]["Arn"])
