@@ -143,7 +143,7 @@ def _from_event(event: Mapping[str, Any], boot_ms: float) -> Request:
 
 
 def _as_sent(text: Any, *how: object) -> str:
-    return text
+    return str(text)
 
 
 def _to_event(response: Response, method: str) -> dict[str, Any]:
