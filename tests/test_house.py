@@ -39,6 +39,8 @@ MAY_IMPORT = {
         "upload",
     },
     "health": {"admission", "budget", "http", "image", "manifest", "model", "settings", "store"},
+    "peer": set(),
+    "status": {"health", "http", "peer", "settings"},
     "doors": {"budget", "http"},
     "cli": {"classify", "errors", "plan", "settings", "store"},
 }
