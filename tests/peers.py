@@ -76,6 +76,7 @@ WAYS: dict[str, Callable[[_Handler], object]] = {
     "busy": lambda peer: peer.json("{}", "503 Service Unavailable"),
     "html": lambda peer: peer.json("<html>hello"),
     "huge": lambda peer: peer.json(" " * 10_000_000 + "{}"),
+    "steers": lambda peer: peer.say(b"HTTP/1.1 302 Found\r\nLocation: \x1b[2J\r\n\r\n"),
     "closes": lambda _: None,
     "noise": lambda peer: peer.say(b"\0\1\2 what is this?\r\n\r\n"),
     "list": lambda peer: peer.json("[]"),

@@ -78,15 +78,11 @@ def page(request: Request) -> Response:
     return Response(200, _html(_reports(request)).encode(), headers)
 
 
-def _reports(request: Request) -> dict[str, Any]:
-    own, chosen = health.report(), settings.current()
-    if chosen.predict_url and request.headers.get("user-agent") != WATCHER:
-        own["predict"] = _predict(chosen.predict_url, chosen.predict_timeout_s)
-    return own
+def watched(url: str, timeout_s: float) -> dict[str, Any]:
+    """Ask the predict function at *url* for its report of memory, which loads no model.
 
-
-def _predict(url: str, timeout_s: float) -> dict[str, Any]:
-    """Ask the predict function for its report, which loads no model; else say why there is none."""
+    Returns: the report, or why there is none: {"error": "refused the connection"}.
+    """
     try:
         reply = peer.ask(f"{url}/memory/", timeout_s, headers={"User-Agent": WATCHER})
     except peer.Unreachable as error:
@@ -105,16 +101,23 @@ def _predict(url: str, timeout_s: float) -> dict[str, Any]:
     return document
 
 
+def _reports(request: Request) -> dict[str, Any]:
+    own, chosen = health.report(), settings.current()
+    if chosen.predict_url and request.headers.get("user-agent") != WATCHER:
+        own["predict"] = watched(chosen.predict_url, chosen.predict_timeout_s)
+    return own
+
+
 def _html(own: dict[str, Any]) -> str:
     """Write the page; what the other service wrote is escaped and cut."""
     from html import escape
 
-    watched, columns = own.get("predict"), {"health": own}
+    other, columns = own.get("predict"), {"health": own}
     note = "<p>No predict function is watched: <code>PREDICT_URL</code> is not set.</p>"
-    if watched and "band" in watched:
-        columns["predict"], note = watched, ""
-    elif watched:
-        note = f'<p class="ill">predict {escape(watched["error"])}.</p>'
+    if other and "band" in other:
+        columns["predict"], note = other, ""
+    elif other:
+        note = f'<p class="ill">predict {escape(other["error"])}.</p>'
     rows = []
     for name, path in ROWS.items():
         row = f'<tr><th scope="row">{name}</th>'
