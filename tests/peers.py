@@ -28,6 +28,14 @@ class Peer(ThreadingTCPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    def paths(self, since: int) -> list[str]:
+        """Return what was asked for since so many requests, by those that know what is here.
+
+        A port of loopback was another program's a moment ago, whose clients may still call.
+        """
+        paths = [line.split()[1] for line in self.asked[since:] if line.startswith("GET /")]
+        return [path for path in paths if path.split("/")[1] in WAYS]
+
     def handle_error(self, *_: object) -> None:
         """Whoever asked is gone, as is meant."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from macule import doctor
 from macule.finding import FAIL, OK
-from peers import closed_port, peer
+from peers import Peer, closed_port
 from service import GUNICORN, ROOT, running
 
 MACULE = ROOT / ".venv/bin/macule"
@@ -115,10 +115,9 @@ def test_no_place_for_temporary_files_fails(monkeypatch: pytest.MonkeyPatch) -> 
     assert doctor.temporary().level == FAIL
 
 
-def test_a_predict_function_is_asked_where_one_is_set() -> None:
+def test_a_predict_function_is_asked_where_one_is_set(other: Peer) -> None:
     """PREDICT_URL must answer with a report."""
-    with peer() as other:
-        well, ill = (doctor.predict(f"{other.url}/{way}", 2) for way in ("fine", "busy"))
+    well, ill = (doctor.predict(f"{other.url}/{way}", 2) for way in ("fine", "busy"))
 
     assert well.level == OK
     assert (ill.level, "answered 503" in ill.text) == (FAIL, True)

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,16 +11,10 @@ import pytest
 from macule import image, visit
 from macule.finding import FAIL
 from macule.peer import Reply
-from peers import Peer, closed_port, peer
+from peers import Peer, closed_port
 from service import FRAMEWORK, GUNICORN, running
 
 HEALTH = ".venv/bin/gunicorn -c infra/gunicorn.conf.py functions.health.main:app"
-
-
-@pytest.fixture(scope="module")
-def other() -> Iterator[Peer]:
-    with peer() as server:
-        yield server
 
 
 def examine(url: str) -> tuple[int, str]:
