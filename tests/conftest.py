@@ -1,7 +1,18 @@
-"""How long hypothesis looks: seconds in the suite, longer by `make fuzz`."""
+"""How long hypothesis looks: seconds in the suite, longer by `make fuzz`. And a bad neighbour."""
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
+from peers import Peer, peer
 
 settings.register_profile("suite", max_examples=200, deadline=None)
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)
 settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session")
+def other() -> Iterator[Peer]:
+    """Run a service of loopback that behaves as badly as its path says."""
+    with peer() as server:
+        yield server

@@ -39,8 +39,14 @@ MAY_IMPORT = {
         "upload",
     },
     "health": {"admission", "budget", "http", "image", "manifest", "model", "settings", "store"},
+    "peer": set(),
+    "status": {"health", "http", "peer", "settings"},
     "doors": {"budget", "http"},
-    "cli": {"classify", "errors", "plan", "settings", "store"},
+    "finding": set(),
+    "wheels": {"finding"},
+    "visit": {"budget", "finding", "peer", "png"},
+    "doctor": {"budget", "errors", "finding", "peer", "plan", "settings", "status", "wheels"},
+    "cli": {"classify", "doctor", "errors", "finding", "plan", "settings", "store", "visit"},
 }
 
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from macule import doors
+from macule import doors, status
 from macule import health as routes
 
 if TYPE_CHECKING:
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 ROUTES = {
     "GET /health/": routes.alive,
-    "GET /memory/": routes.memory,
+    "GET /memory/": status.memory,
+    "GET /": status.page,
 }
 
 app = doors.wsgi(ROUTES)  # gunicorn

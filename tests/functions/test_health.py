@@ -1,32 +1,106 @@
-"""The health function: two routes, and nothing heavy in its process."""
+"""The health function: its routes, the predict function it watches, and nothing heavy."""
 
+import os
 import subprocess
+import time
 from pathlib import Path
 
-from service import FRAMEWORK, ROOT, running
+import pytest
+from peers import Peer, closed_port
+from service import FRAMEWORK, GUNICORN, ROOT, running
 
-HEAVY = "{'numpy', 'PIL', 'ai_edge_litert', 'flask', 'multipart', 'tensorflow'}"
+HEALTH = ".venv/bin/gunicorn -c infra/gunicorn.conf.py functions.health.main:app"
+HEAVY = {"numpy", "PIL", "ai_edge_litert", "flask", "multipart", "tensorflow"}
+ASKING = {"ssl", "http.client", "urllib.request"}  # what whoever watches nobody must not pay for
+ERRORS = {
+    "stalls": "timed out after 0.5 s",
+    "drips": "timed out after 0.5 s",
+    "redirects": "answered 302",
+    "html": "answered what is not JSON",
+    "huge": "answered with more than 262,144 bytes",
+    "closes": "closed the connection before it answered",
+}
 
 
-def test_it_answers_health_and_memory_alone(tmp_path: Path) -> None:
-    """Behind functions-framework /health/ and /memory/ answer; predict is not there."""
-    with running(FRAMEWORK.replace("{name}", "health"), tmp_path) as service:
-        assert service.call("GET", "/health").body == b"ok"
-        memory = service.call("GET", "/memory/").json()
-        assert service.call("POST", "/predict/", b"x").status == 404
-
-    assert memory["model_loaded"] is False
-
-
-def test_its_door_loads_nothing_heavy() -> None:
-    """Importing the door and answering loads neither numpy nor Pillow nor a runtime."""
+def loaded(path: str, **environment: str) -> set[str]:
+    """Return the modules of a process that has answered *path* through Lambda's door."""
     code = f"""
 import sys; sys.path.insert(0, '.')
 from functions.health.main import handler
-event = {{"httpMethod": "GET", "path": "/memory/", "headers": {{}}}}
+event = {{"httpMethod": "GET", "path": "{path}", "headers": {{}}}}
 assert handler(event, None)["statusCode"] == 200
-print(*({HEAVY} & set(sys.modules)))
+print(*sys.modules)
 """
-    heavy = subprocess.check_output([".venv/bin/python", "-c", code], cwd=ROOT, text=True)
+    told = subprocess.check_output(
+        [".venv/bin/python", "-c", code], cwd=ROOT, text=True, env={**os.environ, **environment}
+    )
+    return set(told.split())
 
-    assert heavy.strip() == ""
+
+def test_it_answers_health_memory_and_its_page_alone(tmp_path: Path) -> None:
+    """Behind functions-framework these answer; predict is not there."""
+    with running(FRAMEWORK.replace("{name}", "health"), tmp_path) as service:
+        assert service.call("GET", "/health").body == b"ok"
+        memory = service.call("GET", "/memory/").json()
+        page = service.call("GET", "/").body.decode()
+        assert service.call("POST", "/predict/", b"x").status == 404
+
+    assert memory["model_loaded"] is False
+    assert "predict" not in memory
+    assert "<code>PREDICT_URL</code> is not set" in page
+
+
+def test_it_shows_a_real_predict_beside_itself(tmp_path: Path) -> None:
+    """Both are measured, whatever proxy the environment names, and no model is loaded for it."""
+    proxy = f"http://127.0.0.1:{closed_port()}"
+    with running(GUNICORN, tmp_path) as predict:
+        url = f"http://127.0.0.1:{predict.port}/"
+        with running(HEALTH, tmp_path, PREDICT_URL=url, http_proxy=proxy) as health:
+            memory = health.call("GET", "/memory/").json()
+            page = health.call("GET", "/").body.decode()
+            state = predict.call("GET", "/ready/").json()["state"]
+            predict.call("GET", "/warmup/")
+            warm = health.call("GET", "/memory/").json()["predict"]
+
+    assert memory["predict"].keys() == memory.keys() - {"predict"}
+    assert state == "cold"
+    assert warm["model_loaded"] is True
+    assert warm["pss_mb"] > memory["pss_mb"]
+    assert '<th scope="col">predict</th>' in page
+
+
+@pytest.mark.parametrize("way", ERRORS)
+def test_it_answers_in_time_whatever_predict_does(tmp_path: Path, other: Peer, way: str) -> None:
+    """Its own report comes with 200 and the reason, and no one else is asked."""
+    before = len(other.asked)
+    url = f"{other.url}/{way}"
+    with running(HEALTH, tmp_path, PREDICT_URL=url, PREDICT_TIMEOUT_S="0.5") as health:
+        began = time.monotonic()
+        answer = health.call("GET", "/memory/")
+        took_s = time.monotonic() - began
+
+    assert answer.status == 200
+    assert answer.json()["status"] == "ok"
+    assert answer.json()["predict"] == {"error": ERRORS[way]}
+    assert took_s < 0.5 + 0.5
+    assert other.paths(before) == [f"/{way}/memory/"]
+
+
+def test_it_answers_when_predict_is_down(tmp_path: Path) -> None:
+    """The page says so too, with 200."""
+    with running(HEALTH, tmp_path, PREDICT_URL=f"http://127.0.0.1:{closed_port()}") as health:
+        memory = health.call("GET", "/memory/")
+        page = health.call("GET", "/")
+
+    assert memory.json()["predict"] == {"error": "refused the connection"}
+    assert (memory.status, page.status) == (200, 200)
+    assert "predict refused the connection." in page.body.decode()
+
+
+def test_its_door_loads_nothing_heavy(other: Peer) -> None:
+    """Answering loads neither numpy nor Pillow nor a runtime; nor TLS before predict is asked."""
+    url = f"{other.url}/fine"
+
+    assert loaded("/memory/") & (HEAVY | ASKING) == set()
+    assert loaded("/health/", PREDICT_URL=url) & (HEAVY | ASKING) == set()
+    assert loaded("/memory/", PREDICT_URL=url) & (HEAVY | ASKING) == {"ssl", "http.client"}

@@ -103,7 +103,7 @@ def test_a_bomb_is_not_inflated() -> None:
     """A file that inflates to far more than its header says is read no further than its rows."""
     rows = zlib.compress(bytes(64 * 2**20), 9)
     header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
-    body = png.SIGNATURE + png._chunk(b"IHDR", header) + png._chunk(b"IDAT", rows)
+    body = png.SIGNATURE + png.chunk(b"IHDR", header) + png.chunk(b"IDAT", rows)
     like = Image.new("L", (8, 8))
 
     (strip,) = png.strips(body, 8, 0, 8, like)
@@ -116,7 +116,7 @@ def test_exif_behind_the_pixels_is_seen() -> None:
     exif = Image.Exif()
     exif[image.ORIENTATION_TAG] = 6
     body = saved(drawn("RGB", 200, 100), "PNG", pnginfo=PngInfo())
-    late = png._chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    late = png.chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
     turned = body[:-12] + late + body[-12:]
 
     assert image.inspect(body, ANY).orientation == 1

@@ -28,6 +28,14 @@ def test_defaults_are_sensible() -> None:
         ("ADMISSION_TIMEOUT_S", "nan"),
         ("MEMORY_LIMIT_MB", "½"),
         ("THREADS", "²"),
+        ("PREDICT_URL", "predict.example"),
+        ("PREDICT_URL", "ftp://predict.example"),
+        ("PREDICT_URL", "https://"),
+        ("PREDICT_URL", "https://predict.example:http"),
+        ("PREDICT_URL", "https://predict.example@evil.example"),
+        ("PREDICT_URL", "https://predict.example/?a=b"),
+        ("PREDICT_URL", "https://predict.example/a\tb"),
+        ("PREDICT_TIMEOUT_S", "soon"),
     ],
 )
 def test_a_value_that_cannot_be_read_is_named(name: str, value: str) -> None:
@@ -36,6 +44,13 @@ def test_a_value_that_cannot_be_read_is_named(name: str, value: str) -> None:
         settings.read({name: value})
 
     assert repr(value) in str(caught.value)
+
+
+def test_an_address_keeps_its_path_and_loses_its_last_slash() -> None:
+    """PREDICT_URL may lie below a path."""
+    url = settings.read({"PREDICT_URL": "https://predict.example:8443/below/"}).predict_url
+
+    assert url == "https://predict.example:8443/below"
 
 
 def test_platforms_say_their_memory() -> None:

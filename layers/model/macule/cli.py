@@ -87,6 +87,15 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         "--limit", type=_positive, action="append", default=[], metavar="MB", help="may be repeated"
     )
 
+    doctor = add(
+        "doctor",
+        _doctor,
+        "check this environment before deploying, or a running service after",
+        "One line a check; the exit code is 1 if one fails.",
+    )
+    doctor.add_argument("url", nargs="?", type=_address, metavar="URL", help="of a service")
+    doctor.add_argument("--json", action="store_true", help="one JSON line a check")
+
     summary = "run the service under ever lower limits; find the least that holds"
     # its options are the bench's own, and go to it as they are
     fit = commands.add_parser("fit", help=summary, prefix_chars="+", add_help=False)
@@ -190,6 +199,21 @@ def _plan(options: argparse.Namespace) -> int:
     return OK
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from macule import doctor, visit
+    from macule.finding import FAIL
+
+    code = OK
+    for finding in visit.findings(options.url) if options.url else doctor.findings():
+        code = FAILED if finding.level == FAIL else code
+        if options.json:
+            print(json.dumps(finding._asdict()), flush=True)
+        else:  # what a service said may hold anything, but not steer the terminal
+            line = f"{finding.level:<4} {finding.check}: {finding.text}"
+            print("".join(c if c.isprintable() else "?" for c in line), flush=True)
+    return code
+
+
 def _predict(options: argparse.Namespace) -> int:
     chosen = settings.read()
     if options.model:
@@ -242,6 +266,13 @@ def _bar(share: float) -> str:
 
 def _complain(what: str, *where: str) -> None:
     print("macule", *where, what, sep=": ", file=sys.stderr)
+
+
+def _address(text: str) -> str:
+    try:
+        return settings.web_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {error}") from error
 
 
 def _positive(text: str) -> int:

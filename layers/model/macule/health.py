@@ -32,43 +32,46 @@ def ready(request: Request) -> Response:
 
 def memory(request: Request) -> Response:
     """GET /memory/: what all processes of this service use, of what limit."""
+    return http.as_json(report())
+
+
+def report() -> dict[str, Any]:
+    """Measure what /memory/ answers."""
     chosen, here = settings.current(), budget.current()
     pids = budget.processes()
     used = budget.usage(pids)
     share = used.pss / here.limit.bytes
     band = budget.band_of(share)
     held = admission.current()
-    return http.as_json(
-        {
-            "status": band if band in ("critical", "oom_imminent") else "ok",
-            "memory": {
-                "rss_mb": _mb(used.rss),
-                "vms_mb": _mb(used.vms),
-                "percent": round(share * 100, 2),
-            },
-            "model_loaded": model.loaded() is not None,
-            "gradcam_enabled": chosen.enable_gradcam,
-            "pss_mb": _mb(used.pss),
-            "peak_mb": _mb(used.peak),
-            "limit_mb": _mb(here.limit.bytes),
-            "limit_source": here.limit.source,
-            "headroom_mb": _mb(max(0, held.free())),
-            "band": band,
-            "slots": {
-                "threads": chosen.threads,
-                "images": held.rung().slots or held.slots,
-                "admitted": held.admitted,
-                "waiting": held.waiting,
-            },
-            "ledger": {
-                "processes": len(pids),
-                "unreclaimable_mb": _mb(budget.used(here.limit)),
-                "held_mb": _mb(held.held),
-                "reserve_mb": _mb(admission.RESERVE_BYTES),
-                **_model(held.free(), chosen.max_image_pixels),
-            },
-        }
-    )
+    return {
+        "status": band if band in ("critical", "oom_imminent") else "ok",
+        "memory": {
+            "rss_mb": _mb(used.rss),
+            "vms_mb": _mb(used.vms),
+            "percent": round(share * 100, 2),
+        },
+        "model_loaded": model.loaded() is not None,
+        "gradcam_enabled": chosen.enable_gradcam,
+        "pss_mb": _mb(used.pss),
+        "peak_mb": _mb(used.peak),
+        "limit_mb": _mb(here.limit.bytes),
+        "limit_source": here.limit.source,
+        "headroom_mb": _mb(max(0, held.free())),
+        "band": band,
+        "slots": {
+            "threads": chosen.threads,
+            "images": held.rung().slots or held.slots,
+            "admitted": held.admitted,
+            "waiting": held.waiting,
+        },
+        "ledger": {
+            "processes": len(pids),
+            "unreclaimable_mb": _mb(budget.used(here.limit)),
+            "held_mb": _mb(held.held),
+            "reserve_mb": _mb(admission.RESERVE_BYTES),
+            **_model(held.free(), chosen.max_image_pixels),
+        },
+    }
 
 
 def warmup(request: Request) -> Response:

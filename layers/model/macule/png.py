@@ -119,14 +119,15 @@ def _unfilter(found: Form, filtered: bytes, before: bytes) -> bytes:
     width = found.row_bytes // found.step_bytes
     header = struct.pack(">IIBBBBB", width, count, 8, colour, 0, 0, 0)
     stored = zlib.compress(above + filtered, 0)
-    file = SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", stored) + _chunk(b"IEND", b"")
+    file = SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", stored) + chunk(b"IEND", b"")
     image = PngImageFile(BytesIO(file))
     if image.mode != mode:
         raise OSError(f"a strip came back as {image.mode}")
     return image.tobytes()[len(before) :]
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Write one chunk of a file."""
     checked = zlib.crc32(content, zlib.crc32(kind))
     return b"".join((struct.pack(">I", len(content)), kind, content, struct.pack(">I", checked)))
 

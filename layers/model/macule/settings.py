@@ -37,6 +37,8 @@ class Settings(NamedTuple):
     graceful_timeout_s: int
     max_requests: int | None
     recycle_mb: int | None
+    predict_url: str | None
+    predict_timeout_s: float
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -75,6 +77,8 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         graceful_timeout_s=get("GRACEFUL_TIMEOUT_S", 25, _at_least(1)),
         max_requests=get("MAX_REQUESTS", None, _at_least(1)),
         recycle_mb=get("RECYCLE_MB", None, _at_least(1)),
+        predict_url=get("PREDICT_URL", None, web_address),
+        predict_timeout_s=get("PREDICT_TIMEOUT_S", 2.0, _seconds),
     )
 
 
@@ -87,6 +91,24 @@ def current() -> Settings:
 def tell(name: str, value: str) -> None:
     """Set a variable that a library reads as it is loaded, unless the operator did."""
     os.environ.setdefault(name, value)
+
+
+def web_address(text: str) -> str:
+    """Check an address that requests go to; a last slash is dropped.
+
+    Raises: ValueError, saying what was expected.
+    """
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, half of an IPv6 address
+        known = False
+    # white space and control characters could end a request's line; "@" hides another host
+    if not known or not text.isascii() or not text.isprintable() or set(" @?#\\") & set(text):
+        raise ValueError("an address such as https://predict.example, without a user, ? or #")
+    return text.rstrip("/")
 
 
 def _at_least(least: int) -> Callable[[str], int]:

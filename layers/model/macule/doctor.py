@@ -1,0 +1,119 @@
+"""`macule doctor`: what of this environment would keep the service from starting or holding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from macule import budget, peer, plan, settings, status, wheels
+from macule.errors import BadSetting
+from macule.finding import FAIL, OK, WARN, Finding
+
+MB = 2**20
+MODEL = """
+import json, sys
+from macule import plan
+from macule.errors import Macule
+try:
+    need, warm = plan.measure(sys.argv[1] or None)
+except Macule as error:
+    sys.exit(str(error))
+card = warm.card
+named = f"{card.name} {card.version} ({card.precision})"
+print(json.dumps([need, card.side_px, named, warm.cold_start_ms]))
+"""
+
+
+def findings() -> Iterator[Finding]:
+    """Examine this process's environment; each finding comes as soon as it is made."""
+    yield from wheels.findings()
+    try:
+        chosen = settings.read()
+        yield Finding(OK, "settings", "each can be read")
+    except BadSetting as error:
+        yield Finding(FAIL, "settings", f"{error}; the defaults are examined instead")
+        chosen = settings.read({})
+    yield Finding(OK, "processors", f"{budget.processors():.2g}")
+    yield from model(chosen)
+    yield temporary()
+    yield port(chosen.bind)
+    if chosen.predict_url:
+        yield predict(chosen.predict_url, chosen.predict_timeout_s)
+
+
+def model(chosen: settings.Settings) -> Iterator[Finding]:
+    """Load the model and run it once, in a process of its own; weigh that against the limit."""
+    limit = budget.limit(chosen.platform_memory_mb, chosen.memory_limit_mb)
+    seen = f"{limit.bytes / MB:.0f} MB by {limit.source}"
+    lived, said = wheels.child(MODEL, chosen.model_dir or "")
+    if not lived:
+        yield Finding(FAIL, "model", said)
+        yield Finding(WARN, "memory", f"{seen}; without a model there is no saying if it is enough")
+        return
+    sizes, side_px, named, cold_start_ms = json.loads(said)
+    side_px = tuple(side_px) if isinstance(side_px, list) else side_px
+    need = plan.Need(*sizes)
+    yield Finding(OK, "model", f"{named} is what its card says, and runs: {cold_start_ms:.0f} ms")
+    need = need._replace(private=need.private * chosen.workers)
+    fit = plan.fit(need, side_px, limit.bytes / MB, chosen.max_image_pixels)
+    text = f"{seen}; the service takes {need.service / MB:.0f}"
+    if fit.free_mb < 0:
+        way = "give it more, or take a smaller model (`macule plan`)"
+        yield Finding(FAIL, "memory", f"{text}, {-fit.free_mb:.0f} more than that: {way}")
+    elif not fit.slots:
+        yield Finding(WARN, "memory", f"{text}; no photo of 12 MP fits beside it: give it more")
+    else:
+        room = f"{fit.free_mb:.0f} MB of headroom, {fit.slots} photos of 12 MP at once"
+        yield Finding(OK, "memory", f"{text}: {room}")
+
+
+def temporary() -> Finding:
+    """Write a temporary file, as gunicorn does for each worker."""
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}. gunicorn needs it: mount one at /tmp"
+        return Finding(FAIL, "temporary files", what)
+    return Finding(OK, "temporary files", f"can be written in {tempfile.gettempdir()}")
+
+
+def port(bind: str) -> Finding:
+    """Bind the service's address for a moment, unless macule itself listens there already."""
+    import errno
+    import socket
+
+    host, _, number = bind.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, int(number)))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and _serves(number):
+            return Finding(OK, "port", f"macule listens on {bind}")
+        what = (
+            f"{bind} cannot be listened on: {error.strerror}. End what does, or set HOST and PORT"
+        )
+        return Finding(FAIL, "port", what)
+    return Finding(OK, "port", f"{bind} is free")
+
+
+def predict(url: str, timeout_s: float) -> Finding:
+    """Ask the predict function as the health function would."""
+    report = status.watched(url, timeout_s)
+    if "band" not in report:
+        what = f"PREDICT_URL={url} {report['error']}: is it the predict function's, and running?"
+        return Finding(FAIL, "predict", what)
+    return Finding(OK, "predict", f"{url} answers")
+
+
+def _serves(number: str) -> bool:
+    try:
+        return "x-memory-band" in peer.ask(f"http://127.0.0.1:{number}/health/", 2).headers
+    except peer.Unreachable:
+        return False

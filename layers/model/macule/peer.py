@@ -1,0 +1,124 @@
+"""Another service over HTTP: one request, bounded in time and bytes, never redirected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from socket import SHUT_RDWR, create_connection, gaierror, socket
+from threading import Event, Thread
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+AGENT = "macule"
+MOST_BYTES = 2**18  # of an answer's body: macule's longest without a map has about 4 kB
+
+
+class Unreachable(Exception):
+    """No answer came. The text says why, and follows the other's name: "refused the connection".
+
+    It is no failure of the one who asked, so it has no HTTP status.
+    """
+
+
+class Reply(NamedTuple):
+    """What came back; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def ask(
+    url: str,
+    timeout_s: float,
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
+    """Send one request, and wait at most *timeout_s* for the whole answer.
+
+    A name that is being looked up cannot be broken off, and a socket's time-out begins anew with
+    each byte; so a thread of its own asks, and the connection is shut when the time is over.
+    Raises: Unreachable.
+    """
+    outcome: list[Reply | str] = []
+    lines: list[socket] = []
+    over = Event()
+
+    def connected(line: socket) -> None:
+        lines.append(line)
+        if over.is_set():
+            raise TimeoutError
+
+    def talk() -> None:
+        from http.client import HTTPException
+
+        sent = {"User-Agent": AGENT, "Connection": "close", **(headers or {})}
+        try:
+            outcome.append(_exchange(url, timeout_s, connected, method, body, sent))
+        except TimeoutError:
+            pass  # said below, as for whoever drips
+        except (OSError, HTTPException, ValueError) as error:
+            outcome.append(_reason(error))
+
+    thread = Thread(target=talk, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    over.set()
+    found = outcome[0] if outcome else f"timed out after {timeout_s:g} s"
+    for line in lines:
+        with suppress(OSError):  # it has ended by itself
+            line.shutdown(SHUT_RDWR)
+    if isinstance(found, str):
+        raise Unreachable(found)
+    if len(found.body) > MOST_BYTES:
+        raise Unreachable(f"answered with more than {MOST_BYTES:,} bytes")
+    return found
+
+
+def _exchange(
+    url: str,
+    timeout_s: float,
+    connected: Callable[[socket], None],
+    method: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+) -> Reply:
+    """Connect, send, read; *connected* gets a handle to hang up with."""
+    import ssl  # megabytes, for those alone who ask
+    from http.client import HTTPConnection
+
+    parts = urlsplit(url)
+    secure, host = parts.scheme == "https", parts.hostname or ""
+    address = host, parts.port or (443 if secure else 80)
+    with create_connection(address, timeout_s) as plain, plain.dup() as line:
+        connected(line)  # TLS takes the other handle over
+        with closing(HTTPConnection(*address)) as connection:
+            connection.sock = plain
+            if secure:
+                context = ssl.create_default_context()
+                connection.sock = context.wrap_socket(plain, server_hostname=host)
+            target = url.partition(parts.netloc)[2] or "/"
+            connection.request(method, target, body, {"Host": parts.netloc, **headers})
+            with connection.getresponse() as response:
+                names = {name.lower(): value for name, value in response.getheaders()}
+                return Reply(response.status, names, response.read(MOST_BYTES + 1))
+
+
+def _reason(error: Exception) -> str:
+    """Say what went wrong, without the error's own words where they are not for a reader."""
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"has a certificate that is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return "does not agree on TLS"
+    if isinstance(error, gaierror | UnicodeError):
+        return "has a name without an address"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused the connection"
+    if isinstance(error, ConnectionError):
+        return "closed the connection before it answered"
+    if isinstance(error, OSError):
+        return f"cannot be reached: {error.strerror}"
+    return "does not speak HTTP there"

@@ -1,0 +1,118 @@
+"""Other services of loopback that behave badly, each under a path of its own."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+
+REPORT = {"status": "ok", "band": "idle", "model_loaded": False, "memory": {"percent": 3.5}}
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+class Peer(ThreadingTCPServer):
+    """Answers by the first part of the path; `asked` has the request lines."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[str] = []
+        self.over = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def paths(self, since: int) -> list[str]:
+        """Return what was asked for since so many requests, by those that know what is here.
+
+        A port of loopback was another program's a moment ago, whose clients may still call.
+        """
+        paths = [line.split()[1] for line in self.asked[since:] if line.startswith("GET /")]
+        return [path for path in paths if path.split("/")[1] in WAYS]
+
+    def handle_error(self, *_: object) -> None:
+        """Whoever asked is gone, as is meant."""
+
+
+class _Handler(StreamRequestHandler):
+    server: Peer
+
+    def handle(self) -> None:
+        line = self.rfile.readline().decode()
+        while self.rfile.readline().strip():
+            pass
+        self.server.asked.append(line)
+        way = line.split()[1].split("/")[1]
+        if way.startswith("deep-"):
+            depth = int(way.removeprefix("deep-"))
+            self.json('{"band": ' + "[" * depth + "]" * depth + "}")
+        else:
+            WAYS[way](self)
+
+    def say(self, *parts: bytes, every_s: float = 0.0) -> None:
+        for part in parts:
+            self.wfile.write(part)
+            self.server.over.wait(every_s)
+
+    def json(self, text: str, status: str = "200 OK") -> None:
+        body = text.encode("utf-8")
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        self.say(head + body)
+
+    def drip(self, head: bytes, part: bytes) -> None:
+        self.say(head)
+        while not self.server.over.is_set():
+            self.say(part, every_s=0.05)
+
+    def redirect(self) -> None:
+        self.say(b"HTTP/1.1 302 Found\r\nLocation: /fine/memory/\r\nContent-Length: 0\r\n\r\n")
+
+
+WAYS: dict[str, Callable[[_Handler], object]] = {
+    "fine": lambda peer: peer.json(json.dumps(REPORT)),
+    "stalls": lambda peer: peer.server.over.wait(),
+    "drips": lambda peer: peer.drip(HEAD + b"Content-Length: 9999\r\n\r\n", b" "),
+    "drips-headers": lambda peer: peer.drip(HEAD, b"X-More: 1\r\n"),
+    "drips-continue": lambda peer: peer.drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "redirects": lambda peer: peer.redirect(),
+    "busy": lambda peer: peer.json("{}", "503 Service Unavailable"),
+    "html": lambda peer: peer.json("<html>hello"),
+    "huge": lambda peer: peer.json(" " * 10_000_000 + "{}"),
+    "steers": lambda peer: peer.say(b"HTTP/1.1 302 Found\r\nLocation: \x1b[2J\r\n\r\n"),
+    "closes": lambda _: None,
+    "noise": lambda peer: peer.say(b"\0\1\2 what is this?\r\n\r\n"),
+    "list": lambda peer: peer.json("[]"),
+    "error": lambda peer: peer.json('{"error": 7}'),
+    "infinity": lambda peer: peer.json('{"band": 1e999}'),
+    "surrogate": lambda peer: peer.json('{"band": "\\ud800"}'),
+    "script": lambda peer: peer.json(
+        json.dumps({"band": "<script>alert(1)</script>" * 9, "status": ["?"], "peak_mb": 10**400})
+    ),
+}
+
+
+@contextmanager
+def peer() -> Iterator[Peer]:
+    """Run one on a free port."""
+    with Peer() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.over.set()
+            server.shutdown()
+            thread.join()
+
+
+def closed_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
