@@ -17,7 +17,7 @@ SIDE_PX = 64  # of the photo that is sent
 MOST_CHARACTERS = 200  # of what a service says
 REQUEST_ID = "macule-doctor"
 TEXT, JSON, PROBLEM = "text/plain", "application/json", "application/problem+json"
-BANDS = {"idle", *(name for _, name in budget.BANDS)}
+BANDS = {"idle", *budget.BANDS}
 
 
 class Call(NamedTuple):
