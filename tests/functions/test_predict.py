@@ -218,6 +218,14 @@ def test_a_scheduler_warms_by_its_header(gunicorn: Service) -> None:
     assert gunicorn.call("GET", "/ready/").status == 200
 
 
+def test_a_cold_start_is_one_line_of_the_log(gunicorn: Service) -> None:
+    """What loading took is logged once, however many pings follow."""
+    for _ in range(3):
+        gunicorn.call("GET", "/warmup/")
+
+    assert len(re.findall(r"is warm: import \d+ ms", gunicorn.log.read_text())) == 1
+
+
 def test_memory_sums_all_processes(gunicorn: Service) -> None:
     """/memory/ has the contract's keys and counts the arbiter and its worker."""
     before = gunicorn.call("GET", "/memory/").json()

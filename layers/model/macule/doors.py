@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterable, Mapping
@@ -27,8 +28,7 @@ TEXT = ("text/", "application/json", "application/problem+json")
 
 def wsgi(routes: Mapping[str, Handler]) -> WSGIApplication:
     """Open the WSGI door: gunicorn's, and through Flask that of functions-framework."""
-    table, boot_ms = http.table(routes), budget.age_ms()
-    budget.tame()
+    table, boot_ms = _open(routes)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = _ping(_from_environ(environ, boot_ms))
@@ -52,8 +52,7 @@ def lambda_handler(
     routes: Mapping[str, Handler],
 ) -> Callable[[Mapping[str, Any], object], dict[str, Any]]:
     """Open the Lambda door: function URLs, HTTP and REST APIs, load balancers, warm-up events."""
-    table, boot_ms = http.table(routes), budget.age_ms()
-    budget.tame()
+    table, boot_ms = _open(routes)
 
     def handler(event: Mapping[str, Any], context: object) -> dict[str, Any]:
         request = _ping(_from_event(event, boot_ms))
@@ -63,6 +62,16 @@ def lambda_handler(
         return answer
 
     return handler
+
+
+def _open(routes: Mapping[str, Handler]) -> tuple[http.Table, float]:
+    """Do what comes once a process, before any request; return the table, and the start's ms."""
+    boot_ms = budget.age_ms()
+    budget.tame()
+    if not logging.getLogger().handlers:  # Lambda has its own
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("macule").setLevel(logging.INFO)
+    return http.table(routes), boot_ms
 
 
 def _ping(request: Request) -> Request:

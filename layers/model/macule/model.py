@@ -214,7 +214,8 @@ def _load(folder: str | None) -> Warm:
     names = ("import", "fetch", "load")
     stages = {name: (b - a) * 1e3 for name, (a, b) in zip(names, pairwise(clock), strict=True)}
     grown = {name: b - a for name, (a, b) in zip(names, pairwise(sizes), strict=True)}
-    log.info("model %s %s is warm: %s", card.name, card.version, stages)
+    spent = ", ".join(f"{name} {ms:.0f} ms" for name, ms in stages.items())
+    log.info("model %s %s is warm: %s", card.name, card.version, spent)
     values = np.arange(256, dtype=np.float32)
     scaled = [(values - mean) / std for mean, std in zip(card.mean, card.std, strict=True)]
     return Warm(
