@@ -30,8 +30,8 @@ MAY_IMPORT = {
     "image": {"errors", "png"},
     "admission": {"budget", "errors", "image", "ladder", "settings"},
     "ladder": set(),
-    "plan": {"admission", "budget", "image", "model"},
-    "model": {"budget", "errors", "image", "manifest", "store"},
+    "plan": {"admission", "budget", "image", "model", "settings"},
+    "model": {"budget", "errors", "image", "manifest", "remote", "settings"},
     "recycle": {"admission", "budget", "errors", "model", "settings"},
     "explain": set(),
     "http": {"budget", "errors", "settings"},
@@ -116,7 +116,7 @@ def test_every_failure_is_documented(failure: type[errors.Macule]) -> None:
 
 
 def test_nothing_heavy_comes_with_the_routes() -> None:
-    """Importing every route loads neither numpy, Pillow, a runtime, Flask nor TensorFlow."""
+    """Importing every route loads neither numpy, Pillow, a runtime, Flask, TensorFlow nor TLS."""
     import subprocess
 
     code = (

@@ -167,7 +167,8 @@ def _serve(options: argparse.Namespace) -> int:
     variables += [] if options.port is None else [f"PORT={options.port}"]
     os.chdir(ROOT)
     gunicorn = [sys.executable, "-m", "gunicorn", "-c", configuration]
-    return os.execvp("env", ["env", *variables, *gunicorn])  # noqa: S606, S607
+    elsewhere = ["-u", "MODEL_URI", "-u", "MODEL_SHA256"]  # the command line says which model
+    return os.execvp("env", ["env", *elsewhere, *variables, *gunicorn])  # noqa: S606, S607
 
 
 def _use(options: argparse.Namespace) -> int:
@@ -184,7 +185,7 @@ def _plan(options: argparse.Namespace) -> int:
     from macule import plan
 
     chosen = settings.read()
-    need, warm = plan.measure(options.model or chosen.model_dir)
+    need, warm = plan.measure(options.model or chosen.model)
     for line in plan.lines(need, warm, options.limit, chosen.max_image_pixels):
         print(line)
     return OK
@@ -193,7 +194,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     chosen = settings.read()
     if options.model:
-        chosen = chosen._replace(model_dir=options.model)
+        chosen = chosen._replace(model=options.model)
     code = OK
     for file in options.files:
         try:
