@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from macule import __version__, classify, settings, store
+from macule import __version__, classify, publish, settings, store
 from macule.errors import BadImage, Macule
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # argparse exits with 2 itself
@@ -80,6 +81,18 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     which = use.add_mutually_exclusive_group()
     which.add_argument("folder", nargs="?", metavar="DIR", help="take a copy in and put it in use")
     which.add_argument("--back", action="store_true", help="return to the one before")
+
+    put = add(
+        "publish",
+        _publish,
+        "upload a model that runs, and have an alias name it",
+        "Services whose MODEL_URI is TARGET/NAME take it at their next start.",
+    )
+    put.add_argument("folder", metavar="DIR")
+    back = add("rollback", _rollback, "have an alias name the model before again")
+    for command in (put, back):
+        command.add_argument("target", metavar="TARGET", help="s3://BUCKET/PREFIX or gs://…")
+        command.add_argument("--alias", type=_alias, default="stable", metavar="NAME")
 
     plan = add("plan", _plan, "say what a model needs and what fits an instance")
     plan.add_argument("--model", metavar="DIR", help="default: the model in use")
@@ -181,6 +194,20 @@ def _use(options: argparse.Namespace) -> int:
     return OK
 
 
+def _publish(options: argparse.Namespace) -> int:
+    from macule import plan
+
+    plan.measure(options.folder)  # a model that cannot run is not published
+    address = publish.publish(options.folder, options.target, options.alias)
+    print(f"{options.alias} names {address}")
+    return OK
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    print(f"{options.alias} names {publish.rollback(options.target, options.alias)}")
+    return OK
+
+
 def _plan(options: argparse.Namespace) -> int:
     from macule import plan
 
@@ -249,6 +276,12 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _alias(text: str) -> str:
+    if not re.fullmatch("[a-z][a-z0-9-]{0,30}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like stable or canary-2")
+    return text
 
 
 OFFLINE = {
