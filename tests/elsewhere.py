@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -169,16 +170,28 @@ def running(command: list[str], port: int) -> Iterator[None]:
         [program, *command[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        end = time.monotonic() + 20
-        while time.monotonic() < end and process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+        end = time.monotonic() + 30
+        while not answers(port):
+            assert process.poll() is None, f"{command[0]} ended with {process.returncode}"
+            assert time.monotonic() < end, f"{command[0]} does not answer"
             time.sleep(0.05)
         yield
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+
+def answers(port: int) -> bool:
+    """Ask for anything: a connection alone could be one with itself."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/")
+        connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
 
 
 def free_port() -> int:

@@ -117,7 +117,7 @@ def test_time_is_bounded_in_all(web: Web, source: Source, turn: elsewhere.Turn) 
     web.turns[FILE] = [turn] * 9
     began = time.monotonic()
 
-    assert "within 1 s (MODEL_TIMEOUT_S)" in refused(source._replace(timeout_s=1.0))
+    assert "within 0.6 s (MODEL_TIMEOUT_S)" in refused(source._replace(timeout_s=0.6))
     assert time.monotonic() - began < 3
 
 
