@@ -37,7 +37,7 @@ def post_worker_init(worker: Any) -> None:
 
     worker.wear = recycle.watch(chosen)
     if worker.replaces:
-        recycle.take_over(chosen.model_dir, worker.ppid, worker.surplus)
+        recycle.take_over(chosen.model, worker.ppid, worker.surplus)
 
 
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:

@@ -36,6 +36,7 @@ def test_defaults_are_sensible() -> None:
         ("PREDICT_URL", "https://predict.example/?a=b"),
         ("PREDICT_URL", "https://predict.example/a\tb"),
         ("PREDICT_TIMEOUT_S", "soon"),
+        ("MODEL_SHA256", "abc"),
     ],
 )
 def test_a_value_that_cannot_be_read_is_named(name: str, value: str) -> None:
@@ -59,3 +60,35 @@ def test_platforms_say_their_memory() -> None:
     google_mb = settings.read({"FUNCTION_MEMORY_MB": "256"}).platform_memory_mb
 
     assert (lambda_mb, google_mb) == (128, 256)
+
+
+@pytest.mark.parametrize(
+    ("environ", "reason"),
+    [
+        ({"MODEL_URI": "s3://a/b", "MODEL_DIR": "weights"}, "both set"),
+        ({"MODEL_SHA256": "0" * 64}, "without MODEL_URI"),
+        ({"MODEL_URI": "ftp://files.example/secret"}, "begins with ftp://"),
+        ({"MODEL_URI": "http://files.example/a?sig=secret"}, "begins with http://"),
+        ({"MODEL_URI": "https://me:secret@files.example/a"}, "user name"),
+        ({"MODEL_URI": "https://[secret"}, "is no address"),
+        ({"MODEL_URI": "s3:///secret"}, "names no host or bucket"),
+    ],
+)
+def test_a_model_s_place_is_checked_at_the_start(environ: dict[str, str], reason: str) -> None:
+    """What cannot be meant stops the start, and what may be a secret is not repeated."""
+    with pytest.raises(BadSetting, match=reason) as caught:
+        settings.read(environ)
+
+    assert "secret" not in str(caught.value)
+
+
+def test_a_model_has_one_place() -> None:
+    """Nothing is the model in use, MODEL_DIR a folder, MODEL_URI what is fetched and how."""
+    pin = "0A" * 32
+    environ = {"MODEL_URI": "http://localhost:80/a", "MODEL_SHA256": pin, "MODEL_TIMEOUT_S": "2"}
+
+    assert settings.read({}).model is None
+    assert settings.read({"MODEL_DIR": "weights"}).model == "weights"
+    assert settings.read(environ).model == settings.Source(
+        "http://localhost:80/a", pin.lower(), 2.0, None
+    )

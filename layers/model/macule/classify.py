@@ -59,7 +59,7 @@ def predict(
     began = time.perf_counter()
     header = image.inspect(body, chosen.max_image_pixels)
     cold = model.loaded() is None
-    warm = model.warm(chosen.model_dir)
+    warm = model.warm(chosen.model)
     card = warm.card
     cost = admission.price(header, card.side_px)
     with admission.current().room(cost, chosen.admission_timeout_s) as rung:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 from macule import __version__, classify, settings, store
 from macule.errors import BadImage, Macule
+from macule.store import publish
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # argparse exits with 2 itself
 ROOT = os.path.dirname(os.path.dirname(store.LAYER))  # of the checkout, if it is one
@@ -80,6 +82,18 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     which = use.add_mutually_exclusive_group()
     which.add_argument("folder", nargs="?", metavar="DIR", help="take a copy in and put it in use")
     which.add_argument("--back", action="store_true", help="return to the one before")
+
+    put = add(
+        "publish",
+        _publish,
+        "upload a model that runs, and have an alias name it",
+        "Services whose MODEL_URI is TARGET/NAME take it at their next start.",
+    )
+    put.add_argument("folder", metavar="DIR")
+    back = add("rollback", _rollback, "have an alias name the model before again")
+    for command in (put, back):
+        command.add_argument("target", metavar="TARGET", help="s3://BUCKET/PREFIX or gs://…")
+        command.add_argument("--alias", type=_alias, default="stable", metavar="NAME")
 
     plan = add("plan", _plan, "say what a model needs and what fits an instance")
     plan.add_argument("--model", metavar="DIR", help="default: the model in use")
@@ -176,7 +190,8 @@ def _serve(options: argparse.Namespace) -> int:
     variables += [] if options.port is None else [f"PORT={options.port}"]
     os.chdir(ROOT)
     gunicorn = [sys.executable, "-m", "gunicorn", "-c", configuration]
-    return os.execvp("env", ["env", *variables, *gunicorn])  # noqa: S606, S607
+    elsewhere = ["-u", "MODEL_URI", "-u", "MODEL_SHA256"]  # the command line says which model
+    return os.execvp("env", ["env", *elsewhere, *variables, *gunicorn])  # noqa: S606, S607
 
 
 def _use(options: argparse.Namespace) -> int:
@@ -189,19 +204,34 @@ def _use(options: argparse.Namespace) -> int:
     return OK
 
 
+def _publish(options: argparse.Namespace) -> int:
+    from macule import plan
+
+    plan.measure(options.folder)  # a model that cannot run is not published
+    address = publish.publish(options.folder, options.target, options.alias)
+    print(f"{options.alias} names {address}")
+    return OK
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    print(f"{options.alias} names {publish.rollback(options.target, options.alias)}")
+    return OK
+
+
 def _plan(options: argparse.Namespace) -> int:
     from macule import plan
 
     chosen = settings.read()
-    need, warm = plan.measure(options.model or chosen.model_dir)
+    need, warm = plan.measure(options.model or chosen.model)
     for line in plan.lines(need, warm, options.limit, chosen.max_image_pixels):
         print(line)
     return OK
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from macule import doctor, visit
-    from macule.finding import FAIL
+    from macule import doctor
+    from macule.doctor import visit
+    from macule.doctor.finding import FAIL
 
     code = OK
     for finding in visit.findings(options.url) if options.url else doctor.findings():
@@ -217,7 +247,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     chosen = settings.read()
     if options.model:
-        chosen = chosen._replace(model_dir=options.model)
+        chosen = chosen._replace(model=options.model)
     code = OK
     for file in options.files:
         try:
@@ -279,6 +309,12 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _alias(text: str) -> str:
+    if not re.fullmatch("[a-z][a-z0-9-]{0,30}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like stable or canary-2")
+    return text
 
 
 OFFLINE = {

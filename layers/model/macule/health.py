@@ -76,7 +76,7 @@ def report() -> dict[str, Any]:
 
 def warmup(request: Request) -> Response:
     """GET /warmup/: load the model and run it once; a warm one is left alone."""
-    warm = model.warm(settings.current().model_dir)
+    warm = model.warm(settings.current().model)
     if "first" not in warm.stages:
         import numpy as np  # after model.warm, which counts what its import takes
 
@@ -88,11 +88,16 @@ def warmup(request: Request) -> Response:
 
 
 def card(request: Request) -> Response:
-    """GET /model/: the card of the model that serves, loaded or not."""
+    """GET /model/: the card of the model that serves; one that is elsewhere is fetched first."""
     from macule import manifest, store
 
-    warm = model.loaded()
-    shown = warm.card if warm else manifest.read(settings.current().model_dir or store.in_use())
+    where = settings.current().model
+    if warm := model.loaded():
+        shown = warm.card
+    elif isinstance(where, settings.Source):
+        shown = model.warm(where).card
+    else:
+        shown = manifest.read(where or store.in_use())
     return http.as_json(shown.document)
 
 

@@ -9,9 +9,11 @@ from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from macule import budget, image, store
+from macule import budget, image
 from macule.errors import ModelUnavailable
 from macule.manifest import CHANNELS, Card
+from macule.settings import Where
+from macule.store import remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +39,7 @@ class Scores(NamedTuple):
 class Warm(NamedTuple):
     """A loaded model. `levels` maps a pixel value to network input: shape (channels, 256).
 
-    `stages` holds the milliseconds of import, fetch, load and, after the first run, first;
+    `stages` holds the milliseconds of fetch, import, load and, after the first run, first;
     `grown` the bytes that this process grew by in the same.
     """
 
@@ -74,7 +76,8 @@ class Here:
         self.lock = Lock()
         self.warm: Warm | None = None
         self.loading = False
-        self.failure = ""
+        self.failure: ModelUnavailable | None = None
+        self.failures = 0
 
 
 _by_pid: dict[int, Here] = {}
@@ -87,7 +90,7 @@ def state() -> tuple[str, str]:
         return "ready", ""
     if here.loading:
         return "loading", ""
-    return ("failed", here.failure) if here.failure else ("cold", "")
+    return ("failed", str(here.failure)) if here.failure else ("cold", "")
 
 
 def loaded() -> Warm | None:
@@ -95,26 +98,30 @@ def loaded() -> Warm | None:
     return _here().warm
 
 
-def warm(folder: str | None) -> Warm:
-    """Return the model in *folder*, else the one in use, loading it at the first call.
+def warm(where: Where) -> Warm:
+    """Return the model from *where*, loading it at the first call.
 
-    Further calls wait for that one.
+    Calls meanwhile wait for that one and share its outcome.
 
     Raises: ModelUnavailable, BadCard; the next call tries again.
     """
     here = _here()
     if here.warm:
         return here.warm
+    failures = here.failures
     with here.lock:
         if here.warm:
             return here.warm
+        if here.failure and here.failures != failures:  # else a crowd waits a time-out each
+            raise here.failure.with_traceback(None)
         here.loading = True
         try:
-            here.warm = _load(folder)
-            here.failure = ""
+            here.warm = _load(where)
+            here.failure = None
             return here.warm
         except ModelUnavailable as error:
-            here.failure = str(error)
+            here.failure = error
+            here.failures += 1
             log.error("model not loaded: %s", error)
             raise
         finally:
@@ -188,19 +195,22 @@ def _here() -> Here:
     return _by_pid[pid]
 
 
-def _load(folder: str | None) -> Warm:
-    """Import the runtime, check the file, map it."""
+def _load(where: Where) -> Warm:
+    """Find the file and check it, import the runtime, map it.
+
+    In this order, as the process that fetches a model takes memory while it runs.
+    """
     clock, sizes = [time.perf_counter()], [budget.resident()]
 
     def lap() -> None:
         clock.append(time.perf_counter())
         sizes.append(budget.resident())
 
+    path, card = remote.find(where)
+    lap()
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 
-    lap()
-    path, card = store.fetch(folder)
     lap()
     try:
         interpreter = Interpreter(model_path=path, num_threads=1)  # maps the file, copies nothing
@@ -211,7 +221,7 @@ def _load(folder: str | None) -> Warm:
     outputs = {len(output["shape"]): output for output in interpreter.get_output_details()}
     _agree(card, source, outputs)
     lap()
-    names = ("import", "fetch", "load")
+    names = ("fetch", "import", "load")
     stages = {name: (b - a) * 1e3 for name, (a, b) in zip(names, pairwise(clock), strict=True)}
     grown = {name: b - a for name, (a, b) in zip(names, pairwise(sizes), strict=True)}
     spent = ", ".join(f"{name} {ms:.0f} ms" for name, ms in stages.items())

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from macule import admission, budget, image, model
+from macule.settings import Where
 
 MB = 2**20
 # Around the bare process that is measured here: gunicorn's arbiter, HTTP, threads, and the code
@@ -44,7 +45,7 @@ class Fit(NamedTuple):
     largest_mp: dict[str, float]
 
 
-def measure(folder: str | None) -> tuple[Need, model.Warm]:
+def measure(where: Where) -> tuple[Need, model.Warm]:
     """Load a model in this process, run it once, and see what that took.
 
     Raises: ModelUnavailable, BadCard.
@@ -53,7 +54,7 @@ def measure(folder: str | None) -> tuple[Need, model.Warm]:
 
     budget.tame()
     before = budget.resident()
-    warm = model.warm(folder)
+    warm = model.warm(where)
     model.run(warm, np.zeros((1, *image.sides(warm.card.side_px), 3), np.uint8))
     grown = warm.grown
     need = Need(

@@ -103,14 +103,14 @@ def served(wear: Wear, arbiter: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def take_over(folder: str | None, arbiter: int, surplus: bool) -> None:
+def take_over(where: settings.Where, arbiter: int, surplus: bool) -> None:
     """Warm this worker before it accepts a request; then let the oldest go if it is one too many.
 
     A model that has become unreadable meanwhile leaves the old worker, which has it, in its place.
     """
     while True:
         try:
-            model.warm(folder)
+            model.warm(where)
             break
         except Unavailable:
             if not surplus:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import NamedTuple, TypeVar
 
+from macule import uri
 from macule.errors import BadSetting
 
 T = TypeVar("T")
@@ -15,10 +17,22 @@ MB = 2**20
 PLATFORM_MEMORY_VARIABLES = ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "FUNCTION_MEMORY_MB")
 
 
+class Source(NamedTuple):
+    """Where a model is fetched from: a folder, https://, s3:// or gs://; and how."""
+
+    uri: str
+    sha256: str | None  # of the only file that may serve
+    timeout_s: float
+    cache_dir: str | None
+
+
+Where = Source | str | None  # a folder; None is the model in use
+
+
 class Settings(NamedTuple):
     """What an operator may choose; docs/api.md lists each with its default."""
 
-    model_dir: str | None
+    model: Where
     max_image_bytes: int
     max_image_pixels: int
     enable_gradcam: bool
@@ -58,7 +72,13 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
 
     platform = (get(name, None, _at_least(1)) for name in PLATFORM_MEMORY_VARIABLES)
     return Settings(
-        model_dir=get("MODEL_DIR", None, str),
+        model=_model(
+            get("MODEL_DIR", None, str),
+            get("MODEL_URI", None, _uri),
+            get("MODEL_SHA256", None, _sha256),
+            get("MODEL_TIMEOUT_S", 30.0, _seconds),
+            get("MODEL_CACHE_DIR", None, str),
+        ),
         max_image_bytes=get("MAX_IMAGE_BYTES", 10 * MB, _at_least(1)),
         max_image_pixels=get("MAX_IMAGE_PIXELS", 120_000_000, _at_least(1)),
         enable_gradcam=get("ENABLE_GRADCAM", True, _truth),
@@ -109,6 +129,32 @@ def web_address(text: str) -> str:
     if not known or not text.isascii() or not text.isprintable() or set(" @?#\\") & set(text):
         raise ValueError("an address such as https://predict.example, without a user, ? or #")
     return text.rstrip("/")
+
+
+def _model(
+    folder: str | None,
+    address: str | None,
+    sha256: str | None,
+    timeout_s: float,
+    cache_dir: str | None,
+) -> Where:
+    if folder and address:
+        raise BadSetting("MODEL_DIR and MODEL_URI are both set; unset one.")
+    if sha256 and not address:
+        raise BadSetting("MODEL_SHA256 is set without MODEL_URI, whose file it names.")
+    return Source(address, sha256, timeout_s, cache_dir) if address else folder
+
+
+def _uri(text: str) -> str:
+    if "://" in text and (why := uri.refusal(text)):
+        raise BadSetting(f"MODEL_URI {why}.")  # the value may hold a secret
+    return text
+
+
+def _sha256(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise ValueError("64 hexadecimal digits")
+    return text.lower()
 
 
 def _at_least(least: int) -> Callable[[str], int]:

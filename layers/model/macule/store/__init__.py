@@ -1,21 +1,20 @@
 """Where a model comes from: a folder whose file is what its card says, checked by sha256.
 
-Without MODEL_DIR the folder is the one in use: what `macule use` took in, else what ships.
+Where no folder is named it is the one in use: what `macule use` took in, else what ships.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from typing import NamedTuple
 
 from macule import manifest
-from macule.errors import BadRequest, ModelUnavailable
+from macule.errors import ModelUnavailable
+from macule.store import kept
 
-LAYER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LAYER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SHIPPED = os.path.join(LAYER, "weights")
 KEPT = os.path.join(LAYER, "models")  # copies that `macule use` took in
-POINTER = "use.json"  # in KEPT: which folder is in use, and which was before
 CHUNK_BYTES = 2**18
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -47,36 +46,21 @@ def fetch(folder: str | None) -> Weights:
 
 def in_use() -> str:
     """Return the folder that serves where no other is named."""
-    now = _pointer().get("now")
-    return os.path.join(KEPT, now) if now else SHIPPED
+    return kept.now(KEPT) or SHIPPED
 
 
 def use(folder: str) -> str:
     """Take a copy of *folder* in and put it in use; the one before is kept, older ones go.
 
-    A reader finds the old model or the new one, never a part: the copy is renamed into place, then
-    the pointer is.
     Returns: the folder now in use.
     Raises: BadCard, ModelUnavailable.
     """
     import shutil
 
     path, card = fetch(folder)
-    kept = f"{card.sha256[:12]}-{os.urandom(4).hex()}"
-    os.makedirs(KEPT, exist_ok=True)
-    arriving = os.path.join(KEPT, f".{kept}")
-    os.mkdir(arriving)
-    try:
+    with kept.arriving(KEPT, f"{card.sha256[:12]}-{os.urandom(4).hex()}") as copy:
         for file in (path, os.path.join(folder, manifest.FILE)):
-            shutil.copy(file, arriving)
-        os.rename(arriving, os.path.join(KEPT, kept))
-    finally:
-        shutil.rmtree(arriving, ignore_errors=True)
-    before = _pointer().get("now", "")
-    _point({"now": kept, "before": before})
-    for name in os.listdir(KEPT):
-        if name not in (kept, before, POINTER):
-            shutil.rmtree(os.path.join(KEPT, name), ignore_errors=True)
+            shutil.copy(file, copy)
     return in_use()
 
 
@@ -86,35 +70,8 @@ def back() -> str:
     Returns: the folder now in use.
     Raises: BadRequest where there is none.
     """
-    pointer = _pointer()
-    if "before" not in pointer:
-        raise BadRequest("No model was in use before this one.")
-    _point({"now": pointer["before"], "before": pointer["now"]})
+    kept.back(KEPT)
     return in_use()
-
-
-def _pointer() -> dict[str, str]:
-    """Read the pointer; an empty name is the model that ships."""
-    try:
-        with open(os.path.join(KEPT, POINTER), encoding="utf-8") as file:
-            pointer: dict[str, str] = json.load(file)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable(
-            f"{POINTER} cannot be read; remove it to serve what ships."
-        ) from error
-    return pointer
-
-
-def _point(pointer: dict[str, str]) -> None:
-    """Replace the pointer in one step."""
-    arriving = os.path.join(KEPT, f".{POINTER}")
-    with open(arriving, "w", encoding="utf-8") as file:
-        json.dump(pointer, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(arriving, os.path.join(KEPT, POINTER))
 
 
 def _sha256(path: str, name: str) -> str:

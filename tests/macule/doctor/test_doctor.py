@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from macule import doctor
-from macule.finding import FAIL, OK
+from macule.doctor.finding import FAIL, OK
 from peers import Peer, closed_port
 from service import GUNICORN, ROOT, running
 

@@ -8,8 +8,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from macule import image, visit
-from macule.finding import FAIL
+from macule import image
+from macule.doctor import visit
+from macule.doctor.finding import FAIL
 from macule.peer import Reply
 from peers import Peer, closed_port
 from service import FRAMEWORK, GUNICORN, running

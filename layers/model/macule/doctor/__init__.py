@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from macule import budget, peer, plan, settings, status, wheels
+from macule import budget, peer, plan, settings, status
+from macule.doctor import wheels
+from macule.doctor.finding import FAIL, OK, WARN, Finding
 from macule.errors import BadSetting
-from macule.finding import FAIL, OK, WARN, Finding
 
 MB = 2**20
 MODEL = """
 import json, sys
-from macule import plan
+from macule import plan, settings
 from macule.errors import Macule
 try:
-    need, warm = plan.measure(sys.argv[1] or None)
+    need, warm = plan.measure(None if sys.argv[1] == "defaults" else settings.read().model)
 except Macule as error:
     sys.exit(str(error))
 card = warm.card
@@ -45,7 +46,7 @@ def model(chosen: settings.Settings) -> Iterator[Finding]:
     """Load the model and run it once, in a process of its own; weigh that against the limit."""
     limit = budget.limit(chosen.platform_memory_mb, chosen.memory_limit_mb)
     seen = f"{limit.bytes / MB:.0f} MB by {limit.source}"
-    lived, said = wheels.child(MODEL, chosen.model_dir or "")
+    lived, said = wheels.child(MODEL, "defaults" if chosen == settings.read({}) else "")
     if not lived:
         yield Finding(FAIL, "model", said)
         yield Finding(WARN, "memory", f"{seen}; without a model there is no saying if it is enough")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from macule import budget, peer, png
-from macule.finding import FAIL, OK, WARN, Finding
+from macule.doctor.finding import FAIL, OK, WARN, Finding
 
 TOTAL_S = 60.0  # a sleeping instance of the smallest kind wakes in less
 SIDE_PX = 64  # of the photo that is sent

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from macule import wheels
-from macule.finding import FAIL, OK, WARN
-from macule.wheels import Built
+from macule.doctor import wheels
+from macule.doctor.finding import FAIL, OK, WARN
+from macule.doctor.wheels import Built
 from service import ROOT
 
 NEEDS = [Built((2, 27), "x86_64"), Built((2, 28), "x86_64")]

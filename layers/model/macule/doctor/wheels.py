@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from macule.finding import FAIL, OK, WARN, Finding
+from macule.doctor.finding import FAIL, OK, WARN, Finding
 
 PYTHONS = (3, 11), (3, 14)  # from, and up to but without
 WHEELS = {  # by its name on PyPI, the module that brings its compiled part

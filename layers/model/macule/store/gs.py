@@ -1,0 +1,76 @@
+"""Objects of Google Cloud Storage. Imported only where a gs:// address is used: 50 MB, 0.5 s."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from macule import uri
+from macule.errors import ModelUnavailable
+
+try:
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+    from google.cloud import storage
+    from requests import RequestException
+except ModuleNotFoundError as error:
+    raise ModelUnavailable("gs:// needs google-cloud-storage: pip install 'macule[gs]'.") from error
+
+CHUNK_BYTES = 2**20  # each is a request of its own
+FAILURES = (GoogleAPICallError, GoogleAuthError, RequestException)
+MOVED = 412
+PASSING = (408, 429)  # and all from 500 on
+
+
+def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
+    """Begin to read; as `objects.read`."""
+    name, key = uri.bucket(address)
+    try:
+        blob = _client().bucket(name).get_blob(key, timeout=quiet_s, retry=None)
+    except FAILURES as error:
+        if getattr(error, "code", 0) == 403:  # to those who may not list
+            return None
+        raise _failure(error, address) from error
+    return blob and (blob.size, str(blob.generation), _pieces(blob, address, quiet_s))
+
+
+def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
+    """Write if nothing came between; as `objects.write`."""
+    name, key = uri.bucket(address)
+    try:
+        _client().bucket(name).blob(key).upload_from_string(
+            content,
+            "application/octet-stream",
+            if_generation_match=int(version or 0),
+            timeout=quiet_s,
+            retry=None,
+        )
+    except FAILURES as error:
+        if getattr(error, "code", 0) == MOVED:
+            return False
+        raise _failure(error, address) from error
+    return True
+
+
+def _client() -> Any:
+    try:
+        return storage.Client(project=None)  # the bucket's own is meant
+    except DefaultCredentialsError as error:
+        raise ModelUnavailable("gs:// found no Google credentials.") from error
+
+
+def _pieces(blob: Any, address: str, quiet_s: float) -> Iterator[bytes]:
+    try:
+        with blob.open("rb", chunk_size=CHUNK_BYTES, timeout=quiet_s, retry=None) as file:
+            while piece := file.read(CHUNK_BYTES):
+                yield piece
+    except FAILURES as error:
+        raise _failure(error, address) from error
+
+
+def _failure(error: Exception, address: str) -> Exception:
+    """Tell what passes from what stays; Google's own texts have whole addresses in them."""
+    code = getattr(error, "code", 0) or 0
+    what = f"{uri.shown(address)}: Google says {code or type(error).__name__}"
+    passing = code in PASSING or code >= 500 or isinstance(error, RequestException)
+    return ConnectionError(what) if passing else ModelUnavailable(f"{what}.")

@@ -1,0 +1,70 @@
+"""The predict function with a model from elsewhere, behind both servers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import elsewhere
+import pytest
+from draw import photo
+from elsewhere import Web, named
+from macule import store
+from service import FRAMEWORK, GUNICORN, Service, running
+
+DOORS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK.replace("{name}", "predict")}
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with elsewhere.web() as server:
+        yield server
+
+
+@pytest.fixture(params=DOORS)
+def service(request: pytest.FixtureRequest, web: Web, tmp_path: Path) -> Iterator[Service]:
+    """A service that starts before its model is there."""
+    settings = {
+        "MODEL_URI": f"{web.uri}/lesions?sig=secret",
+        "MODEL_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    with running(DOORS[request.param], tmp_path, **settings) as service:
+        yield service
+
+
+def test_a_service_fetches_its_model(service: Service, web: Web, tmp_path: Path) -> None:
+    """It says why there is none, takes it as soon as it is there, and fetches it once."""
+    refused = service.predict(photo())
+    assert (refused.status, refused.json()["type"]) == (503, "urn:macule:problem:model-unavailable")
+    assert "neither a model.json" in refused.json()["detail"]
+    assert b"secret" not in refused.body
+    assert "neither a model.json" in service.call("GET", "/ready/").json()["detail"]
+
+    web.hold(named(tmp_path / "1", "one"), "/lesions")
+    assert service.call("GET", "/model/").json()["name"] == "one"
+    assert service.predict(photo()).json()["model"]["name"] == "one"
+    assert service.predict(photo()).status == 200
+    assert web.asked.count("/lesions/model.tflite") == 1
+    assert "secret" not in service.log.read_text()
+
+
+def test_a_start_without_network_serves_the_last_good(web: Web, tmp_path: Path) -> None:
+    """A service that starts while the place is dead serves what it had, and logs one warning."""
+    settings = {"MODEL_URI": f"{web.uri}/lesions", "MODEL_CACHE_DIR": str(tmp_path / "cache")}
+    web.hold(store.SHIPPED, "/lesions")
+    with running(GUNICORN, tmp_path, **settings) as service:
+        before = service.predict(photo()).json()
+    web.files.clear()
+
+    with running(GUNICORN, tmp_path, **settings) as service:
+        assert service.predict(photo()).json()["model"] == before["model"]
+        assert service.log.read_text().count("the last good model serves") == 1
+
+
+def test_two_places_for_a_model_stop_the_start(tmp_path: Path) -> None:
+    """MODEL_DIR and MODEL_URI together are a mistake that gunicorn's log names."""
+    both = {"MODEL_DIR": store.SHIPPED, "MODEL_URI": "https://example.org/lesions"}
+
+    with (
+        pytest.raises(AssertionError, match="MODEL_DIR and MODEL_URI are both set"),
+        running(GUNICORN, tmp_path, **both),
+    ):
+        pass
