@@ -10,10 +10,13 @@ from infra.limits import Limits
 CHECKS: dict[str, Callable[[str, Limits], Iterator[str]]] = {
     "render.yaml": render.blueprint,
     "infra/render/queue.yaml": render.blueprint,
+    "infra/render/warmup.yml": render.ping,
     "infra/gcp/predict.yaml": google.cloud_run,
     "infra/gcp/health.yaml": google.cloud_run,
     "infra/gcp/main.tf": google.terraform,
     "infra/aws/template.yaml": aws.template,
     "infra/knative/predict.yaml": knative.pod,
     "infra/knative/health.yaml": knative.pod,
+    "infra/knative/predict.Dockerfile": knative.image,
+    "infra/knative/health.Dockerfile": knative.image,
 }

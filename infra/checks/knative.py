@@ -1,4 +1,4 @@
-"""Knative services."""
+"""Knative services, and the images that they run."""
 
 from __future__ import annotations
 
@@ -41,3 +41,13 @@ def pod(text: str, table: Limits) -> Iterator[str]:
     yield from differ("env", given, function.variables())
     yield from scale(document, function, "max-scale")
     yield from probes(container, "readinessProbe", "livenessProbe")
+
+
+def image(text: str, table: Limits) -> Iterator[str]:
+    """Check a Dockerfile: the table's Python, and nobody as its user."""
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line and line[0] not in "# "]
+    said = {words[0]: words[-1] for words in lines}
+    wanted = {"FROM": f"python:{table.python}-slim", "USER": "10001", "COPY": ". ."}
+    yield from differ("Dockerfile", said, wanted)
+    if "infra/gunicorn.conf.py" not in said.get("CMD", ""):
+        yield f"Dockerfile: CMD is {said.get('CMD')}; it does not read infra/gunicorn.conf.py"

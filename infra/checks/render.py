@@ -1,4 +1,4 @@
-"""Render Blueprints."""
+"""Render Blueprints, and the workflow that pings what they deploy."""
 
 from __future__ import annotations
 
@@ -29,3 +29,18 @@ def blueprint(text: str, table: Limits) -> Iterator[str]:
         yield from differ(f"{name}: envVars", variables, wanted)
         if service.get("type") == "web" and service.get("healthCheckPath") not in HEALTH_PATHS:
             yield f"{name}: healthCheckPath is no route that answers without work"
+
+
+def ping(text: str, table: Limits) -> Iterator[str]:
+    """Check a workflow: the table's schedule, an idempotent route, no permissions."""
+    document = yaml.safe_load(text)
+    started = document.get(True, document.get("on")) or {}  # YAML 1.1 reads on as true
+    crons = [item.get("cron") for item in dicts(started, "schedule")]
+    if crons != [f"*/{table.warmup_minutes} * * * *"]:
+        yield f"warmup: the schedule is {crons}"
+    if document.get("permissions") != {}:
+        yield "warmup: it has permissions; it needs none"
+    for job in document.get("jobs", {}).values():
+        for step in dicts(job, "steps"):
+            if "/warmup/" not in str(step.get("run")):
+                yield f"warmup: {step.get('run')} does not ask for /warmup/"

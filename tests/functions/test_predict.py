@@ -223,7 +223,7 @@ def test_a_cold_start_is_one_line_of_the_log(gunicorn: Service) -> None:
     for _ in range(3):
         gunicorn.call("GET", "/warmup/")
 
-    assert len(re.findall(r"is warm: import \d+ ms", gunicorn.log.read_text())) == 1
+    assert len(re.findall(r"is warm: fetch \d+ ms", gunicorn.log.read_text())) == 1
 
 
 def test_memory_sums_all_processes(gunicorn: Service) -> None:
