@@ -203,6 +203,8 @@ def main() -> int:
     chosen = options.platforms or platforms
     table = limits.read()
     interpreter = options.python or python(table.python_minor)
+    if not _minor(interpreter):
+        parser.error(f"--python {interpreter} is no Python that runs here")
     if _minor(interpreter) != table.python_minor:
         print(
             f"bundle: made for Python {_minor(interpreter)}, to be tried here. Clouds run "
