@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "model": {"budget", "errors", "image", "manifest", "store.remote", "settings"},
     "recycle": {"admission", "budget", "errors", "model", "settings"},
     "explain": set(),
+    "jobs": set(),
     "http": {"budget", "errors", "settings"},
     "upload": {"errors", "http"},
     "classify": {

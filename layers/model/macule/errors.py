@@ -3,16 +3,23 @@
 Macule
 ├── BadRequest 400        the request itself is malformed
 ├── NotFound 404
+│   └── NoSuchJob         nobody made it, or somebody else did
 ├── MethodNotAllowed 405
 ├── SlowBody 408          the body did not come in time
+├── JobEnded 409          it cannot be canceled any more
+├── KeyInUse 409          the same Idempotency-Key made a job that has not ended
+├── JobExpired 410        its outcome was kept for JOB_TTL_S
 ├── BodyTooLarge 413      more bytes than the limit
 ├── ImageTooLarge 413     more pixels than the limit
 ├── UnsupportedImage 415  not a format that is served
 ├── BadImage 422          a served format, but it cannot be decoded
 ├── SlowImage 422         decoding it takes longer than the limit
+├── KeyReused 422         the same Idempotency-Key came with another request
 ├── BadSetting 500        an environment variable that cannot be read
 ├── Unavailable 503       try again after retry_after_s
 │   ├── Busy              others hold the memory this request needs
+│   ├── QueueFull         as many jobs wait as may
+│   ├── QueueUnavailable  the queue's own store cannot be reached or written
 │   └── ModelUnavailable  the model is missing, damaged or not as its card says
 │       └── BadCard       the card itself cannot be read
 └── CannotFit 507         this image can never fit this instance
@@ -46,6 +53,10 @@ class NotFound(Macule):
     status, slug, title = 404, "not-found", "No such route"
 
 
+class NoSuchJob(NotFound):
+    slug, title = "no-such-job", "No such prediction"
+
+
 class MethodNotAllowed(Macule):
     status, slug, title = 405, "method-not-allowed", "Method not allowed"
 
@@ -56,6 +67,18 @@ class MethodNotAllowed(Macule):
 
 class SlowBody(Macule):
     status, slug, title = 408, "slow-body", "The body came too slowly"
+
+
+class JobEnded(Macule):
+    status, slug, title = 409, "job-ended", "The prediction has ended"
+
+
+class KeyInUse(Macule):
+    status, slug, title = 409, "key-in-use", "This Idempotency-Key's prediction has not ended"
+
+
+class JobExpired(Macule):
+    status, slug, title = 410, "job-expired", "The prediction is no longer kept"
 
 
 class BodyTooLarge(Macule):
@@ -78,6 +101,10 @@ class SlowImage(Macule):
     status, slug, title = 422, "slow-image", "The image takes too long to decode"
 
 
+class KeyReused(Macule):
+    status, slug, title = 422, "key-reused", "This Idempotency-Key came with another request"
+
+
 class BadSetting(Macule):
     slug, title = "bad-setting", "The service is misconfigured"
 
@@ -89,6 +116,16 @@ class Unavailable(Macule):
 
 class Busy(Unavailable):
     slug, title = "busy", "The memory this image needs is in use"
+
+
+class QueueFull(Unavailable):
+    slug, title = "queue-full", "Too many predictions wait"
+    retry_after_s = 5
+
+
+class QueueUnavailable(Unavailable):
+    slug, title = "queue-unavailable", "Predictions cannot be kept now"
+    retry_after_s = 5
 
 
 class ModelUnavailable(Unavailable):

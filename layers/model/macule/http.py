@@ -127,7 +127,8 @@ class Body:
 class Request(NamedTuple):
     """One HTTP request; header names in lower case.
 
-    `boot_ms` is the time from the start of the process to the opening of its door.
+    `boot_ms` is the time from the start of the process to the opening of its door; `names` holds
+    what stood in the path where the route has {names}.
     """
 
     method: str
@@ -136,6 +137,7 @@ class Request(NamedTuple):
     headers: Mapping[str, str]
     body: Body
     boot_ms: float = 0.0
+    names: Mapping[str, str] = {}
 
 
 class Response(NamedTuple):
@@ -212,9 +214,10 @@ def problem(error: Macule, request_id: str) -> Response:
 def _routed(routes: Table, request: Request) -> Response:
     """Find the route and call it."""
     settings.current()  # a setting that cannot be read fails every route alike, and says so
-    methods = routes.get(_bare(request.path))
+    methods, names = _find(routes, _bare(request.path))
     if methods is None:
         raise NotFound(f"There is no {request.path[:80]} here.", routes=sorted(routes))
+    request = request._replace(names=names)
     method = "GET" if request.method == "HEAD" else request.method
     if method in methods:
         return methods[method](request)
@@ -222,6 +225,20 @@ def _routed(routes: Table, request: Request) -> Response:
     if method == "OPTIONS":
         return Response(204, b"", {"Allow": ", ".join(allowed)})
     raise MethodNotAllowed(f"{request.path[:80]} takes {', '.join(allowed)}.", allowed)
+
+
+def _find(routes: Table, path: str) -> tuple[Mapping[str, Handler] | None, dict[str, str]]:
+    """Find what answers at *path*: itself, or a route with {names} in place of its parts."""
+    if path in routes:
+        return routes[path], {}
+    parts = path.split("/")
+    for route, methods in routes.items():
+        pairs = list(zip(route.split("/"), parts, strict=False))
+        named = {known[1:-1]: part for known, part in pairs if known[:1] == "{" and part}
+        same = sum(known == part for known, part in pairs)
+        if named and len(pairs) == len(parts) == route.count("/") + 1 == same + len(named):
+            return methods, named
+    return None, {}
 
 
 def _bare(path: str) -> str:

@@ -53,6 +53,15 @@ class Settings(NamedTuple):
     recycle_mb: int | None
     predict_url: str | None
     predict_timeout_s: float
+    cache_mb: int
+    cache_ttl_s: float
+    redis_url: str | None
+    broker_url: str | None
+    data_dir: str | None
+    job_ttl_s: float
+    max_jobs: int
+    webhook_secrets: tuple[str, ...]
+    webhook_loopback: bool
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -99,6 +108,15 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         recycle_mb=get("RECYCLE_MB", None, _at_least(1)),
         predict_url=get("PREDICT_URL", None, web_address),
         predict_timeout_s=get("PREDICT_TIMEOUT_S", 2.0, _seconds),
+        cache_mb=get("CACHE_MB", 2, _at_least(0)),
+        cache_ttl_s=get("CACHE_TTL_S", 3600.0, _long),
+        redis_url=get("REDIS_URL", None, _redis("REDIS_URL")),
+        broker_url=get("BROKER_URL", None, _redis("BROKER_URL")),
+        data_dir=get("DATA_DIR", None, str),
+        job_ttl_s=get("JOB_TTL_S", 3600.0, _long),
+        max_jobs=get("MAX_JOBS", 1000, _at_least(1)),
+        webhook_secrets=get("WEBHOOK_SECRETS", (), _secrets),
+        webhook_loopback=get("WEBHOOK_LOOPBACK", False, _truth),
     )
 
 
@@ -186,6 +204,40 @@ def _seconds(text: str) -> float:
     if not 0 <= value <= 3600:
         raise ValueError("a number of seconds, 0 to 3600")
     return value
+
+
+def _long(text: str) -> float:
+    value = float(text) if text.replace(".", "", 1).isdecimal() and text.isascii() else 0.0
+    if not 1 <= value <= 30 * 86400:
+        raise ValueError("a number of seconds, 1 to 2592000")
+    return value
+
+
+def _redis(name: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not text.startswith(("redis://", "rediss://", "unix://")):
+            raise BadSetting(f"{name} does not begin with redis://, rediss:// or unix://.")
+        return text  # the value may hold a password, so no error shows it
+
+    return parse
+
+
+def _secrets(text: str) -> tuple[str, ...]:
+    """Read keys of Standard Webhooks, the newest first."""
+    from base64 import b64decode
+    from binascii import Error
+
+    secrets = tuple(part.strip() for part in text.split(",") if part.strip())
+    for place, secret in enumerate(secrets, 1):
+        try:
+            size = len(b64decode(secret.removeprefix("whsec_"), validate=True))
+        except Error:
+            size = 0
+        if not secret.startswith("whsec_") or not 24 <= size <= 64:
+            raise BadSetting(
+                f"WEBHOOK_SECRETS: number {place} is not whsec_ and base64 of 24 to 64 bytes."
+            )
+    return secrets
 
 
 def _shares(text: str) -> tuple[float, ...]:

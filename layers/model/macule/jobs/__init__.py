@@ -1,0 +1,85 @@
+"""Predictions that outlive a request: what a job is, and what every queue of them does.
+
+A job is made `starting`, then `processing`, and ends once: `succeeded`, `failed` or `canceled`. Its
+image is kept until it has ended, its answer for JOB_TTL_S after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+STARTING, PROCESSING = "starting", "processing"
+SUCCEEDED, FAILED, CANCELED = "succeeded", "failed", "canceled"
+ENDED = frozenset({SUCCEEDED, FAILED, CANCELED})
+STARTED_EVENT, COMPLETED_EVENT = "prediction.started", "prediction.completed"
+EVENTS = (STARTED_EVENT, COMPLETED_EVENT)
+MOST_ATTEMPTS = 3  # a job whose worker died so often is not tried again: it may be what kills them
+
+
+class Order(NamedTuple):
+    """What a caller asks for, beside the image.
+
+    `owner` is the name of the key that asked, "" where there are no keys: a job is shown to its
+    owner alone. `events` are those of EVENTS that are told to `webhook`.
+    """
+
+    top_k: int | None = None
+    with_cam: bool = False
+    webhook: str = ""
+    events: tuple[str, ...] = ()
+    owner: str = ""
+
+
+class Job(NamedTuple):
+    """What is known of a job; times in seconds since 1970.
+
+    `outcome` is the answer of one that succeeded, the problem document of one that failed.
+    `attempts` counts how often a worker has taken it.
+    """
+
+    id: str
+    status: str
+    order: Order
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    outcome: Mapping[str, Any] | None = None
+    attempts: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+class Queue(Protocol):
+    """Where jobs wait and their outcomes are kept. A state only moves forward, whoever dies."""
+
+    def put(self, order: Order, image: bytes, key: str = "", fingerprint: str = "") -> Job:
+        """Take a job in.
+
+        *key*: the caller's Idempotency-Key, within what it owns; *fingerprint*: of its request.
+        Returns: the new job, or the one that this key made before, once that has ended.
+        Raises: QueueFull, KeyInUse while that one has not, KeyReused for another request.
+        """
+
+    def get(self, job_id: str, owner: str) -> Job:
+        """Return a job of *owner*.
+
+        Raises: NoSuchJob, JobExpired.
+        """
+
+    def cancel(self, job_id: str, owner: str) -> Job:
+        """End a job; one that is being worked on loses its outcome.
+
+        Raises: NoSuchJob, JobExpired, JobEnded.
+        """
+
+    def finish(self, job_id: str, status: str, outcome: Mapping[str, Any]) -> bool:
+        """End a job that is being worked on; its image goes.
+
+        Returns: False if it has ended already, and this outcome is nobody's.
+        """
+
+    def waiting(self) -> int:
+        """Return how many jobs have not ended."""
