@@ -20,6 +20,7 @@ threads = chosen.threads
 timeout = bounds.timeout_s  # of a worker that no longer beats, not of a request
 graceful_timeout = chosen.graceful_timeout_s
 keepalive = 5
+JOB_S = 5.0  # more than a photo takes
 control_socket_disable = True  # a service needs no socket in the home folder
 loglevel = "warning"
 proc_name = "macule"
@@ -34,8 +35,11 @@ def pre_fork(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Watch the worker's memory; one that replaces another is warm before it takes requests."""
     from macule import recycle
+    from macule.jobs import here
 
     worker.wear = recycle.watch(chosen)
+    if function == "predict":
+        here.resume()
     if worker.replaces:
         recycle.take_over(chosen.model, worker.ppid, worker.surplus)
 
@@ -46,3 +50,10 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
 
     if environ["REQUEST_METHOD"] == "POST":
         recycle.served(worker.wear, worker.ppid)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Let the job at hand end; what does not is taken up by the next worker."""
+    from macule.jobs import here
+
+    here.stop(JOB_S)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from macule import classify, doors, health
+from macule import classify, doors, health, predictions
 
 if TYPE_CHECKING:
     from flask import Request
@@ -16,6 +16,9 @@ ROUTES = {
     "GET /model/": health.card,
     "POST /predict/": classify.photo,
     "POST /": classify.photo,
+    "POST /predictions": predictions.create,
+    "GET /predictions/{id}": predictions.show,
+    "POST /predictions/{id}/cancel": predictions.cancel,
 }
 
 app = doors.wsgi(ROUTES)  # gunicorn: Render, make serve. Flask is never imported

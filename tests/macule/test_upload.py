@@ -18,7 +18,7 @@ def photo(body: bytes, kind: str, length: int | None = -1) -> bytes:
     size = len(body) if length == -1 else length
     return upload.photo(
         Request("POST", "/", {}, {"content-type": kind}, Body(BytesIO(body), size)), LIMIT
-    )
+    ).image
 
 
 def as_json(document: object) -> bytes:

@@ -31,21 +31,32 @@ def photo(request: Request) -> Response:
     """
     began = time.perf_counter()
     chosen = settings.current()
-    top_k, with_cam = _top_k(request.query.get("top_k")), _with_cam(request.query.get("explain"))
-
-    here, timeout_s = admission.current(), chosen.admission_timeout_s
+    top_k, with_cam = wishes(request)
 
     def answered() -> tuple[dict[str, Any], dict[str, float]]:
-        with here.room(upload.price(request, chosen.max_image_bytes), timeout_s):
-            body = upload.photo(request, chosen.max_image_bytes, chosen.body_timeout_s)
-        return predict(body, chosen, top_k, with_cam)
+        return predict(receive(request, chosen).image, chosen, top_k, with_cam)
 
-    answer, stages = here.turn(answered, timeout_s)
+    answer, stages = admission.current().turn(answered, chosen.admission_timeout_s)
     answer["metrics"]["total_ms"] = stages["total"] = _ms(began)
     if answer["metrics"]["cold_start"]:
         stages = {"boot": request.boot_ms, **stages}
     timing = ", ".join(f"{name};dur={spent:.1f}" for name, spent in stages.items())
     return http.as_json(answer, Server_Timing=timing)
+
+
+def receive(request: Request, chosen: settings.Settings) -> upload.Upload:
+    """Read the photo in the body, once there is room for it and for what decoding it will take."""
+    cost = upload.price(request, chosen.max_image_bytes)
+    with admission.current().room(cost, chosen.admission_timeout_s):
+        return upload.photo(request, chosen.max_image_bytes, chosen.body_timeout_s)
+
+
+def wishes(request: Request) -> tuple[int | None, bool]:
+    """Read what the query asks for: how many labels, and whether a map.
+
+    Raises: BadRequest.
+    """
+    return _top_k(request.query.get("top_k")), _with_cam(request.query.get("explain"))
 
 
 def predict(

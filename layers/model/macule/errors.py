@@ -16,6 +16,7 @@ Macule
 ├── SlowImage 422         decoding it takes longer than the limit
 ├── KeyReused 422         the same Idempotency-Key came with another request
 ├── BadSetting 500        an environment variable that cannot be read
+├── WorkerDied 500        whoever worked on a job died, again and again
 ├── Unavailable 503       try again after retry_after_s
 │   ├── Busy              others hold the memory this request needs
 │   ├── QueueFull         as many jobs wait as may
@@ -26,6 +27,8 @@ Macule
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 Figure = int | float | str | list[str]
 
@@ -109,6 +112,10 @@ class BadSetting(Macule):
     slug, title = "bad-setting", "The service is misconfigured"
 
 
+class WorkerDied(Macule):
+    slug, title = "worker-died", "Whoever worked on it died"
+
+
 class Unavailable(Macule):
     status, slug, title = 503, "unavailable", "Not available now"
     retry_after_s = 1
@@ -139,3 +146,15 @@ class BadCard(ModelUnavailable):
 
 class CannotFit(Macule):
     status, slug, title = 507, "cannot-fit", "This image can never fit this instance"
+
+
+def document(error: Macule) -> dict[str, Any]:
+    """Describe *error* for a caller, as RFC 9457 has it."""
+    ours = isinstance(error, BadSetting) or type(error) is Macule
+    return {
+        "type": f"urn:macule:problem:{error.slug}",
+        "title": error.title,
+        "status": error.status,
+        "detail": "The operator's log says more." if ours else str(error),
+        **error.figures,
+    }

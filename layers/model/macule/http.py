@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any, BinaryIO, NamedTuple
 
-from macule import budget, settings
+from macule import budget, errors, settings
 from macule.errors import (
     BadRequest,
     BodyTooLarge,
@@ -194,15 +194,7 @@ def as_json(document: Mapping[str, Any], status: int = 200, **headers: str) -> R
 
 def problem(error: Macule, request_id: str) -> Response:
     """Write *error* as an RFC 9457 problem document."""
-    document = {
-        "type": f"urn:macule:problem:{error.slug}",
-        "title": error.title,
-        "status": error.status,
-        "detail": str(error) if error.status != 500 else "The operator's log says more.",
-        "request_id": request_id,
-        **error.figures,
-    }
-    response = as_json(document, error.status)
+    response = as_json({**errors.document(error), "request_id": request_id}, error.status)
     response.headers["Content-Type"] = "application/problem+json"
     if isinstance(error, Unavailable):
         response.headers["Retry-After"] = str(error.retry_after_s)

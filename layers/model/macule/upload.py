@@ -6,11 +6,13 @@ import binascii
 import json
 from io import BytesIO
 from math import inf
+from typing import Any, NamedTuple
 
 from macule.errors import BadRequest, BodyTooLarge
 from macule.http import Body, Request
 
 FIELDS = ("image", "file")
+TEXTS = ("webhook", "webhook_events_filter")  # what may come beside it
 FORM_BYTES = 2**16  # what a form may weigh beside its image
 MAX_PARTS = 32
 DECODING_BYTES = 7 * 2**20  # of a baseline JPEG of 48 MP
@@ -21,6 +23,13 @@ HOW = (
     "Send the photo as a raw body, as the multipart field `image` or `file`, or as JSON "
     '{"image": "<base64 or data: URI>"}.'
 )
+
+
+class Upload(NamedTuple):
+    """An image's bytes, and those of TEXTS that came beside it."""
+
+    image: bytes
+    texts: dict[str, str]
 
 
 def price(request: Request, max_image_bytes: int) -> int:
@@ -34,22 +43,22 @@ def price(request: Request, max_image_bytes: int) -> int:
     return DECODING_BYTES + int(size * copies)
 
 
-def photo(request: Request, max_image_bytes: int, timeout_s: float = inf) -> bytes:
-    """Return the image's bytes, at most *max_image_bytes* of them.
+def photo(request: Request, max_image_bytes: int, timeout_s: float = inf) -> Upload:
+    """Return the image's bytes, at most *max_image_bytes* of them, and what is asked beside it.
 
     *timeout_s*: as `Body.chunks` has it.
     Raises: BadRequest, BodyTooLarge, SlowBody.
     """
     kind, media_type = request.headers.get("content-type", ""), _media_type(request)
     if media_type == "multipart/form-data":
-        image = _from_form(request.body, kind, max_image_bytes, timeout_s)
+        found = _from_form(request.body, kind, max_image_bytes, timeout_s)
     elif media_type == "application/json":
-        image = _from_json(request.body, max_image_bytes, timeout_s)
+        found = _from_json(request.body, max_image_bytes, timeout_s)
     else:
-        image = _gather(request.body, max_image_bytes, timeout_s)
-    if not image:
+        found = Upload(_gather(request.body, max_image_bytes, timeout_s), {})
+    if not found.image:
         raise BadRequest(f"There is no image in the request. {HOW}")
-    return image
+    return found
 
 
 def _media_type(request: Request) -> str:
@@ -64,14 +73,15 @@ def _gather(body: Body, limit_bytes: int, timeout_s: float) -> bytes:
     return buffer.getvalue()
 
 
-def _from_form(body: Body, kind: str, max_image_bytes: int, timeout_s: float) -> bytes:
-    """Keep the image's field of a multipart form, drop every other as it passes."""
+def _from_form(body: Body, kind: str, max_image_bytes: int, timeout_s: float) -> Upload:
+    """Keep the known fields of a multipart form, each once; drop every other as it passes."""
     import multipart
 
     _, options = multipart.parse_options_header(kind)
     if not options.get("boundary"):
         raise BadRequest("The Content-Type multipart/form-data has no boundary.")
-    buffer, found, wanted = BytesIO(), False, False
+    kept: dict[str, BytesIO] = {}
+    into: BytesIO | None = None
     try:
         with multipart.PushMultipartParser(
             options["boundary"], max_segment_count=MAX_PARTS
@@ -79,18 +89,21 @@ def _from_form(body: Body, kind: str, max_image_bytes: int, timeout_s: float) ->
             for chunk in body.chunks(max_image_bytes + FORM_BYTES, timeout_s):
                 for event in parser.parse(chunk):
                     if isinstance(event, multipart.MultipartSegment):
-                        wanted = event.name in FIELDS and not found
-                        found = found or wanted
-                    elif event and wanted:
-                        buffer.write(event)
+                        name = FIELDS[0] if event.name in FIELDS else event.name
+                        known = name in (FIELDS[0], *TEXTS) and name not in kept
+                        into = kept.setdefault(name, BytesIO()) if known else None
+                    elif event and into is not None:
+                        into.write(event)
     except multipart.MultipartError as error:
         raise BadRequest(f"The multipart form is malformed. {HOW}") from error
-    if not found:
+    image = kept.pop(FIELDS[0], None)
+    if image is None:
         raise BadRequest(f"The form has no field `image` or `file`. {HOW}")
-    return _within(buffer.getvalue(), max_image_bytes)
+    texts = {name: text.getvalue().decode("utf-8", "replace") for name, text in kept.items()}
+    return Upload(_within(image.getvalue(), max_image_bytes), texts)
 
 
-def _from_json(body: Body, max_image_bytes: int, timeout_s: float) -> bytes:
+def _from_json(body: Body, max_image_bytes: int, timeout_s: float) -> Upload:
     """Decode the base64 under `image`; each copy is dropped as soon as the next is made."""
     text = _gather(body, max_image_bytes * 4 // 3 + FORM_BYTES, timeout_s)
     try:
@@ -109,7 +122,19 @@ def _from_json(body: Body, max_image_bytes: int, timeout_s: float) -> bytes:
         image = binascii.a2b_base64("".join(encoded.split()), strict_mode=True)
     except ValueError as error:
         raise BadRequest("The text under `image` is not base64.") from error
-    return _within(image, max_image_bytes)
+    return Upload(_within(image, max_image_bytes), _texts(document))
+
+
+def _texts(document: dict[str, Any]) -> dict[str, str]:
+    """Take the known texts out of a JSON object; a list of texts becomes one with commas."""
+    found = {}
+    for name in TEXTS:
+        value = document.get(name) or ""
+        parts = value if isinstance(value, list) else [value]
+        if not all(isinstance(part, str) for part in parts):
+            raise BadRequest(f"The JSON has under `{name}` neither a text nor a list of texts.")
+        found[name] = ",".join(parts)
+    return found
 
 
 def _within(image: bytes, limit_bytes: int) -> bytes:

@@ -14,6 +14,7 @@ SUCCEEDED, FAILED, CANCELED = "succeeded", "failed", "canceled"
 ENDED = frozenset({SUCCEEDED, FAILED, CANCELED})
 STARTED_EVENT, COMPLETED_EVENT = "prediction.started", "prediction.completed"
 EVENTS = (STARTED_EVENT, COMPLETED_EVENT)
+FILE = "jobs.sqlite3"  # of the embedded queue, in DATA_DIR
 MOST_ATTEMPTS = 3  # a job whose worker died so often is not tried again: it may be what kills them
 
 

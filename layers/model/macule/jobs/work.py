@@ -1,0 +1,31 @@
+"""Working on a job: what a worker of any queue does with one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from macule import classify, settings
+from macule.errors import Macule, Unavailable, document
+from macule.jobs import FAILED, SUCCEEDED, Order
+
+log = logging.getLogger("macule")
+
+
+def outcome(order: Order, image: bytes, chosen: settings.Settings) -> tuple[str, Mapping[str, Any]]:
+    """Classify the image of a job.
+
+    Returns: how it ended, and the answer or the problem document.
+    Raises: Unavailable, where it may be tried again.
+    """
+    try:
+        answer, _ = classify.predict(image, chosen, order.top_k, order.with_cam)
+    except Unavailable:
+        raise
+    except Macule as error:
+        return FAILED, document(error)
+    except Exception:
+        log.exception("a job failed")
+        return FAILED, document(Macule("Something went wrong on our side; the log has it."))
+    return SUCCEEDED, answer

@@ -1,0 +1,122 @@
+"""The routes of predictions that outlive a request: make one, ask for it, cancel it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from macule import admission, classify, http, image, jobs, settings
+from macule.errors import BadRequest
+from macule.http import Request, Response
+from macule.jobs import Job, Order, here
+
+ANYBODY = ""  # the owner, as long as there are no keys
+MOST_WAIT_S = 60.0
+LOOK_S = 0.03  # while a caller waits for the end of a job
+RETRY_AFTER_S = 1
+KEY = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def create(request: Request) -> Response:
+    """POST /predictions: take a photo in, answer with where its prediction will be.
+
+    Query as POST /predict/. Headers: `Prefer: respond-async` or `wait=N`, `Idempotency-Key`.
+    """
+    chosen, desk = settings.current(), here.current()
+    top_k, with_cam = classify.wishes(request)
+    wait_s = _wait(request.headers.get("prefer", ""))
+    key = request.headers.get("idempotency-key", "")
+    if key and not KEY.fullmatch(key):
+        raise BadRequest("The Idempotency-Key is not 1 to 128 visible ASCII characters.")
+
+    def received() -> tuple[Order, bytes]:
+        photo, texts = classify.receive(request, chosen)
+        image.inspect(photo, chosen.max_image_pixels)  # what is no photo is refused at once
+        return Order(top_k, with_cam, owner=ANYBODY, **_webhook(texts)), photo
+
+    order, photo = admission.current().turn(received, chosen.admission_timeout_s)
+    fingerprint = sha256(sha256(photo).digest() + repr(order).encode()).hexdigest()
+    job = desk.queue.put(order, photo, key, fingerprint)
+    del photo
+    desk.wake()
+    applied = {"Preference-Applied": "respond-async"}
+    if wait_s is not None:
+        applied = {"Preference-Applied": f"wait={wait_s:g}"}
+        end = time.monotonic() + wait_s
+        while not job.ended and time.monotonic() < end:
+            time.sleep(LOOK_S)
+            job = desk.queue.get(job.id, ANYBODY)
+    answer = _answer(job, 200 if job.ended else 202)
+    answer.headers.update({"Location": f"/predictions/{job.id}", **applied})
+    return answer
+
+
+def show(request: Request) -> Response:
+    """GET /predictions/{id}: how far it is, and its outcome; 304 if that is known by its ETag."""
+    answer = _answer(here.current().queue.get(request.names["id"], ANYBODY))
+    tag = answer.headers["ETag"] = f'"{sha256(answer.body).hexdigest()[:32]}"'
+    known = {part.strip().removeprefix("W/") for part in _list(request.headers, "if-none-match")}
+    return answer._replace(status=304, body=b"") if known & {tag, "*"} else answer
+
+
+def cancel(request: Request) -> Response:
+    """POST /predictions/{id}/cancel: end it; its image goes at once."""
+    return _answer(here.current().queue.cancel(request.names["id"], ANYBODY))
+
+
+def document(job: Job) -> dict[str, Any]:
+    """Describe a job to its owner: an answer as of POST /predict/ once it has succeeded."""
+    shown: dict[str, Any] = {"id": job.id, "status": job.status}
+    if job.status == jobs.SUCCEEDED and job.outcome:
+        shown = {**job.outcome, **shown}
+    if job.status == jobs.FAILED:
+        shown["error"] = job.outcome
+    times = {
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "completed_at": job.ended_at,
+    }
+    return {**shown, **{name: _date(seconds) for name, seconds in times.items()}}
+
+
+def _answer(job: Job, status: int = 200) -> Response:
+    answer = http.as_json(document(job), status)
+    if not job.ended:
+        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return answer
+
+
+def _webhook(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Read whom to tell, and of which events."""
+    url = texts.get("webhook", "").strip()
+    events = tuple(part.strip() for part in texts.get("webhook_events_filter", "").split(","))
+    unknown = set(events) - {*jobs.EVENTS, ""}
+    if unknown:
+        raise BadRequest(f"webhook_events_filter knows {' and '.join(jobs.EVENTS)} alone.")
+    wanted = tuple(event for event in jobs.EVENTS if event in events) or jobs.EVENTS
+    return {"webhook": url, "events": wanted if url else ()}
+
+
+def _wait(prefer: str) -> float | None:
+    """Return the seconds of `Prefer: wait=N`, at most MOST_WAIT_S; None without it (RFC 7240)."""
+    for part in prefer.lower().replace(";", ",").split(","):
+        name, _, value = part.strip().partition("=")
+        text = value.strip(' "')
+        if name.strip() == "wait" and text.isascii() and text.isdigit():
+            return min(float(text[:6]), MOST_WAIT_S)
+    return None
+
+
+def _list(headers: Mapping[str, str], name: str) -> list[str]:
+    return headers.get(name, "").split(",")
+
+
+def _date(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return moment.replace("+00:00", "Z")

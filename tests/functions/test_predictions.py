@@ -1,0 +1,192 @@
+"""Predictions that outlive a request, as a caller sees them, through kills and restarts."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from draw import photo, saved, skin
+from service import GUNICORN, Service, form, running
+
+PHOTO = photo()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    with running(GUNICORN, folder, DATA_DIR=str(folder / "data"), MAX_JOBS="40") as service:
+        yield service
+
+
+def make(service: Service, body: bytes = PHOTO, query: str = "", **headers: str) -> Any:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return service.call("POST", f"/predictions{query}", body, named)
+
+
+def ended(service: Service, job_id: str, wait_s: float = 30) -> dict[str, Any]:
+    """Poll as a client does, until it has ended."""
+    end = time.monotonic() + wait_s
+    while time.monotonic() < end:
+        answer = service.call("GET", f"/predictions/{job_id}")
+        document: dict[str, Any] = answer.json()
+        if "retry-after" not in answer.headers:
+            return document
+        time.sleep(0.02)
+    raise AssertionError(document)
+
+
+def test_a_prediction_comes_later(service: Service) -> None:
+    """202 at once with its place; then the very answer that POST /predict/ gives."""
+    made = make(service, query="?top_k=2&explain=cam", Prefer="respond-async")
+    done = ended(service, made.json()["id"])
+    direct = service.predict(PHOTO, "?top_k=2&explain=cam").json()
+
+    assert made.status == 202
+    assert made.headers["location"] == f"/predictions/{made.json()['id']}"
+    assert made.headers["preference-applied"] == "respond-async"
+    assert made.headers["retry-after"] == "1"
+    assert done["status"] == "succeeded"
+    assert done["predictions"] == direct["predictions"]
+    assert done["explanation"] == direct["explanation"]
+    assert done["created_at"] <= done["started_at"] <= done["completed_at"]
+
+
+def test_who_prefers_to_wait_gets_it_at_once(service: Service) -> None:
+    """`Prefer: wait` answers 200 with the outcome; a wait of none is answered 202."""
+    waited = make(service, Prefer="wait=20")
+    hurried = make(service, Prefer="wait=0")
+
+    assert (waited.status, waited.json()["status"]) == (200, "succeeded")
+    assert waited.headers["preference-applied"] == "wait=20"
+    assert hurried.status == 202
+    assert ended(service, hurried.json()["id"])["status"] == "succeeded"
+
+
+def test_an_etag_saves_the_body(service: Service) -> None:
+    """Who knows the outcome gets 304 without it."""
+    job_id = make(service, Prefer="wait=20").json()["id"]
+    first = service.call("GET", f"/predictions/{job_id}/")
+    again = service.call(
+        "GET", f"/predictions/{job_id}", None, {"If-None-Match": first.headers["etag"]}
+    )
+    other = service.call("GET", f"/predictions/{job_id}", None, {"If-None-Match": '"x"'})
+
+    assert (again.status, again.body) == (304, b"")
+    assert again.headers["etag"] == first.headers["etag"] == other.headers["etag"]
+    assert other.status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [(b"no photo", "text/plain", 415), (b"", "image/jpeg", 400), (PHOTO[:300], "image/jpeg", 422)],
+)
+def test_what_is_no_photo_is_refused_at_once(
+    service: Service, body: bytes, kind: str, status: int
+) -> None:
+    """Nothing is queued for what can be seen to be no image."""
+    assert make(service, body, Content_Type=kind).status == status
+
+
+def test_a_photo_that_cannot_be_decoded_fails(service: Service) -> None:
+    """A body that breaks off in its pixels is taken by its header, and fails with its problem."""
+    done = ended(service, make(service, PHOTO[: len(PHOTO) // 2]).json()["id"])
+
+    assert done["status"] == "failed"
+    assert done["error"]["type"] == "urn:macule:problem:bad-image"
+    assert done["error"]["status"] == 422
+
+
+def test_a_key_is_one_prediction(service: Service) -> None:
+    """Sent again and again, even at once, an Idempotency-Key makes one prediction."""
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: make(service, Idempotency_Key="a1"), range(16)))
+    made = {answer.json()["id"] for answer in answers if answer.status in (200, 202)}
+    refused = [answer.json() for answer in answers if answer.status == 409]
+
+    assert len(made) == 1
+    assert {problem["prediction"] for problem in refused} <= made
+    job_id = made.pop()
+    ended(service, job_id)
+    assert make(service, Idempotency_Key="a1").json()["id"] == job_id
+    assert make(service, saved(skin(seed=3)), Idempotency_Key="a1").status == 422
+    assert make(service, query="?top_k=1", Idempotency_Key="a1").status == 422
+    assert make(service, Idempotency_Key="no spaces").status == 400
+
+
+def test_forms_say_what_they_want_beside_the_photo(service: Service) -> None:
+    """An unknown event is refused, in a form as in JSON."""
+    body, kind = form("image", PHOTO)
+    boundary = kind["Content-Type"].partition("boundary=")[2]
+    part = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="webhook_events_filter"\r\n\r\n'
+        "prediction.exploded\r\n"
+    )
+    answer = service.call("POST", "/predictions", part.encode() + body, kind)
+
+    assert answer.status == 400
+    assert "prediction.completed" in answer.json()["detail"]
+
+
+def test_cancel_and_what_is_unknown(service: Service) -> None:
+    """What has ended cannot be canceled; what nobody made is 404, by any method 405."""
+    job_id = make(service, Prefer="wait=20").json()["id"]
+
+    assert service.call("POST", f"/predictions/{job_id}/cancel").status == 409
+    assert service.call("POST", "/predictions/nothing/cancel").status == 404
+    assert service.call("GET", "/predictions/nothing").status == 404
+    assert service.call("GET", "/predictions//cancel").status == 404
+    assert service.call("DELETE", f"/predictions/{job_id}").status == 405
+
+
+def test_a_full_queue_is_503_and_others_are_served(service: Service) -> None:
+    """A burst beyond MAX_JOBS is told to come back; predictions at once go on beside it."""
+    slow = saved(skin(4000, 3000), "JPEG", quality=90, progressive=True)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: make(service, slow), range(90)))
+        direct = service.predict(PHOTO)
+    refused = [answer for answer in answers if answer.status == 503]
+    made = [answer.json()["id"] for answer in answers if answer.status == 202]
+
+    assert direct.status == 200
+    assert refused
+    assert len(refused) + len(made) == len(answers)
+    assert {answer.json()["type"].rpartition(":")[2] for answer in refused} <= {"queue-full"}
+    assert all(answer.headers["retry-after"] for answer in refused)
+    canceled = service.call("POST", f"/predictions/{made[-1]}/cancel")
+    assert canceled.status in (200, 409)
+    assert {ended(service, job_id, 60)["status"] for job_id in made} <= {"succeeded", "canceled"}
+
+
+def worker_of(service: Service) -> int:
+    children = subprocess.check_output(["pgrep", "-P", str(service.process.pid)], text=True)
+    return int(children.split()[0])
+
+
+def test_nothing_is_lost_by_kills_and_restarts(tmp_path: Path) -> None:
+    """30 predictions: the worker is killed in their midst, then the service; each ends once."""
+    data, pictures = str(tmp_path / "data"), [saved(skin(3000, 2000, seed)) for seed in range(3)]
+    with running(GUNICORN, tmp_path, DATA_DIR=data) as service:
+        made = [make(service, pictures[n % 3]).json()["id"] for n in range(30)]
+        os.kill(worker_of(service), signal.SIGKILL)
+        time.sleep(1)
+        os.killpg(service.process.pid, signal.SIGKILL)
+    with running(GUNICORN, tmp_path, DATA_DIR=data) as service:
+        done = [ended(service, job_id) for job_id in made]
+
+        assert [document["status"] for document in done] == ["succeeded"] * 30
+        assert len({document["completed_at"] for document in done}) > 1
+
+
+def test_a_start_without_jobs_opens_nothing(tmp_path: Path) -> None:
+    """A service that nobody asks for a prediction that outlives a request makes no file."""
+    with running(GUNICORN, tmp_path, DATA_DIR=str(tmp_path / "data")) as service:
+        service.predict(PHOTO)
+        maps = Path(f"/proc/{worker_of(service)}/maps").read_text()
+
+    assert not (tmp_path / "data").exists()
+    assert "_sqlite3" not in maps

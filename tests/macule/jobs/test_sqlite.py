@@ -1,0 +1,297 @@
+"""The embedded queue: states go forward, nothing is lost or doubled, images go when they may."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from macule.errors import (
+    JobEnded,
+    JobExpired,
+    KeyInUse,
+    KeyReused,
+    NoSuchJob,
+    QueueFull,
+    QueueUnavailable,
+)
+from macule.jobs import CANCELED, FAILED, MOST_ATTEMPTS, PROCESSING, STARTING, SUCCEEDED, Order
+from macule.jobs import sqlite as embedded
+from macule.jobs.sqlite import Sqlite
+
+IMAGE = b"what nobody else may see" * 100
+ANSWER = {"decision": "classified", "names": "Nốt ruồi"}
+
+
+class Clock:
+    now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(tmp_path: Path, clock: Clock) -> Iterator[Sqlite]:
+    queue = Sqlite(tmp_path / "data", 60, 5, clock)
+    yield queue
+    queue.close()
+
+
+def elsewhere(folder: Path, code: str) -> str:
+    """Run *code* on the queue in a process of its own, which dies as if killed."""
+    begin = (
+        "import os, sys; from pathlib import Path; from macule.jobs import *; "
+        "from macule.jobs.sqlite import Sqlite; queue = Sqlite(Path(sys.argv[1]), 60, 5000)\n"
+    )
+    command = [sys.executable, "-c", f"{begin}{code}\nsys.stdout.flush(); os._exit(9)", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def test_a_job_goes_forward_once(queue: Sqlite, clock: Clock) -> None:
+    """It starts, is worked on, succeeds; its outcome is as given, its times are the clock's."""
+    made = queue.put(Order(3, True), IMAGE)
+    clock.now += 1
+    taken = queue.take()
+    assert taken
+    clock.now += 1
+
+    assert (made.status, taken.job.status, taken.image) == (STARTING, PROCESSING, IMAGE)
+    assert taken.job.order == Order(3, True)
+    assert queue.finish(made.id, SUCCEEDED, ANSWER)
+    ended = queue.get(made.id, "")
+    assert (ended.status, ended.outcome) == (SUCCEEDED, ANSWER)
+    assert (ended.started_at or 0) - ended.created_at == 1
+    assert (ended.ended_at or 0) - ended.created_at == 2
+    assert not queue.finish(made.id, FAILED, {})
+    assert queue.get(made.id, "") == ended
+    assert queue.take() is None
+
+
+def test_the_first_in_is_the_first_out(queue: Sqlite) -> None:
+    """Jobs are taken in the order in which they came."""
+    made = [queue.put(Order(), IMAGE).id for _ in range(4)]
+
+    assert [taken.job.id for taken in iter(queue.take, None)] == made
+
+
+def test_cancel_wins_over_a_worker(queue: Sqlite) -> None:
+    """A job canceled while it is worked on stays so, and cannot be canceled twice."""
+    job = queue.put(Order(), IMAGE)
+    queue.take()
+
+    assert queue.cancel(job.id, "").status == CANCELED
+    assert not queue.finish(job.id, SUCCEEDED, ANSWER)
+    assert queue.get(job.id, "").outcome is None
+    with pytest.raises(JobEnded):
+        queue.cancel(job.id, "")
+
+
+def test_a_job_is_its_owners(queue: Sqlite) -> None:
+    """Another key gets 404, as for a job that never was."""
+    job = queue.put(Order(owner="clinic"), IMAGE)
+
+    assert queue.get(job.id, "clinic").order.owner == "clinic"
+    for ask in (queue.get, queue.cancel):
+        with pytest.raises(NoSuchJob):
+            ask(job.id, "other")
+
+
+def test_an_outcome_is_kept_for_its_time(queue: Sqlite, clock: Clock) -> None:
+    """After its time to live it is 410, and a day later as if it had never been."""
+    job = queue.put(Order(), IMAGE)
+    queue.take()
+    queue.finish(job.id, SUCCEEDED, ANSWER)
+    clock.now += 61
+    with pytest.raises(JobExpired):
+        queue.get(job.id, "")
+    with pytest.raises(NoSuchJob):
+        queue.get(job.id, "other")
+    clock.now += embedded.GONE_S + 1
+    with pytest.raises(NoSuchJob):
+        queue.get(job.id, "")
+
+
+def test_a_job_that_waits_does_not_expire(queue: Sqlite, clock: Clock) -> None:
+    """Only what has ended is let go."""
+    job = queue.put(Order(), IMAGE)
+    clock.now += 1e6
+
+    assert queue.get(job.id, "").status == STARTING
+
+
+def test_a_key_makes_one_job(queue: Sqlite) -> None:
+    """A key is refused while its job goes on, then gives that job; another owner's is free."""
+    job = queue.put(Order(), IMAGE, "key", "print")
+    with pytest.raises(KeyInUse) as refused:
+        queue.put(Order(), IMAGE, "key", "print")
+    assert refused.value.figures == {"prediction": job.id}
+    with pytest.raises(KeyReused):
+        queue.put(Order(), b"another", "key", "another")
+    assert queue.put(Order(owner="other"), IMAGE, "key", "print").id != job.id
+    queue.take()
+    queue.finish(job.id, SUCCEEDED, ANSWER)
+
+    assert queue.put(Order(), IMAGE, "key", "print").outcome == ANSWER
+
+
+def test_a_full_queue_says_so(queue: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its number, or its bytes, a job is refused; one that ended makes room."""
+    made = [queue.put(Order(), IMAGE) for _ in range(5)]
+    with pytest.raises(QueueFull) as refused:
+        queue.put(Order(), IMAGE)
+    assert refused.value.figures == {"waiting": 5}
+    queue.cancel(made[0].id, "")
+    queue.put(Order(), IMAGE)
+    queue.cancel(made[1].id, "")
+    monkeypatch.setattr(embedded, "MOST_BYTES", 5 * len(IMAGE) - 1)
+
+    with pytest.raises(QueueFull):
+        queue.put(Order(), IMAGE)
+
+
+@pytest.mark.parametrize("end", ["finish", "cancel"])
+def test_an_image_goes_with_the_end_of_its_job(queue: Sqlite, tmp_path: Path, end: str) -> None:
+    """No file of the queue has a trace of it then, though it was there before."""
+    job = queue.put(Order(), IMAGE)
+    queue.take()
+
+    def traces() -> list[str]:
+        files = (tmp_path / "data").iterdir()
+        return [path.name for path in files if IMAGE[:24] in path.read_bytes()]
+
+    assert traces()
+    if end == "finish":
+        queue.finish(job.id, FAILED, {})
+    else:
+        queue.cancel(job.id, "")
+    assert traces() == []
+
+
+def test_what_a_dead_process_took_is_taken_again(queue: Sqlite, tmp_path: Path) -> None:
+    """Its job waits again for the next taker, who is told that it was tried before."""
+    job = queue.put(Order(), IMAGE)
+    died = elsewhere(tmp_path / "data", "print(queue.take().job.id)")
+    taken = queue.take()
+
+    assert died.strip() == job.id
+    assert taken
+    assert taken.job.id == job.id
+    assert taken.job.attempts == 2
+    assert queue.finish(job.id, SUCCEEDED, ANSWER)
+
+
+def test_what_a_living_process_took_stays_its_own(queue: Sqlite, tmp_path: Path) -> None:
+    """Nobody takes a job whose taker lives, nor ends it in its place."""
+    job = queue.put(Order(), IMAGE)
+    queue.take()
+    code = f"print(queue.take(), queue.finish({job.id!r}, SUCCEEDED, {{}}))"
+
+    assert elsewhere(tmp_path / "data", code).strip() == "None False"
+    assert queue.get(job.id, "").status == PROCESSING
+
+
+def test_a_job_that_kills_is_parked_with_its_reason(queue: Sqlite, tmp_path: Path) -> None:
+    """After three deaths it fails, and says why; a job given back is no death."""
+    job = queue.put(Order(), IMAGE)
+    for _ in range(5):
+        assert queue.take()
+        queue.give_back(job.id)
+    for _ in range(MOST_ATTEMPTS):
+        assert elsewhere(tmp_path / "data", "print(queue.take().job.id)").strip() == job.id
+
+    assert queue.take() is None
+    failed = queue.get(job.id, "")
+    assert failed.status == FAILED
+    assert failed.outcome
+    assert failed.outcome["type"] == "urn:macule:problem:worker-died"
+    assert "died 3 times" in failed.outcome["detail"]
+
+
+def test_no_two_processes_take_one_job(tmp_path: Path) -> None:
+    """Four processes at once take 200 jobs, each once."""
+    folder = tmp_path / "data"
+    elsewhere(folder, "[queue.put(Order(), b'image') for _ in range(200)]")
+    code = (
+        "while taken := queue.take():\n"
+        "    queue.finish(taken.job.id, SUCCEEDED, {}); print(taken.job.id)\n"
+    )
+    begin = (
+        "import sys; from pathlib import Path; from macule.jobs import *; "
+        "from macule.jobs.sqlite import Sqlite; queue = Sqlite(Path(sys.argv[1]), 60, 5000)\n"
+    )
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", begin + code, str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    taken = [line for worker in workers for line in worker.communicate(timeout=60)[0].split()]
+
+    assert len(taken) == len(set(taken)) == 200
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
+    """A job that cannot be written is refused as such; those before stay, and so does the queue."""
+    code = (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from macule.errors import QueueUnavailable\n"
+        "first = queue.put(Order(), b'x' * 1000)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))\n"
+        "try:\n    queue.put(Order(), b'x' * 5_000_000)\n"
+        "except QueueUnavailable as error:\n    print(error)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)\n"
+        "print(queue.get(first.id, '').status, queue.put(Order(), b'y' * 5_000_000).status)\n"
+    )
+    said = elsewhere(tmp_path / "data", code).splitlines()
+
+    assert said[0].startswith("The disk that keeps predictions")
+    assert said[1] == "starting starting"
+
+
+@pytest.mark.parametrize("broken", ["garbage", "folder"])
+def test_a_queue_that_cannot_be_opened_is_unavailable(tmp_path: Path, broken: str) -> None:
+    """A file that is no database, or a folder in its place, is 503 with a reason."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if broken == "garbage":
+        (folder / "jobs.sqlite3").write_bytes(b"no database at all" * 1000)
+    else:
+        (folder / "jobs.sqlite3").mkdir()
+
+    with pytest.raises(QueueUnavailable, match="DATA_DIR"):
+        Sqlite(folder, 60, 5)
+
+
+def test_files_are_for_their_user_alone(queue: Sqlite, tmp_path: Path) -> None:
+    """Nobody else may read what waits."""
+    queue.put(Order(), IMAGE)
+    modes = {path.stat().st_mode & 0o077 for path in [tmp_path / "data", *tmp_path.rglob("*")]}
+
+    assert modes == {0}
+
+
+def test_a_change_is_told_in_its_transaction(queue: Sqlite) -> None:
+    """Who is told of a begin or an end can refuse it: then neither has happened."""
+    told = []
+
+    def tell(database: sqlite3.Connection, job: object) -> None:
+        told.append(job)
+        if len(told) == 2:
+            raise OSError("no room for a note")
+
+    queue.on_change(tell)
+    job = queue.put(Order(), IMAGE)
+    queue.take()
+    with pytest.raises(QueueUnavailable):
+        queue.finish(job.id, SUCCEEDED, ANSWER)
+
+    assert queue.get(job.id, "").status == PROCESSING
+    assert queue.finish(job.id, SUCCEEDED, ANSWER)
+    assert len(told) == 3
