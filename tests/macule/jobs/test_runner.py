@@ -1,5 +1,6 @@
 """The thread that works on the embedded queue: it begins with work, ends without, and insists."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -70,7 +71,7 @@ def test_what_is_short_is_waited_for(queue: Sqlite) -> None:
     job = queue.put(Order(), b"image")
     Runner(queue, work).wake()
     until(lambda: queue.get(job.id, "").ended)
-    pauses = [after - before for before, after in zip(tries, tries[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(tries)]
 
     assert queue.get(job.id, "").status == SUCCEEDED
     assert queue.get(job.id, "").attempts == 1
