@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "recycle": {"admission", "budget", "errors", "model", "settings"},
     "explain": set(),
     "jobs": set(),
+    "jobs.alive": set(),
     "http": {"budget", "errors", "settings"},
     "upload": {"errors", "http"},
     "classify": {
