@@ -45,7 +45,11 @@ MAY_IMPORT = {
     "recycle": {"admission", "budget", "errors", "model", "settings"},
     "explain": set(),
     "jobs": set(),
+    "jobs.addresses": {"peer"},
     "jobs.alive": set(),
+    "jobs.courier": {"jobs.alive", "jobs.outbox", "jobs.webhooks"},
+    "jobs.outbox": {"jobs", "jobs.webhooks"},
+    "jobs.webhooks": {"errors", "jobs.addresses", "peer", "uri"},
     "http": {"budget", "errors", "settings"},
     "upload": {"errors", "http"},
     "classify": {
