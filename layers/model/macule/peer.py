@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 AGENT = "macule"
 MOST_BYTES = 2**18  # of an answer's body: macule's longest without a map has about 4 kB
+Connect = Callable[[tuple[str, int], float], socket]
 
 
 class Unreachable(Exception):
@@ -34,14 +35,19 @@ def ask(
     method: str = "GET",
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
+    connect: Connect = create_connection,
+    with_body: bool = True,
 ) -> Reply:
     """Send one request, and wait at most *timeout_s* for the whole answer.
+
+    *connect* finds the host's address and a way there; it may raise Unreachable itself. Without
+    *with_body* the answer's is left unread.
 
     A name that is being looked up cannot be broken off, and a socket's time-out begins anew with
     each byte; so a thread of its own asks, and the connection is shut when the time is over.
     Raises: Unreachable.
     """
-    outcome: list[Reply | str] = []
+    outcome: list[Reply | Unreachable] = []
     lines: list[socket] = []
     over = Event()
 
@@ -55,54 +61,61 @@ def ask(
 
         sent = {"User-Agent": AGENT, "Connection": "close", **(headers or {})}
         try:
-            outcome.append(_exchange(url, timeout_s, connected, method, body, sent))
+            with connect(_place(url), timeout_s) as plain:
+                outcome.append(_exchange(url, plain, connected, method, body, sent, with_body))
+        except Unreachable as error:
+            outcome.append(error)
         except TimeoutError:
             pass  # said below, as for whoever drips
         except (OSError, HTTPException, ValueError) as error:
-            outcome.append(_reason(error))
+            outcome.append(Unreachable(_reason(error)))
 
     thread = Thread(target=talk, daemon=True)
     thread.start()
     thread.join(timeout_s)
     over.set()
-    found = outcome[0] if outcome else f"timed out after {timeout_s:g} s"
+    found = outcome[0] if outcome else Unreachable(f"timed out after {timeout_s:g} s")
     for line in lines:
         with suppress(OSError):  # it has ended by itself
             line.shutdown(SHUT_RDWR)
-    if isinstance(found, str):
-        raise Unreachable(found)
+    if isinstance(found, Unreachable):
+        raise found
     if len(found.body) > MOST_BYTES:
         raise Unreachable(f"answered with more than {MOST_BYTES:,} bytes")
     return found
 
 
+def _place(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
 def _exchange(
     url: str,
-    timeout_s: float,
+    plain: socket,
     connected: Callable[[socket], None],
     method: str,
     body: bytes | None,
     headers: Mapping[str, str],
+    with_body: bool,
 ) -> Reply:
-    """Connect, send, read; *connected* gets a handle to hang up with."""
+    """Send and read; *connected* gets a handle to hang up with."""
     import ssl  # megabytes, for those alone who ask
     from http.client import HTTPConnection
 
     parts = urlsplit(url)
-    secure, host = parts.scheme == "https", parts.hostname or ""
-    address = host, parts.port or (443 if secure else 80)
-    with create_connection(address, timeout_s) as plain, plain.dup() as line:
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    with plain.dup() as line, closing(HTTPConnection(*_place(url))) as connection:
         connected(line)  # TLS takes the other handle over
-        with closing(HTTPConnection(*address)) as connection:
-            connection.sock = plain
-            if secure:
-                context = ssl.create_default_context()
-                connection.sock = context.wrap_socket(plain, server_hostname=host)
-            target = url.partition(parts.netloc)[2] or "/"
-            connection.request(method, target, body, {"Host": parts.netloc, **headers})
-            with connection.getresponse() as response:
-                names = {name.lower(): value for name, value in response.getheaders()}
-                return Reply(response.status, names, response.read(MOST_BYTES + 1))
+        connection.sock = plain
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            connection.sock = context.wrap_socket(plain, server_hostname=parts.hostname)
+        connection.request(method, target, body, {"Host": parts.netloc, **headers})
+        with connection.getresponse() as response:
+            names = {name.lower(): value for name, value in response.getheaders()}
+            read = response.read(MOST_BYTES + 1) if with_body else b""
+            return Reply(response.status, names, read)
 
 
 def _reason(error: Exception) -> str:

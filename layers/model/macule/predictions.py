@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
@@ -36,7 +35,7 @@ def create(request: Request) -> Response:
     def received() -> tuple[Order, bytes]:
         photo, texts = classify.receive(request, chosen)
         image.inspect(photo, chosen.max_image_pixels)  # what is no photo is refused at once
-        return Order(top_k, with_cam, owner=ANYBODY, **_webhook(texts)), photo
+        return Order(top_k, with_cam, owner=ANYBODY, **_webhook(texts, chosen)), photo
 
     order, photo = admission.current().turn(received, chosen.admission_timeout_s)
     fingerprint = sha256(sha256(photo).digest() + repr(order).encode()).hexdigest()
@@ -68,31 +67,22 @@ def cancel(request: Request) -> Response:
     return _answer(here.current().queue.cancel(request.names["id"], ANYBODY))
 
 
-def document(job: Job) -> dict[str, Any]:
-    """Describe a job to its owner: an answer as of POST /predict/ once it has succeeded."""
-    shown: dict[str, Any] = {"id": job.id, "status": job.status}
-    if job.status == jobs.SUCCEEDED and job.outcome:
-        shown = {**job.outcome, **shown}
-    if job.status == jobs.FAILED:
-        shown["error"] = job.outcome
-    times = {
-        "created_at": job.created_at,
-        "started_at": job.started_at,
-        "completed_at": job.ended_at,
-    }
-    return {**shown, **{name: _date(seconds) for name, seconds in times.items()}}
-
-
 def _answer(job: Job, status: int = 200) -> Response:
-    answer = http.as_json(document(job), status)
+    answer = http.as_json(jobs.document(job), status)
     if not job.ended:
         answer.headers["Retry-After"] = str(RETRY_AFTER_S)
     return answer
 
 
-def _webhook(texts: Mapping[str, str]) -> dict[str, Any]:
+def _webhook(texts: Mapping[str, str], chosen: settings.Settings) -> dict[str, Any]:
     """Read whom to tell, and of which events."""
     url = texts.get("webhook", "").strip()
+    if url and not chosen.webhook_secrets:
+        raise BadRequest("This service has no key to sign webhooks with (WEBHOOK_SECRETS).")
+    if url:
+        from macule.jobs import webhooks
+
+        webhooks.check(url, chosen.webhook_loopback)
     events = tuple(part.strip() for part in texts.get("webhook_events_filter", "").split(","))
     unknown = set(events) - {*jobs.EVENTS, ""}
     if unknown:
@@ -113,10 +103,3 @@ def _wait(prefer: str) -> float | None:
 
 def _list(headers: Mapping[str, str], name: str) -> list[str]:
     return headers.get(name, "").split(",")
-
-
-def _date(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return moment.replace("+00:00", "Z")

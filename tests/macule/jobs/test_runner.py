@@ -93,7 +93,7 @@ def test_an_outcome_is_written_once_the_disk_can(
         if len(told) in (2, 3):  # the first is the job's begin
             raise OSError("full")
 
-    queue.on_change(full)
+    queue.on_change(full, lambda: None)
     Runner(queue, work).wake()
     until(lambda: queue.get(job.id, "").ended)
 

@@ -286,7 +286,7 @@ def test_a_change_is_told_in_its_transaction(queue: Sqlite) -> None:
         if len(told) == 2:
             raise OSError("no room for a note")
 
-    queue.on_change(tell)
+    queue.on_change(tell, lambda: None)
     job = queue.put(Order(), IMAGE)
     queue.take()
     with pytest.raises(QueueUnavailable):

@@ -7,6 +7,7 @@ image is kept until it has ended, its answer for JOB_TTL_S after that.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 STARTING, PROCESSING = "starting", "processing"
@@ -51,6 +52,28 @@ class Job(NamedTuple):
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+
+def document(job: Job) -> dict[str, Any]:
+    """Describe a job to its owner: an answer as of POST /predict/ once it has succeeded."""
+    shown: dict[str, Any] = {"id": job.id, "status": job.status}
+    if job.status == SUCCEEDED and job.outcome:
+        shown = {**job.outcome, **shown}
+    if job.status == FAILED:
+        shown["error"] = job.outcome
+    times = {
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "completed_at": job.ended_at,
+    }
+    return {**shown, **{name: _date(seconds) for name, seconds in times.items()}}
+
+
+def _date(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return moment.replace("+00:00", "Z")
 
 
 class Queue(Protocol):

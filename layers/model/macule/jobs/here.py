@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from macule import jobs, settings
-from macule.jobs import Queue
+from macule.jobs import Job, Queue
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+    from macule.jobs.courier import Courier
+    from macule.jobs.sqlite import Sqlite
 
 
 class Here(NamedTuple):
@@ -32,7 +39,37 @@ def current() -> Here:
     chosen = settings.current()
     queue = Sqlite(folder(chosen), chosen.job_ttl_s, chosen.max_jobs)
     runner = Runner(queue, partial(work.outcome, chosen=chosen))
-    return Here(queue, runner.wake, runner.stop)
+    courier = _courier(queue, chosen) if chosen.webhook_secrets else None
+
+    def stop(wait_s: float) -> None:
+        runner.stop(wait_s)
+        if courier:
+            courier.stop(wait_s)
+
+    return Here(queue, runner.wake, stop)
+
+
+def _courier(queue: Sqlite, chosen: settings.Settings) -> Courier:
+    """Have webhooks told of each begin and end, from the transaction on in which it happens."""
+    import time
+
+    from macule.jobs import outbox, webhooks
+    from macule.jobs.courier import Courier
+
+    send = partial(
+        webhooks.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback
+    )
+    courier = Courier(queue.connect, folder(chosen), queue.token, send)
+    with closing(queue.connect()) as database, database:
+        outbox.create(database)
+
+    def tell(database: Connection, job: Job) -> None:
+        event = jobs.COMPLETED_EVENT if job.ended else jobs.STARTED_EVENT
+        outbox.add(database, job.order, event, jobs.document(job), time.time())
+
+    queue.on_change(tell, courier.wake)
+    courier.start()
+    return courier
 
 
 def resume() -> None:

@@ -70,6 +70,9 @@ COLUMNS = "id, status, asked, created_at, started_at, ended_at, outcome, attempt
 DIED = "Its worker died {} times while it was worked on: the image may be what kills it."
 
 
+Tell = Callable[[sqlite3.Connection, Job], None]
+
+
 class Taken(NamedTuple):
     """A job to be worked on, and its image."""
 
@@ -96,10 +99,11 @@ class Sqlite:
         self._lock = RLock()
         self._let_go = False
         self._forgot = 0.0
-        self._changed: list[Callable[[sqlite3.Connection, Job], None]] = []
-        with self._told():
+        self._tell: Tell | None = None
+        self._told = self._after = _nothing
+        with self._explained():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._token = alive.mark(folder)
+            self.token = alive.mark(folder)
             path = folder / FILE
             os.close(os.open(path, os.O_CREAT, 0o600))
             self._connection = sqlite3.connect(
@@ -159,13 +163,13 @@ class Sqlite:
                 "started_at = coalesce(started_at, ?) WHERE place = "
                 "(SELECT place FROM jobs WHERE status = ? ORDER BY place LIMIT 1) "
                 f"RETURNING {COLUMNS}",
-                (PROCESSING, self._token, self._clock(), STARTING),
+                (PROCESSING, self.token, self._clock(), STARTING),
             ).fetchone()
             if row is None:
                 return None
             job = _job(row)
             if job.attempts == 1:
-                self._tell(database, job)
+                self._changed(database, job)
             (image,) = database.execute(
                 "SELECT content FROM images WHERE id = ?", (job.id,)
             ).fetchone()
@@ -177,14 +181,14 @@ class Sqlite:
             database.execute(
                 "UPDATE jobs SET status = ?, taker = '', attempts = attempts - 1 "
                 "WHERE id = ? AND status = ? AND taker = ?",
-                (STARTING, job_id, PROCESSING, self._token),
+                (STARTING, job_id, PROCESSING, self.token),
             )
 
     def finish(self, job_id: str, status: str, outcome: Mapping[str, Any]) -> bool:
         with self._changing() as database:
             row = database.execute(
                 f"SELECT {COLUMNS} FROM jobs WHERE id = ? AND status = ? AND taker = ?",  # noqa: S608
-                (job_id, PROCESSING, self._token),
+                (job_id, PROCESSING, self.token),
             ).fetchone()
             if row is None:
                 return False
@@ -197,9 +201,13 @@ class Sqlite:
             (count,) = database.execute("SELECT count(*) FROM images").fetchone()
             return int(count)
 
-    def on_change(self, tell: Callable[[sqlite3.Connection, Job], None]) -> None:
-        """Call *tell* in the transaction in which a job begins or ends."""
-        self._changed.append(tell)
+    def on_change(self, tell: Tell, told: Callable[[], None]) -> None:
+        """Call *tell* in the transaction in which a job begins or ends, *told* after it."""
+        self._tell, self._told = tell, told
+
+    def connect(self) -> sqlite3.Connection:
+        """Open the file once more, for another thread."""
+        return sqlite3.connect(self._folder / FILE, timeout=LOCK_S)
 
     def close(self) -> None:
         with self._lock:
@@ -234,18 +242,19 @@ class Sqlite:
         )
         database.execute("DELETE FROM images WHERE id = ?", (job.id,))
         self._let_go = True
-        self._tell(database, ended)
+        self._changed(database, ended)
         return ended
 
-    def _tell(self, database: sqlite3.Connection, job: Job) -> None:
-        for tell in self._changed:
-            tell(database, job)
+    def _changed(self, database: sqlite3.Connection, job: Job) -> None:
+        if self._tell:
+            self._tell(database, job)
+            self._after = self._told
 
     def _free(self, database: sqlite3.Connection) -> None:
         """Let the jobs of dead processes wait again, but for those that were tried too often."""
         takers = database.execute(
             "SELECT DISTINCT taker FROM jobs WHERE status = ? AND taker <> ?",
-            (PROCESSING, self._token),
+            (PROCESSING, self.token),
         ).fetchall()
         for (taker,) in takers:
             if not alive.dead(self._folder, taker):
@@ -280,26 +289,33 @@ class Sqlite:
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
         """Hold the database for one transaction: all of it happens, or nothing."""
-        with self._told(), self._lock:
+        with self._explained(), self._lock:
             database = self._connection
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
             except BaseException:
+                self._after = _nothing
                 database.execute("ROLLBACK")
                 raise
             database.execute("COMMIT")
+            self._after()
+            self._after = _nothing
             if self._let_go:  # of images: what the log has of them is written over
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._let_go = False
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             why = "is full" if "full" in str(error) else "cannot be used"
             raise QueueUnavailable(f"The disk that keeps predictions {why} (DATA_DIR).") from error
+
+
+def _nothing() -> None:
+    pass
 
 
 def _job(row: tuple[Any, ...]) -> Job:
