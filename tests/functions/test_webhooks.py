@@ -1,0 +1,124 @@
+"""Webhooks of the running service: both events, signed, through a kill, and never in the way."""
+
+import importlib.util
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from draw import photo
+from receivers import SECRET, Call, receiver
+from service import GUNICORN, ROOT, Service, running
+
+TOLD = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("example", ROOT / "examples/verify_webhook.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make(service: Service, **wishes: Any) -> Any:
+    import base64
+
+    body = {"image": base64.b64encode(photo()).decode(), **wishes}
+    headers = {"Content-Type": "application/json"}
+    return service.call("POST", "/predictions?explain=cam", json.dumps(body).encode(), headers)
+
+
+def until(happened: Callable[[], Any], wait_s: float = 20) -> None:
+    end = time.monotonic() + wait_s
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert happened()
+
+
+def test_both_events_are_told_and_signed(tmp_path: Path, example: ModuleType) -> None:
+    """Begin and end come, in their order, signed, without the photo; a filter leaves one."""
+    with (
+        receiver() as target,
+        running(GUNICORN, tmp_path, DATA_DIR=str(tmp_path / "data"), **TOLD) as service,
+    ):
+        job_id = make(service, webhook=target.url).json()["id"]
+        until(lambda: len(target.calls) == 2)
+        make(service, webhook=target.url, webhook_events_filter=["prediction.completed"])
+        until(lambda: len(target.calls) == 3)
+        time.sleep(0.2)
+        calls: list[Call] = list(target.calls)
+        documents = [json.loads(call.body) for call in calls]
+
+    for call in calls:
+        assert example.verify([SECRET], call.headers, call.body)
+        assert b"data:image" not in call.body
+    kinds = ["prediction.started", "prediction.completed", "prediction.completed"]
+    assert sorted(document["type"] for document in documents[:2]) == sorted(kinds[:2])
+    assert documents[2]["type"] == kinds[2]
+    completed = next(one["data"] for one in documents if one["type"] == kinds[1])
+    assert completed["id"] == job_id
+    assert completed["status"] == "succeeded"
+    assert completed["predictions"]
+
+
+def test_a_webhook_survives_a_kill(tmp_path: Path) -> None:
+    """Told to nobody, as the receiver is away, it is told after the service was killed and came."""
+    with receiver() as target:
+        port = target.server_port
+    data = str(tmp_path / "data")
+    with running(GUNICORN, tmp_path, DATA_DIR=data, **TOLD) as service:
+        job_id = make(service, webhook=f"http://127.0.0.1:{port}/").json()["id"]
+        until(lambda: service.call("GET", f"/predictions/{job_id}").json()["completed_at"])
+        os.killpg(service.process.pid, signal.SIGKILL)
+    with receiver(port) as target, running(GUNICORN, tmp_path, DATA_DIR=data, **TOLD):
+        until(lambda: len(target.calls) >= 2, 30)
+
+        assert {call.headers["webhook-id"] for call in target.calls} == {
+            f"msg_{job_id}_started",
+            f"msg_{job_id}_completed",
+        }
+
+
+def test_a_receiver_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
+    """Predictions end at their speed though whom they tell never answers."""
+    with (
+        receiver() as target,
+        running(GUNICORN, tmp_path, DATA_DIR=str(tmp_path / "data"), **TOLD) as service,
+    ):
+        made = [make(service, webhook=f"{target.url}/stalls").json()["id"] for _ in range(10)]
+        until(
+            lambda: all(
+                service.call("GET", f"/predictions/{job_id}").json()["completed_at"]
+                for job_id in made
+            ),
+            10,
+        )
+
+
+@pytest.mark.parametrize(
+    ("told", "url", "said"),
+    [
+        ({}, "https://receiver.example/", "WEBHOOK_SECRETS"),
+        (TOLD, "http://receiver.example/", "https://"),
+        ({"WEBHOOK_SECRETS": SECRET}, "https://127.0.0.1/", "no public address"),
+        ({"WEBHOOK_SECRETS": SECRET}, "https://169.254.169.254/", "no public address"),
+        (TOLD, "nowhere", "no address"),
+    ],
+)
+def test_whom_nobody_may_name_is_refused_at_once(
+    tmp_path: Path, told: dict[str, str], url: str, said: str
+) -> None:
+    """What can be told from the address alone is a malformed request."""
+    with running(GUNICORN, tmp_path, DATA_DIR=str(tmp_path / "data"), **told) as service:
+        answer = make(service, webhook=url)
+
+    assert answer.status == 400
+    assert said in answer.json()["detail"]
