@@ -7,7 +7,6 @@ image is kept until it has ended, its answer for JOB_TTL_S after that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 STARTING, PROCESSING = "starting", "processing"
@@ -70,6 +69,8 @@ def document(job: Job) -> dict[str, Any]:
 
 
 def _date(seconds: float | None) -> str | None:
+    from datetime import UTC, datetime
+
     if seconds is None:
         return None
     moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from functools import cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from macule import jobs, settings
 from macule.jobs import Job, Queue
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from sqlite3 import Connection
 
     from macule.jobs.courier import Courier
@@ -88,6 +88,7 @@ def stop(wait_s: float) -> None:
 def folder(chosen: settings.Settings) -> Path:
     """Return where jobs wait: DATA_DIR, or this user's own folder for what is temporary."""
     import os
+    from pathlib import Path
     from tempfile import gettempdir
 
     return Path(chosen.data_dir or os.path.join(gettempdir(), f"macule-{os.geteuid()}"))
