@@ -64,9 +64,9 @@ def run(
     def one(name: str) -> Row:
         return score.row(name, answer, chosen.max_image_bytes, labels, stop)
 
+    names, total = source.find(place, out)
     written = Journal(out, header, restart)
     try:
-        names, total = source.find(place, out)
         written.resume(names)
         progress = Progress(watcher, written.count, total)
         try:
