@@ -3,8 +3,9 @@
     .venv-dev/bin/python bench/batch.py
 
 Once with 1,000 images, once with all, and once with all while it is killed every few seconds and
-started again; the last two must give the same rows. Memory is the largest resident size of the
-process. Writes bench/results/batch.json.
+started again; the last two must give the same rows. Then the end of a million: a journal that lacks
+100 of them is gone on with, and becomes a table. Memory is the largest resident size of the process.
+Writes bench/results/batch.json.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import numpy as np
 from harness import ROOT
 from PIL import Image, ImageDraw
 
+MILLION = 1_000_000
 SIDE, CANVAS = (400, 300), (1600, 1200)
 
 
@@ -68,6 +70,22 @@ def run(source: Path, out: Path, kill_after_s: float | None = None) -> Run:
     return Run(time.perf_counter() - began, peak_kb / 1024, process.returncode)
 
 
+def end_of_a_million(photo: Path, out: Path) -> Run:
+    """Go on with a million rows of one image, as if all but 100 had been written."""
+    listed = out.with_name("million.txt")
+    listed.write_text(f"{photo}\n" * MILLION)
+    run(listed, out, 2.0)
+    part = out.with_name(f".{out.name}.part")
+    header, row = part.read_text().splitlines(keepends=True)[:2]
+    with part.open("w") as file:
+        file.write(header)
+        file.writelines(row for _ in range(MILLION - 100))
+    done = run(listed, out)
+    with out.open() as file:
+        assert sum(1 for _ in file) == MILLION + 1
+    return done
+
+
 def rows(out: Path) -> list[str]:
     return out.read_text().splitlines()
 
@@ -88,6 +106,7 @@ def main() -> None:
         killed: list[Run] = []
         while not killed or killed[-1].code:
             killed.append(run(photos, Path(name) / "killed.jsonl", options.kill_after_s))
+        million = end_of_a_million(photos / "00" / "000000.jpg", Path(name) / "million.csv")
         whole, pieced = rows(Path(name) / "straight.jsonl"), rows(Path(name) / "killed.jsonl")
         statuses = Counter(json.loads(row)["status"] for row in whole)
     left_out, doubled = Counter(whole) - Counter(pieced), Counter(pieced) - Counter(whole)
@@ -103,6 +122,7 @@ def main() -> None:
             "1000": round(small.peak_mb, 1),
             str(options.images): round(straight.peak_mb, 1),
             "killed": round(max(each.peak_mb for each in killed), 1),
+            "end of a million": round(million.peak_mb, 1),
         },
         kills=len(killed) - 1,
         lost=left_out.total(),
@@ -110,6 +130,7 @@ def main() -> None:
         same_order=whole == pieced,
         killed_s=round(sum(each.seconds for each in killed), 1),
         straight_s=round(straight.seconds, 1),
+        end_of_a_million_s=round(million.seconds, 1),
     )
 
 
