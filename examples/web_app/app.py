@@ -98,9 +98,7 @@ def wait(job):
 def photo():
     file = request.files.get("photo")
     body = file.read(MOST_BYTES + 1) if file else b""
-    if not body or len(body) > MOST_BYTES:
-        abort(413 if body else 400)
-    return body
+    return body if 0 < len(body) <= MOST_BYTES else abort(413 if body else 400)
 
 
 def call(method, path, body=None, headers=None):
