@@ -18,14 +18,6 @@ TRIES = 30
 POLL_S, SLOWEST_POLL_S = 0.02, 1.0
 
 
-class Refused(Macule):
-    """What a worker says of an image: its problem document, as the failure it was."""
-
-    def __init__(self, problem: Mapping[str, Any]) -> None:
-        super().__init__(str(problem.get("detail", "")))
-        self.slug = str(problem.get("type", "")).rpartition(":")[2] or "internal"
-
-
 def columns(labels: list[str]) -> list[str]:
     """Name what a row has, in its order."""
     first = ["source", "status", "decision", "label", "probability"]
@@ -94,10 +86,17 @@ def through(queue: Queue, stop: Event) -> Score:
         if job.status == SUCCEEDED:
             return outcome
         if job.status == FAILED and outcome.get("status") != Busy.status:
-            raise Refused(outcome)
+            raise _refusal(outcome)
         raise Busy(f"A worker has not answered: {outcome.get('detail', job.status)}")
 
     return score
+
+
+def _refusal(problem: Mapping[str, Any]) -> Macule:
+    """Turn what a worker says of an image back into the failure it was."""
+    error = Macule(str(problem.get("detail", "")))
+    error.slug = str(problem.get("type", "")).rpartition(":")[2] or error.slug
+    return error
 
 
 def pause(stop: Event, wait_s: float) -> None:

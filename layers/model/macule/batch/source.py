@@ -99,12 +99,15 @@ def _folder(root: str, but: str) -> Source:
     """List in a temporary file, which SQLite sorts: a million names take no memory."""
     import sqlite3
 
-    kept = sqlite3.connect("")
     rows = ((path,) for path in _files(os.fsencode(root), os.fsencode(os.path.abspath(but))))
-    kept.execute("CREATE TABLE found (path BLOB)")
-    kept.executemany("INSERT INTO found VALUES (?)", rows)
-    (count,) = kept.execute("SELECT count(*) FROM found").fetchone()
-    paths = kept.execute("SELECT path FROM found ORDER BY path")
+    try:
+        kept = sqlite3.connect("")
+        kept.execute("CREATE TABLE found (path BLOB)")
+        kept.executemany("INSERT INTO found VALUES (?)", rows)
+        (count,) = kept.execute("SELECT count(*) FROM found").fetchone()
+        paths = kept.execute("SELECT path FROM found ORDER BY path")
+    except sqlite3.Error as error:
+        raise BadRequest(f"The names in {root} cannot be kept and sorted: {error}.") from error
     return Source((os.fsdecode(path) for (path,) in paths), count)
 
 
