@@ -22,7 +22,7 @@ from pyarrow import parquet
 
 MACULE = [sys.executable, "-m", "macule.cli", "batch"]
 CHOSEN = settings.read({})
-MANY = 200
+MANY = 140
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_killed_and_gone_on_with_it_loses_and_repeats_nothing(
 ) -> None:
     """After each kill -9 the same command goes on; the end is what an undisturbed run gives."""
     out = tmp_path / "all.jsonl"
-    for images in (20, 70, 120):
+    for images in (20, 50, 90):
         process = begin(many, out, images)
         process.kill()
         process.communicate()
