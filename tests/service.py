@@ -57,8 +57,10 @@ class Service:
 
 
 @contextmanager
-def running(command: str, folder: Path, cwd: Path = ROOT, **environment: str) -> Iterator[Service]:
-    """Start *command* with a free `{port}`, wait until it answers, end it with SIGTERM."""
+def running(
+    command: str, folder: Path, cwd: Path = ROOT, alive: str = "/health/", **environment: str
+) -> Iterator[Service]:
+    """Start *command* with a free `{port}`, wait until *alive* answers, end it with SIGTERM."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -67,14 +69,20 @@ def running(command: str, folder: Path, cwd: Path = ROOT, **environment: str) ->
         process = subprocess.Popen(
             command.format(port=port).split(),
             cwd=cwd,
-            env={**os.environ, "HOST": "127.0.0.1", "PORT": str(port), **environment},
+            env={
+                **os.environ,
+                "HOST": "127.0.0.1",
+                "PORT": str(port),
+                "DATA_DIR": str(folder / "data"),  # no two tests share a queue
+                **environment,
+            },
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
     service = Service(process, port, log)
     try:
-        _wait(service)
+        _wait(service, alive)
         yield service
     finally:
         if process.poll() is None:
@@ -86,11 +94,11 @@ def running(command: str, folder: Path, cwd: Path = ROOT, **environment: str) ->
             process.wait()
 
 
-def _wait(service: Service, wait_s: float = 60) -> None:
+def _wait(service: Service, alive: str, wait_s: float = 60) -> None:
     end = time.monotonic() + wait_s
     while time.monotonic() < end and service.process.poll() is None:
         try:
-            if service.call("GET", "/health/").status == 200:
+            if service.call("GET", alive).status == 200:
                 return
         except OSError:
             time.sleep(0.02)

@@ -7,13 +7,14 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from macule import __version__, classify, settings, store
-from macule.errors import BadImage, Macule
+from macule.errors import BadImage, Macule, Unavailable
 from macule.store import publish
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # argparse exits with 2 itself
@@ -73,6 +74,20 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     predict.add_argument("--top-k", type=_positive, metavar="N", help="the N likeliest labels only")
     predict.add_argument("--explain", choices=["cam"], help="add an activation map (to the JSON)")
     predict.add_argument("--model", metavar="DIR", help="a model's folder; default: MODEL_DIR")
+
+    batch = add(
+        "batch",
+        _batch,
+        "classify a folder, a list or a bucket's prefix into a table",
+        "One row an image, errors too; what was broken off goes on by the same command.",
+    )
+    batch.add_argument("source", metavar="SOURCE", help="a folder, s3://… or gs://…, a list; - too")
+    batch.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
+    batch.add_argument("--restart", action="store_true", help="begin anew")
+    batch.add_argument("--strict", action="store_true", help="exit with 1 if a row is an error")
+    batch.add_argument("--quiet", action="store_true", help="tell no progress")
+    batch.add_argument("--workers", type=_positive, metavar="N", help="default: the processors")
+    batch.add_argument("--model", metavar="DIR", help="a model's folder; default: MODEL_DIR")
 
     serve = add("serve", _serve, "serve a model, as `make serve` does")
     serve.add_argument("folder", nargs="?", metavar="DIR", help="default: the model in use")
@@ -262,6 +277,35 @@ def _predict(options: argparse.Namespace) -> int:
         else:
             print(_table(file, answer), flush=True)
     return code
+
+
+def _batch(options: argparse.Namespace) -> int:
+    from macule import batch
+
+    chosen = settings.read()
+    if options.model:
+        chosen = chosen._replace(model=options.model)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    again = "the same command, without --restart, goes on from here"
+    try:
+        tally = batch.run(
+            options.source,
+            options.out,
+            chosen,
+            restart=options.restart,
+            workers=options.workers,
+            watcher=None if options.quiet else sys.stderr,
+        )
+    except Unavailable as error:
+        _complain(f"{error} Once that is mended, {again}", "batch")
+        return FAILED
+    except KeyboardInterrupt:
+        _complain(f"broken off; {again}", "batch")
+        return INTERRUPTED
+    errors = {status: number for status, number in sorted(tally.items()) if status != "ok"}
+    told = ", ".join(f"{number:,} {status}" for status, number in errors.items())
+    print(f"{options.out}: {sum(tally.values()):,} rows" + (f", of them {told}" if told else ""))
+    return FAILED if errors and options.strict else OK
 
 
 def _read(file: str, max_bytes: int) -> bytes:

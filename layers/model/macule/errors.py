@@ -13,6 +13,7 @@ Macule
 ├── ImageTooLarge 413     more pixels than the limit
 ├── UnsupportedImage 415  not a format that is served
 ├── BadImage 422          a served format, but it cannot be decoded
+├── Unreadable 422        `macule batch`: the file is gone, or may not be read
 ├── SlowImage 422         decoding it takes longer than the limit
 ├── KeyReused 422         the same Idempotency-Key came with another request
 ├── BadSetting 500        an environment variable that cannot be read
@@ -98,6 +99,10 @@ class UnsupportedImage(Macule):
 
 class BadImage(Macule):
     status, slug, title = 422, "bad-image", "The image cannot be decoded"
+
+
+class Unreadable(Macule):
+    status, slug, title = 422, "unreadable", "The file cannot be read"
 
 
 class SlowImage(Macule):

@@ -41,9 +41,9 @@ def last(uri: str) -> str:
 
 
 def bucket(uri: str) -> tuple[str, str]:
-    """Split an s3:// or gs:// address into bucket and key."""
-    parts = urlsplit(uri)
-    return parts.netloc, parts.path.lstrip("/")
+    """Split an s3:// or gs:// address into bucket and key, which may have a ? or # in it."""
+    name, _, key = uri.partition("://")[2].partition("/")
+    return name, key
 
 
 def shown(uri: str) -> str:

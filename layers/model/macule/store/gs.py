@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from macule import uri
@@ -26,7 +27,7 @@ def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]
     """Begin to read; as `objects.read`."""
     name, key = uri.bucket(address)
     try:
-        blob = _client().bucket(name).get_blob(key, timeout=quiet_s, retry=None)
+        blob = client().bucket(name).get_blob(key, timeout=quiet_s, retry=None)
     except FAILURES as error:
         if getattr(error, "code", 0) == 403:  # to those who may not list
             return None
@@ -38,7 +39,7 @@ def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
     """Write if nothing came between; as `objects.write`."""
     name, key = uri.bucket(address)
     try:
-        _client().bucket(name).blob(key).upload_from_string(
+        client().bucket(name).blob(key).upload_from_string(
             content,
             "application/octet-stream",
             if_generation_match=int(version or 0),
@@ -52,7 +53,27 @@ def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
     return True
 
 
-def _client() -> Any:
+def page(prefix: str, mark: str, quiet_s: float) -> tuple[list[str], str]:
+    """List what follows *mark*; as `s3.page`."""
+    name, key = uri.bucket(prefix)
+    try:
+        found = client().list_blobs(
+            name,
+            prefix=key,
+            page_token=mark or None,
+            fields="items(name),nextPageToken",
+            timeout=quiet_s,
+            retry=None,
+        )
+        keys = [blob.name for blob in next(found.pages, ()) if not blob.name.endswith("/")]
+    except FAILURES as error:
+        raise _failure(error, prefix) from error
+    return [f"gs://{name}/{key}" for key in keys], found.next_page_token or ""
+
+
+@cache
+def client() -> Any:
+    """Make a client once: it keeps its connections and its token."""
     try:
         return storage.Client(project=None)  # the bucket's own is meant
     except DefaultCredentialsError as error:

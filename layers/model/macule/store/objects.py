@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -52,6 +53,23 @@ def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
 
         return gs.write(address, content, version, quiet_s)
     raise BadRequest("Models are published to s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.")
+
+
+def names(prefix: str, quiet_s: float) -> Iterator[str]:
+    """List the addresses that begin with *prefix*, sorted, a page at a time.
+
+    Raises: ModelUnavailable.
+    """
+    if urlsplit(prefix).scheme == "s3":
+        from macule.store.s3 import page
+    else:
+        from macule.store.gs import page
+    mark = ""
+    while True:
+        listed, mark = patiently(partial(page, prefix, mark, quiet_s))
+        yield from listed
+        if not mark:
+            return
 
 
 def small(address: str, quiet_s: float) -> tuple[bytes, str] | None:

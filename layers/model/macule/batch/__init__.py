@@ -1,0 +1,105 @@
+"""Many images, one row each: through the model of this process, or the workers of a queue.
+
+Rows are written in the order of the source. So a run that was ended, however, is gone on with by
+counting, and memory is the same for a thousand images and a million.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
+from typing import TextIO
+
+from macule import __version__, budget, model
+from macule.batch import score, source, tables
+from macule.batch.journal import Journal
+from macule.batch.progress import Progress
+from macule.batch.score import Row
+from macule.errors import ModelUnavailable
+from macule.jobs import Queue
+from macule.settings import Settings
+from macule.store import remote
+
+AHEAD = 64  # rows a worker that may wait for a slow image before them
+WAITING = 16  # jobs at once in a queue: their images are in memory here until they are put
+
+
+def run(
+    place: str,
+    out: str,
+    chosen: Settings,
+    *,
+    restart: bool = False,
+    workers: int | None = None,
+    queue: Queue | None = None,
+    watcher: TextIO | None = None,
+) -> dict[str, int]:
+    """Score the images of *place* into the file *out*, or go on with what an earlier run left.
+
+    *workers*: images at once; by default one a processor, or WAITING in the queue.
+    Returns: how many rows have which status.
+    Raises: BadRequest for what was asked; Unavailable for what may pass: the rows so far stay.
+    """
+    budget.tame()
+    write = tables.writer(out)
+    card = remote.find(chosen.model).card
+    labels, stop = list(card.labels), Event()
+    header = {
+        "macule": __version__,
+        "source": place,
+        "model": card.sha256,
+        "labels": labels,
+        "max_image_bytes": chosen.max_image_bytes,
+        "max_image_pixels": chosen.max_image_pixels,
+    }
+    if queue:
+        answer, workers = score.through(queue, stop), workers or WAITING
+    else:
+        model.warm(chosen.model)
+        answer, workers = score.local(chosen), workers or math.ceil(budget.processors())
+
+    def one(name: str) -> Row:
+        return score.row(name, answer, chosen.max_image_bytes, labels, stop)
+
+    names, total = source.find(place, out)
+    written = Journal(out, header, restart)
+    try:
+        written.resume(names)
+        progress = Progress(watcher, written.count, total)
+        try:
+            for row in _in_order(names, one, workers, stop):
+                if row["model"] not in (None, card.sha256):
+                    raise ModelUnavailable(
+                        f"A worker answers with the model {row['model'][:12]}, not with "
+                        f"{card.sha256[:12]}, which this batch is of."
+                    )
+                written.append(row)
+                progress.tell(written.count, written.count - written.tally.get("ok", 0))
+        finally:
+            progress.close()
+        with written.finished() as path:
+            write(path, written.lines(), score.columns(labels))
+    finally:
+        written.close()
+    return written.tally
+
+
+def _in_order(
+    names: Iterator[str], one: Callable[[str], Row], workers: int, stop: Event
+) -> Iterator[Row]:
+    """Work on several at once; yield in the order of *names*, never far ahead of the slowest."""
+    pool = ThreadPoolExecutor(workers, "batch")
+    window: deque[Future[Row]] = deque()
+    try:
+        for name in names:
+            window.append(pool.submit(one, name))
+            while window and (window[0].done() or len(window) >= workers * AHEAD):
+                yield window.popleft().result()
+        while window:
+            yield window.popleft().result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)

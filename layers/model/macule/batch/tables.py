@@ -1,0 +1,62 @@
+"""A journal's lines as the file that was asked for, a few rows at a time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from macule.errors import BadRequest
+
+GROUP_ROWS = 10_000  # of a parquet file, in memory at once: about 10 MB
+Write = Callable[[str, Iterator[bytes], list[str]], None]
+
+
+def writer(out: str) -> Write:
+    """Choose by the ending of *out*.
+
+    Raises: BadRequest, before anything has been scored.
+    """
+    ending = os.path.splitext(out)[1].lower()
+    if ending not in WRITERS:
+        raise BadRequest(f"{out} does not end with {', '.join(WRITERS)}.")
+    if ending == ".parquet":
+        _need_pyarrow()
+    return WRITERS[ending]
+
+
+def _jsonl(path: str, lines: Iterator[bytes], columns: list[str]) -> None:
+    with open(path, "wb") as file:
+        file.writelines(lines)
+
+
+def _csv(path: str, lines: Iterator[bytes], columns: list[str]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(map(json.loads, lines))
+
+
+def _parquet(path: str, lines: Iterator[bytes], columns: list[str]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    numbers = {"probability", *(name for name in columns if name.startswith("p_"))}
+    schema = pa.schema(
+        [(name, pa.float64() if name in numbers else pa.string()) for name in columns]
+    )
+    with parquet.ParquetWriter(path, schema) as file:
+        while rows := list(map(json.loads, islice(lines, GROUP_ROWS))):
+            file.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def _need_pyarrow() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("pyarrow") is None:
+        raise BadRequest(".parquet needs pyarrow: pip install 'macule[parquet]'; or name a .csv.")
+
+
+WRITERS: dict[str, Write] = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}

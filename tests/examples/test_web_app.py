@@ -1,0 +1,180 @@
+"""The web application of examples/, run as its first lines say, beside a real macule."""
+
+import html
+import re
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from time import monotonic, sleep
+
+import pytest
+from draw import photo
+from macule import errors
+from service import GUNICORN, ROOT, Answer, Service, form, running
+
+FLASK = f"{sys.executable} -m flask --app examples/web_app/app.py run --port {{port}}"
+
+
+@pytest.fixture(scope="module")
+def macule(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(GUNICORN, tmp_path_factory.mktemp("macule")) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def app(macule: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    url = f"http://127.0.0.1:{macule.port}"
+    with running(FLASK, tmp_path_factory.mktemp("app"), alive="/", MACULE_URL=url) as service:
+        yield service
+
+
+class Model(BaseHTTPRequestHandler):
+    """A model service that answers with `turns`, one after the other, and the last for ever."""
+
+    turns: list[tuple[int, dict[str, str], bytes]]
+    url: str
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status, headers, body = self.turns.pop(0) if len(self.turns) > 1 else self.turns[0]
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def model() -> Iterator[type[Model]]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Model) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        Model.url = f"http://127.0.0.1:{server.server_port}"
+        yield Model
+        server.shutdown()
+        thread.join()
+
+
+def send(app: Service, body: bytes, path: str = "/") -> Answer:
+    content, headers = form("photo", body)
+    return app.call("POST", path, content, headers)
+
+
+def test_a_photo_gets_its_answer(app: Service) -> None:
+    """The form's photo goes to macule; its answer comes back, and what that is not."""
+    page = send(app, (ROOT / "examples/spot.jpg").read_bytes())
+    text = page.body.decode()
+
+    assert page.status == 200
+    assert "Melanocytic nevus" in text
+    assert re.search(r"\d\d\.\d %", text)
+    assert "not a medical device" in text
+    assert page.headers["cache-control"] == "no-store"
+
+
+def test_the_form_is_for_everybody(app: Service) -> None:
+    """It has a language, a title, a label for its field, and no script; it says what it is not."""
+    page = app.call("GET", "/")
+    text = page.body.decode()
+
+    assert '<html lang="en">' in text
+    assert '<label for="photo">' in text
+    assert 'id="photo"' in text
+    assert "<script" not in text
+    assert "Not a medical device" in text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        (b"", 400, "Choose a photo first"),
+        (b"hello", 415, "not a photo that can be read here"),
+        (photo()[:3000], 422, "damaged or unusual"),
+        (b"x" * (10 * 2**20 + 1), 413, "too large"),
+        (b"x" * (11 * 2**20), 413, "too large"),
+    ],
+)
+def test_a_problem_is_told_in_words(app: Service, body: bytes, status: int, told: str) -> None:
+    """Each has the status that macule gave it, and a sentence that says what to do."""
+    page = send(app, body)
+
+    assert (page.status, told in page.body.decode()) == (status, True)
+
+
+def test_every_problem_has_words() -> None:
+    """Whatever status macule may answer a photo with, there is a sentence for it."""
+    source = (ROOT / "examples/web_app/app.py").read_text()
+    said = {int(status) for status in re.findall(r"^    (\d{3}): ", source, re.MULTILINE)}
+    ours = {errors.MethodNotAllowed, errors.JobEnded, errors.KeyInUse}  # this client's own faults
+
+    assert {e.status for e in everything(errors.Macule) - ours if e.status != 500} <= said
+
+
+def everything(kind: type[errors.Macule]) -> set[type[errors.Macule]]:
+    return {kind}.union(*(everything(child) for child in kind.__subclasses__()))
+
+
+def test_busy_is_tried_again_when_it_says(model: type[Model], tmp_path: Path) -> None:
+    """A 503 and a 429 are waited out by their Retry-After, the photo sent whole each time."""
+    good = (
+        b'{"status": "succeeded", "decision": "inconclusive", "disclaimer": "<b>",'
+        b' "predictions": [{"label": "a", "name": "<script>", "probability": 0.5}]}'
+    )
+    kind = {"Content-Type": "application/json"}
+    model.turns = [(503, {"Retry-After": "1"}, b""), (429, {}, b""), (200, kind, good)]
+    with running(FLASK, tmp_path, alive="/", MACULE_URL=model.url) as app:
+        began = monotonic()
+        page = send(app, photo())
+
+    assert page.status == 200
+    assert monotonic() - began >= 1
+    assert "<script" not in page.body.decode()
+    assert html.escape("<script>") in page.body.decode()
+
+
+def test_a_service_that_stays_away_is_told(model: type[Model], tmp_path: Path) -> None:
+    """Retries are bounded, an answer that is none is none, and a dead port is a 502."""
+    model.turns = [(503, {"Retry-After": "0"}, b"")]
+    with running(FLASK, tmp_path, alive="/", MACULE_URL=model.url) as app:
+        assert send(app, photo()).status == 503
+        model.turns = [(200, {"Content-Type": "application/json"}, b"<html>")]
+        assert send(app, photo()).status == 502
+        model.turns = [(200, {"Content-Type": "text/html"}, b"<html>")]
+        assert send(app, photo()).status == 502
+    with running(FLASK, tmp_path, alive="/", MACULE_URL="http://127.0.0.1:1") as app:
+        assert send(app, photo()).status == 502
+
+
+def test_an_address_that_is_no_answer_is_not_asked_for(app: Service) -> None:
+    """What is no id and no tag goes nowhere."""
+    assert app.call("GET", "/later/..%2F..%2Fmodel").status == 404
+    assert app.call("GET", "/later/a%20b").status == 404
+    assert app.call("GET", "/later/abc?seen=%0d%0aX:1").status == 404
+
+
+def test_the_answer_can_come_later(app: Service) -> None:
+    """The page of a queued photo asks again by itself until the answer is there."""
+    first = send(app, photo(), "/later")
+    assert first.status == 303
+    assert send(app, photo(), "/later").headers["location"] == first.headers["location"]
+    address, end = first.headers["location"], monotonic() + 20
+    while again := re.search(r'content="\d+; url=(.*?)"', text := ask(app, address)):
+        assert monotonic() < end
+        address = html.unescape(again[1])
+        sleep(0.1)
+
+    assert "Melanocytic nevus" in text
+    assert app.call("GET", "/later/0123456789abcdef").status == 404
+    assert send(app, b"hello", "/later").status == 415
+
+
+def ask(app: Service, path: str) -> str:
+    page = app.call("GET", path)
+    assert page.status == 200
+    return page.body.decode()

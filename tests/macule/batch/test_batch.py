@@ -1,0 +1,353 @@
+"""Many images into one row each, whatever ends the process meanwhile."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from io import BytesIO, StringIO
+from pathlib import Path
+from threading import Event
+
+import pytest
+from draw import photo, saved, skin
+from macule import batch, settings
+from macule.batch import journal, source
+from macule.batch.progress import Progress
+from macule.errors import BadRequest, Unavailable
+from pyarrow import parquet
+
+MACULE = [sys.executable, "-m", "macule.cli", "batch"]
+CHOSEN = settings.read({})
+MANY = 140
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two good images and one of each kind that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "b").mkdir()
+    (folder / "a.jpg").write_bytes(photo(200, 150))
+    (folder / "b" / 'ä, "b"\n.png').write_bytes(saved(skin(90, 60), "PNG"))
+    (folder / "b" / "cut.jpg").write_bytes(photo()[:3000])
+    (folder / "large.jpg").write_bytes(b"\xff\xd8" + b"x" * CHOSEN.max_image_bytes)
+    (folder / "notes.txt").write_text("hello")
+    (folder / ".hidden").write_text("left out")
+    os.symlink(folder, folder / "b" / "round")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(MANY):
+        (folder / f"{number:04}.jpg").write_bytes(saved(skin(120, 90, number)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(many: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What a run that nothing disturbs gives."""
+    out = tmp_path_factory.mktemp("straight") / "all.jsonl"
+    batch.run(str(many), str(out), CHOSEN)
+    return out.read_text()
+
+
+def rows(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def begin(many: Path, out: Path, images: int) -> subprocess.Popen[str]:
+    """Start the command, and wait until it has written some rows."""
+    process = subprocess.Popen(
+        [*MACULE, many, "--out", out], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    part = Path(journal.path(str(out)))
+    end = time.monotonic() + 30
+    while not (part.exists() and len(part.read_bytes().splitlines()) > images):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return process
+
+
+def test_each_image_is_one_row_and_so_is_each_error(photos: Path, tmp_path: Path) -> None:
+    """Rows stand in the order of names; what is no image says why; hidden files are left out."""
+    tally = batch.run(str(photos), str(tmp_path / "all.jsonl"), CHOSEN)
+    found = rows(tmp_path / "all.jsonl")
+
+    assert [Path(str(row["source"])).name for row in found] == [
+        "a.jpg", "cut.jpg", "ä, \"b\"\n.png", "large.jpg", "notes.txt",
+    ]  # fmt: skip
+    assert [row["status"] for row in found] == [
+        "ok", "bad-image", "ok", "body-too-large", "unsupported-image",
+    ]  # fmt: skip
+    assert tally == {"ok": 2, "bad-image": 1, "body-too-large": 1, "unsupported-image": 1}
+    good, bad = found[0], found[1]
+    shares = {key: value for key, value in good.items() if key.startswith("p_")}
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-5)  # type: ignore[arg-type]
+    assert good["probability"] == max(shares.values()) == shares[f"p_{good['label']}"]  # type: ignore[type-var]
+    assert (good["error"], bad["label"], bad["model"]) == (None, None, None)
+
+
+def test_all_formats_have_the_same_rows(photos: Path, tmp_path: Path) -> None:
+    """CSV and parquet have what JSON lines have; parquet with numbers and nulls."""
+    for ending in ("jsonl", "csv", "parquet"):
+        batch.run(str(photos), str(tmp_path / f"all.{ending}"), CHOSEN)
+    found = rows(tmp_path / "all.jsonl")
+
+    assert parquet.read_table(tmp_path / "all.parquet").to_pylist() == found
+    with (tmp_path / "all.csv").open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == list(found[0])
+    assert table == [
+        {key: "" if value is None else str(value) for key, value in row.items()} for row in found
+    ]
+
+
+def test_a_list_names_what_is_gone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list is read in its order, from a file or standard input; a missing file is a row."""
+    lines = f"{photos}/notes.txt\n\n{photos}/gone.jpg\n  {photos}/a.jpg\nftp://a/b\n"
+    (tmp_path / "list.txt").write_text(lines)
+    expected = ["unsupported-image", "unreadable", "ok", "unreadable"]
+
+    batch.run(str(tmp_path / "list.txt"), str(tmp_path / "file.jsonl"), CHOSEN)
+    monkeypatch.setattr(sys, "stdin", type("In", (), {"buffer": BytesIO(lines.encode())}))
+    batch.run("-", str(tmp_path / "in.jsonl"), CHOSEN)
+
+    assert [row["status"] for row in rows(tmp_path / "file.jsonl")] == expected
+    assert (tmp_path / "in.jsonl").read_text() == (tmp_path / "file.jsonl").read_text()
+
+
+def test_the_answers_lie_in_the_folder_without_being_of_it(tmp_path: Path) -> None:
+    """Made anew into the folder that it is of, the table has no row about itself."""
+    (tmp_path / "a.jpg").write_bytes(photo(90, 60))
+    for restart in (False, True):
+        tally = batch.run(str(tmp_path), str(tmp_path / "r.csv"), CHOSEN, restart=restart)
+
+        assert tally == {"ok": 1}
+
+
+def test_a_name_that_is_no_text_is_a_row(tmp_path: Path) -> None:
+    """A file's name of any bytes is read, and shown with its bytes escaped."""
+    (tmp_path / "in").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/in/\xff.jpg")).write_bytes(photo(90, 60))
+
+    assert batch.run(str(tmp_path / "in"), str(tmp_path / "r.jsonl"), CHOSEN) == {"ok": 1}
+    assert rows(tmp_path / "r.jsonl")[0]["source"] == f"{tmp_path}/in/\\xff.jpg"
+
+
+def test_killed_and_gone_on_with_it_loses_and_repeats_nothing(
+    many: Path, straight: str, tmp_path: Path
+) -> None:
+    """After each kill -9 the same command goes on; the end is what an undisturbed run gives."""
+    out = tmp_path / "all.jsonl"
+    for images in (20, 50, 90):
+        process = begin(many, out, images)
+        process.kill()
+        process.communicate()
+        assert not out.exists()
+
+    subprocess.run([*MACULE, many, "--out", out], check=True, capture_output=True)
+
+    assert out.read_text() == straight
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.jsonl"]
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_end_it_says_how_to_go_on(
+    by: signal.Signals, many: Path, straight: str, tmp_path: Path
+) -> None:
+    """SIGINT and SIGTERM end it in order, with 130; the same command goes on."""
+    out = tmp_path / "all.jsonl"
+    process = begin(many, out, 20)
+    process.send_signal(by)
+    _, told = process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert "the same command, without --restart, goes on from here" in told
+    assert "Traceback" not in told
+    batch.run(str(many), str(out), CHOSEN)
+    assert out.read_text() == straight
+
+
+def half_done(many: Path, out: Path, straight: str, extra: bytes = b"") -> Path:
+    """Leave the journal of a run that ended in the middle; *extra* follows its last row."""
+    part = Path(journal.path(str(out)))
+    head = {
+        "macule": batch.__version__,
+        "source": str(many),
+        "model": json.loads(straight.splitlines()[0])["model"],
+        "labels": [key[2:] for key in json.loads(straight.splitlines()[0]) if key[:2] == "p_"],
+        "max_image_bytes": CHOSEN.max_image_bytes,
+        "max_image_pixels": CHOSEN.max_image_pixels,
+    }
+    lines = [json.dumps(head), *straight.splitlines()[: MANY - 10]]
+    part.write_bytes("\n".join(lines).encode() + b"\n" + extra)
+    return part
+
+
+@pytest.mark.parametrize("extra", [b'{"source": "torn', b"\0\0\0\0\n\0\0", b"{}", b""])
+def test_a_torn_line_is_written_again(
+    extra: bytes, many: Path, straight: str, tmp_path: Path
+) -> None:
+    """Whatever a power cut left after the last whole line is dropped; the rows come out whole."""
+    half_done(many, tmp_path / "all.jsonl", straight, extra)
+
+    batch.run(str(many), str(tmp_path / "all.jsonl"), CHOSEN)
+
+    assert (tmp_path / "all.jsonl").read_text() == straight
+
+
+def test_a_source_that_changed_is_refused(many: Path, straight: str, tmp_path: Path) -> None:
+    """Where a name differs from the row written for it, the run says which, and what to do."""
+    part = half_done(many, tmp_path / "all.jsonl", straight)
+    part.write_text(part.read_text().replace("/0007.jpg", "/0006b.jpg"))
+
+    with pytest.raises(
+        BadRequest, match=r"image 8 was .*0006b\.jpg, and is .*0007\.jpg.*--restart"
+    ):
+        batch.run(str(many), str(tmp_path / "all.jsonl"), CHOSEN)
+
+
+def test_other_options_are_refused(many: Path, straight: str, tmp_path: Path) -> None:
+    """A journal begun under another limit is not gone on with; --restart begins anew."""
+    half_done(many, tmp_path / "all.jsonl", straight)
+    other = CHOSEN._replace(max_image_pixels=200 * 150)
+
+    with pytest.raises(BadRequest, match="max_image_pixels was 120000000, is 30000"):
+        batch.run(str(many), str(tmp_path / "all.jsonl"), other)
+    tally = batch.run(str(many), str(tmp_path / "all.jsonl"), other, restart=True)
+    assert tally == {"ok": MANY}
+
+
+def test_what_is_finished_or_running_is_left_alone(photos: Path, tmp_path: Path) -> None:
+    """A finished table is not made again unasked, and two runs never write one table."""
+    out = str(tmp_path / "all.csv")
+    batch.run(str(photos), out, CHOSEN)
+    with pytest.raises(BadRequest, match=r"is finished. --restart"):
+        batch.run(str(photos), out, CHOSEN)
+
+    running = journal.Journal(out, {}, restart=True)
+    with pytest.raises(BadRequest, match="Another run"):
+        batch.run(str(photos), out, CHOSEN, restart=True)
+    running.close()
+
+
+def test_misuse_is_told_before_anything_is_scored(photos: Path, tmp_path: Path) -> None:
+    """An unknown ending, no such source, an image for a list, a place that cannot be written."""
+    for place, out, why in (
+        (photos, "all.xlsx", "does not end with"),
+        (tmp_path / "none", "all.csv", "No such file"),
+        (photos / "a.jpg", "all.csv", "no list"),
+        (photos, "nowhere/all.csv", "cannot be written: No such file"),
+    ):
+        with pytest.raises(BadRequest, match=why):
+            batch.run(str(place), str(tmp_path / out), CHOSEN)
+
+
+def test_the_command_counts_errors_and_strict_fails_for_them(photos: Path, tmp_path: Path) -> None:
+    """Errors as rows are 0, with --strict 1; --quiet tells nothing on the way."""
+    line = [*MACULE, photos, "--out", tmp_path / "all.csv", "--quiet"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    strict = subprocess.run([*line, "--restart", "--strict"], capture_output=True, check=False)
+
+    assert (done.returncode, strict.returncode) == (0, 1)
+    assert "5 rows, of them 1 bad-image, 1 body-too-large, 1 unsupported-image" in done.stdout
+
+
+def test_memory_does_not_grow_with_the_images(many: Path, tmp_path: Path) -> None:
+    """The peak of a fresh process is the same for a quarter of the images and for twice all.
+
+    Listed, so that the same small images stand for many.
+    """
+    code = (
+        "import sys; from macule import batch, settings; "
+        "batch.run(*sys.argv[1:], settings.read({})); "
+        "print([line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line][0])"
+    )
+    names, peaks_mb = sorted(map(str, many.iterdir())), []
+    for size, listed in enumerate((names[: MANY // 4], names * 2)):
+        (tmp_path / f"{size}.txt").write_text("\n".join(listed))
+        told = subprocess.check_output(
+            [sys.executable, "-c", code, tmp_path / f"{size}.txt", tmp_path / f"{size}.csv"]
+        )
+        peaks_mb.append(int(told) / 1024)
+
+    assert peaks_mb[1] < peaks_mb[0] + 3
+
+
+def test_a_folder_comes_sorted_and_counted(tmp_path: Path) -> None:
+    """A folder's names come sorted, and their number before the first."""
+    for name in ("b/2", "b/10", "a/z", "c", "B"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+
+    names, total = source.find(str(tmp_path), "out.csv")
+
+    assert [name.removeprefix(f"{tmp_path}/") for name in names] == ["B", "a/z", "b/10", "b/2", "c"]
+    assert total == 5
+
+
+def test_a_slow_image_holds_up_a_bounded_number() -> None:
+    """While one image takes its time the others go on, but never further than the window."""
+    given: list[str] = []
+    seen: list[int] = []
+    full = Event()
+
+    def one(name: str) -> dict[str, object]:
+        if name == "0":
+            full.wait(10)
+            time.sleep(0.05)
+            seen.append(len(given))
+        return {"source": name}
+
+    def names() -> Iterator[str]:
+        for number in range(1000):
+            given.append(str(number))
+            if len(given) == 2 * batch.AHEAD:
+                full.set()
+            yield str(number)
+
+    done = [row["source"] for row in batch._in_order(names(), one, 2, Event())]
+
+    assert done == given
+    assert seen == [2 * batch.AHEAD]
+
+
+def test_progress_says_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log gets a line a minute, a terminal one that changes; without a total no percentage."""
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    log, terminal = StringIO(), StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    known, unknown = Progress(log, 1000, 3000), Progress(terminal, 0, None)
+    for done in (1500, 1600):
+        clock[0] += 50
+        known.tell(done, 2)
+        unknown.tell(done, 2)
+    unknown.close()
+    Progress(None, 0, None).tell(1, 0)
+
+    assert log.getvalue() == "1,600 of 3,000 (53%), 2 errors, 6.0/s, 0:03:53 left\n"
+    assert terminal.getvalue() == (
+        "\r\033[K1,500 images, 2 errors, 30.0/s\r\033[K1,600 images, 2 errors, 16.0/s\r\033[K"
+    )
+
+
+def test_what_is_wrong_with_more_than_an_image_ends_the_run(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket that cannot be read makes no rows: the run ends, and can go on when it can."""
+    (tmp_path / "list.txt").write_text(f"{photos}/a.jpg\nhttp://127.0.0.1:1/a.jpg\n")
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    with pytest.raises(Unavailable, match="tried 4 times"):
+        batch.run(str(tmp_path / "list.txt"), str(tmp_path / "all.csv"), CHOSEN)
+
+    assert len(Path(journal.path(str(tmp_path / "all.csv"))).read_text().splitlines()) == 2

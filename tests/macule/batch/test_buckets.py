@@ -1,0 +1,78 @@
+"""A batch of what lies in buckets: real servers of S3 and Cloud Storage."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import elsewhere
+import pytest
+from draw import photo
+from macule.errors import ModelUnavailable
+from macule.store import gs, objects, s3
+
+QUIET_S = 10.0
+# the emulator of gs cannot give back a name with ? or #
+NAMES = {"s3": ["1.jpg", "a #1?.jpg", "ä/2.jpg"], "gs": ["1.jpg", "a 1.jpg", "ä/2.jpg"]}
+
+
+@pytest.fixture(scope="module")
+def buckets() -> Iterator[dict[str, str]]:
+    with elsewhere.buckets() as environment:
+        yield environment
+
+
+@pytest.fixture(autouse=True)
+def environment(buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Clients, which are kept, are those of these servers."""
+    for name, value in buckets.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    for module in (s3, gs):
+        module.client.cache_clear()
+    yield
+    for module in (s3, gs):
+        module.client.cache_clear()
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_prefix_is_a_batch(scheme: str, tmp_path: Path) -> None:
+    """All below a prefix are rows, whatever their names; a folder's mark is none."""
+    for name in NAMES[scheme]:
+        assert objects.write(f"{scheme}://models/{scheme}/{name}", photo(90, 60), "", QUIET_S)
+    objects.write(f"{scheme}://models/{scheme}/ä/", b"", "", QUIET_S)
+    objects.write(f"{scheme}://models/other.jpg", b"", "", QUIET_S)
+    out = tmp_path / "all.jsonl"
+
+    subprocess.run(
+        [sys.executable, "-m", "macule.cli", "batch", f"{scheme}://models/{scheme}/", "--out", out],
+        check=True,
+        capture_output=True,
+        env=os.environ,
+    )
+
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["source"] for row in rows] == [
+        f"{scheme}://models/{scheme}/{n}" for n in NAMES[scheme]
+    ]
+    assert {row["status"] for row in rows} == {"ok"}
+
+
+def test_a_bucket_is_listed_in_pages() -> None:
+    """More names than a page of S3 holds come once each, sorted."""
+    for number in range(1003):
+        objects.write(f"s3://models/pages/{number:04}", b"", "", QUIET_S)
+
+    names = list(objects.names("s3://models/pages/", QUIET_S))
+
+    assert names == [f"s3://models/pages/{number:04}" for number in range(1003)]
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_bucket_that_is_not_there_is_told(scheme: str) -> None:
+    """Listing what is not there fails with the bucket's own word, not with an empty batch."""
+    with pytest.raises(ModelUnavailable, match=f"{scheme}://nowhere"):
+        list(objects.names(f"{scheme}://nowhere/a", QUIET_S))
