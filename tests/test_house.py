@@ -54,11 +54,13 @@ MAY_IMPORT = {
     "jobs.work": {"classify", "errors", "jobs", "settings"},
     "jobs.runner": {"errors", "jobs", "jobs.sqlite"},
     "jobs.here": {
+        "errors",
         "jobs",
         "jobs.courier",
         "jobs.outbox",
         "jobs.runner",
         "jobs.sqlite",
+        "jobs.valkey",
         "jobs.webhooks",
         "jobs.work",
         "settings",

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from macule.jobs import (
     Order,
 )
 from macule.jobs.valkey import DIED, MESSAGE, TASK, Delivery, Valkey
+from service import ROOT
 
 TOLD = Order(webhook="https://caller.example/", events=EVENTS)
 
@@ -329,6 +331,21 @@ def test_a_wrong_address_is_said_without_its_password() -> None:
 
     assert PASSWORD not in f"{raised.value}{raised.value.__cause__}"
     assert raised.value.__suppress_context__
+
+
+def test_a_broker_without_its_client_is_named() -> None:
+    """Where redis-py is not installed BROKER_URL is an error that says how to go on."""
+    code = "from macule.jobs import here; here.current()"
+    environment = {**os.environ, "BROKER_URL": "redis://127.0.0.1"}
+    run = subprocess.run(
+        [ROOT / ".venv/bin/python", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "BadSetting: BROKER_URL needs redis-py: pip install 'macule[queue]'" in run.stderr
 
 
 def test_webhooks_are_due_as_states_change(server: Broker, queue: Valkey) -> None:

@@ -100,13 +100,11 @@ class Worker:
         pause_s = min(SWEEP_S, self._queue.live_s / 5)
         while True:
             held = self._held
-            try:
+            with suppress(Unavailable):  # Celery and `_patiently` say so
                 if held:
                     self._queue.renew(held)
                 for job_id in self._queue.sweep():
                     log.error("job %s is given up: its workers died", job_id)
-            except Unavailable as error:
-                log.warning("%s", error)
             time.sleep(pause_s)
 
     def _tell(self, deliver: Deliver) -> None:
