@@ -14,13 +14,15 @@ import pytest
 from broker import Broker, broker, worker
 from draw import photo, saved
 from macule.errors import Busy
-from macule.jobs import CANCELED, FAILED, PROCESSING, SUCCEEDED, Order
+from macule.jobs import CANCELED, EVENTS, FAILED, PROCESSING, SUCCEEDED, Order
 from macule.jobs.valkey import Valkey
 from macule.jobs.worker import Worker
 from macule.recycle import Wear
 from PIL import Image
+from receivers import SECRET, receiver
 
 COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
+SIGNED = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_a_frozen_workers_outcome_is_nobodys(queue: Valkey, server: Broker, larg
             first.send_signal(signal.SIGCONT)
             after = queue.put(Order(), photo())
             ended(queue, after.id)
-            time.sleep(2)
+            time.sleep(1)
 
     assert found.attempts == 2
     assert queue.get(job.id, "") == found
@@ -217,6 +219,18 @@ def test_a_worker_that_must_leave_gives_its_job_back(
     assert queue.get(job.id, "").attempts == 1
 
 
+def test_webhooks_are_told_by_workers(queue: Valkey, server: Broker) -> None:
+    """Begin and end are delivered once, in this order, whichever of two workers does it."""
+    with receiver() as target, worker(server, **SIGNED), worker(server, **SIGNED):
+        job = queue.put(Order(webhook=target.url, events=EVENTS), photo())
+        until(lambda: not queue.waiting() and not server.client.exists("macule:1:due"))
+
+    told = [json.loads(call.body) for call in target.calls]
+    assert [(each["type"], each["data"]["id"]) for each in told] == [
+        (event, job.id) for event in EVENTS
+    ]
+
+
 def test_a_worn_worker_begins_anew(queue: Valkey, server: Broker, tmp_path: Path) -> None:
     """`macule worker` takes a fresh process's place, under its own id, as often as it is worn."""
     jobs = [queue.put(Order(), photo()).id for _ in range(3)]
@@ -251,7 +265,7 @@ def test_a_worker_stays_small(queue: Valkey, server: Broker) -> None:
     """Under load a worker has at most 160 MB."""
     bodies = [photo(4000, 3000), photo(4000, 3000, progressive=True)]
     with worker(server) as one:
-        ended(queue, *(queue.put(Order(with_cam=True), bodies[n % 2]).id for n in range(30)))
+        ended(queue, *(queue.put(Order(with_cam=True), bodies[n % 2]).id for n in range(12)))
         status = Path(f"/proc/{one.pid}/status").read_text()
     peak_kb = next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)
 

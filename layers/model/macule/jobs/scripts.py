@@ -10,7 +10,7 @@ clocks differ agree. Under `macule:1:` lie
     key:DIGEST    hash: the job that an Idempotency-Key made, and of what request
     open          sorted set: jobs that have not ended, by when to look after them
     due           sorted set: webhooks, "ID EVENT", by when to deliver them
-    tries         hash: how often each of those was tried
+    hook:NAME     hash: what one of those says, to whom, and how often it was tried
     parked        list: jobs given up because their workers died, the newest first
     celery:queue  list: Celery's messages, each the id of a job and no more
 """
@@ -208,34 +208,48 @@ return parked
 """
 )
 
-# Hands out one delivery that is due, for *lease_s*: if its worker dies, another has it then.
+# Hands out one webhook that is due, for a lease: if its worker dies, another has it then. What it
+# says is kept from the first time on, as its job may lapse before it is delivered. An end is not
+# told before the begin was tried.
 DUE = (
     ALWAYS
     + """
+local lease_s, kept_ms = unpack(ARGV)
+
+local function tried(name)
+  return not redis.call('ZSCORE', P .. 'due', name)
+    or tonumber(redis.call('HGET', P .. 'hook:' .. name, 'attempts') or 0) > 0
+end
+
 for _, name in ipairs(first(P .. 'due')) do
   local id, event = string.match(name, '^(%S+) (%S+)$')
-  local job = redis.call('HGETALL', P .. 'job:' .. id)
-  if #job > 0 then
-    redis.call('ZADD', P .. 'due', stamp(now + ARGV[1]), name)
-    return {id, event, redis.call('HINCRBY', P .. 'tries', name, 1), job}
+  local hook = P .. 'hook:' .. name
+  local message, url, body = unpack(redis.call('HMGET', hook, 'message', 'url', 'body'))
+  local job = message and {} or redis.call('HGETALL', P .. 'job:' .. id)
+  if not message and #job == 0 then
+    redis.call('ZREM', P .. 'due', name)
+  elseif event == 'prediction.started' or tried(id .. ' prediction.started') then
+    redis.call('ZADD', P .. 'due', stamp(now + lease_s), name)
+    if redis.call('HSETNX', hook, 'attempts', 0) == 1 then redis.call('PEXPIRE', hook, kept_ms) end
+    local attempts = tonumber(redis.call('HGET', hook, 'attempts'))
+    return {id, event, attempts, message or '', url or '', body or '', job}
   end
-  redis.call('ZREM', P .. 'due', name)
-  redis.call('HDEL', P .. 'tries', name)
 end
 return {}
 """
 )
 
-# Puts a delivery off, or ends it where there is no pause.
+# Puts a webhook off, or ends it where there is no pause.
 SETTLE = (
     ALWAYS
     + """
 local name, pause_s = unpack(ARGV)
 if pause_s == '' then
   redis.call('ZREM', P .. 'due', name)
-  redis.call('HDEL', P .. 'tries', name)
+  redis.call('DEL', P .. 'hook:' .. name)
 else
   redis.call('ZADD', P .. 'due', stamp(now + pause_s), name)
+  redis.call('HINCRBY', P .. 'hook:' .. name, 'attempts', 1)
 end
 return 1
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
+from macule import jobs
 from macule.errors import (
     BadSetting,
     JobEnded,
@@ -29,7 +30,15 @@ from macule.errors import (
     WorkerDied,
     document,
 )
-from macule.jobs import MOST_ATTEMPTS, PROCESSING, STARTED_EVENT, STARTING, Job, Order, scripts
+from macule.jobs import (
+    MOST_ATTEMPTS,
+    PROCESSING,
+    STARTED_EVENT,
+    STARTING,
+    Job,
+    Order,
+    scripts,
+)
 
 TIMEOUT_S = 2.0  # for each step of asking the server: who polls would rather hear 503
 MOST_CONNECTIONS = 32  # of one process; a request holds one for a millisecond
@@ -37,7 +46,8 @@ KEPT_S = 86400.0  # how long a job may wait for a worker, and its image with it
 GONE_S = 86400.0  # how long a job that is no longer kept is told from one that never was
 LIVE_S = 15.0  # after its worker last said so, a job's worker is dead
 LOOK_S = 10.0  # after which a job that waits is looked after: has it a message?
-LEASE_S = 120.0  # what one delivery of a webhook may take
+LEASE_S = 120.0  # after which a webhook that a worker was to deliver is due again
+HOOK_S = 2 * 86400.0  # how long what it says is kept: longer than it is tried
 TASK = "macule.predict"
 # Celery's protocol 2 in kombu's envelope for Redis. The body is readable, not base64, so that a
 # script can write it too; the same id makes the same bytes, so that one can be found.
@@ -75,11 +85,13 @@ class Taken(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """A webhook that is due: the job as the event found it. `attempt` begins with 1."""
+    """A webhook that is due; `attempts` are those that failed."""
 
-    job: Job
-    event: str
-    attempt: int
+    name: str
+    attempts: int
+    message_id: str
+    url: str
+    body: bytes
 
 
 class Valkey:
@@ -210,22 +222,32 @@ class Valkey:
             for job_id in self._ask("SWEEP", self._look_s, MOST_ATTEMPTS, DIED, MESSAGE)
         ]
 
-    def deliver_due(self, deliver: Callable[[Delivery], float | None]) -> bool:
-        """Have *deliver* make one webhook that is due; False if none is.
+    def due(self) -> Delivery | None:
+        """Claim a webhook that is due; for LEASE_S nobody else has it."""
+        from macule.jobs import webhooks
 
-        It returns the pause in seconds until the next try, None if there is none. What it raises
-        leaves the delivery due after LEASE_S.
-        """
-        answer = self._ask("DUE", LEASE_S)
+        answer = self._ask("DUE", LEASE_S, int(HOOK_S * 1e3))
         if not answer:
-            return False
-        job_id, event, attempt = answer[0].decode(), answer[1].decode(), answer[2]
-        job = _job(job_id, answer[3])
-        if event == STARTED_EVENT:  # it may have ended since
-            job = job._replace(status=PROCESSING, ended_at=None, outcome=None)
-        pause_s = deliver(Delivery(job, event, attempt))
-        self._ask("SETTLE", f"{job_id} {event}", "" if pause_s is None else pause_s)
-        return True
+            return None
+        job_id, event, message_id, url = (answer[n].decode() for n in (0, 1, 3, 4))
+        attempts, body, found = answer[2], answer[5], answer[6]
+        name = f"{job_id} {event}"
+        if not message_id:
+            job = _job(job_id, found)
+            moment = job.ended_at
+            if event == STARTED_EVENT:  # it may have ended since
+                moment = job.started_at
+                job = job._replace(status=PROCESSING, ended_at=None, outcome=None)
+            url = job.order.webhook
+            message_id, body = webhooks.message(event, jobs.document(job), moment or 0.0)
+            kept = {"message": message_id, "url": url, "body": body}
+            with _told():
+                self._redis.hset(f"{scripts.PREFIX}hook:{name}", mapping=kept)
+        return Delivery(name, attempts, message_id, url, body)
+
+    def settle(self, delivery: Delivery, pause_s: float | None) -> None:
+        """Let a webhook be due again after *pause_s*; None ends it."""
+        self._ask("SETTLE", delivery.name, "" if pause_s is None else pause_s)
 
     def close(self) -> None:
         self._redis.close()

@@ -15,23 +15,25 @@ from contextlib import suppress
 from functools import partial
 from threading import Event, Thread, Timer
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from celery import Celery, signals
 from celery.worker import state
 
 from macule import budget, model, recycle, settings
 from macule.errors import Unavailable
-from macule.jobs import Order, scripts, work
+from macule.jobs import Order, scripts, webhooks, work
 from macule.jobs.valkey import LIVE_S, LOOK_S, TASK, TIMEOUT_S, Delivery, Valkey
 
 T = TypeVar("T")
 log = logging.getLogger("macule")
 LEAST_PAUSE_S, MOST_PAUSE_S = 0.5, 30.0  # while the queue, memory or the model is short
 SWEEP_S = 1.0
+SENDERS = 2  # threads that deliver webhooks: one receiver that hangs leaves others room
 MARGIN_S = 300.0  # beyond what a job may wait for; it costs nothing that a time-out comes late
 
 Work = Callable[[Order, bytes], tuple[str, Mapping[str, Any]]]
-Deliver = Callable[[Delivery], float | None]
+Send = Callable[[str, str, bytes], webhooks.Outcome]  # url, message id, body
 
 
 class Worker:
@@ -40,7 +42,7 @@ class Worker:
     Args:
       work: makes the outcome of a job; Unavailable means that it may be tried again.
       grace_s: what the job at hand may take after `leave`.
-      deliver: as `Valkey.deliver_due` has it; without it webhooks stay due.
+      send: as webhooks.deliver; without it webhooks stay due.
     """
 
     def __init__(
@@ -49,22 +51,22 @@ class Worker:
         work: Work,
         wear: recycle.Wear,
         grace_s: float,
-        deliver: Deliver | None = None,
+        send: Send | None = None,
     ) -> None:
         self.worn = ""
         self._queue = queue
         self._work = work
         self._wear = wear
         self._grace_s = grace_s
-        self._deliver = deliver
+        self._send = send
         self._held: str | None = None
         self._stopping = Event()
 
     def begin(self) -> None:
         """Start the threads beside the one that works."""
         Thread(target=self._keep, name="keeper", daemon=True).start()
-        if self._deliver:
-            Thread(target=self._tell, args=[self._deliver], name="webhooks", daemon=True).start()
+        for _ in range(SENDERS if self._send else 0):
+            Thread(target=self._tell, args=[self._send], name="webhooks", daemon=True).start()
 
     def leave(self) -> None:
         """Finish the job at hand; if that takes too long give it back, and end at once."""
@@ -107,10 +109,14 @@ class Worker:
                     log.error("job %s is given up: its workers died", job_id)
             time.sleep(pause_s)
 
-    def _tell(self, deliver: Deliver) -> None:
+    def _tell(self, send: Send) -> None:
         while not self._stopping.is_set():
-            if not self._patiently(lambda: self._queue.deliver_due(deliver)):
+            delivery = self._patiently(self._queue.due)
+            if delivery is None:
                 self._stopping.wait(SWEEP_S)
+                continue
+            pause_s = _sent(delivery, send)
+            self._patiently(partial(self._queue.settle, delivery, pause_s))
 
     def _drop(self) -> None:
         held = self._held
@@ -136,7 +142,6 @@ class Worker:
 
 def serve(
     chosen: settings.Settings,
-    deliver: Deliver | None = None,
     live_s: float = LIVE_S,
     look_s: float = LOOK_S,
 ) -> str:
@@ -151,7 +156,11 @@ def serve(
     warm = model.warm(chosen.model)
     predicted = partial(work.outcome, chosen=chosen)
     grace_s = chosen.graceful_timeout_s
-    worker = Worker(queue, predicted, recycle.watch(chosen), grace_s, deliver)
+    send = partial(
+        webhooks.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback
+    )
+    told = send if chosen.webhook_secrets else None
+    worker = Worker(queue, predicted, recycle.watch(chosen), grace_s, told)
     app = Celery("macule", broker=url, set_as_current=False)
     app.conf.update(configuration(chosen))
 
@@ -207,6 +216,23 @@ def configuration(chosen: settings.Settings) -> dict[str, Any]:
         "worker_enable_remote_control": False,
         "worker_prefetch_multiplier": 1,
     }
+
+
+def _sent(delivery: Delivery, send: Send) -> float | None:
+    """Try once to deliver a webhook; return the pause until the next try, None if there is none."""
+    try:
+        outcome = send(delivery.url, delivery.message_id, delivery.body)
+    except Exception:  # else the thread ends, and with it all webhooks of this worker
+        log.exception("a webhook failed")
+        outcome = webhooks.Outcome("again", "failed on our side")
+    attempts = delivery.attempts + 1
+    pause_s = webhooks.pause_s(attempts) if outcome.state == "again" else None
+    if pause_s is not None:
+        return max(pause_s, outcome.after_s)
+    if outcome.state != "delivered":
+        host = urlsplit(delivery.url).hostname
+        log.warning("webhook given up (attempt %d): %s %s", attempts, host, outcome.why)
+    return None
 
 
 def _silent(**_: Any) -> None:
