@@ -174,6 +174,12 @@ def test_a_job_is_canceled_once(queue: Valkey) -> None:
         assert not queue.renew(job.id)
         assert queue.take(job.id) is None
         assert queue.get(job.id, "").outcome is None
+    done = queue.put(Order(), b"")
+    queue.take(done.id)
+    queue.finish(done.id, SUCCEEDED, {})
+    with pytest.raises(JobEnded):
+        queue.cancel(done.id, "")
+    assert queue.get(done.id, "").status == SUCCEEDED
 
 
 def test_one_taker_has_a_job(server: Broker, queue: Valkey) -> None:
