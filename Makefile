@@ -40,7 +40,7 @@ train: .venv-dev/ready  ## make train DATA=folder [OUT=folder]: the default mode
 	  --work $(or $(WORK),build/train) --page $(or $(PAGE),docs/model-card.md)
 
 pins:  ## resolve requirements/*.in anew; needs uv
-	for set in serve health dev bench; do uv pip compile --quiet --universal --python-version 3.11 \
+	for set in serve health queue dev bench; do uv pip compile --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --override requirements/overrides.txt \
 	  --custom-compile-command "make pins" requirements/$$set.in -o requirements/$$set.txt; done
 

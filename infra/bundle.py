@@ -25,6 +25,19 @@ MB = 2**20
 LAYER_MOST_MB = 80  # unzipped; Lambda takes 250 with everything
 RUNTIME = ("ai-edge-litert", "multipart", "numpy", "pillow")
 SERVER = ("gunicorn", "packaging")
+QUEUE = (
+    "amqp",
+    "billiard",
+    "celery",
+    "click",
+    "kombu",
+    "python-dateutil",
+    "redis",
+    "six",
+    "tzlocal",
+    "vine",
+)
+PINS = ("requirements/serve.txt", "requirements/queue.txt")
 # glibc that Amazon Linux 2023 has; all the other platforms' is newer.
 NEWEST_GLIBC, OLDEST_GLIBC = 34, 17
 
@@ -43,6 +56,9 @@ CONFIGURED = ("infra/gunicorn.conf.py", "infra/limits.py", "infra/limits.toml")
 SERVED = ("macule", "weights", *CONFIGURED)
 TREES = {
     "render/predict": Tree("predict", "functions/predict", (*RUNTIME, *SERVER), SERVED),
+    "render-queue/predict": Tree(
+        "predict", "functions/predict", (*RUNTIME, *SERVER, *QUEUE), SERVED
+    ),
     "gcp/predict": Tree("predict", ".", (), ("macule", "weights", "requirements/serve.txt")),
     "gcp/health": Tree("health", ".", (), ("macule", "requirements/health.txt")),
     "aws/layer": Tree("", "python", RUNTIME, ("macule", "weights"), zipped=True),
@@ -132,7 +148,7 @@ def _install(package: str, folder: Path, minor: str, architecture: str) -> None:
     ]
     folder.mkdir(parents=True)
     pin = folder.parent / f"{package}.txt"
-    pin.write_text(_pin((ROOT / "requirements/serve.txt").read_text(), package))
+    pin.write_text(_pin("\n".join((ROOT / name).read_text() for name in PINS), package))
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
     command += ["--no-deps", "--no-compile", "--only-binary", ":all:", "--require-hashes"]
     command += ["--implementation", "cp", "--python-version", minor, "--target", str(folder)]
@@ -143,7 +159,7 @@ def _install(package: str, folder: Path, minor: str, architecture: str) -> None:
 def _pin(requirements: str, package: str) -> str:
     """Return the lines that pin *package*, with its hashes: more than one, if by Python."""
     blocks = requirements.replace("\\\n", "\0").splitlines()
-    found = [block for block in blocks if block.split("==")[0] == package]
+    found = dict.fromkeys(block for block in blocks if block.split("==")[0] == package)
     return "\n".join(found).replace("\0", "\\\n")
 
 

@@ -2,14 +2,17 @@
 
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from broker import broker
 from bundling import bundle
 from draw import photo, saved, skin
 from runtime_api import Lambda, unpack
@@ -194,3 +197,22 @@ def test_a_phone_photo_fits_the_least_function(function: tuple[str, Lambda]) -> 
 
     assert answer["statusCode"] == 200
     assert int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) < 128 * 1024
+
+
+def test_the_queues_bundle_works_on_predictions(bundles: Path, tmp_path: Path) -> None:
+    """Web process and worker of Render's queue start from their bundle alone, and predict."""
+    folder = bundles / "render-queue/predict"
+    web = f"{BARE} gunicorn -c infra/gunicorn.conf.py"
+    with broker(tmp_path) as server, ExitStack() as stack:
+        environment = {"BROKER_URL": server.url}
+        service = stack.enter_context(running(web, tmp_path, folder, **environment))
+        worker = subprocess.Popen(
+            [*f"{BARE} macule.cli".split(), "worker"],
+            cwd=folder,
+            env={**os.environ, **environment},
+        )
+        stack.callback(worker.wait)
+        stack.callback(worker.terminate)
+        answer = service.call("POST", "/predictions?top_k=1", photo(), {"Prefer": "wait=30"})
+
+    assert (answer.status, answer.json()["status"]) == (200, "succeeded")

@@ -23,6 +23,7 @@ TOOLS = (
     "this command needs TensorFlow and the quantizer, which the serving environment has not: run "
     "`make tools`, then `.venv-dev/bin/macule {command} ...`"
 )
+WORKER = "a worker needs Celery and redis-py: pip install 'macule[queue]'"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except ModuleNotFoundError as error:
-        _complain(TOOLS.format(command=words[0]), f"{error.name} is not installed")
+        missing = WORKER if words[0] == "worker" else TOOLS.format(command=words[0])
+        _complain(missing, f"{error.name} is not installed")
         return MISUSED
     except Macule as error:
         _complain(str(error))
@@ -124,6 +126,13 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     )
     doctor.add_argument("url", nargs="?", type=_address, metavar="URL", help="of a service")
     doctor.add_argument("--json", action="store_true", help="one JSON line a check")
+
+    add(
+        "worker",
+        _worker,
+        "work on the predictions that wait at BROKER_URL",
+        "One at a time, within MEMORY_LIMIT_MB, until SIGTERM. There may be any number, anywhere.",
+    )
 
     summary = "run the service under ever lower limits; find the least that holds"
     # its options are the bench's own, and go to it as they are
@@ -257,6 +266,22 @@ def _doctor(options: argparse.Namespace) -> int:
             line = f"{finding.level:<4} {finding.check}: {finding.text}"
             print("".join(c if c.isprintable() else "?" for c in line), flush=True)
     return code
+
+
+def _worker(options: argparse.Namespace) -> int:
+    chosen = settings.current()
+    if not chosen.broker_url:
+        _complain("BROKER_URL is not set; without it predictions are worked on where they are made")
+        return MISUSED
+    import logging
+
+    from macule.jobs import worker
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("macule").setLevel(logging.INFO)
+    if worker.serve(chosen):  # a process of the same id, with memory as at the start
+        os.execv(sys.executable, [sys.executable, "-m", "macule.cli", "worker"])  # noqa: S606
+    return OK
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from macule import jobs, settings
+from macule.errors import BadSetting
 from macule.jobs import Job, Queue
 
 if TYPE_CHECKING:
@@ -30,13 +31,22 @@ class Here(NamedTuple):
 def current() -> Here:
     """Return this process's queue, opened at the first call, which comes after any fork.
 
-    Raises: QueueUnavailable.
+    Raises: QueueUnavailable, BadSetting.
     """
+    chosen = settings.current()
+    if chosen.broker_url:
+        try:
+            from macule.jobs.valkey import Valkey
+        except ModuleNotFoundError as error:
+            raise BadSetting(
+                "BROKER_URL needs redis-py: pip install 'macule[queue]', or unset it."
+            ) from error
+        distant = Valkey(chosen.broker_url, chosen.job_ttl_s, chosen.max_jobs)
+        return Here(distant, lambda: None, lambda _: None)
     from macule.jobs import work
     from macule.jobs.runner import Runner
     from macule.jobs.sqlite import Sqlite
 
-    chosen = settings.current()
     queue = Sqlite(folder(chosen), chosen.job_ttl_s, chosen.max_jobs)
     runner = Runner(queue, partial(work.outcome, chosen=chosen))
     courier = _courier(queue, chosen) if chosen.webhook_secrets else None

@@ -1,0 +1,256 @@
+"""What changes a job in Redis or Valkey, each in one step: nobody sees or leaves half of it.
+
+A state moves forward here and nowhere else. Times are the server's own, so that machines whose
+clocks differ agree. Under `macule:1:` lie
+
+    job:ID        hash: status, asked, owner, times, outcome, attempts, taker; what follows below
+    image:ID      the image, until the job has ended
+    alive:ID      who works on the job; it lapses unless renewed
+    gone:ID       its owner, for as long as it is told from a job that never was
+    key:DIGEST    hash: the job that an Idempotency-Key made, and of what request
+    open          sorted set: jobs that have not ended, by when to look after them
+    due           sorted set: webhooks, "ID EVENT", by when to deliver them
+    hook:NAME     hash: what one of those says, to whom, and how often it was tried
+    parked        list: jobs given up because their workers died, the newest first
+    celery:queue  list: Celery's messages, each the id of a job and no more
+"""
+
+PREFIX = "macule:1:"
+CELERY = f"{PREFIX}celery:"
+QUEUE = "queue"
+
+# Ends are written though memory has run out (allow-oom): they free more than they take.
+COMMON = """
+local P = '%s'
+local QUEUE = '%s'
+local ENDED = {succeeded = true, failed = true, canceled = true}
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1e6
+
+local function stamp(seconds) return string.format('%%.6f', seconds) end
+
+-- What of a sorted set is to be looked at now, not too much at once.
+local function first(set)
+  return redis.call('ZRANGEBYSCORE', set, '-inf', stamp(now), 'LIMIT', 0, 100)
+end
+
+local function tell(id, event)
+  local events = redis.call('HGET', P .. 'job:' .. id, 'events')
+  if string.find(events, event, 1, true) then
+    redis.call('ZADD', P .. 'due', stamp(now), id .. ' ' .. event)
+  end
+end
+
+local function conclude(id, status, outcome)
+  local job = P .. 'job:' .. id
+  redis.call('DEL', P .. 'image:' .. id, P .. 'alive:' .. id)
+  redis.call('ZREM', P .. 'open', id)
+  redis.call('HSET', job, 'status', status, 'ended_at', stamp(now), 'outcome', outcome, 'taker', '')
+  local owner, key, ttl_ms, gone_ms =
+    unpack(redis.call('HMGET', job, 'owner', 'key', 'ttl_ms', 'gone_ms'))
+  redis.call('PEXPIRE', job, ttl_ms)
+  if key ~= '' then redis.call('PEXPIRE', P .. 'key:' .. key, ttl_ms) end
+  redis.call('SET', P .. 'gone:' .. id, owner, 'PX', ttl_ms + gone_ms)
+  tell(id, 'prediction.completed')
+end
+
+-- Let go of a job whose worker died; true if that was once too often.
+local function bury(id, most, died)
+  local job = P .. 'job:' .. id
+  local attempts = tonumber(redis.call('HGET', job, 'attempts'))
+  if attempts < most then
+    redis.call('HSET', job, 'taker', '')
+    return false
+  end
+  conclude(id, 'failed', died)
+  local parked = cjson.encode({id = id, at = now, attempts = attempts, reason = cjson.decode(died)})
+  redis.call('LPUSH', P .. 'parked', parked)
+  redis.call('LTRIM', P .. 'parked', 0, 999)
+  return true
+end
+""" % (PREFIX, CELERY + QUEUE)  # noqa: UP031
+ALWAYS = "#!lua flags=allow-oom" + COMMON
+
+PUT = (
+    "#!lua"
+    + COMMON
+    + """
+local id, asked, owner, events, key, print, image, most, ttl_ms, kept_ms, gone_ms, look_s, message =
+  unpack(ARGV)
+local job = P .. 'job:' .. id
+if redis.call('EXISTS', job) == 1 then  -- sent again, as the answer to the first was lost
+  return {'new', redis.call('HGET', job, 'created_at')}
+end
+if key ~= '' then
+  local known, before = unpack(redis.call('HMGET', P .. 'key:' .. key, 'id', 'print'))
+  local found = known and redis.call('HGETALL', P .. 'job:' .. known) or {}
+  if #found > 0 then return {'known', known, before, found} end
+end
+local waiting = redis.call('ZCARD', P .. 'open')
+if waiting >= tonumber(most) then
+  for _, each in ipairs(redis.call('ZRANGE', P .. 'open', 0, -1)) do
+    if redis.call('EXISTS', P .. 'job:' .. each) == 0 then redis.call('ZREM', P .. 'open', each) end
+  end
+  waiting = redis.call('ZCARD', P .. 'open')
+  if waiting >= tonumber(most) then return {'full', waiting} end
+end
+redis.call('SET', P .. 'image:' .. id, image, 'PX', kept_ms)
+redis.call('HSET', job, 'status', 'starting', 'asked', asked, 'owner', owner, 'events', events,
+  'key', key, 'created_at', stamp(now), 'attempts', 0, 'returned', 0, 'taker', '',
+  'ttl_ms', ttl_ms, 'gone_ms', gone_ms)
+redis.call('PEXPIRE', job, kept_ms)
+redis.call('SET', P .. 'gone:' .. id, owner, 'PX', kept_ms + gone_ms)
+if key ~= '' then
+  redis.call('HSET', P .. 'key:' .. key, 'id', id, 'print', print)
+  redis.call('PEXPIRE', P .. 'key:' .. key, kept_ms)
+end
+redis.call('ZADD', P .. 'open', stamp(now + look_s), id)
+redis.call('LPUSH', QUEUE, message)
+return {'new', stamp(now)}
+"""
+)
+
+CANCEL = (
+    ALWAYS
+    + """
+local id, owner = unpack(ARGV)
+local job = P .. 'job:' .. id
+if redis.call('HGET', job, 'owner') ~= owner then return {'none', {}} end
+local ended = ENDED[redis.call('HGET', job, 'status')]
+if not ended then conclude(id, 'canceled', '') end
+return {ended and 'ended' or 'canceled', redis.call('HGETALL', job)}
+"""
+)
+
+TAKE = (
+    ALWAYS
+    + """
+local id, me, live_s, most, died = unpack(ARGV)
+local job, alive = P .. 'job:' .. id, P .. 'alive:' .. id
+local status, taker = unpack(redis.call('HMGET', job, 'status', 'taker'))
+if not status or ENDED[status] then return {} end
+if taker ~= me then
+  if taker ~= '' then
+    if redis.call('EXISTS', alive) == 1 or bury(id, tonumber(most), died) then return {} end
+  end
+  redis.call('HSET', job, 'status', 'processing', 'taker', me)
+  redis.call('HINCRBY', job, 'attempts', 1)
+  local new = redis.call('HSETNX', job, 'started_at', stamp(now)) == 1
+  if new then tell(id, 'prediction.started') end
+end
+redis.call('SET', alive, me, 'PX', live_s * 1000)
+redis.call('ZADD', P .. 'open', stamp(now + live_s), id)
+return {redis.call('HGETALL', job), redis.call('GET', P .. 'image:' .. id)}
+"""
+)
+
+# What a taker may do is done only while the job is still its own.
+HELD = (
+    ALWAYS
+    + """
+local id, me = unpack(ARGV)
+local job = P .. 'job:' .. id
+if redis.call('HGET', job, 'taker') ~= me then return 0 end
+"""
+)
+
+FINISH = (
+    HELD
+    + """
+conclude(id, ARGV[3], ARGV[4])
+return 1
+"""
+)
+
+RENEW = (
+    HELD
+    + """
+redis.call('SET', P .. 'alive:' .. id, me, 'PX', ARGV[3] * 1000)
+return 1
+"""
+)
+
+GIVE_BACK = (
+    HELD
+    + """
+redis.call('DEL', P .. 'alive:' .. id)
+redis.call('HSET', job, 'taker', '')
+redis.call('HINCRBY', job, 'attempts', -1)
+redis.call('HINCRBY', job, 'returned', 1)
+redis.call('ZADD', P .. 'open', stamp(now + ARGV[3]), id)
+return 1
+"""
+)
+
+# Sends again what nobody holds and no message tells of: its worker died or gave it back, or a
+# server that was killed forgot its last second.
+SWEEP = (
+    ALWAYS
+    + """
+local look_s, most, died, message = unpack(ARGV)
+local parked = {}
+for _, id in ipairs(first(P .. 'open')) do
+  local taker = redis.call('HGET', P .. 'job:' .. id, 'taker')
+  local left_ms = redis.call('PTTL', P .. 'alive:' .. id)
+  if not taker then
+    redis.call('ZREM', P .. 'open', id)
+  elseif taker ~= '' and left_ms > 0 then
+    redis.call('ZADD', P .. 'open', stamp(now + left_ms / 1000), id)
+  elseif taker ~= '' and bury(id, tonumber(most), died) then
+    table.insert(parked, id)
+  else
+    local text = string.gsub(message, 'JOB', id)
+    if not redis.call('LPOS', QUEUE, text) then redis.call('RPUSH', QUEUE, text) end
+    redis.call('ZADD', P .. 'open', stamp(now + look_s), id)
+  end
+end
+return parked
+"""
+)
+
+# Hands out one webhook that is due, for a lease: if its worker dies, another has it then. What it
+# says is kept from the first time on, as its job may lapse before it is delivered. An end is not
+# told before the begin was tried.
+DUE = (
+    ALWAYS
+    + """
+local lease_s, kept_ms = unpack(ARGV)
+
+local function tried(name)
+  return not redis.call('ZSCORE', P .. 'due', name)
+    or tonumber(redis.call('HGET', P .. 'hook:' .. name, 'attempts') or 0) > 0
+end
+
+for _, name in ipairs(first(P .. 'due')) do
+  local id, event = string.match(name, '^(%S+) (%S+)$')
+  local hook = P .. 'hook:' .. name
+  local message, url, body = unpack(redis.call('HMGET', hook, 'message', 'url', 'body'))
+  local job = message and {} or redis.call('HGETALL', P .. 'job:' .. id)
+  if not message and #job == 0 then
+    redis.call('ZREM', P .. 'due', name)
+  elseif event == 'prediction.started' or tried(id .. ' prediction.started') then
+    redis.call('ZADD', P .. 'due', stamp(now + lease_s), name)
+    if redis.call('HSETNX', hook, 'attempts', 0) == 1 then redis.call('PEXPIRE', hook, kept_ms) end
+    local attempts = tonumber(redis.call('HGET', hook, 'attempts'))
+    return {id, event, attempts, message or '', url or '', body or '', job}
+  end
+end
+return {}
+"""
+)
+
+# Puts a webhook off, or ends it where there is no pause.
+SETTLE = (
+    ALWAYS
+    + """
+local name, pause_s = unpack(ARGV)
+if pause_s == '' then
+  redis.call('ZREM', P .. 'due', name)
+  redis.call('DEL', P .. 'hook:' .. name)
+else
+  redis.call('ZADD', P .. 'due', stamp(now + pause_s), name)
+  redis.call('HINCRBY', P .. 'hook:' .. name, 'attempts', 1)
+end
+return 1
+"""
+)
