@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from macule import __version__, classify, settings, store
-from macule.errors import BadImage, Macule, Unavailable
+from macule.errors import BadImage, BadRequest, Macule, Unavailable
 from macule.store import publish
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # argparse exits with 2 itself
@@ -88,6 +88,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     batch.add_argument("--restart", action="store_true", help="begin anew")
     batch.add_argument("--strict", action="store_true", help="exit with 1 if a row is an error")
     batch.add_argument("--quiet", action="store_true", help="tell no progress")
+    batch.add_argument("--broker", action="store_true", help="let the workers of BROKER_URL do it")
     batch.add_argument("--workers", type=_positive, metavar="N", help="default: the processors")
     batch.add_argument("--model", metavar="DIR", help="a model's folder; default: MODEL_DIR")
 
@@ -311,6 +312,13 @@ def _batch(options: argparse.Namespace) -> int:
     if options.model:
         chosen = chosen._replace(model=options.model)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    queue = None
+    if options.broker:
+        if not chosen.broker_url:
+            raise BadRequest("--broker needs BROKER_URL, and workers: see `macule worker`.")
+        from macule.jobs import here
+
+        queue = here.current().queue
     again = "the same command, without --restart, goes on from here"
     try:
         tally = batch.run(
@@ -319,6 +327,7 @@ def _batch(options: argparse.Namespace) -> int:
             chosen,
             restart=options.restart,
             workers=options.workers,
+            queue=queue,
             watcher=None if options.quiet else sys.stderr,
         )
     except Unavailable as error:
