@@ -111,7 +111,7 @@ class Redis:
     def get(self, key: str) -> bytes | None:
         """Return what is kept, at most MOST_VALUE_BYTES of it, whoever put it there."""
         found = self._ask("GETRANGE", _name(key), b"0", b"%d" % (MOST_VALUE_BYTES - 1))
-        return found if isinstance(found, bytes) else None
+        return found if isinstance(found, bytes) and found else None
 
     def put(self, key: str, value: bytes) -> None:
         """Keep *value*, unless it is too large."""

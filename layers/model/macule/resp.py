@@ -93,6 +93,12 @@ class Client:
                 raise reply
             return reply
 
+    def close(self) -> None:
+        """End the connections that nobody uses now."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
+
 
 class Connection:
     """One socket, signed in."""
