@@ -132,20 +132,6 @@ def test_nothing_is_kept_where_nothing_may_be(tmp_path: Path) -> None:
         assert service.call("GET", "/memory/").json()["ledger"]["cache_mb"] == 0
 
 
-@pytest.mark.memory
-def test_short_of_memory_the_cache_goes_first(tmp_path: Path) -> None:
-    """Under a limit of which nine tenths are used no answer is kept, and photos are answered."""
-    with running(GUNICORN, tmp_path) as service:
-        service.predict(photo())
-        used_mb = service.call("GET", "/memory/").json()["ledger"]["unreclaimable_mb"]
-    limit_mb = str(round(used_mb / 0.9))
-    with running(GUNICORN, tmp_path, MEMORY_LIMIT_MB=limit_mb) as service:
-        answers = [service.predict(photo()).json() for _ in range(4)]
-        kept_mb = service.call("GET", "/memory/").json()["ledger"]["cache_mb"]
-
-    assert (used(answers[-1]), kept_mb) == ("miss", 0)
-
-
 def test_instances_share_what_redis_keeps(tmp_path: Path) -> None:
     """A second service's first answer is a hit, to the letter; no byte of a photo is in Redis."""
     body = photo(600, 500)
