@@ -1,4 +1,4 @@
-"""A hit beside a miss: the same service, photos in turn, answers kept in memory and in Redis.
+"""A hit beside a miss: the same service, rounds in turn, answers kept in memory and in Redis.
 
     .venv-dev/bin/python bench/cache.py
 
@@ -20,23 +20,24 @@ sys.path[:0] = [str(harness.ROOT / "tests"), str(harness.ROOT / "layers/model")]
 from keeper import valkey
 
 SERVE = ["make", "--no-print-directory", "serve"]
-WARM_UP = 20
+ROUND = 20
 
 
-def beside(environment: dict[str, str], body: bytes, requests: int) -> dict[str, Any]:
-    """Ask for a photo that is new and for one that is known, in turn."""
+def beside(environment: dict[str, str], body: bytes, rounds: int) -> dict[str, Any]:
+    """Ask for photos that are new and for one that is known, a round of each in turn."""
     times: dict[str, list[float]] = {"miss": [], "hit": []}
     with harness.serving(SERVE, environment) as service:
         idle_mb = service.pss_mb()
-        for place in range(WARM_UP + requests):
-            for kind, photo in (("miss", body + place.to_bytes(8, "big")), ("hit", body)):
-                began = time.perf_counter()
-                status = service.call("POST", "/predict/", photo)
-                times[kind].append((time.perf_counter() - began) * 1e3)
-                if status != 200:
-                    raise SystemExit(f"the service answered {status}")
+        for place in range(2 * ROUND * (rounds + 1)):  # the first round warms up
+            kind = ("miss", "hit")[place // ROUND % 2]
+            photo = body + place.to_bytes(8, "big") if kind == "miss" else body
+            began = time.perf_counter()
+            status = service.call("POST", "/predict/", photo)
+            times[kind].append((time.perf_counter() - began) * 1e3)
+            if status != 200:
+                raise SystemExit(f"the service answered {status}")
         loaded_mb = service.pss_mb()
-    miss, hit = (statistics.median(times[kind][WARM_UP:]) for kind in ("miss", "hit"))
+    miss, hit = (statistics.median(times[kind][ROUND:]) for kind in ("miss", "hit"))
     return {
         "miss_p50_ms": round(miss, 2),
         "hit_p50_ms": round(hit, 2),
@@ -48,7 +49,7 @@ def beside(environment: dict[str, str], body: bytes, requests: int) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder, valkey(Path(folder)) as server:
@@ -58,7 +59,7 @@ def main() -> None:
                 ("memory", {"CACHE_MB": "2"}),
                 ("Redis", {"REDIS_URL": server.url}),
             ):
-                found = beside(environment, body, options.requests)
+                found = beside(environment, body, options.rounds)
                 rows.append(
                     {"megapixels": megapixels, "photo_kb": len(body) // 1024, "in": where, **found}
                 )

@@ -290,16 +290,16 @@ def test_kept_answers_go_before_an_image_waits_or_is_refused() -> None:
     kept.put("a", b"{}")
     with pytest.raises(CannotFit), admission.room(60 * MB, 0):
         pass
-    emptied = kept.size
+    emptied = kept.held_bytes
 
     kept.put("b", b"{}")
     with admission.room(MB, 0):
-        filled = kept.size
+        filled = kept.held_bytes
     used[0] = 86 * MB
     with admission.room(MB, 0):
         kept.put("c", b"{}")
 
-    assert (emptied, filled > 0, kept.size) == (0, True, 0)
+    assert (emptied, filled > 0, kept.held_bytes) == (0, True, 0)
 
 
 def test_at_last_everything_is_refused() -> None:

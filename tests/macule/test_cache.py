@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keeper import PASSWORD, Valkey, valkey
 from macule import cache, manifest, store
-from macule.cache import MOST_VALUE_BYTES, ROW_BYTES, TIMEOUT_S, Memory, Redis
+from macule.cache import MOST_VALUE_BYTES, ROW_BYTES, Memory
+from macule.shared import LONGEST_PAUSE_S, TIMEOUT_S, Redis
 
 CARD = manifest.read(store.SHIPPED).document
 NAMES = "abcdef"
@@ -24,7 +25,7 @@ NAMES = "abcdef"
 
 @contextmanager
 def keeping(url: str, tick: Callable[[], float] = time.monotonic) -> Iterator[Redis]:
-    kept = Redis(url, 60, tick)
+    kept = Redis(url, 60, MOST_VALUE_BYTES, tick)
     try:
         yield kept
     finally:
@@ -51,6 +52,7 @@ def test_every_part_of_a_key_makes_another() -> None:
     keys = [cache.key(*part) for part in parts]
 
     assert len(set(keys)) == len(keys) == 2 * 5 * 3 * 2 * 2
+    assert all(key.startswith("macule:1:answer:") for key in keys)
     assert cache.key("a", CARD, None) == cache.key("a", dict(reversed(CARD.items())), None)
 
 
@@ -76,7 +78,9 @@ def test_memory_is_the_latest_rows_that_fit(
         while sum(ROW_BYTES + len(value) for value in model.values()) > most_bytes:
             model.popitem(last=False)
 
-        assert kept.size == sum(ROW_BYTES + len(value) for value in model.values()) <= most_bytes
+        assert (
+            kept.held_bytes == sum(ROW_BYTES + len(value) for value in model.values()) <= most_bytes
+        )
     assert {name: kept.get(name) for name in model} == dict(model)
 
 
@@ -89,7 +93,7 @@ def test_what_is_too_old_is_gone() -> None:
     young = kept.get("a")
     now[0] = 60.0
 
-    assert (young, kept.get("a"), kept.size) == (b"{}", None, 0)
+    assert (young, kept.get("a"), kept.held_bytes) == (b"{}", None, 0)
 
 
 def test_no_value_beyond_the_bound_is_kept() -> None:
@@ -110,8 +114,8 @@ names = (os.urandom(32).hex() for _ in range(20_000))
 before = private()
 for name in names:
     kept.put(name, os.urandom(int(sys.argv[2])))
-    assert kept.size <= most
-print((private() - before) * 1024 / most, kept.size / most)
+    assert kept.held_bytes <= most
+print((private() - before) * 1024 / most, kept.held_bytes / most)
 """
 
 
@@ -126,22 +130,22 @@ def test_twenty_thousand_answers_take_what_the_bound_says(value_bytes: int) -> N
     assert grown < 1.1
 
 
-def test_redis_keeps_for_a_time_under_versioned_names(tmp_path: Path) -> None:
-    """A value goes and comes; its name tells its form, and the server forgets it by itself."""
+def test_redis_keeps_for_a_time(tmp_path: Path) -> None:
+    """A value goes and comes, and the server forgets it by itself."""
     with valkey(tmp_path) as server, keeping(server.url) as kept:
         kept.put("k", b"{}")
 
         assert (kept.get("k"), kept.get("other")) == (b"{}", None)
-        assert server.ask("GET", "macule:1:answer:k") == b"{}"
-        assert 59_000 < server.ask("PTTL", "macule:1:answer:k") <= 60_000  # type: ignore[operator]
+        assert server.ask("GET", "k") == b"{}"
+        assert 59_000 < server.ask("PTTL", "k") <= 60_000  # type: ignore[operator]
 
 
 def test_redis_bounds_what_goes_in_and_what_comes_out(tmp_path: Path) -> None:
     """No value beyond the bound is sent; of one that another put there no more is read."""
     with valkey(tmp_path) as server, keeping(server.url) as kept:
         kept.put("k", bytes(MOST_VALUE_BYTES + 1))
-        sent = server.ask("EXISTS", "macule:1:answer:k")
-        server.ask("SET", "macule:1:answer:k", bytes(2**23))
+        sent = server.ask("EXISTS", "k")
+        server.ask("SET", "k", bytes(2**23))
 
         assert sent == 0
         assert len(kept.get("k") or b"") == MOST_VALUE_BYTES
@@ -165,7 +169,7 @@ def test_a_killed_redis_is_a_miss_and_one_line_until_it_is_back(
             dead.append(kept.get("k"))
             kept.put("k", b"{}")
         server.start()
-        now[0] += cache.LONGEST_PAUSE_S
+        now[0] += LONGEST_PAUSE_S
         kept.put("k", b"{}")
         back = kept.get("k")
 
@@ -189,7 +193,7 @@ def test_a_stopped_redis_is_waited_for_ever_more_rarely(tmp_path: Path) -> None:
             assert kept.get("k") is None
             waits.append(time.monotonic() - began)
         server.go_on()
-        now[0] += cache.LONGEST_PAUSE_S
+        now[0] += LONGEST_PAUSE_S
 
         assert kept.get("k") == b"{}"
     assert max(waits) < TIMEOUT_S + 0.3
@@ -199,7 +203,7 @@ def test_a_stopped_redis_is_waited_for_ever_more_rarely(tmp_path: Path) -> None:
 def test_after_a_pause_one_request_tries_and_the_others_do_not() -> None:
     """Twenty at once, when the pause is over: one question."""
     now, tick = clock()
-    kept = Redis("redis://127.0.0.1:1", 60, tick)
+    kept = Redis("redis://127.0.0.1:1", 60, 100, tick)
     kept.get("k")
     now[0] = 1.0
     resting = [kept._resting() for _ in range(20)]
@@ -210,7 +214,7 @@ def test_after_a_pause_one_request_tries_and_the_others_do_not() -> None:
 def test_a_key_of_another_type_is_a_miss_that_mends_itself(tmp_path: Path) -> None:
     """WRONGTYPE does not stop the cache, and the next answer takes the key's place."""
     with valkey(tmp_path) as server, keeping(server.url) as kept:
-        server.ask("LPUSH", "macule:1:answer:k", "a")
+        server.ask("LPUSH", "k", "a")
         found = kept.get("k")
         kept.put("k", b"{}")
 

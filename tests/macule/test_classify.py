@@ -101,7 +101,7 @@ def test_short_of_memory_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(admission, "current", lambda here=here: here)
         with here.room(1, 0):  # as the route does for the body
             pass
-        used.append((classify.predict(photo(), chosen)[0]["metrics"]["cache"], kept.size > 0))
+        used.append((classify.predict(photo(), chosen)[0]["metrics"]["cache"], kept.held_bytes > 0))
 
     twice = [("miss", True), ("hit", True)]
     assert used == [*twice, ("miss", False), ("miss", False), *twice]

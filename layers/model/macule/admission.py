@@ -96,7 +96,7 @@ class Admission:
         used: Callable[[], int],
         slots: int = 64,
         most_waiting: int = 64,
-        kept: cache.Memory | cache.Redis | None = None,
+        kept: cache.Store | None = None,
     ) -> None:
         self.limit_bytes = limit_bytes
         self.slots = slots

@@ -69,7 +69,7 @@ def report() -> dict[str, Any]:
             "unreclaimable_mb": _mb(budget.used(here.limit)),
             "held_mb": _mb(held.held),
             "reserve_mb": _mb(admission.RESERVE_BYTES),
-            "cache_mb": _mb(answers.size) if answers else 0.0,
+            "cache_mb": _mb(answers.held_bytes) if answers else 0.0,
             **_model(held.free(), chosen.max_image_pixels),
         },
     }

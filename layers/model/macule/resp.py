@@ -9,7 +9,6 @@ import time
 from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
 
 if TYPE_CHECKING:
     import socket
@@ -40,6 +39,8 @@ def address(url: str) -> Address:
 
     Raises: ValueError, whose text may hold the password.
     """
+    from urllib.parse import parse_qs, unquote, urlsplit
+
     parts = urlsplit(url)
     local = parts.scheme == "unix"
     database = parse_qs(parts.query).get("db", [""])[-1] or ("" if local else parts.path.strip("/"))
