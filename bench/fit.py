@@ -3,8 +3,9 @@
     .venv-dev/bin/python bench/fit.py --model DIR --cpus 1 0.1
 
 For each share of the processors memory falls step by step until a request fails, a process is
-killed, or the slowest hundredth takes too long. Needs root and a memory cgroup; without them it
-measures the peak instead. Writes bench/results/fit.json and docs/fit.svg.
+killed, or the slowest hundredth takes too long. No answers are kept (CACHE_MB=0). Needs root and a
+memory cgroup; without them it measures the peak instead. Writes bench/results/fit.json and
+docs/fit.svg.
 """
 
 import argparse

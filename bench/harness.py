@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 MB = 2**20
 ROOT = Path(__file__).resolve().parent.parent
+ALONE = {"HOST": "127.0.0.1", "CACHE_MB": "0", "REDIS_URL": ""}
 
 
 class Call(NamedTuple):
@@ -142,7 +143,10 @@ def limited(limit_mb: float | None, cpus: float | None = None) -> Iterator[Cgrou
 def serving(
     command: Sequence[str], environment: Mapping[str, str], group: Cgroup | None = None
 ) -> Iterator[Service]:
-    """Start a server with PORT set, wait until it answers, end it."""
+    """Start a server with PORT set, wait until it answers, end it.
+
+    It keeps no answers unless *environment* says so: benches send the same photo again and again.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -151,7 +155,7 @@ def serving(
         process = subprocess.Popen(
             [word.format(port=port) for word in command],
             cwd=ROOT,
-            env={**os.environ, "HOST": "127.0.0.1", "PORT": str(port), **environment},
+            env={**os.environ, **ALONE, "PORT": str(port), **environment},
             stdout=log,
             stderr=log,
             start_new_session=True,

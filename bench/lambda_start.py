@@ -58,7 +58,9 @@ def main() -> None:
     parser.add_argument("--limit-mb", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    event = {**PHOTO_EVENT, "body": base64.b64encode(harness.photo(12)).decode()}
+    headers = {**PHOTO_EVENT["headers"], "cache-control": "no-cache"}  # the second is no hit
+    body = base64.b64encode(harness.photo(12)).decode()
+    event = {**PHOTO_EVENT, "headers": headers, "body": body}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         said = bundle(Path(folder) / "build", "aws")

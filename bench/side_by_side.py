@@ -2,9 +2,10 @@
 
     make bench
 
-The same photos to each: macule; a bare `http.server` with the same runtime and file; LitServe with
-the same; Django and TensorFlow with the same network in Keras (random weights: as fast as trained
-ones). Writes bench/results/side-by-side.json, docs/side-by-side.svg and docs/side-by-side.md.
+The same photos to each: macule, which keeps no answers (CACHE_MB=0); a bare `http.server` with the
+same runtime and file; LitServe with the same; Django and TensorFlow with the same network in Keras
+(random weights: as fast as trained ones). Writes bench/results/side-by-side.json,
+docs/side-by-side.svg and docs/side-by-side.md.
 """
 
 import argparse

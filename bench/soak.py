@@ -3,8 +3,8 @@
     .venv-dev/bin/python bench/soak.py
 
 Photos of every format and size, all three forms of upload, maps, refusals and operators' reads, by
-4 clients. Memory is the proportional set size of all processes, read while nothing runs. Writes
-bench/results/soak.json.
+4 clients; no answers are kept (CACHE_MB=0). Memory is the proportional set size of all processes,
+read while nothing runs. Writes bench/results/soak.json.
 """
 
 import argparse

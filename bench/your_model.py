@@ -3,7 +3,8 @@
     .venv-dev/bin/python bench/your_model.py --limit-mb 160
 
 EfficientNetV2-S at 300 px with 7 classes: random weights, normalised by what they see, have the
-size and the speed of trained ones. Writes bench/results/your-model.json.
+size and the speed of trained ones. No answers are kept (CACHE_MB=0). Writes
+bench/results/your-model.json.
 """
 
 import argparse

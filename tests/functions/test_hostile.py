@@ -25,6 +25,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         tmp_path_factory.mktemp("logs"),
         BODY_TIMEOUT_S=str(BODY_TIMEOUT_S),
         MEMORY_LIMIT_MB="128",
+        CACHE_MB="0",
     ) as service:
         service.predict(photo())
         yield service

@@ -18,6 +18,7 @@ from draw import photo, saved, skin
 from macule import store
 from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running
 
+ANEW = {"Cache-Control": "no-cache"}
 DOORS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK}
 
 
@@ -68,7 +69,7 @@ def test_health_speaks_json_when_asked(service: Service) -> None:
 
 def test_an_answer_is_whole(service: Service) -> None:
     """A prediction carries the contract's keys and headers; probabilities fall and sum to 1."""
-    answer = service.predict(photo(), **{"X-Request-Id": "mine"})
+    answer = service.predict(photo(), **{"X-Request-Id": "mine"}, **ANEW)
     document = answer.json()
     probabilities = [row["probability"] for row in document["predictions"]]
 
@@ -90,11 +91,11 @@ def test_three_forms_one_answer(service: Service) -> None:
     """Raw, multipart and base64 uploads of one photo give one answer."""
     body = photo()
     encoded = base64.b64encode(body).decode()
-    as_json = {"Content-Type": "application/json"}
+    as_json = {"Content-Type": "application/json", **ANEW}
     fields, kind = form("image", body)
     answers = [
-        service.predict(body),
-        service.predict(fields, **kind),
+        service.predict(body, **ANEW),
+        service.predict(fields, **kind, **ANEW),
         service.predict(json.dumps({"image": encoded}).encode(), **as_json),
         service.predict(
             json.dumps({"image": f"data:image/jpeg;base64,{encoded}"}).encode(), **as_json
@@ -169,7 +170,7 @@ def test_garbage_among_many_harms_nobody(service: Service) -> None:
     def ask(n: int) -> bool:
         if n % 10 == 5:
             return service.predict(os.urandom(5000)).status == 415
-        answer = service.predict(good[n % 6])
+        answer = service.predict(good[n % 6], **ANEW)
         return answer.status == 200 and answer.json()["predictions"] == expected[n % 6]
 
     with ThreadPoolExecutor(200) as pool:

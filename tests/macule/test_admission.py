@@ -11,6 +11,7 @@ import pytest
 from draw import photo, saved, skin
 from macule import admission, image
 from macule.admission import RESERVE_BYTES, Admission, price
+from macule.cache import Memory
 from macule.errors import Busy, CannotFit
 from macule.ladder import Ladder
 
@@ -265,14 +266,40 @@ def test_a_small_image_passes_a_large_one_that_waits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("used_mb", "overlays", "slots"), [(50, True, None), (90, False, None), (94, False, 1)]
+    ("used_mb", "cache", "overlays", "slots"),
+    [
+        (50, True, True, None),
+        (86, False, True, None),
+        (90, False, False, None),
+        (94, False, False, 1),
+    ],
 )
 def test_sails_are_lowered_as_memory_runs_short(
-    used_mb: int, overlays: bool, slots: int | None
+    used_mb: int, cache: bool, overlays: bool, slots: int | None
 ) -> None:
-    """Overlays go first, then images side by side."""
+    """The cache goes first, then overlays, then images side by side."""
     with Admission(200 * MB, lambda: 2 * used_mb * MB).room(MB, 0) as rung:
-        assert (rung.overlays, rung.slots) == (overlays, slots)
+        assert (rung.cache, rung.overlays, rung.slots) == (cache, overlays, slots)
+
+
+def test_kept_answers_go_before_an_image_waits_or_is_refused() -> None:
+    """At the first rung the cache is empty and stays so; an image that fits nowhere empties it."""
+    used = [50 * MB]
+    kept = Memory(MB, 60)
+    admission = Admission(100 * MB, lambda: used[0], kept=kept)
+    kept.put("a", b"{}")
+    with pytest.raises(CannotFit), admission.room(60 * MB, 0):
+        pass
+    emptied = kept.held_bytes
+
+    kept.put("b", b"{}")
+    with admission.room(MB, 0):
+        filled = kept.held_bytes
+    used[0] = 86 * MB
+    with admission.room(MB, 0):
+        kept.put("c", b"{}")
+
+    assert (emptied, filled > 0, kept.held_bytes) == (0, True, 0)
 
 
 def test_at_last_everything_is_refused() -> None:
@@ -290,10 +317,11 @@ def test_each_step_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     ladder = Ladder()
     caplog.set_level("INFO", "macule")
 
-    for share in (0.5, 0.9, 0.91, 0.95, 0.5, 0.5):
+    for share in (0.5, 0.86, 0.9, 0.91, 0.95, 0.5, 0.5):
         ladder.step(share)
 
     assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "memory at 86 % of the limit: no cache"),
         ("WARNING", "memory at 90 % of the limit: no overlays"),
         ("WARNING", "memory at 95 % of the limit: one image at a time"),
         ("INFO", "memory at 50 % of the limit: everything"),

@@ -1,11 +1,13 @@
 """What an answer is worth: the decision, by the thresholds of the card."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
-from draw import skin
-from macule import classify, manifest, model, store
+from draw import photo, skin
+from macule import admission, cache, classify, manifest, model, settings, store
+from macule.admission import Admission
 from macule.errors import ModelUnavailable
 
 CARD = manifest.read(store.SHIPPED)._replace(
@@ -83,3 +85,72 @@ def test_drawn_skin_gives_a_finite_distance() -> None:
 
     assert scores.distance is not None
     assert 0 <= scores.distance < 1e6
+
+
+def at(share: float, kept: cache.Memory | None = None) -> Admission:
+    """Stand at a share of a limit that is far from any photo's price."""
+    return Admission(2**40, lambda: int(share * 2**40), kept=kept)
+
+
+def test_short_of_memory_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the ladder's first rung on each answer is computed; above it, hits come back."""
+    kept, chosen, used = cache.Memory(2**20, 60), settings.read({}), []
+    monkeypatch.setattr(cache, "current", lambda: kept)
+    for share in (0.5, 0.5, 0.86, 0.86, 0.5, 0.5):
+        here = at(share, kept)
+        monkeypatch.setattr(admission, "current", lambda here=here: here)
+        with here.room(1, 0):  # as the route does for the body
+            pass
+        used.append((classify.predict(photo(), chosen)[0]["metrics"]["cache"], kept.held_bytes > 0))
+
+    twice = [("miss", True), ("hit", True)]
+    assert used == [*twice, ("miss", False), ("miss", False), *twice]
+
+
+def test_an_answer_without_its_map_for_want_of_memory_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once memory is there again the map is drawn."""
+    kept, chosen = cache.Memory(2**20, 60), settings.read({})
+    monkeypatch.setattr(cache, "current", lambda: kept)
+    found = []
+    for share in (0.9, 0.5):
+        here = at(share)
+        monkeypatch.setattr(admission, "current", lambda here=here: here)
+        found.append(classify.predict(photo(), chosen, None, True)[0])
+
+    assert found[0]["explanation_missing"] == classify.SHORT
+    assert found[1]["metrics"]["cache"] == "miss"
+    assert found[1]["explanation"]["kind"] == "cam"
+
+
+def test_another_setting_or_model_is_another_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept without maps, or by another card, is not given where they are another's."""
+    kept, chosen = cache.Memory(2**20, 60), settings.read({})
+    monkeypatch.setattr(cache, "current", lambda: kept)
+    without = chosen._replace(enable_gradcam=False)
+
+    first = classify.predict(photo(), without, None, True)[0]
+    second = classify.predict(photo(), chosen, None, True)[0]
+    warm = model.warm(store.SHIPPED)
+    document = {**warm.card.document, "thresholds": {"inconclusive": 1.0}}
+    stern = warm._replace(card=manifest.check(document))
+    monkeypatch.setattr(model, "warm", lambda _: stern)
+    third = classify.predict(photo(), chosen, None, True)[0]
+
+    assert first["explanation_missing"] == classify.GRADCAM_OFF
+    assert [answer["metrics"]["cache"] for answer in (first, second, third)] == ["miss"] * 3
+    assert third["decision"] == "inconclusive"
+
+
+def test_what_cannot_serve_does_not_answer_from_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A process whose model cannot be loaded is unavailable, whatever is kept."""
+    kept, chosen = cache.Memory(2**20, 60), settings.read({})
+    monkeypatch.setattr(cache, "current", lambda: kept)
+    classify.predict(photo(), chosen)
+    model._by_pid.clear()
+
+    with pytest.raises(ModelUnavailable):
+        classify.predict(photo(), chosen._replace(model=str(tmp_path)))

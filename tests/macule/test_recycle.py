@@ -91,7 +91,7 @@ def test_three_recycles_under_load_fail_no_request(
     tmp_path: Path, why: str, environment: dict[str, str]
 ) -> None:
     """Four clients see 200 only, while three workers in a row are replaced."""
-    with running(GUNICORN, tmp_path, **environment) as service:
+    with running(GUNICORN, tmp_path, CACHE_MB="0", **environment) as service:
         seen, ended = set(workers(service)), threading.Event()
 
         def look() -> None:

@@ -82,6 +82,18 @@ def test_a_model_s_place_is_checked_at_the_start(environ: dict[str, str], reason
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://:se-cret@h", "redis://:se-cret@h:x", "redis://u:se-cret/7@h"]
+)
+def test_an_address_of_redis_is_checked_without_showing_its_password(url: str) -> None:
+    """Another scheme and what is no port stop the start; no text has the password."""
+    with pytest.raises(BadSetting, match=r"^REDIS_URL ") as caught:
+        settings.read({"REDIS_URL": url})
+
+    assert "cret" not in str(caught.value)
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
 def test_a_model_has_one_place() -> None:
     """Nothing is the model in use, MODEL_DIR a folder, MODEL_URI what is fetched and how."""
     pin = "0A" * 32

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from threading import Condition, Event, Lock
 from typing import TYPE_CHECKING, TypeVar
 
-from macule import budget, settings
+from macule import budget, cache, settings
 from macule.errors import Busy, CannotFit
 from macule.image import (
     HEIC_HELD_BYTES,
@@ -87,16 +87,23 @@ class Admission:
       used: bytes of it that cannot be reclaimed, now.
       slots: images at once, read and decoded; more than the processors can decode hold memory only.
       most_waiting: requests that may wait for their turn; the next one is told to come back.
+      kept: answers, the first thing to be given up.
     """
 
     def __init__(
-        self, limit_bytes: int, used: Callable[[], int], slots: int = 64, most_waiting: int = 64
+        self,
+        limit_bytes: int,
+        used: Callable[[], int],
+        slots: int = 64,
+        most_waiting: int = 64,
+        kept: cache.Store | None = None,
     ) -> None:
         self.limit_bytes = limit_bytes
         self.slots = slots
         self.held = self.admitted = self.waiting = 0
         self._used = used
         self._most_waiting = most_waiting
+        self._kept = kept
         self._ladder = Ladder()
         self._lock = Lock()
         self._freed = Condition(self._lock)
@@ -177,12 +184,14 @@ class Admission:
         try:
             while True:
                 used = self._used()
-                free, rung = self._left(used), self._ladder.step(used / self.limit_bytes)
+                free, rung = self._left(used), self._step(used)
                 if cost <= free and rung.serves and (rung.slots or math.inf) > self._inside:
                     return rung
                 # whoever has a slot asks for more: waiting would free nothing
                 stuck = not self.held and self._asking >= self.admitted
                 if stuck and time.monotonic() > self._swept + SWEEP_S:
+                    if self._kept:
+                        self._kept.allow(False)
                     budget.give_back()
                     self._swept = time.monotonic()
                     continue
@@ -207,11 +216,17 @@ class Admission:
 
     def rung(self) -> Rung:
         """Say what may be done with memory as it is."""
-        return self._ladder.step(self._used() / self.limit_bytes)
+        return self._step(self._used())
 
     def free(self) -> int:
         """Return the bytes left; what is held counts in full, though part of it is used already."""
         return self._left(self._used())
+
+    def _step(self, used: int) -> Rung:
+        rung = self._ladder.step(used / self.limit_bytes)
+        if self._kept:
+            self._kept.allow(rung.cache)
+        return rung
 
     def _left(self, used: int) -> int:
         return self.limit_bytes - RESERVE_BYTES - self.held - used
@@ -224,9 +239,11 @@ class Admission:
         }
 
 
-@cache
+@functools.cache
 def current() -> Admission:
     """Return this process's admission, under the limit of its budget."""
     limit, most_waiting = budget.current().limit, settings.current().max_waiting
     slots = max(2, math.ceil(budget.processors()))  # one is read from the network meanwhile
-    return Admission(limit.bytes, lambda: budget.used(limit), slots, most_waiting)
+    return Admission(
+        limit.bytes, lambda: budget.used(limit), slots, most_waiting, kept=cache.current()
+    )

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from macule import admission, explain, http, image, manifest, model, settings, upload
+from macule import (
+    admission,
+    cache,
+    explain,
+    flight,
+    http,
+    image,
+    manifest,
+    model,
+    settings,
+    upload,
+)
 from macule.errors import BadRequest
+from macule.flight import Flight
 from macule.http import Request, Response
 from macule.ladder import Rung
 
@@ -22,6 +36,11 @@ DISCLAIMER = (
 GRADCAM_OFF = "Activation maps are switched off here (ENABLE_GRADCAM=false)."
 SHORT = "Memory is short now: activation maps are left out until it is not."
 NO_MAPS = "This model has no activation maps; its card says why."
+# What an answer says of the photo, and a cache keeps; the last key is there if it must be.
+MISSING = "explanation_missing"
+FINDINGS = {"decision", "predictions", "explanation"}
+
+Outcome = tuple[dict[str, Any], dict[str, float]]
 
 
 def photo(request: Request) -> Response:
@@ -32,11 +51,27 @@ def photo(request: Request) -> Response:
     began = time.perf_counter()
     chosen = settings.current()
     top_k, with_cam = wishes(request)
+    control = _directives(request.headers.get("cache-control", ""))
+    alone = cache.current() is None or bool(control & {"no-cache", "no-store"})
+    here, deadline = admission.current(), time.monotonic() + chosen.admission_timeout_s
 
-    def answered() -> tuple[dict[str, Any], dict[str, float]]:
-        return predict(receive(request, chosen).image, chosen, top_k, with_cam)
+    def received() -> Outcome | Flight[Outcome]:
+        return classified(receive(request, chosen).image)
 
-    answer, stages = admission.current().turn(answered, chosen.admission_timeout_s)
+    def classified(body: bytes) -> Outcome | Flight[Outcome]:
+        if alone:
+            keeps = "no-store" not in control
+            return predict(body, chosen, top_k, with_cam, asks=False, keeps=keeps)
+        digest = _sha256(body)
+        job = partial(predict, body, chosen, top_k, with_cam, digest)
+        return flight.current().join((digest, top_k, with_cam), body, job)
+
+    outcome = here.turn(received, chosen.admission_timeout_s)
+    while isinstance(outcome, Flight):  # another request is at it: wait outside the slot
+        found = outcome.wait(deadline - time.monotonic())
+        job = partial(classified, outcome.image)
+        outcome = _again(found) if found else here.turn(job, deadline - time.monotonic())
+    answer, stages = outcome
     answer["metrics"]["total_ms"] = stages["total"] = _ms(began)
     if answer["metrics"]["cold_start"]:
         stages = {"boot": request.boot_ms, **stages}
@@ -60,17 +95,63 @@ def wishes(request: Request) -> tuple[int | None, bool]:
 
 
 def predict(
-    body: bytes, chosen: settings.Settings, top_k: int | None = None, with_cam: bool = False
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Classify one image file; what the command line and the route share.
+    body: bytes,
+    chosen: settings.Settings,
+    top_k: int | None = None,
+    with_cam: bool = False,
+    digest: str = "",
+    *,
+    asks: bool = True,
+    keeps: bool = True,
+) -> Outcome:
+    """Classify one image file, or say again what was found in it.
 
+    Args:
+      digest: of *body*, where it is known already.
+      asks, keeps: whether the cache may answer, and may keep what is found.
     Returns: the answer as docs/api.md describes it, and milliseconds by stage.
     Raises: UnsupportedImage, BadImage, ImageTooLarge, CannotFit, Unavailable.
     """
     began = time.perf_counter()
     header = image.inspect(body, chosen.max_image_pixels)
     cold = model.loaded() is None
-    warm = model.warm(chosen.model)
+    warm = model.warm(chosen.model)  # first, as one that cannot serve must not seem to
+    kept, key = cache.current() if asks or keeps else None, ""
+    if kept:
+        maps = with_cam and chosen.enable_gradcam
+        key = cache.key(digest or _sha256(body), warm.card.document, top_k, with_cam, maps)
+    found = _known(kept.get(key)) if kept and asks else None
+    hit, stages = found is not None, dict[str, float]()
+    if found is None:
+        found, stages = _find(body, header, warm, chosen, top_k, with_cam)
+        if kept and keeps and found.get(MISSING) != SHORT:
+            kept.put(key, json.dumps(found, separators=(",", ":")).encode())
+    answer = {
+        "id": _new_id(),
+        "status": "succeeded",
+        "model": warm.identity(),
+        **found,
+        "metrics": {
+            "decode_ms": stages.get("decode", 0.0),
+            "infer_ms": stages.get("infer", 0.0),
+            "total_ms": _ms(began),
+            "cold_start": cold,
+            "cache": "hit" if hit else "miss",
+        },
+        "disclaimer": DISCLAIMER,
+    }
+    return answer, {**(warm.stages if cold else {}), **stages}
+
+
+def _find(
+    body: bytes,
+    header: image.Header,
+    warm: model.Warm,
+    chosen: settings.Settings,
+    top_k: int | None,
+    with_cam: bool,
+) -> Outcome:
+    """Decode and run; return what the answer says of the photo, and milliseconds by stage."""
     card = warm.card
     cost = admission.price(header, card.side_px)
     with admission.current().room(cost, chosen.admission_timeout_s) as rung:
@@ -87,10 +168,7 @@ def predict(
         if with_cam and not reason and scores.maps is not None:
             # what decoding took is free again, and drawing takes less
             explanation = _explain(card, header, pixels, scores.maps, best)
-    answer = {
-        "id": os.urandom(12).hex(),
-        "status": "succeeded",
-        "model": warm.identity(),
+    found = {
         "decision": decide(card, float(scores.probabilities[best]), scores.distance),
         "predictions": [
             {
@@ -101,18 +179,26 @@ def predict(
             for index in order[:top_k]
         ],
         "explanation": explanation,
-        **({"explanation_missing": reason} if reason else {}),
-        "metrics": {
-            "decode_ms": decode_ms,
-            "infer_ms": infer_ms,
-            "total_ms": _ms(began),
-            "cold_start": cold,
-            "cache": "miss",
-        },
-        "disclaimer": DISCLAIMER,
+        **({MISSING: reason} if reason else {}),
     }
-    stages = {**(warm.stages if cold else {}), "decode": decode_ms, "infer": infer_ms}
-    return answer, stages
+    return found, {"decode": decode_ms, "infer": infer_ms}
+
+
+def _known(kept: bytes | None) -> dict[str, Any] | None:
+    """Read what a cache kept; what is no answer is none."""
+    try:
+        found = json.loads(kept or b"null")
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(found, dict) and FINDINGS <= found.keys() <= {*FINDINGS, MISSING}
+    return found if whole and isinstance(found["predictions"], list) else None
+
+
+def _again(outcome: Outcome) -> Outcome:
+    """Give another request's outcome as one's own."""
+    answer, _ = outcome
+    metrics = {**answer["metrics"], "decode_ms": 0.0, "infer_ms": 0.0, "cold_start": False}
+    return {**answer, "id": _new_id(), "metrics": {**metrics, "cache": "hit"}}, {}
 
 
 def _why_no_map(chosen: settings.Settings, rung: Rung, scores: model.Scores) -> str:
@@ -168,6 +254,20 @@ def _with_cam(text: str | None) -> bool:
     if text not in (None, "", "none", "cam"):
         raise BadRequest(f"explain={text[:20]!r} is not known; the one kind is explain=cam.")
     return text == "cam"
+
+
+def _directives(control: str) -> set[str]:
+    return {part.partition("=")[0].strip().lower() for part in control.split(",")}
+
+
+def _sha256(body: bytes) -> str:
+    from hashlib import sha256
+
+    return sha256(body).hexdigest()
+
+
+def _new_id() -> str:
+    return os.urandom(12).hex()
 
 
 def _ms(since: float) -> float:

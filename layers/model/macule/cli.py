@@ -293,7 +293,8 @@ def _predict(options: argparse.Namespace) -> int:
     for file in options.files:
         try:
             body = _read(file, chosen.max_image_bytes)
-            answer, _ = classify.predict(body, chosen, options.top_k, options.explain == "cam")
+            cam = options.explain == "cam"
+            answer, _ = classify.predict(body, chosen, options.top_k, cam, asks=False, keeps=False)
         except Macule as error:
             code = FAILED
             _complain(str(error), file)

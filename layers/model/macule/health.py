@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from macule import admission, budget, http, image, model, settings
+from macule import admission, budget, cache, http, image, model, settings
 from macule.http import Request, Response
 
 MB = 2**20
@@ -42,7 +42,7 @@ def report() -> dict[str, Any]:
     used = budget.usage(pids)
     share = used.pss / here.limit.bytes
     band = budget.band_of(share)
-    held = admission.current()
+    held, answers = admission.current(), cache.current()
     return {
         "status": band if band in ("critical", "oom_imminent") else "ok",
         "memory": {
@@ -69,6 +69,7 @@ def report() -> dict[str, Any]:
             "unreclaimable_mb": _mb(budget.used(here.limit)),
             "held_mb": _mb(held.held),
             "reserve_mb": _mb(admission.RESERVE_BYTES),
+            "cache_mb": _mb(answers.held_bytes) if answers else 0.0,
             **_model(held.free(), chosen.max_image_pixels),
         },
     }

@@ -13,6 +13,7 @@ class Rung(NamedTuple):
 
     name: str
     share: float
+    cache: bool
     overlays: bool
     slots: int | None
     serves: bool
@@ -20,10 +21,11 @@ class Rung(NamedTuple):
 
 # Shares of what cannot be reclaimed: page cache is the kernel's to give back.
 RUNGS = (
-    Rung("everything", 0.0, overlays=True, slots=None, serves=True),
-    Rung("no overlays", 0.88, overlays=False, slots=None, serves=True),
-    Rung("one image at a time", 0.93, overlays=False, slots=1, serves=True),
-    Rung("refusing", 0.98, overlays=False, slots=1, serves=False),
+    Rung("everything", 0.0, cache=True, overlays=True, slots=None, serves=True),
+    Rung("no cache", 0.85, cache=False, overlays=True, slots=None, serves=True),
+    Rung("no overlays", 0.88, cache=False, overlays=False, slots=None, serves=True),
+    Rung("one image at a time", 0.93, cache=False, overlays=False, slots=1, serves=True),
+    Rung("refusing", 0.98, cache=False, overlays=False, slots=1, serves=False),
 )
 
 

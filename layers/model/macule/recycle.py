@@ -84,6 +84,7 @@ def watch(chosen: settings.Settings) -> Wear:
     """Begin to watch this worker, as the settings say."""
     images = admission.current().slots * chosen.max_image_bytes
     growth = int(max(GROWTH * budget.current().limit.bytes, BODIES * images))
+    growth += 0 if chosen.redis_url else chosen.cache_mb * MB  # it fills long after
     most_bytes = chosen.recycle_mb and chosen.recycle_mb * MB
     most = chosen.max_requests
     most = most and most + random.randint(0, int(most * JITTER))  # noqa: S311

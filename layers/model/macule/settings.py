@@ -214,10 +214,16 @@ def _long(text: str) -> float:
 
 
 def _redis(name: str) -> Callable[[str], str]:
+    from urllib.parse import urlsplit
+
     def parse(text: str) -> str:
         if not text.startswith(("redis://", "rediss://", "unix://")):
             raise BadSetting(f"{name} does not begin with redis://, rediss:// or unix://.")
-        return text  # the value may hold a password, so no error shows it
+        try:
+            urlsplit(text).port  # noqa: B018
+        except ValueError:  # from None: the value may hold a password, so no error shows it
+            raise BadSetting(f"{name} names no port, 0 to 65535, behind its host.") from None
+        return text
 
     return parse
 

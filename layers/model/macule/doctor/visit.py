@@ -117,7 +117,7 @@ def findings(url: str) -> Iterator[Finding]:
 
 
 def _ask(url: str, call: Call, timeout_s: float) -> Answer:
-    headers = {"X-Request-Id": REQUEST_ID}
+    headers = {"X-Request-Id": REQUEST_ID, "Cache-Control": "no-store"}  # compute, keep nothing
     if call.sent:
         headers["Content-Type"] = call.sent
     began = time.perf_counter()

@@ -1,0 +1,242 @@
+"""The cache behind gunicorn: one answer for the same photo, and its faults are nobody's error."""
+
+import json
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broker import PASSWORD, broker
+from draw import photo
+from service import GUNICORN, GUNICORN_DEV, Service, running
+
+OWN = ("id", "metrics")  # what belongs to one answer
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(GUNICORN, tmp_path_factory.mktemp("logs")) as service:
+        yield service
+
+
+def used(document: dict[str, Any]) -> str:
+    return str(document["metrics"]["cache"])
+
+
+def said(document: dict[str, Any]) -> str:
+    """Return what an answer says, without what belongs to it alone, to the letter."""
+    return json.dumps({name: value for name, value in document.items() if name not in OWN})
+
+
+@pytest.mark.parametrize("query", ["", "?top_k=1", "?explain=cam", "?explain=cam&top_k=2"])
+def test_a_hit_is_the_miss_again(service: Service, query: str) -> None:
+    """All but the id and the metrics is the same to the letter, its map too."""
+    body = photo(500, 400 + len(query))
+    miss, hit = (service.predict(body, query) for _ in range(2))
+    first, second = miss.json(), hit.json()
+
+    assert (used(first), used(second)) == ("miss", "hit")
+    assert said(first) == said(second)
+    assert list(first) == list(second)
+    assert first["id"] != second["id"]
+    assert (second["metrics"]["decode_ms"], second["metrics"]["infer_ms"]) == (0, 0)
+    assert second["metrics"]["cold_start"] is False
+    assert second["metrics"]["total_ms"] > 0
+    assert re.fullmatch(r"total;dur=[\d.]+", hit.headers["server-timing"])
+
+
+def test_each_form_and_question_has_its_own_answer(service: Service) -> None:
+    """What is asked of a photo is part of its name; a byte more makes another photo."""
+    body = photo(510, 410)
+    queries = ["", "?top_k=1", "?top_k=2", "?explain=cam"]
+
+    assert [used(service.predict(body, query).json()) for query in queries] == ["miss"] * 4
+    assert used(service.predict(body + b"\0").json()) == "miss"
+    assert [used(service.predict(body, query).json()) for query in queries] == ["hit"] * 4
+
+
+def test_the_caller_may_want_a_new_answer(service: Service) -> None:
+    """no-cache and no-store compute; what no-store finds is not kept, what no-cache finds is."""
+    asked = ["no-store", "no-store", "", "No-Cache", "max-age=9, no-cache", ""]
+    body = photo(520, 420)
+
+    found = [used(service.predict(body, **{"Cache-Control": way}).json()) for way in asked]
+
+    assert found == ["miss", "miss", "miss", "miss", "miss", "hit"]
+
+
+def test_a_refusal_is_not_kept(service: Service) -> None:
+    """A damaged photo is looked at each time, with the same answer."""
+    answers = [service.predict(photo()[:3000]) for _ in range(2)]
+
+    assert [answer.status for answer in answers] == [422, 422]
+    assert len({answer.json()["detail"] for answer in answers}) == 1
+
+
+def crowd(service: Service, body: bytes, count: int = 64) -> list[dict[str, Any]]:
+    """Ask *count* times at once; every answer must be 200."""
+    begin = threading.Barrier(count)
+
+    def ask(_: int) -> dict[str, Any]:
+        begin.wait(30)
+        answer = service.predict(body)
+        assert answer.status == 200
+        document: dict[str, Any] = answer.json()
+        return document
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(ask, range(count)))
+
+
+def test_64_at_once_compute_once_and_starve_nobody(service: Service) -> None:
+    """One miss and 63 hits, all alike; another photo sent meanwhile is answered too."""
+    body, other = photo(4032, 3024), photo(530, 430)
+    with ThreadPoolExecutor(1) as pool:
+        between = pool.submit(service.predict, other)
+        answers = crowd(service, body)
+
+    assert Counter(map(used, answers)) == {"miss": 1, "hit": 63}
+    assert len(set(map(said, answers))) == 1
+    assert len({answer["id"] for answer in answers}) == 64
+    assert between.result().status == 200
+    assert service.call("GET", "/memory/").json()["slots"]["admitted"] == 0
+
+
+def test_64_damaged_at_once_each_get_their_refusal(service: Service) -> None:
+    """Whoever waited for one that failed tries for itself, and is told the same."""
+    body = photo(2000, 1500)[:-20_000]
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(service.predict, [body] * 64))
+
+    assert Counter(answer.status for answer in answers) == {422: 64}
+
+
+def test_the_ledger_shows_what_answers_take(service: Service) -> None:
+    """/memory/ has the cache's part, within CACHE_MB."""
+    service.predict(photo(540, 440), "?explain=cam")
+
+    assert 0 < service.call("GET", "/memory/").json()["ledger"]["cache_mb"] <= 2
+
+
+def test_nothing_is_kept_where_nothing_may_be(tmp_path: Path) -> None:
+    """CACHE_MB=0: each request computes, at once or in turn."""
+    with running(GUNICORN, tmp_path, CACHE_MB="0") as service:
+        answers = [*crowd(service, photo(), 8), service.predict(photo()).json()]
+
+        assert Counter(map(used, answers)) == {"miss": 9}
+        assert service.call("GET", "/memory/").json()["ledger"]["cache_mb"] == 0
+
+
+def test_instances_share_what_redis_keeps(tmp_path: Path) -> None:
+    """A second service's first answer is a hit, to the letter; no byte of a photo is in Redis."""
+    body = photo(600, 500)
+    with broker(tmp_path) as server:
+        with running(GUNICORN_DEV, tmp_path, REDIS_URL=server.url) as one:
+            miss = one.predict(body, "?explain=cam").json()
+            plain = one.predict(body).json()
+        with running(GUNICORN_DEV, tmp_path, REDIS_URL=server.url) as two:
+            hit = two.predict(body, "?explain=cam").json()
+            log = two.log.read_text()
+        kept = server.client.execute_command("EVAL", ALL_VALUES, "0")
+
+    assert (used(miss), used(plain), used(hit)) == ("miss", "miss", "hit")
+    assert said(miss) == said(hit)
+    assert isinstance(kept, bytes)
+    assert len(kept) < 300_000
+    assert body[:64] not in kept
+    assert body[-64:] not in kept
+    assert PASSWORD not in log
+
+
+ALL_VALUES = """
+local found = ""
+for _, name in ipairs(redis.call("KEYS", "*")) do
+  assert(string.sub(name, 1, 16) == "macule:1:answer:")
+  found = found .. redis.call("GET", name)
+end
+return found
+"""
+
+
+def test_64_at_once_compute_once_with_redis(tmp_path: Path) -> None:
+    """One miss, and a crowd asks Redis no more than once for a flight."""
+    with (
+        broker(tmp_path) as server,
+        running(GUNICORN_DEV, tmp_path, REDIS_URL=server.url) as service,
+    ):
+        answers = crowd(service, photo(4032, 3024))
+
+    assert Counter(map(used, answers)) == {"miss": 1, "hit": 63}
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [b"", b"{", b"null", b"[]", b"{}", b"[" * 200_000, b"\xff", b'{"decision": 1}', bytes(2**20),
+     b'{"decision": "x", "explanation": null, "predictions": 5}',
+     b'{"decision": "x", "explanation": null, "predictions": [], "status": "failed"}'],
+    ids=lambda poison: f"{poison[:20]!r}",
+)  # fmt: skip
+def test_a_poisoned_value_is_a_miss(
+    poison: bytes, poisoned: tuple[Service, Any], request: pytest.FixtureRequest
+) -> None:
+    """What is no answer in Redis is computed anew, and replaced."""
+    service, server = poisoned
+    body = photo(300, 200 + request.node.callspec.indices["poison"])
+    right = service.predict(body).json()
+    server.client.execute_command("EVAL", POISON, "0", poison)
+    found, again = (service.predict(body).json() for _ in range(2))
+
+    assert [used(document) for document in (right, found, again)] == ["miss", "miss", "hit"]
+    assert said(right) == said(found) == said(again)
+
+
+POISON = 'for _, name in ipairs(redis.call("KEYS", "*")) do redis.call("SET", name, ARGV[1]) end'
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Any]]:
+    folder = tmp_path_factory.mktemp("logs")
+    with broker(folder) as server, running(GUNICORN_DEV, folder, REDIS_URL=server.url) as service:
+        yield service, server
+
+
+@pytest.mark.parametrize("fault", ["killed", "stopped"])
+def test_redis_may_die_at_any_time(fault: str, tmp_path: Path) -> None:
+    """Killed or stopped under load and back: every answer is 200, few wait, and hits return."""
+    bodies = [photo(200 + 8 * n, 200) for n in range(4)]
+    slow, statuses, ended = [], [], threading.Event()
+
+    def load(n: int) -> None:
+        while not ended.is_set():
+            began = time.monotonic()
+            statuses.append(service.predict(bodies[n]).status)
+            slow.append(time.monotonic() - began > 0.15)
+
+    with (
+        broker(tmp_path) as server,
+        running(GUNICORN_DEV, tmp_path, REDIS_URL=server.url) as service,
+    ):
+        service.predict(bodies[0])
+        with ThreadPoolExecutor(4) as pool:
+            for n in range(4):
+                pool.submit(load, n)
+            time.sleep(0.5)
+            server.kill() if fault == "killed" else server.process.send_signal(signal.SIGSTOP)
+            time.sleep(4)
+            server.start() if fault == "killed" else server.process.send_signal(signal.SIGCONT)
+            time.sleep(4.5)  # the longest pause by now
+            ended.set()
+        hit = [used(service.predict(bodies[0]).json()) for _ in range(2)][-1]
+        log = service.log.read_text()
+
+    assert Counter(statuses).keys() == {200}
+    assert hit == "hit"
+    assert sum(slow) < len(slow) / 10
+    assert 1 <= log.count("the cache fails") < 10
+    assert PASSWORD not in log

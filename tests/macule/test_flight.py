@@ -1,0 +1,84 @@
+"""Requests for the same thing at once."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from macule.errors import BadImage, Busy
+from macule.flight import Flight, Flights
+
+
+def crowd(count: int, job: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=job) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_crowd_computes_once() -> None:
+    """Of fifty at once one runs the job; the others are given its outcome."""
+    flights, ran, seen = Flights[str](), [], []
+
+    def job() -> str:
+        ran.append(1)
+        time.sleep(0.2)
+        return "outcome"
+
+    def one() -> None:
+        found = flights.join("key", b"", job)
+        seen.append(found.wait(30) if isinstance(found, Flight) else found)
+
+    crowd(50, one)
+
+    assert (len(ran), seen) == (1, ["outcome"] * 50)
+
+
+def test_other_things_do_not_wait() -> None:
+    """A flight of one key holds up nobody who wants another."""
+    flights, end = Flights[str](), threading.Event()
+
+    def long() -> str:
+        end.wait(30)
+        return "long"
+
+    thread = threading.Thread(target=flights.join, args=("long", b"", long))
+    thread.start()
+    short = flights.join("short", b"", lambda: "short")
+    end.set()
+    thread.join()
+
+    assert short == "short"
+
+
+def test_a_failure_is_the_one_s_who_met_it() -> None:
+    """Whoever waited for a job that failed finds no outcome, the image, and the key free."""
+    flights, begun, end = Flights[str](), threading.Event(), threading.Event()
+
+    def fail() -> str:
+        begun.set()
+        end.wait(30)
+        raise BadImage("no")
+
+    def lead() -> None:
+        with pytest.raises(BadImage):
+            flights.join("key", b"image", fail)
+
+    thread = threading.Thread(target=lead)
+    thread.start()
+    begun.wait(30)
+    other = flights.join("key", b"image", lambda: "mine")
+    assert isinstance(other, Flight)
+    end.set()
+    found = other.wait(30)
+    thread.join()
+
+    assert (found, other.image) == (None, b"image")
+    assert flights.join("key", b"image", lambda: "mine") == "mine"
+
+
+def test_the_wait_is_bounded() -> None:
+    """A flight that does not land in time is a 503, not a wait without end."""
+    with pytest.raises(Busy, match="same image"):
+        Flight[str](b"").wait(0.01)
