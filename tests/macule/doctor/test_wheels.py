@@ -1,5 +1,6 @@
 """What is installed, judged from what an interpreter, a C library and wheels say of themselves."""
 
+import compileall
 import re
 import sys
 from pathlib import Path
@@ -100,10 +101,13 @@ def test_a_missing_wheel_fails_unless_it_is_optional() -> None:
 
 def test_byte_code_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start without it takes thrice as long; the line has the command that writes it."""
-    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    (tmp_path / "uncompiled").mkdir()
+    (tmp_path / "uncompiled/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(wheels, "STARTED", ("uncompiled",))
     missing = wheels.compiled()
-    monkeypatch.setattr(wheels, "STARTED", ())
+    compileall.compile_dir(tmp_path, quiet=1)
 
     assert missing.level == WARN
-    assert "python -m compileall -q " in missing.text
+    assert f"python -m compileall -q {tmp_path / 'uncompiled'}" in missing.text
     assert wheels.compiled().level == OK
