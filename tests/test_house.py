@@ -154,7 +154,8 @@ MAY_IMPORT = {
         "settings",
         "store.remote",
     },
-    "cli": {
+    "cli": {"commands", "errors", "settings"},
+    "commands": {
         "batch",
         "classify",
         "doctor",

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from macule import plan
+from macule import model, plan
 
 MB = 2**20
 NEED = plan.Need(27 * MB, 9 * MB, 21 * MB, 27 * MB)
@@ -23,6 +23,17 @@ def test_more_memory_takes_larger_photos() -> None:
     assert 0 < small.slots < large.slots
     assert all(small.largest_mp[kind] <= large.largest_mp[kind] for kind in small.largest_mp)
     assert plan.fit(NEED, 256, 60, 120_000_000).slots == 0
+
+
+def test_a_limit_that_takes_no_photo_is_not_called_short_of_less_than_nothing() -> None:
+    """Between the bare service and its first photo of 12 MP the verdict says what is left."""
+    warm = model.warm(None)
+    need = NEED._replace(private=NEED.private + 1)
+    least_mb = need.service / MB
+    told = list(plan.lines(need, warm, [least_mb + 1, least_mb - 1], 120_000_000))
+
+    assert told[-2].endswith("holds, but no photo of 12 MP fits into the 1.0 MB left")
+    assert told[-1].endswith("does not hold; it is 1.0 MB short")
 
 
 @pytest.mark.memory

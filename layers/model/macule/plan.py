@@ -90,7 +90,9 @@ def lines(
     for name, limit_mb in tiers or [(f"{mb} MB ({name})", mb) for name, mb in TIERS]:
         found = fit(need, card.side_px, limit_mb, max_pixels)
         if not found.slots:
-            yield f"{name}: does not hold; it is {_mb(-int(found.free_mb * MB) or 1)} MB short"
+            short = f"does not hold; it is {-found.free_mb:.1f} MB short"
+            small = f"holds, but no photo of 12 MP fits into the {found.free_mb:.1f} MB left"
+            yield f"{name}: {short if found.free_mb < 0 else small}"
             continue
         largest = ", ".join(f"{kind} {mp:g}" for kind, mp in found.largest_mp.items())
         yield f"{name}: holds, {found.free_mb:.0f} MB for photos, {found.slots} of 12 MP at once"

@@ -1,0 +1,249 @@
+"""What each command does with its options; it prints, and returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+from typing import Any
+
+from macule import classify, settings, store
+from macule.errors import BadImage, BadRequest, Macule, Unavailable
+
+OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # argparse exits with 2 itself
+ROOT = os.path.dirname(os.path.dirname(store.LAYER))  # of the checkout, if it is one
+
+
+def convert(options: argparse.Namespace) -> int:
+    from convert import command
+    from convert.refusal import Refused
+
+    typed = shlex.join(["macule", *sys.argv[1:]])
+    try:
+        out, evidence = command.convert(options, typed)
+    except Refused as error:
+        complain(str(error))
+        return FAILED
+    for finding in evidence["findings"]:
+        print(f"{finding['level']}: {finding['text']}")
+    card = evidence["card"]
+    print(f"{out}: {card['precision']}, {card['bytes'] / 2**20:.1f} MB; see {out}/REPORT.md")
+    return OK
+
+
+def check(options: argparse.Namespace) -> int:
+    from convert import check
+    from convert.refusal import Refused
+
+    code = OK
+    try:
+        for holds, what in check.check(options):
+            print(f"{'ok  ' if holds else 'FAIL'} {what}")
+            code = code if holds else FAILED
+    except (Macule, Refused) as error:
+        print(f"FAIL {error}")
+        return FAILED
+    return code
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from convert import evaluate, evaluation
+    from convert.refusal import Refused
+
+    typed = shlex.join(["macule", *sys.argv[1:]])
+    try:
+        out, found = evaluate.evaluate(options, typed)
+    except Refused as error:
+        complain(str(error))
+        return FAILED
+    print("\n".join(evaluation.lines(found)))
+    print(f"{out}/evaluation.html has the plots, {out}/evaluation.json every figure")
+    return OK
+
+
+def fit(options: argparse.Namespace) -> int:
+    """Become the bench that measures it, in the checkout that this package lies in."""
+    script = os.path.join(ROOT, "bench", "fit.py")
+    if not os.path.exists(script):
+        complain("this is no checkout of macule: clone it, and run `make fit` there")
+        return MISUSED
+    return os.execv(sys.executable, [sys.executable, script, *options.arguments])  # noqa: S606
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Become gunicorn, in the checkout that this package lies in."""
+    configuration = os.path.join(ROOT, "infra", "gunicorn.conf.py")
+    if not os.path.exists(configuration):
+        complain("this is no checkout of macule: point your platform at the function's door")
+        return MISUSED
+    path, _ = store.fetch(options.folder)  # a model that cannot serve fails here, not later
+    variables = [f"MODEL_DIR={os.path.dirname(os.path.abspath(path))}"]
+    variables += [] if options.port is None else [f"PORT={options.port}"]
+    os.chdir(ROOT)
+    gunicorn = [sys.executable, "-m", "gunicorn", "-c", configuration]
+    elsewhere = ["-u", "MODEL_URI", "-u", "MODEL_SHA256"]  # the command line says which model
+    return os.execvp("env", ["env", *elsewhere, *variables, *gunicorn])  # noqa: S606, S607
+
+
+def use(options: argparse.Namespace) -> int:
+    if options.back:
+        store.back()
+    elif options.folder:
+        store.use(options.folder)
+    folder, card = store.in_use(), store.fetch(None).card
+    print(f"{card.name} {card.version} ({card.precision}, {card.sha256[:12]}) from {folder}")
+    return OK
+
+
+def publish(options: argparse.Namespace) -> int:
+    from macule import plan
+    from macule.store import publish
+
+    plan.measure(options.folder)  # a model that cannot run is not published
+    address = publish.publish(options.folder, options.target, options.alias)
+    print(f"{options.alias} names {address}")
+    return OK
+
+
+def rollback(options: argparse.Namespace) -> int:
+    from macule.store import publish
+
+    print(f"{options.alias} names {publish.rollback(options.target, options.alias)}")
+    return OK
+
+
+def plan(options: argparse.Namespace) -> int:
+    from macule import plan
+
+    chosen = settings.read()
+    need, warm = plan.measure(options.model or chosen.model)
+    for line in plan.lines(need, warm, options.limit, chosen.max_image_pixels):
+        print(line)
+    return OK
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from macule import doctor
+    from macule.doctor import visit
+    from macule.doctor.finding import FAIL
+
+    code = OK
+    for finding in visit.findings(options.url) if options.url else doctor.findings():
+        code = FAILED if finding.level == FAIL else code
+        if options.json:
+            print(json.dumps(finding._asdict()), flush=True)
+        else:  # what a service said may hold anything, but not steer the terminal
+            line = f"{finding.level:<4} {finding.check}: {finding.text}"
+            print("".join(c if c.isprintable() else "?" for c in line), flush=True)
+    return code
+
+
+def worker(options: argparse.Namespace) -> int:
+    chosen = settings.current()
+    if not chosen.broker_url:
+        complain("BROKER_URL is not set; without it predictions are worked on where they are made")
+        return MISUSED
+    import logging
+
+    from macule.jobs import worker
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("macule").setLevel(logging.INFO)
+    if worker.serve(chosen):  # a process of the same id, with memory as at the start
+        os.execv(sys.executable, [sys.executable, "-m", "macule.cli", "worker"])  # noqa: S606
+    return OK
+
+
+def predict(options: argparse.Namespace) -> int:
+    chosen = settings.read()
+    if options.model:
+        chosen = chosen._replace(model=options.model)
+    code = OK
+    for file in options.files:
+        try:
+            body = _read(file, chosen.max_image_bytes)
+            cam = options.explain == "cam"
+            answer, _ = classify.predict(body, chosen, options.top_k, cam, asks=False, keeps=False)
+        except Macule as error:
+            code = FAILED
+            complain(str(error), file)
+            continue
+        if options.json or not sys.stdout.isatty():
+            print(json.dumps({"file": file, **answer}, ensure_ascii=False), flush=True)
+        else:
+            print(_table(file, answer), flush=True)
+    return code
+
+
+def batch(options: argparse.Namespace) -> int:
+    from macule import batch
+
+    chosen = settings.read()
+    if options.model:
+        chosen = chosen._replace(model=options.model)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    queue = None
+    if options.broker:
+        if not chosen.broker_url:
+            raise BadRequest("--broker needs BROKER_URL, and workers: see `macule worker`.")
+        from macule.jobs import here
+
+        queue = here.current().queue
+    again = "the same command, without --restart, goes on from here"
+    try:
+        tally = batch.run(
+            options.source,
+            options.out,
+            chosen,
+            restart=options.restart,
+            workers=options.workers,
+            queue=queue,
+            watcher=None if options.quiet else sys.stderr,
+        )
+    except Unavailable as error:
+        complain(f"{error} Once that is mended, {again}", "batch")
+        return FAILED
+    except KeyboardInterrupt:
+        complain(f"broken off; {again}", "batch")
+        return INTERRUPTED
+    errors = {status: number for status, number in sorted(tally.items()) if status != "ok"}
+    told = ", ".join(f"{number:,} {status}" for status, number in errors.items())
+    print(f"{options.out}: {sum(tally.values()):,} rows" + (f", of them {told}" if told else ""))
+    return FAILED if errors and options.strict else OK
+
+
+def _read(file: str, max_bytes: int) -> bytes:
+    try:
+        if file == "-":
+            body = sys.stdin.buffer.read(max_bytes + 1)
+        else:
+            with open(file, "rb") as stream:
+                body = stream.read(max_bytes + 1)
+    except OSError as error:
+        raise BadImage(f"{error.strerror}.") from error
+    if len(body) > max_bytes:
+        raise BadImage(f"The file has more than {max_bytes:,} bytes (MAX_IMAGE_BYTES).")
+    return body
+
+
+def _table(file: str, answer: dict[str, Any]) -> str:
+    """Lay an answer out for a person: bars of 20 characters."""
+    width = max(len(row["name"]) for row in answer["predictions"])
+    rows = [
+        f"  {row['name']:<{width}} {row['probability']:7.1%}  {_bar(row['probability'])}".rstrip()
+        for row in answer["predictions"]
+    ]
+    spent = answer["metrics"]["total_ms"]
+    head = f"{file}: {answer['decision']} ({spent:.0f} ms)"
+    return "\n".join([head, *rows, f"  {answer['disclaimer']}"])
+
+
+def _bar(share: float) -> str:
+    return "#" * round(share * 20)
+
+
+def complain(what: str, *where: str) -> None:
+    print("macule", *where, what, sep=": ", file=sys.stderr)
