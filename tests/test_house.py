@@ -119,6 +119,7 @@ MAY_IMPORT = {
         "model",
         "settings",
         "store",
+        "jobs.here",
     },
     "peer": set(),
     "status": {"health", "http", "peer", "settings"},

@@ -44,6 +44,7 @@ def test_a_prediction_comes_later(service: Service) -> None:
     """202 at once with its place; then the very answer that POST /predict/ gives."""
     made = make(service, query="?top_k=2&explain=cam", Prefer="respond-async")
     done = ended(service, made.json()["id"])
+    assert service.call("GET", "/memory/").json()["ledger"]["jobs"] == 0
     direct = service.predict(PHOTO, "?top_k=2&explain=cam").json()
 
     assert made.status == 202

@@ -6,6 +6,7 @@ from typing import Any
 
 from macule import admission, budget, cache, http, image, model, settings
 from macule.http import Request, Response
+from macule.jobs import here
 
 MB = 2**20
 RETRY_AFTER_S = "1"
@@ -37,12 +38,12 @@ def memory(request: Request) -> Response:
 
 def report() -> dict[str, Any]:
     """Measure what /memory/ answers."""
-    chosen, here = settings.current(), budget.current()
+    chosen, limit = settings.current(), budget.current().limit
     pids = budget.processes()
     used = budget.usage(pids)
-    share = used.pss / here.limit.bytes
+    share = used.pss / limit.bytes
     band = budget.band_of(share)
-    held, answers = admission.current(), cache.current()
+    held, answers, waiting = admission.current(), cache.current(), here.waiting()
     return {
         "status": band if band in ("critical", "oom_imminent") else "ok",
         "memory": {
@@ -54,8 +55,8 @@ def report() -> dict[str, Any]:
         "gradcam_enabled": chosen.enable_gradcam,
         "pss_mb": _mb(used.pss),
         "peak_mb": _mb(used.peak),
-        "limit_mb": _mb(here.limit.bytes),
-        "limit_source": here.limit.source,
+        "limit_mb": _mb(limit.bytes),
+        "limit_source": limit.source,
         "headroom_mb": _mb(max(0, held.free())),
         "band": band,
         "slots": {
@@ -66,10 +67,11 @@ def report() -> dict[str, Any]:
         },
         "ledger": {
             "processes": len(pids),
-            "unreclaimable_mb": _mb(budget.used(here.limit)),
+            "unreclaimable_mb": _mb(budget.used(limit)),
             "held_mb": _mb(held.held),
             "reserve_mb": _mb(admission.RESERVE_BYTES),
             "cache_mb": _mb(answers.held_bytes) if answers else 0.0,
+            **({} if waiting is None else {"jobs": waiting}),
             **_model(held.free(), chosen.max_image_pixels),
         },
     }

@@ -34,7 +34,7 @@ from macule.jobs import (
     SUCCEEDED,
     Order,
 )
-from macule.jobs.valkey import DIED, MESSAGE, TASK, Valkey
+from macule.jobs.valkey import MESSAGE, PARKED, TASK, Valkey
 from service import ROOT
 
 TOLD = Order(webhook="https://caller.example/", events=EVENTS)
@@ -222,7 +222,7 @@ def test_a_job_that_kills_is_parked(server: Broker, queue: Valkey) -> None:
 
     assert found == [job.id]
     ended = queue.get(job.id, "")
-    assert (ended.status, ended.outcome) == (FAILED, json.loads(DIED))
+    assert (ended.status, ended.outcome) == (FAILED, json.loads(PARKED))
     parked = json.loads(server.client.lindex("macule:1:parked", 0))
     assert (parked["id"], parked["attempts"]) == (job.id, MOST_ATTEMPTS)
     assert parked["reason"]["type"] == "urn:macule:problem:worker-died"

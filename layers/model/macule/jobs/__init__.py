@@ -16,6 +16,9 @@ STARTED_EVENT, COMPLETED_EVENT = "prediction.started", "prediction.completed"
 EVENTS = (STARTED_EVENT, COMPLETED_EVENT)
 FILE = "jobs.sqlite3"  # of the embedded queue, in DATA_DIR
 MOST_ATTEMPTS = 3  # a job whose worker died so often is not tried again: it may be what kills them
+DIED = (
+    f"Its worker died {MOST_ATTEMPTS} times while it was worked on: the image may be what kills it."
+)
 
 
 class Order(NamedTuple):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from macule import jobs, settings
-from macule.errors import BadSetting
+from macule.errors import BadSetting, Unavailable
 from macule.jobs import Job, Queue
 
 if TYPE_CHECKING:
@@ -93,6 +93,15 @@ def stop(wait_s: float) -> None:
     """End the work on a queue that was opened."""
     if current.cache_info().currsize:
         current().stop(wait_s)
+
+
+def waiting() -> int | None:
+    """Return how many jobs have not ended; None where no queue is open, or none answers."""
+    if not current.cache_info().currsize:
+        return None
+    with suppress(Unavailable):
+        return current().queue.waiting()
+    return None
 
 
 def folder(chosen: settings.Settings) -> Path:

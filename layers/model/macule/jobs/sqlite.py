@@ -25,6 +25,7 @@ from macule.errors import (
 )
 from macule.jobs import (
     CANCELED,
+    DIED,
     ENDED,
     FAILED,
     FILE,
@@ -67,7 +68,6 @@ CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, size INTEGER NOT NULL, c
 CREATE TABLE IF NOT EXISTS gone (id TEXT PRIMARY KEY, owner TEXT NOT NULL, at REAL NOT NULL);
 """
 COLUMNS = "id, status, asked, created_at, started_at, ended_at, outcome, attempts, owner"
-DIED = "Its worker died {} times while it was worked on: the image may be what kills it."
 
 
 Tell = Callable[[sqlite3.Connection, Job], None]
@@ -269,7 +269,7 @@ class Sqlite:
                         "UPDATE jobs SET status = ?, taker = '' WHERE id = ?", (STARTING, job.id)
                     )
                 else:
-                    died = WorkerDied(DIED.format(job.attempts))
+                    died = WorkerDied(DIED)
                     self._end(database, job, FAILED, document(died))
 
     def _forget(self) -> None:

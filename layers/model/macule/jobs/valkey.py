@@ -66,14 +66,7 @@ MESSAGE = json.dumps(
         },
     }
 )
-DIED = json.dumps(
-    document(
-        WorkerDied(
-            f"Its worker died {MOST_ATTEMPTS} times while it was worked on: the image may be what "
-            "kills it."
-        )
-    )
-)
+PARKED = json.dumps(document(WorkerDied(jobs.DIED)))
 
 
 class Taken(NamedTuple):
@@ -192,7 +185,7 @@ class Valkey:
 
         One whose worker died is taken again, until it has been taken MOST_ATTEMPTS times.
         """
-        answer = self._ask("TAKE", job_id, self._me, self.live_s, MOST_ATTEMPTS, DIED)
+        answer = self._ask("TAKE", job_id, self._me, self.live_s, MOST_ATTEMPTS, PARKED)
         if not answer:
             return None
         found, image = _pairs(answer[0]), answer[1]
@@ -219,7 +212,7 @@ class Valkey:
         """Send again what was lost; return the jobs that were given up."""
         return [
             job_id.decode()
-            for job_id in self._ask("SWEEP", self._look_s, MOST_ATTEMPTS, DIED, MESSAGE)
+            for job_id in self._ask("SWEEP", self._look_s, MOST_ATTEMPTS, PARKED, MESSAGE)
         ]
 
     def due(self) -> Delivery | None:
