@@ -58,4 +58,5 @@ clean:
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip --disable-pip-version-check -q install --no-deps --require-hashes -r $<
 	$(@D)/bin/pip --disable-pip-version-check -q install --no-deps -e layers/model
+	@PYTHONDONTWRITEBYTECODE= $(@D)/bin/python -m compileall -q functions infra layers/model
 	@touch $@
