@@ -207,8 +207,10 @@ def test_a_worker_that_must_leave_gives_its_job_back(
     with worker(server, GRACEFUL_TIMEOUT_S="1") as one:
         job = queue.put(Order(), large)
         begun(queue, job.id)
-        one.send_signal(signal.SIGSTOP)  # so that the second is over in the middle of the job
         one.terminate()
+        time.sleep(0.15)  # it has heard that, and is in the middle of the job
+        one.send_signal(signal.SIGSTOP)
+        time.sleep(1.2)  # the second is over, and the job is not
         os.kill(one.pid, signal.SIGCONT)
         code = one.wait(20)
         given_back = queue.get(job.id, "")
