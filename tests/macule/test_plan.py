@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from macule import model, plan
+from macule import manifest, plan, store
 
 MB = 2**20
 NEED = plan.Need(27 * MB, 9 * MB, 21 * MB, 27 * MB)
@@ -27,10 +29,10 @@ def test_more_memory_takes_larger_photos() -> None:
 
 def test_a_limit_that_takes_no_photo_is_not_called_short_of_less_than_nothing() -> None:
     """Between the bare service and its first photo of 12 MP the verdict says what is left."""
-    warm = model.warm(None)
+    shipped: Any = SimpleNamespace(card=manifest.read(store.SHIPPED))  # nothing is loaded here
     need = NEED._replace(private=NEED.private + 1)
     least_mb = need.service / MB
-    told = list(plan.lines(need, warm, [least_mb + 1, least_mb - 1], 120_000_000))
+    told = list(plan.lines(need, shipped, [least_mb + 1, least_mb - 1], 120_000_000))
 
     assert told[-2].endswith("holds, but no photo of 12 MP fits into the 1.0 MB left")
     assert told[-1].endswith("does not hold; it is 1.0 MB short")
