@@ -23,6 +23,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 def queue(tmp_path: Path) -> Iterator[Sqlite]:
     queue = Sqlite(tmp_path, 60, 100)
     yield queue
+    until(lambda: not jobs_thread())  # it would ask a closed queue again and again
     queue.close()
 
 
