@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,6 +105,14 @@ def _wait(service: Service, alive: str, wait_s: float = 60) -> None:
         except OSError:
             time.sleep(0.02)
     raise AssertionError(f"the service did not come up: {service.log.read_text()[-3000:]}")
+
+
+def until(happened: Callable[[], object], wait_s: float = 20) -> None:
+    """Wait until *happened* says so; fail where that takes longer than *wait_s*."""
+    end = time.monotonic() + wait_s
+    while not happened():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)
 
 
 def form(field: str, body: bytes, name: str = "a.jpg") -> tuple[bytes, dict[str, str]]:

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "model": {"budget", "errors", "image", "manifest", "store.remote", "settings"},
     "recycle": {"admission", "budget", "errors", "model", "settings"},
     "explain": set(),
-    "jobs": set(),
+    "jobs": {"errors"},
     "jobs.addresses": {"peer"},
     "jobs.alive": set(),
     "jobs.courier": {"jobs.alive", "jobs.outbox", "jobs.webhooks"},

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from draw import photo
 from receivers import SECRET, Call, receiver
-from service import GUNICORN, ROOT, Service, running
+from service import GUNICORN, ROOT, Service, running, until
 
 TOLD = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
 
@@ -34,13 +33,6 @@ def make(service: Service, **wishes: Any) -> Any:
     body = {"image": base64.b64encode(photo()).decode(), **wishes}
     headers = {"Content-Type": "application/json"}
     return service.call("POST", "/predictions?explain=cam", json.dumps(body).encode(), headers)
-
-
-def until(happened: Callable[[], Any], wait_s: float = 20) -> None:
-    end = time.monotonic() + wait_s
-    while not happened() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert happened()
 
 
 def test_both_events_are_told_and_signed(tmp_path: Path, example: ModuleType) -> None:

@@ -62,7 +62,7 @@ def photo(request: Request) -> Response:
         if alone:
             keeps = "no-store" not in control
             return predict(body, chosen, top_k, with_cam, asks=False, keeps=keeps)
-        digest = _sha256(body)
+        digest = sha256(body)
         job = partial(predict, body, chosen, top_k, with_cam, digest)
         return flight.current().join((digest, top_k, with_cam), body, job)
 
@@ -94,6 +94,13 @@ def wishes(request: Request) -> tuple[int | None, bool]:
     return _top_k(request.query.get("top_k")), _with_cam(request.query.get("explain"))
 
 
+def sha256(content: bytes) -> str:
+    """Return the digest by which bytes are known again, in hexadecimal."""
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()
+
+
 def predict(
     body: bytes,
     chosen: settings.Settings,
@@ -119,7 +126,7 @@ def predict(
     kept, key = cache.current() if asks or keeps else None, ""
     if kept:
         maps = with_cam and chosen.enable_gradcam
-        key = cache.key(digest or _sha256(body), warm.card.document, top_k, with_cam, maps)
+        key = cache.key(digest or sha256(body), warm.card.document, top_k, with_cam, maps)
     found = _known(kept.get(key)) if kept and asks else None
     hit, stages = found is not None, dict[str, float]()
     if found is None:
@@ -258,12 +265,6 @@ def _with_cam(text: str | None) -> bool:
 
 def _directives(control: str) -> set[str]:
     return {part.partition("=")[0].strip().lower() for part in control.split(",")}
-
-
-def _sha256(body: bytes) -> str:
-    from hashlib import sha256
-
-    return sha256(body).hexdigest()
 
 
 def _new_id() -> str:

@@ -7,16 +7,19 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
+import service
 from macule.jobs import COMPLETED_EVENT, EVENTS, STARTED_EVENT, Order, alive, outbox, webhooks
 from macule.jobs.courier import Courier
 from peers import closed_port
 from receivers import SECRET, Receiver, database, receiver
+
+until = partial(service.until, wait_s=8)
 
 
 @pytest.fixture
@@ -46,13 +49,6 @@ def take(table: sqlite3.Connection, now: float = 0.0, full: tuple[str, ...] = ()
 
 def pending(table: sqlite3.Connection) -> list[str]:
     return [row[0] for row in table.execute("SELECT message_id FROM outbox ORDER BY message_id")]
-
-
-def until(fact: Callable[[], object], wait_s: float = 8.0) -> None:
-    end = time.monotonic() + wait_s
-    while not fact():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.01)
 
 
 @contextmanager

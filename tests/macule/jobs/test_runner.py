@@ -3,15 +3,19 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import service
 from macule.errors import Busy
 from macule.jobs import FAILED, SUCCEEDED, Order, runner
 from macule.jobs.runner import Runner
 from macule.jobs.sqlite import Sqlite
+
+until = partial(service.until, wait_s=10)
 
 
 @pytest.fixture(autouse=True)
@@ -25,13 +29,6 @@ def queue(tmp_path: Path) -> Iterator[Sqlite]:
     yield queue
     until(lambda: not jobs_thread())  # it would ask a closed queue again and again
     queue.close()
-
-
-def until(happened: Callable[[], Any], wait_s: float = 10) -> None:
-    end = time.monotonic() + wait_s
-    while not happened() and time.monotonic() < end:
-        time.sleep(0.005)
-    assert happened()
 
 
 def jobs_thread() -> bool:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from macule.jobs.worker import Worker
 from macule.recycle import Wear
 from PIL import Image
 from receivers import SECRET, receiver
+from service import until
 
 COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
 SIGNED = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
@@ -41,13 +42,6 @@ def queue(server: Broker) -> Valkey:
 def large() -> bytes:
     """Draw what takes more than a second."""
     return saved(Image.new("RGB", (10_000, 10_000), (200, 150, 130)), "PNG", compress_level=1)
-
-
-def until(holds: Callable[[], bool], wait_s: float = 20) -> None:
-    end = time.monotonic() + wait_s
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def begun(queue: Valkey, job_id: str, attempts: int = 1) -> None:

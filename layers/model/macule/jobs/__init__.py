@@ -6,8 +6,11 @@ image is kept until it has ended, its answer for JOB_TTL_S after that.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
+
+from macule.errors import KeyInUse, KeyReused
 
 STARTING, PROCESSING = "starting", "processing"
 SUCCEEDED, FAILED, CANCELED = "succeeded", "failed", "canceled"
@@ -78,6 +81,29 @@ def _date(seconds: float | None) -> str | None:
         return None
     moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
     return moment.replace("+00:00", "Z")
+
+
+def asked(order: Order) -> str:
+    """Write what a queue keeps of an order; its owner is kept apart, to be searched for."""
+    return json.dumps(order._replace(owner=""))
+
+
+def ordered(text: str, owner: str) -> Order:
+    """Read what `asked` wrote."""
+    top_k, with_cam, webhook, events, _ = json.loads(text)
+    return Order(top_k, with_cam, webhook, tuple(events), owner)
+
+
+def known(job: Job, before: str, fingerprint: str) -> Job:
+    """Return the job that an Idempotency-Key made before, by a request of the print *before*.
+
+    Raises: KeyReused, KeyInUse.
+    """
+    if before != fingerprint:
+        raise KeyReused("This Idempotency-Key came before, with another image or other wishes.")
+    if not job.ended:
+        raise KeyInUse("The prediction that this Idempotency-Key made goes on.", prediction=job.id)
+    return job
 
 
 class Queue(Protocol):

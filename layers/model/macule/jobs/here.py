@@ -96,8 +96,11 @@ def stop(wait_s: float) -> None:
 
 
 def waiting() -> int | None:
-    """Return how many jobs have not ended; None where no queue is open, or none answers."""
-    if not current.cache_info().currsize:
+    """Return how many jobs wait here or are worked on; None where no queue of this machine is open.
+
+    A broker is not asked: whoever wants to know the memory here would wait for it.
+    """
+    if settings.current().broker_url or not current.cache_info().currsize:
         return None
     with suppress(Unavailable):
         return current().queue.waiting()

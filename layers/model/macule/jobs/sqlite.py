@@ -12,11 +12,10 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
 
+from macule import jobs
 from macule.errors import (
     JobEnded,
     JobExpired,
-    KeyInUse,
-    KeyReused,
     NoSuchJob,
     QueueFull,
     QueueUnavailable,
@@ -26,7 +25,6 @@ from macule.errors import (
 from macule.jobs import (
     CANCELED,
     DIED,
-    ENDED,
     FAILED,
     FILE,
     MOST_ATTEMPTS,
@@ -114,34 +112,41 @@ class Sqlite:
     def put(self, order: Order, image: bytes, key: str = "", fingerprint: str = "") -> Job:
         self._forget()
         with self._changing() as database:
-            known = (
+            before = (
                 key
                 and database.execute(
                     f"SELECT {COLUMNS}, fingerprint FROM jobs WHERE owner = ? AND key = ?",  # noqa: S608
                     (order.owner, key),
                 ).fetchone()
             )
-            if known:
-                return _known(_job(known[:-1]), known[-1], fingerprint)
+            if before:
+                return jobs.known(_job(before[:-1]), before[-1], fingerprint)
             waiting, size = database.execute(
                 "SELECT count(*), coalesce(sum(size), 0) FROM images"
             ).fetchone()
             if waiting >= self._most or size + len(image) > MOST_BYTES:
                 raise QueueFull("Too many predictions wait here. Try again.", waiting=waiting)
             job = Job(os.urandom(12).hex(), STARTING, order, self._clock())
-            asked = json.dumps(order._replace(owner=""))
             database.execute(
                 "INSERT INTO jobs (id, owner, status, asked, created_at, key, fingerprint) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (job.id, order.owner, STARTING, asked, job.created_at, key, fingerprint),
+                (
+                    job.id,
+                    order.owner,
+                    STARTING,
+                    jobs.asked(order),
+                    job.created_at,
+                    key,
+                    fingerprint,
+                ),
             )
             database.execute("INSERT INTO images VALUES (?, ?, ?)", (job.id, len(image), image))
             return job
 
     def get(self, job_id: str, owner: str) -> Job:
         self._forget()
-        with self._changing() as database:
-            return self._find(database, job_id, owner)
+        with self._explained(), self._lock:
+            return self._find(self._connection, job_id, owner)
 
     def cancel(self, job_id: str, owner: str) -> Job:
         self._forget()
@@ -196,9 +201,8 @@ class Sqlite:
             return True
 
     def waiting(self) -> int:
-        with self._changing() as database:
-            self._free(database)
-            (count,) = database.execute("SELECT count(*) FROM images").fetchone()
+        with self._explained(), self._lock:
+            (count,) = self._connection.execute("SELECT count(*) FROM images").fetchone()
             return int(count)
 
     def on_change(self, tell: Tell, told: Callable[[], None]) -> None:
@@ -320,16 +324,6 @@ def _nothing() -> None:
 
 def _job(row: tuple[Any, ...]) -> Job:
     job_id, status, asked, created_at, started_at, ended_at, outcome, attempts, owner = row
-    top_k, with_cam, webhook, events, _ = json.loads(asked)
-    order = Order(top_k, with_cam, webhook, tuple(events), owner)
+    order = jobs.ordered(asked, owner)
     kept = None if outcome is None else json.loads(outcome)
     return Job(job_id, status, order, created_at, started_at, ended_at, kept, attempts)
-
-
-def _known(job: Job, before: str, fingerprint: str) -> Job:
-    """Answer for an Idempotency-Key that came before."""
-    if before != fingerprint:
-        raise KeyReused("This Idempotency-Key came before, with another image or other wishes.")
-    if job.status not in ENDED:
-        raise KeyInUse("The prediction that this Idempotency-Key made goes on.", prediction=job.id)
-    return job

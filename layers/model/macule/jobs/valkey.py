@@ -22,8 +22,6 @@ from macule.errors import (
     BadSetting,
     JobEnded,
     JobExpired,
-    KeyInUse,
-    KeyReused,
     NoSuchJob,
     QueueFull,
     QueueUnavailable,
@@ -137,7 +135,7 @@ class Valkey:
         answer, *more = self._ask(
             "PUT",
             job_id,
-            json.dumps(order._replace(owner="")),
+            jobs.asked(order),
             order.owner,
             ",".join(order.events if order.webhook else ()),
             key and sha256(f"{order.owner}\0{key}".encode()).hexdigest(),
@@ -155,14 +153,7 @@ class Valkey:
         if answer == b"new":
             return Job(job_id, STARTING, order, float(more[0]))
         known, before, found = more
-        if before.decode() != fingerprint:
-            raise KeyReused("This Idempotency-Key came before, with another image or other wishes.")
-        job = _job(known.decode(), found)
-        if not job.ended:
-            raise KeyInUse(
-                "The prediction that this Idempotency-Key made goes on.", prediction=job.id
-            )
-        return job
+        return jobs.known(_job(known.decode(), found), before.decode(), fingerprint)
 
     def get(self, job_id: str, owner: str) -> Job:
         with _told():
@@ -273,8 +264,7 @@ def _pairs(found: Any) -> dict[bytes, bytes]:
 
 def _job(job_id: str, found: Any) -> Job:
     kept = {name.decode(): value.decode() for name, value in _pairs(found).items()}
-    top_k, with_cam, webhook, events, _ = json.loads(kept["asked"])
-    order = Order(top_k, with_cam, webhook, tuple(events), kept["owner"])
+    order = jobs.ordered(kept["asked"], kept["owner"])
     started, ended, outcome = (kept.get(name) for name in ("started_at", "ended_at", "outcome"))
     return Job(
         job_id,
