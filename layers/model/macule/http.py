@@ -9,6 +9,7 @@ import math
 import os
 import string
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Event, Lock, Thread
@@ -35,6 +36,7 @@ DRAIN_S = 5.0
 LOOK_S = 0.1  # at the clock, while bodies are read
 LEAST_BYTES_PER_S = 2**15  # a photo of 3 MB within 100 s: a phone at the edge of its network
 ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
+ANYBODY = ""  # the caller, where there are no keys
 EXPOSED = "X-Request-Id, Server-Timing, X-Memory-Band, Retry-After"
 
 
@@ -158,8 +160,9 @@ def _watch() -> Watch:
 class Request(NamedTuple):
     """One HTTP request; header names in lower case.
 
-    `boot_ms` is the time from the start of the process to the opening of its door; `names` holds
-    what stood in the path where the route has {names}.
+    `boot_ms` is the time from the start of the process to the opening of its door. `answer` adds
+    the rest: `id`, what the caller is told it by; `route`, the path of the entry of `routes` that
+    serves it, "" where none does; `names`, what stood where it has {names}; `caller`, whose it is.
     """
 
     method: str
@@ -168,7 +171,11 @@ class Request(NamedTuple):
     headers: Mapping[str, str]
     body: Body
     boot_ms: float = 0.0
+    id: str = ""
+    route: str = ""
+    routes: Table = types.MappingProxyType({})
     names: Mapping[str, str] = {}
+    caller: str = ANYBODY
 
 
 class Response(NamedTuple):
@@ -194,9 +201,11 @@ def table(routes: Mapping[str, Handler]) -> Table:
 
 def answer(routes: Table, request: Request) -> Response:
     """Answer *request*; whatever goes wrong becomes a problem document, never a traceback."""
+    path, names = _find(routes, _bare(request.path))
     request_id = _request_id(request.headers.get("x-request-id", ""))
+    request = request._replace(id=request_id, route=path, routes=routes, names=names)
     try:
-        response = _routed(routes, request)
+        response = _routed(request)
     except Macule as error:
         if error.status == 500:
             log.error("%s: %s", error.title, error)
@@ -234,13 +243,12 @@ def problem(error: Macule, request_id: str) -> Response:
     return response
 
 
-def _routed(routes: Table, request: Request) -> Response:
-    """Find the route and call it."""
+def _routed(request: Request) -> Response:
+    """Call what serves the request's route."""
     settings.current()  # a setting that cannot be read fails every route alike, and says so
-    methods, names = _find(routes, _bare(request.path))
-    if methods is None:
-        raise NotFound(f"There is no {request.path[:80]} here.", routes=sorted(routes))
-    request = request._replace(names=names)
+    if not request.route:
+        raise NotFound(f"There is no {request.path[:80]} here.", routes=sorted(request.routes))
+    methods = request.routes[request.route]
     method = "GET" if request.method == "HEAD" else request.method
     if method in methods:
         return methods[method](request)
@@ -250,18 +258,18 @@ def _routed(routes: Table, request: Request) -> Response:
     raise MethodNotAllowed(f"{request.path[:80]} takes {', '.join(allowed)}.", allowed)
 
 
-def _find(routes: Table, path: str) -> tuple[Mapping[str, Handler] | None, dict[str, str]]:
-    """Find what answers at *path*: itself, or a route with {names} in place of its parts."""
+def _find(routes: Table, path: str) -> tuple[str, dict[str, str]]:
+    """Find what answers at *path*: itself, or a route with {names} in place of its parts; or ""."""
     if path in routes:
-        return routes[path], {}
+        return path, {}
     parts = path.split("/")
-    for route, methods in routes.items():
+    for route in routes:
         pairs = list(zip(route.split("/"), parts, strict=False))
         named = {known[1:-1]: part for known, part in pairs if known[:1] == "{" and part}
         same = sum(known == part for known, part in pairs)
         if named and len(pairs) == len(parts) == route.count("/") + 1 == same + len(named):
-            return methods, named
-    return None, {}
+            return route, named
+    return "", {}
 
 
 def _bare(path: str) -> str:

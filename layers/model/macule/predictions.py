@@ -12,7 +12,6 @@ from macule.errors import BadRequest
 from macule.http import Request, Response
 from macule.jobs import Job, Order, here
 
-ANYBODY = ""  # the owner, as long as there are no keys
 MOST_WAIT_S = 60.0
 LOOK_S = 0.03  # while a caller waits for the end of a job
 RETRY_AFTER_S = 1
@@ -34,7 +33,7 @@ def create(request: Request) -> Response:
     def received() -> tuple[Order, bytes]:
         photo, texts = classify.receive(request, chosen)
         image.inspect(photo, chosen.max_image_pixels)  # what is no photo is refused at once
-        return Order(top_k, with_cam, owner=ANYBODY, **_webhook(texts, chosen)), photo
+        return Order(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen)), photo
 
     order, photo = admission.current().turn(received, chosen.admission_timeout_s)
     fingerprint = classify.sha256(classify.sha256(photo).encode() + repr(order).encode())
@@ -47,7 +46,7 @@ def create(request: Request) -> Response:
         end = time.monotonic() + wait_s
         while not job.ended and time.monotonic() < end:
             time.sleep(LOOK_S)
-            job = desk.queue.get(job.id, ANYBODY)
+            job = desk.queue.get(job.id, request.caller)
     answer = _answer(job, 200 if job.ended else 202)
     answer.headers.update({"Location": f"/predictions/{job.id}", **applied})
     return answer
@@ -55,7 +54,7 @@ def create(request: Request) -> Response:
 
 def show(request: Request) -> Response:
     """GET /predictions/{id}: how far it is, and its outcome; 304 if that is known by its ETag."""
-    answer = _answer(here.current().queue.get(request.names["id"], ANYBODY))
+    answer = _answer(here.current().queue.get(request.names["id"], request.caller))
     tag = answer.headers["ETag"] = f'"{classify.sha256(answer.body)[:32]}"'
     known = {part.strip().removeprefix("W/") for part in _list(request.headers, "if-none-match")}
     return answer._replace(status=304, body=b"") if known & {tag, "*"} else answer
@@ -63,7 +62,7 @@ def show(request: Request) -> Response:
 
 def cancel(request: Request) -> Response:
     """POST /predictions/{id}/cancel: end it; its image goes at once."""
-    return _answer(here.current().queue.cancel(request.names["id"], ANYBODY))
+    return _answer(here.current().queue.cancel(request.names["id"], request.caller))
 
 
 def _answer(job: Job, status: int = 200) -> Response:
