@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from draw import photo, saved, skin
 from macule import admission, image
-from macule.admission import RESERVE_BYTES, Admission, price
+from macule.admission import LEAST_S, RESERVE_BYTES, Admission, price
 from macule.cache import Memory
 from macule.errors import Busy, CannotFit
 from macule.ladder import Ladder
@@ -106,6 +106,40 @@ def test_what_can_never_fit_is_refused_at_once_with_figures() -> None:
         pass
 
     assert caught.value.figures == {"estimated_peak_mb": 50.0, "free_mb": 37.0, "limit_mb": 100.0}
+
+
+def test_what_fits_in_a_moment_is_never_told_that_it_cannot() -> None:
+    """A 507 is said against the least the service has used; what is used beyond that is a 503."""
+    used = [20 * MB]
+    admission = Admission(100 * MB, lambda: used[0])
+    with admission.room(MB, 0):
+        used[0] = 60 * MB
+
+    with pytest.raises(Busy), admission.room(50 * MB, timeout_s=0):
+        pass
+    with pytest.raises(CannotFit) as caught, admission.room(80 * MB, timeout_s=0):
+        pass
+    assert caught.value.figures["free_mb"] == 77.0
+    admission.settle()
+    with pytest.raises(CannotFit), admission.room(50 * MB, timeout_s=0):
+        pass
+
+
+def test_the_least_use_is_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was used two minutes ago says nothing of what the service needs now."""
+    used, clock = [20 * MB], [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    admission = Admission(100 * MB, lambda: used[0])
+    with admission.room(MB, 0):
+        used[0] = 60 * MB
+
+    for _ in range(2):
+        clock[0] += LEAST_S + 1
+        with admission.room(MB, 0):
+            pass
+
+    with pytest.raises(CannotFit), admission.room(50 * MB, timeout_s=0):
+        pass
 
 
 def test_what_does_not_fit_now_waits_for_its_turn() -> None:

@@ -34,6 +34,7 @@ SLACK = 1.06
 STRIP_BYTES, PNG_STRIP_BYTES = 4, 48  # a pixel of a strip: rows, copies, what is being inflated
 RESERVE_BYTES = 3 * MB  # what sockets, thread stacks and answers take beside the decoder
 DRAFTS = (8, 4, 2)
+LEAST_S = 60.0  # the least use of this long, or twice, is what the service needs itself
 SWEEP_S = 0.1  # between sweeps for what is free but not given back, before a refusal
 # What people send: Pillow's format and mode, bytes held beside the image, by strips or not.
 KINDS = {
@@ -108,7 +109,8 @@ class Admission:
         self._lock = Lock()
         self._freed = Condition(self._lock)
         self._inside = self._asking = 0
-        self._swept = -SWEEP_S
+        self._swept = self._turned = -math.inf
+        self._least = (math.inf, math.inf)  # bytes: before `_turned`, and since
         self._pool: ThreadPoolExecutor | None = None
 
     def turn(self, job: Callable[[], T], timeout_s: float) -> T:
@@ -162,7 +164,8 @@ class Admission:
 
         Whoever fits goes first, so that a small image never waits for a large one's room.
         Yields: what may be done for this request.
-        Raises: Busy after the wait; CannotFit at once where no other request has what is missing.
+        Raises: Busy after the wait; CannotFit at once where no other request has what is missing
+          and the service needs the rest itself.
         """
         deadline = time.monotonic() + timeout_s
         with self._lock:
@@ -184,6 +187,7 @@ class Admission:
         try:
             while True:
                 used = self._used()
+                most = self._left(self._lowest(used)) + self.held
                 free, rung = self._left(used), self._step(used)
                 if cost <= free and rung.serves and (rung.slots or math.inf) > self._inside:
                     return rung
@@ -195,12 +199,12 @@ class Admission:
                     budget.give_back()
                     self._swept = time.monotonic()
                     continue
-                if cost > free and stuck and self._asking == 1:
+                if cost > most and stuck and self._asking == 1:
                     raise CannotFit(
                         f"This image takes about {cost / MB:.0f} MB, and this instance of "
-                        f"{self.limit_bytes / MB:.0f} MB has {max(0, free) / MB:.0f} MB for it. "
+                        f"{self.limit_bytes / MB:.0f} MB has {max(0, most) / MB:.0f} MB for it. "
                         "Send a smaller copy, or a baseline JPEG or a PNG.",
-                        **self._figures(cost, free),
+                        **self._figures(cost, most),
                     )
                 if not rung.serves:
                     raise Busy("Memory has run short. Try again.", **self._figures(cost, free))
@@ -213,6 +217,11 @@ class Admission:
         finally:
             self.waiting -= 1
             self._asking -= 1
+
+    def settle(self) -> None:
+        """Forget how little memory was used before: what has been loaded stays."""
+        with self._lock:
+            self._least = (math.inf, math.inf)
 
     def rung(self) -> Rung:
         """Say what may be done with memory as it is."""
@@ -227,6 +236,14 @@ class Admission:
         if self._kept:
             self._kept.allow(rung.cache)
         return rung
+
+    def _lowest(self, used: int) -> int:
+        """Count *used* in; return the least of late. Now, sockets may hold what others sent."""
+        now, (before, since) = time.monotonic(), self._least
+        if now > self._turned + LEAST_S:
+            before, since, self._turned = since, math.inf, now
+        self._least = before, min(since, used)
+        return int(min(self._least))
 
     def _left(self, used: int) -> int:
         return self.limit_bytes - RESERVE_BYTES - self.held - used

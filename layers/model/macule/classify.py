@@ -123,6 +123,8 @@ def predict(
     header = image.inspect(body, chosen.max_image_pixels)
     cold = model.loaded() is None
     warm = model.warm(chosen.model)  # first, as one that cannot serve must not seem to
+    if cold:
+        admission.current().settle()
     kept, key = cache.current() if asks or keeps else None, ""
     if kept:
         maps = with_cam and chosen.enable_gradcam
