@@ -53,19 +53,6 @@ def test_the_command_without_a_server_runs() -> None:
     assert answer["status"] == "succeeded"
 
 
-def test_the_shell_client_runs(service: Service) -> None:
-    """examples/predict.sh prints an answer, and fails with the problem for what is no image."""
-    url = f"http://127.0.0.1:{service.port}"
-    good = shell(f"examples/predict.sh examples/spot.jpg {url}", service)
-    bad = subprocess.run(
-        ["examples/predict.sh", "README.md", url], cwd=ROOT, capture_output=True, check=False
-    )
-
-    assert json.loads(good)["status"] == "succeeded"
-    assert bad.returncode != 0
-    assert json.loads(bad.stdout)["status"] == 415
-
-
 def test_every_linked_file_is_there() -> None:
     """No link of the README or of docs/ points to a file that is not."""
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
