@@ -88,11 +88,9 @@ def price(parts: Parts, sides: tuple[int, int]) -> int:
 
     Raises: BadRequest where the JSON has more values than any tensor here.
     """
-    pixels = sides[0] * sides[1] * 3
-    values = upload.values(parts.text)
-    if values > upload.MAX_VALUES + 2 * pixels:
-        raise BadRequest(f"The JSON has {values:,} values; `pixels` are {pixels:,}.")
-    return 3 * len(parts.text) + upload.VALUE_BYTES * values + 5 * min(len(parts.rest), 4 * pixels)
+    values = upload.values(parts.text, _most_values(sides))
+    binary = min(len(parts.rest), 4 * _count(sides))  # a photo's bytes are not copied
+    return 3 * len(parts.text) + upload.VALUE_BYTES * values + 5 * binary
 
 
 def read(parts: Parts, sides: tuple[int, int], max_image_bytes: int) -> tuple[bytes, Asked]:
@@ -100,25 +98,14 @@ def read(parts: Parts, sides: tuple[int, int], max_image_bytes: int) -> tuple[by
 
     Raises: BadRequest, BodyTooLarge.
     """
-    pixels = sides[0] * sides[1] * 3
-    document = _object(upload.parsed(parts.text, upload.MAX_VALUES + 2 * pixels), "the body")
+    document = _object(upload.parsed(parts.text, _most_values(sides)), "the body")
     asked = Asked(_id(document), _outputs(document))
-    inputs = document.get("inputs")
-    if not isinstance(inputs, list) or len(inputs) != 1:
-        raise BadRequest("`inputs` is not a list of one tensor: `image`, or `pixels`.")
-    tensor = _object(inputs[0], "the input")
-    size = _parameters(tensor).get("binary_data_size")
-    sent = len(parts.prefix) + len(parts.rest)
-    binary = size is not None
-    if binary and (type(size) is not int or size != sent):
-        raise BadRequest(f"binary_data_size is {_short(size)}; {sent} bytes follow the JSON.")
-    if binary == ("data" in tensor) or (sent and not binary):
-        raise BadRequest("A tensor has either `data`, or binary_data_size and its bytes.")
+    tensor = _input(document, len(parts.prefix) + len(parts.rest))
     kind, shape = (tensor.get("name"), tensor.get("datatype")), tensor.get("shape")
     if kind == ("image", "BYTES") and shape in ([1], [1, 1]):
-        return upload.within(_photo(tensor, parts, binary), max_image_bytes), asked
+        return upload.within(_photo(tensor, parts), max_image_bytes), asked
     if kind in (("pixels", "FP32"), ("pixels", "UINT8")) and shape == [1, *sides, 3]:
-        return _bitmap(_numbers(tensor, parts, pixels, binary), sides), asked
+        return _bitmap(_numbers(tensor, parts, _count(sides)), sides), asked
     raise BadRequest(
         f"The input is {' '.join(map(_short, (*kind, shape)))}. It is `image`, BYTES [1]; or "
         f"`pixels`, FP32 or UINT8 {[1, *sides, 3]}: one image a request."
@@ -144,6 +131,29 @@ def write(document: Mapping[str, Any], asked: Asked, tensors: Mapping[str, Tenso
     return Response(200, b"".join([text, *blobs]), headers)
 
 
+def _count(sides: tuple[int, int]) -> int:
+    return sides[0] * sides[1] * 3
+
+
+def _most_values(sides: tuple[int, int]) -> int:
+    """Bound the JSON: pixels, the lists around them, and all else that there may be."""
+    return 2 * _count(sides) + upload.MAX_VALUES
+
+
+def _input(document: Mapping[str, Any], sent: int) -> dict[str, Any]:
+    """Take the one input, which has `data`, or all the *sent* bytes behind the JSON."""
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1:
+        raise BadRequest("`inputs` is not a list of one tensor: `image`, or `pixels`.")
+    tensor = _object(inputs[0], "the input")
+    size = _parameters(tensor).get("binary_data_size")
+    if size is not None and (type(size) is not int or size != sent):
+        raise BadRequest(f"binary_data_size is {_short(size)}; {sent} bytes follow the JSON.")
+    if ("data" in tensor) == (size is not None) or (sent and size is None):
+        raise BadRequest("A tensor has either `data`, or binary_data_size and its bytes.")
+    return tensor
+
+
 def _packed(datatype: str, data: list[Any]) -> bytes:
     if datatype == "FP32":
         return struct.pack(f"<{len(data)}f", *data)
@@ -151,9 +161,9 @@ def _packed(datatype: str, data: list[Any]) -> bytes:
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
-def _photo(tensor: Mapping[str, Any], parts: Parts, binary: bool) -> bytes:
+def _photo(tensor: Mapping[str, Any], parts: Parts) -> bytes:
     """Take one element of BYTES: with its length before it, or as base64 in JSON."""
-    if binary:
+    if "data" not in tensor:
         if len(parts.prefix) < PREFIX_BYTES or parts.prefix != struct.pack("<I", len(parts.rest)):
             raise BadRequest("The element of BYTES is not 4 bytes of length and as many after it.")
         return parts.rest
@@ -166,12 +176,12 @@ def _photo(tensor: Mapping[str, Any], parts: Parts, binary: bool) -> bytes:
 
 
 def _numbers(
-    tensor: Mapping[str, Any], parts: Parts, count: int, binary: bool
+    tensor: Mapping[str, Any], parts: Parts, count: int
 ) -> NDArray[np.float32 | np.float64 | np.uint8]:
     """Take *count* pixel values."""
     import numpy as np
 
-    if binary:
+    if "data" not in tensor:
         size = PIXEL_BYTES[tensor["datatype"]]
         if len(parts.prefix) + len(parts.rest) != count * size:
             raise BadRequest(f"`pixels` takes {count * size} bytes: {count} values of {size}.")

@@ -127,9 +127,15 @@ def _from_json(body: Body, max_image_bytes: int, timeout_s: float) -> Upload:
     return Upload(within(from_base64(encoded, "image"), max_image_bytes), _texts(document))
 
 
-def values(text: bytes) -> int:
-    """Count what JSON may become, from above: each value takes VALUE_BYTES at most, text aside."""
-    return text.count(b",") + text.count(b"[") + 4 * text.count(b"{")
+def values(text: bytes, most: int) -> int:
+    """Count what JSON may become, from above: each value takes VALUE_BYTES at most, text aside.
+
+    Raises: BadRequest where these are more than *most*.
+    """
+    count = text.count(b",") + text.count(b"[") + 4 * text.count(b"{")
+    if count > most:
+        raise BadRequest(f"The JSON has more than {most:,} values.")
+    return count
 
 
 def parsed(text: bytes, most_values: int) -> Any:
@@ -137,8 +143,7 @@ def parsed(text: bytes, most_values: int) -> Any:
 
     Raises: BadRequest.
     """
-    if values(text) > most_values:
-        raise BadRequest(f"The JSON has more than {most_values:,} values.")
+    values(text, most_values)
     if len(text) > SMALL_TEXT_BYTES and not (text.isascii() and b"\\u" not in text):
         # one such character in an image's base64 has all of it take four times as much
         raise BadRequest("JSON of this size is plain ASCII: an image's base64, or numbers.")
