@@ -109,7 +109,8 @@ function session({ url = DEFAULT_URL, key = "", timeoutMs = 60_000 } = {}) {
 function read(text) {
   try {
     const document = JSON.parse(text);
-    return typeof document === "object" && !Array.isArray(document) ? document ?? undefined : undefined;
+    const object = document && typeof document === "object" && !Array.isArray(document);
+    return object ? document : undefined;
   } catch {
     return undefined;
   }
