@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "flight": {"errors"},
     "ladder": set(),
     "plan": {"admission", "budget", "image", "model", "settings"},
-    "model": {"budget", "errors", "image", "manifest", "store.remote", "settings"},
+    "model": {"budget", "errors", "image", "manifest", "store", "store.remote", "settings"},
     "recycle": {"admission", "budget", "errors", "model", "settings"},
     "explain": set(),
     "jobs": {"errors"},
@@ -115,11 +115,23 @@ MAY_IMPORT = {
         "cache",
         "http",
         "image",
+        "model",
+        "settings",
+        "jobs.here",
+    },
+    "tensors": {"errors", "http", "upload"},
+    "v2": {
+        "admission",
+        "classify",
+        "errors",
+        "health",
+        "http",
+        "image",
         "manifest",
         "model",
         "settings",
-        "store",
-        "jobs.here",
+        "tensors",
+        "upload",
     },
     "peer": set(),
     "status": {"health", "http", "peer", "settings"},
@@ -250,7 +262,7 @@ def test_nothing_heavy_comes_with_the_routes() -> None:
     import subprocess
 
     code = (
-        "import sys; from macule import classify, doors, health; "
+        "import sys; from macule import classify, doors, health, v2; "
         "print(*{'numpy', 'PIL', 'ai_edge_litert', 'flask', 'tensorflow', 'ssl', 'subprocess'} "
         "& set(sys.modules))"
     )

@@ -3,12 +3,24 @@
 import json
 import re
 import subprocess
+import unicodedata
 from pathlib import Path
 
 import pytest
 from service import GUNICORN, ROOT, Service, running
 
 README = (ROOT / "README.md").read_text()
+VIETNAMESE = (ROOT / "README.vi.md").read_text()
+# What a translation leaves as it is.
+KEPT = {
+    "headings": r"^#+(?= )",
+    "code": r"^```.*?^```",
+    "words of code": r"`[^`]+`",
+    "links": r"\]\(([^)]+)\)",
+    "figures": r"\d+(?:\.\d+)*",
+    "rows": r"^\|",
+    "points": r"^- ",
+}
 
 
 def blocks(kind: str) -> list[str]:
@@ -53,22 +65,37 @@ def test_the_command_without_a_server_runs() -> None:
     assert answer["status"] == "succeeded"
 
 
-def test_the_shell_client_runs(service: Service) -> None:
-    """examples/predict.sh prints an answer, and fails with the problem for what is no image."""
-    url = f"http://127.0.0.1:{service.port}"
-    good = shell(f"examples/predict.sh examples/spot.jpg {url}", service)
-    bad = subprocess.run(
-        ["examples/predict.sh", "README.md", url], cwd=ROOT, capture_output=True, check=False
-    )
-
-    assert json.loads(good)["status"] == "succeeded"
-    assert bad.returncode != 0
-    assert json.loads(bad.stdout)["status"] == 415
-
-
 def test_every_linked_file_is_there() -> None:
     """No link of the README or of docs/ points to a file that is not."""
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    readmes = [ROOT / name for name in ("README.md", "README.vi.md", "examples/README.md")]
+    for page in [*readmes, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in link:
                 assert (page.parent / Path(link)).exists(), f"{page.name}: {link}"
+
+
+def kept(text: str, kind: str) -> list[str]:
+    """Find what of one kind a README holds; code is looked into as a whole alone."""
+    if kind != "code":
+        text = re.sub(KEPT["code"], "", text, flags=re.MULTILINE | re.DOTALL)
+        text = text.replace("README.vi.md", "README.md")  # each links to the other
+    found = re.findall(KEPT[kind], text, re.MULTILINE | re.DOTALL)
+    if kind in ("code", "headings"):
+        return found
+    return sorted(" ".join(part.split()) for part in found)  # a sentence may be turned round
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_both_languages_say_the_same(kind: str) -> None:
+    """README.vi.md has README.md's headings, code, links and figures; only its words differ."""
+    assert kept(VIETNAMESE, kind) == kept(README, kind)
+    assert len(kept(README, kind)) >= 4
+
+
+def test_the_vietnamese_has_its_letters() -> None:
+    """It is written with its marks, in composed letters, as all programs look for them."""
+    assert unicodedata.is_normalized("NFC", VIETNAMESE)
+    assert (
+        len(set(re.findall("[ăâđêôơưạảấầẩẫậắằẳẵặẹẻẽếềểễệỉịọỏốồổỗộớờởỡợụủứừửữựỳỵỷỹ]", VIETNAMESE)))
+        > 40
+    )

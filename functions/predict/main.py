@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from macule import classify, doors, health, predictions
+from macule import classify, doors, health, predictions, v2
 
 if TYPE_CHECKING:
     from flask import Request
@@ -19,6 +19,15 @@ ROUTES = {
     "POST /predictions": predictions.create,
     "GET /predictions/{id}": predictions.show,
     "POST /predictions/{id}/cancel": predictions.cancel,
+    "GET /v2": v2.server,
+    "GET /v2/health/live": v2.live,
+    "GET /v2/health/ready": v2.ready,
+    "GET /v2/models/{name}": v2.about,
+    "GET /v2/models/{name}/ready": v2.ready,
+    "POST /v2/models/{name}/infer": v2.infer,
+    "GET /v2/models/{name}/versions/{version}": v2.about,
+    "GET /v2/models/{name}/versions/{version}/ready": v2.ready,
+    "POST /v2/models/{name}/versions/{version}/infer": v2.infer,
 }
 
 app = doors.wsgi(ROUTES)  # gunicorn: Render, make serve. Flask is never imported

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import tracemalloc
 from io import BytesIO
+from math import inf
 
 import pytest
 from macule import upload
@@ -58,6 +60,7 @@ def test_each_form_gives_the_same_bytes(body: bytes, kind: str) -> None:
         (b'{"image": ""}', "application/json"),
         (b'{"image": "%%%"}', "application/json"),
         (b'{"image": "data:image/png,rawtext"}', "application/json"),
+        (b'{"image": "AAAA", "x": NaN}', "application/json"),
         (b"x", "multipart/form-data"),
         (b"x", "multipart/form-data; boundary=b"),
         (form("other", IMAGE)[0], form("other", IMAGE)[1]["Content-Type"]),
@@ -90,3 +93,27 @@ def test_a_form_of_a_thousand_parts_is_refused() -> None:
 
     with pytest.raises(BadRequest):
         photo(part * 1000 + b"--b--\r\n", "multipart/form-data; boundary=b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"image": "AAAA", "x": [' + b"[]," * 2**20 + b"0]}",
+        b'{"image": "AAAA", "x": [' + b'{"a":1},' * 2**20 + b"0]}",
+        b'{"image": "' + b"A" * 2**22 + b'\\ud83d\\ude00"}',
+        b'{"image": "' + b"A" * 2**22 + "\U0001f600".encode() + b'"}',
+        b'{"image": "' + b"ab " * (2**20 + 1) + b'"}',
+    ],
+    ids=["lists", "objects", "an escape", "a wide character", "white space"],
+)
+def test_json_takes_no_more_than_its_price(text: bytes) -> None:
+    """What would become many times its size is refused, or read within what is held for it."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest):
+            upload._from_json(Body(BytesIO(text), len(text)), 2**23, inf)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < upload.DECODING_BYTES + upload.JSON_COPIES * len(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,15 +49,32 @@ def photo(request: Request) -> Response:
 
     Query: `top_k` (1 or more: how many labels to return), `explain=cam`.
     """
-    began = time.perf_counter()
     chosen = settings.current()
     top_k, with_cam = wishes(request)
+    answer, timing = answered(
+        request, lambda: receive(request, chosen).image, chosen, top_k, with_cam
+    )
+    return http.as_json(answer, Server_Timing=timing)
+
+
+def answered(
+    request: Request,
+    receive: Callable[[], bytes],
+    chosen: settings.Settings,
+    top_k: int | None = None,
+    with_cam: bool = False,
+) -> tuple[dict[str, Any], str]:
+    """Classify what *receive* returns when it is its turn; the same at once is computed once.
+
+    Returns: the answer, and what Server-Timing says.
+    """
+    began = time.perf_counter()
     control = _directives(request.headers.get("cache-control", ""))
     alone = cache.current() is None or bool(control & {"no-cache", "no-store"})
     here, deadline = admission.current(), time.monotonic() + chosen.admission_timeout_s
 
     def received() -> Outcome | Flight[Outcome]:
-        return classified(receive(request, chosen).image)
+        return classified(receive())
 
     def classified(body: bytes) -> Outcome | Flight[Outcome]:
         if alone:
@@ -76,7 +94,7 @@ def photo(request: Request) -> Response:
     if answer["metrics"]["cold_start"]:
         stages = {"boot": request.boot_ms, **stages}
     timing = ", ".join(f"{name};dur={spent:.1f}" for name, spent in stages.items())
-    return http.as_json(answer, Server_Timing=timing)
+    return answer, timing
 
 
 def receive(request: Request, chosen: settings.Settings) -> upload.Upload:

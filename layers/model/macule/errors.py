@@ -3,7 +3,8 @@
 Macule
 ├── BadRequest 400        the request itself is malformed
 ├── NotFound 404
-│   └── NoSuchJob         nobody made it, or somebody else did
+│   ├── NoSuchJob         nobody made it, or somebody else did
+│   └── NoSuchModel       `/v2`: another model serves, or another version of it
 ├── MethodNotAllowed 405
 ├── SlowBody 408          the body did not come in time
 ├── JobEnded 409          it cannot be canceled any more
@@ -59,6 +60,10 @@ class NotFound(Macule):
 
 class NoSuchJob(NotFound):
     slug, title = "no-such-job", "No such prediction"
+
+
+class NoSuchModel(NotFound):
+    slug, title = "no-such-model", "No such model"
 
 
 class MethodNotAllowed(Macule):

@@ -92,16 +92,7 @@ def warmup(request: Request) -> Response:
 
 def card(request: Request) -> Response:
     """GET /model/: the card of the model that serves; one that is elsewhere is fetched first."""
-    from macule import manifest, store
-
-    where = settings.current().model
-    if warm := model.loaded():
-        shown = warm.card
-    elif isinstance(where, settings.Source):
-        shown = model.warm(where).card
-    else:
-        shown = manifest.read(where or store.in_use())
-    return http.as_json(shown.document)
+    return http.as_json(model.card(settings.current().model).document)
 
 
 def _model(free: int, max_pixels: int) -> dict[str, Any]:

@@ -37,7 +37,11 @@ LOOK_S = 0.1  # at the clock, while bodies are read
 LEAST_BYTES_PER_S = 2**15  # a photo of 3 MB within 100 s: a phone at the edge of its network
 ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
 ANYBODY = ""  # the caller, where there are no keys
-EXPOSED = "X-Request-Id, Server-Timing, X-Memory-Band, Retry-After"
+EXPOSED = (
+    "X-Request-Id, Server-Timing, X-Memory-Band, Retry-After, Location, ETag, Preference-Applied, "
+    "Inference-Header-Content-Length"
+)
+INFERENCE = "/v2"  # below it stand the Open Inference Protocol's routes, and its form of an error
 
 
 class Body:
@@ -209,10 +213,10 @@ def answer(routes: Table, request: Request) -> Response:
     except Macule as error:
         if error.status == 500:
             log.error("%s: %s", error.title, error)
-        response = problem(error, request_id)
+        response = problem(error, request)
     except Exception:
         log.exception("request %s failed", request_id)
-        response = problem(Macule("Something went wrong on our side; the log has it."), request_id)
+        response = problem(Macule("Something went wrong on our side; the log has it."), request)
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Request-Id"] = request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -232,9 +236,12 @@ def as_json(document: Mapping[str, Any], status: int = 200, **headers: str) -> R
     return Response(status, body, {"Content-Type": "application/json", **names})
 
 
-def problem(error: Macule, request_id: str) -> Response:
+def problem(error: Macule, request: Request) -> Response:
     """Write *error* as an RFC 9457 problem document."""
-    response = as_json({**errors.document(error), "request_id": request_id}, error.status)
+    document = {**errors.document(error), "request_id": request.id}
+    if f"{request.path}/".startswith(f"{INFERENCE}/"):  # its clients read this member alone
+        document["error"] = document["detail"]
+    response = as_json(document, error.status)
     response.headers["Content-Type"] = "application/problem+json"
     if isinstance(error, Unavailable):
         response.headers["Retry-After"] = str(error.retry_after_s)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from macule import budget, image
 from macule.errors import ModelUnavailable
 from macule.manifest import CHANNELS, Card
-from macule.settings import Where
+from macule.settings import Source, Where
 from macule.store import remote
 
 if TYPE_CHECKING:
@@ -126,6 +126,18 @@ def warm(where: Where) -> Warm:
             raise
         finally:
             here.loading = False
+
+
+def card(where: Where) -> Card:
+    """Return the card of the model from *where*; one that is elsewhere is fetched and loaded.
+
+    Raises: ModelUnavailable, BadCard.
+    """
+    if isinstance(where, Source) or loaded():
+        return warm(where).card
+    from macule import manifest, store
+
+    return manifest.read(where or store.in_use())
 
 
 def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:

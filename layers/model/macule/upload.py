@@ -15,6 +15,12 @@ FIELDS = ("image", "file")
 TEXTS = ("webhook", "webhook_events_filter")  # what may come beside it
 FORM_BYTES = 2**16  # what a form may weigh beside its image
 MAX_PARTS = 32
+MAX_VALUES = 1000  # of JSON with an image in it
+SMALL_TEXT_BYTES = 2**16  # of JSON that may hold any character
+# An object counts as four values: with one member it takes 282 bytes. A value in a list takes 96 at
+# most, a list of one; so text alone would become 32 times its size.
+VALUE_BYTES = 96
+WHITE = dict.fromkeys(b" \t\r\n\f\v")
 DECODING_BYTES = 7 * 2**20  # of a baseline JPEG of 48 MP
 # Of what comes as JSON: the text as bytes and as characters; then its base64 and the image. Of all
 # else one: what a growing buffer keeps in reserve is not touched, and takes no memory.
@@ -100,16 +106,16 @@ def _from_form(body: Body, kind: str, max_image_bytes: int, timeout_s: float) ->
     if image is None:
         raise BadRequest(f"The form has no field `image` or `file`. {HOW}")
     texts = {name: text.getvalue().decode("utf-8", "replace") for name, text in kept.items()}
-    return Upload(_within(image.getvalue(), max_image_bytes), texts)
+    return Upload(within(image.getvalue(), max_image_bytes), texts)
 
 
 def _from_json(body: Body, max_image_bytes: int, timeout_s: float) -> Upload:
     """Decode the base64 under `image`; each copy is dropped as soon as the next is made."""
     text = _gather(body, max_image_bytes * 4 // 3 + FORM_BYTES, timeout_s)
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not JSON. {HOW}") from error
+        document = parsed(text, MAX_VALUES)
+    except BadRequest as error:
+        raise BadRequest(f"{error} {HOW}") from error
     del text
     encoded = document.pop("image", None) if isinstance(document, dict) else None
     if not isinstance(encoded, str):
@@ -118,11 +124,48 @@ def _from_json(body: Body, max_image_bytes: int, timeout_s: float) -> Upload:
         head, comma, encoded = encoded.partition(",")
         if not comma or not head.endswith(";base64"):
             raise BadRequest("The data: URI under `image` is not base64.")
+    return Upload(within(from_base64(encoded, "image"), max_image_bytes), _texts(document))
+
+
+def values(text: bytes, most: int) -> int:
+    """Count what JSON may become, from above: each value takes VALUE_BYTES at most, text aside.
+
+    Raises: BadRequest where these are more than *most*.
+    """
+    count = text.count(b",") + text.count(b"[") + 4 * text.count(b"{")
+    if count > most:
+        raise BadRequest(f"The JSON has more than {most:,} values.")
+    return count
+
+
+def parsed(text: bytes, most_values: int) -> Any:
+    """Read JSON of so many values at most; they are counted before any is made.
+
+    Raises: BadRequest.
+    """
+    values(text, most_values)
+    if len(text) > SMALL_TEXT_BYTES and not (text.isascii() and b"\\u" not in text):
+        # one such character in an image's base64 has all of it take four times as much
+        raise BadRequest("JSON of this size is plain ASCII: an image's base64, or numbers.")
     try:
-        image = binascii.a2b_base64("".join(encoded.split()), strict_mode=True)
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("The body is not JSON.") from error
+
+
+def from_base64(text: str, name: str) -> bytes:
+    """Decode base64 with or without white space in it.
+
+    Raises: BadRequest.
+    """
+    try:
+        return binascii.a2b_base64(text.translate(WHITE), strict_mode=True)
     except ValueError as error:
-        raise BadRequest("The text under `image` is not base64.") from error
-    return Upload(_within(image, max_image_bytes), _texts(document))
+        raise BadRequest(f"The text under `{name}` is not base64.") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _texts(document: dict[str, Any]) -> dict[str, str]:
@@ -137,7 +180,11 @@ def _texts(document: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _within(image: bytes, limit_bytes: int) -> bytes:
+def within(image: bytes, limit_bytes: int) -> bytes:
+    """Return *image* if it is no larger than allowed.
+
+    Raises: BodyTooLarge.
+    """
     if len(image) > limit_bytes:
         raise BodyTooLarge(
             f"The image has {len(image):,} bytes; at most {limit_bytes:,} are read.",

@@ -1,0 +1,142 @@
+"""The Open Inference Protocol's routes: a second door to the same model, for KServe and Triton.
+
+Source: https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import macule
+from macule import admission, classify, health, http, image, model, settings, upload
+from macule.errors import BadRequest, NoSuchModel
+from macule.http import Request, Response
+from macule.manifest import Card
+
+if TYPE_CHECKING:
+    from macule.tensors import Asked
+
+PIXELS = "RGB values from 0 to 255, before the model's own scaling; instead of `image`"
+PHOTO = "an encoded photo, of any format and size that is served; in JSON its base64"
+
+
+def server(request: Request) -> Response:
+    """GET /v2: what serves."""
+    return http.as_json(
+        {
+            "name": "macule",
+            "version": macule.__version__,
+            "extensions": ["binary_tensor_data"],
+        }
+    )
+
+
+def live(request: Request) -> Response:
+    """GET /v2/health/live: this process answers. Never touches the model."""
+    return http.as_json({"live": True})
+
+
+def ready(request: Request) -> Response:
+    """GET /v2/health/ready, or of a model: whether it serves; asking loads it."""
+    chosen = settings.current()
+    named = {"name": _card(request, chosen).name} if request.names else {}
+    model.warm(chosen.model)
+    answer = health.ready(request)
+    headers = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
+    return http.as_json({**named, "ready": answer.status == 200}, answer.status, **headers)
+
+
+def about(request: Request) -> Response:
+    """GET /v2/models/{name}: what goes in, and what comes out."""
+    card = _card(request, settings.current())
+    shape, labels = [1, *image.sides(card.side_px), 3], [1, len(card.labels)]
+    inputs = [
+        _described("image", "BYTES", [1], PHOTO),
+        _described("pixels", "FP32", shape, f"{PIXELS}; UINT8 too"),
+    ]
+    outputs = [
+        _described("probabilities", "FP32", labels, "calibrated; they sum to 1"),
+        _described("labels", "BYTES", labels, "whose probabilities they are"),
+        _described("decision", "BYTES", [1], "classified, inconclusive or not_skin"),
+    ]
+    return http.as_json(
+        {
+            "name": card.name,
+            "versions": [card.version],
+            "platform": "litert",
+            "inputs": inputs,
+            "outputs": outputs,
+        }
+    )
+
+
+def infer(request: Request) -> Response:
+    """POST /v2/models/{name}/infer: classify one image, as POST /predict/ does."""
+    from macule.tensors import Asked, Tensor, write
+
+    chosen = settings.current()
+    card = _card(request, chosen)
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise BadRequest("The body is compressed; send it as it is.")
+    asked = Asked()
+
+    def receive() -> bytes:
+        nonlocal asked
+        photo, asked = _receive(request, card, chosen)
+        return photo
+
+    answer, timing = classify.answered(request, receive, chosen)
+    found = {row["label"]: row["probability"] for row in answer["predictions"]}
+    shape = [1, len(card.labels)]
+    outputs = {
+        "probabilities": Tensor("FP32", shape, [found[label] for label in card.labels]),
+        "labels": Tensor("BYTES", shape, list(card.labels)),
+        "decision": Tensor("BYTES", [1], [answer["decision"]]),
+    }
+    document = {
+        "model_name": card.name,
+        "model_version": card.version,
+        "id": asked.id or answer["id"],
+        "parameters": {"disclaimer": answer["disclaimer"]},
+    }
+    response = write(document, asked, outputs)
+    response.headers["Server-Timing"] = timing
+    return response
+
+
+def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[bytes, Asked]:
+    """Read the body and take the image out of it, each once there is room for it."""
+    from macule import tensors
+
+    size, most = tensors.json_bytes(request.headers), chosen.max_image_bytes
+    # base64 is a third longer
+    limit = tensors.JSON_BYTES + (most * 4 // 3 if size is None else most)
+    length = request.body.length
+    cost = upload.DECODING_BYTES + (limit if length is None else min(length, limit))
+    here, sides = admission.current(), image.sides(card.side_px)
+    with here.room(cost, chosen.admission_timeout_s):
+        parts = tensors.split(request.body, size, limit, chosen.body_timeout_s)
+    with here.room(tensors.price(parts, sides), chosen.admission_timeout_s):
+        return tensors.read(parts, sides, most)
+
+
+def _card(request: Request, chosen: settings.Settings) -> Card:
+    """Return the card of the model that the path names.
+
+    Raises: NoSuchModel; ModelUnavailable.
+    """
+    card = model.card(chosen.model)
+    names = {"name": card.name, "version": card.version}
+    for what, given in request.names.items():
+        if given not in (names[what], names[what].encode().decode("latin-1")):  # WSGI's spelling
+            raise NoSuchModel(f"The model here is {card.name}, version {card.version}.")
+    return card
+
+
+def _described(name: str, datatype: str, shape: list[int], content: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "datatype": datatype,
+        "shape": shape,
+        "parameters": {"content": content},
+    }

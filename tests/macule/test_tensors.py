@@ -1,0 +1,81 @@
+"""The Open Inference Protocol's bodies, without a server."""
+
+import json
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from macule import image, manifest, tensors
+from macule.errors import Macule
+from macule.http import Body
+
+SIDES = (5, 7)
+PIXELS = SIDES[0] * SIDES[1] * 3
+WORDS = st.sampled_from(
+    ["image", "pixels", "BYTES", "FP32", "UINT8", "AAAA", "decision", "", "\ud800"]
+)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | WORDS
+VALUES = st.recursive(LEAVES, lambda part: st.lists(part) | st.dictionaries(WORDS, part))
+SHAPES = st.sampled_from([[1], [1, 1], [1, *SIDES, 3]]) | VALUES
+DATA = st.sampled_from([["AAAA"], [0] * PIXELS, [[0.5] * (PIXELS // 5)] * 5]) | VALUES
+ABOUT = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": WORDS,
+        "datatype": WORDS,
+        "shape": SHAPES,
+        "data": DATA,
+        "parameters": st.fixed_dictionaries({}, optional={"binary_data_size": VALUES}) | VALUES,
+    },
+)
+OUTPUTS = st.lists(st.fixed_dictionaries({"name": WORDS}, optional={"parameters": VALUES}))
+DOCUMENTS = st.fixed_dictionaries(
+    {"inputs": st.lists(ABOUT, min_size=1, max_size=1) | VALUES},
+    optional={"id": VALUES, "parameters": VALUES, "outputs": OUTPUTS | VALUES},
+)
+
+
+def read(text: bytes, content: bytes = b"", size: int | None = None) -> Any:
+    body = Body(BytesIO(text + content), len(text + content))
+    return tensors.read(tensors.split(body, size, 10**6), SIDES, 10**6)
+
+
+@given(DOCUMENTS, st.binary(max_size=PIXELS * 4), st.booleans())
+def test_whatever_is_said_is_read_or_refused(
+    document: dict[str, Any], content: bytes, binary: bool
+) -> None:
+    """No JSON and no bytes behind it bring anything but a photo or an error of ours."""
+    text = json.dumps(document).encode()
+    try:
+        photo, asked = read(text, content if binary else b"", len(text) if binary else None)
+    except Macule:
+        return
+
+    assert photo
+    assert {name for name, _ in asked.outputs} <= set(tensors.OUTPUTS)
+
+
+@pytest.mark.parametrize("resize", manifest.RESIZES)
+def test_pixels_stay_what_they_are(resize: str) -> None:
+    """As a photo they are decoded to themselves, to the letter, however photos are fitted."""
+    values = np.random.default_rng(7).integers(0, 256, (1, *SIDES, 3), np.uint8)
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": list(values.shape)}
+    text = json.dumps({"inputs": [{**tensor, "data": values.tolist()}]}).encode()
+    photo, _ = read(text)
+
+    assert (image.decode(photo, SIDES, resize) == values).all()
+
+
+def test_a_body_comes_in_any_pieces() -> None:
+    """Wherever the network cuts it, the JSON, the length and the photo are told apart."""
+    whole = b"{}" + b"\3\0\0\0" + b"abc"
+
+    class Slow(BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(size and 1)
+
+    for stream in (BytesIO(whole), Slow(whole)):
+        assert tensors.split(Body(stream, len(whole)), 2, 99) == (b"{}", b"\3\0\0\0", b"abc")
