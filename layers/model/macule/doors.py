@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from io import BytesIO
@@ -48,23 +48,13 @@ def wsgi(
         status = f"{response.status} {HTTPStatus(response.status).phrase}"
         start_response(status, list(response.headers.items()))
         body = [] if request.method == "HEAD" else [response.body]
-        return Refusal(body, request.body) if refused else body
+        if not refused:
+            return body
+        from macule.refusal import Refusal
+
+        return Refusal(body, request.body)
 
     return app
-
-
-class Refusal:
-    """An answer that goes out before the rest of the request's body is looked at."""
-
-    def __init__(self, answer: list[bytes], body: Body) -> None:
-        self._answer, self._body = answer, body
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._answer)
-
-    def close(self) -> None:
-        """Be done with the body: a server calls this when it has sent the answer (PEP 3333)."""
-        self._body.refuse()
 
 
 def from_flask(request: FlaskRequest, app: WSGIApplication) -> FlaskResponse:
