@@ -26,7 +26,7 @@ from pathlib import Path
 import harness
 
 KEY, WRONG = "mk_honest", "mk_stranger"
-ALONE_S = 25.0
+ALONE_S = 15.0
 
 
 def wrong(port: int, count: int, connections: int, size: int) -> None:
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--clients", type=int, default=2, help="honest ones")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--bytes", type=int, default=0, help="of each stranger's body")
     parser.add_argument("--wrong", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()

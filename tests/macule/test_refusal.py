@@ -7,7 +7,7 @@ from macule.refusal import Line
 
 
 def test_the_first_does_not_wait_and_the_next_stand_apart() -> None:
-    """Whoever comes once is answered at once; ten at once, one each 5 ms; a pause empties the line."""
+    """One is answered at once; ten at once, one each 5 ms; a pause empties the line."""
     now, slept = [100.0], list[float]()
     line = Line(0.005, 32, lambda: now[0], lambda wait_s: slept.append(round(wait_s, 6)))
     for _ in range(10):

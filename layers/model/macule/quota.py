@@ -25,6 +25,9 @@ MOST_CALLERS = 10_000  # whose numbers are kept; 3 MB, a test measures it
 US = 1_000_000  # microseconds in a second: whole numbers add up alike in Python and Lua
 
 
+_making = Lock()
+
+
 class Policy(NamedTuple):
     """A number of requests in a window; its name is the window's."""
 
@@ -111,9 +114,14 @@ def parse(text: str) -> tuple[Policy, ...]:
     return tuple(policies)
 
 
-@cache
 def meter(policies: tuple[Policy, ...], redis_url: str | None) -> Meter:
     """Return this process's meter."""
+    with _making:  # two at once would each count for itself
+        return _meter(policies, redis_url)
+
+
+@cache
+def _meter(policies: tuple[Policy, ...], redis_url: str | None) -> Meter:
     if not redis_url:
         return Meter(policies)
     try:
