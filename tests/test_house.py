@@ -126,7 +126,7 @@ MAY_IMPORT = {
     },
     "peer": set(),
     "status": {"health", "http", "peer", "settings"},
-    "refusal": {"http"},
+    "refusal": {"http", "settings"},
     "doors": {"budget", "http", "refusal"},
     "doctor.finding": set(),
     "doctor.wheels": {"doctor.finding"},

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from threading import Lock
 
+from macule import settings
 from macule.http import Body
 
 APART_S = 0.005  # 200 a second take 8 % of a processor, nearly all of it gunicorn's
-MOST_WAITING = 32  # threads; whoever comes then is answered at once
+SHARE = 4  # of the threads, the one part that may wait; whoever comes then is answered at once
 
 
 class Line:
@@ -17,8 +19,8 @@ class Line:
 
     def __init__(
         self,
-        apart_s: float = APART_S,
-        most: int = MOST_WAITING,
+        apart_s: float,
+        most: int,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -43,14 +45,17 @@ class Line:
                 self._waiting -= 1
 
 
-LINE = Line()
+@cache
+def line() -> Line:
+    """Return this process's line."""
+    return Line(APART_S, max(1, settings.current().threads // SHARE))
 
 
 class Refusal:
     """An answer that goes out before the rest of the request's body is looked at."""
 
     def __init__(self, answer: list[bytes], body: Body) -> None:
-        LINE.wait()
+        line().wait()
         self._answer, self._body = answer, body
 
     def __iter__(self) -> Iterator[bytes]:
