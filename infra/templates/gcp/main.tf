@@ -29,7 +29,7 @@ variable "api_keys" {
 
 variable "predict_key" {
   type        = string
-  default     = ""
+  default     = "none" # a header needs a value; without api_keys nobody looks at it
   sensitive   = true
   description = "One of these keys, for the warm-up ping and the health function."
 }
@@ -135,7 +135,7 @@ resource "google_cloud_scheduler_job" "warmup" {
   http_target {
     http_method = "GET"
     uri         = "${google_cloudfunctions2_function.predict.service_config[0].uri}/warmup/"
-    headers     = var.predict_key == "" ? null : { "X-API-Key" = var.predict_key }
+    headers     = { "X-API-Key" = var.predict_key }
     oidc_token {
       service_account_email = google_service_account.scheduler.email
       audience              = google_cloudfunctions2_function.predict.service_config[0].uri
