@@ -243,6 +243,18 @@ def test_every_route_is_documented(function: str) -> None:
     assert [route for route in routes if f"`{route}`" not in API] == []
 
 
+@pytest.mark.parametrize("function", ["predict", "health"])
+def test_what_is_open_or_free_is_a_route(function: str) -> None:
+    """OPEN and FREE of both doors name routes of theirs."""
+    source = (ROOT / f"functions/{function}/main.py").read_text()
+    named = re.findall(r"^(?:OPEN|FREE) = \{(.*)\}", source, re.MULTILINE)
+    exempt = re.findall(r'"(.+?)"', " ".join(named))
+    routes = re.findall(r'"((?:GET|POST) /\S*)": ', source)
+
+    assert len(exempt) >= 1
+    assert set(exempt) <= set(routes)
+
+
 @pytest.mark.parametrize("failure", failures(), ids=lambda failure: failure.__name__)
 def test_every_failure_is_documented(failure: type[errors.Macule]) -> None:
     """Each error class has its own slug and a row in docs/api.md, or is a mere parent of others."""
