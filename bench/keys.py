@@ -26,7 +26,6 @@ from pathlib import Path
 import harness
 
 KEY, WRONG = "mk_honest", "mk_stranger"
-ALONE_S = 15.0
 
 
 def wrong(port: int, count: int, connections: int, size: int) -> None:
@@ -132,6 +131,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--clients", type=int, default=2, help="honest ones")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--alone-s", type=float, default=15.0, help="of each round")
     parser.add_argument("--bytes", type=int, default=0, help="of each stranger's body")
     parser.add_argument("--wrong", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -155,7 +155,7 @@ def main() -> None:
         sizes_mb.append(round(service.pss_mb(), 2))
         for _ in range(options.rounds):
             honest = Honest(service.port, photo, options.clients)
-            time.sleep(ALONE_S)
+            time.sleep(options.alone_s)
             honest.stop()
             alone.append(honest.times_ms)
             honest = Honest(service.port, photo, options.clients)
