@@ -53,10 +53,10 @@ def post_worker_init(worker: Any) -> None:
 
 
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
-    """Count predictions; pings and health checks wear nobody out."""
-    from macule import recycle
+    """Count predictions; pings, health checks and whoever is turned away wear nobody out."""
+    from macule import http, recycle
 
-    if environ["REQUEST_METHOD"] == "POST":
+    if environ["REQUEST_METHOD"] == "POST" and resp.status_code not in http.REFUSED:
         recycle.served(worker.wear, worker.ppid)
 
 

@@ -15,7 +15,10 @@ API = (ROOT / "docs/api.md").read_text()
 MAY_IMPORT = {
     "errors": set(),
     "uri": set(),
-    "settings": {"errors", "uri"},
+    "keys": {"errors"},
+    "proxies": set(),
+    "quota": {"errors", "shared"},
+    "settings": {"errors", "keys", "proxies", "quota", "uri"},
     "budget": {"settings"},
     "manifest": {"errors"},
     "store.kept": {"errors"},
@@ -82,7 +85,7 @@ MAY_IMPORT = {
         "recycle",
         "settings",
     },
-    "http": {"budget", "errors", "settings"},
+    "http": {"budget", "errors", "keys", "proxies", "quota", "settings"},
     "upload": {"errors", "http"},
     "classify": {
         "admission",
@@ -135,7 +138,8 @@ MAY_IMPORT = {
     },
     "peer": set(),
     "status": {"health", "http", "peer", "settings"},
-    "doors": {"budget", "http"},
+    "refusal": {"http", "settings"},
+    "doors": {"budget", "http", "refusal"},
     "doctor.finding": set(),
     "doctor.wheels": {"doctor.finding"},
     "doctor.visit": {"budget", "doctor.finding", "peer", "png"},
@@ -143,6 +147,7 @@ MAY_IMPORT = {
         "budget",
         "errors",
         "doctor.finding",
+        "keys",
         "peer",
         "plan",
         "settings",
@@ -176,6 +181,7 @@ MAY_IMPORT = {
         "doctor.finding",
         "jobs.worker",
         "jobs.here",
+        "keys",
         "plan",
         "store.publish",
         "settings",
@@ -247,6 +253,18 @@ def test_every_route_is_documented(function: str) -> None:
 
     assert len(routes) >= 2
     assert [route for route in routes if f"`{route}`" not in API] == []
+
+
+@pytest.mark.parametrize("function", ["predict", "health"])
+def test_what_is_open_or_free_is_a_route(function: str) -> None:
+    """OPEN and FREE of both doors name routes of theirs."""
+    source = (ROOT / f"functions/{function}/main.py").read_text()
+    named = re.findall(r"^(?:OPEN|FREE) = \{(.*)\}", source, re.MULTILINE)
+    exempt = re.findall(r'"(.+?)"', " ".join(named))
+    routes = re.findall(r'"((?:GET|POST) /\S*)": ', source)
+
+    assert len(exempt) >= 1
+    assert set(exempt) <= set(routes)
 
 
 @pytest.mark.parametrize("failure", failures(), ids=lambda failure: failure.__name__)

@@ -14,9 +14,10 @@ ROUTES = {
     "GET /memory/": status.memory,
     "GET /": status.page,
 }
+OPEN = {"GET /health/"}  # without a key, where there are keys
 
-app = doors.wsgi(ROUTES)  # gunicorn
-handler = doors.lambda_handler(ROUTES)  # AWS Lambda
+app = doors.wsgi(ROUTES, OPEN)  # gunicorn
+handler = doors.lambda_handler(ROUTES, OPEN)  # AWS Lambda
 
 
 def health(request: "Request") -> "Response":

@@ -29,9 +29,11 @@ ROUTES = {
     "GET /v2/models/{name}/versions/{version}/ready": v2.ready,
     "POST /v2/models/{name}/versions/{version}/infer": v2.infer,
 }
+OPEN = {"GET /health/", "GET /ready/"}  # without a key, where there are keys
+FREE = {"POST /predictions/{id}/cancel"}  # where there is a quota, every other POST counts
 
-app = doors.wsgi(ROUTES)  # gunicorn: Render, make serve. Flask is never imported
-handler = doors.lambda_handler(ROUTES)  # AWS Lambda
+app = doors.wsgi(ROUTES, OPEN, FREE)  # gunicorn: Render, make serve. Flask is never imported
+handler = doors.lambda_handler(ROUTES, OPEN, FREE)  # AWS Lambda
 
 
 def predict(request: "Request") -> "Response":

@@ -20,6 +20,20 @@ variable "public" {
   description = "Let anyone call both functions; else callers need roles/run.invoker."
 }
 
+variable "api_keys" {
+  type        = string
+  default     = ""
+  sensitive   = true
+  description = "API_KEYS of predict, as name:hash pairs; empty leaves it open to whoever may call it."
+}
+
+variable "predict_key" {
+  type        = string
+  default     = "none" # a header needs a value; without api_keys nobody looks at it
+  sensitive   = true
+  description = "One of these keys, for the warm-up ping and the health function."
+}
+
 provider "google" {
   project = var.project
   region  = var.region
@@ -85,6 +99,7 @@ resource "google_cloudfunctions2_function" "predict" {
       GRACEFUL_TIMEOUT_S        = "25"
       MAX_IMAGE_BYTES           = "10485760"
       MEMORY_BANDS              = "0.3,0.7,0.88,0.98"
+      API_KEYS                  = var.api_keys
     }
   }
 }
@@ -141,6 +156,7 @@ resource "google_cloudfunctions2_function" "health" {
       MAX_IMAGE_BYTES           = "1048576"
       MEMORY_BANDS              = "0.3,0.7,0.88,0.98"
       PREDICT_URL               = var.public ? google_cloudfunctions2_function.predict.service_config[0].uri : ""
+      PREDICT_KEY               = var.predict_key
     }
   }
 }
@@ -173,6 +189,7 @@ resource "google_cloud_scheduler_job" "warmup" {
   http_target {
     http_method = "GET"
     uri         = "${google_cloudfunctions2_function.predict.service_config[0].uri}/warmup/"
+    headers     = { "X-API-Key" = var.predict_key }
     oidc_token {
       service_account_email = google_service_account.scheduler.email
       audience              = google_cloudfunctions2_function.predict.service_config[0].uri

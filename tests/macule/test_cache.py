@@ -18,19 +18,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from macule import cache, manifest, store
 from macule.cache import MOST_VALUE_BYTES, ROW_BYTES, Memory
-from macule.shared import LONGEST_PAUSE_S, TIMEOUT_S, Redis
+from macule.shared import LONGEST_PAUSE_S, TIMEOUT_S, Answers
 
 CARD = manifest.read(store.SHIPPED).document
 NAMES = "abcdef"
 
 
 @contextmanager
-def keeping(url: str, tick: Callable[[], float] = time.monotonic) -> Iterator[Redis]:
-    kept = Redis(url, 60, MOST_VALUE_BYTES, tick)
+def keeping(url: str, tick: Callable[[], float] = time.monotonic) -> Iterator[Answers]:
+    kept = Answers(url, 60, MOST_VALUE_BYTES, tick)
     try:
         yield kept
     finally:
-        kept._client.close()
+        kept.server.close()
 
 
 def clock() -> tuple[list[float], Callable[[], float]]:
@@ -204,10 +204,10 @@ def test_a_stopped_redis_is_waited_for_ever_more_rarely(tmp_path: Path) -> None:
 def test_after_a_pause_one_request_tries_and_the_others_do_not() -> None:
     """Twenty at once, when the pause is over: one question."""
     now, tick = clock()
-    kept = Redis("redis://127.0.0.1:1", 60, 100, tick)
+    kept = Answers("redis://127.0.0.1:1", 60, 100, tick)
     kept.get("k")
     now[0] = 1.0
-    resting = [kept._resting() for _ in range(20)]
+    resting = [kept.server._resting() for _ in range(20)]
 
     assert resting == [False] + [True] * 19
 

@@ -120,3 +120,15 @@ def test_pings_wear_nobody_out(tmp_path: Path) -> None:
 
         assert len(before) == 1
         assert workers(service) == before
+
+
+def test_who_is_turned_away_wears_nobody_out(tmp_path: Path) -> None:
+    """Ten times as many wrong keys as MAX_REQUESTS: the worker stays."""
+    with running(GUNICORN, tmp_path, MAX_REQUESTS="5", API_KEYS=f"a:{'0' * 64}") as service:
+        before = workers(service)
+        statuses = {service.predict(photo()).status for _ in range(50)}
+        time.sleep(1.5)  # it looks once a second
+        after = workers(service)
+
+    assert statuses == {401}
+    assert before == after

@@ -17,9 +17,9 @@ from macule import __version__, settings
 from macule.errors import BadSetting
 
 if TYPE_CHECKING:
-    from macule.shared import Redis
+    from macule.shared import Answers
 
-    Store: TypeAlias = "Memory | Redis"
+    Store: TypeAlias = "Memory | Answers"
 
 MB = 2**20
 FORM = 1  # of keys and values; another finds nothing of this one
@@ -99,10 +99,10 @@ def current() -> Store | None:
     chosen = settings.current()
     if chosen.redis_url:
         try:
-            from macule.shared import Redis
+            from macule.shared import Answers
         except ModuleNotFoundError as error:
             raise BadSetting(
                 "REDIS_URL needs redis-py: pip install 'macule[queue]', or unset it."
             ) from error
-        return Redis(chosen.redis_url, chosen.cache_ttl_s, MOST_VALUE_BYTES)
+        return Answers(chosen.redis_url, chosen.cache_ttl_s, MOST_VALUE_BYTES)
     return Memory(chosen.cache_mb * MB, chosen.cache_ttl_s) if chosen.cache_mb else None

@@ -120,8 +120,13 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         "check this environment before deploying, or a running service after",
         "One line a check; the exit code is 1 if one fails.",
     )
-    doctor.add_argument("url", nargs="?", type=_address, metavar="URL", help="of a service")
+    where = "of a service; PREDICT_KEY has its key"
+    doctor.add_argument("url", nargs="?", type=_address, metavar="URL", help=where)
     doctor.add_argument("--json", action="store_true", help="one JSON line a check")
+
+    key = add("key", commands.new_key, "make an API key")
+    key.add_argument("what", choices=["new"])
+    key.add_argument("name", metavar="NAME", help="whose it is: letters, digits and ._-")
 
     add(
         "worker",

@@ -131,7 +131,9 @@ def doctor(options: argparse.Namespace) -> int:
     from macule.doctor.finding import FAIL
 
     code = OK
-    for finding in visit.findings(options.url) if options.url else doctor.findings():
+    url = options.url
+    seen = visit.findings(url, settings.current().predict_key) if url else doctor.findings()
+    for finding in seen:
         code = FAILED if finding.level == FAIL else code
         if options.json:
             print(json.dumps(finding._asdict()), flush=True)
@@ -139,6 +141,15 @@ def doctor(options: argparse.Namespace) -> int:
             line = f"{finding.level:<4} {finding.check}: {finding.text}"
             print("".join(c if c.isprintable() else "?" for c in line), flush=True)
     return code
+
+
+def new_key(options: argparse.Namespace) -> int:
+    from macule import keys
+
+    key, pair = keys.new(options.name)
+    complain("the key, which is kept nowhere, and what API_KEYS or its file is to have:", "key")
+    print(f"{key}\n{pair}")
+    return OK
 
 
 def worker(options: argparse.Namespace) -> int:

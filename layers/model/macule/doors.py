@@ -23,20 +23,36 @@ if TYPE_CHECKING:
 
 # Paths that a scheduler is pointed at; a ping to another path is answered as what it asks for.
 PINGED = ("", "/", "/predict", "/predict/")
+SCHEDULE = "schedule"  # whose a request is that did not come over HTTP
 TEXT = ("text/", "application/json", "application/problem+json")
 
 
-def wsgi(routes: Mapping[str, Handler]) -> WSGIApplication:
-    """Open the WSGI door: gunicorn's, and through Flask that of functions-framework."""
+def wsgi(
+    routes: Mapping[str, Handler], unlocked: Iterable[str] = (), uncounted: Iterable[str] = ()
+) -> WSGIApplication:
+    """Open the WSGI door: gunicorn's, and through Flask that of functions-framework.
+
+    Args:
+      unlocked: routes that ask for no key, where there are keys.
+      uncounted: routes that POST and are counted against no quota.
+    """
     table, boot_ms = _open(routes)
+    free = http.exempt(unlocked, uncounted)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = _ping(_from_environ(environ, boot_ms))
-        response = http.answer(table, request)
-        request.body.drain()
+        response = http.answer(table, request, free)
+        refused = response.status in http.REFUSED
+        if not refused:
+            request.body.drain()
         status = f"{response.status} {HTTPStatus(response.status).phrase}"
         start_response(status, list(response.headers.items()))
-        return [] if request.method == "HEAD" else [response.body]
+        body = [] if request.method == "HEAD" else [response.body]
+        if not refused:
+            return body
+        from macule.refusal import Refusal
+
+        return Refusal(body, request.body)
 
     return app
 
@@ -49,14 +65,15 @@ def from_flask(request: FlaskRequest, app: WSGIApplication) -> FlaskResponse:
 
 
 def lambda_handler(
-    routes: Mapping[str, Handler],
+    routes: Mapping[str, Handler], unlocked: Iterable[str] = (), uncounted: Iterable[str] = ()
 ) -> Callable[[Mapping[str, Any], object], dict[str, Any]]:
     """Open the Lambda door: function URLs, HTTP and REST APIs, load balancers, warm-up events."""
     table, boot_ms = _open(routes)
+    free = http.exempt(unlocked, uncounted)
 
     def handler(event: Mapping[str, Any], context: object) -> dict[str, Any]:
         request = _ping(_from_event(event, boot_ms))
-        answer = _to_event(http.answer(table, request), request.method)
+        answer = _to_event(http.answer(table, request, free), request.method)
         if "headers" not in event and "multiValueHeaders" in event:  # a balancer set to lists
             answer["multiValueHeaders"] = {k: [v] for k, v in answer.pop("headers").items()}
         return answer
@@ -102,6 +119,7 @@ def _from_environ(environ: WSGIEnvironment, boot_ms: float) -> Request:
         headers,
         Body(environ["wsgi.input"], length, _hang_up(environ.get("gunicorn.socket"))),
         boot_ms,
+        address=environ.get("REMOTE_ADDR", ""),
     )
 
 
@@ -120,13 +138,14 @@ def _hang_up(connection: socket | None) -> Callable[[], None] | None:
 def _from_event(event: Mapping[str, Any], boot_ms: float) -> Request:
     """Read the events of a function URL and HTTP API (2.0), of a REST API or a balancer (1.0).
 
-    An event without HTTP in it is a schedule's: it warms the function.
+    An event without HTTP in it is a schedule's: it warms the function, and needs no key, as only
+    whom the account lets invoke the function itself can send it.
     """
     context = event.get("requestContext") or {}
     about = context.get("http") or {}
     method = about.get("method") or event.get("httpMethod")
     if not method:
-        return Request("GET", "/warmup/", {}, {}, Body(BytesIO(), 0), boot_ms)
+        return Request("GET", "/warmup/", {}, {}, Body(BytesIO(), 0), boot_ms, caller=SCHEDULE)
     query = event.get("rawQueryString")
     if query is None:
         lists = event.get("multiValueQueryStringParameters")
@@ -140,14 +159,21 @@ def _from_event(event: Mapping[str, Any], boot_ms: float) -> Request:
         body = b""
     lists = event.get("multiValueHeaders") or {}
     headers = event.get("headers") or {name: values[-1] for name, values in lists.items()}
+    headers = {name.lower(): value for name, value in headers.items()}
     path = event.get("rawPath") or event.get("path") or "/"
+    # a balancer says whom it heard by what it adds to the header
+    heard = (
+        headers.get("x-forwarded-for", "").rpartition(",")[2].strip() if "elb" in context else ""
+    )
+    who = about.get("sourceIp") or (context.get("identity") or {}).get("sourceIp") or heard
     return Request(
         method,
         path.removeprefix(f"/{context.get('stage')}") or "/",
         dict(parse_qsl(query, keep_blank_values=True)),
-        {name.lower(): value for name, value in headers.items()},
+        headers,
         Body(BytesIO(body), len(body)),
         boot_ms,
+        address=who,
     )
 
 

@@ -2,6 +2,8 @@
 
 Macule
 ├── BadRequest 400        the request itself is malformed
+├── Unauthorized 401      no key, or one that nobody has
+├── Forbidden 403         the key is known, and revoked
 ├── NotFound 404
 │   ├── NoSuchJob         nobody made it, or somebody else did
 │   └── NoSuchModel       `/v2`: another model serves, or another version of it
@@ -17,6 +19,7 @@ Macule
 ├── Unreadable 422        `macule batch`: the file is gone, or may not be read
 ├── SlowImage 422         decoding it takes longer than the limit
 ├── KeyReused 422         the same Idempotency-Key came with another request
+├── QuotaExceeded 429     this caller has asked as often as it may
 ├── BadSetting 500        an environment variable that cannot be read
 ├── WorkerDied 500        whoever worked on a job died, again and again
 ├── Unavailable 503       try again after retry_after_s
@@ -49,9 +52,30 @@ class Macule(Exception):
         super().__init__(detail)
         self.figures = figures
 
+    def headers(self) -> dict[str, str]:
+        """Return what the answer's head must say beside the document."""
+        return {}
+
 
 class BadRequest(Macule):
     status, slug, title = 400, "bad-request", "Malformed request"
+
+
+class Unauthorized(Macule):
+    status, slug, title = 401, "unauthorized", "A key is needed"
+
+    def __init__(self, detail: str, wrong: bool = False) -> None:
+        super().__init__(detail)
+        self._wrong = wrong
+
+    def headers(self) -> dict[str, str]:
+        """Ask for a key as RFC 6750 has it."""
+        error = ', error="invalid_token"' if self._wrong else ""
+        return {"WWW-Authenticate": f'Bearer realm="macule"{error}'}
+
+
+class Forbidden(Macule):
+    status, slug, title = 403, "key-revoked", "This key has been revoked"
 
 
 class NotFound(Macule):
@@ -72,6 +96,10 @@ class MethodNotAllowed(Macule):
     def __init__(self, detail: str, allow: list[str]) -> None:
         super().__init__(detail, allow=allow)
         self.allow = allow
+
+    def headers(self) -> dict[str, str]:
+        """Name the methods that there are."""
+        return {"Allow": ", ".join(self.allow)}
 
 
 class SlowBody(Macule):
@@ -118,6 +146,20 @@ class KeyReused(Macule):
     status, slug, title = 422, "key-reused", "This Idempotency-Key came with another request"
 
 
+class QuotaExceeded(Macule):
+    status, slug, title = 429, "quota-exceeded", "You have asked as often as you may for now"
+
+    def __init__(
+        self, detail: str, retry_after_s: int, told: dict[str, str], **figures: Figure
+    ) -> None:
+        super().__init__(detail, **figures)
+        self._headers = {"Retry-After": str(retry_after_s), **told}
+
+    def headers(self) -> dict[str, str]:
+        """Say when to come back, and what the quota is."""
+        return self._headers
+
+
 class BadSetting(Macule):
     slug, title = "bad-setting", "The service is misconfigured"
 
@@ -129,6 +171,10 @@ class WorkerDied(Macule):
 class Unavailable(Macule):
     status, slug, title = 503, "unavailable", "Not available now"
     retry_after_s = 1
+
+    def headers(self) -> dict[str, str]:
+        """Say when to come back."""
+        return {"Retry-After": str(self.retry_after_s)}
 
 
 class Busy(Unavailable):

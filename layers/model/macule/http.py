@@ -10,7 +10,7 @@ import os
 import string
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Event, Lock, Thread
 from typing import Any, BinaryIO, NamedTuple
@@ -23,7 +23,6 @@ from macule.errors import (
     MethodNotAllowed,
     NotFound,
     SlowBody,
-    Unavailable,
 )
 
 log = logging.getLogger("macule")
@@ -33,13 +32,17 @@ CHUNK_BYTES = 2**18  # each read gives the GIL away, and may wait 5 ms for it
 # connection break instead of the answer. Bounded: beyond this it does break.
 DRAIN_BYTES = 32 * 2**20
 DRAIN_S = 5.0
+# Whoever may not ask at all is heard for less: the answer goes out first, and then this is dropped.
+REFUSED = (401, 403, 429)
+REFUSED_BYTES = 4 * 2**20
+REFUSED_S = 1.0
 LOOK_S = 0.1  # at the clock, while bodies are read
 LEAST_BYTES_PER_S = 2**15  # a photo of 3 MB within 100 s: a phone at the edge of its network
 ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
 ANYBODY = ""  # the caller, where there are no keys
 EXPOSED = (
     "X-Request-Id, Server-Timing, X-Memory-Band, Retry-After, Location, ETag, Preference-Applied, "
-    "Inference-Header-Content-Length"
+    "Inference-Header-Content-Length, RateLimit, RateLimit-Policy, WWW-Authenticate"
 )
 INFERENCE = "/v2"  # below it stand the Open Inference Protocol's routes, and its form of an error
 
@@ -62,6 +65,7 @@ class Body:
         self._read = 0
         self._ended = length == 0
         self._late = False
+        self._patience_s = 1 / LEAST_BYTES_PER_S  # more, for each byte that came
 
     def chunks(self, limit_bytes: int, timeout_s: float = math.inf) -> Iterator[bytes]:
         """Yield the body in pieces, never more than *limit_bytes* in all.
@@ -95,6 +99,21 @@ class Body:
         except BadRequest:
             self._ended = True  # the sender is gone
 
+    def refuse(self) -> None:
+        """Read and drop a little of what is left, without haste; then hang up."""
+        if self._ended:
+            return
+        self._patience_s = 0.0
+        try:
+            with self._watched(REFUSED_S):
+                while self._read < REFUSED_BYTES and self._next():
+                    pass
+        except BadRequest:
+            pass
+        if not self._ended and self._hang_up:
+            self._hang_up()
+        self._ended = True
+
     def _next(self) -> bytes:
         if self._ended:
             return b""
@@ -119,7 +138,7 @@ class Body:
 
     def hurry(self, end: float) -> None:
         """Hang up if *end* has passed, and a second more for each LEAST_BYTES_PER_S that came."""
-        late = end + self._read / LEAST_BYTES_PER_S <= time.monotonic()
+        late = end + self._read * self._patience_s <= time.monotonic()
         if late and not self._late and self._hang_up:
             self._late = True
             self._hang_up()
@@ -167,6 +186,7 @@ class Request(NamedTuple):
     `boot_ms` is the time from the start of the process to the opening of its door. `answer` adds
     the rest: `id`, what the caller is told it by; `route`, the path of the entry of `routes` that
     serves it, "" where none does; `names`, what stood where it has {names}; `caller`, whose it is.
+    `address` is that of whoever sent it to us, as the platform says; often a proxy's.
     """
 
     method: str
@@ -180,6 +200,7 @@ class Request(NamedTuple):
     routes: Table = types.MappingProxyType({})
     names: Mapping[str, str] = {}
     caller: str = ANYBODY
+    address: str = ""
 
 
 class Response(NamedTuple):
@@ -194,6 +215,16 @@ Handler = Callable[[Request], Response]
 Table = Mapping[str, Mapping[str, Handler]]
 
 
+class Exempt(NamedTuple):
+    """What is asked for no key, and what is counted against no quota: "METHOD /path"."""
+
+    keys: frozenset[str] = frozenset()
+    quotas: frozenset[str] = frozenset()
+
+
+NOTHING = Exempt()
+
+
 def table(routes: Mapping[str, Handler]) -> Table:
     """Turn "GET /health/" -> handler into path -> method -> handler, paths without their slash."""
     paths: dict[str, dict[str, Handler]] = {}
@@ -203,12 +234,20 @@ def table(routes: Mapping[str, Handler]) -> Table:
     return paths
 
 
-def answer(routes: Table, request: Request) -> Response:
+def exempt(keys: Iterable[str], quotas: Iterable[str]) -> Exempt:
+    """Read what is exempt, by names like those of routes."""
+    return Exempt(frozenset(map(_plain, keys)), frozenset(map(_plain, quotas)))
+
+
+def answer(routes: Table, request: Request, free: Exempt = NOTHING) -> Response:
     """Answer *request*; whatever goes wrong becomes a problem document, never a traceback."""
     path, names = _find(routes, _bare(request.path))
     request_id = _request_id(request.headers.get("x-request-id", ""))
     request = request._replace(id=request_id, route=path, routes=routes, names=names)
+    counted: dict[str, str] = {}
     try:
+        request = request._replace(caller=_caller(request, free.keys))
+        counted = _counted(request, free.quotas)
         response = _routed(request)
     except Macule as error:
         if error.status == 500:
@@ -217,6 +256,7 @@ def answer(routes: Table, request: Request) -> Response:
     except Exception:
         log.exception("request %s failed", request_id)
         response = problem(Macule("Something went wrong on our side; the log has it."), request)
+    response.headers.update(counted)
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Request-Id"] = request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -243,16 +283,50 @@ def problem(error: Macule, request: Request) -> Response:
         document["error"] = document["detail"]
     response = as_json(document, error.status)
     response.headers["Content-Type"] = "application/problem+json"
-    if isinstance(error, Unavailable):
-        response.headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, MethodNotAllowed):
-        response.headers["Allow"] = ", ".join(error.allow)
+    response.headers.update(error.headers())
     return response
+
+
+def _caller(request: Request, unlocked: frozenset[str]) -> str:
+    """Find whose key the request carries, where keys are asked for.
+
+    Raises: Unauthorized, Forbidden. BadSetting: it fails every route alike, and says so.
+    """
+    source = settings.current().api_keys
+    # a browser asks by OPTIONS, without a key, whether it may send one
+    if not source or request.caller or request.method == "OPTIONS" or _named(request) in unlocked:
+        return request.caller
+    from macule import keys
+
+    return keys.ring(source).caller(request.headers)
+
+
+def _counted(request: Request, uncounted: frozenset[str]) -> dict[str, str]:
+    """Count what costs against the caller's quota; return the headers that say what is left.
+
+    Raises: QuotaExceeded.
+    """
+    chosen, methods = settings.current(), request.routes.get(request.route, {})
+    if not chosen.quota or request.method != "POST" or "POST" not in methods:
+        return {}
+    if _named(request) in uncounted:
+        return {}
+    from macule import proxies, quota
+
+    forwarded = request.headers.get("x-forwarded-for", "")
+    who = f"key {request.caller}"
+    if not request.caller:
+        who = proxies.caller(request.address, forwarded, chosen.trusted_proxies)
+    return quota.meter(chosen.quota, chosen.redis_url).take(who)
+
+
+def _named(request: Request) -> str:
+    method = "GET" if request.method == "HEAD" else request.method
+    return f"{method} {request.route}"
 
 
 def _routed(request: Request) -> Response:
     """Call what serves the request's route."""
-    settings.current()  # a setting that cannot be read fails every route alike, and says so
     if not request.route:
         raise NotFound(f"There is no {request.path[:80]} here.", routes=sorted(request.routes))
     methods = request.routes[request.route]
@@ -277,6 +351,11 @@ def _find(routes: Table, path: str) -> tuple[str, dict[str, str]]:
         if named and len(pairs) == len(parts) == route.count("/") + 1 == same + len(named):
             return route, named
     return "", {}
+
+
+def _plain(route: str) -> str:
+    method, path = route.split(" ")
+    return f"{method} {_bare(path)}"
 
 
 def _bare(path: str) -> str:

@@ -6,10 +6,14 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from macule import uri
 from macule.errors import BadSetting
+
+if TYPE_CHECKING:
+    from macule.proxies import Network
+    from macule.quota import Policy
 
 T = TypeVar("T")
 MB = 2**20
@@ -53,6 +57,10 @@ class Settings(NamedTuple):
     recycle_mb: int | None
     predict_url: str | None
     predict_timeout_s: float
+    predict_key: str | None
+    api_keys: str | None
+    quota: tuple[Policy, ...]
+    trusted_proxies: tuple[Network, ...]
     cache_mb: int
     cache_ttl_s: float
     redis_url: str | None
@@ -108,6 +116,10 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         recycle_mb=get("RECYCLE_MB", None, _at_least(1)),
         predict_url=get("PREDICT_URL", None, web_address),
         predict_timeout_s=get("PREDICT_TIMEOUT_S", 2.0, _seconds),
+        predict_key=get("PREDICT_KEY", None, _key),
+        api_keys=get("API_KEYS", None, _keys),
+        quota=get("QUOTA", (), _quota),
+        trusted_proxies=get("TRUSTED_PROXIES", (), _proxies),
         cache_mb=get("CACHE_MB", 2, _at_least(0)),
         cache_ttl_s=get("CACHE_TTL_S", 3600.0, _long),
         redis_url=get("REDIS_URL", None, _redis("REDIS_URL")),
@@ -226,6 +238,32 @@ def _redis(name: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _key(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise BadSetting("PREDICT_KEY is no key: it has spaces or signs that no header may have.")
+    return text
+
+
+def _keys(text: str) -> str:
+    """Check pairs of names and hashes, or the file that has them."""
+    from macule import keys
+
+    keys.Ring(text)
+    return text
+
+
+def _quota(text: str) -> tuple[Policy, ...]:
+    from macule import quota
+
+    return quota.parse(text)
+
+
+def _proxies(text: str) -> tuple[Network, ...]:
+    from macule import proxies
+
+    return proxies.parse(text)
 
 
 def _secrets(text: str) -> tuple[str, ...]:

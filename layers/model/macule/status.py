@@ -78,13 +78,14 @@ def page(request: Request) -> Response:
     return Response(200, _html(_reports(request)).encode(), headers)
 
 
-def watched(url: str, timeout_s: float) -> dict[str, Any]:
+def watched(url: str, timeout_s: float, key: str | None = None) -> dict[str, Any]:
     """Ask the predict function at *url* for its report of memory, which loads no model.
 
     Returns: the report, or why there is none: {"error": "refused the connection"}.
     """
     try:
-        reply = peer.ask(f"{url}/memory/", timeout_s, headers={"User-Agent": WATCHER})
+        sent = {"User-Agent": WATCHER, **({"X-API-Key": key} if key else {})}
+        reply = peer.ask(f"{url}/memory/", timeout_s, headers=sent)
     except peer.Unreachable as error:
         return {"error": str(error)}
     if reply.status != 200:
@@ -104,7 +105,7 @@ def watched(url: str, timeout_s: float) -> dict[str, Any]:
 def _reports(request: Request) -> dict[str, Any]:
     own, chosen = health.report(), settings.current()
     if chosen.predict_url and request.headers.get("user-agent") != WATCHER:
-        own["predict"] = watched(chosen.predict_url, chosen.predict_timeout_s)
+        own["predict"] = watched(chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key)
     return own
 
 

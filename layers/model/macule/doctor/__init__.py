@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from macule import budget, peer, plan, settings, status
+from macule import budget, keys, peer, plan, settings, status
 from macule.doctor import wheels
 from macule.doctor.finding import FAIL, OK, WARN, Finding
 from macule.errors import BadSetting
@@ -34,12 +34,23 @@ def findings() -> Iterator[Finding]:
     except BadSetting as error:
         yield Finding(FAIL, "settings", f"{error}; the defaults are examined instead")
         chosen = settings.read({})
+    if chosen.api_keys:
+        yield locked(chosen.api_keys)
     yield Finding(OK, "processors", f"{budget.processors():.2g}")
     yield from model(chosen)
     yield temporary()
     yield port(chosen.bind)
     if chosen.predict_url:
-        yield predict(chosen.predict_url, chosen.predict_timeout_s)
+        yield predict(chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key)
+
+
+def locked(source: str) -> Finding:
+    """Say who is let in; a name alone tells nobody's key."""
+    entries = keys.ring(source).entries
+    names = sorted({entry.name for entry in entries if not entry.revoked})
+    if not names:
+        return Finding(WARN, "keys", "nobody is let in: API_KEYS has no key that is not revoked")
+    return Finding(OK, "keys", f"{len(entries)} of {', '.join(names)}")
 
 
 def model(chosen: settings.Settings) -> Iterator[Finding]:
@@ -104,9 +115,9 @@ def port(bind: str) -> Finding:
     return Finding(OK, "port", f"{bind} is free")
 
 
-def predict(url: str, timeout_s: float) -> Finding:
+def predict(url: str, timeout_s: float, key: str | None = None) -> Finding:
     """Ask the predict function as the health function would."""
-    report = status.watched(url, timeout_s)
+    report = status.watched(url, timeout_s, key)
     if "band" not in report:
         what = f"PREDICT_URL={url} {report['error']}: is it the predict function's, and running?"
         return Finding(FAIL, "predict", what)

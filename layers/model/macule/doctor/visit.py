@@ -52,7 +52,6 @@ ABOUT = ("type", "title", "status", "detail", "request_id")
 HEALTH = Call("GET", "/health/", kind=TEXT)
 MEMORY = Call("GET", "/memory/", keys=("status", "band", "pss_mb", "limit_mb", "headroom_mb"))
 EITHER = (  # what both functions promise
-    MEMORY,
     Call("HEAD", "/health/", kind=TEXT),
     Call("OPTIONS", "/health/", (204,), ""),
     Call("GET", "/no-such-route/", (404,), PROBLEM, ABOUT),
@@ -65,7 +64,7 @@ NO_PHOTO = Call("POST", "/predict/", (415,), PROBLEM, ABOUT, TEXT, b"no photo")
 WARMUP = Call("GET", "/warmup/", keys=("state", "cold_start_ms", "stages_ms"))
 
 
-def findings(url: str) -> Iterator[Finding]:
+def findings(url: str, key: str | None = None) -> Iterator[Finding]:
     """Examine the service at *url*, in at most TOTAL_S; each finding comes as it is made."""
     end = time.monotonic() + TOTAL_S
     seen: dict[Call, Answer] = {}
@@ -76,7 +75,7 @@ def findings(url: str) -> Iterator[Finding]:
         if left_s <= 0:
             return Finding(FAIL, call.name, f"not asked, as {TOTAL_S:.0f} s are over")
         try:
-            seen[call] = answer = _ask(url, call, left_s)
+            seen[call] = answer = _ask(url, call, left_s, key)
         except peer.Unreachable as error:
             return Finding(FAIL, call.name, f"the service {error}")
         wrong.update(dict.fromkeys(_wrong_headers(answer), call.name))
@@ -91,6 +90,11 @@ def findings(url: str) -> Iterator[Finding]:
     yield first
     if HEALTH not in seen:
         return
+    memory = visit(MEMORY)
+    if MEMORY in seen and seen[MEMORY].reply.status in (401, 403):
+        yield Finding(FAIL, "key", f"{_short(seen[MEMORY].document.get('detail'))} Set PREDICT_KEY")
+        return
+    yield memory
     for call in EITHER:
         yield visit(call)
     if MEMORY in seen:
@@ -116,10 +120,12 @@ def findings(url: str) -> Iterator[Finding]:
         yield Finding(OK, "headers", "as docs/api.md promises them, in each answer")
 
 
-def _ask(url: str, call: Call, timeout_s: float) -> Answer:
+def _ask(url: str, call: Call, timeout_s: float, key: str | None) -> Answer:
     headers = {"X-Request-Id": REQUEST_ID, "Cache-Control": "no-store"}  # compute, keep nothing
     if call.sent:
         headers["Content-Type"] = call.sent
+    if key:
+        headers["X-API-Key"] = key
     began = time.perf_counter()
     reply = peer.ask(url + call.path, timeout_s, call.method, call.body, headers)
     took_ms = (time.perf_counter() - began) * 1e3
@@ -153,7 +159,8 @@ def _wrong_headers(answer: Answer) -> list[str]:
         "X-Memory-Band": headers.get("x-memory-band") in BANDS,
         "Cache-Control": "no-store" in headers.get("cache-control", ""),
         "Allow": status != 405 or "allow" in headers,
-        "Retry-After": status != 503 or headers.get("retry-after", "").isdigit(),
+        "WWW-Authenticate": status != 401 or "www-authenticate" in headers,
+        "Retry-After": status not in (429, 503) or headers.get("retry-after", "").isdigit(),
         "Server-Timing": "predictions" not in answer.document or "server-timing" in headers,
     }
     return [name for name, holds in rules.items() if not holds]

@@ -1,0 +1,175 @@
+"""API keys: made, kept as hashes, and found again by what a request carries.
+
+A key is 32 random bytes, so its plain SHA-256 cannot be guessed back: a slow hash, as passwords
+need, would only let strangers spend our time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from threading import Lock
+from typing import NamedTuple
+
+from macule.errors import BadSetting, Forbidden, Unauthorized
+
+log = logging.getLogger("macule")
+
+PREFIX = "mk_"  # so that a key that lies about is known for one
+KEY_BYTES = 32
+LOOK_S = 1.0  # between two looks at a file
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+ENTRY = re.compile(rf"({NAME.pattern}):([0-9a-fA-F]{{64}})(:revoked)?")
+HEADER, SCHEME = "x-api-key", "bearer"
+
+
+class Entry(NamedTuple):
+    """Whose a key is, and the SHA-256 of it."""
+
+    name: str
+    digest: bytes
+    revoked: bool
+
+
+class Ring:
+    """The keys that are let in: pairs, or those of a file that may change.
+
+    Args:
+      source: `name:hash` pairs, comma-separated; or a path, which has a "/".
+    Raises: BadSetting, which repeats nothing of what it read.
+    """
+
+    def __init__(self, source: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = source if "/" in source else None
+        self._clock = clock
+        self._lock = Lock()
+        self._looked_at = clock()
+        self._seen = _mark(self._path) if self._path else None
+        self._fault = ""
+        self.entries = _read(self._path) if self._path else parse(source.split(","))
+
+    def caller(self, headers: Mapping[str, str]) -> str:
+        """Return the name of the key that *headers* carry.
+
+        Raises: Unauthorized, Forbidden.
+        """
+        key = _presented(headers)
+        if not key:
+            raise Unauthorized("This needs a key: Authorization: Bearer KEY, or X-API-Key: KEY.")
+        if self._path:
+            self._look(self._path)
+        digest, found = _digest(key), None
+        from hmac import compare_digest
+
+        for entry in self.entries:  # all of them: how long it takes tells nothing
+            if compare_digest(entry.digest, digest):
+                found = entry
+        if found is None:
+            raise Unauthorized("This key is not known here.", wrong=True)
+        if found.revoked:
+            raise Forbidden("This key has been revoked. Ask the operator for another.")
+        return found.name
+
+    def _look(self, path: str) -> None:
+        """Read the file anew if it changed; what cannot be read leaves the keys as they are."""
+        with self._lock:
+            now = self._clock()
+            if now - self._looked_at < LOOK_S:
+                return
+            self._looked_at = now
+            mark = _mark(path)
+            if mark == self._seen and not self._fault:
+                return
+            self._seen = mark
+            try:
+                self.entries, fault = _read(path), ""
+            except BadSetting as error:
+                fault = str(error)
+            changed, self._fault = fault != self._fault, fault
+        if not fault:
+            log.info("API_KEYS: read again, %d keys", len(self.entries))
+        elif changed:
+            log.warning("%s The %d keys from before stay.", fault, len(self.entries))
+
+
+@cache
+def ring(source: str) -> Ring:
+    """Return this process's keys of *source*."""
+    return Ring(source)
+
+
+def parse(lines: list[str]) -> tuple[Entry, ...]:
+    """Read `name:hash` or `name:hash:revoked` of each line; # begins a comment.
+
+    A name may have several keys, so that one can take over from another.
+    Raises: BadSetting, by the line's number alone.
+    """
+    entries: dict[bytes, Entry] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        match = ENTRY.fullmatch(text)
+        if not match:
+            raise BadSetting(f"API_KEYS: number {number} is not name:sha256 (`macule key new`).")
+        entry = Entry(match[1], bytes.fromhex(match[2]), bool(match[3]))
+        if entry.digest in entries:
+            raise BadSetting(f"API_KEYS: number {number} repeats a hash.")
+        entries[entry.digest] = entry
+    return tuple(entries.values())
+
+
+def new(name: str) -> tuple[str, str]:
+    """Make a key for *name*; return it, and the pair that API_KEYS keeps of it.
+
+    Raises: BadSetting.
+    """
+    from base64 import urlsafe_b64encode
+
+    if not NAME.fullmatch(name):
+        raise BadSetting("A key's name is 1 to 64 letters, digits and ._- alone.")
+    key = PREFIX + urlsafe_b64encode(os.urandom(KEY_BYTES)).decode().rstrip("=")
+    return key, f"{name}:{_digest(key).hex()}"
+
+
+def _presented(headers: Mapping[str, str]) -> str:
+    """Return the key in *headers*, "" without one.
+
+    X-API-Key goes first: behind Cloud Run's or Lambda's own authorisation the other header is the
+    platform's.
+    """
+    if key := headers.get(HEADER, "").strip():
+        return key
+    scheme, _, token = headers.get("authorization", "").strip().partition(" ")
+    return token.strip() if scheme.lower() == SCHEME else ""
+
+
+def _digest(key: str) -> bytes:
+    from hashlib import sha256
+
+    return sha256(key.encode(errors="replace")).digest()
+
+
+def _read(path: str) -> tuple[Entry, ...]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            entries = parse(file.readlines())
+    except (OSError, ValueError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or "it is no text"
+        raise BadSetting(f"API_KEYS: the file cannot be read: {why}.") from None
+    if not entries:
+        log.warning("API_KEYS: the file has no key, so nobody is let in")
+    return entries
+
+
+def _mark(path: str) -> tuple[int, int, int] | None:
+    """Return what changes with a file; None where there is none."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_size, about.st_ino

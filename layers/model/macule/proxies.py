@@ -1,0 +1,51 @@
+"""Whose address a request comes from, where proxies stand in front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+IPV6_PREFIX = 64  # the least that one subscriber gets, so whoever has an address has all of these
+
+
+def parse(text: str) -> tuple[Network, ...]:
+    """Read addresses and networks, comma-separated.
+
+    Raises: ValueError, saying what was expected.
+    """
+    parts = filter(None, map(str.strip, text.split(",")))
+    try:
+        return tuple(ip_network(part) for part in parts)
+    except ValueError:
+        raise ValueError("addresses or networks such as 10.0.0.0/8, comma-separated") from None
+
+
+def caller(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
+    """Name who asks: an IPv4 address, or the network of an IPv6 address.
+
+    *forwarded*, X-Forwarded-For, is what anybody may have sent, but for what trusted proxies added
+    at its end: it is read from there, for as long as the one who said so is trusted.
+    """
+    address = _address(peer)
+    hops = [part.strip() for part in forwarded.split(",")] if forwarded else []
+    while hops and address is not None and any(address in network for network in trusted):
+        before = _address(hops.pop())
+        if before is None:  # what a trusted proxy would not have written
+            break
+        address = before
+    if isinstance(address, IPv6Address):
+        return str(ip_network((address, IPV6_PREFIX), strict=False))
+    return str(address or "unknown")
+
+
+def _address(text: str) -> Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        # an IPv4 caller, as a listener on :: sees it; a zone (%eth0) is dropped
+        return address.ipv4_mapped or IPv6Address(int(address))
+    return address

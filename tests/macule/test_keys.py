@@ -1,0 +1,204 @@
+"""API keys: found whatever else is sent, from pairs or a file, and told to nobody."""
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from macule import keys, settings
+from macule.errors import BadSetting, Forbidden, Unauthorized
+from macule.keys import LOOK_S, Ring
+
+ALICE, BOB, OLD = "mk_alice", "mk_bob", "mk_old"
+
+
+def pair(name: str, key: str, more: str = "") -> str:
+    return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}{more}"
+
+
+PAIRS = [
+    pair("alice", ALICE),
+    pair("bob", BOB),
+    pair("bob", "mk_bob2"),
+    pair("old", OLD, ":revoked"),
+]
+
+
+def caller(ring: Ring, key: str) -> str:
+    """Return whose *key* is, or the name of what went wrong."""
+    try:
+        return ring.caller({"x-api-key": key})
+    except (Unauthorized, Forbidden) as error:
+        return type(error).__name__
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ({"authorization": f"Bearer {ALICE}"}, "alice"),
+        ({"authorization": f"bearer   {ALICE} "}, "alice"),
+        ({"x-api-key": BOB}, "bob"),
+        ({"x-api-key": "mk_bob2"}, "bob"),
+        ({"x-api-key": ALICE, "authorization": "Bearer eyJ.of.the-platform"}, "alice"),
+        ({"x-api-key": "", "authorization": f"Bearer {BOB}"}, "bob"),
+    ],
+)
+def test_a_key_is_found_in_either_header(headers: dict[str, str], name: str) -> None:
+    """Bearer in any case, X-API-Key before it, and several keys of one name."""
+    assert Ring(",".join(PAIRS)).caller(headers) == name
+
+
+@pytest.mark.parametrize(
+    ("headers", "wrong"),
+    [
+        ({}, False),
+        ({"authorization": "Basic YTpi"}, False),
+        ({"authorization": "Bearer"}, False),
+        ({"authorization": ALICE}, False),
+        ({"authorization": f"Bearer {ALICE[:-1]}"}, True),
+        ({"authorization": f"Bearer {pair('alice', ALICE)}"}, True),
+        ({"x-api-key": hashlib.sha256(ALICE.encode()).hexdigest()}, True),
+        ({"x-api-key": "mk_\udc80é", "authorization": f"Bearer {ALICE}"}, True),
+        ({"x-api-key": "x" * 100_000}, True),
+    ],
+)
+def test_without_a_known_key_it_is_401(headers: dict[str, str], wrong: bool) -> None:
+    """No key is told from a wrong one, and a hash is no key."""
+    with pytest.raises(Unauthorized) as caught:
+        Ring(",".join(PAIRS)).caller(headers)
+
+    asked = caught.value.headers()["WWW-Authenticate"]
+    assert asked == 'Bearer realm="macule"' + (', error="invalid_token"' if wrong else "")
+
+
+def test_a_revoked_key_is_403() -> None:
+    """Whoever has it is told what happened to it."""
+    assert caller(Ring(",".join(PAIRS)), OLD) == "Forbidden"
+
+
+def test_a_new_key_is_found_by_what_is_stored() -> None:
+    """No two are alike, each has 256 bits, and what is stored does not have it."""
+    made = [keys.new("alice") for _ in range(100)]
+
+    assert len({key for key, _ in made}) == 100
+    for key, stored in made:
+        assert key.startswith("mk_")
+        assert len(key) == 3 + 43
+        assert key not in stored
+        assert Ring(stored).caller({"x-api-key": key}) == "alice"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "secret",
+        "alice:secret",
+        "alice:" + "0" * 63,
+        "al ice:" + "0" * 64,
+        ":" + "0" * 64,
+        "alice:" + "0" * 64 + ":gone",
+        f"{PAIRS[0]},{PAIRS[0]}",
+        f"{PAIRS[0]},bob:{PAIRS[0].split(':')[1]}",
+        "/no/such/file/secret",
+        "/",
+    ],
+)
+def test_what_is_malformed_stops_the_start_and_is_not_repeated(text: str) -> None:
+    """BadSetting names the variable and the place, never what stands there."""
+    with pytest.raises(BadSetting, match="API_KEYS") as caught:
+        settings.read({"API_KEYS": text})
+
+    assert "secret" not in str(caught.value)
+    assert "0000" not in str(caught.value)
+    assert PAIRS[0].split(":")[1][:8] not in str(caught.value)
+
+
+class Clock:
+    """A clock that the test moves past the next look at the file."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def later(self) -> None:
+        self.now += LOOK_S
+
+
+def test_a_file_s_keys_change_without_a_restart(tmp_path: Path) -> None:
+    """A key that is added is let in, one that is taken out is not, and comments are no keys."""
+    file, clock = tmp_path / "keys", Clock()
+    file.write_text(f"# ours\n{PAIRS[0]}  # until May\n\n")
+    ring = Ring(str(file), clock)
+    before = [caller(ring, ALICE), caller(ring, BOB)]
+    (tmp_path / "new").write_text(PAIRS[1])
+    os.replace(tmp_path / "new", file)
+    soon = [caller(ring, ALICE), caller(ring, BOB)]
+    clock.later()
+    after = [caller(ring, ALICE), caller(ring, BOB)]
+
+    assert before == soon == ["alice", "Unauthorized"]
+    assert after == ["Unauthorized", "bob"]
+
+
+@pytest.mark.parametrize("way", ["malformed", "gone", "no text", "a folder"])
+def test_a_file_that_breaks_keeps_its_last_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    """It is logged once, without what stands in it; mended, it is read again."""
+    caplog.set_level(logging.INFO)
+    file, clock = tmp_path / "keys", Clock()
+    file.write_text(PAIRS[0])
+    ring = Ring(str(file), clock)
+    file.unlink()
+    if way == "malformed":
+        file.write_text(f"{PAIRS[1]}\nsecret-line\n")
+    elif way == "no text":
+        file.write_bytes(b"\xff\xfe\x00")
+    elif way == "a folder":
+        file.mkdir()
+    broken = []
+    for _ in range(5):
+        clock.later()
+        broken.append(caller(ring, ALICE))
+    logged = [record.getMessage() for record in caplog.records]
+    if way == "a folder":
+        file.rmdir()
+    file.write_text(PAIRS[1])
+    clock.later()
+
+    assert broken == ["alice"] * 5
+    assert len(logged) == 1
+    assert "The 1 keys from before stay." in logged[0]
+    assert "secret" not in logged[0]
+    assert caller(ring, BOB) == "bob"
+    assert caplog.records[-1].getMessage() == "API_KEYS: read again, 1 keys"
+
+
+def test_a_file_without_keys_lets_nobody_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Taking the last key out shuts the door; it does not open it, nor keep that key."""
+    file, clock = tmp_path / "keys", Clock()
+    file.write_text(PAIRS[0])
+    ring = Ring(str(file), clock)
+    file.write_text("# none\n")
+    clock.later()
+
+    assert caller(ring, ALICE) == "Unauthorized"
+    assert "nobody is let in" in caplog.text
+
+
+def test_the_command_prints_a_key_and_what_to_store() -> None:
+    """Two lines that fit each other; a name that is none is exit code 2."""
+    command = [sys.executable, "-m", "macule.cli", "key", "new"]
+    made = subprocess.check_output([*command, "alice"], text=True, stderr=subprocess.PIPE)
+    key, stored = made.splitlines()
+    refused = subprocess.run([*command, "al:ice"], capture_output=True, text=True, check=False)
+
+    assert Ring(stored).caller({"authorization": f"Bearer {key}"}) == "alice"
+    assert refused.returncode == 2
+    assert "letters, digits" in refused.stderr
