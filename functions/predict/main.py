@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from macule import classify, doors, health, predictions
+from macule import classify, doors, health, page, predictions
 
 if TYPE_CHECKING:
     from flask import Request
@@ -19,6 +19,9 @@ ROUTES = {
     "POST /predictions": predictions.create,
     "GET /predictions/{id}": predictions.show,
     "POST /predictions/{id}/cancel": predictions.cancel,
+    "GET /": page.view,
+    "GET /page/{name}": page.file,
+    "POST /page/": page.form,
 }
 
 app = doors.wsgi(ROUTES)  # gunicorn: Render, make serve. Flask is never imported
