@@ -2,6 +2,7 @@
 // The page: one view at a time, drawn again in the other language when that is chosen.
 
 (() => {
+  if (document.body.dataset.view !== "choose") return; // an answer to the plain form: its links do
   const TRIES = 5;
   const SLOW_MS = 700; // a warm service has answered by then
   const SILENT_MS = 1500; // one that runs says so by then, model or not
@@ -9,24 +10,27 @@
   const STARTING_S = 30; // an instance from nothing; the slowest platforms take a minute
   const POLL_MS = 5000;
   const MOST_KEPT = 20; // answers of this visit
-  const AGAIN = new Set([502, 503, 504]);
+  const AGAIN = new Set([502, 503, 504]); // statuses that waiting mends
+  const FINAL = new Set([400, 413, 415, 422, 507]); // and that sending the same again does not
   const LIGHTER = new Set(["slow-body", "body-too-large", "image-too-large", "slow-image", "cannot-fit"]);
 
   const root = document.documentElement;
   const table = JSON.parse(document.getElementById("words").textContent);
+  const make = (kind) => document.createElement(kind);
   const at = (id) => document.getElementById(id);
   let words = table[root.lang];
   let draw = () => {}; // the texts of the view, in `words`
   let chosen = null; // what photo.prepare made
   let stop = null; // AbortController of what is under way
   let card = null; // the model's
+  let turn = 0; // of the photos that are being prepared, the newest
   let past = []; // answers of this visit, the newest first
 
   const fill = (text, about) => text.replace(/\{(\w+)\}/g, (_, name) => about[name]);
   const pause = (ms) => new Promise((done) => { setTimeout(done, ms); });
   const size = (bytes) => {
     const [unit, by, digits] = bytes < 1_000_000 ? ["kB", 1000, 0] : ["MB", 1_000_000, 1];
-    return `${(bytes / by).toLocaleString(root.lang, { maximumFractionDigits: digits })} ${unit}`;
+    return `${Math.max(bytes / by, 0.1 ** digits).toLocaleString(root.lang, { maximumFractionDigits: digits })} ${unit}`;
   };
 
   function show(view, drawn, focused) {
@@ -46,10 +50,13 @@
   async function take(files) {
     const file = files[0];
     if (!file || document.body.dataset.view === "sending") return;
-    if (!file.size) { complain(api.problem("empty")); return; }
-    if (!photo.plausible(file)) { complain(api.problem("unsupported-image")); return; }
+    if (!file.size) { refuse("empty"); return; }
+    if (!photo.plausible(file)) { refuse("unsupported-image"); return; }
     say(words.preparing);
-    chosen = await photo.prepare(file);
+    const mine = turn += 1;
+    const prepared = await photo.prepare(file);
+    if (mine !== turn) return;
+    chosen = prepared;
     at("original").checked = !chosen.small;
     present(files.length > 1);
   }
@@ -71,6 +78,15 @@
     return fill(words.facts, { ...chosen, size: size(chosen.small.size) });
   }
 
+  /** Turns away what need not be sent to know that it is no photo. */
+  function refuse(slug) {
+    turn += 1;
+    chosen = null;
+    picture("");
+    at("unseen").textContent = "";
+    complain(api.problem(slug));
+  }
+
   function picture(url, cam = null, alt = "") {
     for (const [image, source] of [[at("photo"), url], [at("overlay"), cam]]) {
       if (source) image.src = source;
@@ -83,6 +99,7 @@
 
   function restart() {
     stop?.abort();
+    turn += 1;
     chosen = null;
     at("file").value = at("shot").value = "";
     show("choose", () => {}, at("file"));
@@ -130,7 +147,7 @@
         : percent < 100 ? fill(words.sending, { percent }) : words.analysing;
       at("phase").textContent = text;
       at("phase-note").textContent = wakingS ? fill(words.waking_note, { seconds: wakingS }) : "";
-      if (percent < 100) at("progress").value = percent;
+      if (percent < 100 && !wakingS) at("progress").value = percent;
       else at("progress").removeAttribute("value");
     };
     const looks = new AbortController();
@@ -176,11 +193,14 @@
 
   // It fails ------------------------------------------------------------------------------------
 
+  /** Names a failure as `words` does; one it does not know, by its status. */
+  function known(problem) {
+    return problem.slug in words.problems ? problem.slug : table.statuses[problem.status] ?? "internal";
+  }
+
   /** Says a failure in words: what happened, what to do. */
   function told(problem) {
-    const known = words.problems;
-    const slug = problem.slug in known ? problem.slug : table.statuses[problem.status] ?? "internal";
-    const [head, advice] = known[slug];
+    const [head, advice] = words.problems[known(problem)];
     const limit = problem.document.limit_bytes;
     const most = limit ? fill(words.most, { limit: `${+(limit / 2 ** 20).toPrecision(3)} MB` }) : "";
     const after = problem.afterS ? fill(words.retry_in, { seconds: problem.afterS }) : "";
@@ -189,12 +209,10 @@
 
   function complain(problem) {
     const locked = problem.status === 401 || problem.status === 403;
-    const here = !problem.status && problem.slug !== "network" && problem.slug !== "timeout";
-    const lighter = Boolean(chosen?.small) && at("original").checked && LIGHTER.has(problem.slug in words.problems ? problem.slug : table.statuses[problem.status]);
-    if (here) { chosen = null; picture(""); at("unseen").textContent = ""; }
+    const lighter = Boolean(chosen?.small) && at("original").checked && LIGHTER.has(known(problem));
     at("key-form").hidden = !locked;
     at("smaller").hidden = !lighter;
-    at("retry").hidden = here || locked || lighter || (problem.status >= 400 && problem.status < 500 && ![408, 429].includes(problem.status));
+    at("retry").hidden = !chosen || locked || lighter || FINAL.has(problem.status);
     show("problem", () => {
       [at("problem-head").textContent, at("problem-advice").textContent] = told(problem);
       const id = problem.document.request_id;
@@ -245,12 +263,8 @@
   }
 
   function bar([kind, probability]) {
-    const row = document.createElement("li");
-    const [label, figure] = ["name", "share"].map((style) => {
-      const part = document.createElement("span");
-      part.className = style;
-      return part;
-    });
+    const [row, label, figure] = ["li", "span", "span"].map(make);
+    [label.className, figure.className] = ["name", "share"];
     label.textContent = kind;
     figure.textContent = share(probability);
     const drawing = at("gauge-bar").cloneNode(true);
@@ -267,14 +281,15 @@
   function recall() {
     at("visit").hidden = !past.length;
     at("past").replaceChildren(...past.map((entry) => {
-      const [item, button, image] = ["li", "button", "img"].map((kind) => document.createElement(kind));
+      const [item, button, image, text, clock] = ["li", "button", "img", "div", "span"].map(make);
       const best = entry.answer.predictions[0];
       const about = { name: name(entry, best.label, best.name) };
-      const time = entry.at.toLocaleTimeString(root.lang, { hour: "2-digit", minute: "2-digit" });
+      clock.textContent = entry.at.toLocaleTimeString(root.lang, { hour: "2-digit", minute: "2-digit" });
       image.alt = "";
       if (entry.url) image.src = entry.url;
       button.type = "button";
-      button.append(image, `${fill(words[entry.answer.decision], about)} · ${time}`);
+      text.append(fill(words[entry.answer.decision], about), clock);
+      button.append(image, text);
       button.addEventListener("click", () => { reveal(entry); });
       item.append(button);
       return item;
@@ -321,17 +336,18 @@
 
   async function gauge() {
     const [memory, ready] = await Promise.all([api.ask("memory/"), api.ask("ready/")]);
-    const told = memory?.memory && ready?.state;
-    const { used, limit, percent } = told
-      ? { used: memory.pss_mb, limit: memory.limit_mb, percent: memory.memory.percent } : {};
-    const rows = told ? [
+    const percent = memory?.memory?.percent;
+    const mb = (size) => Math.round(size).toLocaleString(root.lang);
+    const rows = percent !== undefined && ready?.state ? [
       [words.gauge_state, words.states[ready.state] ?? ready.state],
-      [words.gauge_memory, fill(words.gauge_of, { used, limit, percent })],
-      [words.gauge_headroom, `${memory.headroom_mb} MB`],
+      [words.gauge_memory, fill(words.gauge_of, {
+        used: mb(memory.pss_mb), limit: mb(memory.limit_mb), percent: percent.toLocaleString(root.lang),
+      })],
+      [words.gauge_headroom, `${mb(memory.headroom_mb)} MB`],
       [words.gauge_band, memory.band],
     ] : [[words.gauge_state, words.gauge_silent]];
     at("gauge").replaceChildren(...rows.flatMap(([term, text]) => {
-      const [left, right] = ["dt", "dd"].map((kind) => document.createElement(kind));
+      const [left, right] = ["dt", "dd"].map(make);
       [left.textContent, right.textContent] = [term, text];
       return [left, right];
     }));
@@ -383,11 +399,11 @@
   on("operators", "toggle", poll);
   on("example", "click", async () => {
     try {
-      const answer = await fetch(`${root.dataset.root}page/example.jpg`);
-      if (!answer.ok) throw api.problem("unknown", { status: answer.status });
-      await take([new File([await answer.blob()], "example.jpg", { type: "image/jpeg" })]);
-    } catch (problem) {
-      complain(problem.slug ? problem : api.problem("network"));
+      const answer = await fetch("page/example.jpg");
+      if (answer.ok) await take([new File([await answer.blob()], "example.jpg", { type: "image/jpeg" })]);
+      else complain(api.problem("unknown", { status: answer.status }));
+    } catch {
+      complain(api.problem("network"));
     }
   });
   on("key-form", "submit", (event) => {

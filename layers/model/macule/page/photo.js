@@ -12,7 +12,7 @@ const photo = (() => {
     try {
       // Chromium, Firefox and Safari turn it as EXIF says.
       const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
-      const canvas = shrink(bitmap, bitmap.width, bitmap.height);
+      const canvas = draw(bitmap, bitmap.width, bitmap.height, LONGEST_PX);
       bitmap.close();
       const small = await encode(canvas);
       return { file, small, url: URL.createObjectURL(small), width: canvas.width, height: canvas.height };
@@ -26,8 +26,8 @@ const photo = (() => {
     return file.type.startsWith("image/") || !file.type || NAMED.test(file.name);
   }
 
-  function shrink(source, width, height) {
-    const scale = Math.min(1, LONGEST_PX / Math.max(width, height));
+  function draw(source, width, height, longest) {
+    const scale = Math.min(1, longest / Math.max(width, height));
     const canvas = document.createElement("canvas");
     canvas.width = Math.max(1, Math.round(width * scale));
     canvas.height = Math.max(1, Math.round(height * scale));
@@ -42,10 +42,14 @@ const photo = (() => {
   async function encode(canvas) {
     let blob;
     for (const quality of QUALITIES) {
-      blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", quality));
+      blob = await toJpeg(canvas, quality);
       if (blob.size <= MOST_BYTES) break;
     }
     return blob;
+  }
+
+  function toJpeg(canvas, quality) {
+    return new Promise((done) => { canvas.toBlob(done, "image/jpeg", quality); });
   }
 
   /** A camera's pictures in *video*; `open` fails with the browser's NotAllowedError and the like. */
@@ -77,8 +81,8 @@ const photo = (() => {
     }
 
     async function shoot() {
-      const canvas = shrink(video, video.videoWidth, video.videoHeight);
-      return new File([await encode(canvas)], "camera.jpg", { type: "image/jpeg" });
+      const canvas = draw(video, video.videoWidth, video.videoHeight, Infinity);
+      return new File([await toJpeg(canvas, 0.95)], "camera.jpg", { type: "image/jpeg" });
     }
 
     return { open, close, shoot, next: () => { place += 1; return open(); } };
