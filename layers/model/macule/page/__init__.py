@@ -127,19 +127,24 @@ def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
         **{name: _version(_read(name)) for name in KINDS},
         "lang": language,
         "root": root,
-        # in JSON "<" stands in texts alone, where it can be written so that it ends no element
-        "words": json.dumps(words, ensure_ascii=False, separators=(",", ":")).replace("<", r"\u003c"),
+        "words": _script(words),
         f"{language}_current": ' aria-current="true"',
         "overlay": ' alt=""',
         "heat_hidden": " hidden",
         **values,
-    }  # fmt: skip
+    }
 
     def fill(slot: re.Match[str]) -> str:
         name, element, word = slot.groups()
         return own.get(name, "") if name else element + _text(words[language][word])
 
     return SLOT.sub(fill, _read("page.html").decode()).encode()
+
+
+def _script(document: Mapping[str, Any]) -> str:
+    """Write JSON that ends no element: "<" stands in its texts alone, which can be written so."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", r"\u003c")
 
 
 def _bar(name: str, probability: float) -> str:
