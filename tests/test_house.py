@@ -123,6 +123,7 @@ MAY_IMPORT = {
     },
     "peer": set(),
     "status": {"health", "http", "peer", "settings"},
+    "page": {"errors", "http"},
     "doors": {"budget", "http"},
     "doctor.finding": set(),
     "doctor.wheels": {"doctor.finding"},

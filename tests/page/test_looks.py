@@ -173,7 +173,7 @@ def test_the_keyboard_is_enough(visit: Open) -> None:
         press("Enter")
 
         assert visitor.page.evaluate(active) == "file"
-    assert (before, after) == ("0.6", "0.65")
+    assert (before, after) == ("0.5", "0.55")
 
 
 def test_a_visit_has_a_history_that_can_be_forgotten(visit: Open) -> None:
@@ -194,9 +194,9 @@ def test_a_visit_has_a_history_that_can_be_forgotten(visit: Open) -> None:
 def test_operators_ask_only_while_they_look(visit: Open) -> None:
     """/memory/ and /ready/ are asked for once the gauge is open, and never before."""
     with visit() as visitor:
-        STATES["classified"](visitor)
+        to_chosen(visitor)
         before = [url for url in visitor.asked if "memory" in url or "ready" in url]
-        STATES["operators"](visitor)
+        to_operators(visitor)
         shown = visitor.page.inner_text("#gauge")
 
     assert before == []

@@ -74,14 +74,17 @@ def _result(
     found: Mapping[str, Any], card: Mapping[str, Any], words: Mapping[str, Any], language: str
 ) -> dict[str, str]:
     """Write the slots of an answer; a photo that the model cannot judge has no figures."""
-    translated = card.get("names", {}).get(language, [])
-    names = dict(zip(card.get("labels", []), translated, strict=False))
+    known = card.get("names", {})
+    names = dict(
+        zip(card.get("labels", []), known.get(language) or known.get("en", ()), strict=False)
+    )
     rows = [
         (names.get(row["label"], row["name"]), row["probability"]) for row in found["predictions"]
     ]
+    kinds = list(names.values()) or [name for name, _ in rows]  # `top_k` may have left some out
     decision, model, cam = found["decision"], found["model"], found["explanation"]
     judged = decision != "not_skin"
-    told = {"name": rows[0][0], "count": len(rows), "names": ", ".join(name for name, _ in rows)}
+    told = {"name": rows[0][0], "count": len(kinds), "names": ", ".join(kinds)}
     return {
         "view": "result",
         "decision": decision,
