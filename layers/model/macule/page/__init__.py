@@ -74,32 +74,43 @@ def _result(
     found: Mapping[str, Any], card: Mapping[str, Any], words: Mapping[str, Any], language: str
 ) -> dict[str, str]:
     """Write the slots of an answer; a photo that the model cannot judge has no figures."""
-    known = card.get("names", {})
-    names = dict(
-        zip(card.get("labels", []), known.get(language) or known.get("en", ()), strict=False)
-    )
-    rows = [
-        (names.get(row["label"], row["name"]), row["probability"]) for row in found["predictions"]
-    ]
-    kinds = list(names.values()) or [name for name, _ in rows]  # `top_k` may have left some out
-    decision, model, cam = found["decision"], found["model"], found["explanation"]
-    judged = decision != "not_skin"
-    told = {"name": rows[0][0], "count": len(kinds), "names": ", ".join(kinds)}
-    return {
+    labels, known = card.get("labels", ()), card.get("names", {})
+    names = dict(zip(labels, known.get(language) or known.get("en", ()), strict=False))
+    rows = {
+        names.get(row["label"], row["name"]): row["probability"] for row in found["predictions"]
+    }
+    kinds = [*names.values()] or [*rows]  # `top_k` may have left some out
+    decision, model = found["decision"], found["model"]
+    told = {"name": next(iter(rows)), "count": len(kinds), "names": ", ".join(kinds)}
+    made = {**model, "model": model["name"], "ms": round(found["metrics"]["total_ms"])}
+    slots = {
         "view": "result",
         "decision": decision,
         "verdict": _text(words[decision].format(**told)),
         "meaning": _text(words[f"{decision}_meaning"].format(**told)),
         "kinds": _text(words["kinds"].format(**told)),
-        "bars": "".join(_bar(name, share) for name, share in rows) if judged else "",
-        **({"overlay": _overlay(words["alt_heat"].format(**told), cam)} if judged and cam else {}),
-        "heat_hidden": "" if judged and cam else " hidden",
-        "rough": _text(words["rough"]) if cam and not cam["faithful"] else "",
-        "no_map": _text(words["no_map"]) if judged and not cam else "",
-        "made_by": _text(words["made_by"].format(
-            model=model["name"], version=model["version"], ms=round(found["metrics"]["total_ms"])
-        )),
-    }  # fmt: skip
+        "made_by": _text(words["made_by"].format(**made)),
+    }
+    return slots if decision == "not_skin" else {**slots, **_figures(found, rows, words, told)}
+
+
+def _figures(
+    found: Mapping[str, Any],
+    rows: Mapping[str, float],
+    words: Mapping[str, Any],
+    told: Mapping[str, Any],
+) -> dict[str, str]:
+    """Write the slots of what the model found: a bar for each name, and the map if there is one."""
+    bars, cam = "".join(_bar(name, share) for name, share in rows.items()), found["explanation"]
+    alt = _text(words["alt_heat"].format(**told))
+    if not cam:
+        return {"bars": bars, "no_map": _text(words["no_map"])}
+    return {
+        "bars": bars,
+        "overlay": f' src="{_text(cam["overlay"])}" alt="{alt}"',
+        "heat_hidden": "",
+        "rough": "" if cam["faithful"] else _text(words["rough"]),
+    }
 
 
 def _problem(
@@ -164,10 +175,6 @@ def _share(probability: float) -> str:
     if 0 < probability < 0.01:
         return "<1%"
     return ">99%" if 0.99 < probability < 1 else f"{probability:.0%}"
-
-
-def _overlay(alt: str, cam: Mapping[str, str]) -> str:
-    return f' src="{_text(cam["overlay"])}" alt="{_text(alt)}"'
 
 
 def _language(request: Request) -> str:

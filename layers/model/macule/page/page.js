@@ -4,6 +4,7 @@
 (() => {
   if (document.body.dataset.view !== "choose") return; // an answer to the plain form: its links do
   const TRIES = 5;
+  const MOST_WAIT_S = 60; // for a next try of itself; beyond that it is the visitor's to choose
   const SLOW_MS = 700; // a warm service has answered by then
   const SILENT_MS = 1500; // one that runs says so by then, model or not
   const LOADING_S = 5; // a model, on the smallest instances
@@ -94,7 +95,7 @@
     }
     at("photo").alt = words.alt;
     at("overlay").alt = alt;
-    at("unseen").textContent = url ? "" : words.unseen;
+    at("unseen").textContent = url || cam ? "" : words.unseen;
   }
 
   function restart() {
@@ -132,7 +133,7 @@
         return await attend(body, signal);
       } catch (problem) {
         const passes = AGAIN.has(problem.status) || problem.slug === "network";
-        if (!passes || attempt === TRIES) throw problem;
+        if (!passes || attempt === TRIES || problem.afterS > MOST_WAIT_S) throw problem;
         await count(problem, Math.max(problem.afterS, 2 ** (attempt - 1)), signal);
       }
     }
