@@ -1,6 +1,9 @@
 """The page's routes, without a browser: languages, files, the plain form, all doors."""
 
 import json
+import re
+import subprocess
+import sys
 import zlib
 from base64 import b64decode
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 from draw import photo
 from macule import classify, doors, errors, page
-from service import FRAMEWORK, ROOT, Service, form, running
+from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running
 
 WORDS = json.loads((ROOT / "layers/model/macule/page/words.json").read_text())
 ROUTES = {"GET /": page.view, "GET /page/{name}": page.file}
@@ -27,8 +30,6 @@ def keys(words: object, path: str = "") -> set[str]:
 
 def test_both_languages_say_the_same() -> None:
     """Every text is there in each language, with the same figures in it."""
-    import re
-
     slots = [re.findall(r"\{\w+\}", json.dumps(WORDS[name])) for name in page.LANGUAGES]
 
     assert keys(WORDS["en"]) == keys(WORDS["vi"])
@@ -130,10 +131,8 @@ def test_the_plain_form_answers_as_the_api_does(service: Service) -> None:
     assert "Request me" in bad.body.decode()
 
 
-def test_a_refusal_says_when_to_come_back(tmp_path: Path, service: Service) -> None:
+def test_a_refusal_says_when_to_come_back(tmp_path: Path) -> None:
     """A 503 of the plain form has Retry-After and its seconds in words; figures come too."""
-    from service import GUNICORN
-
     body, kind = form("image", photo())
     settings = {"MODEL_DIR": str(tmp_path), "MAX_IMAGE_BYTES": "100000"}
     with running(GUNICORN, tmp_path, **settings) as broken:
@@ -178,11 +177,8 @@ def test_the_flask_door_serves_it(tmp_path: Path) -> None:
     assert b"<!doctype html>" in zlib.decompress(answers[0].body, 31)
 
 
-def test_a_view_loads_and_keeps_nothing(service: Service) -> None:
-    """The page is served without model, numpy or TLS, and no photo is named in it."""
-    import subprocess
-    import sys
-
+def test_a_view_loads_nothing_heavy() -> None:
+    """The page is served without model, numpy, Pillow or TLS."""
     code = (
         "import sys; from macule import doors, page; "
         "app = doors.wsgi({'GET /': page.view}); "
