@@ -60,12 +60,18 @@ class Service:
 
 @contextmanager
 def running(
-    command: str, folder: Path, cwd: Path = ROOT, alive: str = "/health/", **environment: str
+    command: str,
+    folder: Path,
+    cwd: Path = ROOT,
+    alive: str = "/health/",
+    port: int = 0,
+    **environment: str,
 ) -> Iterator[Service]:
     """Start *command* with a free `{port}`, wait until *alive* answers, end it with SIGTERM."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     log = folder / f"service-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -140,6 +140,7 @@ MAY_IMPORT = {
     "status": {"health", "http", "peer", "settings"},
     "refusal": {"http", "settings"},
     "doors": {"budget", "http", "refusal"},
+    "page": {"errors", "http"},
     "doctor.finding": set(),
     "doctor.wheels": {"doctor.finding"},
     "doctor.visit": {"budget", "doctor.finding", "peer", "png"},

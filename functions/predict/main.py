@@ -2,13 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from macule import classify, doors, health, predictions, v2
+from macule import classify, doors, health, page, predictions, v2
 
 if TYPE_CHECKING:
     from flask import Request
     from werkzeug.wrappers import Response
 
 ROUTES = {
+    "GET /": page.view,
+    "GET /page/{name}": page.file,
+    "POST /page/": page.form,
     "GET /health/": health.alive,
     "GET /ready/": health.ready,
     "GET /memory/": health.memory,
@@ -29,8 +32,10 @@ ROUTES = {
     "GET /v2/models/{name}/versions/{version}/ready": v2.ready,
     "POST /v2/models/{name}/versions/{version}/infer": v2.infer,
 }
-OPEN = {"GET /health/", "GET /ready/"}  # without a key, where there are keys
-FREE = {"POST /predictions/{id}/cancel"}  # where there is a quota, every other POST counts
+# Without a key, where there are keys; the form of the page asks /predict/, which needs one.
+OPEN = {"GET /health/", "GET /ready/", "GET /", "GET /page/{name}", "POST /page/"}
+# Where there is a quota, every other POST counts.
+FREE = {"POST /predictions/{id}/cancel", "POST /page/"}
 
 app = doors.wsgi(ROUTES, OPEN, FREE)  # gunicorn: Render, make serve. Flask is never imported
 handler = doors.lambda_handler(ROUTES, OPEN, FREE)  # AWS Lambda

@@ -23,8 +23,10 @@ from service import FRAMEWORK, GUNICORN, GUNICORN_DEV, ROOT, Service, running
 ALICE, BOB, OLD = ({"X-API-Key": f"mk_{name}"} for name in ("alice", "bob", "old"))
 PHOTO = photo()
 PREDICT = (ROOT / "functions/predict/main.py").read_text()
-ROUTES = re.findall(r'"(GET|POST) (/\S*)": \w+\.\w+', PREDICT)
-OPEN = {("GET", "/health/"), ("GET", "/ready/")}  # by the contract, whatever the door says
+FOUND = re.findall(r'"(GET|POST) (/\S*)": \w+\.\w+', PREDICT)
+ROUTES = [route for route in FOUND if route != ("POST", "/page/")]  # it asks /predict/: tests/page
+# by the contract, whatever the door says
+OPEN = {("GET", path) for path in ("/health/", "/ready/", "/", "/page/{name}")}
 HEALTH = ".venv/bin/gunicorn -c infra/gunicorn.conf.py functions.health.main:app"
 DOORS = [GUNICORN, FRAMEWORK.replace("{name}", "predict")]
 
@@ -49,10 +51,10 @@ def locked(
 @pytest.mark.parametrize(("method", "path"), [*ROUTES, ("GET", "/nowhere"), ("DELETE", "/health")])
 def test_all_but_health_and_ready_ask_for_a_key(locked: Service, method: str, path: str) -> None:
     """401 for whatever else there is or is not; with a key the route answers."""
-    path = path.replace("{id}", "0" * 24)
-    without = locked.call(method, path)
-    wrong = locked.call(method, path, headers={"Authorization": "Bearer mk_wrong"})
-    right = locked.call(method, path, headers={"Authorization": "Bearer mk_alice"})
+    named = path.replace("{id}", "0" * 24).replace("{name}", "style.css")
+    without = locked.call(method, named)
+    wrong = locked.call(method, named, headers={"Authorization": "Bearer mk_wrong"})
+    right = locked.call(method, named, headers={"Authorization": "Bearer mk_alice"})
 
     if (method, path) in OPEN:
         assert without.status == wrong.status == right.status

@@ -182,7 +182,8 @@ def _as_sent(text: Any, *how: object) -> str:
 
 
 def _to_event(response: Response, method: str) -> dict[str, Any]:
-    text = response.headers.get("Content-Type", "text/").startswith(TEXT)
+    packed = "Content-Encoding" in response.headers
+    text = not packed and response.headers.get("Content-Type", "text/").startswith(TEXT)
     body = b"" if method == "HEAD" else response.body
     return {
         "statusCode": response.status,

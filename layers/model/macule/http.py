@@ -375,7 +375,7 @@ def _share(request: Request, response: Response, allowed: tuple[str, ...]) -> No
     if not allowed:
         return
     headers, origin = response.headers, request.headers.get("origin", "")
-    headers["Vary"] = "Origin"
+    headers["Vary"] = ", ".join(filter(None, (headers.get("Vary"), "Origin")))
     if origin not in allowed and not (origin and "*" in allowed):
         return
     headers["Access-Control-Allow-Origin"] = origin

@@ -1,0 +1,238 @@
+"""The upload page: its view, its files, and its form for who has no JavaScript."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from macule import http
+from macule.errors import NotFound
+from macule.http import Request, Response
+
+FOLDER = os.path.dirname(__file__)
+HTML = "text/html; charset=utf-8"
+# What may be asked for by name, and nothing else.
+KINDS = {
+    "style.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "api.js": "text/javascript; charset=utf-8",
+    "photo.js": "text/javascript; charset=utf-8",
+    "example.jpg": "image/jpeg",
+}
+LANGUAGES = ("en", "vi")  # the first where the reader asks for neither
+AGE_S = 31_536_000  # a file's address changes with its content
+SLOT = re.compile(r'\{\{([\w.]+)\}\}|(data-word="(\w+)"[^>]*>)')
+GUARDS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+    "Permissions-Policy": "camera=(self)",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def view(request: Request) -> Response:
+    """GET /: the page, in the language that the reader asks for. Query: `lang`."""
+    body = _html(_language(request), "", {"view": "choose"})
+    headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **GUARDS}
+    return _sent(request, body, headers, "Accept-Language, ")
+
+
+def file(request: Request) -> Response:
+    """GET /page/{name}: a file of the page; kept by browsers where its address has its version."""
+    name = request.names["name"]
+    if name not in KINDS:
+        raise NotFound(f"The page has no file {name[:80]}.", files=sorted(KINDS))
+    body = _read(name)
+    fixed = request.query.get("v") == _version(body)
+    control = f"public, max-age={AGE_S}, immutable" if fixed else "no-cache"
+    return _sent(request, body, {"Content-Type": KINDS[name], "Cache-Control": control})
+
+
+def form(request: Request) -> Response:
+    """POST /page/: what POST /predict/ answers, as a page. Query: `lang`, and its."""
+    headers = {**request.headers, "x-request-id": request.id}
+    asked = request._replace(path="/predict/", headers=headers)
+    answer = http.answer(request.routes, asked)
+    found, language = json.loads(answer.body), _language(request)
+    words = _words()
+    if answer.status == 200:
+        card = asked._replace(method="GET", path="/model/")
+        shown = json.loads(http.answer(request.routes, card).body)
+        values = _result(found, shown, words[language], language)
+    else:
+        values = _problem(found, answer, words, language)
+    body = _html(language, "../", values)
+    return Response(answer.status, body, {**answer.headers, **GUARDS, "Content-Type": HTML})
+
+
+def _result(
+    found: Mapping[str, Any], card: Mapping[str, Any], words: Mapping[str, Any], language: str
+) -> dict[str, str]:
+    """Write the slots of an answer; a photo that the model cannot judge has no figures."""
+    labels, known = card.get("labels", ()), card.get("names", {})
+    names = dict(zip(labels, known.get(language) or known.get("en", ()), strict=False))
+    rows = {
+        names.get(row["label"], row["name"]): row["probability"] for row in found["predictions"]
+    }
+    kinds = [*names.values()] or [*rows]  # `top_k` may have left some out
+    decision, model = found["decision"], found["model"]
+    told = {"name": next(iter(rows)), "count": len(kinds), "names": ", ".join(kinds)}
+    made = {**model, "model": model["name"], "ms": round(found["metrics"]["total_ms"])}
+    slots = {
+        "view": "result",
+        "decision": decision,
+        "verdict": _text(words[decision].format(**told)),
+        "meaning": _text(words[f"{decision}_meaning"].format(**told)),
+        "kinds": _text(words["kinds"].format(**told)),
+        "made_by": _text(words["made_by"].format(**made)),
+    }
+    return slots if decision == "not_skin" else {**slots, **_figures(found, rows, words, told)}
+
+
+def _figures(
+    found: Mapping[str, Any],
+    rows: Mapping[str, float],
+    words: Mapping[str, Any],
+    told: Mapping[str, Any],
+) -> dict[str, str]:
+    """Write the slots of what the model found: a bar for each name, and the map if there is one."""
+    bars, cam = "".join(_bar(name, share) for name, share in rows.items()), found["explanation"]
+    alt = _text(words["alt_heat"].format(**told))
+    if not cam:
+        return {"bars": bars, "no_map": _text(words["no_map"])}
+    return {
+        "bars": bars,
+        "overlay": f' src="{_text(cam["overlay"])}" alt="{alt}"',
+        "heat_hidden": "",
+        "rough": "" if cam["faithful"] else _text(words["rough"]),
+    }
+
+
+def _problem(
+    found: Mapping[str, Any], answer: Response, words: Mapping[str, Any], language: str
+) -> dict[str, str]:
+    """Write the slots of a problem document; an unknown one is told by its status."""
+    own, kind = words[language], str(found["type"]).rpartition(":")[2]
+    known = own["problems"]
+    if kind not in known:
+        kind = words["statuses"].get(str(answer.status), "internal")
+    head, *advice = known[kind]
+    if "limit_bytes" in found:
+        advice.insert(0, own["most"].format(limit=f"{found['limit_bytes'] / 2**20:.3g} MB"))
+    if after := answer.headers.get("Retry-After"):
+        advice.append(own["retry_in"].format(seconds=after))
+    return {
+        "view": "problem",
+        "problem_head": _text(head),
+        "problem_advice": _text(" ".join(advice)),
+        "problem_id": _text(own["request"].format(id=found["request_id"])),
+    }
+
+
+def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
+    """Fill the slots of page.html with *values*, and its elements with their words."""
+    words = _words()
+    own = {
+        **{name: _version(_read(name)) for name in KINDS},
+        "lang": language,
+        "root": root,
+        "words": _script(words),
+        f"{language}_current": ' aria-current="true"',
+        "overlay": ' alt=""',
+        "heat_hidden": " hidden",
+        **values,
+    }
+
+    def fill(slot: re.Match[str]) -> str:
+        name, element, word = slot.groups()
+        return own.get(name, "") if name else element + _text(words[language][word])
+
+    return SLOT.sub(fill, _read("page.html").decode()).encode()
+
+
+def _script(document: Mapping[str, Any]) -> str:
+    """Write JSON that ends no element: "<" stands in its texts alone, which can be written so."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", r"\u003c")
+
+
+def _bar(name: str, probability: float) -> str:
+    share = _share(probability)
+    return (
+        f'<li><span class="name">{_text(name)}</span> <span class="share">{_text(share)}</span>'
+        f'<svg class="bar" aria-hidden="true"><rect width="{100 * probability:.1f}%" '
+        'height="100%"/></svg></li>'
+    )
+
+
+def _share(probability: float) -> str:
+    """Write a probability in per cent, never as the certainty that it is not."""
+    if 0 < probability < 0.01:
+        return "<1%"
+    return ">99%" if 0.99 < probability < 1 else f"{probability:.0%}"
+
+
+def _language(request: Request) -> str:
+    """Choose among LANGUAGES: as the query says, else as the browser likes them best."""
+    asked = request.query.get("lang", "")
+    if asked in LANGUAGES:
+        return asked
+    liked: dict[str, float] = {}
+    for part in request.headers.get("accept-language", "").lower().split(","):
+        name, _, rest = part.partition(";")
+        liked.setdefault(name.strip()[:2], _weight(rest))
+    return max(LANGUAGES, key=lambda language: liked.get(language, 0.0))
+
+
+def _weight(parameters: str) -> float:
+    """Read `q=0.8` (RFC 9110); 1 without it."""
+    text = parameters.strip().removeprefix("q=").strip()
+    return 1.0 if not text else float(text) if re.fullmatch(r"[01](\.\d{0,3})?", text) else 0.0
+
+
+def _sent(request: Request, body: bytes, headers: dict[str, str], varies: str = "") -> Response:
+    """Answer with a file: 304 where it is known by its ETag, compressed where that is taken."""
+    packs = not headers["Content-Type"].startswith("image/")
+    packed = packs and _takes_gzip(request.headers.get("accept-encoding", ""))
+    headers["ETag"] = tag = f'"{_version(body)}{"-gzip" if packed else ""}"'
+    if packs:
+        headers["Vary"] = f"{varies}Accept-Encoding"
+    known = request.headers.get("if-none-match", "").split(",")
+    if {part.strip().removeprefix("W/") for part in known} & {tag, "*"}:
+        return Response(304, b"", headers)
+    if packed:
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)  # 31: a gzip file, without that module
+        body, headers["Content-Encoding"] = packer.compress(body) + packer.flush(), "gzip"
+    return Response(200, body, headers)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    parts = (part.partition(";") for part in accepted.lower().split(","))
+    return any(name.strip() == "gzip" and _weight(rest) > 0 for name, _, rest in parts)
+
+
+def _read(name: str) -> bytes:
+    with open(os.path.join(FOLDER, name), "rb") as source:
+        return source.read()
+
+
+def _words() -> dict[str, Any]:
+    words: dict[str, Any] = json.loads(_read("words.json"))
+    return words
+
+
+def _version(content: bytes) -> str:
+    """Name content: a checksum, as a digest would load TLS."""
+    return f"{zlib.crc32(content):08x}"
+
+
+def _text(text: object) -> str:
+    """Escape for HTML, in an element or a quoted attribute."""
+    from html import escape
+
+    return escape(str(text))

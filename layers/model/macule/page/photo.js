@@ -1,0 +1,92 @@
+"use strict";
+// From a file to what is sent: upright, small, without metadata. Nothing leaves the browser here.
+
+const photo = (() => {
+  const LONGEST_PX = 1024; // the network sees a quarter of it
+  const MOST_BYTES = 140_000;
+  const QUALITIES = [0.85, 0.75, 0.6, 0.45];
+  const NAMED = /\.(jpe?g|png|webp|gif|bmp|tiff?|hei[cf]|avif)$/i;
+
+  /** Returns {file, small, url, width, height}; `small` is null for what this browser cannot read. */
+  async function prepare(file) {
+    try {
+      // Chromium, Firefox and Safari turn it as EXIF says.
+      const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
+      const canvas = draw(bitmap, bitmap.width, bitmap.height, LONGEST_PX);
+      bitmap.close();
+      const small = await encode(canvas);
+      return { file, small, url: URL.createObjectURL(small), width: canvas.width, height: canvas.height };
+    } catch {
+      return { file, small: null, url: "", width: 0, height: 0 };
+    }
+  }
+
+  /** Is it worth sending? What says that it is something else is not. */
+  function plausible(file) {
+    return file.type.startsWith("image/") || !file.type || NAMED.test(file.name);
+  }
+
+  function draw(source, width, height, longest) {
+    const scale = Math.min(1, longest / Math.max(width, height));
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.max(1, Math.round(width * scale));
+    canvas.height = Math.max(1, Math.round(height * scale));
+    const pen = canvas.getContext("2d", { alpha: false });
+    pen.fillStyle = "#fff"; // behind transparency, as the service has it
+    pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.imageSmoothingQuality = "high";
+    pen.drawImage(source, 0, 0, canvas.width, canvas.height);
+    return canvas;
+  }
+
+  async function encode(canvas) {
+    let blob;
+    for (const quality of QUALITIES) {
+      blob = await toJpeg(canvas, quality);
+      if (blob.size <= MOST_BYTES) break;
+    }
+    return blob;
+  }
+
+  function toJpeg(canvas, quality) {
+    return new Promise((done) => { canvas.toBlob(done, "image/jpeg", quality); });
+  }
+
+  /** A camera's pictures in *video*; `open` fails with the browser's NotAllowedError and the like. */
+  function camera(video) {
+    let stream = null;
+    let place = 0;
+
+    async function open() {
+      const found = await lenses();
+      const lens = found[place % Math.max(1, found.length)];
+      const chosen = lens?.deviceId ? { deviceId: lens.deviceId } : { facingMode: "environment" };
+      const wanted = { width: { ideal: 1920 }, height: { ideal: 1080 }, ...chosen };
+      const opened = await navigator.mediaDevices.getUserMedia({ video: wanted });
+      close();
+      stream = opened;
+      video.srcObject = stream;
+      await video.play();
+      return (await lenses()).length;
+    }
+
+    async function lenses() {
+      const devices = await navigator.mediaDevices.enumerateDevices();
+      return devices.filter((device) => device.kind === "videoinput");
+    }
+
+    function close() {
+      stream?.getTracks().forEach((track) => track.stop());
+      stream = video.srcObject = null;
+    }
+
+    async function shoot() {
+      const canvas = draw(video, video.videoWidth, video.videoHeight, Infinity);
+      return new File([await toJpeg(canvas, 0.95)], "camera.jpg", { type: "image/jpeg" });
+    }
+
+    return { open, close, shoot, next: () => { place += 1; return open(); } };
+  }
+
+  return { prepare, plausible, camera };
+})();

@@ -1,0 +1,124 @@
+"""A real browser for the tests: Debian's Chromium, and what a visitor of the page sees."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserType, ConsoleMessage, Page, Request, sync_playwright
+
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+FAKE_CAMERA = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
+# What a browser says of any answer of 400 and above, wished for or not.
+FAILED = "Failed to load resource"
+# Playwright does not show the bytes of a Blob that is sent; the page's own call does.
+KEEP_SENT = """
+const send = XMLHttpRequest.prototype.send;
+XMLHttpRequest.prototype.send = function (body) {
+  window.sent = body;
+  return send.call(this, body);
+};
+"""
+READ_SENT = """
+() => new Promise((done) => {
+  const reader = new FileReader();
+  reader.onload = () => done(reader.result.split(",")[1]);
+  reader.readAsDataURL(window.sent);
+})
+"""
+
+
+def chromium() -> str:
+    """Find Chromium; where there is none, skip, or fail where CI is set."""
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if not found:
+        missing = "no browser: install Debian's chromium (apt-get install chromium)"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
+    return found
+
+
+@contextmanager
+def launched(kind: BrowserType | None = None, arguments: str = FAKE_CAMERA) -> Iterator[Browser]:
+    """Run Chromium; *kind* is that of a browser which runs already, as Playwright starts once."""
+    options = {"executable_path": chromium(), "args": [*QUIET.split(), *arguments.split()]}
+    if kind:
+        with kind.launch(**options) as browser:
+            yield browser
+        return
+    with sync_playwright() as playwright, playwright.chromium.launch(**options) as browser:
+        yield browser
+
+
+class Visit:
+    """One visitor: a page, what its console said, and what it asked for."""
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self.page, self.origin = page, origin
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self.said.append(f"uncaught: {error}"))
+        page.on("request", self._see)
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.said.append(message.text)
+
+    def _see(self, request: Request) -> None:
+        if not request.url.startswith(("data:", "blob:")):
+            self.asked.append(request.url)
+
+    def sent(self) -> bytes:
+        """Return the body that was sent last."""
+        return b64decode(self.page.evaluate(READ_SENT))
+
+    def choose(self, *files: tuple[str, str, bytes]) -> None:
+        """Choose files, each a name, a media type and its bytes."""
+        self.page.set_input_files(
+            "#file",
+            [{"name": name, "mimeType": kind, "buffer": body} for name, kind, body in files],
+        )
+
+    def analyse(self) -> None:
+        self.page.click("#analyse")
+
+    def verdict(self) -> str:
+        """Wait for the answer and return what it says first."""
+        self.page.wait_for_selector("#verdict:visible")
+        return self.page.inner_text("#verdict")
+
+    def problem(self) -> str:
+        """Wait for a failure and return what is said of it."""
+        self.page.wait_for_selector("#problem-head:visible")
+        return self.page.inner_text(".in-problem")
+
+
+@contextmanager
+def visiting(
+    browser: Browser, url: str, *, failures: bool = False, **context: Any
+) -> Iterator[Visit]:
+    """Open the page at *url*; afterwards its console was silent, and it asked nobody else.
+
+    Args:
+      failures: whether answers of 400 and above are part of the test.
+    """
+    with browser.new_context(**{"locale": "en-GB", **context}) as visitor:
+        visitor.set_default_timeout(20_000)
+        page = visitor.new_page()
+        if context.get("java_script_enabled", True):
+            page.add_init_script(KEEP_SENT)
+        visit = Visit(page, url)
+        page.goto(url)
+        yield visit
+        said = [text for text in visit.said if not (failures and text.startswith(FAILED))]
+        elsewhere = [asked for asked in visit.asked if not asked.startswith(url)]
+
+        assert (said, elsewhere) == ([], [])

@@ -1,0 +1,31 @@
+"""One service and one browser for all tests of the page."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+
+import pytest
+from browser import Visit, launched, visiting
+from playwright.sync_api import Browser
+from service import GUNICORN, Service, running
+
+Open = Callable[..., AbstractContextManager[Visit]]
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="package")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(GUNICORN, tmp_path_factory.mktemp("logs")) as service:
+        assert service.call("GET", "/warmup/").status == 200
+        yield service
+
+
+@pytest.fixture
+def visit(browser: Browser, service: Service) -> Open:
+    """Open the page of the shared service: `with visit() as visitor`."""
+    return partial(visiting, browser, f"http://127.0.0.1:{service.port}/")

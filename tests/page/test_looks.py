@@ -1,0 +1,248 @@
+"""The page for everyone: languages, keyboard, screen readers, small screens, no JavaScript."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from io import BytesIO
+from typing import Literal
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browser import Visit
+from draw import photo, saved
+from PIL import Image, ImageFilter
+from playwright.sync_api import Page
+from service import ROOT, Service
+
+Open = Callable[..., AbstractContextManager[Visit]]
+SPOT = (ROOT / "examples/spot.jpg").read_bytes()
+EXAMPLE = ("spot.jpg", "image/jpeg", SPOT)
+# WCAG 2.0 to 2.2, A and AA, and what axe holds to be good besides.
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+VIEWS: list[tuple[str, Literal["light", "dark"], int]] = [
+    ("vi", "light", 320),
+    ("en", "dark", 320),
+    ("vi", "dark", 1280),
+    ("en", "light", 768),
+]
+NOT_SKIN = ("drawn.jpg", "image/jpeg", photo())
+TEXT = ("renamed.jpg", "image/jpeg", b"no photo")
+
+
+def blurred() -> tuple[str, str, bytes]:
+    """Return the example photo so out of focus that the model cannot tell."""
+    spot = Image.open(BytesIO(SPOT))
+    return "blurred.jpg", "image/jpeg", saved(spot.filter(ImageFilter.GaussianBlur(15)), quality=90)
+
+
+def to_answer(*file: tuple[str, str, bytes]) -> Callable[[Visit], object]:
+    def go(visitor: Visit) -> None:
+        visitor.choose(*file)
+        visitor.analyse()
+        visitor.verdict()
+
+    return go
+
+
+def to_chosen(visitor: Visit) -> None:
+    visitor.choose(EXAMPLE)
+    visitor.page.wait_for_selector("#analyse:visible")
+
+
+def to_sending(visitor: Visit) -> None:
+    visitor.page.route("**/predict/**", lambda _: None)
+    to_chosen(visitor)
+    visitor.analyse()
+
+
+def to_problem(visitor: Visit) -> None:
+    visitor.choose(TEXT)
+    visitor.analyse()
+    visitor.problem()
+
+
+def to_key(visitor: Visit) -> None:
+    visitor.page.route("**/predict/**", lambda route: route.fulfill(status=401, json={}))
+    to_chosen(visitor)
+    visitor.analyse()
+    visitor.problem()
+
+
+def to_camera(visitor: Visit) -> None:
+    visitor.page.click("#camera")
+    visitor.page.wait_for_selector("#shutter:enabled")
+
+
+def to_operators(visitor: Visit) -> None:
+    visitor.page.click("#operators summary")
+    visitor.page.wait_for_selector("#gauge dd")
+
+
+STATES: dict[str, Callable[[Visit], object]] = {
+    "choose": lambda _: None,
+    "chosen": to_chosen,
+    "sending": to_sending,
+    "problem": to_problem,
+    "key": to_key,
+    "classified": to_answer(EXAMPLE),
+    "inconclusive": to_answer(blurred()),
+    "not_skin": to_answer(NOT_SKIN),
+    "camera": to_camera,
+    "operators": to_operators,
+}
+
+
+def faults(page: Page) -> list[str]:
+    """Return what axe finds wrong with the page as it is."""
+    options = {"runOnly": RULES, "resultTypes": ["violations"]}
+    found = Axe().run(page, options=options).response["violations"]
+    return [f"{fault['id']}: {[node['html'][:100] for node in fault['nodes']]}" for fault in found]
+
+
+def too_wide(page: Page) -> bool:
+    return bool(page.evaluate("document.documentElement.scrollWidth > innerWidth"))
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_each_state_is_for_everyone(state: str, visit: Open) -> None:
+    """axe finds nothing, light and dark, in both languages, and nothing overflows its width."""
+    with visit(failures=True, reduced_motion="reduce") as visitor:
+        STATES[state](visitor)
+        page, found = visitor.page, {}
+        for language, scheme, width in VIEWS:
+            page.evaluate(f"document.querySelector('nav a[lang={language}]').click()")
+            page.emulate_media(color_scheme=scheme)
+            page.set_viewport_size({"width": width, "height": 640})
+            found[language, scheme] = faults(page) + ["too wide"] * too_wide(page)
+
+    assert {where: what for where, what in found.items() if what} == {}
+
+
+def test_what_cannot_be_judged_has_no_figures(visit: Open) -> None:
+    """`not_skin` shows neither bars nor a map; `inconclusive` says not to rely on its figures."""
+    with visit() as visitor:
+        STATES["not_skin"](visitor)
+        strange = visitor.page.inner_text(".in-result.panel")
+        visitor.page.click(".in-result .another")
+        STATES["inconclusive"](visitor)
+        unclear = visitor.page.inner_text(".in-result.panel")
+
+    assert "%" not in strange
+    assert "Heat map" not in strange
+    assert "says nothing about your skin" in strange
+    assert "No clear answer" in unclear
+    assert "Do not rely on them" in unclear
+
+
+def test_the_page_speaks_the_readers_language(visit: Open) -> None:
+    """By the browser's language it is Vietnamese; a switch changes all of a result, unasked."""
+    with visit(locale="vi-VN") as visitor:
+        heading = visitor.page.inner_text("h1")
+        STATES["classified"](visitor)
+        verdict, asked = visitor.verdict(), len(visitor.asked)
+        visitor.page.click("nav a[lang=en]")
+        switched = visitor.verdict()
+        language = visitor.page.get_attribute("html", "lang")
+
+        assert len(visitor.asked) == asked
+        visitor.page.reload()
+        assert visitor.page.inner_text("h1") == "A photo of a skin spot"
+    assert heading == "Ảnh một đốm trên da"
+    assert verdict == "Giống nhất với: Nốt ruồi (nevus hắc tố)"
+    assert (switched, language) == ("Looks most like: Melanocytic nevus", "en")
+
+
+def test_the_keyboard_is_enough(visit: Open) -> None:
+    """Tab, Enter and arrows lead from the page to a result, its map and the next photo."""
+    with visit() as visitor:
+        press, active = visitor.page.keyboard.press, "document.activeElement.id"
+        visitor.page.on("filechooser", lambda box: box.set_files(ROOT / "examples/spot.jpg"))
+        for _ in range(3):
+            press("Tab")
+        assert visitor.page.evaluate(active) == "file"
+        press("Enter")
+        visitor.page.wait_for_selector("#analyse:focus")
+        press("Enter")
+        visitor.page.wait_for_selector("#verdict:focus")
+        press("Tab")
+        before = visitor.page.evaluate("document.getElementById('overlay').style.opacity")
+        press("ArrowRight")
+        after = visitor.page.evaluate("document.getElementById('overlay').style.opacity")
+        press("Tab")
+        press("Enter")
+
+        assert visitor.page.evaluate(active) == "file"
+    assert (before, after) == ("0.5", "0.55")
+
+
+def test_a_visit_has_a_history_that_can_be_forgotten(visit: Open) -> None:
+    """Answers of this visit can be seen again, until they are forgotten."""
+    with visit() as visitor:
+        STATES["classified"](visitor)
+        visitor.page.click(".in-result .another")
+        STATES["not_skin"](visitor)
+        visitor.page.click("#past button >> nth=1")
+        again = visitor.verdict()
+        kept = visitor.page.locator("#past button").count()
+        visitor.page.click("#forget")
+
+        assert not visitor.page.is_visible("#visit")
+    assert (again, kept) == ("Looks most like: Melanocytic nevus", 2)
+
+
+def test_operators_ask_only_while_they_look(visit: Open) -> None:
+    """/memory/ and /ready/ are asked for once the gauge is open, and never before."""
+    with visit() as visitor:
+        to_chosen(visitor)
+        before = [url for url in visitor.asked if "memory" in url or "ready" in url]
+        to_operators(visitor)
+        shown = visitor.page.inner_text("#gauge")
+
+    assert before == []
+    assert "ready" in shown
+    assert "MB" in shown
+
+
+def test_the_first_view_is_light(visit: Open, service: Service) -> None:
+    """It is one page and at most 4 files, 60 kB compressed in all, under a strict policy."""
+    with visit() as visitor:
+        asked = list(visitor.asked)
+    weights = {}
+    for url in asked:
+        path = url.removeprefix(f"http://127.0.0.1:{service.port}")
+        answer = service.call("GET", path, headers={"Accept-Encoding": "gzip"})
+        weights[path.partition("?")[0]] = len(answer.body)
+    print(f"first view: {sum(weights.values())} bytes compressed: {weights}")  # noqa: T201
+    policy = service.call("GET", "/").headers["content-security-policy"]
+
+    assert len(asked) <= 5
+    assert sum(weights.values()) <= 60_000
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("language", ["en", "vi"])
+def test_a_plain_form_does_without_javascript(language: str, visit: Open) -> None:
+    """Without JavaScript the form answers with a page: a result, or a problem in words, for all."""
+    with visit(java_script_enabled=False, locale=language, failures=True) as visitor:
+        page = visitor.page
+        page.set_input_files("#file", ROOT / "examples/spot.jpg")
+        with page.expect_navigation() as answered:
+            page.click("form button:visible")
+        verdict, rows = visitor.verdict(), page.locator("#bars li").count()
+        status = answered.value.status
+        page.click(".in-result .another")
+        page.set_input_files("#file", ROOT / "README.md")
+        with page.expect_navigation() as refused:
+            page.click("form button:visible")
+        problem = visitor.problem()
+
+        assert not page.is_visible("#strength")
+    told = {
+        "en": ("Looks most like: Melanocytic nevus", "not a photo that can be read"),
+        "vi": ("Giống nhất với: Nốt ruồi (nevus hắc tố)", "không phải ảnh đọc được"),
+    }
+    assert (status, verdict, rows) == (200, told[language][0], 3)
+    assert refused.value.status == 415
+    assert told[language][1] in problem

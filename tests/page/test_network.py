@@ -1,0 +1,266 @@
+"""What the page does while a service is slow, asleep, busy, broken or gone, in Chromium."""
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from threading import Event
+
+import elsewhere
+from browser import Visit, visiting
+from elsewhere import Handler
+from macule import keys, store
+from playwright.sync_api import Browser, Request, expect
+from service import GUNICORN, ROOT, Service, running
+
+Open = Callable[..., AbstractContextManager[Visit]]
+EXAMPLE = ("spot.jpg", "image/jpeg", (ROOT / "examples/spot.jpg").read_bytes())
+NEVUS = "Looks most like: Melanocytic nevus"
+SLOW_BYTES_PER_S = 40_000
+
+
+@contextmanager
+def frozen(service: Service) -> Iterator[None]:
+    """Stop the service's processes where they are; they go on afterwards."""
+    group = os.getpgid(service.process.pid)
+    os.killpg(group, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(group, signal.SIGCONT)
+
+
+@contextmanager
+def crowded(service: Service) -> Iterator[None]:
+    """Take all slots for images, with senders that do not send what they announced."""
+    images = service.call("GET", "/memory/").json()["slots"]["images"]
+    with ExitStack() as senders:
+        for _ in range(images):
+            sender = senders.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            sender.sendall(b"POST /predict/ HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n-")
+        slots = {"admitted": 0}
+        while slots["admitted"] < images:
+            slots = service.call("GET", "/memory/").json()["slots"]
+        yield
+
+
+def narrow(visitor: Visit) -> None:
+    """Make the visitor's network as slow as SLOW_BYTES_PER_S."""
+    session = visitor.page.context.new_cdp_session(visitor.page)
+    session.send(
+        "Network.emulateNetworkConditions",
+        {
+            "offline": False,
+            "latency": 20,
+            "downloadThroughput": -1,
+            "uploadThroughput": SLOW_BYTES_PER_S,
+        },
+    )
+
+
+def address(service: Service) -> str:
+    return f"http://127.0.0.1:{service.port}/"
+
+
+def test_a_slow_upload_shows_how_far_it_is_and_can_be_canceled(visit: Open) -> None:
+    """On a slow network per cents are shown; Cancel goes back to the photo, which can be sent."""
+    with visit() as visitor:
+        narrow(visitor)
+        visitor.choose(EXAMPLE)
+        visitor.page.check("#original")
+        visitor.analyse()
+        focused = visitor.page.evaluate("document.activeElement.id")
+        expect(visitor.page.locator("#phase")).to_have_text(re.compile(r"Sending… [1-9]\d?%"))
+        visitor.page.click("#cancel")
+        visitor.page.wait_for_selector("#analyse:visible")
+        visitor.page.uncheck("#original")
+        visitor.analyse()
+
+        assert visitor.verdict() == NEVUS
+    assert focused == "cancel"
+
+
+def test_a_service_that_is_asleep_is_waited_for(browser: Browser, tmp_path: Path) -> None:
+    """While nothing answers the page says that it wakes up and for how long; then the result."""
+    with (
+        running(GUNICORN, tmp_path) as service,
+        visiting(browser, address(service)) as visitor,
+    ):
+        visitor.choose(EXAMPLE)
+        visitor.page.wait_for_selector("#analyse:visible")
+        with frozen(service):
+            visitor.analyse()
+            note = visitor.page.locator("#phase-note:not(:empty)").inner_text()
+            said = visitor.page.inner_text("#said")
+
+        assert visitor.verdict() == NEVUS
+    assert "about 30 seconds" in note
+    assert note in said
+
+
+def test_a_cold_start_is_told(browser: Browser, tmp_path: Path) -> None:
+    """While the first request's model is fetched, the page says how long that takes about."""
+    free = Event()
+
+    def late(handler: Handler, content: bytes) -> None:
+        free.wait(20)
+        handler.head(len(content))
+        handler.wfile.write(content)
+
+    with elsewhere.web() as web:
+        web.hold(store.SHIPPED, "/lesions")
+        web.turns["/lesions/model.json"] = [late]
+        settings = {"MODEL_URI": f"{web.uri}/lesions", "MODEL_CACHE_DIR": str(tmp_path / "cache")}
+        with (
+            running(GUNICORN, tmp_path, **settings) as service,
+            visiting(browser, address(service)) as visitor,
+        ):
+            visitor.choose(EXAMPLE)
+            visitor.analyse()
+            note = visitor.page.locator("#phase-note:not(:empty)").inner_text()
+            free.set()
+
+            assert visitor.verdict() == NEVUS
+    assert "about 5 seconds" in note
+
+
+def test_a_busy_service_is_asked_again(browser: Browser, tmp_path: Path) -> None:
+    """A 503 with Retry-After counts down and is tried again by itself until there is room."""
+    settings = {"MAX_WAITING": "0", "ADMISSION_TIMEOUT_S": "0.1", "BODY_TIMEOUT_S": "60"}
+    with (
+        running(GUNICORN, tmp_path, **settings) as service,
+        visiting(browser, address(service), failures=True) as visitor,
+    ):
+        visitor.choose(EXAMPLE)
+        visitor.page.wait_for_selector("#analyse:visible")
+        with crowded(service):
+            visitor.analyse()
+            visitor.page.wait_for_selector("#phase:has-text('The service is busy')")
+            note = visitor.page.inner_text("#phase-note")
+
+        assert visitor.verdict() == NEVUS
+    assert note == "Trying again in 1 s"
+
+
+def test_a_service_that_starts_anew_is_found_again(browser: Browser, tmp_path: Path) -> None:
+    """Sent while the service is down, the photo is answered as soon as it is back."""
+    with ExitStack() as first:
+        service = first.enter_context(running(GUNICORN, tmp_path))
+        with visiting(browser, address(service), failures=True) as visitor:
+            visitor.choose(EXAMPLE)
+            visitor.page.wait_for_selector("#analyse:visible")
+            first.close()
+            visitor.analyse()
+            visitor.page.wait_for_selector("#phase:has-text('cannot be reached')")
+            with running(GUNICORN, tmp_path, port=service.port):
+                assert visitor.verdict() == NEVUS
+
+
+def test_a_network_that_is_down_is_told_and_tried_by_hand(visit: Open) -> None:
+    """Tries end; what is said is what to do, and the same photo goes once the network is back."""
+    with visit(failures=True) as visitor:
+        visitor.page.clock.install()
+        visitor.page.reload()
+        visitor.choose(EXAMPLE)
+        visitor.page.wait_for_selector("#analyse:visible")
+        visitor.page.context.set_offline(True)
+        visitor.analyse()
+        for _ in range(20):
+            visitor.page.clock.run_for(1000)
+        problem = visitor.problem()
+        visitor.page.context.set_offline(False)
+        visitor.page.click("#retry")
+
+        assert visitor.verdict() == NEVUS
+    assert "Check your connection" in problem
+
+
+def test_no_answer_in_time_is_told(browser: Browser, tmp_path: Path) -> None:
+    """A service that never answers is given up after two minutes."""
+    with (
+        running(GUNICORN, tmp_path) as service,
+        visiting(browser, address(service)) as visitor,
+    ):
+        visitor.page.clock.install()
+        visitor.page.reload()
+        visitor.choose(EXAMPLE)
+        visitor.page.wait_for_selector("#analyse:visible")
+        with frozen(service):
+            visitor.analyse()
+            visitor.page.wait_for_selector("#phase:has-text('Waking up')")
+            visitor.page.clock.run_for(130_000)
+            problem = visitor.problem()
+
+    assert "no answer in time" in problem
+
+
+def test_the_small_copy_is_offered_where_the_original_is_too_large(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """An original over MAX_IMAGE_BYTES gets the limit in words, and one click sends the copy."""
+    with (
+        running(GUNICORN, tmp_path, MAX_IMAGE_BYTES="200000") as service,
+        visiting(browser, address(service), failures=True) as visitor,
+    ):
+        visitor.choose(EXAMPLE)
+        visitor.page.check("#original")
+        visitor.analyse()
+        said = visitor.problem()
+        visitor.page.click("#smaller")
+
+        assert visitor.verdict() == NEVUS
+        assert len(visitor.sent()) < 200_000 < len(EXAMPLE[2])
+    assert "At most 0.191 MB" in said
+
+
+def test_a_key_is_asked_for_and_kept_for_the_visit(browser: Browser, tmp_path: Path) -> None:
+    """The page opens without a key; then it goes with every request, is stored nowhere, and a
+    wrong one is said to be."""
+    key, pair = keys.new("clinic")
+    sent: list[str | None] = []
+
+    def note(asked: Request) -> None:
+        if "/predict/" in asked.url:
+            sent.append(asked.headers.get("authorization"))
+
+    with (
+        running(GUNICORN, tmp_path, API_KEYS=pair) as service,
+        visiting(browser, address(service), failures=True) as visitor,
+    ):
+        visitor.page.on("request", note)
+        visitor.choose(EXAMPLE)
+        visitor.analyse()
+        asked = visitor.problem()
+        visitor.page.fill("#key", "wrong")
+        visitor.page.press("#key", "Enter")
+        visitor.page.wait_for_selector("text=This key is not accepted")
+        visitor.page.fill("#key", key)
+        visitor.page.press("#key", "Enter")
+
+        assert visitor.verdict() == NEVUS
+        stored = visitor.page.evaluate(
+            "[localStorage.length, sessionStorage.length, document.cookie]"
+        )
+    assert "asks for a key" in asked
+    assert sent == [None, "Bearer wrong", f"Bearer {key}"]
+    assert stored == [0, 0, ""]
+
+
+def test_the_form_without_scripts_says_that_it_needs_a_key(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Its answer is the page in words, with the status of /predict/."""
+    pair = keys.new("clinic")[1]
+    with (
+        running(GUNICORN, tmp_path, API_KEYS=pair) as service,
+        visiting(browser, address(service), failures=True, java_script_enabled=False) as visitor,
+    ):
+        visitor.choose(EXAMPLE)
+        with visitor.page.expect_navigation() as answered:
+            visitor.page.click("noscript button")
+
+        assert answered.value.status == 401
+        assert "asks for a key" in visitor.problem()

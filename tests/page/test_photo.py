@@ -1,0 +1,214 @@
+"""The ways in which a photo comes to the page, and what leaves the browser of it, in Chromium."""
+
+from base64 import b64encode
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from io import BytesIO
+
+import pytest
+from browser import Visit, launched, visiting
+from draw import saved, skin
+from PIL import Image
+from playwright.sync_api import Browser
+from service import ROOT, Service
+
+Open = Callable[..., AbstractContextManager[Visit]]
+SPOT = (ROOT / "examples/spot.jpg").read_bytes()
+EXAMPLE = ("spot.jpg", "image/jpeg", SPOT)
+MOST_SENT = 150_000
+DROP = """
+(files) => {
+  const carried = new DataTransfer();
+  for (const [name, type, base64] of files) {
+    const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+    carried.items.add(new File([bytes], name, { type }));
+  }
+  const event = (kind) => new DragEvent(kind, { dataTransfer: carried, bubbles: true });
+  document.body.dispatchEvent(event("dragover"));
+  const shown = getComputedStyle(document.querySelector(".over")).display;
+  document.body.dispatchEvent(event("drop"));
+  return shown;
+}
+"""
+COPY = """
+async (base64) => {
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const blob = new Blob([bytes], { type: "image/png" });
+  await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
+}
+"""
+
+
+def turned() -> bytes:
+    """Return a JPEG of 12 MP, on its side, with a camera's name and a place in its EXIF."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera of mine"  # orientation: turn right; make
+    exif.get_ifd(0x8825)[2] = (21.0, 1.0, 42.0)  # latitude
+    return saved(skin(4032, 3024), quality=92, exif=exif)
+
+
+def test_two_actions_lead_from_the_page_to_a_result(visit: Open) -> None:
+    """Choosing the example and sending it shows decision, figures and map, as the API has them."""
+    with visit() as visitor:
+        visitor.choose(EXAMPLE)
+        visitor.analyse()
+        verdict = visitor.verdict()
+        rows = visitor.page.locator("#bars li").all_inner_texts()
+        overlay = visitor.page.get_attribute("#overlay", "src")
+        focused = visitor.page.evaluate("document.activeElement.id")
+
+    assert verdict == "Looks most like: Melanocytic nevus"
+    assert rows[0].startswith("Melanocytic nevus")
+    assert len(rows) == 3
+    assert all("%" in row for row in rows)
+    assert (overlay or "").startswith("data:image/png;base64,")
+    assert focused == "verdict"
+
+
+def test_the_example_photo_is_there(visit: Open) -> None:
+    """Two clicks give the same decision for the page's own example as for examples/spot.jpg."""
+    with visit() as visitor:
+        visitor.page.click("#example")
+        visitor.analyse()
+
+        assert visitor.verdict() == "Looks most like: Melanocytic nevus"
+
+
+def test_what_is_sent_is_upright_small_and_bare(visit: Open) -> None:
+    """Of 12 MP on their side with a place in EXIF, a small upright JPEG without EXIF is sent."""
+    original = turned()
+    with visit() as visitor:
+        visitor.choose(("IMG_0001.JPG", "image/jpeg", original))
+        visitor.analyse()
+        visitor.verdict()
+        sent = visitor.sent()
+    photo = Image.open(BytesIO(sent))
+
+    assert len(original) > 1_000_000 > MOST_SENT > len(sent)
+    assert photo.size == (768, 1024)
+    assert not photo.getexif()
+    assert b"a camera of mine" in original
+    assert b"a camera of mine" not in sent
+    # the spot is left of and above the middle; turned right, it is above and right of it
+    assert max(photo.getpixel((int(768 * 0.675), int(1024 * 0.35)))) < 130
+    assert min(photo.getpixel((int(768 * 0.325), int(1024 * 0.35)))) > 110
+
+
+def test_the_original_is_one_click_away(visit: Open) -> None:
+    """With one box ticked, the file's own bytes are sent, and the page says so before."""
+    with visit() as visitor:
+        visitor.choose(EXAMPLE)
+        visitor.page.check("#original")
+        facts = visitor.page.inner_text("#facts")
+        visitor.analyse()
+        visitor.verdict()
+
+        assert visitor.sent() == SPOT
+    assert "as it is: 290 kB" in facts
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "body", "said"),
+    [
+        ("notes.txt", "text/plain", b"hello", "This is not a photo that can be read"),
+        ("empty.jpg", "image/jpeg", b"", "The file is empty"),
+    ],
+)
+def test_what_is_no_photo_is_not_sent(
+    visit: Open, name: str, kind: str, body: bytes, said: str
+) -> None:
+    """A text file and an empty one are told apart in the browser, and the way back works."""
+    with visit() as visitor:
+        visitor.choose((name, kind, body))
+        problem = visitor.problem()
+        focused = visitor.page.evaluate("document.activeElement.id")
+        visitor.page.click(".in-problem .another")
+        visitor.choose(EXAMPLE)
+        visitor.page.wait_for_selector("#analyse:visible")
+
+        assert said in problem
+        assert focused == "problem-head"
+        assert not any("predict" in url for url in visitor.asked)
+
+
+def test_what_the_browser_cannot_read_is_sent_as_it_is(visit: Open) -> None:
+    """Bytes that Chromium cannot show reach the service whole, whose 415 is put in words."""
+    body = b"\x00\x00\x00\x18ftypheic" + bytes(2000)
+    with visit(failures=True) as visitor:
+        visitor.choose(("photo.heic", "image/heic", body))
+        visitor.page.wait_for_selector("#analyse:visible")
+        shown = visitor.page.inner_text(".in-work")
+        visitor.analyse()
+        problem = visitor.problem()
+
+        assert visitor.sent() == body
+        assert not visitor.page.is_visible("#retry")
+    assert "cannot show this file" in shown
+    assert "not a photo that can be read" in problem
+
+
+def test_a_photo_can_be_dropped(visit: Open) -> None:
+    """Of two files dropped anywhere the first is taken, and that is said."""
+    with visit() as visitor:
+        shown = visitor.page.evaluate(
+            DROP,
+            [["a.jpg", "image/jpeg", b64encode(SPOT).decode()], ["b.txt", "text/plain", "Yg=="]],
+        )
+        visitor.page.wait_for_selector("#analyse:visible")
+        notice = visitor.page.inner_text("#notice")
+        visitor.analyse()
+        verdict = visitor.verdict()
+
+    assert shown == "grid"
+    assert "One photo at a time" in notice
+    assert "Melanocytic nevus" in verdict
+
+
+def test_a_photo_can_be_pasted(visit: Open) -> None:
+    """Ctrl+V takes the picture that the clipboard holds."""
+    with visit(permissions=["clipboard-read", "clipboard-write"]) as visitor:
+        visitor.page.evaluate(COPY, b64encode(saved(skin(300, 200), "PNG")).decode())
+        visitor.page.keyboard.press("Control+V")
+        visitor.page.wait_for_selector("#analyse:visible")
+        facts = visitor.page.inner_text("#facts")
+
+    assert facts.startswith("300 × 200 pixels")
+
+
+def test_a_photo_can_be_taken(visit: Open) -> None:
+    """The camera shows what it sees, the shutter takes it; it is off when the box has closed."""
+    with visit() as visitor:
+        visitor.page.click("#camera")
+        visitor.page.wait_for_selector("#shutter:enabled")
+        visitor.page.click("#shutter")
+        visitor.page.wait_for_selector("#analyse:visible")
+        off = visitor.page.evaluate("document.getElementById('finder').srcObject === null")
+        visitor.analyse()
+        verdict = visitor.verdict()
+        bars = visitor.page.locator("#bars li").count()
+
+    assert off
+    assert (verdict, bars) == ("Not a photo the model can judge", 0)
+
+
+def test_without_a_camera_the_page_says_so(browser: Browser, service: Service) -> None:
+    """Where there is no camera the box says what else to do, and Escape closes it."""
+    address = f"http://127.0.0.1:{service.port}/"
+    with launched(browser.browser_type, "") as bare, visiting(bare, address) as visitor:
+        visitor.page.click("#camera")
+        note = visitor.page.locator("#camera-note:not(:empty)").inner_text()
+        visitor.page.keyboard.press("Escape")
+
+        assert "hoose a photo" in note
+        assert not visitor.page.is_visible("#camera-box")
+
+
+def test_a_phone_takes_photos_with_its_own_camera(visit: Open) -> None:
+    """On a touch screen the button opens what `capture` opens, and its photo is taken."""
+    phone = {"viewport": {"width": 390, "height": 800}, "has_touch": True, "is_mobile": True}
+    with visit(**phone) as visitor:
+        visitor.page.on("filechooser", lambda box: box.set_files(ROOT / "examples/spot.jpg"))
+        visitor.page.tap("#camera")
+        visitor.page.wait_for_selector("#analyse:visible")
+
+        assert visitor.page.get_attribute("#shot", "capture") == "environment"
