@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from macule import classify, doors, health, predictions
+from macule import classify, doors, health, openapi, predictions
 
 if TYPE_CHECKING:
     from flask import Request
@@ -19,6 +19,8 @@ ROUTES = {
     "POST /predictions": predictions.create,
     "GET /predictions/{id}": predictions.show,
     "POST /predictions/{id}/cancel": predictions.cancel,
+    "GET /openapi.json": openapi.document,
+    "GET /docs/": openapi.docs,
 }
 
 app = doors.wsgi(ROUTES)  # gunicorn: Render, make serve. Flask is never imported

@@ -195,13 +195,13 @@ def table(routes: Mapping[str, Handler]) -> Table:
     paths: dict[str, dict[str, Handler]] = {}
     for route, handler in routes.items():
         method, path = route.split(" ")
-        paths.setdefault(_bare(path), {})[method] = handler
+        paths.setdefault(bare(path), {})[method] = handler
     return paths
 
 
 def answer(routes: Table, request: Request) -> Response:
     """Answer *request*; whatever goes wrong becomes a problem document, never a traceback."""
-    path, names = _find(routes, _bare(request.path))
+    path, names = _find(routes, bare(request.path))
     request_id = _request_id(request.headers.get("x-request-id", ""))
     request = request._replace(id=request_id, route=path, routes=routes, names=names)
     try:
@@ -230,6 +230,16 @@ def as_json(document: Mapping[str, Any], status: int = 200, **headers: str) -> R
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     return Response(status, body, {"Content-Type": "application/json", **names})
+
+
+def tagged(request: Request, response: Response) -> Response:
+    """Give *response* an ETag; where the caller knows that one already, answer 304 instead."""
+    import hashlib
+
+    tag = response.headers["ETag"] = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
+    given = request.headers.get("if-none-match", "").split(",")
+    known = {part.strip().removeprefix("W/") for part in given}
+    return response._replace(status=304, body=b"") if known & {tag, "*"} else response
 
 
 def problem(error: Macule, request_id: str) -> Response:
@@ -272,7 +282,7 @@ def _find(routes: Table, path: str) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
-def _bare(path: str) -> str:
+def bare(path: str) -> str:
     """Drop one trailing slash: every path answers with and without."""
     return path.removesuffix("/") or "/"
 

@@ -1,0 +1,167 @@
+"""The OpenAPI document of a door: its routes, their descriptions, and answers that were real."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from macule import __version__, http
+from macule.errors import Macule, MethodNotAllowed, Unavailable
+from macule.http import Table
+from macule.openapi.operations import (
+    EVERY_ERROR,
+    EVERY_HEADER,
+    EVERY_PARAMETER,
+    FUNCTIONS,
+    TAGS,
+    Answer,
+    Operation,
+)
+
+KEPT = "examples.json"  # written by tests/answers.py
+PROBLEM = "application/problem+json"
+PRESENT = "A research demonstration. **Not a medical device and not a diagnosis.**"
+ABOUT = f"""A skin-lesion classifier. {PRESENT}
+
+Every path answers with and without its trailing slash, HEAD wherever GET does, OPTIONS everywhere. \
+Where no path is, the answer is 404 `not-found`. With `ALLOWED_ORIGINS` set, front ends of those \
+origins may read the answers (CORS).
+
+Errors are RFC 9457 problem documents: tell them apart by `type`, show people `detail`. After 503 \
+try again when `Retry-After` says; after 507 never, with the same image."""
+
+Node = dict[str, Any]
+
+
+def document(routes: Table) -> Node:
+    """Describe *routes*, those of the predict function or of the health function."""
+    function = "predict" if "/predict" in routes else "health"
+    described, components, kept = FUNCTIONS[function], _read("components.json"), _read(KEPT)
+    paths: dict[str, Node] = {}
+    for route, operation in described.items():
+        method, path = route.split(" ")
+        if method in routes.get(http.bare(path), {}):
+            paths.setdefault(path, {})[method.lower()] = _operation(operation, kept)
+    used = {operation.tag for operation in described.values()}
+    components["examples"] = {
+        slug: {"summary": value["title"], "value": value}
+        for slug, value in kept["problems"].items()
+    }
+    whole = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"macule: {function}",
+            "version": __version__,
+            "summary": "A skin-lesion classifier; not a medical device",
+            "description": ABOUT,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "tags": [{"name": tag, "description": TAGS[tag]} for tag in TAGS if tag in used],
+        "paths": paths,
+    }
+    return {**whole, "components": _reached(whole, components)}
+
+
+def _operation(operation: Operation, kept: Node) -> Node:
+    """Write one operation: its answers and its problems, by status."""
+    answers = kept["answers"].get(operation.id, {})
+    responses = {
+        str(status): _answer(answer, answers.get(str(status), {}))
+        for status, answer in operation.answers.items()
+    }
+    for status, errors in _by_status((*operation.errors, *EVERY_ERROR)).items():
+        responses[status] = _problems(errors, kept["problems"])
+    parameters = (*operation.parameters, *EVERY_PARAMETER)
+    return {
+        "operationId": operation.id,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "description": operation.text,
+        "parameters": [_ref("parameters", name) for name in parameters],
+        **({"requestBody": _ref("requestBodies", operation.body)} if operation.body else {}),
+        "responses": dict(sorted(responses.items())),
+    }
+
+
+def _answer(answer: Answer, kept: Node) -> Node:
+    content: Node = {}
+    for kind, schema in answer.content.items():
+        content[kind] = {"schema": _ref("schemas", schema) if schema else {"type": "string"}}
+        if kind in kept:
+            content[kind]["examples"] = {
+                name: {"summary": name, "value": value} for name, value in kept[kind].items()
+            }
+    return {
+        "description": answer.text,
+        "headers": _headers(answer.headers),
+        **({"content": content} if content else {}),
+    }
+
+
+def _problems(errors: list[type[Macule]], kept: Node) -> Node:
+    """Write the problems of one status: their titles, types and examples."""
+    types = [f"urn:macule:problem:{error.slug}" for error in errors]
+    only = {"type": {"enum": types}, "status": {"const": errors[0].status}}
+    schema = {"allOf": [_ref("schemas", "Problem"), {"type": "object", "properties": only}]}
+    examples = {e.slug: _ref("examples", e.slug) for e in errors if e.slug in kept}
+    names = tuple(
+        name
+        for name, kind in (("Retry-After", Unavailable), ("Allow", MethodNotAllowed))
+        if issubclass(errors[0], kind)
+    )
+    return {
+        "description": "; ".join(f"{error.title} (`{error.slug}`)" for error in errors),
+        "headers": _headers(names),
+        "content": {PROBLEM: {"schema": schema, **({"examples": examples} if examples else {})}},
+    }
+
+
+def _headers(names: tuple[str, ...]) -> Node:
+    """Name headers; what stands behind a dot tells two of one name apart in components.json."""
+    return {name.partition(".")[0]: _ref("headers", name) for name in (*EVERY_HEADER, *names)}
+
+
+def _by_status(errors: tuple[type[Macule], ...]) -> dict[str, list[type[Macule]]]:
+    found: dict[str, list[type[Macule]]] = {}
+    for error in errors:
+        found.setdefault(str(error.status), []).append(error)
+    return found
+
+
+def _reached(whole: Node, components: Node) -> Node:
+    """Return those of *components* that the document refers to, from wherever."""
+    reached: Node = {}
+    wanted = list(_refs(whole))
+    while wanted:
+        _, _, kind, name = wanted.pop().split("/")
+        if name not in reached.setdefault(kind, {}):
+            reached[kind][name] = components[kind][name]
+            wanted += _refs(components[kind][name])
+    return {
+        kind: {name: value for name, value in components[kind].items() if name in reached[kind]}
+        for kind in components
+        if kind in reached
+    }
+
+
+def _refs(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for part in node.values():
+            yield from _refs(part)
+    elif isinstance(node, list):
+        for part in node:
+            yield from _refs(part)
+
+
+def _ref(kind: str, name: str) -> Node:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _read(name: str) -> Node:
+    """Read a file of this package; nothing of it is kept."""
+    found: Node = json.loads((Path(__file__).parent / name).read_bytes())
+    return found
