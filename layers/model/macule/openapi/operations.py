@@ -22,6 +22,7 @@ from macule.errors import (
     MethodNotAllowed,
     ModelUnavailable,
     NoSuchJob,
+    NotFound,
     QueueFull,
     QueueUnavailable,
     SlowBody,
@@ -62,10 +63,10 @@ class Operation(NamedTuple):
 TAGS = {
     "Predictions": "A photo in, probabilities out.",
     "Predictions that outlive a request": "The same, asked for now and fetched later.",
-    "Operation": "What operators and their platforms ask.",
-    "Description": "What the service says of itself.",
+    "For operators": "What they and their platforms ask.",
+    "About the service": "What it says of itself.",
 }
-PREDICT, LATER, OPERATION, DESCRIPTION = TAGS
+PREDICT, LATER, OPERATORS, ABOUT = TAGS
 
 # What every operation may answer, and takes; keys and quotas belong here.
 EVERY_ERROR: Failures = (MethodNotAllowed, Macule, BadSetting)
@@ -74,25 +75,26 @@ EVERY_PARAMETER = ("X-Request-Id",)
 
 BODY: Failures = (BadRequest, SlowBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, BadImage)
 MEMORY: Failures = (Busy, CannotFit)
+UNKNOWN: Failures = (NoSuchJob, NotFound)  # an id may have a slash
 MODEL: Failures = (ModelUnavailable, BadCard)
 
 ALIVE = Operation(
     "health",
-    OPERATION,
+    OPERATORS,
     "Is the process alive?",
     "Never touches the model and never waits for it.",
     {200: Answer("It is.", {TEXT: "", JSON: "Health"})},
 )
 REPORT = Operation(
     "memory",
-    OPERATION,
+    OPERATORS,
     "What memory is used, of what limit",
     "Of all processes of the service together. MB is 2**20 bytes.",
     {200: Answer("The report.", {JSON: "Memory"})},
 )
 SPECIFICATION = Operation(
     "openapi",
-    DESCRIPTION,
+    ABOUT,
     "This document",
     "OpenAPI 3.1, of the function that answers.",
     {
@@ -120,7 +122,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
         "GET /health/": ALIVE,
         "GET /ready/": Operation(
             "ready",
-            OPERATION,
+            OPERATORS,
             "Is the model loaded?",
             "Never loads it and never waits for it; `GET /warmup/` does.",
             {
@@ -131,7 +133,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
         "GET /memory/": REPORT,
         "GET /warmup/": Operation(
             "warmup",
-            OPERATION,
+            OPERATORS,
             "Load the model",
             "Loads the model and runs it once; one that is loaded is left alone. For schedulers: "
             "a request without a body to `/` or `/predict/` with `X-Warmup: 1` or "
@@ -141,7 +143,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
         ),
         "GET /model/": Operation(
             "model",
-            DESCRIPTION,
+            ABOUT,
             "The model's card",
             "What the model is, how it was made, how it was measured. A model that is elsewhere "
             "is fetched first.",
@@ -189,7 +191,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                     ("ETag", "Retry-After.maybe"),
                 ),
             },
-            (NoSuchJob, JobExpired, QueueUnavailable),
+            (*UNKNOWN, JobExpired, QueueUnavailable),
             ("id", "If-None-Match"),
         ),
         "POST /predictions/{id}/cancel": Operation(
@@ -198,13 +200,13 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "End a prediction",
             "Its photo goes at once; one that is being worked on loses its outcome.",
             {200: Answer("It is canceled.", {JSON: "Job"})},
-            (NoSuchJob, JobEnded, JobExpired, QueueUnavailable),
+            (*UNKNOWN, JobEnded, JobExpired, QueueUnavailable),
             ("id",),
         ),
         "GET /openapi.json": SPECIFICATION,
         "GET /docs/": Operation(
             "docs",
-            DESCRIPTION,
+            ABOUT,
             "This document as a page",
             "Written on the server; it has no scripts and asks for nothing else.",
             {
@@ -222,7 +224,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
         ),
         "GET /": Operation(
             "status",
-            OPERATION,
+            OPERATORS,
             "The same report as a page",
             "Without scripts; it does not reload itself.",
             {200: Answer("The page.", {HTML: ""}, ("Content-Security-Policy",))},

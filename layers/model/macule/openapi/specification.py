@@ -22,12 +22,12 @@ from macule.openapi.operations import (
 
 KEPT = "examples.json"  # written by tests/answers.py
 PROBLEM = "application/problem+json"
-PRESENT = "A research demonstration. **Not a medical device and not a diagnosis.**"
-ABOUT = f"""A skin-lesion classifier. {PRESENT}
+ABOUT = """A skin-lesion classifier. A research demonstration: **not a medical device and not a \
+diagnosis.**
 
-Every path answers with and without its trailing slash, HEAD wherever GET does, OPTIONS everywhere. \
-Where no path is, the answer is 404 `not-found`. With `ALLOWED_ORIGINS` set, front ends of those \
-origins may read the answers (CORS).
+Every path answers with and without its trailing slash, HEAD wherever GET does, OPTIONS \
+everywhere. Where no path is, the answer is 404 `not-found`. With `ALLOWED_ORIGINS` set, front \
+ends of those origins may read the answers (CORS).
 
 Errors are RFC 9457 problem documents: tell them apart by `type`, show people `detail`. After 503 \
 try again when `Retry-After` says; after 507 never, with the same image."""
@@ -49,6 +49,8 @@ def document(routes: Table) -> Node:
         slug: {"summary": value["title"], "value": value}
         for slug, value in kept["problems"].items()
     }
+    for body in components["requestBodies"].values():
+        body["content"]["application/json"]["example"] = {"image": kept["photo"]}
     whole = {
         "openapi": "3.1.0",
         "info": {
@@ -112,7 +114,7 @@ def _problems(errors: list[type[Macule]], kept: Node) -> Node:
         if issubclass(errors[0], kind)
     )
     return {
-        "description": "; ".join(f"{error.title} (`{error.slug}`)" for error in errors),
+        "description": " ".join(f"{error.title} (`{error.slug}`)." for error in errors),
         "headers": _headers(names),
         "content": {PROBLEM: {"schema": schema, **({"examples": examples} if examples else {})}},
     }
