@@ -10,6 +10,7 @@ from typing import Any
 
 STYLE = """
 :root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif }
+:root { background: light-dark(#fff, #121212); color: light-dark(#111, #eee) }
 body { max-width: 60rem; margin: 0 auto; padding: 0 1rem 4rem; overflow-wrap: break-word }
 h1 { font-size: 1.6rem; margin: 1.5rem 0 0 }
 h2 { font-size: 1.3rem; margin: 3rem 0 0; border-bottom: 2px solid #8888 }
@@ -30,7 +31,8 @@ caption { text-align: left; font-weight: bold }
 th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid #8886; text-align: left }
 th, td { vertical-align: top }
 tbody th { font-weight: normal; width: 22% }
-td:last-child { width: 55% }
+td:last-child { width: 55%; overflow-wrap: anywhere }
+@media (max-width: 30rem) { th, td { padding-right: .5rem; font-size: .9rem } }
 summary { cursor: pointer; padding: .2rem 0 }
 """
 POLICY = (
@@ -160,7 +162,7 @@ def _operation(operation: Node, shared: Node) -> str:
     }
     name = operation["operationId"]
     return f"""<section aria-labelledby="{name}">
-<h3 id="{name}"><code>{escape(operation["route"])}</code></h3>
+<h3 id="{name}">{_code(escape(operation["route"]))}</h3>
 <p><strong>{_prose(operation["summary"])}</strong></p>
 <p>{_prose(operation["description"])}</p>
 <pre class="curl">{escape(_curl(operation))}</pre>
@@ -183,7 +185,7 @@ def _body(body: Node) -> str:
         members = form["schema"].get("properties", {})
         needed = form["schema"].get("required", ())
         told = [
-            f"<code>{name}</code>{'' if name in needed else ' (if you like)'}: {_type(schema)}"
+            f"{_code(name)}{'' if name in needed else ' (if you like)'}: {_type(schema)}"
             for name, schema in members.items()
         ]
         note = _prose(form["schema"].get("description", ""))
@@ -261,9 +263,9 @@ def _type(schema: Node) -> str:
         name = schema["$ref"].rpartition("/")[2]
         return f'<a href="#schema-{name}">{name}</a>'
     if "const" in schema:
-        return f"<code>{escape(json.dumps(schema['const']))}</code>"
+        return _code(escape(json.dumps(schema["const"])))
     if "enum" in schema:
-        return ", ".join(f"<code>{escape(str(value))}</code>" for value in schema["enum"])
+        return ", ".join(_code(escape(value)) for value in schema["enum"])
     for key in ("oneOf", "anyOf"):
         if key in schema:
             return " or ".join(map(_type, schema[key]))
@@ -296,7 +298,7 @@ def _table(caption: str, heads: Iterable[str], rows: Sequence[tuple[str, ...]]) 
 
 
 def _link(operation: Node) -> str:
-    route = f"<code>{escape(operation['route'])}</code>"
+    route = _code(escape(operation["route"]))
     href = f"#{operation['operationId']}"
     return f'<li><a href="{href}">{route}</a> {_prose(operation["summary"])}</li>'
 
@@ -318,13 +320,14 @@ def _json(value: Any) -> str:
 
 def _prose(text: str) -> str:
     """Escape a text; `code` and **strong** are all the marks that it may have."""
-    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))
+    escaped = escape(text, quote=False)
+    marked = re.sub(r"`([^`]+)`", lambda found: _code(found[1]), escaped)
     return re.sub(r"\*\*([^ *][^*]*)\*\*", r"<strong>\1</strong>", marked)
 
 
 def _code(text: str) -> str:
-    """Write a name that a narrow column may break where its parts end."""
-    pieces = re.sub("([/_])", r"\1<wbr>", escape(text))
+    """Write what is escaped, so that a narrow column may break it where its parts end."""
+    pieces = re.sub("([/_.:])", r"\1<wbr>", text)
     return f"<code>{pieces}</code>"
 
 
