@@ -143,7 +143,7 @@ def _broken(folder: Path, kept: Kept, predict_url: str) -> None:
         kept.problem(service.call("GET", "/model/"))
     watching = {"FUNCTION_TARGET": "health", "PREDICT_URL": predict_url}
     with running(GUNICORN, folder, **watching) as service:
-        kept.answer("memory", "a health function that watches it", service.call("GET", "/memory/"))
+        kept.answer("reports", "both", service.call("GET", "/memory/"))
 
 
 def _tight(folder: Path, kept: Kept) -> None:

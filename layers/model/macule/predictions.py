@@ -26,8 +26,8 @@ def create(request: Request) -> Response:
     chosen, desk = settings.current(), here.current()
     top_k, with_cam = classify.wishes(request)
     wait_s = _wait(request.headers.get("prefer", ""))
-    key = request.headers.get("idempotency-key", "")
-    if key and not KEY.fullmatch(key):
+    key = request.headers.get("idempotency-key")
+    if key is not None and not KEY.fullmatch(key):
         raise BadRequest("The Idempotency-Key is not 1 to 128 visible ASCII characters.")
 
     def received() -> tuple[Order, bytes]:
@@ -37,7 +37,7 @@ def create(request: Request) -> Response:
 
     order, photo = admission.current().turn(received, chosen.admission_timeout_s)
     fingerprint = classify.sha256(classify.sha256(photo).encode() + repr(order).encode())
-    job = desk.queue.put(order, photo, key, fingerprint)
+    job = desk.queue.put(order, photo, key or "", fingerprint)
     del photo
     desk.wake()
     applied = {"Preference-Applied": "respond-async"}

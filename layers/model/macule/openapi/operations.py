@@ -219,8 +219,9 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
     "health": {
         "GET /health/": ALIVE,
         "GET /memory/": REPORT._replace(
+            id="reports",
             text=f"{REPORT.text} With `PREDICT_URL` the report of that predict function is beside "
-            "it, or why there is none."
+            "it, or why there is none.",
         ),
         "GET /": Operation(
             "status",

@@ -250,10 +250,11 @@ def _schema(name: str, schema: Node) -> str:
         )
         for member, it in schema.get("properties", {}).items()
     ]
-    type_ = "" if rows else f"<p>{_type(schema)}</p>"
+    kind = "" if rows else f"<p>{_type(schema)}</p>"
+    members = _table(f"Members of {name}", ("member", "type", "what"), rows)
     return (
         f'<h3 id="schema-{name}">{name}</h3>\n<p>{_prose(schema.get("description", ""))}</p>\n'
-        f"{type_}{_table(name, ('member', 'type', 'what'), rows)}"
+        f"{kind}{members}"
     )
 
 
@@ -274,7 +275,7 @@ def _type(schema: Node) -> str:
     kind = schema.get("type", "bytes")
     if kind == "array":
         return f"list of {_type(schema['items'])}"
-    if "additionalProperties" in schema:
+    if isinstance(schema.get("additionalProperties"), dict):
         return f"object of {_type(schema['additionalProperties'])}"
     text = " or ".join([kind] if isinstance(kind, str) else kind)
     low, high = schema.get("minimum"), schema.get("maximum")
