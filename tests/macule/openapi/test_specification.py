@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from answers import FILE
 from jsonschema import Draft202012Validator
 from macule import errors, http, openapi
 from macule.http import Body, Request
@@ -94,8 +95,8 @@ def test_no_operation_describes_a_status_twice() -> None:
 
 def test_nothing_in_the_files_is_left_over() -> None:
     """Each component is reached from a function's document, and each example is shown."""
-    components = specification._read("components.json")
-    kept = specification._read(specification.KEPT)
+    components = specification.components()
+    kept = json.loads(FILE.read_text())
     for kind, named in components.items():
         reached = [document["components"].get(kind, {}).keys() for document in DOCUMENTS.values()]
         assert set().union(*reached) == named.keys(), kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,8 @@ Node = dict[str, Any]
 def document(routes: Table) -> Node:
     """Describe *routes*, those of the predict function or of the health function."""
     function = "predict" if "/predict" in routes else "health"
-    described, components, kept = FUNCTIONS[function], _read("components.json"), _read(KEPT)
-    paths: dict[str, Node] = {}
-    for route, operation in described.items():
-        method, path = route.split(" ")
-        if method in routes.get(http.bare(path), {}):
-            paths.setdefault(path, {})[method.lower()] = _operation(operation, kept)
+    described, kept = FUNCTIONS[function], _read(KEPT)
     used = {operation.tag for operation in described.values()}
-    components["examples"] = {
-        slug: {"summary": value["title"], "value": value}
-        for slug, value in kept["problems"].items()
-    }
-    for body in components["requestBodies"].values():
-        body["content"]["application/json"]["example"] = {"image": kept["photo"]}
     whole = {
         "openapi": "3.1.0",
         "info": {
@@ -61,9 +50,31 @@ def document(routes: Table) -> Node:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "tags": [{"name": tag, "description": TAGS[tag]} for tag in TAGS if tag in used],
-        "paths": paths,
+        "paths": _paths(described, routes, kept),
     }
-    return {**whole, "components": _reached(whole, components)}
+    parts = components()
+    for body in parts["requestBodies"].values():
+        body["content"]["application/json"]["example"] = {"image": kept["photo"]}
+    parts["examples"] = {
+        slug: {"summary": problem["title"], "value": problem}
+        for slug, problem in kept["problems"].items()
+    }
+    return {**whole, "components": _reached(whole, parts)}
+
+
+def components() -> Node:
+    """Read the parts that documents refer to by name: schemas, parameters, headers, bodies."""
+    return _read("components.json")
+
+
+def _paths(described: Mapping[str, Operation], routes: Table, kept: Node) -> Node:
+    """Write the operations of *routes* by path and method, paths as *described* has them."""
+    paths: Node = {}
+    for route, operation in described.items():
+        method, path = route.split(" ")
+        if method in routes.get(http.bare(path), {}):
+            paths.setdefault(path, {})[method.lower()] = _operation(operation, kept)
+    return paths
 
 
 def _operation(operation: Operation, kept: Node) -> Node:
@@ -132,18 +143,18 @@ def _by_status(errors: tuple[type[Macule], ...]) -> dict[str, list[type[Macule]]
     return found
 
 
-def _reached(whole: Node, components: Node) -> Node:
-    """Return those of *components* that the document refers to, from wherever."""
+def _reached(whole: Node, parts: Node) -> Node:
+    """Return those of *parts* that the document refers to, from wherever."""
     reached: Node = {}
     wanted = list(_refs(whole))
     while wanted:
         _, _, kind, name = wanted.pop().split("/")
         if name not in reached.setdefault(kind, {}):
-            reached[kind][name] = components[kind][name]
-            wanted += _refs(components[kind][name])
+            reached[kind][name] = parts[kind][name]
+            wanted += _refs(parts[kind][name])
     return {
-        kind: {name: value for name, value in components[kind].items() if name in reached[kind]}
-        for kind in components
+        kind: {name: value for name, value in parts[kind].items() if name in reached[kind]}
+        for kind in parts
         if kind in reached
     }
 
