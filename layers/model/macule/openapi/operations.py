@@ -39,12 +39,14 @@ class Answer(NamedTuple):
     """What an operation answers when it is no problem.
 
     `content` maps a media type to the name of its schema, "" for what is no JSON. `headers` come
-    beside those of every answer; all names are those of components.json.
+    beside those of every answer; all names are those of components.json. `links` are the ids of
+    operations that take this answer's `id`.
     """
 
     text: str
     content: Mapping[str, str] = {}
     headers: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
 
 
 class Operation(NamedTuple):
@@ -103,6 +105,7 @@ SPECIFICATION = Operation(
     },
     parameters=("If-None-Match",),
 )
+NEXT = ("showPrediction", "cancelPrediction")
 PHOTO = Operation(
     "predict",
     PREDICT,
@@ -167,11 +170,13 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                     "before.",
                     {JSON: "Job"},
                     ("Location", "Preference-Applied"),
+                    NEXT,
                 ),
                 202: Answer(
                     "It is taken in.",
                     {JSON: "Job"},
                     ("Location", "Preference-Applied", "Retry-After"),
+                    NEXT,
                 ),
             },
             (*BODY, KeyInUse, KeyReused, *MEMORY, QueueFull, QueueUnavailable),
@@ -191,7 +196,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                     ("ETag", "Retry-After.maybe"),
                 ),
             },
-            (*UNKNOWN, JobExpired, QueueUnavailable),
+            (*UNKNOWN, JobEnded, JobExpired, QueueUnavailable),
             ("id", "If-None-Match"),
         ),
         "POST /predictions/{id}/cancel": Operation(

@@ -106,10 +106,15 @@ def _answer(answer: Answer, kept: Node) -> Node:
             content[kind]["examples"] = {
                 name: {"summary": name, "value": value} for name, value in kept[kind].items()
             }
+    links = {
+        name: {"operationId": name, "parameters": {"id": "$response.body#/id"}}
+        for name in answer.links
+    }
     return {
         "description": answer.text,
         "headers": _headers(answer.headers),
         **({"content": content} if content else {}),
+        **({"links": links} if links else {}),
     }
 
 
