@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from macule import http
 from macule.http import Request, Response
 
@@ -12,18 +10,18 @@ def document(request: Request) -> Response:
     """GET /openapi.json: what the door that answers answers, as OpenAPI 3.1."""
     from macule.openapi import specification
 
-    text = json.dumps(specification.document(request.routes), ensure_ascii=False)
-    return _kept(request, text, {"Content-Type": "application/json"})
+    return _kept(request, http.as_json(specification.document(request.routes)))
 
 
 def docs(request: Request) -> Response:
     """GET /docs/: the same document for a person, without scripts."""
     from macule.openapi import page, specification
 
-    return _kept(request, page.html(specification.document(request.routes)), page.headers())
+    html = page.html(specification.document(request.routes))
+    return _kept(request, http.as_html(html, page.style()))
 
 
-def _kept(request: Request, text: str, headers: dict[str, str]) -> Response:
-    """Answer with what changes with the version alone: it may be kept, and is asked for anew."""
-    answer = Response(200, text.encode(), {**headers, "Cache-Control": "no-cache"})
+def _kept(request: Request, answer: Response) -> Response:
+    """Let what changes with the version alone be kept; it is asked for anew by its ETag."""
+    answer.headers["Cache-Control"] = "no-cache"
     return http.tagged(request, answer)

@@ -6,85 +6,18 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
-STYLE = """
-:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif }
-:root { background: light-dark(#fff, #121212); color: light-dark(#111, #eee) }
-body { max-width: 60rem; margin: 0 auto; padding: 0 1rem 4rem; overflow-wrap: break-word }
-h1 { font-size: 1.6rem; margin: 1.5rem 0 0 }
-h2 { font-size: 1.3rem; margin: 3rem 0 0; border-bottom: 2px solid #8888 }
-h3 { font-size: 1.05rem; margin: 2.5rem 0 0 }
-p { margin: .4rem 0 }
-a { color: light-dark(#0a58ca, #8ab8ff) }
-a.skip { position: absolute; left: -99rem }
-a.skip:focus { position: static }
-nav ul { list-style: none; padding: 0; margin: .4rem 0 }
-nav li { padding: .2rem 0 }
-code, pre { font: .9em/1.45 ui-monospace, monospace }
-code { background: #8882; padding: 0 .2em; border-radius: .2rem }
-pre { background: #8882; padding: .6rem .8rem; margin: .4rem 0; border-radius: .3rem }
-pre { white-space: pre-wrap; overflow-wrap: anywhere }
-h3 code { background: none; padding: 0; font-size: 1.1em }
-table { width: 100%; border-collapse: collapse; margin: .8rem 0 }
-caption { text-align: left; font-weight: bold }
-th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid #8886; text-align: left }
-th, td { vertical-align: top }
-tbody th { font-weight: normal; width: 22% }
-td:last-child { width: 55%; overflow-wrap: anywhere }
-@media (max-width: 30rem) { th, td { padding-right: .5rem; font-size: .9rem } }
-summary { cursor: pointer; padding: .2rem 0 }
-"""
-POLICY = (
-    "default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-)
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}: documentation</title>
-<style>{style}</style>
-</head>
-<body>
-<a class="skip" href="#operations">Skip to the operations</a>
-<header>
-<h1>{title} {version}</h1>
-{about}
-<p>For programs: <a href="../openapi.json">openapi.json</a>.</p>
-<nav aria-label="Operations">
-{contents}
-</nav>
-</header>
-<main id="operations">
-<p>In the examples <code>$URL</code> is where the service is: <code>URL=http://localhost:8080</code>
-</p>
-{tags}
-<h2 id="every">Every operation</h2>
-{every}
-<h2 id="schemas">Schemas</h2>
-{schemas}
-</main>
-</body>
-</html>
-"""
 MOST_CHARACTERS = 90  # of a text in an example
 SHARED = ("parameters", "responses", "headers")  # what all operations have of these is told once
 
 Node = Mapping[str, Any]
 
 
-def headers() -> dict[str, str]:
-    """Return what a browser is told of the page: its own style is all that it may load."""
-    from base64 import b64encode
-    from hashlib import sha256
-
-    digest = b64encode(sha256(STYLE.encode()).digest()).decode()
-    return {
-        "Content-Type": "text/html; charset=utf-8",
-        "Content-Security-Policy": POLICY.format(digest=digest),
-    }
+def style() -> str:
+    """Return the page's one style."""
+    return _read("page.css")
 
 
 def html(document: Node) -> str:
@@ -102,8 +35,8 @@ def html(document: Node) -> str:
         contents.append(f"<p>{tag['name']}</p>\n<ul>\n{_lines(map(_link, own))}\n</ul>")
         tags.append(f"<h2>{tag['name']}</h2>\n<p>{_prose(tag['description'])}</p>")
         tags += [_operation(each, shared) for each in own]
-    return PAGE.format(
-        style=STYLE,
+    return _read("page.html").format(
+        style=style(),
         title=escape(info["title"]),
         version=escape(info["version"]),
         about=_lines(f"<p>{_prose(text)}</p>" for text in info["description"].split("\n\n")),
@@ -175,7 +108,7 @@ def _operation(operation: Node, shared: Node) -> str:
 def _curl(operation: Node) -> str:
     method, path = operation["route"].split(" ")
     asks = " -F image=@photo.jpg" if operation["requestBody"] else " -X POST"
-    path = path.replace("{", "$").replace("}", "").replace("$id", "$ID")
+    path = re.sub(r"{(\w+)}", lambda name: f"${name[1].upper()}", path)
     return f'curl{asks if method == "POST" else ""} "$URL{path}"'
 
 
@@ -330,6 +263,11 @@ def _code(text: str) -> str:
     """Write what is escaped, so that a narrow column may break it where its parts end."""
     pieces = re.sub("([/_.:])", r"\1<wbr>", text)
     return f"<code>{pieces}</code>"
+
+
+def _read(name: str) -> str:
+    """Read a file of this package; nothing of it is kept."""
+    return (Path(__file__).parent / name).read_text("utf-8")
 
 
 def _lines(parts: Iterable[str]) -> str:

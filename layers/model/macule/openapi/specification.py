@@ -53,8 +53,7 @@ def document(routes: Table) -> Node:
         "paths": _paths(described, routes, kept),
     }
     parts = components()
-    for body in parts["requestBodies"].values():
-        body["content"]["application/json"]["example"] = {"image": kept["photo"]}
+    parts["schemas"]["Photo"]["examples"] = [kept["photo"]]
     parts["examples"] = {
         slug: {"summary": problem["title"], "value": problem}
         for slug, problem in kept["problems"].items()
