@@ -106,6 +106,7 @@ def _operation(operation: Node, shared: Node) -> str:
 
 
 def _curl(operation: Node) -> str:
+    """Write a command that asks; what a path has in braces is a variable of the shell."""
     method, path = operation["route"].split(" ")
     asks = " -F image=@photo.jpg" if operation["requestBody"] else " -X POST"
     path = re.sub(r"{(\w+)}", lambda name: f"${name[1].upper()}", path)
@@ -113,6 +114,7 @@ def _curl(operation: Node) -> str:
 
 
 def _body(body: Node) -> str:
+    """Write the forms in which a body may come."""
     rows = []
     for kind, form in body.get("content", {}).items():
         members = form["schema"].get("properties", {})
@@ -121,8 +123,10 @@ def _body(body: Node) -> str:
             f"{_code(name)}{'' if name in needed else ' (if you like)'}: {_type(schema)}"
             for name, schema in members.items()
         ]
+        if not told:
+            told = [_type(form["schema"]) if form["schema"] else "the file itself"]
         note = _prose(form["schema"].get("description", ""))
-        rows.append((_code(kind), "<br>".join([*told, note]) or "the file itself"))
+        rows.append((_code(kind), "<br>".join(filter(None, [*told, note]))))
     return _table("Body", ("media type", "what"), rows)
 
 
