@@ -1,7 +1,7 @@
 PYTHON ?= python3
 export PORT ?= 8080
 
-.PHONY: serve test fuzz bench fit tools bundle infra format train pins clean
+.PHONY: serve test fuzz bench fit tools bundle infra openapi format train pins clean
 
 serve: .venv/ready  ## run the service on PORT
 	@exec .venv/bin/gunicorn -c infra/gunicorn.conf.py
@@ -29,6 +29,9 @@ bundle: .venv/ready  ## what is uploaded: build/<platform>/<function>
 
 infra: .venv-dev/ready  ## the templates of all platforms from infra/limits.toml
 	.venv-dev/bin/python -m infra.generate
+
+openapi: .venv/ready .venv-dev/ready  ## the examples of the specification, from real answers
+	@PYTHONPATH=tests .venv-dev/bin/python tests/answers.py
 
 format: .venv-dev/ready
 	.venv-dev/bin/ruff format .

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from macule import errors, settings
+from macule.openapi import specification
+from macule.openapi.operations import FUNCTIONS
 from service import ROOT
 
 PACKAGE = ROOT / "layers/model/macule"
@@ -141,6 +143,12 @@ MAY_IMPORT = {
     "refusal": {"http", "settings"},
     "doors": {"budget", "http", "refusal"},
     "page": {"errors", "http"},
+    "openapi": {"http", "openapi.page", "openapi.specification"},
+    "openapi.entry": {"errors"},
+    "openapi.inference": {"errors", "openapi.entry"},
+    "openapi.operations": {"errors", "openapi.entry", "openapi.inference"},
+    "openapi.page": set(),
+    "openapi.specification": {"errors", "http", "openapi.entry", "openapi.operations"},
     "doctor.finding": set(),
     "doctor.wheels": {"doctor.finding"},
     "doctor.visit": {"budget", "doctor.finding", "peer", "png"},
@@ -246,14 +254,18 @@ def test_only_settings_reads_the_environment() -> None:
     assert readers == ["settings"]
 
 
-@pytest.mark.parametrize("function", ["predict", "health"])
-def test_every_route_is_documented(function: str) -> None:
-    """docs/api.md has each route of both functions."""
-    source = (ROOT / f"functions/{function}/main.py").read_text()
-    routes = re.findall(r'"((?:GET|POST) /\S*)"', source)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_routes_are_those_of_the_specification(function: str) -> None:
+    """docs/api.md has the same routes for each function as its OpenAPI document, and no others."""
+    rows = re.findall(r"^\| (`(?:GET|POST) /.*?) \| ([a-z, ]+) \|", API, re.MULTILINE)
+    written = [
+        route
+        for routes, functions in rows
+        if function in functions.split(", ")
+        for route in re.findall(r"`(.*?)`", routes)
+    ]
 
-    assert len(routes) >= 2
-    assert [route for route in routes if f"`{route}`" not in API] == []
+    assert sorted(written) == sorted(FUNCTIONS[function])
 
 
 @pytest.mark.parametrize("function", ["predict", "health"])
@@ -268,12 +280,24 @@ def test_what_is_open_or_free_is_a_route(function: str) -> None:
     assert set(exempt) <= set(routes)
 
 
-@pytest.mark.parametrize("failure", failures(), ids=lambda failure: failure.__name__)
-def test_every_failure_is_documented(failure: type[errors.Macule]) -> None:
-    """Each error class has its own slug and a row in docs/api.md, or is a mere parent of others."""
-    row = rf"\| {failure.status} \| `{failure.slug}` \|"
+def test_the_problems_are_those_of_the_specification() -> None:
+    """docs/api.md has a row for each error's status and slug, and none that is no error's."""
+    leaves = {failure for failure in failures() if failure is not errors.Unavailable}
+    rows = re.findall(r"^\| (\d+) \| `([a-z-]+)` \|", API, re.MULTILINE)
 
-    assert re.search(row, API) or failure.__subclasses__()
+    assert sorted(rows) == sorted((str(leaf.status), leaf.slug) for leaf in leaves)
+
+
+def test_every_name_of_the_specification_is_documented() -> None:
+    """docs/api.md names each parameter, header and member of an answer; a card has its own page."""
+    components = specification.components()
+    names = {each["name"] for each in components["parameters"].values()}
+    names |= {name.partition(".")[0] for name in components["headers"]}
+    for name, schema in components["schemas"].items():
+        if name not in ("Card", "Document"):
+            names |= schema.get("properties", {}).keys()
+
+    assert [name for name in sorted(names) if not re.search(rf'[`"/]{name}["`:/]', API)] == []
 
 
 def test_nothing_heavy_comes_with_the_routes() -> None:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from macule import doors, status
+from macule import doors, openapi, status
 from macule import health as routes
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ ROUTES = {
     "GET /health/": routes.alive,
     "GET /memory/": status.memory,
     "GET /": status.page,
+    "GET /openapi.json": openapi.document,
 }
 OPEN = {"GET /health/"}  # without a key, where there are keys
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from macule import classify, doors, health, page, predictions, v2
+from macule import classify, doors, health, openapi, page, predictions, v2
 
 if TYPE_CHECKING:
     from flask import Request
@@ -10,8 +10,10 @@ if TYPE_CHECKING:
 
 ROUTES = {
     "GET /": page.view,
-    "GET /page/{name}": page.file,
+    "GET /page/{file}": page.file,
     "POST /page/": page.form,
+    "GET /openapi.json": openapi.document,
+    "GET /docs/": openapi.docs,
     "GET /health/": health.alive,
     "GET /ready/": health.ready,
     "GET /memory/": health.memory,
@@ -33,7 +35,7 @@ ROUTES = {
     "POST /v2/models/{name}/versions/{version}/infer": v2.infer,
 }
 # Without a key, where there are keys; the form of the page asks /predict/, which needs one.
-OPEN = {"GET /health/", "GET /ready/", "GET /", "GET /page/{name}", "POST /page/"}
+OPEN = {"GET /health/", "GET /ready/", "GET /", "GET /page/{file}", "POST /page/"}
 # Where there is a quota, every other POST counts.
 FREE = {"POST /predictions/{id}/cancel", "POST /page/"}
 

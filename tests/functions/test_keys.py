@@ -26,7 +26,7 @@ PREDICT = (ROOT / "functions/predict/main.py").read_text()
 FOUND = re.findall(r'"(GET|POST) (/\S*)": \w+\.\w+', PREDICT)
 ROUTES = [route for route in FOUND if route != ("POST", "/page/")]  # it asks /predict/: tests/page
 # by the contract, whatever the door says
-OPEN = {("GET", path) for path in ("/health/", "/ready/", "/", "/page/{name}")}
+OPEN = {("GET", path) for path in ("/health/", "/ready/", "/", "/page/{file}")}
 HEALTH = ".venv/bin/gunicorn -c infra/gunicorn.conf.py functions.health.main:app"
 DOORS = [GUNICORN, FRAMEWORK.replace("{name}", "predict")]
 
@@ -51,7 +51,7 @@ def locked(
 @pytest.mark.parametrize(("method", "path"), [*ROUTES, ("GET", "/nowhere"), ("DELETE", "/health")])
 def test_all_but_health_and_ready_ask_for_a_key(locked: Service, method: str, path: str) -> None:
     """401 for whatever else there is or is not; with a key the route answers."""
-    named = path.replace("{id}", "0" * 24).replace("{name}", "style.css")
+    named = path.replace("{id}", "0" * 24).replace("{file}", "style.css").replace("{name}", "none")
     without = locked.call(method, named)
     wrong = locked.call(method, named, headers={"Authorization": "Bearer mk_wrong"})
     right = locked.call(method, named, headers={"Authorization": "Bearer mk_alice"})

@@ -117,6 +117,7 @@ def test_a_key_is_one_prediction(service: Service) -> None:
     assert make(service, saved(skin(seed=3)), Idempotency_Key="a1").status == 422
     assert make(service, query="?top_k=1", Idempotency_Key="a1").status == 422
     assert make(service, Idempotency_Key="no spaces").status == 400
+    assert make(service, Idempotency_Key="").status == 400  # a variable that is not set, say
 
 
 def test_forms_say_what_they_want_beside_the_photo(service: Service) -> None:

@@ -14,7 +14,7 @@ from macule import classify, doors, errors, page
 from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running
 
 WORDS = json.loads((ROOT / "layers/model/macule/page/words.json").read_text())
-ROUTES = {"GET /": page.view, "GET /page/{name}": page.file}
+ROUTES = {"GET /": page.view, "GET /page/{file}": page.file}
 
 
 def failures(kind: type[errors.Macule] = errors.Macule) -> list[type[errors.Macule]]:

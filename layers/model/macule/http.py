@@ -180,12 +180,23 @@ def _watch() -> Watch:
     return Watch()
 
 
+class Exempt(NamedTuple):
+    """What is asked for no key, and what is counted against no quota: "METHOD /path"."""
+
+    keys: frozenset[str] = frozenset()
+    quotas: frozenset[str] = frozenset()
+
+
+NOTHING = Exempt()
+
+
 class Request(NamedTuple):
     """One HTTP request; header names in lower case.
 
     `boot_ms` is the time from the start of the process to the opening of its door. `answer` adds
     the rest: `id`, what the caller is told it by; `route`, the path of the entry of `routes` that
-    serves it, "" where none does; `names`, what stood where it has {names}; `caller`, whose it is.
+    serves it, "" where none does; `names`, what stood where it has {names}; `caller`, whose it is;
+    `free`, what needs neither key nor quota.
     `address` is that of whoever sent it to us, as the platform says; often a proxy's.
     """
 
@@ -198,6 +209,7 @@ class Request(NamedTuple):
     id: str = ""
     route: str = ""
     routes: Table = types.MappingProxyType({})
+    free: Exempt = NOTHING
     names: Mapping[str, str] = {}
     caller: str = ANYBODY
     address: str = ""
@@ -215,39 +227,29 @@ Handler = Callable[[Request], Response]
 Table = Mapping[str, Mapping[str, Handler]]
 
 
-class Exempt(NamedTuple):
-    """What is asked for no key, and what is counted against no quota: "METHOD /path"."""
-
-    keys: frozenset[str] = frozenset()
-    quotas: frozenset[str] = frozenset()
-
-
-NOTHING = Exempt()
-
-
 def table(routes: Mapping[str, Handler]) -> Table:
     """Turn "GET /health/" -> handler into path -> method -> handler, paths without their slash."""
     paths: dict[str, dict[str, Handler]] = {}
     for route, handler in routes.items():
         method, path = route.split(" ")
-        paths.setdefault(_bare(path), {})[method] = handler
+        paths.setdefault(bare(path), {})[method] = handler
     return paths
 
 
 def exempt(keys: Iterable[str], quotas: Iterable[str]) -> Exempt:
     """Read what is exempt, by names like those of routes."""
-    return Exempt(frozenset(map(_plain, keys)), frozenset(map(_plain, quotas)))
+    return Exempt(frozenset(map(plain, keys)), frozenset(map(plain, quotas)))
 
 
 def answer(routes: Table, request: Request, free: Exempt = NOTHING) -> Response:
     """Answer *request*; whatever goes wrong becomes a problem document, never a traceback."""
-    path, names = _find(routes, _bare(request.path))
+    path, names = _find(routes, bare(request.path))
     request_id = _request_id(request.headers.get("x-request-id", ""))
-    request = request._replace(id=request_id, route=path, routes=routes, names=names)
+    request = request._replace(id=request_id, route=path, routes=routes, free=free, names=names)
     counted: dict[str, str] = {}
     try:
-        request = request._replace(caller=_caller(request, free.keys))
-        counted = _counted(request, free.quotas)
+        request = request._replace(caller=_caller(request))
+        counted = _counted(request)
         response = _routed(request)
     except Macule as error:
         if error.status == 500:
@@ -276,6 +278,30 @@ def as_json(document: Mapping[str, Any], status: int = 200, **headers: str) -> R
     return Response(status, body, {"Content-Type": "application/json", **names})
 
 
+def as_html(text: str, style: str) -> Response:
+    """Answer with a page that may load nothing but *style*, the text of its one style element."""
+    import base64
+    import hashlib
+
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+    kind = "text/html; charset=utf-8"
+    return Response(200, text.encode(), {"Content-Type": kind, "Content-Security-Policy": policy})
+
+
+def tagged(request: Request, response: Response) -> Response:
+    """Give *response* an ETag; where the caller knows that one already, answer 304 instead."""
+    import hashlib
+
+    tag = response.headers["ETag"] = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
+    given = request.headers.get("if-none-match", "").split(",")
+    known = {part.strip().removeprefix("W/") for part in given}
+    return response._replace(status=304, body=b"") if known & {tag, "*"} else response
+
+
 def problem(error: Macule, request: Request) -> Response:
     """Write *error* as an RFC 9457 problem document."""
     document = {**errors.document(error), "request_id": request.id}
@@ -287,21 +313,22 @@ def problem(error: Macule, request: Request) -> Response:
     return response
 
 
-def _caller(request: Request, unlocked: frozenset[str]) -> str:
+def _caller(request: Request) -> str:
     """Find whose key the request carries, where keys are asked for.
 
     Raises: Unauthorized, Forbidden. BadSetting: it fails every route alike, and says so.
     """
     source = settings.current().api_keys
     # a browser asks by OPTIONS, without a key, whether it may send one
-    if not source or request.caller or request.method == "OPTIONS" or _named(request) in unlocked:
+    asked = request.method != "OPTIONS" and _named(request) not in request.free.keys
+    if not source or request.caller or not asked:
         return request.caller
     from macule import keys
 
     return keys.ring(source).caller(request.headers)
 
 
-def _counted(request: Request, uncounted: frozenset[str]) -> dict[str, str]:
+def _counted(request: Request) -> dict[str, str]:
     """Count what costs against the caller's quota; return the headers that say what is left.
 
     Raises: QuotaExceeded.
@@ -309,7 +336,7 @@ def _counted(request: Request, uncounted: frozenset[str]) -> dict[str, str]:
     chosen, methods = settings.current(), request.routes.get(request.route, {})
     if not chosen.quota or request.method != "POST" or "POST" not in methods:
         return {}
-    if _named(request) in uncounted:
+    if _named(request) in request.free.quotas:
         return {}
     from macule import proxies, quota
 
@@ -353,12 +380,13 @@ def _find(routes: Table, path: str) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
-def _plain(route: str) -> str:
+def plain(route: str) -> str:
+    """Write "GET /health/" as its route is looked up."""
     method, path = route.split(" ")
-    return f"{method} {_bare(path)}"
+    return f"{method} {bare(path)}"
 
 
-def _bare(path: str) -> str:
+def bare(path: str) -> str:
     """Drop one trailing slash: every path answers with and without."""
     return path.removesuffix("/") or "/"
 

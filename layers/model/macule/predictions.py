@@ -26,8 +26,8 @@ def create(request: Request) -> Response:
     chosen, desk = settings.current(), here.current()
     top_k, with_cam = classify.wishes(request)
     wait_s = _wait(request.headers.get("prefer", ""))
-    key = request.headers.get("idempotency-key", "")
-    if key and not KEY.fullmatch(key):
+    key = request.headers.get("idempotency-key")
+    if key is not None and not KEY.fullmatch(key):
         raise BadRequest("The Idempotency-Key is not 1 to 128 visible ASCII characters.")
 
     def received() -> tuple[Order, bytes]:
@@ -37,7 +37,7 @@ def create(request: Request) -> Response:
 
     order, photo = admission.current().turn(received, chosen.admission_timeout_s)
     fingerprint = classify.sha256(classify.sha256(photo).encode() + repr(order).encode())
-    job = desk.queue.put(order, photo, key, fingerprint)
+    job = desk.queue.put(order, photo, key or "", fingerprint)
     del photo
     desk.wake()
     applied = {"Preference-Applied": "respond-async"}
@@ -54,10 +54,8 @@ def create(request: Request) -> Response:
 
 def show(request: Request) -> Response:
     """GET /predictions/{id}: how far it is, and its outcome; 304 if that is known by its ETag."""
-    answer = _answer(here.current().queue.get(request.names["id"], request.caller))
-    tag = answer.headers["ETag"] = f'"{classify.sha256(answer.body)[:32]}"'
-    known = {part.strip().removeprefix("W/") for part in _list(request.headers, "if-none-match")}
-    return answer._replace(status=304, body=b"") if known & {tag, "*"} else answer
+    job = here.current().queue.get(request.names["id"], request.caller)
+    return http.tagged(request, _answer(job))
 
 
 def cancel(request: Request) -> Response:
@@ -97,7 +95,3 @@ def _wait(prefer: str) -> float | None:
         if name.strip() == "wait" and text.isascii() and text.isdigit():
             return min(float(text[:6]), MOST_WAIT_S)
     return None
-
-
-def _list(headers: Mapping[str, str], name: str) -> list[str]:
-    return headers.get(name, "").split(",")

@@ -66,16 +66,7 @@ def memory(request: Request) -> Response:
 
 def page(request: Request) -> Response:
     """GET /: the same for a person, without scripts and without reloading itself."""
-    from base64 import b64encode
-    from hashlib import sha256
-
-    digest = b64encode(sha256(STYLE.encode()).digest()).decode()
-    headers = {
-        "Content-Type": "text/html; charset=utf-8",
-        "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    }
-    return Response(200, _html(_reports(request)).encode(), headers)
+    return http.as_html(_html(_reports(request)), STYLE)
 
 
 def watched(url: str, timeout_s: float, key: str | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from macule.errors import BadRequest, BodyTooLarge
 from macule.http import Body, Request
 
 FIELDS = ("image", "file")
-TEXTS = ("webhook", "webhook_events_filter")  # what may come beside it
+TEXTS = (WEBHOOK, EVENTS) = ("webhook", "webhook_events_filter")  # what may come beside it
 FORM_BYTES = 2**16  # what a form may weigh beside its image
 MAX_PARTS = 32
 MAX_VALUES = 1000  # of JSON with an image in it
@@ -169,14 +169,15 @@ def _refuse(constant: str) -> None:
 
 
 def _texts(document: dict[str, Any]) -> dict[str, str]:
-    """Take the known texts out of a JSON object; a list of texts becomes one with commas."""
+    """Take the known texts out of a JSON object; a list of events becomes one text with commas."""
     found = {}
     for name in TEXTS:
-        value = document.get(name) or ""
-        parts = value if isinstance(value, list) else [value]
-        if not all(isinstance(part, str) for part in parts):
-            raise BadRequest(f"The JSON has under `{name}` neither a text nor a list of texts.")
-        found[name] = ",".join(parts)
+        value = document.get(name)
+        if name == EVENTS and isinstance(value, list) and all(isinstance(e, str) for e in value):
+            value = ",".join(value)
+        if not isinstance(value, str | None):
+            raise BadRequest(f"What the JSON has under `{name}` is not text.")
+        found[name] = value or ""
     return found
 
 

@@ -43,8 +43,8 @@ def view(request: Request) -> Response:
 
 
 def file(request: Request) -> Response:
-    """GET /page/{name}: a file of the page; kept by browsers where its address has its version."""
-    name = request.names["name"]
+    """GET /page/{file}: a file of the page; kept by browsers where its address has its version."""
+    name = request.names["file"]
     if name not in KINDS:
         raise NotFound(f"The page has no file {name[:80]}.", files=sorted(KINDS))
     body = _read(name)
@@ -57,12 +57,12 @@ def form(request: Request) -> Response:
     """POST /page/: what POST /predict/ answers, as a page. Query: `lang`, and its."""
     headers = {**request.headers, "x-request-id": request.id}
     asked = request._replace(path="/predict/", headers=headers)
-    answer = http.answer(request.routes, asked)
+    answer = http.answer(request.routes, asked, request.free)
     found, language = json.loads(answer.body), _language(request)
     words = _words()
     if answer.status == 200:
         card = asked._replace(method="GET", path="/model/")
-        shown = json.loads(http.answer(request.routes, card).body)
+        shown = json.loads(http.answer(request.routes, card, request.free).body)
         values = _result(found, shown, words[language], language)
     else:
         values = _problem(found, answer, words, language)

@@ -1,0 +1,110 @@
+"""The specification held against real services: what they answered, and all that may be asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import schemathesis
+from answers import FILE, recorded, small, steady
+from draw import photo
+from hypothesis import strategies as st
+from schemathesis.engine import events, from_schema
+from service import GUNICORN, Service, running
+
+SECRET = f"whsec_{b64encode(bytes(32)).decode()}"
+# What no schema can say, said here: which bytes are a photo, and which address may be told.
+for kind in ("image/*", "application/octet-stream"):
+    schemathesis.openapi.media_type(kind, st.sampled_from([small(), photo(64, 48)]))
+PHOTO = {"enum": [b64encode(small()).decode()]}
+NOBODY = {"enum": ["https://127.0.0.1:9/", ""]}
+MODEL = {"ModelName": "name", "ModelVersion": "version"}
+CONFIG = {
+    "continue-on-failure": True,
+    "request-timeout": 30.0,
+    "generation": {"deterministic": True, "database": "none"},
+    "checks": {
+        # busy, full, cold and too small for an image are honest answers, and described
+        "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "503", "507"]},
+    },
+    "operations": [
+        {
+            # no schema says how many pixels the model takes, nor how long the JSON of a body is
+            "include-name-regex": "POST /v2/.*/infer",
+            "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400"]}},
+        },
+        {
+            "include-name": "POST /predictions",
+            # an Idempotency-Key that came before, by chance, with another photo
+            "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "409", "422"]}},
+        },
+    ],
+}
+CASES = {"predict": (90, 1800), "health": (80, 300)}  # of each operation; in all, 2,000 together
+
+
+class Found(NamedTuple):
+    """What schemathesis found: cases by operation, answers by status, failures in words."""
+
+    cases: Counter[str]
+    statuses: Counter[int]
+    failures: list[str]
+
+
+@pytest.mark.parametrize("function", CASES)
+def test_every_answer_is_as_described(function: str, tmp_path: Path) -> None:
+    """No generated request, right or wrong, is answered by what the specification does not say."""
+    each, least = CASES[function]
+    environment = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true", "MAX_JOBS": "100000"}
+    with running(GUNICORN, tmp_path, FUNCTION_TARGET=function, **environment) as service:
+        found = examined(service, each)
+
+    sys.stdout.write(f"{function}: {sum(found.cases.values()):,} cases, {dict(found.statuses)}\n")
+    assert not found.failures, "\n".join(found.failures[:5])
+    assert sum(found.cases.values()) >= least
+
+
+def test_the_examples_are_what_is_answered_now(tmp_path: Path) -> None:
+    """`make openapi` would write the same again, but for times, ids and what machines measure."""
+    kept, now = json.loads(FILE.read_text()), recorded(tmp_path)
+
+    for part, answered in now.items():
+        assert steady(kept[part]) == steady(answered)
+    assert kept.keys() - now.keys() == {"photo"}
+
+
+def examined(service: Service, each: int) -> Found:
+    """Let schemathesis ask *service*, every operation at least *each* times."""
+    document = service.call("GET", "/openapi.json").json()
+    card = service.call("GET", "/model/").json() if "/model/" in document["paths"] else {}
+    names = {name: {"enum": [card.get(key)]} for name, key in MODEL.items()}
+    told = {"Photo": PHOTO, "Webhook": NOBODY, **names}
+    schemas = document["components"]["schemas"]
+    schemas |= {name: schema for name, schema in told.items() if name in schemas}
+    config = {**CONFIG, "generation": {**CONFIG["generation"], "max-examples": each}}
+    schema = schemathesis.openapi.from_dict(document, config=schemathesis.Config.from_dict(config))
+    schema.config.update(base_url=f"http://127.0.0.1:{service.port}")
+    found = Found(Counter(), Counter(), [])
+    for event in from_schema(schema).execute():
+        if isinstance(event, events.ScenarioFinished):
+            found.failures.extend(wrong(event.recorder))
+            sent = event.recorder.interactions.values()
+            found.cases[event.recorder.label] += len(sent)
+            found.statuses.update(each.response.status_code for each in sent if each.response)
+        elif isinstance(event, events.NonFatalError | events.FatalError):
+            found.failures.append(str(event))
+    return found
+
+
+def wrong(recorder: Any) -> Iterator[str]:
+    for checks in recorder.checks.values():
+        for check in checks:
+            if check.failure_info:
+                failure = check.failure_info
+                yield f"{recorder.label}: {check.name}: {failure.failure} {failure.code_sample}"
