@@ -20,7 +20,6 @@ threads = chosen.threads
 timeout = bounds.timeout_s  # of a worker that no longer beats, not of a request
 graceful_timeout = chosen.graceful_timeout_s
 keepalive = 5
-JOB_S = 5.0  # more than a photo takes
 control_socket_disable = True  # a service needs no socket in the home folder
 loglevel = "warning"
 proc_name = "macule"
@@ -30,8 +29,18 @@ def when_ready(server: Any) -> None:
     """Leave what workers share to itself: the collector's marks would copy 1 MB of it to each."""
     import gc
 
+    from macule import draining
+
+    draining.arbiter(server)
     gc.collect()
     gc.freeze()
+
+
+def on_reload(server: Any) -> None:
+    """HUP: let the workers of now serve until others are warm."""
+    from macule import draining
+
+    draining.reloading(server)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -42,26 +51,29 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Watch the worker's memory; one that replaces another is warm before it takes requests."""
-    from macule import recycle
+    from macule import draining, recycle
     from macule.jobs import here
 
+    draining.worker(worker, chosen.drain_s, chosen.graceful_timeout_s, here.leave)
     worker.wear = recycle.watch(chosen)
     if function == "predict":
         here.resume()
     if worker.replaces:
         recycle.take_over(chosen.model, worker.ppid, worker.surplus)
+    draining.ready(worker)
+
+
+def pre_request(worker: Any, req: Any) -> None:
+    """Count what runs; a connection to a service that is being stopped ends with its answer."""
+    from macule import draining
+
+    draining.let_in(worker, req)
 
 
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     """Count predictions; pings and health checks wear nobody out."""
-    from macule import recycle
+    from macule import draining, recycle
 
-    if environ["REQUEST_METHOD"] == "POST":
+    draining.let_out(worker, req)
+    if environ.get("REQUEST_METHOD") == "POST":  # a request that broke off early has none
         recycle.served(worker.wear, worker.ppid)
-
-
-def worker_exit(server: Any, worker: Any) -> None:
-    """Let the job at hand end; what does not is taken up by the next worker."""
-    from macule.jobs import here
-
-    here.stop(JOB_S)

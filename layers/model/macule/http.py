@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from threading import Event, Lock, Thread
 from typing import Any, BinaryIO, NamedTuple
 
-from macule import budget, errors, settings
+from macule import budget, draining, errors, settings
 from macule.errors import (
     BadRequest,
     BodyTooLarge,
@@ -251,6 +251,7 @@ def _routed(request: Request) -> Response:
     methods = request.routes[request.route]
     method = "GET" if request.method == "HEAD" else request.method
     if method in methods:
+        draining.refuse(request.route)
         return methods[method](request)
     allowed = sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
     if method == "OPTIONS":

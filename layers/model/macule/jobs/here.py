@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import cache, partial
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from macule.jobs.courier import Courier
     from macule.jobs.sqlite import Sqlite
+
+
+END_S = 5.0  # more than a photo takes
 
 
 class Here(NamedTuple):
@@ -56,6 +60,7 @@ def current() -> Here:
         if courier:
             courier.stop(wait_s)
 
+    atexit.register(stop, END_S)  # what does not end is taken up by the next process
     return Here(queue, runner.wake, stop)
 
 
@@ -89,10 +94,10 @@ def resume() -> None:
         current().wake()
 
 
-def stop(wait_s: float) -> None:
-    """End the work on a queue that was opened."""
+def leave() -> None:
+    """Begin nothing more of a queue that was opened; what is at hand goes on."""
     if current.cache_info().currsize:
-        current().stop(wait_s)
+        current().stop(0)
 
 
 def waiting() -> int | None:
