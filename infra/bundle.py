@@ -52,7 +52,7 @@ class Tree(NamedTuple):
     zipped: bool = False
 
 
-CONFIGURED = ("infra/gunicorn.conf.py", "infra/limits.py", "infra/limits.toml")
+CONFIGURED = ("infra/gunicorn.conf.py", "infra/limits.py", "infra/limits.toml", "infra/worker.py")
 SERVED = ("macule", "weights", *CONFIGURED)
 TREES = {
     "render/predict": Tree("predict", "functions/predict", (*RUNTIME, *SERVER), SERVED),

@@ -1,5 +1,6 @@
 """How gunicorn runs a function: one worker, few threads, nothing loaded before it is needed."""
 
+import resource
 from typing import Any
 
 from macule import settings
@@ -15,11 +16,17 @@ chosen = settings.read()
 wsgi_app = f"functions.{function}.main:app"
 bind = chosen.bind
 workers = chosen.workers
-worker_class = "gthread"
+worker_class = "infra.worker.Patient"
 threads = chosen.threads
 timeout = bounds.timeout_s  # of a worker that no longer beats, not of a request
 graceful_timeout = chosen.graceful_timeout_s
 keepalive = 5
+# Files are left for the model, the queue and what is sent on; beyond that whoever only waits goes.
+worker_connections = max(8, min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 64))
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+forwarded_allow_ips = ""  # nobody's X-Forwarded-Proto is needed, so nobody's is believed
 control_socket_disable = True  # a service needs no socket in the home folder
 loglevel = "warning"
 proc_name = "macule"

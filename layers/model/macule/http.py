@@ -37,6 +37,13 @@ LOOK_S = 0.1  # at the clock, while bodies are read
 LEAST_BYTES_PER_S = 2**15  # a photo of 3 MB within 100 s: a phone at the edge of its network
 ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
 ANYBODY = ""  # the caller, where there are no keys
+# What browsers are to refuse of any answer; a page brings its own policy. HSTS is the platform's.
+SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
 EXPOSED = "X-Request-Id, Server-Timing, X-Memory-Band, Retry-After"
 
 
@@ -215,7 +222,7 @@ def answer(routes: Table, request: Request) -> Response:
         response = problem(Macule("Something went wrong on our side; the log has it."), request_id)
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Request-Id"] = request_id
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.update({**SAFE, **response.headers})
     response.headers["Content-Length"] = str(len(response.body))
     try:
         response.headers["X-Memory-Band"] = budget.current().band()

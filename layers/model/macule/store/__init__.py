@@ -91,7 +91,7 @@ def _is_flatbuffer(path: str) -> bool:
             table = root - struct.unpack("<i", file.read(4))[0]
     except (OSError, struct.error):
         return False
-    return kind == IDENTIFIER and root >= 8 and 8 <= table <= size - 4
+    return bool(kind == IDENTIFIER and root >= 8) and 8 <= table <= size - 4
 
 
 def _sha256(path: str, name: str) -> str:
