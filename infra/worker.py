@@ -19,6 +19,8 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 HEAD_S = 10.0  # a head fits the first packets; a slow phone may repeat one of them twice
 MOST_HEAD_BYTES = 2**15
+IDLE_S = 0.5  # after which a connection without a head may have to go
+SHED = 16  # of them at once, where connections run short
 FULL_S = 0.05  # pause where no file is left, and no connection that could go
 REFUSAL = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 TOO_LARGE, MALFORMED = b"431 Request Header Fields Too Large", b"400 Bad Request"
@@ -88,6 +90,13 @@ class Patient(ThreadWorker):  # type: ignore[misc]
         else:
             super().finish_request(conn, fs)
 
+    def murder_pending(self) -> None:
+        """Close what has had its time; where no connection is left, some of what only waits."""
+        super().murder_pending()
+        room = self.worker_connections - self.nr_conns
+        for _ in range(SHED if room <= 0 else 0):
+            self._drop_idle()
+
     def _cap_keepalive(self, deadline: float) -> None:
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:
@@ -112,7 +121,8 @@ class Patient(ThreadWorker):  # type: ignore[misc]
 
     def _drop_idle(self) -> bool:
         """Close what has waited longest, for a head or for another request; is there any?"""
-        if self.pending_conns:
+        waited_since = time.monotonic() + HEAD_S - IDLE_S
+        if self.pending_conns and self.pending_conns[0].timeout < waited_since:
             self._drop(self.pending_conns[0])
         elif self.keepalived_conns:
             conn = self.keepalived_conns.popleft()

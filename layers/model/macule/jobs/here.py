@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import logging
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from macule import jobs, settings
-from macule.errors import BadSetting, Unavailable
+from macule.errors import BadSetting, QueueUnavailable, Unavailable
 from macule.jobs import Job, Queue
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from macule.jobs.courier import Courier
     from macule.jobs.sqlite import Sqlite
 
+
+log = logging.getLogger("macule")
 
 END_S = 5.0  # more than a photo takes
 
@@ -88,10 +91,16 @@ def _courier(queue: Sqlite, chosen: settings.Settings) -> Courier:
 
 
 def resume() -> None:
-    """Take up what the last process left; without that nothing is opened."""
+    """Take up what the last process left; without that nothing is opened.
+
+    A store that cannot be opened stops nothing but predictions that must be kept.
+    """
     chosen = settings.current()
-    if not chosen.broker_url and (folder(chosen) / jobs.FILE).exists():
-        current().wake()
+    try:
+        if not chosen.broker_url and (folder(chosen) / jobs.FILE).exists():
+            current().wake()
+    except Unavailable as error:
+        log.warning("jobs wait: %s", error)
 
 
 def leave() -> None:
@@ -113,9 +122,15 @@ def waiting() -> int | None:
 
 
 def folder(chosen: settings.Settings) -> Path:
-    """Return where jobs wait: DATA_DIR, or this user's own folder for what is temporary."""
+    """Return where jobs wait: DATA_DIR, or this user's own folder for what is temporary.
+
+    Raises: QueueUnavailable where nothing temporary can be written.
+    """
     import os
     from pathlib import Path
     from tempfile import gettempdir
 
-    return Path(chosen.data_dir or os.path.join(gettempdir(), f"macule-{os.geteuid()}"))
+    try:
+        return Path(chosen.data_dir or os.path.join(gettempdir(), f"macule-{os.geteuid()}"))
+    except FileNotFoundError as error:
+        raise QueueUnavailable("No folder can be written; see DATA_DIR.") from error
