@@ -22,7 +22,8 @@ timeout = bounds.timeout_s  # of a worker that no longer beats, not of a request
 graceful_timeout = chosen.graceful_timeout_s
 keepalive = 5
 # Files are left for the model, the queue and what is sent on; beyond that whoever only waits goes.
-worker_connections = max(8, min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 64))
+files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+worker_connections = 1000 if files == resource.RLIM_INFINITY else max(8, min(1000, files - 64))
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
@@ -38,7 +39,7 @@ def when_ready(server: Any) -> None:
 
     from macule import draining
 
-    draining.arbiter(server)
+    draining.announce(server)
     gc.collect()
     gc.freeze()
 
@@ -47,7 +48,7 @@ def on_reload(server: Any) -> None:
     """HUP: let the workers of now serve until others are warm."""
     from macule import draining
 
-    draining.reloading(server)
+    draining.note_reload(server)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -61,13 +62,13 @@ def post_worker_init(worker: Any) -> None:
     from macule import draining, recycle
     from macule.jobs import here
 
-    draining.worker(worker, chosen.drain_s, chosen.graceful_timeout_s, here.leave)
+    draining.prepare(worker, chosen.drain_s, chosen.graceful_timeout_s, here.leave)
     worker.wear = recycle.watch(chosen)
     if function == "predict":
         here.resume()
     if worker.replaces:
         recycle.take_over(chosen.model, worker.ppid, worker.surplus)
-    draining.ready(worker)
+    draining.note_warm(worker)
 
 
 def pre_request(worker: Any, req: Any) -> None:

@@ -52,7 +52,7 @@ def refuse(route: str) -> None:
         raise Draining("This instance is being stopped; the next one answers in a moment.")
 
 
-def arbiter(server: Any) -> None:
+def announce(server: Any) -> None:
     """Have gunicorn's arbiter tell its workers, before it dismisses them, that all is to stop."""
     _page()  # workers inherit it
 
@@ -64,12 +64,12 @@ def arbiter(server: Any) -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-def reloading(server: Any) -> None:
+def note_reload(server: Any) -> None:
     """Note, in the arbiter, which workers are to be replaced by HUP."""
     _write(RELOADED, server.worker_age)
 
 
-def worker(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None]) -> None:
+def prepare(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None]) -> None:
     """Have gunicorn's *worker* leave in good order at SIGTERM.
 
     Args:
@@ -88,7 +88,7 @@ def worker(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None
     signal.siginterrupt(signal.SIGTERM, False)
 
 
-def ready(worker: Any) -> None:
+def note_warm(worker: Any) -> None:
     """Note that *worker* is about to accept requests: those before it may go."""
     _write(WARM, max(worker.age, _read(WARM)))
 
