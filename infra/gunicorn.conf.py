@@ -85,3 +85,10 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     draining.let_out(worker, req)
     if environ.get("REQUEST_METHOD") == "POST":  # a request that broke off early has none
         recycle.served(worker.wear, worker.ppid)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Let the job at hand end; what does not is taken up by the next worker."""
+    from macule.jobs import here
+
+    here.leave(here.END_S)

@@ -63,7 +63,7 @@ def current() -> Here:
         if courier:
             courier.stop(wait_s)
 
-    atexit.register(stop, END_S)  # what does not end is taken up by the next process
+    atexit.register(stop, END_S)  # where no server says that it ends: functions-framework
     return Here(queue, runner.wake, stop)
 
 
@@ -103,10 +103,10 @@ def resume() -> None:
         log.warning("jobs wait: %s", error)
 
 
-def leave() -> None:
-    """Begin nothing more of a queue that was opened; what is at hand goes on."""
+def leave(wait_s: float = 0.0) -> None:
+    """Begin nothing more of a queue that was opened, and wait so long for what is at hand."""
     if current.cache_info().currsize:
-        current().stop(0)
+        current().stop(wait_s)
 
 
 def waiting() -> int | None:
