@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 MB = 2**20
 ROOT = Path(__file__).resolve().parent.parent
-ALONE = {"HOST": "127.0.0.1", "CACHE_MB": "0", "REDIS_URL": ""}
+ALONE = {"HOST": "127.0.0.1", "CACHE_MB": "0", "REDIS_URL": "", "DRAIN_S": "0"}
 
 
 class Call(NamedTuple):

@@ -1,5 +1,7 @@
 """What is uploaded: build/<platform>/<function>/ and the Lambda zips, pruned and byte-compiled.
 
+Beside each lies what is in it, <function>.cdx.json.
+
 `python -m infra.bundle [PLATFORM...]`. The same sources make the same bytes, on the same Python.
 """
 
@@ -18,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from infra import limits, prune
+from infra import limits, prune, sbom
 
 ROOT = Path(__file__).resolve().parent.parent
 MB = 2**20
@@ -52,7 +54,7 @@ class Tree(NamedTuple):
     zipped: bool = False
 
 
-CONFIGURED = ("infra/gunicorn.conf.py", "infra/limits.py", "infra/limits.toml")
+CONFIGURED = ("infra/gunicorn.conf.py", "infra/limits.py", "infra/limits.toml", "infra/worker.py")
 SERVED = ("macule", "weights", *CONFIGURED)
 TREES = {
     "render/predict": Tree("predict", "functions/predict", (*RUNTIME, *SERVER), SERVED),
@@ -118,6 +120,7 @@ def build(out: Path, names: Sequence[str], interpreter: str, architecture: str) 
                 shutil.copytree(site / package, base, dirs_exist_ok=True)
             _copy_ours(tree, root, base)
             _compile(interpreter, base, drop_sources=False)
+            root.with_suffix(".cdx.json").write_text(sbom.text(name, root))
             yield _measure(name, root, tree)
 
 

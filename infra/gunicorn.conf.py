@@ -1,5 +1,6 @@
 """How gunicorn runs a function: one worker, few threads, nothing loaded before it is needed."""
 
+import resource
 from typing import Any
 
 from macule import settings
@@ -15,12 +16,18 @@ chosen = settings.read()
 wsgi_app = f"functions.{function}.main:app"
 bind = chosen.bind
 workers = chosen.workers
-worker_class = "gthread"
+worker_class = "infra.worker.Patient"
 threads = chosen.threads
 timeout = bounds.timeout_s  # of a worker that no longer beats, not of a request
 graceful_timeout = chosen.graceful_timeout_s
 keepalive = 5
-JOB_S = 5.0  # more than a photo takes
+# Files are left for the model, the queue and what is sent on; beyond that whoever only waits goes.
+files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+worker_connections = 1000 if files == resource.RLIM_INFINITY else max(8, min(1000, files - 64))
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+forwarded_allow_ips = ""  # nobody's X-Forwarded-Proto is needed, so nobody's is believed
 control_socket_disable = True  # a service needs no socket in the home folder
 loglevel = "warning"
 proc_name = "macule"
@@ -30,8 +37,18 @@ def when_ready(server: Any) -> None:
     """Leave what workers share to itself: the collector's marks would copy 1 MB of it to each."""
     import gc
 
+    from macule import draining
+
+    draining.announce(server)
     gc.collect()
     gc.freeze()
+
+
+def on_reload(server: Any) -> None:
+    """HUP: let the workers of now serve until others are warm."""
+    from macule import draining
+
+    draining.note_reload(server)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -42,21 +59,32 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Watch the worker's memory; one that replaces another is warm before it takes requests."""
-    from macule import recycle
+    from macule import draining, recycle
     from macule.jobs import here
 
+    draining.prepare(worker, chosen.drain_s, chosen.graceful_timeout_s, here.leave)
     worker.wear = recycle.watch(chosen)
     if function == "predict":
         here.resume()
     if worker.replaces:
         recycle.take_over(chosen.model, worker.ppid, worker.surplus)
+    draining.note_warm(worker)
+
+
+def pre_request(worker: Any, req: Any) -> None:
+    """Count what runs; a connection to a service that is being stopped ends with its answer."""
+    from macule import draining
+
+    draining.let_in(worker, req)
 
 
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     """Count predictions; pings, health checks and whoever is turned away wear nobody out."""
-    from macule import http, recycle
+    from macule import draining, http, recycle
 
-    if environ["REQUEST_METHOD"] == "POST" and resp.status_code not in http.REFUSED:
+    draining.let_out(worker, req)
+    # a request that broke off early has no method
+    if environ.get("REQUEST_METHOD") == "POST" and resp.status_code not in http.REFUSED:
         recycle.served(worker.wear, worker.ppid)
 
 
@@ -64,4 +92,4 @@ def worker_exit(server: Any, worker: Any) -> None:
     """Let the job at hand end; what does not is taken up by the next worker."""
     from macule.jobs import here
 
-    here.stop(JOB_S)
+    here.leave(here.END_S)

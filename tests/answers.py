@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import sys
@@ -60,6 +62,7 @@ def recorded(folder: Path) -> dict[str, Any]:
         _broken(folder, kept, f"http://127.0.0.1:{service.port}")
     _tight(folder, kept)
     _locked(folder, kept)
+    _stopping(folder, kept)
     return {"answers": kept.answers, "problems": dict(sorted(kept.problems.items()))}
 
 
@@ -157,6 +160,15 @@ def _locked(folder: Path, kept: Kept) -> None:
         for _ in range(2):
             answer = service.predict(PHOTO, **{"X-API-Key": key})
         kept.problem(answer)
+
+
+def _stopping(folder: Path, kept: Kept) -> None:
+    """A service that is being stopped, while it still accepts requests."""
+    with running(GUNICORN, folder, DRAIN_S="3") as service:
+        os.killpg(service.process.pid, signal.SIGTERM)
+        until(lambda: service.call("GET", "/ready/").json()["state"] == "draining")
+        kept.answer("ready", "being stopped", service.call("GET", "/ready/"))
+        kept.problem(service.predict(PHOTO))
 
 
 def _broken(folder: Path, kept: Kept, predict_url: str) -> None:

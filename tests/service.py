@@ -82,6 +82,7 @@ def running(
                 "HOST": "127.0.0.1",
                 "PORT": str(port),
                 "DATA_DIR": str(folder / "data"),  # no two tests share a queue
+                "DRAIN_S": "0",  # nobody else comes
                 **environment,
             },
             stdout=output,

@@ -50,6 +50,8 @@ def test_two_builds_are_the_same_bytes(bundles: Path, tmp_path: Path) -> None:
     again = bundle(tmp_path)
 
     assert again == (bundles / "said").read_text()
+    for listed in bundles.rglob("*.cdx.json"):
+        assert listed.read_bytes() == (tmp_path / listed.relative_to(bundles)).read_bytes()
     for archive in bundles.glob("aws/*.zip"):
         assert archive.read_bytes() == (tmp_path / "aws" / archive.name).read_bytes()
 

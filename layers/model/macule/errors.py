@@ -24,6 +24,7 @@ Macule
 ├── WorkerDied 500        whoever worked on a job died, again and again
 ├── Unavailable 503       try again after retry_after_s
 │   ├── Busy              others hold the memory this request needs
+│   ├── Draining          this instance is being stopped
 │   ├── QueueFull         as many jobs wait as may
 │   ├── QueueUnavailable  the queue's own store cannot be reached or written
 │   └── ModelUnavailable  the model is missing, damaged or not as its card says
@@ -179,6 +180,10 @@ class Unavailable(Macule):
 
 class Busy(Unavailable):
     slug, title = "busy", "The memory this image needs is in use"
+
+
+class Draining(Unavailable):
+    slug, title = "draining", "This instance is being stopped"
 
 
 class QueueFull(Unavailable):

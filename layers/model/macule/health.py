@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from macule import admission, budget, cache, http, image, model, settings
+from macule import admission, budget, cache, draining, http, image, model, settings
 from macule.http import Request, Response
 from macule.jobs import here
 
@@ -20,8 +20,8 @@ def alive(request: Request) -> Response:
 
 
 def ready(request: Request) -> Response:
-    """GET /ready/: 200 when a model is warm, else 503; never loads it, never waits for it."""
-    state, reason = model.state()
+    """GET /ready/: 200 when a model is warm and the service stays, else 503; never waits for it."""
+    state, reason = ("draining", "") if draining.now() else model.state()
     warm = model.loaded()
     document: dict[str, Any] = {"state": state, "model": warm.identity() if warm else None}
     if reason:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from threading import Event, Lock, Thread
 from typing import Any, BinaryIO, NamedTuple
 
-from macule import budget, errors, settings
+from macule import budget, draining, errors, settings
 from macule.errors import (
     BadRequest,
     BodyTooLarge,
@@ -44,6 +44,13 @@ EXPOSED = (
     "X-Request-Id, Server-Timing, X-Memory-Band, Retry-After, Location, ETag, Preference-Applied, "
     "Inference-Header-Content-Length, RateLimit, RateLimit-Policy, WWW-Authenticate"
 )
+# What browsers are to refuse of any answer; a page brings its own policy. HSTS is the platform's.
+SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
 INFERENCE = "/v2"  # below it stand the Open Inference Protocol's routes, and its form of an error
 
 
@@ -261,7 +268,7 @@ def answer(routes: Table, request: Request, free: Exempt = NOTHING) -> Response:
     response.headers.update(counted)
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Request-Id"] = request_id
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.update({**SAFE, **response.headers})
     response.headers["Content-Length"] = str(len(response.body))
     try:
         response.headers["X-Memory-Band"] = budget.current().band()
@@ -359,6 +366,7 @@ def _routed(request: Request) -> Response:
     methods = request.routes[request.route]
     method = "GET" if request.method == "HEAD" else request.method
     if method in methods:
+        draining.refuse(request.route)
         return methods[method](request)
     allowed = sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
     if method == "OPTIONS":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import nullcontext
 from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +14,7 @@ from macule import budget, image
 from macule.errors import ModelUnavailable
 from macule.manifest import CHANNELS, Card
 from macule.settings import Source, Where
-from macule.store import remote
+from macule.store import remote, trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,7 @@ class Warm(NamedTuple):
     """
 
     card: Card
+    path: str
     interpreter: Interpreter
     levels: NDArray[Any]
     input_index: int
@@ -155,7 +157,9 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
         began = time.perf_counter()
         before = 0 if "first" in warm.grown else budget.resident()
         warm.interpreter.set_tensor(warm.input_index, tensor)
-        warm.interpreter.invoke()
+        tried = "first" in warm.grown
+        with nullcontext() if tried else trial.of(warm.path, warm.card.sha256, first_run=True):
+            warm.interpreter.invoke()
         logits = as_logits(_output(warm, warm.logits), warm.card.output)
         maps = _output(warm, warm.maps) if warm.maps else None
         distance = float(_output(warm, warm.distance)) if warm.distance else None
@@ -225,8 +229,9 @@ def _load(where: Where) -> Warm:
 
     lap()
     try:
-        interpreter = Interpreter(model_path=path, num_threads=1)  # maps the file, copies nothing
-        interpreter.allocate_tensors()
+        with trial.of(path, card.sha256):  # maps the file, copies nothing
+            interpreter = Interpreter(model_path=path, num_threads=1)
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise ModelUnavailable(f"{card.file} is not a model that LiteRT can run.") from error
     source, *_ = interpreter.get_input_details()
@@ -242,6 +247,7 @@ def _load(where: Where) -> Warm:
     scaled = [(values - mean) / std for mean, std in zip(card.mean, card.std, strict=True)]
     return Warm(
         card,
+        path,
         interpreter,
         quantized(np.stack(scaled), source),
         source["index"],

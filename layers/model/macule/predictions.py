@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from macule import admission, classify, http, image, jobs, settings
+from macule import admission, classify, draining, http, image, jobs, settings
 from macule.errors import BadRequest
 from macule.http import Request, Response
 from macule.jobs import Job, Order, here
@@ -44,7 +44,7 @@ def create(request: Request) -> Response:
     if wait_s is not None:
         applied = {"Preference-Applied": f"wait={wait_s:g}"}
         end = time.monotonic() + wait_s
-        while not job.ended and time.monotonic() < end:
+        while not job.ended and time.monotonic() < end and not draining.now():
             time.sleep(LOOK_S)
             job = desk.queue.get(job.id, request.caller)
     answer = _answer(job, 200 if job.ended else 202)

@@ -53,6 +53,7 @@ class Settings(NamedTuple):
     workers: int
     threads: int
     graceful_timeout_s: int
+    drain_s: float
     max_requests: int | None
     recycle_mb: int | None
     predict_url: str | None
@@ -112,6 +113,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         workers=get("WEB_CONCURRENCY", 1, _at_least(1)),
         threads=get("THREADS", 256, _at_least(1)),
         graceful_timeout_s=get("GRACEFUL_TIMEOUT_S", 25, _at_least(1)),
+        drain_s=get("DRAIN_S", 1.0, _seconds),
         max_requests=get("MAX_REQUESTS", None, _at_least(1)),
         recycle_mb=get("RECYCLE_MB", None, _at_least(1)),
         predict_url=get("PREDICT_URL", None, web_address),

@@ -125,6 +125,20 @@ def test_a_job_that_waits_does_not_expire(queue: Sqlite, clock: Clock) -> None:
     assert queue.get(job.id, "").status == STARTING
 
 
+@pytest.mark.parametrize("jump", [-1e7, 1e7])
+def test_a_clock_that_jumps_loses_no_job(queue: Sqlite, clock: Clock, jump: float) -> None:
+    """Jobs of before and after a jump are worked on, and their outcomes are there."""
+    jobs = [queue.put(Order(), IMAGE)]
+    clock.now += jump
+    jobs.append(queue.put(Order(), IMAGE))
+    for _ in jobs:
+        taken = queue.take()
+        assert taken
+        queue.finish(taken.job.id, SUCCEEDED, ANSWER)
+
+    assert [queue.get(job.id, "").status for job in jobs] == [SUCCEEDED] * 2
+
+
 def test_a_key_makes_one_job(queue: Sqlite) -> None:
     """A key is refused while its job goes on, then gives that job; another owner's is free."""
     job = queue.put(Order(), IMAGE, "key", "print")

@@ -84,7 +84,13 @@ def test_every_error_that_can_be_answered_is_described() -> None:
         error
         for described in operations.FUNCTIONS.values()
         for operation in described.values()
-        for error in (*operation.errors, *entry.EVERY_ERROR, *entry.LOCKED, *entry.COUNTED)
+        for error in (
+            *operation.errors,
+            *entry.EVERY_ERROR,
+            *entry.LOCKED,
+            *entry.COUNTED,
+            *entry.STOPPED,
+        )
     }
 
     assert named == classes() - ELSEWHERE - PARENTS

@@ -305,6 +305,13 @@ def test_a_disk_too_small_is_told_before(web: Web, source: Source, tmp_path: Pat
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_nothing_temporary_to_write_to_is_told(source: Source) -> None:
+    """Where Python finds no temporary folder, the error names the setting that gives one."""
+    none = "import tempfile; tempfile._candidate_tempdir_list = lambda: []"
+
+    assert "MODEL_CACHE_DIR" in find_elsewhere(source._replace(cache_dir=None), before=none)
+
+
 def test_a_cache_that_others_write_is_not_used(source: Source) -> None:
     """What another user may have put there could be any model."""
     remote.find(source)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from macule import jobs, settings
-from macule.errors import BadSetting, Unavailable
+from macule.errors import BadSetting, QueueUnavailable, Unavailable
 from macule.jobs import Job, Queue
 
 if TYPE_CHECKING:
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 
     from macule.jobs.courier import Courier
     from macule.jobs.sqlite import Sqlite
+
+
+log = logging.getLogger("macule")
+
+END_S = 5.0  # more than a photo takes
 
 
 class Here(NamedTuple):
@@ -56,6 +63,7 @@ def current() -> Here:
         if courier:
             courier.stop(wait_s)
 
+    atexit.register(stop, END_S)  # where no server says that it ends: functions-framework
     return Here(queue, runner.wake, stop)
 
 
@@ -83,14 +91,20 @@ def _courier(queue: Sqlite, chosen: settings.Settings) -> Courier:
 
 
 def resume() -> None:
-    """Take up what the last process left; without that nothing is opened."""
+    """Take up what the last process left; without that nothing is opened.
+
+    A store that cannot be opened stops nothing but predictions that must be kept.
+    """
     chosen = settings.current()
-    if not chosen.broker_url and (folder(chosen) / jobs.FILE).exists():
-        current().wake()
+    try:
+        if not chosen.broker_url and (folder(chosen) / jobs.FILE).exists():
+            current().wake()
+    except Unavailable as error:
+        log.warning("jobs wait: %s", error)
 
 
-def stop(wait_s: float) -> None:
-    """End the work on a queue that was opened."""
+def leave(wait_s: float = 0.0) -> None:
+    """Begin nothing more of a queue that was opened, and wait so long for what is at hand."""
     if current.cache_info().currsize:
         current().stop(wait_s)
 
@@ -108,9 +122,15 @@ def waiting() -> int | None:
 
 
 def folder(chosen: settings.Settings) -> Path:
-    """Return where jobs wait: DATA_DIR, or this user's own folder for what is temporary."""
+    """Return where jobs wait: DATA_DIR, or this user's own folder for what is temporary.
+
+    Raises: QueueUnavailable where nothing temporary can be written.
+    """
     import os
     from pathlib import Path
     from tempfile import gettempdir
 
-    return Path(chosen.data_dir or os.path.join(gettempdir(), f"macule-{os.geteuid()}"))
+    try:
+        return Path(chosen.data_dir or os.path.join(gettempdir(), f"macule-{os.geteuid()}"))
+    except FileNotFoundError as error:
+        raise QueueUnavailable("No folder can be written; see DATA_DIR.") from error

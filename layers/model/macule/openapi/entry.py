@@ -13,6 +13,7 @@ from macule.errors import (
     BodyTooLarge,
     Busy,
     CannotFit,
+    Draining,
     Forbidden,
     ImageTooLarge,
     Macule,
@@ -66,11 +67,20 @@ class Operation(NamedTuple):
 
 # What every operation may answer, and takes.
 EVERY_ERROR: Failures = (MethodNotAllowed, Macule, BadSetting)
-EVERY_HEADER = ("X-Request-Id", "X-Memory-Band", "Cache-Control", "X-Content-Type-Options")
+EVERY_HEADER = (
+    "X-Request-Id",
+    "X-Memory-Band",
+    "Cache-Control",
+    "X-Content-Type-Options",
+    "Referrer-Policy",
+    "Cross-Origin-Resource-Policy",
+    "Content-Security-Policy",
+)
 EVERY_PARAMETER = ("X-Request-Id",)
-# What those may answer that a door does not name as free of it.
+# What those may answer that are not named as free of it, by a door or by `draining`.
 LOCKED: Failures = (Unauthorized, Forbidden)
 COUNTED: Failures = (QuotaExceeded,)
+STOPPED: Failures = (Draining,)
 
 BODY: Failures = (BadRequest, SlowBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, BadImage)
 MEMORY: Failures = (Busy, CannotFit)

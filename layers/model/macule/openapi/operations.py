@@ -23,6 +23,7 @@ from macule.openapi.entry import (
     MEMORY,
     MODEL,
     PHOTO,
+    STOPPED,
     TEXT,
     UNKNOWN,
     Answer,
@@ -176,7 +177,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "The upload page",
             "In English or Vietnamese: by `lang`, else by `Accept-Language`.",
             {
-                200: Answer("The page.", {HTML: ""}, ("ETag", "Content-Security-Policy", "Vary")),
+                200: Answer("The page.", {HTML: ""}, ("ETag", "Vary")),
                 304: Answer("It is the one that `If-None-Match` names.", {}, ("ETag",)),
             },
             parameters=("lang", "Accept-Language", "If-None-Match"),
@@ -202,10 +203,10 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                 200: Answer(
                     "The prediction, as a page.",
                     {HTML: ""},
-                    ("Server-Timing", "Content-Security-Policy"),
+                    ("Server-Timing",),
                 )
             },
-            errors=(*PHOTO, *LOCKED, *COUNTED),
+            errors=(*PHOTO, *LOCKED, *COUNTED, *STOPPED),
             parameters=("lang", "top_k", "explain", "Cache-Control"),
             problems=HTML,
         ),
@@ -216,7 +217,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "This document as a page",
             "Written on the server; it has no scripts and asks for nothing else.",
             {
-                200: Answer("The page.", {HTML: ""}, ("ETag", "Content-Security-Policy")),
+                200: Answer("The page.", {HTML: ""}, ("ETag",)),
                 304: Answer("It is the one that `If-None-Match` names.", {}, ("ETag",)),
             },
             parameters=("If-None-Match",),
@@ -234,7 +235,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             OPERATORS,
             "The same report as a page",
             "Without scripts; it does not reload itself.",
-            {200: Answer("The page.", {HTML: ""}, ("Content-Security-Policy",))},
+            {200: Answer("The page.", {HTML: ""})},
         ),
         "GET /openapi.json": SPECIFICATION,
     },

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from macule import __version__, http
+from macule import __version__, draining, http
 from macule.errors import Macule, MethodNotAllowed, QuotaExceeded, Unauthorized, Unavailable
 from macule.http import Exempt, Table
 from macule.openapi.entry import (
@@ -17,6 +17,7 @@ from macule.openapi.entry import (
     EVERY_PARAMETER,
     LOCKED,
     PROBLEM,
+    STOPPED,
     Answer,
     Operation,
 )
@@ -95,6 +96,8 @@ def _paths(described: Mapping[str, Operation], routes: Table, free: Exempt, kept
         refusals = () if unlocked else LOCKED
         if method == "POST" and plain not in free.quotas:
             refusals += COUNTED
+        if http.bare(path) not in draining.OPEN:
+            refusals += STOPPED
         whole = operation._replace(errors=(*operation.errors, *refusals))
         paths.setdefault(path, {})[method.lower()] = _operation(whole, kept, unlocked)
     return paths

@@ -6,6 +6,7 @@ Where no folder is named it is the one in use: what `macule use` took in, else w
 from __future__ import annotations
 
 import os
+import struct
 from typing import NamedTuple
 
 from macule import manifest
@@ -16,6 +17,7 @@ LAYER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 SHIPPED = os.path.join(LAYER, "weights")
 KEPT = os.path.join(LAYER, "models")  # copies that `macule use` took in
 CHUNK_BYTES = 2**18
+IDENTIFIER = b"TFL3"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -39,6 +41,11 @@ def fetch(folder: str | None) -> Weights:
         raise ModelUnavailable(
             f"{card.file} is not the file its card describes: its sha256 begins {found[:12]}, the "
             f"card says {card.sha256[:12]}. Copy the model's folder again.",
+            model=card.name,
+        )
+    if not _is_flatbuffer(path):
+        raise ModelUnavailable(
+            f"{card.file} is not a model that LiteRT can run: its root lies outside.",
             model=card.name,
         )
     return Weights(path, card)
@@ -72,6 +79,19 @@ def back() -> str:
     """
     kept.back(KEPT)
     return in_use()
+
+
+def _is_flatbuffer(path: str) -> bool:
+    """Is it marked as a model, and does its root table lie within it?"""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            root, kind = struct.unpack("<I4s", file.read(8))
+            file.seek(root)
+            table = root - struct.unpack("<i", file.read(4))[0]
+    except (OSError, struct.error):
+        return False
+    return bool(kind == IDENTIFIER and root >= 8) and 8 <= table <= size - 4
 
 
 def _sha256(path: str, name: str) -> str:

@@ -101,9 +101,9 @@ def _cache(source: Source) -> str:
     from hashlib import sha256
     from tempfile import gettempdir
 
-    top = source.cache_dir or os.path.join(gettempdir(), f"macule-{os.geteuid()}")
-    root = os.path.join(top, sha256(uri.shown(source.uri).encode()).hexdigest()[:16])
     try:
+        top = source.cache_dir or os.path.join(gettempdir(), f"macule-{os.geteuid()}")
+        root = os.path.join(top, sha256(uri.shown(source.uri).encode()).hexdigest()[:16])
         for folder in (top, root):
             os.makedirs(folder, 0o700, exist_ok=True)
         found = [os.lstat(folder) for folder in ([root] if source.cache_dir else [top, root])]

@@ -1,0 +1,105 @@
+"""Restarts by SIGTERM, reloads by HUP and killed workers, under 8 clients: what do they lose?
+
+    .venv-dev/bin/python bench/restarts.py
+
+Clients send real and drawn photos on connections that they keep, wait as long as Retry-After says
+and try again. Restarts come in three kinds: `overlap`, the next service starts at another port and
+callers are sent there a moment after the one before got SIGTERM, as clouds do at worst; `passed`,
+the listening socket outlives the service, as systemd's socket activation has it; `plain`, the next
+one starts at the same port when the one before has ended, so that there is nobody in between: such
+connections are refused, and counted as that. Writes bench/results/restarts.json.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import harness
+
+sys.path[:0] = [str(harness.ROOT / "tests")]
+
+import crowd
+
+CALM_S = 0.5  # between two disturbances
+
+
+def disturbed(place: crowd.Place, times: int, disturb: Callable[[], None]) -> crowd.Crowd:
+    """Let 8 clients go on while *disturb* is done so often."""
+    photos = [(harness.ROOT / "examples/spot.jpg").read_bytes(), harness.photo(1)]
+    clients = crowd.Crowd(lambda: place.port, photos)
+    with clients.about():
+        time.sleep(CALM_S)
+        for _ in range(times):
+            disturb()
+            time.sleep(CALM_S)
+    place.close()
+    return clients
+
+
+def restarts(place: crowd.Place, times: int, overlap: bool = False) -> dict[str, Any]:
+    seen = disturbed(place, times, place.overlap if overlap else place.same_port)
+    return {"restarts": times, **seen.counts, "failures": seen.failures()}
+
+
+def reloads(log: Path, times: int) -> dict[str, Any]:
+    place = crowd.Place(log)
+
+    def reload() -> None:
+        before = place.workers()
+        os.kill(place.process.pid, signal.SIGHUP)
+        while not place.workers() or place.workers() & before:
+            time.sleep(0.02)
+
+    seen = disturbed(place, times, reload)
+    return {"reloads": times, **seen.counts, "failures": seen.failures()}
+
+
+def kills(log: Path, times: int) -> dict[str, Any]:
+    place = crowd.Place(log)
+    back: list[float] = []
+    photos = [(harness.ROOT / "examples/spot.jpg").read_bytes(), harness.photo(1)]
+    seen = crowd.Crowd(lambda: place.port, photos)
+    with seen.about():
+        time.sleep(CALM_S)
+        for _ in range(times):
+            for worker in place.workers():
+                os.kill(worker, signal.SIGKILL)
+            back.append(seen.back_after(time.monotonic()))
+            time.sleep(CALM_S)
+    place.close()
+    back.sort()
+    return {
+        "kills": times,
+        "clients": 8,
+        **seen.counts,
+        "failures": seen.failures(),
+        "back_s": {"median": round(back[len(back) // 2], 3), "most": round(back[-1], 3)},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--restarts", type=int, default=20)
+    parser.add_argument("--reloads", type=int, default=5)
+    parser.add_argument("--kills", type=int, default=20)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        figures = {
+            "overlap": restarts(crowd.Place(log), options.restarts, overlap=True),
+            "passed": restarts(crowd.Passed(log), options.restarts),
+            "plain": restarts(crowd.Place(log), options.restarts),
+            "reload": reloads(log, options.reloads),
+            "kill": kills(log, options.kills),
+        }
+    harness.record("restarts", harness.installed("ai-edge-litert", "gunicorn"), **figures)
+
+
+if __name__ == "__main__":
+    main()

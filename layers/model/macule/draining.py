@@ -1,0 +1,157 @@
+"""How a service stops: it says so, finishes what runs, and refuses what still comes with an answer.
+
+gunicorn alone no longer accepts after SIGTERM, but its socket still listens: whoever connects until
+the process ends waits for nothing and is cut off. Here a worker goes on accepting for DRAIN_S, and
+as long as anything runs. A worker that only makes room for another one refuses nothing.
+
+Under functions-framework gunicorn is not ours to configure: connections that are open are refused
+with an answer, new ones are not accepted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import cache
+from select import POLLIN, poll
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from macule.errors import Draining
+
+if TYPE_CHECKING:
+    from mmap import mmap
+
+log = logging.getLogger("macule")
+
+LOOK_S = 0.02
+TOLD_S = 0.2  # a signal to the whole process group may reach a worker before the arbiter
+MARGIN_S = 1.0  # of the grace, for what comes after the last answer
+# Operators look on until the end; the form of the page asks /predict, and says in words what it is.
+OPEN = frozenset({"/health", "/ready", "/memory", "/metrics", "/page"})
+STOPPING, RELOADED, WARM, SIZE = slice(0, 1), slice(8, 16), slice(16, 24), 24
+
+
+def now() -> bool:
+    """Is this service being stopped?"""
+    if _page()[STOPPING] != b"\0":
+        return True
+    # functions-framework: the handler of SIGTERM is gunicorn's own worker's
+    worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return getattr(worker, "alive", True) is False
+
+
+def refuse(route: str) -> None:
+    """Let nothing new begin in a service that is being stopped.
+
+    Raises: Draining.
+    """
+    if route not in OPEN and now():
+        raise Draining("This instance is being stopped; the next one answers in a moment.")
+
+
+def announce(server: Any) -> None:
+    """Have gunicorn's arbiter tell its workers, before it dismisses them, that all is to stop."""
+    _page()  # workers inherit it
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() == server.pid:  # not a worker that has no handler of its own yet
+            _page()[STOPPING] = b"\1"
+        server.signal(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def note_reload(server: Any) -> None:
+    """Note, in the arbiter, which workers are to be replaced by HUP."""
+    _write(RELOADED, server.worker_age)
+
+
+def prepare(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None]) -> None:
+    """Have gunicorn's *worker* leave in good order at SIGTERM.
+
+    Args:
+      flush: what is to be done as the service begins to stop, beside what runs.
+    """
+    worker.running = set[int]()  # the requests that were let in
+
+    def leave(number: int, frame: object) -> None:
+        worker.method_queue.defer(begin)  # a handler must not start a thread
+
+    def begin() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        Thread(target=_leave, args=(worker, drain_s, grace_s, flush), daemon=True).start()
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.siginterrupt(signal.SIGTERM, False)
+
+
+def note_warm(worker: Any) -> None:
+    """Note that *worker* is about to accept requests: those before it may go."""
+    _write(WARM, max(worker.age, _read(WARM)))
+
+
+def let_in(worker: Any, request: Any) -> None:
+    """Count a request that begins; while the service stops, have its connection closed after it."""
+    if now():
+        request.force_close()
+    else:
+        worker.running.add(id(request))
+
+
+def let_out(worker: Any, request: Any) -> None:
+    """Count a request that was answered."""
+    worker.running.discard(id(request))
+
+
+def _leave(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None]) -> None:
+    """Wait until *worker* may end; it accepts meanwhile."""
+    began = time.monotonic()
+    end = began + max(0.0, grace_s - MARGIN_S)
+
+    def replaced() -> bool:
+        late = time.monotonic() > began + TOLD_S
+        return late and not (worker.age <= _read(RELOADED) and _read(WARM) <= _read(RELOADED))
+
+    while not now() and not replaced() and time.monotonic() < end:
+        time.sleep(LOOK_S)
+    if now():
+        log.info("worker %d stops: %d requests run", os.getpid(), len(worker.running))
+        flush()
+        until = min(end, began + drain_s)
+        while time.monotonic() < until or (worker.running and time.monotonic() < end):
+            time.sleep(LOOK_S)
+    worker.method_queue.defer(_close, worker)
+
+
+def _close(worker: Any) -> None:
+    """Accept what has connected, close, and leave the rest to gunicorn: it waits for what runs."""
+    for listener in worker.sockets:
+        waiting = poll()
+        waiting.register(listener, POLLIN)
+        while now() and waiting.poll(0):
+            worker.accept(listener)
+    worker.set_accept_enabled(False)
+    for listener in worker.sockets:
+        listener.close()
+    worker.sockets = []
+    worker.alive = False
+
+
+@cache
+def _page() -> mmap:
+    """Return memory that an arbiter and its workers share."""
+    from mmap import mmap
+
+    return mmap(-1, SIZE)
+
+
+def _read(place: slice) -> int:
+    return int.from_bytes(_page()[place])
+
+
+def _write(place: slice, value: int) -> None:
+    _page()[place] = value.to_bytes(8)

@@ -1,0 +1,140 @@
+"""Disks full or read-only, no home, no rights: what needs them says so, the rest serves."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from crowd import children
+from draw import photo
+from service import Service, running, until
+
+SERVE = "exec .venv/bin/gunicorn -c infra/gunicorn.conf.py"
+Start = Callable[..., Service]
+
+
+def may_mount() -> bool:
+    """May this user have mounts of its own?"""
+    words = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    try:
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+mounts = pytest.mark.skipif(not may_mount(), reason="mounts of one's own need root and unshare")
+root = pytest.mark.skipif(os.geteuid() != 0, reason="this is no root, so all tests are the proof")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a service by lines of shell, in mounts of its own if they begin with `mount`."""
+    with ExitStack() as stack:
+
+        def begin(*lines: str, **environment: str) -> Service:
+            script = tmp_path / "start.sh"
+            script.write_text("\n".join(["set -e", *lines, ""]))
+            own = "unshare -m " if lines[0].startswith("mount") else ""
+            command = f"{own}bash {script}"
+            return stack.enter_context(running(command, tmp_path, **environment))
+
+        yield begin
+
+
+def inside(service: Service, path: str) -> Path:
+    """Return a path as the service's own mounts have it."""
+    return Path(f"/proc/{service.process.pid}/root{path}")
+
+
+@mounts
+def test_a_full_disk_refuses_jobs_and_nothing_else(start: Start, tmp_path: Path) -> None:
+    """Predictions that cannot be kept are 503 and said so; others are answered, and they again."""
+    data = tmp_path / "data"
+    data.mkdir()
+    service = start(f"mount -t tmpfs -o size=256k tmpfs {data}", SERVE)
+    filler = inside(service, f"{data}/filler")
+    with suppress(OSError):
+        filler.write_bytes(bytes(2**20))
+    full = service.call("POST", "/predictions", photo())
+    direct, health = service.predict(photo()), service.call("GET", "/health/")
+    filler.unlink()
+    after = service.call("POST", "/predictions", photo(64, 64))
+    where = after.headers["location"]
+
+    assert (full.status, full.json()["type"]) == (503, "urn:macule:problem:queue-unavailable")
+    assert (direct.status, health.status, after.status) == (200, 200, 202)
+    until(lambda: service.call("GET", where).json()["status"] == "succeeded")
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(start: Start) -> None:
+    """Standard output and error are a full disk; photos, refusals and failures are answered."""
+    service = start(f"{SERVE} >/dev/full 2>&1")
+    statuses = [service.predict(photo()).status, service.predict(b"no photo").status]
+    (worker,) = children(service.process.pid)
+    os.kill(worker, 9)
+
+    assert statuses == [200, 415]
+    until(lambda: children(service.process.pid) - {worker})
+    assert service.predict(photo()).status == 200
+
+
+@mounts
+@pytest.mark.parametrize(("temporary", "status"), [(True, 202), (False, 503)])
+def test_a_read_only_disk_serves(
+    start: Start, tmp_path: Path, temporary: bool, status: int
+) -> None:
+    """With one writable folder for gunicorn, and no home, photos are answered.
+
+    Where that is not the folder for what is temporary, predictions that must be kept are refused.
+    """
+    folder = tmp_path / "writable"
+    folder.mkdir()
+    service = start(
+        "mount --make-rprivate /",
+        f"mount -t tmpfs tmpfs {folder}",
+        "for place in $(awk '{print $5}' /proc/self/mountinfo); do",
+        f'  case "$place" in {folder}|/proc*|/sys*) ;;',
+        '  *) mount -o remount,bind,ro "$place" 2>/dev/null || true ;; esac',
+        "done",
+        "unset HOME DATA_DIR TMPDIR",
+        f"export TMPDIR={folder}" if temporary else "true",
+        f"{SERVE} --worker-tmp-dir {folder}",
+    )
+    predicted = service.predict(photo())
+    kept = service.call("POST", "/predictions", photo())
+
+    assert (predicted.status, kept.status) == (200, status)
+    assert service.call("GET", "/memory/").status == 200
+
+
+@root
+def test_nobody_can_serve_without_a_home(start: Start) -> None:
+    """A user who may write nothing but temporary files, and has no home, serves and keeps jobs."""
+    rights = "--inh-caps=-all,+dac_read_search --ambient-caps=-all,+dac_read_search"
+    who = "--reuid=65534 --regid=65534 --clear-groups"
+    service = start(
+        "unset HOME DATA_DIR",
+        "export TMPDIR=$(mktemp -d)",
+        "chmod 777 $TMPDIR",
+        SERVE.replace("exec", f"exec setpriv {who} {rights} --bounding-set=-all,+dac_read_search"),
+    )
+    answer = service.predict(photo())
+    kept = service.call("POST", "/predictions", photo())
+    (worker,) = children(service.process.pid)
+    ids = Path(f"/proc/{worker}/status").read_text()
+
+    assert "Uid:\t65534\t65534\t65534\t65534" in ids
+    assert (answer.status, kept.status) == (200, 202)
+
+
+def test_a_damaged_store_of_jobs_stops_no_start(start: Start, tmp_path: Path) -> None:
+    """A queue's file that is none refuses predictions that must be kept; the rest serves."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/jobs.sqlite3").write_bytes(b"no database" * 1000)
+    service = start(SERVE)
+    kept, answer = service.call("POST", "/predictions", photo()), service.predict(photo())
+
+    assert (kept.status, kept.json()["type"]) == (503, "urn:macule:problem:queue-unavailable")
+    assert answer.status == 200

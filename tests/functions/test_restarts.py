@@ -1,0 +1,192 @@
+"""A service that is stopped, reloaded or killed under load: what its callers see of it."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from crowd import Crowd, Passed, Place, children
+from draw import photo
+from service import FRAMEWORK, GUNICORN, ROOT, Service, running, until
+
+
+@pytest.fixture
+def photos() -> list[bytes]:
+    return [(ROOT / "examples/spot.jpg").read_bytes(), photo()]
+
+
+@pytest.fixture
+def draining(tmp_path: Path) -> Iterator[Service]:
+    with running(GUNICORN, tmp_path, DRAIN_S="3") as service:
+        yield service
+
+
+def stop(service: Service) -> None:
+    os.killpg(service.process.pid, signal.SIGTERM)
+    until(lambda: service.call("GET", "/ready/").json()["state"] == "draining")
+
+
+@pytest.mark.parametrize(("kind", "way"), [(Place, "overlap"), (Passed, "same_port")])
+def test_restarts_under_load_fail_no_request(
+    tmp_path: Path, photos: list[bytes], kind: type[Place], way: str
+) -> None:
+    """Two restarts by SIGTERM: eight clients see answers, or 503 and then an answer."""
+    place = kind(tmp_path / "log")
+    clients = Crowd(lambda: place.port, photos)
+
+    with clients.about():
+        for _ in range(2):
+            time.sleep(0.3)
+            getattr(place, way)()
+    place.close()
+
+    assert clients.failures() == {}
+    assert clients.counts["refused"] == 0
+    assert clients.counts["ok"] > 20
+    assert clients.counts["retried"] > 0
+
+
+def test_reloads_under_load_fail_no_request(tmp_path: Path, photos: list[bytes]) -> None:
+    """Two reloads by HUP: other workers answer, and nobody is refused."""
+    place = Place(tmp_path / "log")
+    clients = Crowd(lambda: place.port, photos)
+
+    with clients.about():
+        for _ in range(2):
+            time.sleep(0.3)
+            before = place.workers()
+            os.kill(place.process.pid, signal.SIGHUP)
+            until(lambda before=before: place.workers() and not place.workers() & before)  # type: ignore[misc]
+    place.close()
+
+    assert clients.failures() == {}
+    assert clients.counts.keys() == {"ok"}
+
+
+def test_a_reload_keeps_the_worker_until_another_is_warm(tmp_path: Path) -> None:
+    """While a new worker cannot load its model yet, the old one answers as ever."""
+    with running(GUNICORN, tmp_path) as service:
+        service.predict(photo())
+        (arbiter,) = children(service.process.pid)
+        (before,) = children(arbiter)
+        os.kill(arbiter, signal.SIGHUP)
+        until(lambda: len(children(arbiter)) == 2)
+        (after,) = children(arbiter) - {before}
+        os.kill(after, signal.SIGSTOP)  # it is slow
+        time.sleep(0.5)
+        statuses = [service.predict(photo()).status for _ in range(5)]
+        os.kill(after, signal.SIGCONT)
+        until(lambda: children(arbiter) == {after})
+        statuses.append(service.predict(photo()).status)
+
+    assert statuses == [200] * 6
+
+
+def test_killed_workers_cost_what_was_in_flight(tmp_path: Path, photos: list[bytes]) -> None:
+    """Three kills: at most one request a client fails each time, and another worker answers."""
+    place = Place(tmp_path / "log")
+    clients = Crowd(lambda: place.port, photos)
+
+    with clients.about():
+        for _ in range(3):
+            time.sleep(0.3)
+            for worker in place.workers():
+                os.kill(worker, signal.SIGKILL)
+            clients.back_after(time.monotonic())
+    place.close()
+
+    assert sum(clients.failures().values()) <= 3 * 8
+    assert clients.counts["ok"] > 20
+
+
+def test_what_is_new_is_refused_while_the_service_stops(draining: Service) -> None:
+    """On open and new connections: 503 `draining` with Retry-After, and the connection closes."""
+    kept = http.client.HTTPConnection("127.0.0.1", draining.port, timeout=10)
+    kept.request("GET", "/health/")
+    kept.getresponse().read()
+    stop(draining)
+    kept.request("POST", "/predict/", photo())
+    answer = kept.getresponse()
+    document = json.loads(answer.read())
+    kept.close()
+    other = draining.predict(photo())
+
+    assert (answer.status, document["type"]) == (503, "urn:macule:problem:draining")
+    assert (answer.headers["Retry-After"], answer.headers["Connection"]) == ("1", "close")
+    assert (other.status, other.headers["connection"]) == (503, "close")
+    assert draining.call("GET", "/ready/").headers["retry-after"] == "1"
+    for path in ("/health/", "/memory/"):
+        assert draining.call("GET", path).status == 200
+    draining.process.wait(10)
+
+
+def test_what_runs_is_finished_after_the_door_has_closed(draining: Service) -> None:
+    """A photo that is being sent as the service begins to stop is answered after DRAIN_S too."""
+    body = photo()
+    with socket.create_connection(("127.0.0.1", draining.port)) as connection:
+        head = f"POST /predict/ HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body[:1000])
+        until(lambda: draining.call("GET", "/memory/").json()["slots"]["admitted"])
+        stop(draining)
+        time.sleep(3.5)
+        refused = draining.predict(photo()).status
+        connection.sendall(body[1000:])
+        answer = connection.recv(2000)
+    draining.process.wait(10)
+
+    assert refused == 503
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_who_waits_for_a_prediction_is_told_where_it_will_be(draining: Service) -> None:
+    """`Prefer: wait` ends with 202 as the service stops; the next one has the outcome."""
+    folder = draining.log.parent
+    large = photo(4032, 3024, progressive=True)
+    for _ in range(8):
+        draining.call("POST", "/predictions", large)
+    waiting = http.client.HTTPConnection("127.0.0.1", draining.port, timeout=30)
+    waiting.request("POST", "/predictions", photo(), {"Prefer": "wait=30"})
+    until(lambda: draining.call("GET", "/memory/").json()["ledger"].get("jobs", 0) >= 2)
+    time.sleep(0.2)
+    began = time.monotonic()
+    stop(draining)
+    answer = waiting.getresponse()
+    where = json.loads(answer.read())["id"]
+    waiting.close()
+    draining.process.wait(15)
+
+    assert answer.status in (200, 202)
+    assert time.monotonic() - began < 12
+    with running(GUNICORN, folder, DATA_DIR=str(folder / "data")) as service:
+        until(lambda: service.call("GET", f"/predictions/{where}").json()["status"] == "succeeded")
+
+
+def test_functions_framework_refuses_on_open_connections(tmp_path: Path) -> None:
+    """Its gunicorn is not ours: what runs is finished, and connections that are open are told."""
+    body = photo()
+    with running(FRAMEWORK.replace("{name}", "predict"), tmp_path) as service:
+        service.predict(body)
+        kept = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+        kept.request("GET", "/health/")
+        kept.getresponse().read()
+        with socket.create_connection(("127.0.0.1", service.port)) as running_one:
+            head = f"POST /predict/ HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n\r\n"
+            running_one.sendall(head.encode() + body[:1000])
+            time.sleep(0.3)
+            os.killpg(service.process.pid, signal.SIGTERM)
+            time.sleep(0.3)
+            kept.request("GET", "/ready/")
+            answer = kept.getresponse()
+            state = json.loads(answer.read())["state"]
+            running_one.sendall(body[1000:])
+            answered = running_one.recv(2000)
+        kept.close()
+
+    assert (answer.status, state) == (503, "draining")
+    assert answer.headers["Connection"] == "close"
+    assert answered.startswith(b"HTTP/1.1 200")
