@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from macule import classify, doors, health, predictions
+from macule import classify, doors, health, predictions, scrape
 
 if TYPE_CHECKING:
     from flask import Request
@@ -12,6 +12,7 @@ ROUTES = {
     "GET /health/": health.alive,
     "GET /ready/": health.ready,
     "GET /memory/": health.memory,
+    "GET /metrics": scrape.show,
     "GET /warmup/": health.warmup,
     "GET /model/": health.card,
     "POST /predict/": classify.photo,

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from macule import (
     admission,
@@ -40,7 +40,13 @@ NO_MAPS = "This model has no activation maps; its card says why."
 MISSING = "explanation_missing"
 FINDINGS = {"decision", "predictions", "explanation"}
 
-Outcome = tuple[dict[str, Any], dict[str, float]]
+
+class Outcome(NamedTuple):
+    """An answer as docs/api.md has it, milliseconds by stage, and what else a log may have."""
+
+    answer: dict[str, Any]
+    stages: dict[str, float]
+    facts: dict[str, Any]
 
 
 def photo(request: Request) -> Response:
@@ -71,12 +77,15 @@ def photo(request: Request) -> Response:
         found = outcome.wait(deadline - time.monotonic())
         job = partial(classified, outcome.image)
         outcome = _again(found) if found else here.turn(job, deadline - time.monotonic())
-    answer, stages = outcome
-    answer["metrics"]["total_ms"] = stages["total"] = _ms(began)
+    answer, stages, facts = outcome
+    answer["metrics"]["total_ms"] = total_ms = _ms(began)
     if answer["metrics"]["cold_start"]:
         stages = {"boot": request.boot_ms, **stages}
-    timing = ", ".join(f"{name};dur={spent:.1f}" for name, spent in stages.items())
-    return http.as_json(answer, Server_Timing=timing)
+    timing = ", ".join(
+        f"{name};dur={spent:.1f}" for name, spent in [*stages.items(), ("total", total_ms)]
+    )
+    response = http.as_json(answer, Server_Timing=timing)
+    return response._replace(facts=facts, stages=stages)
 
 
 def receive(request: Request, chosen: settings.Settings) -> upload.Upload:
@@ -116,7 +125,6 @@ def predict(
     Args:
       digest: of *body*, where it is known already.
       asks, keeps: whether the cache may answer, and may keep what is found.
-    Returns: the answer as docs/api.md describes it, and milliseconds by stage.
     Raises: UnsupportedImage, BadImage, ImageTooLarge, CannotFit, Unavailable.
     """
     began = time.perf_counter()
@@ -128,9 +136,9 @@ def predict(
         maps = with_cam and chosen.enable_gradcam
         key = cache.key(digest or sha256(body), warm.card.document, top_k, with_cam, maps)
     found = _known(kept.get(key)) if kept and asks else None
-    hit, stages = found is not None, dict[str, float]()
+    hit, stages, rung = found is not None, dict[str, float](), ""
     if found is None:
-        found, stages = _find(body, header, warm, chosen, top_k, with_cam)
+        found, stages, rung = _find(body, header, warm, chosen, top_k, with_cam)
         if kept and keeps and found.get(MISSING) != SHORT:
             kept.put(key, json.dumps(found, separators=(",", ":")).encode())
     answer = {
@@ -147,7 +155,19 @@ def predict(
         },
         "disclaimer": DISCLAIMER,
     }
-    return answer, {**(warm.stages if cold else {}), **stages}
+    facts = {
+        **seen(header),
+        "cache": answer["metrics"]["cache"],
+        "cold": cold,
+        "model": warm.card.sha256[:12],
+        "rung": rung,
+    }
+    return Outcome(answer, {**(warm.stages if cold else {}), **stages}, facts)
+
+
+def seen(header: image.Header) -> dict[str, Any]:
+    """Say of an image what a log may have."""
+    return {"pixels": header.pixels, "format": header.format}
 
 
 def _find(
@@ -157,24 +177,26 @@ def _find(
     chosen: settings.Settings,
     top_k: int | None,
     with_cam: bool,
-) -> Outcome:
-    """Decode and run; return what the answer says of the photo, and milliseconds by stage."""
-    card = warm.card
+) -> tuple[dict[str, Any], dict[str, float], str]:
+    """Decode and run; return what the answer says of the photo, milliseconds by stage, the rung."""
+    card, asked = warm.card, time.perf_counter()
     cost = admission.price(header, card.side_px)
     with admission.current().room(cost, chosen.admission_timeout_s) as rung:
-        decoding = time.perf_counter()
+        wait_ms, decoding = _ms(asked), time.perf_counter()
         pixels = image.decode(body, card.side_px, card.resize, chosen.decode_timeout_s)
         decode_ms, inferring = _ms(decoding), time.perf_counter()
         scores = model.run(warm, pixels)
         infer_ms = _ms(inferring)
         order = scores.probabilities.argsort()[::-1]
         best = int(order[0])
-        explanation, reason = None, ""
+        explanation, reason, drawn = None, "", dict[str, float]()
         if with_cam:
             reason = _why_no_map(chosen, rung, scores)
         if with_cam and not reason and scores.maps is not None:
             # what decoding took is free again, and drawing takes less
+            drawing = time.perf_counter()
             explanation = _explain(card, header, pixels, scores.maps, best)
+            drawn["explain"] = _ms(drawing)
     found = {
         "decision": decide(card, float(scores.probabilities[best]), scores.distance),
         "predictions": [
@@ -188,7 +210,8 @@ def _find(
         "explanation": explanation,
         **({MISSING: reason} if reason else {}),
     }
-    return found, {"decode": decode_ms, "infer": infer_ms}
+    stages = {"wait": wait_ms, "decode": decode_ms, "infer": infer_ms, **drawn}
+    return found, stages, rung.name
 
 
 def _known(kept: bytes | None) -> dict[str, Any] | None:
@@ -203,9 +226,10 @@ def _known(kept: bytes | None) -> dict[str, Any] | None:
 
 def _again(outcome: Outcome) -> Outcome:
     """Give another request's outcome as one's own."""
-    answer, _ = outcome
+    answer, _, facts = outcome
     metrics = {**answer["metrics"], "decode_ms": 0.0, "infer_ms": 0.0, "cold_start": False}
-    return {**answer, "id": _new_id(), "metrics": {**metrics, "cache": "hit"}}, {}
+    again = {**answer, "id": _new_id(), "metrics": {**metrics, "cache": "hit"}}
+    return Outcome(again, {}, {**facts, "cold": False, "cache": "hit"})
 
 
 def _why_no_map(chosen: settings.Settings, rung: Rung, scores: model.Scores) -> str:

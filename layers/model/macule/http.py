@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from threading import Event, Lock, Thread
 from typing import Any, BinaryIO, NamedTuple
 
-from macule import budget, errors, settings
+from macule import budget, errors, record, settings
 from macule.errors import (
     BadRequest,
     BodyTooLarge,
@@ -56,6 +56,8 @@ class Body:
         self.length = length
         self._hang_up = hang_up
         self._read = 0
+        self.began: float | None = None  # the first read, by time.perf_counter
+        self.read_s = 0.0
         self._ended = length == 0
         self._late = False
 
@@ -82,6 +84,11 @@ class Body:
         if self.length is not None and self._read < self.length:
             raise BadRequest(f"The body ended after {self._read} of {self.length} bytes.")
 
+    @property
+    def size(self) -> int:
+        """The bytes that the sender says it has, or those that came."""
+        return self._read if self.length is None else self.length
+
     def drain(self) -> None:
         """Read and drop what is left, within bounds."""
         try:
@@ -95,10 +102,13 @@ class Body:
         if self._ended:
             return b""
         want = CHUNK_BYTES if self.length is None else min(CHUNK_BYTES, self.length - self._read)
+        asked = time.perf_counter()
+        self.began = self.began or asked
         try:
             chunk = self._stream.read(want) if want else b""
         except OSError as error:
             raise BadRequest("The body could not be read to its end.") from error
+        self.read_s += time.perf_counter() - asked
         self._read += len(chunk)
         self._ended = not chunk
         return chunk
@@ -179,11 +189,16 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """One HTTP answer."""
+    """One HTTP answer.
+
+    `facts` and `stages`, milliseconds by name, are never sent: they are for `record`.
+    """
 
     status: int
     body: bytes
     headers: dict[str, str]
+    facts: Mapping[str, Any] = types.MappingProxyType({})
+    stages: Mapping[str, float] = types.MappingProxyType({})
 
 
 Handler = Callable[[Request], Response]
@@ -201,6 +216,7 @@ def table(routes: Mapping[str, Handler]) -> Table:
 
 def answer(routes: Table, request: Request) -> Response:
     """Answer *request*; whatever goes wrong becomes a problem document, never a traceback."""
+    began = time.perf_counter()
     path, names = _find(routes, _bare(request.path))
     request_id = _request_id(request.headers.get("x-request-id", ""))
     request = request._replace(id=request_id, route=path, routes=routes, names=names)
@@ -222,6 +238,7 @@ def answer(routes: Table, request: Request) -> Response:
         _share(request, response, settings.current().allowed_origins)
     except Macule:
         pass  # a setting that cannot be read has been answered above
+    _tell(request, response, began)
     return response
 
 
@@ -240,7 +257,27 @@ def problem(error: Macule, request_id: str) -> Response:
         response.headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = ", ".join(error.allow)
-    return response
+    return response._replace(facts={**error.figures, "slug": error.slug})
+
+
+def _tell(request: Request, response: Response, began: float) -> None:
+    """Hand all that is known of a request to `record`."""
+    body, stages = request.body, dict(response.stages)
+    if body.began is not None:
+        waited_ms = stages.pop("wait", 0.0) + (body.began - began) * 1e3
+        stages = {"wait": waited_ms, "read": body.read_s * 1e3, **stages}
+    facts = {
+        **response.facts,
+        "id": request.id,
+        "method": request.method,
+        "route": request.route,
+        "status": response.status,
+        "ms": round((time.perf_counter() - began) * 1e3, 2),
+        "bytes": body.size,
+        "band": response.headers.get("X-Memory-Band"),
+        "key": request.caller,
+    }
+    record.answered(facts, stages, request.headers)
 
 
 def _routed(request: Request) -> Response:

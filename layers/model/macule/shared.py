@@ -84,9 +84,11 @@ class Redis:
             self._until = self._clock() + self._pause_s
             changed, self._told[command] = fault != self._told[command], fault
         if changed and fault:
-            log.warning("the cache fails at %s: %s; answers are computed", command, fault)
+            facts = {"event": "cache_fails"}
+            said = "the cache fails at %s: %s; answers are computed"
+            log.warning(said, command, fault, extra={"facts": facts})
         elif changed:
-            log.info("the cache is back at %s", command)
+            log.info("the cache is back at %s", command, extra={"facts": {"event": "cache_back"}})
         return reply
 
     def _resting(self) -> bool:

@@ -107,6 +107,27 @@ def waiting() -> int | None:
     return None
 
 
+class Backlog(NamedTuple):
+    """What has not ended."""
+
+    jobs: int
+    webhooks: int
+
+
+def backlog() -> Backlog | None:
+    """Count what waits in the broker, or in a file that is there; None where nothing can be known.
+
+    A broker that does not answer holds this up for seconds.
+    """
+    chosen = settings.current()
+    if not chosen.broker_url and not (folder(chosen) / jobs.FILE).exists():
+        return None
+    with suppress(Unavailable, BadSetting):
+        queue = current().queue
+        return Backlog(queue.waiting(), queue.undelivered())
+    return None
+
+
 def folder(chosen: settings.Settings) -> Path:
     """Return where jobs wait: DATA_DIR, or this user's own folder for what is temporary."""
     import os
