@@ -115,7 +115,7 @@ MAY_IMPORT = {
         "metrics",
         "settings",
     },
-    "scrape": {"admission", "budget", "http", "jobs.here", "metrics", "model"},
+    "scrape": {"admission", "budget", "errors", "http", "jobs.here", "metrics", "model"},
     "health": {
         "admission",
         "budget",

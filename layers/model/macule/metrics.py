@@ -108,7 +108,7 @@ def live(name: str, measure: Callable[[], float]) -> None:
 def text(measured: Mapping[str, Values]) -> str:
     """Write all there is in Prometheus's text format, version 0.0.4.
 
-    *measured*: gauges of the service as a whole, by their labels.
+    *measured*: gauges of the service as a whole, by their labels; none where it is not known.
     """
     share().look()
     found: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in FAMILIES}
@@ -119,8 +119,8 @@ def text(measured: Mapping[str, Values]) -> str:
     lines = []
     for name, family in FAMILIES.items():
         values = {**found[name], **measured.get(name, {})}
-        if family.kind != "gauge" and not family.labels:
-            values.setdefault(((SUM,) if family.bounds else ()), 0.0)
+        if not family.labels and name not in measured:
+            values.setdefault((SUM,) if family.bounds else (), 0.0)
         lines += [f"# HELP {name} {family.text}", f"# TYPE {name} {family.kind}"]
         lines += _buckets(name, family, values) if family.bounds else _plain(name, family, values)
     return "\n".join([*lines, ""])

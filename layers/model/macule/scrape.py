@@ -6,6 +6,7 @@ import time
 from functools import cache
 
 from macule import __version__, admission, budget, metrics, model
+from macule.errors import Unavailable
 from macule.http import Request, Response
 from macule.jobs import here
 from macule.metrics import Values
@@ -39,9 +40,10 @@ def _memory() -> dict[str, Values]:
 
 def _queue() -> dict[str, Values]:
     """Ask the queue, where there is one; one that does not answer has no figures."""
-    waiting = here.backlog()
-    if waiting is None:
-        return {}
+    try:
+        waiting = here.backlog()
+    except Unavailable:
+        return {"macule_jobs_waiting": {}, "macule_webhooks_waiting": {}}
     return {
         "macule_jobs_waiting": {(): waiting.jobs},
         "macule_webhooks_waiting": {(): waiting.webhooks},

@@ -114,18 +114,16 @@ class Backlog(NamedTuple):
     webhooks: int
 
 
-def backlog() -> Backlog | None:
-    """Count what waits in the broker, or in a file that is there; None where nothing can be known.
+def backlog() -> Backlog:
+    """Count what waits in the broker, or in a file that is there.
 
-    A broker that does not answer holds this up for seconds.
+    Raises: QueueUnavailable, of a broker after seconds.
     """
     chosen = settings.current()
     if not chosen.broker_url and not (folder(chosen) / jobs.FILE).exists():
-        return None
-    with suppress(Unavailable, BadSetting):
-        queue = current().queue
-        return Backlog(queue.waiting(), queue.undelivered())
-    return None
+        return Backlog(0, 0)
+    queue = current().queue
+    return Backlog(queue.waiting(), queue.undelivered())
 
 
 def folder(chosen: settings.Settings) -> Path:
