@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import awslambdaric
 import pytest
+import runtime_api
 from draw import photo
 from receivers import SECRET, receiver
-from service import FRAMEWORK, GUNICORN, Service, form, running, until
+from runtime_api import CLIENT
+from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running, until
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
@@ -169,3 +172,25 @@ def test_levels_are_chosen(tmp_path: Path) -> None:
     assert told("warning") == ["POST /predict 503"]
     assert told("info") == ["GET other 404", "POST /predict 503"]
     assert "GET /ready 503" in told("debug")
+
+
+def test_lambda_gets_the_same_lines(tmp_path: Path) -> None:
+    """Under AWS's runtime client a request is one line, once, with the trace of X-Amzn-Trace-Id."""
+    for place in ("task", "opt/python", "client"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "task/main.py").symlink_to(ROOT / "functions/predict/main.py")
+    (tmp_path / "opt/python/macule").symlink_to(ROOT / "layers/model/macule")
+    for pattern in CLIENT:
+        for path in Path(awslambdaric.__file__).parent.parent.glob(pattern):
+            (tmp_path / "client" / path.name).symlink_to(path)
+    event = {
+        "rawPath": "/nowhere",
+        "headers": {"x-amzn-trace-id": f"Root=1-{TRACE[:8]}-{TRACE[8:]}"},
+        "requestContext": {"http": {"method": "GET"}},
+    }
+    with runtime_api.running(tmp_path, 512, tmp_path / "log") as function:
+        function.invoke(event)
+        found = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+
+    (line,) = found
+    assert (line["message"], line["trace"]) == ("GET other 404", TRACE)

@@ -47,15 +47,14 @@ def answered(facts: Facts, stages: Mapping[str, float], headers: Mapping[str, st
         told["trace"] = traces.tell(told, stages, parent)
     elif parent:
         told["trace"] = parent.trace_id
-    if log.isEnabledFor(level):
-        _write(level, f"{method} {route} {status}", "request", told, stages)
+    _write(level, f"{method} {route} {status}", "request", told, stages)
 
 
 def worked(status: str, facts: Facts, stages: Mapping[str, float]) -> None:
     """Tell of a queued prediction that has ended; its id opens it, and is not told."""
     metrics.add("macule_jobs_total", status)
     _count(facts, stages)
-    _write(logging.INFO, f"a prediction has {status}", "job", facts, stages)
+    _write(logging.INFO, f"a prediction has {status}", "job", _known(facts), stages)
 
 
 def _count(facts: Facts, stages: Mapping[str, float]) -> None:
@@ -67,9 +66,13 @@ def _count(facts: Facts, stages: Mapping[str, float]) -> None:
 
 
 def _write(level: int, message: str, event: str, facts: Facts, stages: Mapping[str, float]) -> None:
+    if not log.isEnabledFor(level):
+        return
     spent = {f"{stage}_ms": round(spent_ms, 2) for stage, spent_ms in stages.items()}
-    told = {"event": event, **_known(facts), **spent}
-    log.log(level, "%s", message, extra={"facts": told})
+    # made here, as `log.log` would look for the line of code that calls it: 10 of 40 us
+    line = logging.LogRecord(log.name, level, "", 0, message, (), None)
+    line.facts = {"event": event, **facts, **spent}
+    log.handle(line)
 
 
 def _known(facts: Facts) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def tell(facts: Mapping[str, Any], stages: Mapping[str, float], origin: Parent |
 def _sender() -> Queue[Told | None]:
     """Start this process's thread, at its first request: after any fork."""
     import atexit
-    from queue import Queue
+    from queue import Full, Queue
     from threading import Thread
 
     waiting: Queue[Told | None] = Queue(MOST_WAITING)
@@ -103,7 +103,8 @@ def _sender() -> Queue[Told | None]:
 
     def finish() -> None:
         if thread.is_alive():
-            waiting.put(None)
+            with suppress(Full):
+                waiting.put_nowait(None)
             thread.join(FLUSH_S)
 
     atexit.register(finish)
