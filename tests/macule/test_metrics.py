@@ -25,12 +25,12 @@ for turn in range(int(sys.argv[1])):
     if pid == 0:
         cells.live("held", lambda: 7.0)
         for _ in range(100):
-            cells.add("counted")
+            cells.add(("counted", 1))
         cells.look()
         os.write(write, b"x")
         if sys.argv[2] == "kill":
             while True:
-                cells.add("restless")
+                cells.add(("restless", 1))
         os._exit(0)
     os.read(read, 1)
     if sys.argv[2] == "kill":
@@ -115,7 +115,7 @@ def children(count):
         if os.fork() == 0:
             os.read(go[0], 1)
             for _ in range(20000):
-                cells.add("counted")
+                cells.add(("counted", 1))
             os.write(ready[1], b"x")
             os.read(go[0], 1)
             os._exit(0)
@@ -137,9 +137,9 @@ def test_memory_is_bounded() -> None:
     """One worker's service takes less than 256 kB, and a row that is full loses only the new."""
     cells = Cells(1)
     for number in range(CELLS + 50):
-        cells.add(f"key {number}")
-    cells.add("key 0")
-    cells.add("k" * 200)
+        cells.add((f"key {number}", 1))
+    cells.add(("key 0", 1))
+    cells.add(("k" * 200, 1))
 
     assert (2 * 1 + 2) * ROW_BYTES < 256 * 2**10
     assert len(cells.sums()) == CELLS - 1
@@ -154,7 +154,7 @@ def test_where_memory_cannot_be_shared_something_counts(
     monkeypatch.delattr(os, "memfd_create")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path if folder else tmp_path / "none"))
     cells = Cells(2)
-    cells.add("counted")
+    cells.add(("counted", 1))
 
     assert cells.sums() == {"counted": 1.0}
     assert list(tmp_path.iterdir()) == []

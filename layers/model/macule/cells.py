@@ -35,10 +35,11 @@ class Cells:
         self._fresh()
         os.register_at_fork(after_in_child=self._fresh)
 
-    def add(self, key: str, amount: float = 1.0) -> None:
-        """Add to a number of this process."""
+    def add(self, *amounts: tuple[str, float]) -> None:
+        """Add to numbers of this process, each by its key."""
         with self._lock:
-            self._numbers[self._place(key)] += amount
+            for key, amount in amounts:
+                self._numbers[self._places.get(key) or self._place(key)] += amount
 
     def live(self, key: str, measure: Callable[[], float]) -> None:
         """Have *measure* say at each `look` what a number is; it ends with its process."""

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import select
+import stat
 import sys
 import time
 import traceback
@@ -58,8 +59,9 @@ class Lines(logging.Handler):
     def __init__(self, form: Callable[[logging.LogRecord], str], whole: bool = False) -> None:
         super().__init__()
         self._form, self._whole = form, whole
-        self._ready = select.poll()
-        self._ready.register(STDERR, select.POLLOUT)
+        self._ready = None if stat.S_ISREG(os.fstat(STDERR).st_mode) else select.poll()
+        if self._ready:
+            self._ready.register(STDERR, select.POLLOUT)
         self._patience_ms = PATIENCE_MS
         self._torn = False  # the last line has no end
 
@@ -69,7 +71,7 @@ class Lines(logging.Handler):
             record.args = () if record.msg in CUT else record.args
         line = self._form(record).encode("ascii", "backslashreplace")[: MOST_BYTES - 2] + b"\n"
         try:
-            if not self._ready.poll(self._patience_ms):
+            if self._ready and not self._ready.poll(self._patience_ms):
                 raise BlockingIOError
             line = b"\n" + line if self._torn else line
             self._torn = os.write(STDERR, line) < len(line)

@@ -90,14 +90,14 @@ def share(workers: int = 1) -> Cells:
 
 def add(name: str, *labels: str, amount: float = 1.0) -> None:
     """Count."""
-    share().add(BETWEEN.join((name, *labels)), amount)
+    share().add((BETWEEN.join((name, *labels)), amount))
 
 
 def observe(name: str, seconds: float, *labels: str) -> None:
     """Add to a histogram."""
     key = BETWEEN.join((name, *labels))
-    share().add(f"{key}{BETWEEN}{bisect_left(FAMILIES[name].bounds, seconds)}")
-    share().add(f"{key}{BETWEEN}{SUM}", seconds)
+    bucket = bisect_left(FAMILIES[name].bounds, seconds)
+    share().add((f"{key}{BETWEEN}{bucket}", 1.0), (f"{key}{BETWEEN}{SUM}", seconds))
 
 
 def live(name: str, measure: Callable[[], float]) -> None:
