@@ -99,6 +99,21 @@ def test_nothing_tells_whose_photo_it_was(tmp_path: Path) -> None:
     assert "Invalid request" in text
 
 
+def test_addresses_are_written_where_they_are_asked_for(tmp_path: Path) -> None:
+    """LOG_ADDRESSES=true writes who asked, in gunicorn's words too; without it nothing does."""
+
+    def said(**environment: str) -> str:
+        with running(GUNICORN, tmp_path, **environment) as service:
+            service.call("GET", "/nowhere")
+            raw(service, b"GET /health/ HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n")
+            return service.log.read_text()
+
+    text = said(LOG_ADDRESSES="true")
+    assert '"address":"127.0.0.1"' in text
+    assert "ip=127.0.0.1" in text
+    assert "127.0.0.1" not in said()
+
+
 def test_no_caller_forges_a_line(tmp_path: Path) -> None:
     """Newlines, quotes and bytes that are no UTF-8, wherever a caller can put them, end no line."""
     evil = b'\xff\xfe"}\\n{"severity":"ERROR","event":"forged"}'

@@ -100,6 +100,7 @@ def _from_environ(environ: WSGIEnvironment, boot_ms: float) -> Request:
         headers,
         Body(environ["wsgi.input"], length, _hang_up(environ.get("gunicorn.socket"))),
         boot_ms,
+        address=environ.get("REMOTE_ADDR", ""),
     )
 
 
@@ -139,6 +140,7 @@ def _from_event(event: Mapping[str, Any], boot_ms: float) -> Request:
     lists = event.get("multiValueHeaders") or {}
     headers = event.get("headers") or {name: values[-1] for name, values in lists.items()}
     path = event.get("rawPath") or event.get("path") or "/"
+    who = about.get("sourceIp") or (context.get("identity") or {}).get("sourceIp") or ""
     return Request(
         method,
         path.removeprefix(f"/{context.get('stage')}") or "/",
@@ -146,6 +148,7 @@ def _from_event(event: Mapping[str, Any], boot_ms: float) -> Request:
         {name.lower(): value for name, value in headers.items()},
         Body(BytesIO(body), len(body)),
         boot_ms,
+        address=who,
     )
 
 

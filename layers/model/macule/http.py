@@ -173,6 +173,7 @@ class Request(NamedTuple):
     `boot_ms` is the time from the start of the process to the opening of its door. `answer` adds
     the rest: `id`, what the caller is told it by; `route`, the path of the entry of `routes` that
     serves it, "" where none does; `names`, what stood where it has {names}; `caller`, whose it is.
+    `address` is that of whoever sent it to us, as the platform says; often a proxy's.
     """
 
     method: str
@@ -186,6 +187,7 @@ class Request(NamedTuple):
     routes: Table = types.MappingProxyType({})
     names: Mapping[str, str] = {}
     caller: str = ANYBODY
+    address: str = ""
 
 
 class Response(NamedTuple):
@@ -276,6 +278,7 @@ def _tell(request: Request, response: Response, began: float) -> None:
         "bytes": body.size,
         "band": response.headers.get("X-Memory-Band"),
         "key": request.caller,
+        "address": request.address,
     }
     record.answered(facts, stages, request.headers)
 

@@ -41,9 +41,11 @@ def answered(facts: Facts, stages: Mapping[str, float], headers: Mapping[str, st
         metrics.add("macule_received_bytes_total", amount=facts["bytes"])
     _count(facts, stages)
     metrics.share().look()
-    parent, level = traces.parent(headers), _level(route, status)
+    parent, level, chosen = traces.parent(headers), _level(route, status), _settings()
     told = {**_known(facts), "method": method, "route": route}
-    if _traced():
+    if not (chosen and chosen.log_addresses):
+        told.pop("address", None)
+    if chosen and chosen.otel_endpoint:
         told["trace"] = traces.tell(told, stages, parent)
     elif parent:
         told["trace"] = parent.trace_id
@@ -80,10 +82,10 @@ def _known(facts: Facts) -> dict[str, Any]:
     return {name: facts[name] for name in FIELDS if facts.get(name) not in (None, "", False)}
 
 
-def _traced() -> bool:
+def _settings() -> settings.Settings | None:
     with suppress(BadSetting):  # then nothing is served, and the log says why
-        return settings.current().otel_endpoint is not None
-    return False
+        return settings.current()
+    return None
 
 
 def _level(route: str, status: int) -> int:
