@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from broker import broker
 from draw import photo
 from prometheus_client.parser import text_string_to_metric_families
-from service import FRAMEWORK, GUNICORN, Service, running, until
+from service import FRAMEWORK, GUNICORN, GUNICORN_DEV, Service, running, until
 
 TOTAL = ("macule_requests_total", "GET", "/model")
 Samples = dict[tuple[str, ...], float]
@@ -129,3 +130,20 @@ def test_the_health_function_has_metrics(tmp_path: Path) -> None:
     assert found["macule_requests_total", "GET", "/health", "200"] >= 1
     assert found["macule_memory_pss_bytes",] > 0
     assert not (tmp_path / "data").exists()
+
+
+def test_the_brokers_queue_is_told_while_it_answers(tmp_path: Path) -> None:
+    """What waits in Valkey is a gauge; with Valkey gone it is left out, and all else is there."""
+    with (
+        broker(tmp_path) as server,
+        running(GUNICORN_DEV, tmp_path, BROKER_URL=server.url) as service,
+    ):
+        service.call("POST", "/predictions", photo(), {"Content-Type": "image/jpeg"})
+        with_it = scraped(service)
+        server.kill()
+        without = scraped(service)
+
+    assert with_it["macule_jobs_waiting",] == 1
+    assert with_it["macule_webhooks_waiting",] == 0
+    assert ("macule_jobs_waiting",) not in without
+    assert without["macule_requests_total", "POST", "/predictions", "202"] == 1

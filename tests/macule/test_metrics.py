@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from macule import metrics
-from macule.cells import CELLS, ROW_BYTES, Cells
+from macule.cells import CELLS, KEY_BYTES, ROW_BYTES, Cells
 from prometheus_client.parser import text_string_to_metric_families
 from service import ROOT
 
@@ -132,6 +132,15 @@ children(3)
     found = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60).split()
 
     assert found == ["40000.0", "80000.0"]
+
+
+@pytest.mark.parametrize("function", ["predict", "health"])
+def test_every_route_fits_a_key(function: str) -> None:
+    """No route is too long to be counted by."""
+    source = (ROOT / f"functions/{function}/main.py").read_text()
+    paths = re.findall(r'"(?:GET|POST) (/\S*)"', source)
+
+    assert max(len(f"requests_total {path} OPTIONS 503") for path in paths) <= KEY_BYTES
 
 
 def test_memory_is_bounded() -> None:

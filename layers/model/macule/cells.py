@@ -12,8 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from threading import RLock
 
-KEY_BYTES, CELL_BYTES = 88, 96  # a cell: a double, then its key
-CELLS = 640  # of a row, more than bounded labels fill; memory is taken for those that are used
+KEY_BYTES, CELL_BYTES = 72, 80  # a cell: a double, then its key
+CELLS = 800  # of a row, more than bounded labels fill; memory is taken for those that are used
 ROW_BYTES = CELLS * CELL_BYTES
 LIVE = "~"  # before the key of what is measured, not counted
 

@@ -85,9 +85,9 @@ class Body:
             raise BadRequest(f"The body ended after {self._read} of {self.length} bytes.")
 
     @property
-    def size(self) -> int:
-        """The bytes that the sender says it has, or those that came."""
-        return self._read if self.length is None else self.length
+    def read_bytes(self) -> int:
+        """The bytes that came so far, whatever the sender says of them."""
+        return self._read
 
     def drain(self) -> None:
         """Read and drop what is left, within bounds."""
@@ -275,7 +275,7 @@ def _tell(request: Request, response: Response, began: float) -> None:
         "route": request.route,
         "status": response.status,
         "ms": round((time.perf_counter() - began) * 1e3, 2),
-        "bytes": body.size,
+        "bytes": body.read_bytes,
         "band": response.headers.get("X-Memory-Band"),
         "key": request.caller,
         "address": request.address,

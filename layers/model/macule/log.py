@@ -39,9 +39,8 @@ def begin() -> None:
     except BadSetting:
         form, level, whole = None, "INFO", False
     logging.getLogger("macule").setLevel(level)
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = (
-        False  # no line has them
-    )
+    # what no line has is not looked for
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if sys.stderr is None:  # its number may be another file's by now
         logging.raiseExceptions = False
         return

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from macule.cells import Cells
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PREFIX = "macule_"  # of what is counted; no key has it
 BETWEEN = "\x1f"  # the parts of a key
 ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 SUM = "sum"
@@ -35,7 +36,7 @@ FAMILIES = {
     ),
     "macule_refusals_total": Family("counter", "Problem documents, by their slug.", ("slug",)),
     "macule_stage_seconds": Family("histogram", "What parts of the work took.", ("stage",), MS),
-    "macule_received_bytes_total": Family("counter", "Bytes of bodies."),
+    "macule_received_bytes_total": Family("counter", "Bytes of bodies that were read."),
     "macule_cache_answers_total": Family(
         "counter", "Predictions, by whether their answer was kept.", ("outcome",)
     ),
@@ -65,7 +66,9 @@ FAMILIES = {
         ("name", "version", "sha256", "precision"),
     ),
     "macule_jobs_waiting": Family("gauge", "Predictions of POST /predictions that have not ended."),
-    "macule_jobs_total": Family("counter", "Those that ended in this service.", ("status",)),
+    "macule_jobs_total": Family(
+        "counter", "Those that were worked on to an end, or canceled.", ("status",)
+    ),
     "macule_webhooks_waiting": Family("gauge", "Webhooks to be delivered yet."),
     "macule_webhooks_total": Family("counter", "Webhooks that are over.", ("outcome",)),
     "macule_log_lines_lost_total": Family("counter", "Lines that the log did not take."),
@@ -90,19 +93,18 @@ def share(workers: int = 1) -> Cells:
 
 def add(name: str, *labels: str, amount: float = 1.0) -> None:
     """Count."""
-    share().add((BETWEEN.join((name, *labels)), amount))
+    share().add((_key(name, *labels), amount))
 
 
 def observe(name: str, seconds: float, *labels: str) -> None:
     """Add to a histogram."""
-    key = BETWEEN.join((name, *labels))
-    bucket = bisect_left(FAMILIES[name].bounds, seconds)
+    key, bucket = _key(name, *labels), bisect_left(FAMILIES[name].bounds, seconds)
     share().add((f"{key}{BETWEEN}{bucket}", 1.0), (f"{key}{BETWEEN}{SUM}", seconds))
 
 
 def live(name: str, measure: Callable[[], float]) -> None:
     """Have a gauge of this process measured after each request; the service's is their sum."""
-    share().live(name, measure)
+    share().live(_key(name), measure)
 
 
 def text(measured: Mapping[str, Values]) -> str:
@@ -114,8 +116,8 @@ def text(measured: Mapping[str, Values]) -> str:
     found: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in FAMILIES}
     for key, value in share().sums().items():
         name, *labels = key.split(BETWEEN)
-        if name in found:
-            found[name][tuple(labels)] = value
+        if PREFIX + name in found:
+            found[PREFIX + name][tuple(labels)] = value
     lines = []
     for name, family in FAMILIES.items():
         values = {**found[name], **measured.get(name, {})}
@@ -124,6 +126,10 @@ def text(measured: Mapping[str, Values]) -> str:
         lines += [f"# HELP {name} {family.text}", f"# TYPE {name} {family.kind}"]
         lines += _buckets(name, family, values) if family.bounds else _plain(name, family, values)
     return "\n".join([*lines, ""])
+
+
+def _key(*parts: str) -> str:
+    return BETWEEN.join(parts).removeprefix(PREFIX)
 
 
 def _plain(name: str, family: Family, values: Values) -> Iterator[str]:

@@ -42,7 +42,7 @@ def answered(facts: Facts, stages: Mapping[str, float], headers: Mapping[str, st
     _count(facts, stages)
     metrics.share().look()
     parent, level, chosen = traces.parent(headers), _level(route, status), _settings()
-    told = {**_known(facts), "method": method, "route": route}
+    told = _known({**facts, "method": method, "route": route})
     if not (chosen and chosen.log_addresses):
         told.pop("address", None)
     if chosen and chosen.otel_endpoint:
