@@ -24,6 +24,7 @@ STDERR = 2
 MOST_BYTES = 4096  # what a pipe takes whole or not at all
 MOST_CHARACTERS, MOST_OF_TRACE = 500, 2500
 PATIENCE_MS = 50  # for a pipe that is full; none until it was written to again
+OBJECT = json.JSONEncoder(separators=(",", ":"), default=str)
 # What gunicorn says with a caller's address or path behind it.
 CUT = ("Invalid request", "Error handling request")
 
@@ -92,11 +93,11 @@ def as_json(record: logging.LogRecord) -> str:
     trace = _trace(record)
     if trace:
         facts["stack_trace"] = trace[-MOST_OF_TRACE:]
-    text = json.dumps(facts, separators=(",", ":"), default=str)
+    text = OBJECT.encode(facts)
     while len(text) > MOST_BYTES - 2:  # letters that are six in JSON
         longest = max(facts, key=lambda name: len(str(facts[name])))
         facts[longest] = str(facts[longest])[len(str(facts[longest])) // 2 + 1 :]
-        text = json.dumps(facts, separators=(",", ":"), default=str)
+        text = OBJECT.encode(facts)
     return text
 
 
