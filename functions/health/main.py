@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from macule import doors, openapi, status
+from macule import doors, openapi, scrape, status
 from macule import health as routes
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 ROUTES = {
     "GET /health/": routes.alive,
     "GET /memory/": status.memory,
+    "GET /metrics": scrape.show,
     "GET /": status.page,
     "GET /openapi.json": openapi.document,
 }

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from macule import classify, doors, health, openapi, page, predictions, v2
+from macule import classify, doors, health, openapi, page, predictions, scrape, v2
 
 if TYPE_CHECKING:
     from flask import Request
@@ -17,6 +17,7 @@ ROUTES = {
     "GET /health/": health.alive,
     "GET /ready/": health.ready,
     "GET /memory/": health.memory,
+    "GET /metrics": scrape.show,
     "GET /warmup/": health.warmup,
     "GET /model/": health.card,
     "POST /predict/": classify.photo,

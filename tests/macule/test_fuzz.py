@@ -10,6 +10,7 @@ from draw import saved, skin
 from hypothesis import given
 from hypothesis import strategies as st
 from macule import classify, doors, health, image, upload
+from macule.body import Body
 from macule.errors import (
     BadImage,
     BadRequest,
@@ -19,7 +20,7 @@ from macule.errors import (
     SlowImage,
     UnsupportedImage,
 )
-from macule.http import Body, Request
+from macule.http import Request
 
 SIDE = 32
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

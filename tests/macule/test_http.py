@@ -6,8 +6,9 @@ from io import BytesIO
 
 import pytest
 from macule import http, settings
+from macule.body import CHUNK_BYTES, DRAIN_BYTES, Body
 from macule.errors import BadRequest, BodyTooLarge, Busy
-from macule.http import Body, Request, Response
+from macule.http import Request, Response
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +132,7 @@ def test_a_body_is_never_read_beyond_its_limit() -> None:
         list(Body(unknown, None).chunks(100_000))
 
     assert known.tell() == 0
-    assert unknown.tell() <= 100_000 + http.CHUNK_BYTES
+    assert unknown.tell() <= 100_000 + CHUNK_BYTES
 
 
 def test_a_body_cut_short_is_a_bad_request() -> None:
@@ -142,8 +143,8 @@ def test_a_body_cut_short_is_a_bad_request() -> None:
 
 def test_a_refused_body_is_drained_within_bounds() -> None:
     """What is left of a refused body is dropped, but not without end."""
-    stream = BytesIO(bytes(http.DRAIN_BYTES + 10 * http.CHUNK_BYTES))
+    stream = BytesIO(bytes(DRAIN_BYTES + 10 * CHUNK_BYTES))
 
     Body(stream, None).drain()
 
-    assert stream.tell() == http.DRAIN_BYTES
+    assert stream.tell() == DRAIN_BYTES

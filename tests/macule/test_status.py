@@ -9,7 +9,8 @@ from io import BytesIO
 
 import pytest
 from macule import http, settings, status
-from macule.http import Body, Request, Response
+from macule.body import Body
+from macule.http import Request, Response
 from peers import REPORT, Peer
 
 TABLE = http.table({"GET /memory/": status.memory, "GET /": status.page})

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from macule import image, manifest, tensors
+from macule.body import Body
 from macule.errors import Macule
-from macule.http import Body
 
 SIDES = (5, 7)
 PIXELS = SIDES[0] * SIDES[1] * 3

@@ -8,8 +8,9 @@ from math import inf
 
 import pytest
 from macule import upload
+from macule.body import Body
 from macule.errors import BadRequest, BodyTooLarge
-from macule.http import Body, Request
+from macule.http import Request
 from service import form
 
 IMAGE = bytes(range(256)) * 40

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from threading import Condition, Event, Lock
 from typing import TYPE_CHECKING, TypeVar
 
-from macule import budget, cache, settings
+from macule import budget, cache, metrics, settings
 from macule.errors import Busy, CannotFit
 from macule.image import (
     HEIC_HELD_BYTES,
@@ -261,6 +261,10 @@ def current() -> Admission:
     """Return this process's admission, under the limit of its budget."""
     limit, most_waiting = budget.current().limit, settings.current().max_waiting
     slots = max(2, math.ceil(budget.processors()))  # one is read from the network meanwhile
-    return Admission(
+    here = Admission(
         limit.bytes, lambda: budget.used(limit), slots, most_waiting, kept=cache.current()
     )
+    metrics.live("macule_memory_held_bytes", lambda: here.held)
+    metrics.live("macule_images_admitted", lambda: here.admitted)
+    metrics.live("macule_images_waiting", lambda: here.waiting)
+    return here

@@ -13,7 +13,7 @@ from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from macule import __version__, settings
+from macule import __version__, metrics, settings
 from macule.errors import BadSetting
 
 if TYPE_CHECKING:
@@ -105,4 +105,8 @@ def current() -> Store | None:
                 "REDIS_URL needs redis-py: pip install 'macule[queue]', or unset it."
             ) from error
         return Answers(chosen.redis_url, chosen.cache_ttl_s, MOST_VALUE_BYTES)
-    return Memory(chosen.cache_mb * MB, chosen.cache_ttl_s) if chosen.cache_mb else None
+    if not chosen.cache_mb:
+        return None
+    kept = Memory(chosen.cache_mb * MB, chosen.cache_ttl_s)
+    metrics.live("macule_cache_bytes", lambda: kept.held_bytes)
+    return kept

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from macule import (
     admission,
@@ -41,7 +41,13 @@ NO_MAPS = "This model has no activation maps; its card says why."
 MISSING = "explanation_missing"
 FINDINGS = {"decision", "predictions", "explanation"}
 
-Outcome = tuple[dict[str, Any], dict[str, float]]
+
+class Outcome(NamedTuple):
+    """An answer as docs/api.md has it, milliseconds by stage, and what else a log may have."""
+
+    answer: dict[str, Any]
+    stages: dict[str, float]
+    facts: dict[str, Any]
 
 
 def photo(request: Request) -> Response:
@@ -51,10 +57,8 @@ def photo(request: Request) -> Response:
     """
     chosen = settings.current()
     top_k, with_cam = wishes(request)
-    answer, timing = answered(
-        request, lambda: receive(request, chosen).image, chosen, top_k, with_cam
-    )
-    return http.as_json(answer, Server_Timing=timing)
+    outcome = answered(request, lambda: receive(request, chosen).image, chosen, top_k, with_cam)
+    return told(http.as_json(outcome.answer), outcome)
 
 
 def answered(
@@ -63,11 +67,8 @@ def answered(
     chosen: settings.Settings,
     top_k: int | None = None,
     with_cam: bool = False,
-) -> tuple[dict[str, Any], str]:
-    """Classify what *receive* returns when it is its turn; the same at once is computed once.
-
-    Returns: the answer, and what Server-Timing says.
-    """
+) -> Outcome:
+    """Classify what *receive* returns when it is its turn; the same at once is computed once."""
     began = time.perf_counter()
     control = _directives(request.headers.get("cache-control", ""))
     alone = cache.current() is None or bool(control & {"no-cache", "no-store"})
@@ -89,12 +90,20 @@ def answered(
         found = outcome.wait(deadline - time.monotonic())
         job = partial(classified, outcome.image)
         outcome = _again(found) if found else here.turn(job, deadline - time.monotonic())
-    answer, stages = outcome
-    answer["metrics"]["total_ms"] = stages["total"] = _ms(began)
+    answer, stages, facts = outcome
+    answer["metrics"]["total_ms"] = _ms(began)
     if answer["metrics"]["cold_start"]:
         stages = {"boot": request.boot_ms, **stages}
-    timing = ", ".join(f"{name};dur={spent:.1f}" for name, spent in stages.items())
-    return answer, timing
+    return Outcome(answer, stages, facts)
+
+
+def told(response: Response, outcome: Outcome) -> Response:
+    """Have *response* say what it took: to its caller, and to the log."""
+    total_ms = outcome.answer["metrics"]["total_ms"]
+    spent = [*outcome.stages.items(), ("total", total_ms)]
+    timing = ", ".join(f"{name};dur={spent_ms:.1f}" for name, spent_ms in spent)
+    headers = {**response.headers, "Server-Timing": timing}
+    return response._replace(headers=headers, facts=outcome.facts, stages=outcome.stages)
 
 
 def receive(request: Request, chosen: settings.Settings) -> upload.Upload:
@@ -134,7 +143,6 @@ def predict(
     Args:
       digest: of *body*, where it is known already.
       asks, keeps: whether the cache may answer, and may keep what is found.
-    Returns: the answer as docs/api.md describes it, and milliseconds by stage.
     Raises: UnsupportedImage, BadImage, ImageTooLarge, CannotFit, Unavailable.
     """
     began = time.perf_counter()
@@ -148,9 +156,9 @@ def predict(
         maps = with_cam and chosen.enable_gradcam
         key = cache.key(digest or sha256(body), warm.card.document, top_k, with_cam, maps)
     found = _known(kept.get(key)) if kept and asks else None
-    hit, stages = found is not None, dict[str, float]()
+    hit, stages, rung = found is not None, dict[str, float](), ""
     if found is None:
-        found, stages = _find(body, header, warm, chosen, top_k, with_cam)
+        found, stages, rung = _find(body, header, warm, chosen, top_k, with_cam)
         if kept and keeps and found.get(MISSING) != SHORT:
             kept.put(key, json.dumps(found, separators=(",", ":")).encode())
     answer = {
@@ -167,7 +175,19 @@ def predict(
         },
         "disclaimer": DISCLAIMER,
     }
-    return answer, {**(warm.stages if cold else {}), **stages}
+    facts = {
+        **seen(header),
+        "cache": answer["metrics"]["cache"],
+        "cold": cold,
+        "model": warm.card.sha256[:12],
+        "rung": rung,
+    }
+    return Outcome(answer, {**(warm.stages if cold else {}), **stages}, facts)
+
+
+def seen(header: image.Header) -> dict[str, Any]:
+    """Say of an image what a log may have."""
+    return {"pixels": header.pixels, "format": header.format}
 
 
 def _find(
@@ -177,24 +197,26 @@ def _find(
     chosen: settings.Settings,
     top_k: int | None,
     with_cam: bool,
-) -> Outcome:
-    """Decode and run; return what the answer says of the photo, and milliseconds by stage."""
-    card = warm.card
+) -> tuple[dict[str, Any], dict[str, float], str]:
+    """Decode and run; return what the answer says of the photo, milliseconds by stage, the rung."""
+    card, asked = warm.card, time.perf_counter()
     cost = admission.price(header, card.side_px)
     with admission.current().room(cost, chosen.admission_timeout_s) as rung:
-        decoding = time.perf_counter()
+        wait_ms, decoding = _ms(asked), time.perf_counter()
         pixels = image.decode(body, card.side_px, card.resize, chosen.decode_timeout_s)
         decode_ms, inferring = _ms(decoding), time.perf_counter()
         scores = model.run(warm, pixels)
         infer_ms = _ms(inferring)
         order = scores.probabilities.argsort()[::-1]
         best = int(order[0])
-        explanation, reason = None, ""
+        explanation, reason, drawn = None, "", dict[str, float]()
         if with_cam:
             reason = _why_no_map(chosen, rung, scores)
         if with_cam and not reason and scores.maps is not None:
             # what decoding took is free again, and drawing takes less
+            drawing = time.perf_counter()
             explanation = _explain(card, header, pixels, scores.maps, best)
+            drawn["explain"] = _ms(drawing)
     found = {
         "decision": decide(card, float(scores.probabilities[best]), scores.distance),
         "predictions": [
@@ -208,7 +230,8 @@ def _find(
         "explanation": explanation,
         **({MISSING: reason} if reason else {}),
     }
-    return found, {"decode": decode_ms, "infer": infer_ms}
+    stages = {"wait": wait_ms, "decode": decode_ms, "infer": infer_ms, **drawn}
+    return found, stages, rung.name
 
 
 def _known(kept: bytes | None) -> dict[str, Any] | None:
@@ -223,9 +246,10 @@ def _known(kept: bytes | None) -> dict[str, Any] | None:
 
 def _again(outcome: Outcome) -> Outcome:
     """Give another request's outcome as one's own."""
-    answer, _ = outcome
+    answer, _, facts = outcome
     metrics = {**answer["metrics"], "decode_ms": 0.0, "infer_ms": 0.0, "cold_start": False}
-    return {**answer, "id": _new_id(), "metrics": {**metrics, "cache": "hit"}}, {}
+    again = {**answer, "id": _new_id(), "metrics": {**metrics, "cache": "hit"}}
+    return Outcome(again, {}, {**facts, "cold": False, "cache": "hit"})
 
 
 def _why_no_map(chosen: settings.Settings, rung: Rung, scores: model.Scores) -> str:

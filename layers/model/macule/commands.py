@@ -157,12 +157,10 @@ def worker(options: argparse.Namespace) -> int:
     if not chosen.broker_url:
         complain("BROKER_URL is not set; without it predictions are worked on where they are made")
         return MISUSED
-    import logging
-
+    from macule import log
     from macule.jobs import worker
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-    logging.getLogger("macule").setLevel(logging.INFO)
+    log.begin()
     if worker.serve(chosen):  # a process of the same id, with memory as at the start
         os.execv(sys.executable, [sys.executable, "-m", "macule.cli", "worker"])  # noqa: S606
     return OK
@@ -177,7 +175,9 @@ def predict(options: argparse.Namespace) -> int:
         try:
             body = _read(file, chosen.max_image_bytes)
             cam = options.explain == "cam"
-            answer, _ = classify.predict(body, chosen, options.top_k, cam, asks=False, keeps=False)
+            answer = classify.predict(
+                body, chosen, options.top_k, cam, asks=False, keeps=False
+            ).answer
         except Macule as error:
             code = FAILED
             complain(str(error), file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterable, Mapping
@@ -13,8 +12,9 @@ from socket import SHUT_RD, socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-from macule import budget, http
-from macule.http import Body, Handler, Request, Response
+from macule import budget, http, log, metrics
+from macule.body import Body
+from macule.http import Handler, Request, Response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -85,9 +85,8 @@ def _open(routes: Mapping[str, Handler]) -> tuple[http.Table, float]:
     """Do what comes once a process, before any request; return the table, and the start's ms."""
     boot_ms = budget.age_ms()
     budget.tame()
-    if not logging.getLogger().handlers:  # Lambda has its own
-        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("macule").setLevel(logging.INFO)
+    metrics.share()
+    log.begin()
     return http.table(routes), boot_ms
 
 

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
-import math
 import os
 import string
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from threading import Event, Lock, Thread
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
-from macule import budget, draining, errors, settings
-from macule.errors import (
-    BadRequest,
-    BodyTooLarge,
-    Macule,
-    MethodNotAllowed,
-    NotFound,
-    SlowBody,
-)
+from macule import budget, draining, errors, gate, record, settings
+from macule.body import Body
+from macule.errors import Macule, MethodNotAllowed, NotFound
 
 log = logging.getLogger("macule")
 
-CHUNK_BYTES = 2**18  # each read gives the GIL away, and may wait 5 ms for it
-# After a refusal the rest of a body is read and dropped, or the caller's client sees its
-# connection break instead of the answer. Bounded: beyond this it does break.
-DRAIN_BYTES = 32 * 2**20
-DRAIN_S = 5.0
-# Whoever may not ask at all is heard for less: the answer goes out first, and then this is dropped.
-REFUSED = (401, 403, 429)
-REFUSED_BYTES = 4 * 2**20
-REFUSED_S = 1.0
-LOOK_S = 0.1  # at the clock, while bodies are read
-LEAST_BYTES_PER_S = 2**15  # a photo of 3 MB within 100 s: a phone at the edge of its network
+REFUSED = (401, 403, 429)  # whoever may not ask at all is answered before the body is read
 ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
 ANYBODY = ""  # the caller, where there are no keys
 EXPOSED = (
@@ -52,139 +32,6 @@ SAFE = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 INFERENCE = "/v2"  # below it stand the Open Inference Protocol's routes, and its form of an error
-
-
-class Body:
-    """A request's bytes, read once.
-
-    Args:
-      length: None where the sender gave none.
-      hang_up: ends what *stream* waits for; without it a slow sender is waited for as long as the
-        server's own time-outs say.
-    """
-
-    def __init__(
-        self, stream: BinaryIO, length: int | None, hang_up: Callable[[], None] | None = None
-    ) -> None:
-        self._stream = stream
-        self.length = length
-        self._hang_up = hang_up
-        self._read = 0
-        self._ended = length == 0
-        self._late = False
-        self._patience_s = 1 / LEAST_BYTES_PER_S  # more, for each byte that came
-
-    def chunks(self, limit_bytes: int, timeout_s: float = math.inf) -> Iterator[bytes]:
-        """Yield the body in pieces, never more than *limit_bytes* in all.
-
-        It may take *timeout_s*, and a second more for each LEAST_BYTES_PER_S that came.
-        Raises: BodyTooLarge, before reading where the length is known; BadRequest if cut short;
-          SlowBody.
-        """
-        if self.length is not None and self.length > limit_bytes:
-            raise _too_large(limit_bytes, self.length)
-        with self._watched(timeout_s):
-            while chunk := self._next():
-                if self._read > limit_bytes:
-                    raise _too_large(limit_bytes, self._read)
-                yield chunk
-        if self._late:
-            raise SlowBody(
-                f"Only {self._read:,} bytes came in time. Send the photo over a faster connection, "
-                "or a smaller copy.",
-                received_bytes=self._read,
-            )
-        if self.length is not None and self._read < self.length:
-            raise BadRequest(f"The body ended after {self._read} of {self.length} bytes.")
-
-    def drain(self) -> None:
-        """Read and drop what is left, within bounds."""
-        try:
-            with self._watched(DRAIN_S):
-                while self._read < DRAIN_BYTES and self._next():
-                    pass
-        except BadRequest:
-            self._ended = True  # the sender is gone
-
-    def refuse(self) -> None:
-        """Read and drop a little of what is left, without haste; then hang up."""
-        if self._ended:
-            return
-        self._patience_s = 0.0
-        try:
-            with self._watched(REFUSED_S):
-                while self._read < REFUSED_BYTES and self._next():
-                    pass
-        except BadRequest:
-            pass
-        if not self._ended and self._hang_up:
-            self._hang_up()
-        self._ended = True
-
-    def _next(self) -> bytes:
-        if self._ended:
-            return b""
-        want = CHUNK_BYTES if self.length is None else min(CHUNK_BYTES, self.length - self._read)
-        try:
-            chunk = self._stream.read(want) if want else b""
-        except OSError as error:
-            raise BadRequest("The body could not be read to its end.") from error
-        self._read += len(chunk)
-        self._ended = not chunk
-        return chunk
-
-    @contextmanager
-    def _watched(self, timeout_s: float) -> Iterator[None]:
-        """Hang up on a sender who is slower than allowed: a read that blocks sees no clock."""
-        hang_up = self._hang_up
-        if self._ended or hang_up is None or timeout_s == math.inf:
-            yield
-            return
-        with _watch().over(self, time.monotonic() + timeout_s):
-            yield
-
-    def hurry(self, end: float) -> None:
-        """Hang up if *end* has passed, and a second more for each LEAST_BYTES_PER_S that came."""
-        late = end + self._read * self._patience_s <= time.monotonic()
-        if late and not self._late and self._hang_up:
-            self._late = True
-            self._hang_up()
-
-
-class Watch:
-    """Looks at the clock for all who read a body: starting a thread for each takes 1 ms of 5."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._ends: dict[Body, float] = {}
-        self._some = Event()
-        Thread(target=self._run, daemon=True).start()
-
-    @contextmanager
-    def over(self, body: Body, end: float) -> Iterator[None]:
-        """Have *body* hurry while it is read."""
-        with self._lock:
-            self._ends[body] = end
-            self._some.set()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._ends.pop(body, None)
-
-    def _run(self) -> None:
-        while self._some.wait():
-            with self._lock:
-                for body, end in self._ends.items():
-                    body.hurry(end)
-                if not self._ends:
-                    self._some.clear()
-            time.sleep(LOOK_S)
-
-
-@functools.cache
-def _watch() -> Watch:
-    return Watch()
 
 
 class Exempt(NamedTuple):
@@ -223,11 +70,16 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """One HTTP answer."""
+    """One HTTP answer.
+
+    `facts` and `stages`, milliseconds by name, are never sent: they are for `record`.
+    """
 
     status: int
     body: bytes
     headers: dict[str, str]
+    facts: Mapping[str, Any] = types.MappingProxyType({})
+    stages: Mapping[str, float] = types.MappingProxyType({})
 
 
 Handler = Callable[[Request], Response]
@@ -250,24 +102,33 @@ def exempt(keys: Iterable[str], quotas: Iterable[str]) -> Exempt:
 
 def answer(routes: Table, request: Request, free: Exempt = NOTHING) -> Response:
     """Answer *request*; whatever goes wrong becomes a problem document, never a traceback."""
-    path, names = _find(routes, bare(request.path))
+    began = time.perf_counter()
     request_id = _request_id(request.headers.get("x-request-id", ""))
-    request = request._replace(id=request_id, route=path, routes=routes, free=free, names=names)
+    response = forward(request._replace(id=request_id, routes=routes, free=free), request.path)
+    _tell(request, response, began)
+    return response
+
+
+def forward(request: Request, path: str, method: str = "") -> Response:
+    """Answer *request* as if it had asked for *path*, of which nothing is told by itself."""
+    route, names = _find(request.routes, bare(path))
+    method = method or request.method
+    request = request._replace(method=method, path=path, route=route, names=names)
     counted: dict[str, str] = {}
     try:
-        request = request._replace(caller=_caller(request))
-        counted = _counted(request)
+        request = request._replace(caller=gate.caller(request))
+        counted = gate.counted(request)
         response = _routed(request)
     except Macule as error:
         if error.status == 500:
             log.error("%s: %s", error.title, error)
         response = problem(error, request)
     except Exception:
-        log.exception("request %s failed", request_id)
+        log.exception("request %s failed", request.id)
         response = problem(Macule("Something went wrong on our side; the log has it."), request)
     response.headers.update(counted)
     response.headers.setdefault("Cache-Control", "no-store")
-    response.headers["X-Request-Id"] = request_id
+    response.headers["X-Request-Id"] = request.id
     response.headers.update({**SAFE, **response.headers})
     response.headers["Content-Length"] = str(len(response.body))
     try:
@@ -275,7 +136,8 @@ def answer(routes: Table, request: Request, free: Exempt = NOTHING) -> Response:
         _share(request, response, settings.current().allowed_origins)
     except Macule:
         pass  # a setting that cannot be read has been answered above
-    return response
+    told = {"id": request.id, "route": route, "key": request.caller}
+    return response._replace(facts={**told, **response.facts})
 
 
 def as_json(document: Mapping[str, Any], status: int = 200, **headers: str) -> Response:
@@ -317,46 +179,25 @@ def problem(error: Macule, request: Request) -> Response:
     response = as_json(document, error.status)
     response.headers["Content-Type"] = "application/problem+json"
     response.headers.update(error.headers())
-    return response
+    return response._replace(facts={**error.figures, "slug": error.slug})
 
 
-def _caller(request: Request) -> str:
-    """Find whose key the request carries, where keys are asked for.
-
-    Raises: Unauthorized, Forbidden. BadSetting: it fails every route alike, and says so.
-    """
-    source = settings.current().api_keys
-    # a browser asks by OPTIONS, without a key, whether it may send one
-    asked = request.method != "OPTIONS" and _named(request) not in request.free.keys
-    if not source or request.caller or not asked:
-        return request.caller
-    from macule import keys
-
-    return keys.ring(source).caller(request.headers)
-
-
-def _counted(request: Request) -> dict[str, str]:
-    """Count what costs against the caller's quota; return the headers that say what is left.
-
-    Raises: QuotaExceeded.
-    """
-    chosen, methods = settings.current(), request.routes.get(request.route, {})
-    if not chosen.quota or request.method != "POST" or "POST" not in methods:
-        return {}
-    if _named(request) in request.free.quotas:
-        return {}
-    from macule import proxies, quota
-
-    forwarded = request.headers.get("x-forwarded-for", "")
-    who = f"key {request.caller}"
-    if not request.caller:
-        who = proxies.caller(request.address, forwarded, chosen.trusted_proxies)
-    return quota.meter(chosen.quota, chosen.redis_url).take(who)
-
-
-def _named(request: Request) -> str:
-    method = "GET" if request.method == "HEAD" else request.method
-    return f"{method} {request.route}"
+def _tell(request: Request, response: Response, began: float) -> None:
+    """Hand all that is known of a request to `record`."""
+    body, stages = request.body, dict(response.stages)
+    if body.began is not None:
+        waited_ms = stages.pop("wait", 0.0) + (body.began - began) * 1e3
+        stages = {"wait": waited_ms, "read": body.read_s * 1e3, **stages}
+    facts = {
+        **response.facts,
+        "method": request.method,
+        "status": response.status,
+        "ms": round((time.perf_counter() - began) * 1e3, 2),
+        "bytes": body.read_bytes,
+        "band": response.headers.get("X-Memory-Band"),
+        "address": request.address,
+    }
+    record.answered(facts, stages, request.headers)
 
 
 def _routed(request: Request) -> Response:
@@ -421,11 +262,3 @@ def _share(request: Request, response: Response, allowed: tuple[str, ...]) -> No
         wanted = request.headers.get("access-control-request-headers", "")
         headers["Access-Control-Allow-Headers"] = wanted or "Content-Type"
         headers["Access-Control-Max-Age"] = "600"
-
-
-def _too_large(limit_bytes: int, found_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"The request has {found_bytes:,} bytes or more; at most {limit_bytes:,} are read. Send a "
-        "smaller copy of the image.",
-        limit_bytes=limit_bytes,
-    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
+from macule import metrics
+
 log = logging.getLogger("macule")
 
 
@@ -41,6 +43,9 @@ class Ladder:
         if rung != self.rung:
             down = rung.share > self.rung.share
             level = logging.WARNING if down else logging.INFO
-            log.log(level, "memory at %.0f %% of the limit: %s", share * 100, rung.name)
+            facts = {"event": "ladder", "rung": rung.name}
+            said = "memory at %.0f %% of the limit: %s"
+            log.log(level, said, share * 100, rung.name, extra={"facts": facts})
+            metrics.add("macule_ladder_steps_total", rung.name)
             self.rung = rung
         return rung

@@ -10,7 +10,7 @@ from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from macule import budget, image
+from macule import budget, image, metrics
 from macule.errors import ModelUnavailable
 from macule.manifest import CHANNELS, Card
 from macule.settings import Source, Where
@@ -124,7 +124,8 @@ def warm(where: Where) -> Warm:
         except ModelUnavailable as error:
             here.failure = error
             here.failures += 1
-            log.error("model not loaded: %s", error)
+            facts = {"event": "model_failed", "slug": error.slug}
+            log.error("model not loaded: %s", error, extra={"facts": facts})
             raise
         finally:
             here.loading = False
@@ -242,7 +243,11 @@ def _load(where: Where) -> Warm:
     stages = {name: (b - a) * 1e3 for name, (a, b) in zip(names, pairwise(clock), strict=True)}
     grown = {name: b - a for name, (a, b) in zip(names, pairwise(sizes), strict=True)}
     spent = ", ".join(f"{name} {ms:.0f} ms" for name, ms in stages.items())
-    log.info("model %s %s is warm: %s", card.name, card.version, spent)
+    told = {f"{name}_ms": round(ms, 1) for name, ms in stages.items()}
+    facts = {"event": "cold_start", "model": card.sha256[:12], **told}
+    log.info("model %s %s is warm: %s", card.name, card.version, spent, extra={"facts": facts})
+    metrics.observe("macule_cold_start_seconds", sum(stages.values()) / 1e3)
+    metrics.live("macule_models_loaded", lambda: 1.0)
     values = np.arange(256, dtype=np.float32)
     scaled = [(values - mean) / std for mean, std in zip(card.mean, card.std, strict=True)]
     return Warm(

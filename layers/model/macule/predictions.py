@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from macule import admission, classify, draining, http, image, jobs, settings
+from macule import admission, classify, draining, http, image, jobs, metrics, settings
 from macule.errors import BadRequest
 from macule.http import Request, Response
 from macule.jobs import Job, Order, here
@@ -30,12 +30,13 @@ def create(request: Request) -> Response:
     if key is not None and not KEY.fullmatch(key):
         raise BadRequest("The Idempotency-Key is not 1 to 128 visible ASCII characters.")
 
-    def received() -> tuple[Order, bytes]:
+    def received() -> tuple[Order, bytes, image.Header]:
         photo, texts = classify.receive(request, chosen)
-        image.inspect(photo, chosen.max_image_pixels)  # what is no photo is refused at once
-        return Order(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen)), photo
+        header = image.inspect(photo, chosen.max_image_pixels)  # no photo is refused at once
+        order = Order(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
+        return order, photo, header
 
-    order, photo = admission.current().turn(received, chosen.admission_timeout_s)
+    order, photo, header = admission.current().turn(received, chosen.admission_timeout_s)
     fingerprint = classify.sha256(classify.sha256(photo).encode() + repr(order).encode())
     job = desk.queue.put(order, photo, key or "", fingerprint)
     del photo
@@ -49,7 +50,7 @@ def create(request: Request) -> Response:
             job = desk.queue.get(job.id, request.caller)
     answer = _answer(job, 200 if job.ended else 202)
     answer.headers.update({"Location": f"/predictions/{job.id}", **applied})
-    return answer
+    return answer._replace(facts=classify.seen(header))
 
 
 def show(request: Request) -> Response:
@@ -60,7 +61,9 @@ def show(request: Request) -> Response:
 
 def cancel(request: Request) -> Response:
     """POST /predictions/{id}/cancel: end it; its image goes at once."""
-    return _answer(here.current().queue.cancel(request.names["id"], request.caller))
+    canceled = here.current().queue.cancel(request.names["id"], request.caller)
+    metrics.add("macule_jobs_total", canceled.status)
+    return _answer(canceled)
 
 
 def _answer(job: Job, status: int = 200) -> Response:

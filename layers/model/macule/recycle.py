@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from macule import admission, budget, model, settings
+from macule import admission, budget, metrics, model, settings
 from macule.errors import Unavailable
 
 log = logging.getLogger("macule")
@@ -97,11 +97,18 @@ def served(wear: Wear, arbiter: int) -> None:
     if not reason:
         return
     room = admission.current().free() > budget.private()
-    log.warning("worker %d is replaced: %s", os.getpid(), reason)
+    tell(reason)
     if room:
         os.kill(arbiter, signal.SIGTTIN)
     else:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def tell(reason: str) -> None:
+    """Log and count that this worker is replaced."""
+    facts = {"event": "recycle", "pid": os.getpid()}
+    log.warning("worker %d is replaced: %s", os.getpid(), reason, extra={"facts": facts})
+    metrics.add("macule_recycles_total")
 
 
 def take_over(where: settings.Where, arbiter: int, surplus: bool) -> None:

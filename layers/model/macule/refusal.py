@@ -8,7 +8,7 @@ from functools import cache
 from threading import Lock
 
 from macule import settings
-from macule.http import Body
+from macule.body import Body
 
 APART_S = 0.005  # 200 a second take 8 % of a processor, nearly all of it gunicorn's
 SHARE = 4  # of the threads, the one part that may wait; whoever comes then is answered at once

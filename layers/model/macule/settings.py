@@ -71,6 +71,10 @@ class Settings(NamedTuple):
     max_jobs: int
     webhook_secrets: tuple[str, ...]
     webhook_loopback: bool
+    log: str | None
+    log_level: str
+    log_addresses: bool
+    otel_endpoint: str | None
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -108,7 +112,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         memory_limit_mb=get("MEMORY_LIMIT_MB", None, _at_least(1)),
         memory_bands=get("MEMORY_BANDS", (0.3, 0.7, 0.88, 0.98), _shares),
         platform_memory_mb=next((mb for mb in platform if mb), None),
-        function=get("FUNCTION_TARGET", "predict", _function),
+        function=get("FUNCTION_TARGET", "predict", _one_of("predict", "health")),
         bind=f"{get('HOST', '0.0.0.0', str)}:{get('PORT', 8080, _port)}",  # noqa: S104
         workers=get("WEB_CONCURRENCY", 1, _at_least(1)),
         threads=get("THREADS", 256, _at_least(1)),
@@ -131,6 +135,10 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         max_jobs=get("MAX_JOBS", 1000, _at_least(1)),
         webhook_secrets=get("WEBHOOK_SECRETS", (), _secrets),
         webhook_loopback=get("WEBHOOK_LOOPBACK", False, _truth),
+        log=get("LOG", None, _one_of("json", "text")),
+        log_level=get("LOG_LEVEL", "info", _one_of("debug", "info", "warning", "error")).upper(),
+        log_addresses=get("LOG_ADDRESSES", False, _truth),
+        otel_endpoint=get("OTEL_EXPORTER_OTLP_ENDPOINT", None, web_address),
     )
 
 
@@ -198,10 +206,13 @@ def _at_least(least: int) -> Callable[[str], int]:
     return parse
 
 
-def _function(text: str) -> str:
-    if text not in ("predict", "health"):
-        raise ValueError("predict or health")
-    return text
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(" or ".join(words))
+        return text.lower()
+
+    return parse
 
 
 def _port(text: str) -> int:

@@ -90,9 +90,12 @@ class Redis:
             self._until = self._clock() + self._pause_s
             changed, self._told[command] = fault != self._told.get(command, ""), fault
         if changed and fault:
-            log.warning("%s fails at %s: %s; %s", self._what, command, fault, self._instead)
+            said, facts = "%s fails at %s: %s; %s", {"event": "redis_fails"}
+            words = (self._what, command, fault, self._instead)
+            log.warning(said, *words, extra={"facts": facts})
         elif changed:
-            log.info("%s is back at %s", self._what, command)
+            facts = {"event": "redis_back"}
+            log.info("%s is back at %s", self._what, command, extra={"facts": facts})
         return reply
 
     def close(self) -> None:

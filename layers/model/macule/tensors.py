@@ -10,8 +10,9 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from macule import upload
+from macule.body import Body
 from macule.errors import BadRequest
-from macule.http import Body, Response
+from macule.http import Response
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,9 @@ from io import BytesIO
 from math import inf
 from typing import Any, NamedTuple
 
+from macule.body import Body
 from macule.errors import BadRequest, BodyTooLarge
-from macule.http import Body, Request
+from macule.http import Request
 
 FIELDS = ("image", "file")
 TEXTS = (WEBHOOK, EVENTS) = ("webhook", "webhook_events_filter")  # what may come beside it

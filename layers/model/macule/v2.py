@@ -85,7 +85,8 @@ def infer(request: Request) -> Response:
         photo, asked = _receive(request, card, chosen)
         return photo
 
-    answer, timing = classify.answered(request, receive, chosen)
+    outcome = classify.answered(request, receive, chosen)
+    answer = outcome.answer
     found = {row["label"]: row["probability"] for row in answer["predictions"]}
     shape = [1, len(card.labels)]
     outputs = {
@@ -99,9 +100,7 @@ def infer(request: Request) -> Response:
         "id": asked.id or answer["id"],
         "parameters": {"disclaimer": answer["disclaimer"]},
     }
-    response = write(document, asked, outputs)
-    response.headers["Server-Timing"] = timing
-    return response
+    return classify.told(write(document, asked, outputs), outcome)
 
 
 def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[bytes, Asked]:

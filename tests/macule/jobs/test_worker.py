@@ -245,6 +245,9 @@ def test_a_worn_worker_begins_anew(queue: Valkey, server: Broker, tmp_path: Path
 
     assert code == 0
     assert "Traceback" not in log.read_text()
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    events = [line.get("event") for line in lines]
+    assert [events.count(kind) for kind in ("job", "recycle", "cold_start")] == [3, 3, 4]
 
 
 def test_a_worker_needs_a_broker() -> None:

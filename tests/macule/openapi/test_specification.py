@@ -12,7 +12,8 @@ import pytest
 from answers import FILE
 from jsonschema import Draft202012Validator
 from macule import errors, http, openapi
-from macule.http import Body, Request
+from macule.body import Body
+from macule.http import Request
 from macule.openapi import entry, operations, specification
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from service import ROOT

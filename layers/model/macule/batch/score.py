@@ -60,7 +60,7 @@ def local(chosen: Settings) -> Score:
 
     def score(body: bytes) -> Mapping[str, Any]:
         try:
-            return classify.predict(body, chosen)[0]
+            return classify.predict(body, chosen).answer
         except ModelUnavailable as error:  # it is loaded: this image makes its numbers none
             raise BadImage(str(error)) from error
 

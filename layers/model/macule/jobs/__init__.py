@@ -137,3 +137,6 @@ class Queue(Protocol):
 
     def waiting(self) -> int:
         """Return how many jobs have not ended."""
+
+    def undelivered(self) -> int:
+        """Return how many webhooks wait."""

@@ -137,5 +137,4 @@ class Courier:
             outbox.later(connection, sent.message_id, due_at)
             return
         outbox.done(connection, sent.message_id)
-        if outcome.state != "delivered":
-            log.warning("webhook given up (attempt %d): %s %s", attempts, sent.host, outcome.why)
+        webhooks.over(outcome, attempts, sent.host)

@@ -121,6 +121,25 @@ def waiting() -> int | None:
     return None
 
 
+class Backlog(NamedTuple):
+    """What has not ended."""
+
+    jobs: int
+    webhooks: int
+
+
+def backlog() -> Backlog:
+    """Count what waits in the broker, or in a file that is there.
+
+    Raises: QueueUnavailable, of a broker after seconds.
+    """
+    chosen = settings.current()
+    if not chosen.broker_url and not (folder(chosen) / jobs.FILE).exists():
+        return Backlog(0, 0)
+    queue = current().queue
+    return Backlog(queue.waiting(), queue.undelivered())
+
+
 def folder(chosen: settings.Settings) -> Path:
     """Return where jobs wait: DATA_DIR, or this user's own folder for what is temporary.
 

@@ -12,6 +12,7 @@ from sqlite3 import Connection
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from macule import metrics
 from macule.jobs import Order, webhooks
 
 log = logging.getLogger("macule")
@@ -57,7 +58,10 @@ def add(
         (MOST_PENDING,),
     ).fetchall()
     for (host,) in dropped:
-        log.warning("webhook given up: %s, as more than %d wait", host, MOST_PENDING)
+        facts = {"event": "webhook_given_up"}
+        said = "webhook given up: %s, as more than %d wait"
+        log.warning(said, host, MOST_PENDING, extra={"facts": facts})
+        metrics.add("macule_webhooks_total", "given_up")
 
 
 def claim(connection: Connection, token: str, now: float, full: Iterable[str]) -> Delivery | None:

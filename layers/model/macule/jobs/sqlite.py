@@ -205,6 +205,13 @@ class Sqlite:
             (count,) = self._connection.execute("SELECT count(*) FROM images").fetchone()
             return int(count)
 
+    def undelivered(self) -> int:
+        with self._explained(), self._lock:
+            if self._tell is None:  # there is no outbox
+                return 0
+            (count,) = self._connection.execute("SELECT count(*) FROM outbox").fetchone()
+            return int(count)
+
     def on_change(self, tell: Tell, told: Callable[[], None]) -> None:
         """Call *tell* in the transaction in which a job begins or ends, *told* after it."""
         self._tell, self._told = tell, told

@@ -199,6 +199,11 @@ class Valkey:
             found: Any = self._redis.zcard(f"{scripts.PREFIX}open")
         return int(found)
 
+    def undelivered(self) -> int:
+        with _told():
+            found: Any = self._redis.zcard(f"{scripts.PREFIX}due")
+        return int(found)
+
     def sweep(self) -> list[str]:
         """Send again what was lost; return the jobs that were given up."""
         return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,9 +12,11 @@ from socket import getaddrinfo
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from macule import peer, uri
+from macule import metrics, peer, uri
 from macule.errors import BadRequest
 from macule.jobs import addresses
+
+log = logging.getLogger("macule")
 
 MOST_CHARACTERS = 2000
 TIMEOUT_S = 15.0  # of one attempt in all; the standard recommends 15 to 30
@@ -112,6 +115,17 @@ def deliver(
     if reply.status == 410:
         return Outcome("over", why)
     return Outcome("again", why, _retry_after_s(reply.headers.get("retry-after", "")))
+
+
+def over(outcome: Outcome, attempts: int, host: str) -> None:
+    """Log and count that nothing more is tried; of where it went the *host* alone."""
+    if outcome.state == "delivered":
+        metrics.add("macule_webhooks_total", "delivered")
+        return
+    facts = {"event": "webhook_given_up"}
+    said = "webhook given up (attempt %d): %s %s"
+    log.warning(said, attempts, host, outcome.why, extra={"facts": facts})
+    metrics.add("macule_webhooks_total", "given_up")
 
 
 def pause_s(attempts: int, chance: Callable[[], float] = random) -> float | None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from macule import classify, settings
+from macule import classify, record, settings
 from macule.errors import Macule, Unavailable, document
 from macule.jobs import FAILED, SUCCEEDED, Order
 
@@ -20,12 +20,15 @@ def outcome(order: Order, image: bytes, chosen: settings.Settings) -> tuple[str,
     Raises: Unavailable, where it may be tried again.
     """
     try:
-        answer, _ = classify.predict(image, chosen, order.top_k, order.with_cam)
+        done = classify.predict(image, chosen, order.top_k, order.with_cam)
     except Unavailable:
         raise
     except Macule as error:
+        record.worked(FAILED, {"slug": error.slug, "key": order.owner}, {})
         return FAILED, document(error)
     except Exception:
         log.exception("a job failed")
+        record.worked(FAILED, {"slug": Macule.slug, "key": order.owner}, {})
         return FAILED, document(Macule("Something went wrong on our side; the log has it."))
-    return SUCCEEDED, answer
+    record.worked(SUCCEEDED, {**done.facts, "key": order.owner}, done.stages)
+    return SUCCEEDED, done.answer

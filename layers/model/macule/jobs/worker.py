@@ -189,7 +189,7 @@ def serve(
     log.info("worker %d is ready: %s %s", os.getpid(), warm.card.name, warm.card.version)
     celery.start()
     if worker.worn:
-        log.warning("worker %d is replaced: %s", os.getpid(), worker.worn)
+        recycle.tell(worker.worn)
     return worker.worn
 
 
@@ -229,9 +229,7 @@ def _sent(delivery: Delivery, send: Send) -> float | None:
     pause_s = webhooks.pause_s(attempts) if outcome.state == "again" else None
     if pause_s is not None:
         return max(pause_s, outcome.after_s)
-    if outcome.state != "delivered":
-        host = urlsplit(delivery.url).hostname
-        log.warning("webhook given up (attempt %d): %s %s", attempts, host, outcome.why)
+    webhooks.over(outcome, attempts, str(urlsplit(delivery.url).hostname))
     return None
 
 

@@ -56,6 +56,13 @@ REPORT = Operation(
     "Of all processes of the service together. MB is 2**20 bytes.",
     {200: Answer("The report.", {JSON: "Memory"})},
 )
+METRICS = Operation(
+    "metrics",
+    OPERATORS,
+    "Counts, gauges and histograms",
+    "Of all processes of the service, in Prometheus's text format; docs/api.md says what each is.",
+    {200: Answer("The metrics.", {TEXT: ""})},
+)
 SPECIFICATION = Operation(
     "openapi",
     ABOUT,
@@ -96,6 +103,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             },
         ),
         "GET /memory/": REPORT,
+        "GET /metrics": METRICS,
         "GET /warmup/": Operation(
             "warmup",
             OPERATORS,
@@ -230,6 +238,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             text=f"{REPORT.text} With `PREDICT_URL` the report of that predict function is beside "
             "it, or why there is none.",
         ),
+        "GET /metrics": METRICS,
         "GET /": Operation(
             "status",
             OPERATORS,

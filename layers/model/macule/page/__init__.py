@@ -55,19 +55,17 @@ def file(request: Request) -> Response:
 
 def form(request: Request) -> Response:
     """POST /page/: what POST /predict/ answers, as a page. Query: `lang`, and its."""
-    headers = {**request.headers, "x-request-id": request.id}
-    asked = request._replace(path="/predict/", headers=headers)
-    answer = http.answer(request.routes, asked, request.free)
+    answer = http.forward(request, "/predict/")
     found, language = json.loads(answer.body), _language(request)
     words = _words()
     if answer.status == 200:
-        card = asked._replace(method="GET", path="/model/")
-        shown = json.loads(http.answer(request.routes, card, request.free).body)
+        shown = json.loads(http.forward(request, "/model/", "GET").body)
         values = _result(found, shown, words[language], language)
     else:
         values = _problem(found, answer, words, language)
     body = _html(language, "../", values)
-    return Response(answer.status, body, {**answer.headers, **GUARDS, "Content-Type": HTML})
+    headers = {**answer.headers, **GUARDS, "Content-Type": HTML}
+    return answer._replace(body=body, headers=headers)
 
 
 def _result(

@@ -43,7 +43,8 @@ def find(where: Where) -> store.Weights:
         last = None if where.sha256 else kept.now(root)
         if last is None:
             raise
-        log.warning("the last good model serves: %s", error)
+        facts = {"event": "model_fallback", "slug": error.slug}
+        log.warning("the last good model serves: %s", error, extra={"facts": facts})
         return store.fetch(last)
 
 

@@ -1,0 +1,64 @@
+"""GET /metrics: what was counted, and the service as it is now."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+from macule import __version__, admission, budget, metrics, model
+from macule.errors import Unavailable
+from macule.http import Request, Response
+from macule.jobs import here
+from macule.metrics import Values
+
+QUEUED = "/predictions"
+
+
+def show(request: Request) -> Response:
+    """GET /metrics: Prometheus's text, over all processes of this service."""
+    queue = _queue() if QUEUED in request.routes else {}  # the health function leaves it closed
+    measured = {**_memory(), **queue, **_what()}
+    body = metrics.text(measured).encode()
+    return Response(200, body, {"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _memory() -> dict[str, Values]:
+    limit, held, pids = budget.current().limit, admission.current(), budget.processes()
+    used = budget.usage(pids)
+    band = budget.band_of(used.pss / limit.bytes)
+    return {
+        "macule_memory_pss_bytes": {(): used.pss},
+        "macule_memory_rss_bytes": {(): used.rss},
+        "macule_memory_unreclaimable_bytes": {(): budget.used(limit)},
+        "macule_memory_limit_bytes": {(): limit.bytes},
+        "macule_memory_headroom_bytes": {(): max(0, held.free())},
+        "macule_memory_band": {(name,): name == band for name in ("idle", *budget.BANDS)},
+        "macule_processes": {(): len(pids)},
+        "macule_slots": {(): held.rung().slots or held.slots},
+    }
+
+
+def _queue() -> dict[str, Values]:
+    """Ask the queue, where there is one; one that does not answer has no figures."""
+    try:
+        waiting = here.backlog()
+    except Unavailable:
+        return {"macule_jobs_waiting": {}, "macule_webhooks_waiting": {}}
+    return {
+        "macule_jobs_waiting": {(): waiting.jobs},
+        "macule_webhooks_waiting": {(): waiting.webhooks},
+    }
+
+
+def _what() -> dict[str, Values]:
+    warm = model.loaded()
+    return {
+        "macule_build_info": {(__version__,): 1},
+        "macule_model_info": {tuple(warm.identity().values()): 1} if warm else {},
+        "process_start_time_seconds": {(): _started_s()},
+    }
+
+
+@cache
+def _started_s() -> float:
+    return round(time.time() - budget.age_ms() / 1e3, 2)

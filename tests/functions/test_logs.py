@@ -1,0 +1,213 @@
+"""The log of the running service: a line a request, nobody's photo in it, never in the way."""
+
+import base64
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import awslambdaric
+import pytest
+import runtime_api
+from draw import photo
+from macule.log import PATIENCE_MS
+from receivers import SECRET, receiver
+from runtime_api import CLIENT
+from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running, until
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+SERVE = ".venv/bin/gunicorn -c infra/gunicorn.conf.py"
+
+
+def lines(service: Service) -> list[dict[str, Any]]:
+    """Read what this package wrote; LiteRT and make write lines of their own."""
+    text = service.log.read_text()
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def requests(service: Service) -> list[dict[str, Any]]:
+    return [line for line in lines(service) if line.get("event") == "request"]
+
+
+def raw(service: Service, *pieces: bytes) -> bytes:
+    """Send bytes as they are; return what comes back."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(b"".join(pieces))
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("door", [GUNICORN, FRAMEWORK.replace("{name}", "predict")])
+def test_each_request_is_one_line_with_its_facts(tmp_path: Path, door: str) -> None:
+    """A prediction's line has what it was, what it took and what it found out about its costs."""
+    body = photo(800, 600)
+    with running(door, tmp_path) as service:
+        service.predict(body, "?explain=cam", **PARENT, **{"X-Request-Id": "mine"})
+        service.predict(body, "?explain=cam")
+        service.predict(b"<html>")
+        service.call("GET", "/health/")
+        first, again, refused = requests(service)
+        (cold,) = [line for line in lines(service) if line.get("event") == "cold_start"]
+
+    assert {
+        "severity": "INFO", "id": "mine", "trace": TRACE, "method": "POST", "route": "/predict",
+        "status": 200, "bytes": len(body), "pixels": 480_000, "format": "JPEG", "cache": "miss",
+        "cold": True, "rung": "everything",
+    }.items() <= first.items()  # fmt: skip
+    for stage in ("wait", "read", "import", "decode", "infer", "explain"):
+        assert 0 <= first[f"{stage}_ms"] <= first["ms"]
+    assert len(first["model"]) == 12
+    assert first["band"] in ("idle", "loaded", "predicting")
+    assert (again["cache"], "cold" in again, "trace" in again) == ("hit", False, False)
+    assert (refused["status"], refused["slug"], "pixels" in refused) == (
+        415,
+        "unsupported-image",
+        False,
+    )
+    assert cold["model"] == first["model"]
+    assert cold["import_ms"] > 0
+
+
+def test_nothing_tells_whose_photo_it_was(tmp_path: Path) -> None:
+    """File names, words of the query and headers, results, ids of predictions: none is logged."""
+    fields, kind = form("image", photo(), "nguyen-van-an.jpg")
+    agent = {"User-Agent": "Sonda", "Cookie": "secretive", "Referer": "https://clinic.example"}
+    told = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
+    with receiver() as target, running(GUNICORN, tmp_path, LOG_LEVEL="debug", **told) as service:
+        answer = service.call("POST", "/predict/?top_k=3&patient=4711", fields, {**kind, **agent})
+        hook = json.dumps(
+            {"image": base64.b64encode(photo()).decode(), "webhook": f"{target.url}/410?s=hidden"}
+        )
+        kind = {"Content-Type": "application/json", **agent}
+        job = service.call("POST", "/predictions", hook.encode(), kind).json()["id"]
+        service.call("GET", f"/predictions/{job}", headers=agent)
+        service.call("GET", "/anamnesis/4711", headers=agent)
+        raw(service, b"GET /health/ HTTP/1.1\r\nHost: x\r\nmy diagnosis\r\n\r\n")
+        until(lambda: "webhook given up" in service.log.read_text())
+        text = service.log.read_text()
+        found = answer.json()["predictions"]
+
+    for word in (
+        "nguyen", "4711", "patient", "Sonda", "secretive", "clinic", "hidden", "anamnesis",
+        "diagnosis", "ip=", job, found[0]["label"], found[0]["name"],
+    ):  # fmt: skip
+        assert word not in text
+    assert "/predictions/{id}" in text
+    assert "Invalid request" in text
+
+
+def test_addresses_are_written_where_they_are_asked_for(tmp_path: Path) -> None:
+    """LOG_ADDRESSES=true writes who asked, in gunicorn's words too; without it nothing does."""
+
+    def said(**environment: str) -> str:
+        with running(GUNICORN, tmp_path, **environment) as service:
+            service.call("GET", "/nowhere")
+            raw(service, b"GET /health/ HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n")
+            return service.log.read_text()
+
+    text = said(LOG_ADDRESSES="true")
+    assert '"address":"127.0.0.1"' in text
+    assert "ip=127.0.0.1" in text
+    assert "127.0.0.1" not in said()
+
+
+def test_no_caller_forges_a_line(tmp_path: Path) -> None:
+    """Newlines, quotes and bytes that are no UTF-8, wherever a caller can put them, end no line."""
+    evil = b'\xff\xfe"}\\n{"severity":"ERROR","event":"forged"}'
+    fields, kind = form("image", photo(), 'a.jpg\n{"event":"forged"}')
+    with running(GUNICORN, tmp_path, LOG_LEVEL="debug") as service:
+        raw(service, b"GET /%0A{%22event%22:%22forged%22} HTTP/1.1\r\nHost: x\r\n\r\n")
+        raw(service, b"GET /", evil.replace(b" ", b""), b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        raw(service, b'BREW"} / HTTP/1.1\r\nHost: x\r\n\r\n')
+        for header in (b"X-Request-Id", b"traceparent", b"Prefer", b"Content-Type", b"Accept"):
+            raw(service, b"GET /health/ HTTP/1.1\r\nHost: x\r\n", header, b": ", evil, b"\r\n\r\n")
+        service.call("POST", "/predict/", fields, kind)
+        text = service.log.read_text()
+        found = lines(service)
+
+    assert "forged" not in text
+    assert all("severity" in line and "time" in line for line in found)
+    assert text.count('"time"') == len(found) >= 8
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["2>/dev/full", "2> >(exec true)", "2> >(exec sleep 60)", "2>&-"],
+    ids=["a-full-disk", "a-closed-pipe", "a-pipe-nobody-reads", "closed"],
+)
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, where: str) -> None:
+    """Every request has its answer, as fast as with a log, and what was lost is counted."""
+    script = tmp_path / "serve.sh"
+    script.write_text(f"exec {SERVE} {where}\n")
+    with running(f"bash {script}", tmp_path, LOG_LEVEL="debug") as service:
+        service.predict(photo())
+        statuses = {service.call("GET", "/health/").status for _ in range(300)}  # a pipe is full
+        began = time.monotonic()
+        statuses |= {service.call("GET", "/health/").status for _ in range(200)}
+        spent_s = time.monotonic() - began
+        answers = [service.predict(photo()).status, service.predict(b"x").status]
+        text = service.call("GET", "/metrics").body.decode()
+
+    lost = int(text.partition("\nmacule_log_lines_lost_total ")[2].split()[0])
+    assert statuses == {200}
+    assert answers == [200, 415]
+    assert spent_s < 200 * PATIENCE_MS / 2e3  # nobody waits for a reader who is not there
+    assert (lost > 0) == (where != "2>&-")
+
+
+def test_a_person_at_a_terminal_reads_text(tmp_path: Path) -> None:
+    """On a terminal lines are text without being asked; LOG=json holds there too."""
+
+    def seen(**environment: str) -> str:
+        master, slave = os.openpty()
+        script = tmp_path / "serve.sh"
+        script.write_text(f"exec {SERVE} 2>{os.ttyname(slave)}\n")
+        with running(f"bash {script}", tmp_path, **environment) as service:
+            service.call("GET", "/nowhere")
+        os.close(slave)
+        text = os.read(master, 65536).decode()
+        os.close(master)
+        return text
+
+    assert "INFO GET other 404  event=request id=" in seen()
+    assert '"message":"GET other 404"' in seen(LOG="json")
+
+
+def test_levels_are_chosen(tmp_path: Path) -> None:
+    """LOG_LEVEL=warning leaves refusals for want of room and what is worse; debug shows pings."""
+
+    def told(level: str) -> list[str]:
+        with running(GUNICORN, tmp_path, LOG_LEVEL=level, MODEL_DIR="/nowhere") as service:
+            service.call("GET", "/nowhere")
+            service.predict(photo())
+            service.call("GET", "/ready/")
+            return [line["message"] for line in requests(service)]
+
+    assert told("warning") == ["POST /predict 503"]
+    assert told("info") == ["GET other 404", "POST /predict 503"]
+    assert "GET /ready 503" in told("debug")
+
+
+def test_lambda_gets_the_same_lines(tmp_path: Path) -> None:
+    """Under AWS's runtime client a request is one line, once, with the trace of X-Amzn-Trace-Id."""
+    for place in ("task", "opt/python", "client"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "task/main.py").symlink_to(ROOT / "functions/predict/main.py")
+    (tmp_path / "opt/python/macule").symlink_to(ROOT / "layers/model/macule")
+    for pattern in CLIENT:
+        for path in Path(awslambdaric.__file__).parent.parent.glob(pattern):
+            (tmp_path / "client" / path.name).symlink_to(path)
+    event = {
+        "rawPath": "/nowhere",
+        "headers": {"x-amzn-trace-id": f"Root=1-{TRACE[:8]}-{TRACE[8:]}"},
+        "requestContext": {"http": {"method": "GET"}},
+    }
+    with runtime_api.running(tmp_path, 512, tmp_path / "log") as function:
+        function.invoke(event)
+        found = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+
+    (line,) = found
+    assert (line["message"], line["trace"]) == ("GET other 404", TRACE)

@@ -1,0 +1,151 @@
+"""Traces of the running service, as a real OTLP/HTTP receiver gets them."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from draw import photo
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from service import GUNICORN, GUNICORN_DEV, Service, running, until
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+
+
+class Collector(ThreadingHTTPServer):
+    """Keeps each span it is sent; *stalls* answers nothing until `over`."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, stalls: bool) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.stalls, self.over = stalls, Event()
+        self.spans: list[Any] = []
+        self.names: set[str] = set()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.stalls:
+            self.server.over.wait()
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        assert self.path == "/v1/traces"
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            self.server.names |= {
+                each.value.string_value
+                for each in resource.resource.attributes
+                if each.key == "service.name"
+            }
+            for scope in resource.scope_spans:
+                self.server.spans += scope.spans
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def collector(stalls: bool = False) -> Iterator[Collector]:
+    with Collector(stalls) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.over.set()
+            server.shutdown()
+            thread.join()
+
+
+def endpoint(server: Collector) -> dict[str, str]:
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}", **SOON}
+
+
+def logged(service: Service) -> list[dict[str, Any]]:
+    text = service.log.read_text()
+    return [json.loads(line) for line in text.splitlines() if line.startswith('{"time"')]
+
+
+def test_a_request_is_a_span_with_its_stages(tmp_path: Path) -> None:
+    """Spans continue the caller's trace, have the facts of the log, and the stages lie in them."""
+    given = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
+    with collector() as there, running(GUNICORN_DEV, tmp_path, **endpoint(there)) as service:
+        service.predict(photo(), "?explain=cam", **given)
+        service.predict(b"<html>")
+        service.predict(photo(), traceparent=f"00-{TRACE}-{SPAN}-00")
+        until(lambda: [span.name for span in there.spans].count("POST /predict") >= 2)
+        trace_ids = [line["trace"] for line in logged(service) if line.get("event") == "request"]
+    roots = {span.name: span for span in there.spans if span.kind == 2}
+    posts = [span for span in there.spans if span.name == "POST /predict"]
+    mine = next(span for span in posts if span.trace_id.hex() == TRACE)
+    other = next(span for span in posts if span.trace_id.hex() != TRACE)
+    stages = [span for span in there.spans if span.parent_span_id == mine.span_id]
+    facts = {each.key: each.value for each in mine.attributes}
+
+    assert there.names == {"macule"}
+    assert "GET /health" in roots
+    assert mine.parent_span_id.hex() == SPAN
+    assert len(posts) == 2  # the caller did not want the third
+    assert [span.name for span in stages] == [
+        "wait", "read", "fetch", "import", "load", "decode", "infer", "explain",
+    ]  # fmt: skip
+    for span in stages:
+        assert mine.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+        assert span.end_time_unix_nano <= mine.end_time_unix_nano
+    assert facts["http.response.status_code"].int_value == 200
+    assert facts["http.route"].string_value == "/predict"
+    assert facts["macule.pixels"].int_value == 640 * 480
+    assert {each.key: each.value for each in other.attributes}["error.type"].string_value == (
+        "unsupported-image"
+    )
+    assert trace_ids[0] == TRACE
+    assert trace_ids[1] == other.trace_id.hex()
+
+
+def test_what_is_left_at_the_end_is_sent(tmp_path: Path) -> None:
+    """SIGTERM comes before the next batch was due: its spans still arrive."""
+    with collector() as there:
+        late = {**endpoint(there), "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+        with running(GUNICORN_DEV, tmp_path, **late) as service:
+            service.predict(photo())
+        names = [span.name for span in there.spans]
+
+    assert "POST /predict" in names
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "stalled"])
+def test_a_collector_that_does_not_answer_holds_up_nobody(tmp_path: Path, gone: bool) -> None:
+    """With its collector gone or hanging a service answers as ever, and ends as ever."""
+    with collector(stalls=True) as there:
+        where = endpoint(there)
+        if gone:
+            where["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
+        with running(GUNICORN_DEV, tmp_path, **where) as service:
+            statuses = {service.predict(photo()).status for _ in range(300)}
+
+        assert statuses == {200}
+        assert service.process.returncode == 0
+
+
+def test_without_the_package_one_line_says_so(tmp_path: Path) -> None:
+    """An endpoint where OpenTelemetry is not installed is a line of the log, not a failure."""
+    where = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    with running(GUNICORN, tmp_path, **where) as service:
+        statuses = {service.predict(photo()).status for _ in range(3)}
+        until(lambda: "macule[otel]" in service.log.read_text())
+        text = service.log.read_text()
+
+    assert statuses == {200}
+    assert text.count("macule[otel]") == 1

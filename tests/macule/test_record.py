@@ -1,0 +1,174 @@
+"""What a line of the log may hold and look like, and the trace that a request names."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from macule import log, record, traces
+from macule.log import MOST_BYTES, Lines, as_json, as_text
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+ANYTHING = st.text(st.characters(), max_size=600) | st.binary(max_size=600).map(
+    lambda raw: raw.decode("utf-8", "surrogateescape")
+)
+FACTS = {"id": "1", "method": "POST", "route": "/predict", "status": 200, "ms": 1.0, "bytes": 5}
+
+
+@pytest.fixture
+def lines() -> Iterator[logging.Logger]:
+    """A logger whose lines go where those of a service go."""
+    logger = logging.getLogger("macule")
+    handler = Lines(as_json)
+    logger.addHandler(handler)
+    logger.setLevel("INFO")
+    yield logger
+    logger.removeHandler(handler)
+    logger.setLevel("NOTSET")
+
+
+def told(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+
+
+def made(message: str, fact: str = "", failed: bool = False) -> logging.LogRecord:
+    error = None
+    if failed:
+        try:
+            raise ValueError(message)
+        except ValueError:
+            error = sys.exc_info()
+    line = logging.LogRecord("macule", logging.INFO, "", 0, "%s", (message,), error)
+    line.facts = {"event": fact}
+    return line
+
+
+@given(ANYTHING, ANYTHING, st.booleans())
+def test_whatever_is_said_json_stays_one_line(message: str, fact: str, failed: bool) -> None:
+    """Newlines, control characters, broken UTF-8 and great length leave one whole object."""
+    text = as_json(made(message, fact, failed))
+
+    assert text.isascii()
+    assert text.isprintable()
+    assert len(text) < MOST_BYTES
+    assert json.loads(text)["severity"] == "INFO"
+
+
+@given(ANYTHING, ANYTHING, st.booleans())
+def test_whatever_is_said_text_forges_no_line(message: str, fact: str, failed: bool) -> None:
+    """On a terminal nothing steers it, and what is below the first line is indented."""
+    first, *rest = as_text(made(message, fact, failed)).split("\n")
+
+    assert first.isprintable()
+    assert all(line.startswith("    ") and line.isprintable() for line in rest)
+
+
+def test_a_line_has_known_facts_alone(
+    lines: logging.Logger, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What a route might hand on by mistake, a name or a result, is not written."""
+    extra = {"filename": "me.jpg", "label": "melanoma", "prediction": "id", "slug": "busy"}
+    record.answered({**FACTS, **extra}, {"decode": 1.234}, {"user-agent": "curl"})
+    (line,) = told(capfd)
+
+    assert line.keys() == {
+        "time", "severity", "message", "event", "id", "method", "route", "status", "slug", "ms",
+        "bytes", "decode_ms",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "severity"),
+    [
+        ("/predict", 200, "INFO"),
+        ("/predict", 415, "INFO"),
+        ("/predict", 503, "WARNING"),
+        ("/predict", 500, "ERROR"),
+        ("/health", 500, "ERROR"),
+        ("/health", 200, None),
+        ("/ready", 503, None),
+        ("/metrics", 200, None),
+    ],
+)
+def test_what_machines_ask_all_day_is_no_news(
+    lines: logging.Logger,
+    capfd: pytest.CaptureFixture[str],
+    route: str,
+    status: int,
+    severity: str | None,
+) -> None:
+    """Pings are for LOG_LEVEL=debug; a refusal for want of room warns, a fault is an error."""
+    record.answered({**FACTS, "route": route, "status": status}, {}, {})
+
+    assert [line["severity"] for line in told(capfd)] == [severity] * bool(severity)
+
+
+def test_words_that_callers_invent_are_other(
+    lines: logging.Logger, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a method nor a path of one's own becomes a label or a field."""
+    record.answered({**FACTS, "method": "BREW\n{", "route": ""}, {}, {})
+    (line,) = told(capfd)
+
+    assert (line["method"], line["route"]) == ("other", "other")
+
+
+def test_gunicorn_tells_no_address(capfd: pytest.CaptureFixture[str]) -> None:
+    """What it says of a request that is none loses address and words, unless asked for them."""
+    said = "Invalid request from ip=192.0.2.1: Invalid HTTP header: 'my name'"
+    for whole in (False, True):
+        handler = Lines(as_json, whole)
+        handler.handle(logging.LogRecord("gunicorn.error", logging.WARNING, "", 0, said, (), None))
+
+    assert [line["message"] for line in told(capfd)] == ["Invalid request", said]
+
+
+def test_a_handler_of_its_own_form_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn's and functions-framework's stream is; a file that an operator chose is not."""
+    kept, stream = logging.FileHandler(os.devnull), logging.StreamHandler()
+    logger = logging.getLogger("gunicorn.error")
+    monkeypatch.setattr(logger, "handlers", [kept, stream])
+    log.begin()
+
+    assert logger.handlers[0] is kept
+    assert isinstance(logger.handlers[1], Lines)
+    assert len(logger.handlers) == 2
+    kept.close()
+    logging.getLogger("macule").setLevel("NOTSET")
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"traceparent": f"00-{TRACE}-{SPAN}-01"}, (TRACE, SPAN, True)),
+        ({"traceparent": f"00-{TRACE}-{SPAN}-00"}, (TRACE, SPAN, False)),
+        ({"traceparent": f"cc-{TRACE}-{SPAN}-01-more"}, (TRACE, SPAN, True)),
+        ({"x-cloud-trace-context": f"{TRACE}/255;o=1"}, (TRACE, "00000000000000ff", True)),
+        ({"x-amzn-trace-id": f"Root=1-{TRACE[:8]}-{TRACE[8:]}"}, (TRACE, "", True)),
+        (
+            {"x-amzn-trace-id": f"Root=1-{TRACE[:8]}-{TRACE[8:]};Parent={SPAN};Sampled=0"},
+            (TRACE, SPAN, False),
+        ),
+        ({"traceparent": f"ff-{TRACE}-{SPAN}-01"}, None),
+        ({"traceparent": f"00-{'0' * 32}-{SPAN}-01"}, None),
+        ({"traceparent": f"00-{TRACE.upper()}-{SPAN}-01"}, None),
+        ({"traceparent": f"00-{TRACE}-{SPAN}-01x"}, None),
+        ({"traceparent": "\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_trace_is_read(headers: dict[str, str], expected: tuple[str, str, bool] | None) -> None:
+    """W3C's, Google's and AWS's headers name a trace; what is not as it should be names none."""
+    assert traces.parent(headers) == expected
+
+
+@given(ANYTHING)
+def test_whatever_a_trace_header_holds_ids_are_ids(text: str) -> None:
+    """No words of a caller's come through any of the three."""
+    for name in traces.PATTERNS:
+        found = traces.parent({name: text})
+        assert not found or set(found.trace_id + found.span_id) <= set("0123456789abcdef")
