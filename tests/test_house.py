@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "metrics": {"cells"},
     "log": {"errors", "metrics", "settings"},
     "traces": {"settings"},
-    "record": {"errors", "metrics", "settings", "traces"},
+    "record": {"errors", "metrics", "proxies", "settings", "traces"},
     "manifest": {"errors"},
     "store.kept": {"errors"},
     "store": {"errors", "store.kept", "manifest"},

@@ -17,8 +17,9 @@ from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 import pytest
+from browser import launched
 from draw import photo
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from service import GUNICORN, ROOT, Service, running, until
 
 SPOT = "examples/spot.jpg"
@@ -93,23 +94,10 @@ def macule(pages: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 @pytest.fixture(scope="module")
 def page(pages: str) -> Iterator[Page]:
     """The example page in a real browser."""
-    browser = need("chromium", "chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=browser,
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-            ],
-        )
+    with launched() as opened:
         page = opened.new_page()
         page.goto(f"{pages}/predict.html")
         yield page
-        opened.close()
 
 
 @contextmanager

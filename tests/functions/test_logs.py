@@ -100,17 +100,23 @@ def test_nothing_tells_whose_photo_it_was(tmp_path: Path) -> None:
 
 
 def test_addresses_are_written_where_they_are_asked_for(tmp_path: Path) -> None:
-    """LOG_ADDRESSES=true writes who asked, in gunicorn's words too; without it nothing does."""
+    """LOG_ADDRESSES=true writes who asked, in gunicorn's words too; without it nothing does.
+
+    Of what a proxy adds that alone is believed which comes from a trusted one.
+    """
 
     def said(**environment: str) -> str:
         with running(GUNICORN, tmp_path, **environment) as service:
-            service.call("GET", "/nowhere")
+            forwarded = {"X-Forwarded-For": "198.51.100.1, 203.0.113.7"}
+            service.call("GET", "/nowhere", headers=forwarded)
             raw(service, b"GET /health/ HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n")
             return service.log.read_text()
 
     text = said(LOG_ADDRESSES="true")
     assert '"address":"127.0.0.1"' in text
     assert "ip=127.0.0.1" in text
+    behind = said(LOG_ADDRESSES="true", TRUSTED_PROXIES="127.0.0.1")
+    assert '"address":"203.0.113.7"' in behind
     assert "127.0.0.1" not in said()
 
 

@@ -21,7 +21,7 @@ OTHER = "other"  # a method or a path that nothing here serves: callers invent a
 PINGED = frozenset({"/health", "/ready", "/memory", "/metrics"})
 # What a line may have, in this order; of an error's figures those alone.
 FIELDS = ("id", "trace", "method", "route", "status", "slug", "ms", "bytes", "pixels", "format",
-    "cache", "cold", "model", "rung", "band", "key", "address",
+    "cache", "cold", "model", "rung", "band", "key",
 )  # fmt: skip
 Facts = Mapping[str, Any]
 
@@ -43,8 +43,8 @@ def answered(facts: Facts, stages: Mapping[str, float], headers: Mapping[str, st
     metrics.share().look()
     parent, level, chosen = traces.parent(headers), _level(route, status), _settings()
     told = _known({**facts, "method": method, "route": route})
-    if not (chosen and chosen.log_addresses):
-        told.pop("address", None)
+    if chosen and chosen.log_addresses:
+        told["address"] = _address(facts["address"], headers, chosen)
     if chosen and chosen.otel_endpoint:
         told["trace"] = traces.tell(told, stages, parent)
     elif parent:
@@ -80,6 +80,12 @@ def _write(level: int, message: str, event: str, facts: Facts, stages: Mapping[s
 def _known(facts: Facts) -> dict[str, Any]:
     """Leave what may be told."""
     return {name: facts[name] for name in FIELDS if facts.get(name) not in (None, "", False)}
+
+
+def _address(peer: str, headers: Mapping[str, str], chosen: settings.Settings) -> str:
+    from macule import proxies
+
+    return proxies.caller(peer, headers.get("x-forwarded-for", ""), chosen.trusted_proxies)
 
 
 def _settings() -> settings.Settings | None:

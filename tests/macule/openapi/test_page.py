@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from answers import small
+from browser import launched
 from macule.openapi import page
 from service import GUNICORN, ROOT, Service, running
 
@@ -92,14 +93,8 @@ def test_what_the_document_says_is_text(service: Service) -> None:
 def test_everybody_can_read_it(service: Service, scheme: str) -> None:
     """In Chromium axe finds no violation, and nothing is wider than a phone of 320 px."""
     from axe_playwright_python.sync_playwright import Axe
-    from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium")
-    if not chromium:
-        assert not os.environ.get("CI"), "install Chromium: apt-get install chromium"
-        pytest.skip("there is no Chromium here: apt-get install chromium")
-    with sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with launched() as browser:
         # axe is put into the page, which its policy would not allow
         context = browser.new_context(
             viewport={"width": 320, "height": 800}, color_scheme=scheme, bypass_csp=True
@@ -110,7 +105,6 @@ def test_everybody_can_read_it(service: Service, scheme: str) -> None:
         opened.goto(f"http://127.0.0.1:{service.port}/docs/")
         wide = opened.evaluate("document.documentElement.scrollWidth")
         violations = Axe().run(opened).response["violations"]
-        browser.close()
 
     assert wide == 320
     assert [violation["id"] for violation in violations] == []
