@@ -50,11 +50,16 @@ class Service:
         self.process, self.port, self.began = process, port, began
 
     def call(
-        self, method: str, path: str, body: bytes | None = None, kind: str = "image/jpeg"
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        kind: str = "image/jpeg",
+        **headers: str,
     ) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
-            connection.request(method, path, body, {"Content-Type": kind})
+            connection.request(method, path, body, {"Content-Type": kind, **headers})
             response = connection.getresponse()
             response.read()
             return response.status
