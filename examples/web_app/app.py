@@ -3,6 +3,8 @@
     pip install flask requests
     MACULE_URL=http://localhost:8080 flask --app examples/web_app/app.py run
 
+MACULE_KEY is the application's own key, where macule asks for one.
+
 Nothing is kept here: a photo goes on to macule as it came, and its answer into the page.
 """
 
@@ -32,6 +34,8 @@ RETRY = Retry(
 )
 SAY = {
     400: "Choose a photo first.",
+    401: "The model service does not know this application. Its operator has to give it a key.",
+    403: "The model service has revoked this application's key. Its operator has another.",
     404: "There is no such answer. Send the photo again.",
     408: "Sending the photo took too long. Try again over a faster connection.",
     410: "This answer is no longer kept. Send the photo again.",
@@ -48,6 +52,8 @@ SAY = {
 app = Flask(__name__)
 app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES + 2**16  # the form around the photo
 macule = requests.Session()
+if "MACULE_KEY" in os.environ:
+    macule.headers["X-API-Key"] = os.environ["MACULE_KEY"]
 macule.mount(MACULE_URL, HTTPAdapter(max_retries=RETRY))
 
 

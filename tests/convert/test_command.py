@@ -162,7 +162,7 @@ def test_it_answers_as_the_original(converted: Path, trained: Path, images: Path
     chosen = settings.read({"MODEL_DIR": str(converted)})
     agreed = []
     for path in sorted(images.rglob("*.png"))[::5]:
-        answer, _ = classify.predict(path.read_bytes(), chosen)
+        answer = classify.predict(path.read_bytes(), chosen).answer
         pixels = np.asarray(
             Image.open(path).resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32
         )

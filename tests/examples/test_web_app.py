@@ -11,22 +11,26 @@ from time import monotonic, sleep
 
 import pytest
 from draw import photo
-from macule import errors
+from macule import errors, keys
 from service import GUNICORN, ROOT, Answer, Service, form, running
 
 FLASK = f"{sys.executable} -m flask --app examples/web_app/app.py run --port {{port}}"
 
 
+KEY, PAIR = keys.new("web")
+
+
 @pytest.fixture(scope="module")
 def macule(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running(GUNICORN, tmp_path_factory.mktemp("macule")) as service:
+    with running(GUNICORN, tmp_path_factory.mktemp("macule"), API_KEYS=PAIR) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
 def app(macule: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     url = f"http://127.0.0.1:{macule.port}"
-    with running(FLASK, tmp_path_factory.mktemp("app"), alive="/", MACULE_URL=url) as service:
+    told = {"MACULE_URL": url, "MACULE_KEY": KEY}
+    with running(FLASK, tmp_path_factory.mktemp("app"), alive="/", **told) as service:
         yield service
 
 
@@ -105,6 +109,15 @@ def test_a_problem_is_told_in_words(app: Service, body: bytes, status: int, told
     page = send(app, body)
 
     assert (page.status, told in page.body.decode()) == (status, True)
+
+
+def test_an_application_without_a_key_is_told_so(macule: Service, tmp_path: Path) -> None:
+    """The visitor sees whose fault it is, with the status that macule gave it."""
+    url = f"http://127.0.0.1:{macule.port}"
+    with running(FLASK, tmp_path, alive="/", MACULE_URL=url) as app:
+        page = send(app, photo())
+
+    assert (page.status, "does not know this application" in page.body.decode()) == (401, True)
 
 
 def test_every_problem_has_words() -> None:
