@@ -36,6 +36,7 @@ def once(folder: str, guards: dict[str, str], photo: bytes) -> dict[str, float]:
         first_s, cpu_s = time.perf_counter() - service.began, service.cpu_s()
         if status != 200:
             raise SystemExit(f"{folder}: the first photo was answered {status}")
+        time.sleep(SETTLE_S)
         return {
             "idle_mb": idle_mb,
             "first_ms": first_s * 1e3,
