@@ -134,9 +134,8 @@ def _close(worker: Any) -> None:
     for listener in worker.sockets if now() else ():
         waiting = poll()
         waiting.register(listener, POLLIN)
-        for _ in range(
-            worker.cfg.backlog
-        ):  # more come as fast as they are accepted, or none can be
+        # bounded: more may come as fast as they are accepted, or none be accepted for want of files
+        for _ in range(worker.cfg.backlog):
             if not waiting.poll(0):
                 break
             worker.accept(listener)
