@@ -29,7 +29,7 @@ MOST_LINGER_BYTES = 2**22
 CHUNK_BYTES = 2**16
 IDLE_S = 0.5  # after which a connection without a head, or after its last answer, may have to go
 SHED = 16  # of them at once, where connections or files run short
-FULL_S = 0.05  # pause where no file is left, and no connection that could go
+FULL_S = 0.05  # pause where there is no room, and no connection that could go
 NO_FILE = (errno.EMFILE, errno.ENFILE)
 REFUSAL = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 TOO_LARGE, MALFORMED = b"431 Request Header Fields Too Large", b"400 Bad Request"
@@ -120,6 +120,10 @@ class Patient(ThreadWorker):  # type: ignore[misc]
             self._hang_up(conn)
         else:
             super().finish_request(conn, fs)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Look soon again for what may go, where nobody else can come."""
+        super().wait_for_and_dispatch_events(timeout if self._accepting else min(timeout, FULL_S))
 
     def murder_pending(self) -> None:
         """Close what has had its time; where connections or files lack, some of what only waits."""
