@@ -1,16 +1,21 @@
-"""gunicorn's threaded worker, where a request takes a thread only once its head is there.
+"""gunicorn's threaded worker, where nobody waits for slow clients but the poller.
 
 gunicorn gives every connection a thread for as long as it takes to send a head: 256 connections
-that say nothing, or a byte now and then, would hold all 256 threads. Here the poller waits for
-heads, for a bounded time; where connections or files run short, those that only wait go first.
+that say nothing, or a byte now and then, would hold all 256 threads. After the last answer its
+main thread waits until the client has closed too: three clients who do not would keep everybody
+out for 6 s. Here the poller waits for heads and for ends, for a bounded time; where connections or
+files run short, those that only wait go first.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import selectors
 import socket
 import time
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,9 +24,13 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 HEAD_S = 10.0  # a head fits the first packets; a slow phone may repeat one of them twice
 MOST_HEAD_BYTES = 2**15
-IDLE_S = 0.5  # after which a connection without a head may have to go
-SHED = 16  # of them at once, where connections run short
-FULL_S = 0.05  # pause where no file is left, and no connection that could go
+LINGER_S = 2.0  # for what a client still sends, and for its end, after the last answer
+MOST_LINGER_BYTES = 2**22
+CHUNK_BYTES = 2**16
+IDLE_S = 0.5  # after which a connection without a head, or after its last answer, may have to go
+SHED = 16  # of them at once, where connections or files run short
+FULL_S = 0.05  # pause where there is no room, and no connection that could go
+NO_FILE = (errno.EMFILE, errno.ENFILE)
 REFUSAL = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 TOO_LARGE, MALFORMED = b"431 Request Header Fields Too Large", b"400 Bad Request"
 
@@ -32,103 +41,148 @@ def is_whole(head: bytes) -> bool:
 
 
 class Patient(ThreadWorker):  # type: ignore[misc]
-    """Waits for heads without threads; `pending_conns` are those that wait, the oldest first."""
+    """Waits for heads and ends without threads.
+
+    `pending_conns` wait for a head, `keepalived_conns` for another request, `lingering_conns` for
+    their client's end; of each the oldest is first. No callback of the poller closes a connection
+    but its own: another one may be in the same batch of events.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lingering_conns = deque[Any]()
+        self.lacks_files = False
 
     def accept(self, listener: socket.socket) -> None:
-        """Accept a connection; one that only waits makes room where there is none."""
-        if self.nr_conns >= self.worker_connections - 1:
-            self._drop_idle()
+        """Accept a connection, unless the listener was closed in this batch of events."""
+        if not self.alive:
+            return
         try:
             client, address = listener.accept()
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE) and not self._drop_idle():
-                time.sleep(FULL_S)
-            elif error.errno not in (
-                errno.EAGAIN, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE,
-            ):  # fmt: skip
+            self.lacks_files = error.errno in NO_FILE
+            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, *NO_FILE):
                 raise
             return
         self.nr_conns += 1
-        self._await(TConn(self.cfg, client, address, listener.getsockname()))
+        conn = TConn(self.cfg, client, address, listener.getsockname())
+        self._await(conn, self.pending_conns, HEAD_S, self.on_pending_socket_readable)
 
-    def on_client_socket_readable(self, conn: Any, client: socket.socket) -> None:
+    def on_client_socket_readable(self, conn: Any, _: socket.socket) -> None:
         """Let another request of a kept connection wait for its head too."""
-        self.poller.unregister(client)
-        self.keepalived_conns.remove(conn)
-        self._await(conn)
+        self._forget(conn, self.keepalived_conns)
+        self._await(conn, self.pending_conns, HEAD_S, self.on_pending_socket_readable)
 
     def on_pending_socket_readable(self, conn: Any, client: socket.socket) -> None:
         """Give a connection a thread if its head is whole; else wait for more than is there."""
         try:
-            head = client.recv(MOST_HEAD_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            head = client.recv(MOST_HEAD_BYTES, socket.MSG_PEEK)
         except BlockingIOError:
             return
         except OSError:
             head = b""
         if not head:
-            self._drop(conn)
+            self._drop(conn, self.pending_conns)
         elif is_whole(head):
-            self._forget(conn)
+            self._forget(conn, self.pending_conns)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             conn.data_ready = True
             self.enqueue_req(conn)
         elif len(head) == MOST_HEAD_BYTES or b"\n\n" in head:
-            refusal = REFUSAL % (MALFORMED if b"\n\n" in head else TOO_LARGE)
+            self._forget(conn, self.pending_conns)
             with suppress(OSError):
-                client.recv(MOST_HEAD_BYTES)  # closing with bytes unread would take the answer back
-                client.send(refusal)
-            self._drop(conn)
+                client.send(REFUSAL % (MALFORMED if b"\n\n" in head else TOO_LARGE))
+            self._hang_up(conn)
         else:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(head) + 1)
 
+    def on_lingering_socket_readable(self, conn: Any, client: socket.socket) -> None:
+        """Drop what a client sends behind its last answer; close when that ends."""
+        try:
+            count = len(client.recv(CHUNK_BYTES))
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        conn.heard_bytes += count
+        if not count or conn.heard_bytes > MOST_LINGER_BYTES:
+            self._drop(conn, self.lingering_conns)
+
     def finish_request(self, conn: Any, fs: Any) -> None:
-        """Hang up on a request that began behind another one and is not whole: it would block."""
-        rest = conn.parser.unreader.buf.getvalue() if conn.parser else b""
-        if rest and not is_whole(rest):
-            self.nr_conns -= 1
-            conn.close(graceful=True)
+        """Keep a connection that may be kept; hang up on others.
+
+        A request that began behind another one and is not whole is one of them: reading it would
+        block.
+        """
+        kept = not fs.cancelled() and not fs.exception() and fs.result()
+        rest = conn.parser.unreader.buf.getvalue() if kept else b""
+        if not kept or (rest and not is_whole(rest)):
+            self._hang_up(conn)
         else:
             super().finish_request(conn, fs)
 
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Look soon again for what may go, where nobody else can come."""
+        super().wait_for_and_dispatch_events(timeout if self._accepting else min(timeout, FULL_S))
+
     def murder_pending(self) -> None:
-        """Close what has had its time; where no connection is left, some of what only waits."""
+        """Close what has had its time; where connections or files lack, some of what only waits."""
         super().murder_pending()
-        room = self.worker_connections - self.nr_conns
-        for _ in range(SHED if room <= 0 else 0):
-            self._drop_idle()
+        while self.lingering_conns and self.lingering_conns[0].timeout <= time.monotonic():
+            self._drop(self.lingering_conns[0], self.lingering_conns)
+        if self.lacks_files or self.nr_conns >= self.worker_connections:
+            dropped = [self._drop_idle() for _ in range(SHED)]
+            if self.lacks_files and not any(dropped):
+                time.sleep(FULL_S)
+            self.lacks_files = False
 
     def _cap_keepalive(self, deadline: float) -> None:
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)
 
-    def _await(self, conn: Any) -> None:
+    def _hang_up(self, conn: Any) -> None:
+        """Say that this was all; close when the client has too.
+
+        Closing at once, with bytes unread or on their way, would take the answer back.
+        """
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:  # the client is gone
+            self.nr_conns -= 1
+            conn.close()
+            return
+        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        conn.heard_bytes = 0
+        self._await(conn, self.lingering_conns, LINGER_S, self.on_lingering_socket_readable)
+
+    def _await(
+        self, conn: Any, conns: deque[Any], most_s: float, on_readable: Callable[..., None]
+    ) -> None:
+        """Have the poller wait for what comes on a connection."""
         conn.sock.setblocking(False)
-        conn.timeout = time.monotonic() + HEAD_S
-        self.pending_conns.append(conn)
-        self.poller.register(
-            conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn)
-        )
+        conn.timeout = time.monotonic() + most_s
+        conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(on_readable, conn))
 
-    def _forget(self, conn: Any) -> None:
+    def _forget(self, conn: Any, conns: deque[Any]) -> None:
         self.poller.unregister(conn.sock)
-        self.pending_conns.remove(conn)
+        conns.remove(conn)
 
-    def _drop(self, conn: Any) -> None:
-        self._forget(conn)
+    def _drop(self, conn: Any, conns: deque[Any]) -> None:
+        self._forget(conn, conns)
         self.nr_conns -= 1
         conn.close()
 
     def _drop_idle(self) -> bool:
-        """Close what has waited longest, for a head or for another request; is there any?"""
-        waited_since = time.monotonic() + HEAD_S - IDLE_S
-        if self.pending_conns and self.pending_conns[0].timeout < waited_since:
-            self._drop(self.pending_conns[0])
-        elif self.keepalived_conns:
-            conn = self.keepalived_conns.popleft()
-            self.poller.unregister(conn.sock)
-            self.nr_conns -= 1
-            conn.close()
-        else:
-            return False
-        return True
+        """Close what has waited longest: for an end, a head, another request; is there any?"""
+        now = time.monotonic()
+        for conns, most_s in (
+            (self.lingering_conns, LINGER_S - IDLE_S),
+            (self.pending_conns, HEAD_S - IDLE_S),
+            (self.keepalived_conns, math.inf),
+        ):
+            if conns and conns[0].timeout < now + most_s:
+                self._drop(conns[0], conns)
+                return True
+        return False

@@ -1,5 +1,7 @@
 """Connections that only wait, and files that run out, beside callers who mean it."""
 
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -12,6 +14,9 @@ from draw import photo
 from service import GUNICORN, Service, running, until
 
 SLOW_HEAD = b"GET /health/ HTTP/1.1\r\nHost: x\r\nX-Slow: "
+LAST = b"GET /health/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+MALFORMED = b"GET /health/ HTTP/1.1\r\nHost: x\r\nX\r\n\r\n"
+BARE_ENDS = b"GET /health/ HTTP/1.1\nHost: x\n\n"
 
 
 @pytest.fixture
@@ -103,6 +108,51 @@ def test_a_head_that_never_ends_is_hung_up_on(service: Service) -> None:
     assert 8 < time.monotonic() - began < 15
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(LAST, b"200"), (MALFORMED, b"400"), (BARE_ENDS, b"400"), (LAST + SLOW_HEAD, b"200")],
+    ids=["the last request", "a malformed one", "bare ends", "half a request behind another"],
+)
+def test_who_stays_after_the_answer_holds_nobody_up(
+    service: Service, sent: bytes, status: bytes
+) -> None:
+    """Callers who never close are answered, told that this was all, and waited for by nobody."""
+    with connected(service, 8, sent) as staying:
+        spent_s = answered(service, clients=1, rounds=3)
+        answers = [whole(connection) for connection in staying]
+
+    assert spent_s < 2
+    assert [answer.split()[1] for answer in answers] == [status] * 8
+
+
+def test_who_sends_on_after_a_refusal_is_answered(service: Service) -> None:
+    """A megabyte behind a malformed head is taken, so that its sender comes to read the refusal."""
+    with connected(service, 1, MALFORMED) as (sender,):
+        for _ in range(64):
+            sender.sendall(bytes(2**14))
+            time.sleep(0.002)
+        answer = whole(sender)
+
+    assert answer.split()[1] == b"400"
+
+
+def test_a_connection_that_goes_may_have_become_readable(tmp_path: Path) -> None:
+    """Who has to go as another one comes, and speaks in that moment, does not end the worker."""
+    with running(f"prlimit --nofile=128 {GUNICORN}", tmp_path) as service:
+        before = worker(service)
+        with connected(service, 63) as idle:
+            time.sleep(1)
+            os.kill(before, signal.SIGSTOP)
+            with connected(service, 8):
+                for connection in idle:
+                    connection.sendall(b"GET")
+                os.kill(before, signal.SIGCONT)
+                status = service.predict(photo()).status
+
+        assert status == 200
+        assert worker(service) == before
+
+
 def test_a_head_may_come_in_pieces(service: Service) -> None:
     """A byte at a time is slow, and no mistake; the connection serves on."""
     with connected(service, 1) as (slow,):
@@ -115,6 +165,16 @@ def test_a_head_may_come_in_pieces(service: Service) -> None:
                 answer += slow.recv(1000)
 
             assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def whole(connection: socket.socket) -> bytes:
+    """Read an answer, and the end of the connection behind it."""
+    got = b""
+    while piece := connection.recv(2**16):
+        got += piece
+    head, _, body = got.partition(b"\r\n\r\n")
+    assert f"content-length: {len(body)}".encode() in head.lower()
+    return got
 
 
 def worker(service: Service) -> int:

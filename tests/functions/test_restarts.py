@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import selectors
 import signal
 import socket
 import time
@@ -12,7 +13,11 @@ from pathlib import Path
 import pytest
 from crowd import Crowd, Passed, Place, children
 from draw import photo
+from gunicorn.config import Config
+from macule.draining import _close
 from service import FRAMEWORK, GUNICORN, ROOT, Service, running, until
+
+from infra.worker import Patient
 
 
 @pytest.fixture
@@ -164,6 +169,20 @@ def test_who_waits_for_a_prediction_is_told_where_it_will_be(draining: Service) 
     assert time.monotonic() - began < 12
     with running(GUNICORN, folder, DATA_DIR=str(folder / "data")) as service:
         until(lambda: service.call("GET", f"/predictions/{where}").json()["status"] == "succeeded")
+
+
+def test_who_comes_as_the_door_closes_is_left_to_the_next() -> None:
+    """A connection in the same batch of events as a worker's end does not break the worker."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        worker = Patient(1, os.getppid(), [listener.dup()], None, 30, Config(), None)
+        worker.tpool, worker.poller = worker.get_thread_pool(), selectors.DefaultSelector()
+        worker.method_queue.init()
+        worker.method_queue.defer(_close, worker)
+        with socket.create_connection(listener.getsockname()):
+            worker.run()
+            listener.settimeout(5)
+            listener.accept()[0].close()
+        worker.tmp.close()
 
 
 def test_functions_framework_refuses_on_open_connections(tmp_path: Path) -> None:

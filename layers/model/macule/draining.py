@@ -77,12 +77,14 @@ def prepare(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], Non
       flush: what is to be done as the service begins to stop, beside what runs.
     """
     worker.running = set[int]()  # the requests that were let in
+    worker.leaving = False
 
     def leave(number: int, frame: object) -> None:
-        worker.method_queue.defer(begin)  # a handler must not start a thread
+        if not worker.leaving:  # a signal to the whole group comes twice: from the arbiter too
+            worker.leaving = True
+            worker.method_queue.defer(begin)  # a handler must not start a thread
 
     def begin() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         Thread(target=_leave, args=(worker, drain_s, grace_s, flush), daemon=True).start()
 
     signal.signal(signal.SIGTERM, leave)
@@ -129,10 +131,13 @@ def _leave(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None
 
 def _close(worker: Any) -> None:
     """Accept what has connected, close, and leave the rest to gunicorn: it waits for what runs."""
-    for listener in worker.sockets:
+    for listener in worker.sockets if now() else ():
         waiting = poll()
         waiting.register(listener, POLLIN)
-        while now() and waiting.poll(0):
+        # bounded: more may come as fast as they are accepted, or none be accepted for want of files
+        for _ in range(worker.cfg.backlog):
+            if not waiting.poll(0):
+                break
             worker.accept(listener)
     worker.set_accept_enabled(False)
     for listener in worker.sockets:
