@@ -166,9 +166,13 @@ def tagged(request: Request, response: Response) -> Response:
     import hashlib
 
     tag = response.headers["ETag"] = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
+    return response._replace(status=304, body=b"") if knows(request, tag) else response
+
+
+def knows(request: Request, tag: str) -> bool:
+    """Say whether the caller has what *tag*, an ETag, names."""
     given = request.headers.get("if-none-match", "").split(",")
-    known = {part.strip().removeprefix("W/") for part in given}
-    return response._replace(status=304, body=b"") if known & {tag, "*"} else response
+    return bool({part.strip().removeprefix("W/") for part in given} & {tag, "*"})
 
 
 def problem(error: Macule, request: Request) -> Response:

@@ -200,8 +200,7 @@ def _sent(request: Request, body: bytes, headers: dict[str, str], varies: str = 
     headers["ETag"] = tag = f'"{_version(body)}{"-gzip" if packed else ""}"'
     if packs:
         headers["Vary"] = f"{varies}Accept-Encoding"
-    known = request.headers.get("if-none-match", "").split(",")
-    if {part.strip().removeprefix("W/") for part in known} & {tag, "*"}:
+    if http.knows(request, tag):
         return Response(304, b"", headers)
     if packed:
         packer = zlib.compressobj(9, zlib.DEFLATED, 31)  # 31: a gzip file, without that module
