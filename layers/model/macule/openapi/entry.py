@@ -67,15 +67,7 @@ class Operation(NamedTuple):
 
 # What every operation may answer, and takes.
 EVERY_ERROR: Failures = (MethodNotAllowed, Macule, BadSetting)
-EVERY_HEADER = (
-    "X-Request-Id",
-    "X-Memory-Band",
-    "Cache-Control",
-    "X-Content-Type-Options",
-    "Referrer-Policy",
-    "Cross-Origin-Resource-Policy",
-    "Content-Security-Policy",
-)
+EVERY_HEADER = ("X-Request-Id", "X-Memory-Band", "Cache-Control", "X-Content-Type-Options")
 EVERY_PARAMETER = ("X-Request-Id",)
 # What those may answer that are not named as free of it, by a door or by `draining`.
 LOCKED: Failures = (Unauthorized, Forbidden)
