@@ -38,7 +38,8 @@ diagnosis.**
 Every path answers with and without its trailing slash, HEAD wherever GET does, OPTIONS \
 everywhere. Where no path is, the answer is 404 `not-found`. With `ALLOWED_ORIGINS` set, front \
 ends of those origins may read the answers (CORS). \
-`Referrer-Policy`, `Content-Security-Policy` and `Cross-Origin-Resource-Policy` on everything have browsers tell, load and embed nothing.
+`Referrer-Policy`, `Content-Security-Policy` and `Cross-Origin-Resource-Policy` on everything \
+have browsers tell, load and embed nothing.
 
 Where there are keys (`API_KEYS`), whatever may answer 401 asks for one. Where there are quotas \
 (`QUOTA`), whatever may answer 429 is counted, and says in `RateLimit` what is left.
