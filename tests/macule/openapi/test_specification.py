@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from answers import FILE
 from jsonschema import Draft202012Validator
-from macule import errors, http, openapi
+from macule import errors, http, openapi, page
 from macule.body import Body
 from macule.http import Request
 from macule.openapi import entry, operations, specification
@@ -139,6 +139,13 @@ def test_the_root_of_health_is_not_that_of_predict() -> None:
     assert set(DOCUMENTS["health"]["paths"]["/"]) == {"get"}
     assert set(DOCUMENTS["predict"]["paths"]["/"]) == {"get", "post"}
     assert "status" not in {it["operationId"] for it in DOCUMENTS["predict"]["paths"]["/"].values()}
+
+
+def test_the_files_of_the_page_are_those_that_it_has() -> None:
+    """The specification names each file of the page, and no other."""
+    parameter = DOCUMENTS["predict"]["components"]["parameters"]["file"]
+
+    assert parameter["schema"]["enum"] == list(page.KINDS)
 
 
 def test_what_needs_a_key_or_is_counted_says_so() -> None:
