@@ -9,6 +9,7 @@ either: there the kernel's timer ends it.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -46,13 +47,20 @@ def of(path: str, digest: str, first_run: bool = False) -> Iterator[None]:
 
 
 def _judge(name: str, dead: list[str]) -> None:
-    ages = [time.time() - os.stat(mark).st_mtime for mark in dead]
+    ages = list(map(_age_s, dead))
     pause_s = PAUSE_S * 2 ** min(len(dead) - MOST_DEATHS, MOST_DOUBLINGS)
     if len(dead) >= MOST_DEATHS and 0 <= min(ages) < pause_s:
         raise ModelUnavailable(
             f"{name} ended {len(dead)} processes that ran it. It is tried again in "
             f"{pause_s - min(ages):.0f} s; another file is tried at once."
         )
+
+
+def _age_s(mark: str) -> float:
+    try:
+        return time.time() - os.stat(mark).st_mtime
+    except OSError:  # another process has just run the file well
+        return math.inf
 
 
 @contextmanager
