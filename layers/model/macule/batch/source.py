@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 from macule import uri
@@ -99,16 +100,24 @@ def _folder(root: str, but: str) -> Source:
     """List in a temporary file, which SQLite sorts: a million names take no memory."""
     import sqlite3
 
-    rows = ((path,) for path in _files(os.fsencode(root), os.fsencode(os.path.abspath(but))))
+    found = _sorted(_files(os.fsencode(root), os.fsencode(os.path.abspath(but))))
     try:
-        kept = sqlite3.connect("")
-        kept.execute("CREATE TABLE found (path BLOB)")
-        kept.executemany("INSERT INTO found VALUES (?)", rows)
-        (count,) = kept.execute("SELECT count(*) FROM found").fetchone()
-        paths = kept.execute("SELECT path FROM found ORDER BY path")
+        count = int(next(found))
     except sqlite3.Error as error:
         raise BadRequest(f"The names in {root} cannot be kept and sorted: {error}.") from error
-    return Source((os.fsdecode(path) for (path,) in paths), count)
+    return Source((os.fsdecode(path) for path in found), count)
+
+
+def _sorted(paths: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield how many there are, and then each: whoever knows that has begun, so that it ends."""
+    import sqlite3
+
+    with closing(sqlite3.connect("")) as kept:
+        kept.execute("CREATE TABLE found (path BLOB)")
+        kept.executemany("INSERT INTO found VALUES (?)", ((path,) for path in paths))
+        yield b"%d" % kept.execute("SELECT count(*) FROM found").fetchone()
+        for (path,) in kept.execute("SELECT path FROM found ORDER BY path"):
+            yield path
 
 
 def _files(root: bytes, but: bytes) -> Iterator[bytes]:
