@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from playwright.sync_api import Browser, BrowserType, ConsoleMessage, Page, Request, sync_playwright
+from service import need
 
 QUIET = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -36,19 +34,13 @@ READ_SENT = """
 """
 
 
-def chromium() -> str:
-    """Find Chromium; where there is none, skip, or fail where CI is set."""
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if not found:
-        missing = "no browser: install Debian's chromium (apt-get install chromium)"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
-    return found
-
-
 @contextmanager
 def launched(kind: BrowserType | None = None, arguments: str = FAKE_CAMERA) -> Iterator[Browser]:
     """Run Chromium; *kind* is that of a browser which runs already, as Playwright starts once."""
-    options = {"executable_path": chromium(), "args": [*QUIET.split(), *arguments.split()]}
+    options = {
+        "executable_path": need("chromium", "chromium", "google-chrome"),
+        "args": [*QUIET.split(), *arguments.split()],
+    }
     if kind:
         with kind.launch(**options) as browser:
             yield browser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 GUNICORN = "make --no-print-directory serve PORT={port}"
@@ -112,6 +115,15 @@ def _wait(service: Service, alive: str, wait_s: float = 60) -> None:
         except OSError:
             time.sleep(0.02)
     raise AssertionError(f"the service did not come up: {service.log.read_text()[-3000:]}")
+
+
+def need(package: str, *programs: str) -> str:
+    """Find one of *programs*; without any the test fails in CI, and is skipped elsewhere."""
+    found = next(filter(None, map(shutil.which, programs)), None)
+    if found:
+        return found
+    why = f"{programs[0]} is not installed: apt-get install {package}"
+    return pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
 
 
 def until(happened: Callable[[], object], wait_s: float = 20) -> None:

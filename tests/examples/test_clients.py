@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import pytest
 from browser import launched
 from draw import photo
 from playwright.sync_api import Page
-from service import GUNICORN, ROOT, Service, running, until
+from service import GUNICORN, ROOT, Service, need, running, until
 
 SPOT = "examples/spot.jpg"
 CLIENTS = {
@@ -42,15 +41,6 @@ class Ended(NamedTuple):
 Client = Callable[..., Ended]
 
 
-def need(program: str, package: str) -> str:
-    """Find a program; without it the test fails in CI, and is skipped elsewhere."""
-    found = shutil.which(program)
-    if found:
-        return found
-    why = f"{program} is not installed: apt-get install {package}"
-    return pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
-
-
 def run(command: list[str], *words: str, **environment: str) -> Ended:
     ended = subprocess.run(
         [*command, *words],
@@ -67,7 +57,7 @@ def run(command: list[str], *words: str, **environment: str) -> Ended:
 @pytest.fixture(params=CLIENTS)
 def client(request: pytest.FixtureRequest) -> Client:
     command = CLIENTS[request.param]
-    need(command[0], "nodejs") if request.param == "node" else None
+    need("nodejs", command[0]) if request.param == "node" else None
     return partial(run, command)
 
 
@@ -375,7 +365,7 @@ def test_wrong_usage_is_2(client: Client, words: tuple[str, ...]) -> None:
 
 def test_each_can_be_imported(macule: Service) -> None:
     """What the files export is what their first lines say, and importing runs nothing."""
-    url, node = address(macule), need("node", "nodejs")
+    url, node = address(macule), need("nodejs", "node")
     python = f"""
 from predict import Problem, predict, predict_later
 body = open({SPOT!r}, "rb").read()

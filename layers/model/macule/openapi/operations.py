@@ -40,6 +40,7 @@ TAGS = {
 }
 PREDICT, LATER, INFERENCE, OPERATORS, PAGE, ABOUT = TAGS
 
+SAME = Answer("It is the one that `If-None-Match` names.", {}, ("ETag",))
 FILES = ("text/css", "text/javascript", "image/jpeg")
 
 ALIVE = Operation(
@@ -70,7 +71,7 @@ SPECIFICATION = Operation(
     "OpenAPI 3.1, of the function that answers.",
     {
         200: Answer("The document.", {JSON: "Document"}, ("ETag",)),
-        304: Answer("It is the one that `If-None-Match` names.", {}, ("ETag",)),
+        304: SAME,
     },
     parameters=("If-None-Match",),
 )
@@ -186,7 +187,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "In English or Vietnamese: by `lang`, else by `Accept-Language`.",
             {
                 200: Answer("The page.", {HTML: ""}, ("ETag", "Vary")),
-                304: Answer("It is the one that `If-None-Match` names.", {}, ("ETag",)),
+                304: SAME,
             },
             parameters=("lang", "Accept-Language", "If-None-Match"),
         ),
@@ -197,7 +198,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "Compressed for who accepts gzip, but for the example photo.",
             {
                 200: Answer("The file.", dict.fromkeys(FILES, ""), ("ETag",)),
-                304: Answer("It is the one that `If-None-Match` names.", {}, ("ETag",)),
+                304: SAME,
             },
             (NotFound,),
             ("file", "v", "If-None-Match"),
@@ -226,7 +227,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "Written on the server; it has no scripts and asks for nothing else.",
             {
                 200: Answer("The page.", {HTML: ""}, ("ETag",)),
-                304: Answer("It is the one that `If-None-Match` names.", {}, ("ETag",)),
+                304: SAME,
             },
             parameters=("If-None-Match",),
         ),
