@@ -38,6 +38,15 @@ class Function(NamedTuple):
         }
 
 
+class Rollout(NamedTuple):
+    """How a new version replaces the one before, where the platform can do that by steps."""
+
+    canary_percent: int
+    canary_minutes: int
+    alarms: bool
+    p99_ms: int
+
+
 class Limits(NamedTuple):
     """The whole table."""
 
@@ -45,6 +54,7 @@ class Limits(NamedTuple):
     python: str
     architecture: str
     warmup_minutes: int
+    rollout: Rollout
     predict: Function
     health: Function
 
@@ -85,6 +95,18 @@ def read(file: str = FILE) -> Limits:
         need(f"{name}.bands", shares, rising, f"rising shares above 0, at most 1, of {BANDS}")
         return Function(name, **values)
 
+    def rollout() -> Rollout:
+        values = dict(table.get("rollout") or {})
+        known = set(Rollout._fields)
+        need("rollout", sorted(values), set(values) == known, f"the keys {sorted(known)}")
+        percent, alarms = values["canary_percent"], values["alarms"]
+        share = whole(percent, 0) and percent < 100
+        need("rollout.canary_percent", percent, share, "a whole number from 0 to 99")
+        need("rollout.alarms", alarms, type(alarms) is bool, "true or false")
+        for key in ("canary_minutes", "p99_ms"):
+            need(f"rollout.{key}", values[key], whole(values[key], 1), "a whole number above 0")
+        return Rollout(**values)
+
     python, minutes = str(table.get("python")), table.get("warmup_minutes", 0)
     parts = python.split(".")
     need("python", python, len(parts) == 3 and all(map(str.isdigit, parts)), "like 3.13.5")
@@ -98,6 +120,7 @@ def read(file: str = FILE) -> Limits:
         python,
         architecture,
         minutes,
+        rollout(),
         function("predict"),
         function("health"),
     )

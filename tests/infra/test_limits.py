@@ -22,6 +22,10 @@ TABLE = Path(limits.FILE).read_text()
         ('python = "3.13.5"', 'python = "3.13"', "python is '3.13'"),
         ('"x86_64"', '"amd64"', "architecture is 'amd64'"),
         ("warmup_minutes = 10", "warmup_minutes = 7", "warmup_minutes is 7"),
+        ("canary_percent = 0", "canary_percent = 100", "rollout.canary_percent is 100"),
+        ("canary_minutes = 10", "canary_minutes = 0", "rollout.canary_minutes is 0"),
+        ("alarms = false", 'alarms = "no"', "rollout.alarms is 'no'"),
+        ("p99_ms = 2000", "p99 = 2000", "rollout is"),
         ('name = "macule"', 'name = "My service"', "name is 'My service'"),
     ],
 )
