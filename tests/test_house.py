@@ -224,6 +224,7 @@ MAY_IMPORT = {
         "jobs.here",
         "keys",
         "log",
+        "metrics",
         "plan",
         "store.publish",
         "settings",

@@ -98,13 +98,14 @@ Values = Mapping[tuple[str, ...], float]
 _opened: list[Cells] = []
 
 
-def share(workers: int = 1) -> Cells:
+def share(workers: int = 1, file: int | None = None) -> Cells:
     """Return what this process and its forks count in; opened at the first call, before any fork.
 
     There is room for as many processes again: those that end, beside those that take their place.
+    *file*: as Cells has it.
     """
     if not _opened:
-        _opened.append(Cells(2 * workers + 2))
+        _opened.append(Cells(2 * workers + 2, file))
     return _opened[0]
 
 

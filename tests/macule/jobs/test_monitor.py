@@ -6,11 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broker import WORKER, Broker, broker, worker
+from broker import WORKER, Broker, worker
 from crowd import free_port
 from draw import photo
 from macule import keys
@@ -20,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from receivers import SECRET, receiver
 from service import Answer, need, until
 
+COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
 # A worker whose loop may stand still for a second, and whose second job never ends.
 HANGING = f"""
 import time
@@ -31,18 +31,6 @@ def hang(order, image, chosen):
 work.outcome, worker.STILL_S, worker.longest_s = hang, 1.0, lambda chosen: 1.0
 {WORKER}
 """
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with broker(tmp_path_factory.mktemp("broker")) as running:
-        yield running
-
-
-@pytest.fixture
-def queue(server: Broker) -> Valkey:
-    server.client.flushall()
-    return Valkey(server.url, 60, 1000, live_s=1, look_s=1)
 
 
 @pytest.fixture
@@ -95,6 +83,25 @@ def test_what_a_worker_did_is_in_its_metrics(queue: Valkey, server: Broker, port
     assert not {("macule_jobs_waiting",), ("macule_jobs_limit",)} & found.keys()
     lint = [need("prometheus", "promtool"), "check", "metrics"]
     assert subprocess.run(lint, input=text, capture_output=True, check=False).stderr == b""
+
+
+def test_a_worn_worker_counts_on(queue: Valkey, server: Broker, port: int, tmp_path: Path) -> None:
+    """What a worker counted, and that it was replaced, goes on in the process after it."""
+    environment = {**os.environ, "BROKER_URL": server.url, "MAX_REQUESTS": "1", **at(port)}
+    for _ in range(2):
+        queue.put(Order(), photo())
+    with (tmp_path / "log").open("wb") as output:
+        process = subprocess.Popen(COMMAND, env=environment, stdout=output, stderr=output)
+    try:
+        until(lambda: (tmp_path / "log").read_text().count(" is ready: ") == 3, 60)
+        found = scraped(port)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert found["macule_recycles_total",] == found["macule_jobs_total", "", "succeeded"] == 2
+    assert found["macule_cold_start_seconds_count",] == 3
+    assert found["macule_models_loaded",] == 1
 
 
 def test_a_worker_is_alive_while_it_reaches_the_broker(
@@ -171,7 +178,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(server: Broker, tmp_path: Path
         number = taken.getsockname()[1]
         environment = {**os.environ, "BROKER_URL": server.url, **at(number)}
         run = subprocess.run(
-            [sys.executable, "-m", "macule.cli", "worker"],
+            COMMAND,
             env=environment,
             capture_output=True,
             text=True,

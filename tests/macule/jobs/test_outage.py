@@ -19,12 +19,6 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from service import GUNICORN_DEV, running
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with broker(tmp_path_factory.mktemp("broker")) as running:
-        yield running
-
-
 @pytest.fixture
 def closing() -> Iterator[int]:
     """The port of a server that closes each connection once it was spoken to."""
