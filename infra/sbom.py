@@ -9,12 +9,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
-
-from infra import limits
-
-# What pins are asked for: platforms' Linux, whatever machine makes the bundle.
-PLATFORM = {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux"}
+PIN = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 VERSION = re.compile(r'__version__ = "(.+)"')
 
 
@@ -40,7 +35,7 @@ def _components(root: Path) -> Iterator[dict[str, Any]]:
             licences = found.metadata.get_all("License-Expression") or [None]
             yield _library(found.metadata["Name"], found.version, licences[0])
     for pins in root.glob("requirements.txt"):
-        for name, version in _pinned(pins.read_text()):
+        for name, version in PIN.findall(pins.read_text()):
             yield _library(name, version)
     for ours in root.rglob("macule/__init__.py"):
         if version_said := VERSION.search(ours.read_text()):
@@ -65,15 +60,3 @@ def _model(card: dict[str, Any]) -> dict[str, Any]:
         "version": card["version"],
         "hashes": [{"alg": "SHA-256", "content": card["sha256"]}],
     }
-
-
-def _pinned(requirements: str) -> Iterator[tuple[str, str]]:
-    """Yield name and version of each pin that holds on the platforms."""
-    minor = ".".join(limits.read().python_minor.split(".")[:2])
-    environment = {**PLATFORM, "python_version": minor, "python_full_version": f"{minor}.0"}
-    for block in requirements.replace("\\\n", " ").splitlines():
-        line = block.partition(" --hash")[0].partition("#")[0].strip()
-        if line and not line.startswith("-"):
-            pin = Requirement(line)
-            if pin.marker is None or pin.marker.evaluate(environment):
-                yield pin.name, str(pin.specifier).removeprefix("==")

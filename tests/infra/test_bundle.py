@@ -88,7 +88,7 @@ def test_a_layer_beyond_its_bound_is_refused(bundles: Path, tmp_path: Path) -> N
         file.truncate(81 * 2**20)
 
     with pytest.raises(ValueError, match=r"the layer has 81\.0 MB"):
-        _measure("aws/layer", tmp_path / "layer", TREES["aws/layer"])
+        _measure("aws/layer", tmp_path / "layer", TREES["aws/layer"], ())
 
 
 @pytest.fixture(scope="module")
