@@ -97,10 +97,14 @@ PLACES = {
 
 
 class Target(NamedTuple):
-    """The Python that will run a bundle; *interpreter* is one of that version, if any is here."""
+    """What will run a bundle: a Python, and this machine where it is not the platform's.
+
+    *interpreter* is one of that version, if any is here.
+    """
 
     minor: str
     interpreter: str = ""
+    machine: str = ""
 
 
 def target(asked: str, minor: str) -> Target:
@@ -132,7 +136,7 @@ def build(out: Path, names: Sequence[str], run: Target, table: limits.Limits) ->
         shelf = Path(folder)
         for name in names:
             tree, root = TREES[name], out / name
-            machine = platforms.architecture(name.partition("/")[0], table.architecture)
+            machine = run.machine or platforms.architecture(name.split("/")[0], table.architecture)
             extras = table.predict.extras if tree.function != "health" else ()
             shutil.rmtree(root, ignore_errors=True)
             base = root / "python" if name == "aws/layer" else root
@@ -197,7 +201,7 @@ def _install(part: str, folder: Path, minor: str, machine: str) -> None:
         wanted = [
             pin for pin in pins.read([part], minor, machine).values() if pin.name not in carried
         ]
-    arm = pins.MACHINES.get(machine, machine)
+    arm = pins.MACHINES[machine]
     kinds = [f"manylinux_2_{glibc}_{arm}" for glibc in range(NEWEST_GLIBC, OLDEST_GLIBC - 1, -1)]
     folder.mkdir(parents=True)
     listed = folder.parent / f"{part}.txt"
@@ -268,6 +272,9 @@ def main() -> int:
     parser.add_argument("platforms", nargs="*", metavar="PLATFORM", help=", ".join(everything))
     parser.add_argument("--out", type=Path, default=ROOT / "build")
     parser.add_argument("--python", default="", help="the interpreter that will run it, or 3.X")
+    parser.add_argument(
+        "--machine", choices=pins.MACHINES, help="instead of what each platform has, to try it here"
+    )
     options = parser.parse_args()
     unknown = set(options.platforms) - set(everything)
     if unknown:
@@ -276,7 +283,7 @@ def main() -> int:
     names = [name for name in TREES if name.split("/")[0] in chosen]
     try:
         table = limits.read()
-        run = target(options.python, table.python_minor)
+        run = target(options.python, table.python_minor)._replace(machine=options.machine or "")
         _warn(run, table.python_minor)
         for line in build(options.out, names, run, table):
             print(line, flush=True)

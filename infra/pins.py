@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).resolve().parent.parent / "requirements"
-MACHINES = {"arm64": "aarch64"}  # as Python calls them
+MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}  # as Python calls them
 LINUX = {
     "implementation_name": "cpython",
     "os_name": "posix",
@@ -53,7 +53,7 @@ def _parse(text: str, minor: str, architecture: str) -> Iterator[Pin]:
 
     # platforms run the newest patch of a Python, or nearly
     here = {**LINUX, "python_version": minor, "python_full_version": f"{minor}.99"}
-    here["platform_machine"] = MACHINES.get(architecture, architecture)
+    here["platform_machine"] = MACHINES[architecture]
     for block in text.replace("\\\n", "\0").splitlines():
         if block.startswith("#") or "==" not in block:
             continue

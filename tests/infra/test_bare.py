@@ -16,6 +16,7 @@ import pytest
 import yaml
 from bare import Bare, blueprint, first_answer, hidden
 from broker import broker
+from bundling import HERE
 from draw import photo
 from runtime_api import running as lambda_running
 from runtime_api import unpack
@@ -25,7 +26,7 @@ from infra import limits
 
 TABLE = limits.read()
 EVENTS = Path(__file__).parent / "events"
-PHOTO = photo(4032, 3024)
+PHOTO = photo(4032, 3024, quality=50)  # below a body_mb of 1
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +73,7 @@ def test_renders_queue_builds_and_starts(bare: Bare, tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def built(bare: Bare) -> Iterator[Path]:
     """What `make bundle` makes for the clouds."""
-    bare.run("python -m infra.bundle gcp aws knative --python python", {})
+    bare.run(f"python -m infra.bundle gcp aws knative --python python --machine {HERE}", {})
     return bare.clone / "build"
 
 
