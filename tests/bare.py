@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from runtime_api import unpack
 from service import ROOT, Service
 
 # pip's own settings, and certificates: how this machine reaches the registry, whatever it is.
@@ -55,6 +57,16 @@ class Bare:
         )
         assert made.returncode == 0, made.stdout + made.stderr
         return made.stdout
+
+    def unpack(self, archives: Path, name: str, root: Path) -> Path:
+        """Lay a function of Lambda out below *root*, with the runtime client for this Python."""
+        client = f"awslambdaric=={version('awslambdaric')}"
+        self.run(f"python -m pip install --quiet --target {root}/client {client}", {})
+        return unpack(archives, name, root)
+
+    @property
+    def python(self) -> list[str]:
+        return [*hidden(), str(self.venv / "bin/python")]
 
     @contextmanager
     def start(
@@ -101,6 +113,20 @@ def blueprint(path: str, kind: str = "web") -> tuple[dict[str, Any], dict[str, s
     return service, given
 
 
+def container(path: str) -> dict[str, str]:
+    """Return the variables that a service's template gives its container."""
+    spec = yaml.safe_load((ROOT / path).read_text())["spec"]["template"]["spec"]
+    return {item["name"]: item["value"] for item in spec["containers"][0]["env"] if "value" in item}
+
+
+def image_command(folder: Path) -> tuple[str, dict[str, str]]:
+    """Return the command and the variables of the Dockerfile in *folder*."""
+    dockerfile = (folder / "Dockerfile").read_text()
+    given = re.findall(r"^ENV (.*)", dockerfile, re.M)[0].split()
+    command = " ".join(json.loads(dockerfile.rpartition("CMD ")[2]))
+    return command, dict(pair.split("=", 1) for pair in given)
+
+
 def hidden() -> list[str]:
     """Return what hides this repository from a command, environments too, where it is allowed."""
     roots = ["--mount"] if os.geteuid() == 0 else ["--mount", "--map-root-user"]
@@ -139,8 +165,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def words(command: list[str]) -> str:
-    """Write the words of a Dockerfile's CMD as a shell's command."""
-    return shlex.join(command)

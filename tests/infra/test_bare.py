@@ -6,20 +6,16 @@ and nothing else, and is asked for a photo of 12 MP.
 
 import base64
 import json
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import yaml
-from bare import Bare, blueprint, first_answer, hidden
+from bare import Bare, blueprint, container, first_answer, hidden, image_command
 from broker import broker
 from bundling import HERE
 from draw import photo
 from runtime_api import running as lambda_running
-from runtime_api import unpack
 from service import ROOT
 
 from infra import limits
@@ -81,10 +77,8 @@ def built(bare: Bare) -> Iterator[Path]:
 def test_an_image_starts(bare: Bare, built: Path, name: str) -> None:
     """A Dockerfile's command starts what the Dockerfile copies, with the pod's variables."""
     folder = built / "knative" / name
-    dockerfile = (folder / "Dockerfile").read_text()
-    command = " ".join(json.loads(dockerfile.rpartition("CMD ")[2]))
-    given = dict(pair.split("=", 1) for pair in re.findall(r"(?<=[ ])[A-Z_]+=\S+", dockerfile))
-    given |= environment(f"infra/knative/{name}.yaml")
+    command, given = image_command(folder)
+    given |= container(f"infra/knative/{name}.yaml")
 
     with bare.start(command, given, folder) as running:
         assert first_answer(running, PHOTO)[0] == (200 if name == "predict" else 404)
@@ -99,7 +93,7 @@ def test_google_installs_and_starts(
     there = Bare(tmp_path_factory.mktemp("google"))
     folder = built / "gcp" / name
     there.run("python -m pip install --quiet -r requirements.txt", {}, folder)
-    given = {**environment(f"infra/gcp/{name}.yaml"), "FUNCTION_TARGET": name}
+    given = {**container(f"infra/gcp/{name}.yaml"), "FUNCTION_TARGET": name}
 
     with there.start("functions-framework --source main.py", given, folder) as running:
         assert first_answer(running, PHOTO)[0] == (200 if name == "predict" else 404)
@@ -109,20 +103,11 @@ def test_google_installs_and_starts(
 @pytest.mark.parametrize("name", ["predict", "health"])
 def test_lambda_starts(bare: Bare, built: Path, tmp_path: Path, name: str) -> None:
     """The zips answer below Lambda's runtime client, which its image brings."""
-    client = f"awslambdaric=={version('awslambdaric')}"
-    bare.run(f"python -m pip install --quiet --target {tmp_path}/client {client}", {})
-    root = unpack(built / "aws", name, tmp_path)
-    python = [*hidden(), str(bare.venv / "bin/python")]
+    root = bare.unpack(built / "aws", name, tmp_path)
     memory_mb = TABLE.of(name).memory_mb
     asked = json.loads((EVENTS / "function-url.json").read_text())
 
-    with lambda_running(root, memory_mb, tmp_path / "log", command=python) as function:
+    with lambda_running(root, memory_mb, tmp_path / "log", command=bare.python) as function:
         answer = function.invoke({**asked, "body": base64.b64encode(PHOTO).decode()})
 
     assert answer["statusCode"] == (200 if name == "predict" else 404)
-
-
-def environment(path: str) -> dict[str, str]:
-    """Return the variables that a service's template gives its container."""
-    spec = yaml.safe_load((ROOT / path).read_text())["spec"]["template"]["spec"]
-    return {item["name"]: item["value"] for item in spec["containers"][0]["env"] if "value" in item}
