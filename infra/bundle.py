@@ -151,7 +151,7 @@ def build(out: Path, names: Sequence[str], run: Target, table: limits.Limits) ->
                 for part in (*tree.parts, *extras):
                     _copy_part(part, shelf / machine, base, run, machine)
             if tree.pinned:
-                _pin(root, (*tree.pinned, *extras), run.minor)
+                (root / "requirements.txt").write_text(pins.merge((*tree.pinned, *extras)))
             _copy_ours(tree, root, base)
             _compile(run, base, drop_sources=False)
             root.with_suffix(".cdx.json").write_text(sbom.text(name, root))
@@ -218,12 +218,6 @@ def _install(part: str, folder: Path, minor: str, machine: str) -> None:
     command += ["--ignore-requires-python", "--implementation", "cp", "--python-version", minor]
     command += [f"--platform={kind}" for kind in (*kinds, f"manylinux2014_{arm}")]
     subprocess.run([*command, "--target", str(folder), "-r", str(listed)], check=True)
-
-
-def _pin(root: Path, files: Sequence[str], minor: str) -> None:
-    """Write what the platform installs."""
-    found = pins.read(files, minor)
-    (root / "requirements.txt").write_text("".join(str(found[name]) for name in sorted(found)))
 
 
 def _compile(run: Target, folder: Path, drop_sources: bool) -> None:

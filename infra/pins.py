@@ -39,7 +39,7 @@ def read(files: Iterable[str], minor: str, architecture: str = "x86_64") -> dict
     """
     found: dict[str, Pin] = {}
     for file in files:
-        for pin in _parse((FOLDER / f"{file}.txt").read_text(), minor, architecture):
+        for pin in parse(_text(file), minor, architecture):
             if found.setdefault(pin.name, pin).version != pin.version:
                 raise ValueError(
                     f"requirements/{file}.txt pins {pin.name} {pin.version}, another file "
@@ -48,17 +48,36 @@ def read(files: Iterable[str], minor: str, architecture: str = "x86_64") -> dict
     return found
 
 
-def _parse(text: str, minor: str, architecture: str) -> Iterator[Pin]:
+def merge(files: Iterable[str]) -> str:
+    """Join *files* as one that any Python may install: each pin once, markers stay."""
+    found: dict[str, dict[str, str]] = {}
+    for block in (block for file in files for block in _blocks(_text(file))):
+        pin, _, marker = (part.strip() for part in block.split("\0")[0].partition(";"))
+        found.setdefault(pin, {}).setdefault(marker, block)
+    chosen = [text for by in found.values() for text in ([by[""]] if "" in by else by.values())]
+    return "".join(f"{block}\n" for block in sorted(chosen)).replace("\0", "\\\n")
+
+
+def parse(text: str, minor: str, architecture: str = "x86_64") -> Iterator[Pin]:
+    """Yield the pins of a file that hold for that Python and machine."""
     from pip._vendor.packaging.markers import Marker
 
     # platforms run the newest patch of a Python, or nearly
     here = {**LINUX, "python_version": minor, "python_full_version": f"{minor}.99"}
     here["platform_machine"] = MACHINES[architecture]
-    for block in text.replace("\\\n", "\0").splitlines():
-        if block.startswith("#") or "==" not in block:
-            continue
+    for block in _blocks(text):
         head, *hashes = (part.strip() for part in block.split("\0"))
         pin, _, marker = (part.strip() for part in head.partition(";"))
         if not marker or Marker(marker).evaluate(here):
             name, _, version = pin.partition("==")
             yield Pin(name, version, tuple(hashes))
+
+
+def _text(file: str) -> str:
+    return (FOLDER / f"{file}.txt").read_text()
+
+
+def _blocks(text: str) -> list[str]:
+    """Split a file into its pins, each with its hashes behind zero bytes."""
+    lines = text.replace("\\\n", "\0").splitlines()
+    return [line for line in lines if "==" in line and not line.startswith("#")]

@@ -9,7 +9,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-PIN = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
+from infra import limits, pins
+
 VERSION = re.compile(r'__version__ = "(.+)"')
 
 
@@ -34,9 +35,9 @@ def _components(root: Path) -> Iterator[dict[str, Any]]:
         for found in distributions(path=[str(base)]):
             licences = found.metadata.get_all("License-Expression") or [None]
             yield _library(found.metadata["Name"], found.version, licences[0])
-    for pins in root.glob("requirements.txt"):
-        for name, version in PIN.findall(pins.read_text()):
-            yield _library(name, version)
+    for listed in root.glob("requirements.txt"):
+        for pin in pins.parse(listed.read_text(), limits.read().python_minor):
+            yield _library(pin.name, pin.version)
     for ours in root.rglob("macule/__init__.py"):
         if version_said := VERSION.search(ours.read_text()):
             yield _library("macule", version_said[1], "Apache-2.0")
