@@ -203,6 +203,8 @@ def serve(
 
     def ready(sender: Any, **_: Any) -> None:
         sender.hub.call_repeatedly(BEAT_S, worker.beat)
+        # not before Celery listens to SIGTERM
+        log.info("worker %d is ready: %s %s", os.getpid(), warm.card.name, warm.card.version)
 
     def leaving(**_: Any) -> None:
         worker.leave()
@@ -223,7 +225,6 @@ def serve(
     worker.begin()
     if listener:
         monitor.start(listener, worker.fault)
-    log.info("worker %d is ready: %s %s", os.getpid(), warm.card.name, warm.card.version)
     celery.start()
     if worker.worn:
         recycle.tell(worker.worn)
