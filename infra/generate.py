@@ -25,6 +25,11 @@ OUTPUTS = {
     "infra/knative/health.yaml": ("knative/service.yaml", "health"),
     "infra/knative/predict.Dockerfile": ("knative/Dockerfile", "predict"),
     "infra/knative/health.Dockerfile": ("knative/Dockerfile", "health"),
+    "infra/systemd/macule.service": ("systemd/macule.service", "predict"),
+    "infra/systemd/macule.socket": ("systemd/macule.socket", "predict"),
+    "infra/systemd/macule-worker@.service": ("systemd/worker.service", "predict"),
+    "infra/systemd/keys.conf": ("systemd/keys.conf", "predict"),
+    "infra/nginx/macule.conf": ("nginx/macule.conf", "predict"),
 }
 
 

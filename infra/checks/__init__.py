@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from infra.checks import aws, google, knative, render
+from infra.checks import aws, google, knative, nginx, render, systemd
 from infra.limits import Limits
 
 CHECKS: dict[str, Callable[[str, Limits], Iterator[str]]] = {
@@ -19,4 +19,9 @@ CHECKS: dict[str, Callable[[str, Limits], Iterator[str]]] = {
     "infra/knative/health.yaml": knative.pod,
     "infra/knative/predict.Dockerfile": knative.image,
     "infra/knative/health.Dockerfile": knative.image,
+    "infra/systemd/macule.service": systemd.service,
+    "infra/systemd/macule.socket": systemd.socket,
+    "infra/systemd/macule-worker@.service": systemd.service,
+    "infra/systemd/keys.conf": systemd.keys,
+    "infra/nginx/macule.conf": nginx.proxy,
 }
