@@ -20,7 +20,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A machine with a systemd of its own, where macule is installed as docs/deploy.md says."""
-    install = commands("deploy.md", "Install") + commands("operate.md", "Install the queue")
+    install = commands("deploy.md", "Your own machine", "Install") + commands(
+        "operate.md", "Workers", "Install the queue"
+    )
     with booted(tmp_path_factory.mktemp("machine"), install) as one:
-        one.run(commands("deploy.md", "Start"))
+        one.run(commands("deploy.md", "Your own machine", "Start"))
         yield one

@@ -73,6 +73,13 @@ def test_it_serves_within_its_sandbox(served: Machine) -> None:
     assert "jobs.sqlite3" in served.run("ls /var/lib/private/macule")
 
 
+def test_the_printed_check_passes(served: Machine) -> None:
+    """The documentation's curl and `macule doctor` find the service well."""
+    said = served.run(commands("deploy.md", "Your own machine", "Check"))
+
+    assert '"status":"succeeded"' in said
+
+
 def test_the_limit_is_the_tables(served: Machine) -> None:
     """macule finds the unit's MemoryMax by itself, and it is the table's."""
     memory = served.call("GET", "/memory/").json()
@@ -185,7 +192,7 @@ def test_workers_share_the_sandbox(served: Machine) -> None:
     broker = f"{get_binary_path()} --port 6379 --save '' --dir /run"
     served.run(f"systemd-run --unit=broker --service-type=exec {broker}")
     served.run("mkdir -p /etc/macule; echo BROKER_URL=redis://127.0.0.1:6379/0 > /etc/macule/env")
-    served.run(commands("operate.md", "Workers on your own machine"))
+    served.run(commands("operate.md", "Workers", "Workers on your own machine"))
     answer = served.call("POST", "/predictions", photo(), {"Prefer": "wait=60"})
     served.run("systemctl stop 'macule-worker@*' broker macule.service")
     shown = served.run("systemctl show --property Result 'macule-worker@*' --all")
