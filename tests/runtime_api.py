@@ -21,6 +21,7 @@ import awslambdaric
 VERSION = "/2018-06-01/runtime"
 # What the client needs beside it.
 CLIENT = ("awslambdaric", "runtime_client*.so", "simplejson", "snapshot_restore_py.py")
+PLACES = ("task", "opt/python", "client")  # where modules are found
 ARN = "arn:aws:lambda:eu-west-1:123456789012:function:macule"
 
 
@@ -151,7 +152,7 @@ def running(
         "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{api.server_port}",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb),
         "LAMBDA_TASK_ROOT": str(root / "task"),
-        "PYTHONPATH": ":".join(str(root / place) for place in ("task", "opt/python", "client")),
+        "PYTHONPATH": ":".join(str(root / place) for place in PLACES),
         **variables,
     }
     with log.open("wb") as output:

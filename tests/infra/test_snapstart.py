@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from draw import photo
 from lambda_events import event
-from runtime_api import Lambda, running, unpack
+from runtime_api import PLACES, Lambda, running, unpack
 
 from infra import limits
 
+CLIENTS = str(Path(redis.__file__).parent.parent)
 SNAPSTART = {"AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}
 # Appended to main.py: the state of `random` that every copy of one snapshot begins with.
 SAME_STATE = """
@@ -75,9 +77,10 @@ def test_nothing_is_open_in_the_snapshot(unpacked: Path, tmp_path: Path) -> None
         "REDIS_URL": "redis://127.0.0.1:1",
         "BROKER_URL": "redis://127.0.0.1:1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
-        "API_KEYS": "",
         "DATA_DIR": str(tmp_path / "data"),
         "TMPDIR": str(tmp_path),
+        # after the zips, which bring neither redis nor OpenTelemetry
+        "PYTHONPATH": ":".join([*(str(unpacked / place) for place in PLACES), CLIENTS]),
     }
     with started(unpacked, tmp_path / "log", **told) as function:
         assert function.snapshot.wait(30)
@@ -129,7 +132,10 @@ def test_the_clocks_begin_with_the_restore(unpacked: Path, tmp_path: Path) -> No
 
 def test_a_service_that_cannot_warm_up_is_not_copied(unpacked: Path, tmp_path: Path) -> None:
     """Where the model does not load the runtime reports why, and ends: there is no version."""
-    with started(unpacked, tmp_path / "log", MODEL_DIR="/nowhere") as function:
+    card = (unpacked / "opt/python/weights/model.json").read_text()
+    (tmp_path / "model.json").write_text(card)
+    (tmp_path / json.loads(card)["file"]).write_bytes(b"damaged")
+    with started(unpacked, tmp_path / "log", MODEL_DIR=str(tmp_path)) as function:
         error = function.error()
         code = function.process.wait(30)
 

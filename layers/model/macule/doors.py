@@ -9,7 +9,7 @@ from socket import SHUT_RD, socket
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from macule import budget, http, log, metrics
+from macule import budget, http, log, metrics, startup
 from macule.body import Body
 from macule.http import Handler, Request
 
@@ -60,8 +60,12 @@ def from_flask(request: FlaskRequest, app: WSGIApplication) -> FlaskResponse:
 
 
 def start(routes: Mapping[str, Handler]) -> tuple[http.Table, float]:
-    """Do what comes once a process, before any request; return the table, and the start's ms."""
+    """Do what comes once a process, before any request; return the table, and the start's ms.
+
+    Raises: SystemExit, with one line, where a setting cannot be used.
+    """
     boot_ms = budget.age_ms()
+    startup.begin()
     budget.tame()
     metrics.share()
     log.begin()
