@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -114,6 +114,8 @@ def unpack(archives: Path, name: str, root: Path) -> Path:
     for archive, place in zip([f"{name}.zip", *layers], ("task", "opt"), strict=False):
         with zipfile.ZipFile(archives / archive) as opened:
             opened.extractall(root / place)
+    if (root / "client").is_dir():  # that of another Python
+        return root
     (root / "client").mkdir()
     for pattern in CLIENT:
         for path in Path(awslambdaric.__file__).parent.parent.glob(pattern):
@@ -137,6 +139,7 @@ def running(
     memory_mb: int,
     log: Path,
     within: Callable[[], None] | None = None,
+    command: Sequence[str] = (sys.executable,),
     **variables: str,
 ) -> Iterator[Lambda]:
     """Start the runtime client on a stub of the Runtime API, in an unpacked *root*; end both.
@@ -157,7 +160,7 @@ def running(
     }
     with log.open("wb") as output:
         function.process = subprocess.Popen(
-            [sys.executable, "-S", "-m", "awslambdaric", "main.handler"],
+            [*command, "-S", "-m", "awslambdaric", "main.handler"],
             cwd=root / "task",
             env=told,
             stdout=output,
