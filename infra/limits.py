@@ -73,7 +73,14 @@ def read(file: str = FILE) -> Limits:
     Raises: ValueError, naming the key, its value and what was expected.
     """
     with open(file, "rb") as stream:
-        table = tomllib.load(stream)
+        return parse(tomllib.load(stream))
+
+
+def parse(table: Mapping[str, Any]) -> Limits:
+    """Check what a file of limits holds.
+
+    Raises: ValueError, naming the key, its value and what was expected.
+    """
 
     def need(key: str, value: Any, ok: bool, expected: str) -> None:
         if not ok:
