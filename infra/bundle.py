@@ -55,14 +55,17 @@ class Tree(NamedTuple):
 
 
 CONFIGURED = ("infra/gunicorn.conf.py", "infra/limits.py", "infra/limits.toml", "infra/worker.py")
+VERSION = "infra/gcp/python-version"
 SERVED = ("macule", "weights", *CONFIGURED)
 TREES = {
     "render/predict": Tree("predict", "functions/predict", (*RUNTIME, *SERVER), SERVED),
     "render-queue/predict": Tree(
         "predict", "functions/predict", (*RUNTIME, *SERVER, *QUEUE), SERVED
     ),
-    "gcp/predict": Tree("predict", ".", (), ("macule", "weights", "requirements/serve.txt")),
-    "gcp/health": Tree("health", ".", (), ("macule", "requirements/health.txt")),
+    "gcp/predict": Tree(
+        "predict", ".", (), ("macule", "weights", "requirements/serve.txt", VERSION)
+    ),
+    "gcp/health": Tree("health", ".", (), ("macule", "requirements/health.txt", VERSION)),
     "aws/layer": Tree("", "python", RUNTIME, ("macule", "weights"), zipped=True),
     "aws/predict": Tree("predict", ".", (), (), zipped=True),
     "aws/health": Tree("health", ".", zipped=True),
@@ -85,6 +88,7 @@ PLACES = {
     "weights": ("layers/model/weights", "weights"),
     "requirements/serve.txt": ("requirements/serve.txt", "requirements.txt"),
     "requirements/health.txt": ("requirements/health.txt", "requirements.txt"),
+    VERSION: (VERSION, ".python-version"),  # what Google's buildpacks read
     "infra/knative/predict.Dockerfile": ("infra/knative/predict.Dockerfile", "Dockerfile"),
     "infra/knative/health.Dockerfile": ("infra/knative/health.Dockerfile", "Dockerfile"),
 }

@@ -6,7 +6,17 @@ from collections.abc import Iterator
 
 import yaml
 
-from infra.checks.given import dicts, differ, probes, processors, scale, schema, service
+from infra.checks.given import (
+    dicts,
+    differ,
+    keys,
+    probes,
+    processors,
+    scale,
+    schema,
+    service,
+    traffic,
+)
 from infra.limits import Limits
 
 
@@ -39,8 +49,14 @@ def pod(text: str, table: Limits) -> Iterator[str]:
     )
     given = {item.get("name"): item.get("value") for item in dicts(container, "env")}
     yield from differ("env", given, function.variables())
+    yield from keys(spec, container, function, table)
     yield from scale(document, function, "max-scale")
+    yield from traffic(document, table)
     yield from probes(container, "readinessProbe", "livenessProbe")
+    warm = function.name == "predict" and not table.api_keys  # /warmup/ asks for a key
+    ready = container.get("readinessProbe", {}).get("httpGet", {})
+    if ready != {"path": "/warmup/" if warm else "/health/"}:
+        yield f"readinessProbe: it asks {ready}"
 
 
 def image(text: str, table: Limits) -> Iterator[str]:
