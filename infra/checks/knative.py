@@ -25,8 +25,10 @@ def pod(text: str, table: Limits) -> Iterator[str]:
     document = yaml.safe_load(text)
     function, spec, container = service(document, table)
     security = container.pop("securityContext", {})
+    security["automountServiceAccountToken"] = spec.pop("automountServiceAccountToken", None)
     yield from schema(document, "run-service")
     wanted = {
+        "automountServiceAccountToken": False,
         "runAsNonRoot": True,
         "readOnlyRootFilesystem": True,
         "allowPrivilegeEscalation": False,

@@ -23,6 +23,12 @@ SLIPS = {
         "allowPrivilegeEscalation is True",
     ),
     "capabilities": (PREDICT, "drop: [ALL]", "add: [ALL]", "capabilities is"),
+    "a token for Kubernetes": (
+        PREDICT,
+        "automountServiceAccountToken: false",
+        "automountServiceAccountToken: true",
+        "automountServiceAccountToken is True",
+    ),
     "another memory": (
         PREDICT,
         "memory: <<predict.memory_mb>>Mi",
