@@ -58,7 +58,7 @@ clean:
 # Linters of other languages, whose pins do not go with those of .venv-dev; they see no package of ours.
 .venv-lint/ready: requirements/lint.txt
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/pip --disable-pip-version-check -q install --no-deps --require-hashes -r $<
+	$(@D)/bin/pip --disable-pip-version-check -q install --no-compile --no-deps --require-hashes -r $<
 	@touch $@
 
 .venv/ready .venv-dev/ready .venv-bench/ready:
