@@ -48,7 +48,12 @@ def environment() -> Environment:
 
 
 def values(table: limits.Limits) -> dict[str, Any]:
-    """Return what a template may name: the table's keys, and what follows from them."""
+    """Return what a template may name: the table's keys, and what follows from them.
+
+    Raises: ValueError where a platform takes no such value.
+    """
+    platforms.check(table)
+    least_s, most_s = platforms.SCHEDULER_S
     plan = platforms.render_plan(table.predict.memory_mb)
     return {
         **table._asdict(),
@@ -56,7 +61,12 @@ def values(table: limits.Limits) -> dict[str, Any]:
         "functions": (table.predict, table.health),
         "plan": plan,
         "paid": "starter" if plan == "free" else plan,
+        "oci_machine": platforms.OCI[table.architecture],
+        "stop_s": platforms.RENDER_STOP_S,
+        "warmup_cron": table.warmup_cron,
+        "warmup_wait_s": min(max(table.predict.timeout_s, least_s), most_s),
         "image_bytes": platforms.LAMBDA_IMAGE_BYTES,
+        "cloud_run_bytes": platforms.CLOUD_RUN_IMAGE_BYTES,
         "millicpu": lambda cpu: f"{round(cpu * 1000)}m",
     }
 

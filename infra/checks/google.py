@@ -56,7 +56,7 @@ def run_variables(function: Function) -> dict[str, str]:
     return {
         "MEMORY_LIMIT_MB": str(function.memory_mb),
         "CLOUD_RUN_TIMEOUT_SECONDS": str(function.timeout_s),
-        **function.variables(),
+        **function.variables(platforms.CLOUD_RUN_IMAGE_BYTES),
     }
 
 

@@ -152,7 +152,7 @@ def _ping(plan: hcl.Plan, table: Limits, key: str) -> Iterator[str]:
     if job is None:
         yield "there is no warm-up ping"
         return
-    if job.get("schedule") != f"*/{table.warmup_minutes} * * * *":
+    if job.get("schedule") != table.warmup_cron:
         yield f"warmup: the schedule is {job.get('schedule')}"
     if [retry.get("retry_count") for retry in job.get("retry_config", [])] != [0]:
         yield "warmup: a ping that failed is asked again; retry_count must be 0"

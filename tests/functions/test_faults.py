@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from crowd import children
 from draw import photo
-from service import Service, running, until
+from service import ROOT, Service, running, until
 
 SERVE = "exec .venv/bin/gunicorn -c infra/gunicorn.conf.py"
+START = ".venv/bin/python -m infra.serve"
+CANNOT = "is not a folder that can be written"
 Start = Callable[..., Service]
 
 
@@ -46,6 +48,25 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def inside(service: Service, path: str) -> Path:
     """Return a path as the service's own mounts have it."""
     return Path(f"/proc/{service.process.pid}/root{path}")
+
+
+@mounts
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [("size=64k", "No space left on device"), ("ro", "Read-only file system")],
+)
+def test_a_disk_that_takes_nothing_stops_the_start(tmp_path: Path, option: str, why: str) -> None:
+    """DATA_DIR on a full disk, or on one that is read only, is the one line that is said."""
+    fill = "" if option == "ro" else f"cat /dev/zero > {tmp_path}/filler 2>/dev/null || true;"
+    lines = f"mount -t tmpfs -o {option} tmpfs {tmp_path}; {fill} exec {START}"
+    environment = {**os.environ, "DATA_DIR": str(tmp_path)}
+    command = ["unshare", "-m", "bash", "-c", lines]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert done.returncode == 1
+    assert done.stderr == f"macule: DATA_DIR={str(tmp_path)!r} {CANNOT}: {why}\n"
 
 
 @mounts

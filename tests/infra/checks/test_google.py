@@ -92,7 +92,7 @@ SLIPS = {
     ),
     "functions without a bound": (FUNCTIONS, "max_instance_count", "min_instance_count", "max_"),
     "a ping that is repeated": (FUNCTIONS, "retry_count = 0", "retry_count = 5", "must be 0"),
-    "another ping": (FUNCTIONS, "*/<<warmup_minutes>> *", "*/7 *", "the schedule is"),
+    "another ping": (FUNCTIONS, '"<<warmup_cron>>"', '"7 * * * *"', "the schedule is"),
     "a ping of health": (
         FUNCTIONS,
         "predict.service_config[0].uri}/warmup/",

@@ -85,12 +85,24 @@ SLIPS = {
         "traffic is",
     ),
     "an image of another base": (IMAGE, "<<python>>-slim", "<<python>>-alpine", "FROM is"),
+    "an image of another machine": (
+        SMALL,
+        "--platform=linux/<<oci_machine>>",
+        "--platform=linux/riscv64",
+        "FROM is",
+    ),
+    "a machine that nobody has": (
+        PREDICT,
+        "    spec:\n",
+        "    spec:\n      nodeSelector: {kubernetes.io/arch: riscv64}\n",
+        "nodeSelector is",
+    ),
     "an image that is root": (IMAGE, "USER 10001", "USER root", "USER is 'root'"),
     "an image without our settings": (
         SMALL,
-        '"infra/gunicorn.conf.py"',
-        '"gunicorn.py"',
-        "does not read",
+        '"infra.serve"',
+        '"gunicorn"',
+        "does not run",
     ),
 }
 ASKED_SLIPS = {
