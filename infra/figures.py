@@ -75,10 +75,10 @@ def pages(measured: Mapping[str, Size]) -> dict[Path, str]:
 
 def main() -> int:
     table = limits.read()
-    interpreter = bundle.python(table.python_minor)
+    run = bundle.target("", table.python_minor)
     with tempfile.TemporaryDirectory() as folder:
         names = list(bundle.TREES)
-        for line in bundle.build(Path(folder), names, interpreter, table.architecture):
+        for line in bundle.build(Path(folder), names, run, table):
             print(line, flush=True)
         for page, text in pages(sizes(Path(folder))).items():
             page.write_text(text)
