@@ -75,10 +75,13 @@ def pages(measured: Mapping[str, Size]) -> dict[Path, str]:
 
 def main() -> int:
     table = limits.read()
-    interpreter = bundle.python(table.python_minor)
+    run = bundle.target("", table.python_minor)
+    if (run.minor, bool(run.interpreter)) != (table.python_minor, True):
+        print(f"figures: needs Python {table.python_minor}, as bundles do", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as folder:
         names = list(bundle.TREES)
-        for line in bundle.build(Path(folder), names, interpreter, table.architecture):
+        for line in bundle.build(Path(folder), names, run, table):
             print(line, flush=True)
         for page, text in pages(sizes(Path(folder))).items():
             page.write_text(text)

@@ -228,7 +228,7 @@ def test_the_printed_removal_leaves_nothing(proxied: Machine) -> None:
     proxied.run(commands("deploy.md", "Your own machine", "Remove"))
     left = proxied.run(
         "find /etc /var/lib /var/cache -path '*macule*' -not -path '/etc/letsencrypt/*'"
-        " -not -name 'macule-worker*'"
+        " -not -path '*macule-worker*'"
     )
     proxied.run(commands("deploy.md", "Your own machine", "Start"))
     proxied.run(commands("deploy.md", "Your own machine", "nginx in front"))
