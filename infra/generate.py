@@ -21,6 +21,8 @@ OUTPUTS = {
     "infra/gcp/predict.yaml": ("gcp/service.yaml", "predict"),
     "infra/gcp/health.yaml": ("gcp/service.yaml", "health"),
     "infra/gcp/main.tf": ("gcp/main.tf", "predict"),
+    "infra/gcp/alarms/main.tf": ("gcp/alarms.tf", "predict"),
+    "infra/gcp/python-version": ("gcp/python-version", "predict"),
     "infra/aws/template.yaml": ("aws/template.yaml", "predict"),
     "infra/knative/predict.yaml": ("knative/service.yaml", "predict"),
     "infra/knative/health.yaml": ("knative/service.yaml", "health"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from infra.checks import aws, google, knative, nginx, render, systemd
+from infra.checks import alarms, aws, google, knative, nginx, render, systemd, terraform
 from infra.limits import Limits
 
 CHECKS: dict[str, Callable[[str, Limits], Iterator[str]]] = {
@@ -13,7 +13,9 @@ CHECKS: dict[str, Callable[[str, Limits], Iterator[str]]] = {
     "infra/render/warmup.yml": render.ping,
     "infra/gcp/predict.yaml": google.cloud_run,
     "infra/gcp/health.yaml": google.cloud_run,
-    "infra/gcp/main.tf": google.terraform,
+    "infra/gcp/main.tf": terraform.functions,
+    "infra/gcp/alarms/main.tf": alarms.policies,
+    "infra/gcp/python-version": google.version,
     "infra/aws/template.yaml": aws.template,
     "infra/knative/predict.yaml": knative.pod,
     "infra/knative/health.yaml": knative.pod,

@@ -24,7 +24,6 @@ SECRETS = {
     "predict": ("API_KEYS", "WEBHOOK_SECRETS", "REDIS_URL", "BROKER_URL"),
     "health": ("PREDICT_KEY",),
 }
-SNAPSTART_PYTHON = (3, 12)  # the oldest with SnapStart
 Resources = Mapping[str, Any]
 
 
@@ -153,9 +152,6 @@ def _alias(found: Resources, values: sam.Values) -> Iterator[str]:
     wanted = "PublishedVersions" if values.get("SnapStart") == "yes" else "None"
     if applied != wanted:
         yield f"SnapStart: ApplyOn is {applied}, not {wanted}"
-    runtime = str(_properties(found, "Predict").get("Runtime")).removeprefix("python")
-    if tuple(map(int, runtime.split("."))) < SNAPSTART_PYTHON and wanted != "None":
-        yield f"SnapStart: Python {runtime} has none; it needs 3.12 or later"
 
 
 def _least_privilege(found: Resources) -> Iterator[str]:

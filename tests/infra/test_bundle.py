@@ -75,6 +75,14 @@ def test_health_carries_nothing_heavy(bundles: Path) -> None:
     assert not re.search(r"^(numpy|pillow|ai-edge-litert)==", pins, re.M)
 
 
+def test_google_is_told_the_tables_python(bundles: Path) -> None:
+    """Both source folders name the Python that Google's buildpacks are to take."""
+    for name in ("predict", "health"):
+        told = (bundles / f"gcp/{name}/.python-version").read_text()
+
+        assert told.strip() == limits.read().python_minor
+
+
 def test_a_layer_beyond_its_bound_is_refused(bundles: Path, tmp_path: Path) -> None:
     """A layer of more than 80 MB is an error with its size, not a surprise of the cloud."""
     from infra.bundle import TREES, _measure

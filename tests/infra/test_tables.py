@@ -23,6 +23,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "newest Python": {"python": f"3.14.{platforms.PYTHONS['3.14']}"},
     "bodies": {"predict.body_mb": 64, "predict.threads": 8, "predict.bands": BANDS},
     "rollout": {"rollout.canary_percent": 10, "rollout.alarms": True, "rollout.p99_ms": 500},
+    "keys": {"api_keys": True},
     "name": {"name": "lesions", "health.memory_mb": 256, "health.threads": 1},
 }
 

@@ -144,11 +144,3 @@ def test_a_canary_of_more_than_two_days_is_refused() -> None:
     said = next(aws.template(generate.outputs(table)[PATH], table))
 
     assert "rollout.canary_minutes is above 2880" in said
-
-
-def test_snapstart_needs_python_3_12() -> None:
-    """A table of an older Python is refused, as its template offers SnapStart."""
-    table = TABLE._replace(python="3.11.9")
-    said = next(aws.template(generate.outputs(table)[PATH], table))
-
-    assert "SnapStart: Python 3.11 has none; it needs 3.12 or later" in said

@@ -122,9 +122,10 @@ def waiting() -> int | None:
 
 
 class Backlog(NamedTuple):
-    """What has not ended."""
+    """What has not ended, and how many jobs may wait."""
 
     jobs: int
+    most_jobs: int
     webhooks: int
 
 
@@ -135,9 +136,9 @@ def backlog() -> Backlog:
     """
     chosen = settings.current()
     if not chosen.broker_url and not (folder(chosen) / jobs.FILE).exists():
-        return Backlog(0, 0)
+        return Backlog(0, chosen.max_jobs, 0)
     queue = current().queue
-    return Backlog(queue.waiting(), queue.undelivered())
+    return Backlog(queue.waiting(), chosen.max_jobs, queue.undelivered())
 
 
 def folder(chosen: settings.Settings) -> Path:
