@@ -67,6 +67,9 @@ def on_reload(server: Any) -> None:
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Tell a worker that comes after the first ones, and whether it is one too many."""
+    from macule import draining
+
+    draining.hold()
     worker.replaces = worker.age > workers
     worker.surplus = server.num_workers > workers
 

@@ -171,6 +171,8 @@ MAY_IMPORT = {
     "peer": set(),
     "status": {"health", "http", "peer", "settings"},
     "refusal": {"body", "settings"},
+    "aws_lambda": {"body", "doors", "http", "settings", "snapstart"},
+    "snapstart": {"budget", "http"},
     "doors": {"body", "budget", "http", "log", "metrics", "refusal", "startup"},
     "page": {"errors", "http"},
     "openapi": {"http", "openapi.page", "openapi.specification"},

@@ -158,6 +158,11 @@ def current() -> Settings:
     return read()
 
 
+def makes_snapshot(environ: Mapping[str, str] = os.environ) -> bool:
+    """Say whether AWS Lambda starts this process to take a snapshot of it (SnapStart)."""
+    return environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
+
+
 def tell(name: str, value: str) -> None:
     """Set a variable that a library reads as it is loaded, unless the operator did."""
     os.environ.setdefault(name, value)
