@@ -69,6 +69,7 @@ class Settings(NamedTuple):
     data_dir: str | None
     job_ttl_s: float
     max_jobs: int
+    max_jobs_mb: int | None
     webhook_secrets: tuple[str, ...]
     webhook_loopback: bool
     log: str | None
@@ -133,6 +134,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         data_dir=get("DATA_DIR", None, str),
         job_ttl_s=get("JOB_TTL_S", 3600.0, _long),
         max_jobs=get("MAX_JOBS", 1000, _at_least(1)),
+        max_jobs_mb=get("MAX_JOBS_MB", None, _at_least(1)),
         webhook_secrets=get("WEBHOOK_SECRETS", (), _secrets),
         webhook_loopback=get("WEBHOOK_LOOPBACK", False, _truth),
         log=get("LOG", None, _one_of("json", "text")),

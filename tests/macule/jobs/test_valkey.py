@@ -123,7 +123,8 @@ def test_nothing_is_kept_for_ever(queue: Valkey, server: Broker) -> None:
     queue.put(TOLD, b"", key="k")
     lasting = {key.decode() for key in server.client.scan_iter() if server.client.ttl(key) < 0}
 
-    assert lasting == {"macule:1:open", "macule:1:celery:queue"}
+    sets = {"macule:1:open", "macule:1:celery:queue", "macule:1:held", "macule:1:sums"}
+    assert lasting == sets
 
 
 def test_a_job_that_lapsed_holds_no_place(server: Broker) -> None:
