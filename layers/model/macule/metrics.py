@@ -66,6 +66,10 @@ FAMILIES = {
         ("name", "version", "sha256", "precision"),
     ),
     "macule_jobs_waiting": Family("gauge", "Predictions of POST /predictions that have not ended."),
+    "macule_jobs_held_bytes": Family(
+        "gauge", "Images, outcomes and webhooks that are kept, and the room to finish."
+    ),
+    "macule_jobs_limit_bytes": Family("gauge", "What they may take: MAX_JOBS_MB."),
     "macule_jobs_total": Family(
         "counter", "Those that were worked on to an end, or canceled.", ("status",)
     ),

@@ -12,6 +12,12 @@ from macule.jobs import here
 from macule.metrics import Values
 
 QUEUED = "/predictions"
+QUEUE = (
+    "macule_jobs_waiting",
+    "macule_webhooks_waiting",
+    "macule_jobs_held_bytes",
+    "macule_jobs_limit_bytes",
+)
 
 
 def show(request: Request) -> Response:
@@ -43,10 +49,13 @@ def _queue() -> dict[str, Values]:
     try:
         waiting = here.backlog()
     except Unavailable:
-        return {"macule_jobs_waiting": {}, "macule_webhooks_waiting": {}}
+        return dict.fromkeys(QUEUE, {})
+    held = waiting.held
     return {
         "macule_jobs_waiting": {(): waiting.jobs},
         "macule_webhooks_waiting": {(): waiting.webhooks},
+        "macule_jobs_held_bytes": {(): held.bytes},
+        "macule_jobs_limit_bytes": {(): held.most_bytes},
     }
 
 

@@ -143,15 +143,15 @@ def leave(wait_s: float = 0.0) -> None:
         current().stop(wait_s)
 
 
-def waiting() -> int | None:
-    """Return how many jobs wait here or are worked on; None where no queue of this machine is open.
+def waiting() -> Backlog | None:
+    """Count what this machine's queue has; None where it is not open.
 
     A broker is not asked: whoever wants to know the memory here would wait for it.
     """
     if settings.current().broker_url or not current.cache_info().currsize:
         return None
     with suppress(Unavailable):
-        return current().queue.waiting()
+        return backlog()
     return None
 
 
