@@ -4,7 +4,7 @@ export PORT ?= 8080
 .PHONY: serve test fuzz bench fit tools bundle infra openapi format train pins clean
 
 serve: .venv/ready  ## run the service on PORT
-	@exec .venv/bin/gunicorn -c infra/gunicorn.conf.py
+	@exec .venv/bin/python -m infra.serve
 
 test: .venv/ready .venv-dev/ready  ## format, lint, types, all tests
 	.venv-dev/bin/ruff format --check .

@@ -54,7 +54,13 @@ class Tree(NamedTuple):
     zipped: bool = False
 
 
-CONFIGURED = ("infra/gunicorn.conf.py", "infra/limits.py", "infra/limits.toml", "infra/worker.py")
+CONFIGURED = (
+    "infra/gunicorn.conf.py",
+    "infra/limits.py",
+    "infra/limits.toml",
+    "infra/serve.py",
+    "infra/worker.py",
+)
 SERVED = ("macule", "weights", *CONFIGURED)
 TREES = {
     "render/predict": Tree("predict", "functions/predict", (*RUNTIME, *SERVER), SERVED),

@@ -4,14 +4,18 @@ import resource
 from typing import Any
 
 from macule import settings
+from macule.errors import BadSetting
 
 from infra import limits
 
-function = settings.read().function  # a setting that cannot be read stops the start
-bounds = limits.read().of(function)
-for name, value in bounds.variables().items():
-    settings.tell(name, value)  # what the operator chose stays
-chosen = settings.read()
+try:
+    function = settings.read().function
+    bounds = limits.read().of(function)
+    for name, value in bounds.variables().items():
+        settings.tell(name, value)  # what the operator chose stays
+    chosen = settings.read()
+except (BadSetting, ValueError) as error:  # gunicorn would print its traceback
+    raise SystemExit(f"macule: {error}") from None
 
 wsgi_app = f"functions.{function}.main:app"
 bind = chosen.bind
@@ -31,6 +35,13 @@ forwarded_allow_ips = ""  # nobody's X-Forwarded-Proto is needed, so nobody's is
 control_socket_disable = True  # a service needs no socket in the home folder
 loglevel = "warning"
 proc_name = "macule"
+
+
+def on_starting(server: Any) -> None:
+    """Check what the settings name, once: a reload must not end a service that runs."""
+    from macule import startup
+
+    startup.begin()
 
 
 def when_ready(server: Any) -> None:

@@ -122,6 +122,8 @@ def _later(service: Service, kept: Kept) -> None:
     shown = service.call("GET", f"{ROUTE}/{done['id']}")
     kept.answer("showPrediction", "ended well", shown)
     kept.problem(service.call("GET", f"{ROUTE}/0123456789abcdef01234567"))
+    told = json.dumps({"image": b64encode(small()).decode(), "webhook": "https://a.example/"})
+    kept.problem(service.call("POST", ROUTE, told.encode(), {"Content-Type": "application/json"}))
 
 
 def _refusals(service: Service, kept: Kept) -> None:
@@ -172,17 +174,17 @@ def _stopping(folder: Path, kept: Kept) -> None:
 
 
 def _broken(folder: Path, kept: Kept, predict_url: str) -> None:
-    """A service without its model, without a disk, without a card; and whoever watches one."""
-    (folder / "no-card").mkdir()
-    (folder / "no-model").mkdir()
-    (folder / "no-folder").touch()
-    shutil.copy(WEIGHTS / "model.json", folder / "no-model")
-    broken = {"MODEL_DIR": str(folder / "no-model"), "DATA_DIR": str(folder / "no-folder")}
-    with running(GUNICORN, folder, **broken) as service:
+    """A service that has lost its model, its disk, its card; and whoever watches one."""
+    model, data = folder / "lost-model", folder / "lost-data"
+    model.mkdir()
+    shutil.copy(WEIGHTS / "model.json", model)
+    with running(GUNICORN, folder, MODEL_DIR=str(model), DATA_DIR=str(data)) as service:
+        data.rmdir()
+        data.touch()
         kept.problem(service.predict(PHOTO))
         kept.answer("ready", "failed", service.call("GET", "/ready/"))
         kept.problem(service.call("POST", ROUTE, PHOTO))
-    with running(GUNICORN, folder, MODEL_DIR=str(folder / "no-card")) as service:
+        (model / "model.json").unlink()
         kept.problem(service.call("GET", "/model/"))
     watching = {"FUNCTION_TARGET": "health", "PREDICT_URL": predict_url}
     with running(GUNICORN, folder, **watching) as service:

@@ -49,5 +49,5 @@ def image(text: str, table: Limits) -> Iterator[str]:
     said = {words[0]: words[-1] for words in lines}
     wanted = {"FROM": f"python:{table.python}-slim", "USER": "10001", "COPY": ". ."}
     yield from differ("Dockerfile", said, wanted)
-    if "infra/gunicorn.conf.py" not in said.get("CMD", ""):
-        yield f"Dockerfile: CMD is {said.get('CMD')}; it does not read infra/gunicorn.conf.py"
+    if '"infra.serve"' not in said.get("CMD", ""):
+        yield f"Dockerfile: CMD is {said.get('CMD')}; it does not run infra.serve"

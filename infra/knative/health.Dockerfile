@@ -6,4 +6,4 @@ ENV FUNCTION_TARGET=health PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /srv
 COPY . .
 USER 10001
-CMD ["python", "-m", "gunicorn", "-c", "infra/gunicorn.conf.py", "--worker-tmp-dir", "/dev/shm"]
+CMD ["python", "-m", "infra.serve", "--worker-tmp-dir", "/dev/shm"]

@@ -185,8 +185,10 @@ def test_a_person_at_a_terminal_reads_text(tmp_path: Path) -> None:
 def test_levels_are_chosen(tmp_path: Path) -> None:
     """LOG_LEVEL=warning leaves refusals for want of room and what is worse; debug shows pings."""
 
+    (tmp_path / "model.json").write_text("no card")
+
     def told(level: str) -> list[str]:
-        with running(GUNICORN, tmp_path, LOG_LEVEL=level, MODEL_DIR="/nowhere") as service:
+        with running(GUNICORN, tmp_path, LOG_LEVEL=level, MODEL_DIR=str(tmp_path)) as service:
             service.call("GET", "/nowhere")
             service.predict(photo())
             service.call("GET", "/ready/")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from draw import photo
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from service import GUNICORN, GUNICORN_DEV, Service, running, until
+from service import GUNICORN_DEV, Service, running, until
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
@@ -137,15 +137,3 @@ def test_a_collector_that_does_not_answer_holds_up_nobody(tmp_path: Path, gone: 
 
         assert statuses == {200}
         assert service.process.returncode == 0
-
-
-def test_without_the_package_one_line_says_so(tmp_path: Path) -> None:
-    """An endpoint where OpenTelemetry is not installed is a line of the log, not a failure."""
-    where = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
-    with running(GUNICORN, tmp_path, **where) as service:
-        statuses = {service.predict(photo()).status for _ in range(3)}
-        until(lambda: "macule[otel]" in service.log.read_text())
-        text = service.log.read_text()
-
-    assert statuses == {200}
-    assert text.count("macule[otel]") == 1

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from types import ModuleType
@@ -98,7 +99,6 @@ def test_a_receiver_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("told", "url", "said"),
     [
-        ({}, "https://receiver.example/", "WEBHOOK_SECRETS"),
         (TOLD, "http://receiver.example/", "https://"),
         ({"WEBHOOK_SECRETS": SECRET}, "https://127.0.0.1/", "no public address"),
         ({"WEBHOOK_SECRETS": SECRET}, "https://169.254.169.254/", "no public address"),
@@ -114,3 +114,20 @@ def test_whom_nobody_may_name_is_refused_at_once(
 
     assert answer.status == 400
     assert said in answer.json()["detail"]
+
+
+def test_a_service_without_a_secret_says_that_the_operator_lacks_one(tmp_path: Path) -> None:
+    """A well-formed request for a webhook is not the caller's mistake: 501, and nothing is queued.
+
+    The secret that `macule key webhook` makes is what was missing.
+    """
+    command = [ROOT / ".venv/bin/macule", "key", "webhook"]
+    secret = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
+    with running(GUNICORN, tmp_path) as service:
+        without = make(service, webhook="https://receiver.invalid/")
+    with running(GUNICORN, tmp_path, WEBHOOK_SECRETS=secret) as service:
+        having = make(service, webhook="https://receiver.invalid/")
+
+    assert (without.status, without.json()["type"]) == (501, "urn:macule:problem:no-webhooks")
+    assert "WEBHOOK_SECRETS" in without.json()["detail"]
+    assert having.status == 202

@@ -47,7 +47,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         service.predict(b"<html>")
         until(lambda: {"macule_recycles_total", "macule_webhooks_total"} <= positive(service))
         found = samples(service)
-    with running(GUNICORN, tmp_path_factory.mktemp("short"), MEMORY_LIMIT_MB="20") as service:
+    with running(GUNICORN, tmp_path_factory.mktemp("short"), MEMORY_LIMIT_MB="60") as service:
         service.predict(photo())
         for name, labels in samples(service).items():
             found.setdefault(name, set()).update(labels)

@@ -240,6 +240,15 @@ def test_a_full_redis_still_answers(tmp_path: Path, caplog: pytest.LogCaptureFix
     ]
 
 
+def test_whatever_fails_is_a_miss(caplog: pytest.LogCaptureFixture) -> None:
+    """An option that only fails as a connection is made is a line, not an error of each request."""
+    with keeping("redis://127.0.0.1:1/0?no_such_option=1") as kept:
+        kept.put("k", b"{}")
+
+        assert kept.get("k") is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 @pytest.mark.parametrize("wrong", ["password", "host"])
 def test_a_wrong_address_is_a_miss_and_keeps_its_secrets(
     wrong: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from macule import keys, settings
+from macule import keys, settings, startup
 from macule.errors import BadSetting, Forbidden, Unauthorized
 from macule.keys import LOOK_S, Ring
 
@@ -109,7 +109,7 @@ def test_a_new_key_is_found_by_what_is_stored() -> None:
 def test_what_is_malformed_stops_the_start_and_is_not_repeated(text: str) -> None:
     """BadSetting names the variable and the place, never what stands there."""
     with pytest.raises(BadSetting, match="API_KEYS") as caught:
-        settings.read({"API_KEYS": text})
+        startup.check(settings.read({"API_KEYS": text}))
 
     assert "secret" not in str(caught.value)
     assert "0000" not in str(caught.value)
@@ -202,3 +202,20 @@ def test_the_command_prints_a_key_and_what_to_store() -> None:
     assert Ring(stored).caller({"authorization": f"Bearer {key}"}) == "alice"
     assert refused.returncode == 2
     assert "letters, digits" in refused.stderr
+
+
+def test_the_command_makes_secrets_for_webhooks() -> None:
+    """Each is another, and is one that WEBHOOK_SECRETS takes; `new` without a name is exit code 2."""
+    command = [sys.executable, "-m", "macule.cli", "key"]
+    made = [
+        subprocess.check_output([*command, "webhook"], text=True, stderr=subprocess.PIPE).strip()
+        for _ in range(2)
+    ]
+    refused = [
+        subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+        for words in (["new"], ["webhook", "alice"])
+    ]
+
+    assert len(set(made)) == 2
+    assert settings.read({"WEBHOOK_SECRETS": ",".join(made)}).webhook_secrets == tuple(made)
+    assert [done.returncode for done in refused] == [2, 2]

@@ -20,11 +20,11 @@ def test_the_default_model_holds_where_it_was_measured_to_hold() -> None:
 
 def test_more_memory_takes_larger_photos() -> None:
     """Each photo that fits a limit fits a larger one too, and below the need none does."""
-    small, large = (plan.fit(NEED, 256, limit_mb, 120_000_000) for limit_mb in (80, 256))
+    small, large = (plan.fit(NEED.service, 256, limit_mb, 120_000_000) for limit_mb in (80, 256))
 
     assert 0 < small.slots < large.slots
     assert all(small.largest_mp[kind] <= large.largest_mp[kind] for kind in small.largest_mp)
-    assert plan.fit(NEED, 256, 60, 120_000_000).slots == 0
+    assert plan.fit(NEED.service, 256, 60, 120_000_000).slots == 0
 
 
 def test_a_limit_that_takes_no_photo_is_not_called_short_of_less_than_nothing() -> None:

@@ -101,9 +101,9 @@ def current() -> Store | None:
         try:
             from macule.shared import Answers
         except ModuleNotFoundError as error:
-            raise BadSetting(
-                "REDIS_URL needs redis-py: pip install 'macule[queue]', or unset it."
-            ) from error
+            from macule import packages
+
+            raise BadSetting(packages.needed("REDIS_URL", "redis")) from error
         return Answers(chosen.redis_url, chosen.cache_ttl_s, MOST_VALUE_BYTES)
     if not chosen.cache_mb:
         return None

@@ -9,14 +9,13 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from macule import __version__, commands, settings
+from macule import __version__, commands, values
 from macule.errors import Macule
 
 TOOLS = (
     "this command needs TensorFlow and the quantizer, which the serving environment has not: run "
     "`make tools`, then `.venv-dev/bin/macule {command} ...`"
 )
-WORKER = "a worker needs Celery and redis-py: pip install 'macule[queue]'"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,8 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except ModuleNotFoundError as error:
-        missing = WORKER if words[0] == "worker" else TOOLS.format(command=words[0])
-        commands.complain(missing, f"{error.name} is not installed")
+        commands.complain(TOOLS.format(command=words[0]), f"{error.name} is not installed")
         return commands.MISUSED
     except Macule as error:
         commands.complain(str(error))
@@ -122,11 +120,12 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     )
     where = "of a service; PREDICT_KEY has its key"
     doctor.add_argument("url", nargs="?", type=_address, metavar="URL", help=where)
+    doctor.add_argument("--worker", action="store_true", help="what `macule worker` needs, too")
     doctor.add_argument("--json", action="store_true", help="one JSON line a check")
 
-    key = add("key", commands.new_key, "make an API key")
-    key.add_argument("what", choices=["new"])
-    key.add_argument("name", metavar="NAME", help="whose it is: letters, digits and ._-")
+    key = add("key", commands.new_key, "make an API key, or a secret that signs webhooks")
+    key.add_argument("what", choices=["new", "webhook"])
+    key.add_argument("name", nargs="?", metavar="NAME", help="of a new key: letters, digits, ._-")
 
     add(
         "worker",
@@ -150,7 +149,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
 
 def _address(text: str) -> str:
     try:
-        return settings.web_address(text)
+        return values.web_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not {error}") from error
 

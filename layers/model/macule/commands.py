@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from macule import classify, settings, store
-from macule.errors import BadImage, BadRequest, Macule, Unavailable
+from macule.errors import BadImage, BadRequest, BadSetting, Macule, Unavailable
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # argparse exits with 2 itself
 ROOT = os.path.dirname(os.path.dirname(store.LAYER))  # of the checkout, if it is one
@@ -75,17 +75,19 @@ def fit(options: argparse.Namespace) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """Become gunicorn, in the checkout that this package lies in."""
-    configuration = os.path.join(ROOT, "infra", "gunicorn.conf.py")
-    if not os.path.exists(configuration):
-        complain("this is no checkout of macule: point your platform at the function's door")
+    if not os.path.exists(os.path.join(ROOT, "infra", "serve.py")):
+        complain("this is no checkout of macule: point your platform at the function's main.py")
         return MISUSED
-    path, _ = store.fetch(options.folder)  # a model that cannot serve fails here, not later
-    variables = [f"MODEL_DIR={os.path.dirname(os.path.abspath(path))}"]
-    variables += [] if options.port is None else [f"PORT={options.port}"]
+    chosen = _chosen(options.folder)
+    variables = [] if options.port is None else [f"PORT={options.port}"]
+    if not isinstance(chosen.model, settings.Source):
+        path, _ = store.fetch(chosen.model)  # a model that cannot serve fails here, not later
+        variables += [f"MODEL_DIR={os.path.dirname(os.path.abspath(path))}"]
+    if options.folder:  # not another one
+        variables = ["-u", "MODEL_URI", "-u", "MODEL_SHA256", *variables]
     os.chdir(ROOT)
-    gunicorn = [sys.executable, "-m", "gunicorn", "-c", configuration]
-    elsewhere = ["-u", "MODEL_URI", "-u", "MODEL_SHA256"]  # the command line says which model
-    return os.execvp("env", ["env", *elsewhere, *variables, *gunicorn])  # noqa: S606, S607
+    service = [sys.executable, "-m", "infra.serve"]
+    return os.execvp("env", ["env", *variables, *service])  # noqa: S606, S607
 
 
 def use(options: argparse.Namespace) -> int:
@@ -118,8 +120,8 @@ def rollback(options: argparse.Namespace) -> int:
 def plan(options: argparse.Namespace) -> int:
     from macule import plan
 
-    chosen = settings.read()
-    need, warm = plan.measure(options.model or chosen.model)
+    chosen = _chosen(options.model)
+    need, warm = plan.measure(chosen.model)
     for line in plan.lines(need, warm, options.limit, chosen.max_image_pixels):
         print(line)
     return OK
@@ -132,7 +134,11 @@ def doctor(options: argparse.Namespace) -> int:
 
     code = OK
     url = options.url
-    seen = visit.findings(url, settings.current().predict_key) if url else doctor.findings()
+    seen = (
+        visit.findings(url, settings.current().predict_key)
+        if url
+        else doctor.findings(options.worker)
+    )
     for finding in seen:
         code = FAILED if finding.level == FAIL else code
         if options.json:
@@ -146,6 +152,12 @@ def doctor(options: argparse.Namespace) -> int:
 def new_key(options: argparse.Namespace) -> int:
     from macule import keys
 
+    if (options.what == "webhook") != (options.name is None):
+        raise BadRequest("It is `macule key new NAME`, or `macule key webhook` without a name.")
+    if options.what == "webhook":
+        complain("a secret for WEBHOOK_SECRETS and for whoever receives the webhooks:", "key")
+        print(keys.webhook_secret())
+        return OK
     key, pair = keys.new(options.name)
     complain("the key, which is kept nowhere, and what API_KEYS or its file is to have:", "key")
     print(f"{key}\n{pair}")
@@ -157,7 +169,11 @@ def worker(options: argparse.Namespace) -> int:
     if not chosen.broker_url:
         complain("BROKER_URL is not set; without it predictions are worked on where they are made")
         return MISUSED
-    from macule import log
+    from macule import log, startup
+
+    if fault := startup.queue(chosen, worker=True):
+        raise BadSetting(fault)
+    startup.check(chosen)
     from macule.jobs import worker
 
     log.begin()
@@ -167,9 +183,7 @@ def worker(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
-    chosen = settings.read()
-    if options.model:
-        chosen = chosen._replace(model=options.model)
+    chosen = _chosen(options.model)
     code = OK
     for file in options.files:
         try:
@@ -192,9 +206,7 @@ def predict(options: argparse.Namespace) -> int:
 def batch(options: argparse.Namespace) -> int:
     from macule import batch
 
-    chosen = settings.read()
-    if options.model:
-        chosen = chosen._replace(model=options.model)
+    chosen = _chosen(options.model)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     queue = None
     if options.broker:
@@ -224,6 +236,21 @@ def batch(options: argparse.Namespace) -> int:
     told = ", ".join(f"{number:,} {status}" for status, number in errors.items())
     print(f"{options.out}: {sum(tally.values()):,} rows" + (f", of them {told}" if told else ""))
     return FAILED if errors and options.strict else OK
+
+
+def _chosen(folder: str | None) -> settings.Settings:
+    """Read the settings; a *folder* of the command line goes before the model that they name.
+
+    Raises: BadSetting, also where that model is not there.
+    """
+    from macule import startup
+
+    chosen = settings.read()
+    if folder:
+        return chosen._replace(model=folder)
+    for fault in filter(None, startup.model(chosen)):
+        raise BadSetting(fault)
+    return chosen
 
 
 def _read(file: str, max_bytes: int) -> bytes:

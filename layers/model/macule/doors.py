@@ -12,7 +12,7 @@ from socket import SHUT_RD, socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-from macule import budget, http, log, metrics
+from macule import budget, http, log, metrics, startup
 from macule.body import Body
 from macule.http import Handler, Request, Response
 
@@ -82,8 +82,12 @@ def lambda_handler(
 
 
 def _open(routes: Mapping[str, Handler]) -> tuple[http.Table, float]:
-    """Do what comes once a process, before any request; return the table, and the start's ms."""
+    """Do what comes once a process, before any request; return the table, and the start's ms.
+
+    Raises: SystemExit, with one line, where a setting cannot be used.
+    """
     boot_ms = budget.age_ms()
+    startup.begin()
     budget.tame()
     metrics.share()
     log.begin()

@@ -22,6 +22,7 @@ Macule
 ├── QuotaExceeded 429     this caller has asked as often as it may
 ├── BadSetting 500        an environment variable that cannot be read
 ├── WorkerDied 500        whoever worked on a job died, again and again
+├── NoWebhooks 501        a webhook is asked for, and the operator has set no secret to sign it with
 ├── Unavailable 503       try again after retry_after_s
 │   ├── Busy              others hold the memory this request needs
 │   ├── Draining          this instance is being stopped
@@ -167,6 +168,10 @@ class BadSetting(Macule):
 
 class WorkerDied(Macule):
     slug, title = "worker-died", "Whoever worked on it died"
+
+
+class NoWebhooks(Macule):
+    status, slug, title = 501, "no-webhooks", "This service sends no webhooks"
 
 
 class Unavailable(Macule):

@@ -20,6 +20,7 @@ from macule.errors import BadSetting, Forbidden, Unauthorized
 log = logging.getLogger("macule")
 
 PREFIX = "mk_"  # so that a key that lies about is known for one
+WEBHOOK_PREFIX = "whsec_"
 KEY_BYTES = 32
 LOOK_S = 1.0  # between two looks at a file
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -134,6 +135,13 @@ def new(name: str) -> tuple[str, str]:
         raise BadSetting("A key's name is 1 to 64 letters, digits and ._- alone.")
     key = PREFIX + urlsafe_b64encode(os.urandom(KEY_BYTES)).decode().rstrip("=")
     return key, f"{name}:{_digest(key).hex()}"
+
+
+def webhook_secret() -> str:
+    """Make one of WEBHOOK_SECRETS, as Standard Webhooks 1.0.0 has them."""
+    from base64 import b64encode
+
+    return WEBHOOK_PREFIX + b64encode(os.urandom(KEY_BYTES)).decode()
 
 
 def _presented(headers: Mapping[str, str]) -> str:

@@ -13,6 +13,10 @@ MB = 2**20
 # that must stay in memory. The default model, 27 MB of private memory in such a process, holds
 # under a limit of 64 MB and no longer at 60 (`macule fit`, docs/memory.md).
 SERVICE_BYTES = 31 * MB
+# What a worker holds beside the bare process where no cgroup tells what the kernel could take back,
+# so that admission counts its pages of files too: 59 MB in the bare process, and the first
+# MEMORY_LIMIT_MB under which photo after photo is answered is 80 (docs/memory.md).
+WORKER_BYTES = 16 * MB
 PHOTO = ("JPEG", 4032, 3024)  # what a phone sends
 # Memory of what clouds sell, in MB.
 TIERS = (
@@ -34,6 +38,12 @@ class Need(NamedTuple):
     def service(self) -> int:
         """The least limit that the whole service holds under, before any photo is decoded."""
         return self.private + SERVICE_BYTES + admission.RESERVE_BYTES
+
+    @property
+    def worker(self) -> int:
+        """The same for a limit that no kernel enforces, such as MEMORY_LIMIT_MB, of each worker."""
+        whole = self.python + self.runtime + self.model
+        return whole + WORKER_BYTES + admission.RESERVE_BYTES
 
 
 class Fit(NamedTuple):
@@ -63,9 +73,12 @@ def measure(where: Where) -> tuple[Need, model.Warm]:
     return need, warm
 
 
-def fit(need: Need, side_px: int | tuple[int, int], limit_mb: float, max_pixels: int) -> Fit:
-    """Say what fits a limit: phone photos at once, and the largest photo of each kind."""
-    free = int(limit_mb * MB) - need.service
+def fit(least: int, side_px: int | tuple[int, int], limit_mb: float, max_pixels: int) -> Fit:
+    """Say what fits a limit beside the *least* bytes that serving takes.
+
+    Returns: phone photos at once, and the largest photo of each kind.
+    """
+    free = int(limit_mb * MB) - least
     header = image.Header(*PHOTO, "RGB", 1, 0.0, False)
     slots = max(0, free // admission.price(header, side_px))
     return Fit(limit_mb, free / MB, slots, admission.largest(free, side_px, max_pixels))
@@ -88,7 +101,7 @@ def lines(
         yield f"  {name:<26} {_mb(size):>6} MB"
     tiers = [(f"{limit:g} MB", limit) for limit in limits_mb]
     for name, limit_mb in tiers or [(f"{mb} MB ({name})", mb) for name, mb in TIERS]:
-        found = fit(need, card.side_px, limit_mb, max_pixels)
+        found = fit(need.service, card.side_px, limit_mb, max_pixels)
         if not found.slots:
             short = f"does not hold; it is {-found.free_mb:.1f} MB short"
             small = f"holds, but no photo of 12 MP fits into the {found.free_mb:.1f} MB left"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from macule import admission, classify, draining, http, image, jobs, metrics, settings
-from macule.errors import BadRequest
+from macule.errors import BadRequest, NoWebhooks
 from macule.http import Request, Response
 from macule.jobs import Job, Order, here
 
@@ -77,7 +77,10 @@ def _webhook(texts: Mapping[str, str], chosen: settings.Settings) -> dict[str, A
     """Read whom to tell, and of which events."""
     url = texts.get("webhook", "").strip()
     if url and not chosen.webhook_secrets:
-        raise BadRequest("This service has no key to sign webhooks with (WEBHOOK_SECRETS).")
+        raise NoWebhooks(
+            "This service sends no webhooks, as its operator has set no WEBHOOK_SECRETS. Send the "
+            "request without one, and poll what Location names."
+        )
     if url:
         from macule.jobs import webhooks
 

@@ -127,9 +127,9 @@ def _meter(policies: tuple[Policy, ...], redis_url: str | None) -> Meter:
     try:
         from macule.shared import Quotas
     except ModuleNotFoundError as error:
-        raise BadSetting(
-            "REDIS_URL needs redis-py: pip install 'macule[queue]', or unset it."
-        ) from error
+        from macule import packages
+
+        raise BadSetting(packages.needed("REDIS_URL", "redis")) from error
     return Meter(policies, Quotas(redis_url, [(p.name, p.interval_us, p.quota) for p in policies]))
 
 

@@ -49,7 +49,7 @@ def _queue() -> dict[str, Values]:
     try:
         waiting = here.backlog()
     except Unavailable:
-        return dict.fromkeys(QUEUE, {})
+        return {name: {} for name in QUEUE}
     held = waiting.held
     return {
         "macule_jobs_waiting": {(): waiting.jobs},

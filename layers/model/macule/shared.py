@@ -82,7 +82,7 @@ class Redis:
             reply = self._client.execute_command(command, *words)  # type: ignore[no-untyped-call]
         except redis.ResponseError as error:  # the server answers, and says no: OOM, WRONGTYPE
             fault = type(error).__name__
-        except (redis.RedisError, UnicodeError) as error:  # the latter of names that are none
+        except Exception as error:  # whatever it is: who asks goes on without an answer
             fault, reached = type(error).__name__, False
         with self._lock:
             pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * self._pause_s))

@@ -112,14 +112,7 @@ def _sender() -> Queue[Told | None]:
 
 
 def _send(waiting: Queue[Told | None]) -> None:
-    try:
-        provider, following = _provider()
-    except ModuleNotFoundError:
-        log.warning(
-            "OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry: pip install 'macule[otel]', or unset "
-            "it; no traces are sent"
-        )
-        return
+    provider, following = _provider()
     while told := waiting.get():
         following["trace_id"] = told.trace_id
         _spans(provider, told)

@@ -1,11 +1,25 @@
-"""Addresses of models: which are followed, what lies below one, and what of it may be shown."""
+"""Addresses: which are whole, which a model comes from, and what of one may be shown."""
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 SCHEMES = ("https", "s3", "gs")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def split(text: str) -> SplitResult | None:
+    """Split an address of the web; None where it has no scheme, no host or an unusable port.
+
+    White space and control characters could end a request's line, a backslash hide another host.
+    """
+    try:
+        parts = urlsplit(text)
+        whole = bool(parts.scheme and parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, half of an IPv6 address
+        return None
+    usual = text.isascii() and text.isprintable() and not set(" \\") & set(text)
+    return parts if whole and usual else None
 
 
 def refusal(uri: str) -> str:
@@ -13,6 +27,8 @@ def refusal(uri: str) -> str:
     try:
         parts = urlsplit(uri)
     except ValueError:
+        return "is no address"
+    if parts.scheme in ("http", "https") and parts.hostname and not split(uri):
         return "is no address"
     if "@" in parts.netloc:
         return "has a user name in it, which would end up in logs"

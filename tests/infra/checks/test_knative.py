@@ -22,9 +22,9 @@ MUTANTS = [
     ("infra/knative/predict.Dockerfile", "USER 10001", "USER root", "USER is 'root'"),
     (
         "infra/knative/health.Dockerfile",
-        '"infra/gunicorn.conf.py"',
-        '"gunicorn.py"',
-        "does not read",
+        '"infra.serve"',
+        '"gunicorn"',
+        "does not run",
     ),
 ]
 

@@ -462,7 +462,7 @@ def test_a_broker_without_its_client_is_named() -> None:
         check=False,
     )
 
-    assert "BadSetting: BROKER_URL needs redis-py: pip install 'macule[queue]'" in run.stderr
+    assert "BadSetting: BROKER_URL needs the package redis, which is not installed" in run.stderr
 
 
 def test_webhooks_are_due_as_states_change(server: Broker) -> None:

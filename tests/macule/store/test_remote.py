@@ -327,7 +327,7 @@ def test_a_missing_extra_is_named(source: Source, scheme: str, extra: str) -> No
     bucket = source._replace(uri=f"{scheme}://models/stable")
     found = find_elsewhere(bucket, str(ROOT / ".venv/bin/python"))
 
-    assert f"pip install 'macule[{extra}]'" in found
+    assert f"pip install './layers/model[{extra}]'" in found
 
 
 def test_a_crowd_waits_once(web: Web, source: Source) -> None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+from macule import packages
 from macule.errors import BadRequest
 
 GROUP_ROWS = 10_000  # of a parquet file, in memory at once: about 10 MB
@@ -53,10 +54,8 @@ def _parquet(path: str, lines: Iterator[bytes], columns: list[str]) -> None:
 
 
 def _need_pyarrow() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("pyarrow") is None:
-        raise BadRequest(".parquet needs pyarrow: pip install 'macule[parquet]'; or name a .csv.")
+    if fault := packages.missing(".parquet", "pyarrow"):
+        raise BadRequest(f"{fault}; or name a .csv.")
 
 
 WRITERS: dict[str, Write] = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from macule import budget, keys, peer, plan, settings, status
+from macule import budget, keys, packages, peer, plan, settings, startup, status
 from macule.doctor import wheels
 from macule.doctor.finding import FAIL, OK, WARN, Finding
 from macule.errors import BadSetting
@@ -25,23 +25,54 @@ print(json.dumps([need, card.side_px, named, warm.cold_start_ms]))
 """
 
 
-def findings() -> Iterator[Finding]:
-    """Examine this process's environment; each finding comes as soon as it is made."""
+def findings(worker: bool = False) -> Iterator[Finding]:
+    """Examine this process's environment; each finding comes as soon as it is made.
+
+    *worker*: whether `macule worker` is to run here too.
+    """
     yield from wheels.findings()
     try:
         chosen = settings.read()
-        yield Finding(OK, "settings", "each can be read")
+        faults = [*startup.faults(chosen), *workers(chosen, worker)]
     except BadSetting as error:
-        yield Finding(FAIL, "settings", f"{error}; the defaults are examined instead")
+        faults = [f"{error}; the defaults are examined instead"]
         chosen = settings.read({})
-    if chosen.api_keys:
-        yield locked(chosen.api_keys)
+    for fault in faults:
+        yield Finding(FAIL, "settings", fault)
+    if not faults:
+        yield Finding(OK, "settings", "each can be used")
+        yield from connections(chosen)
     yield Finding(OK, "processors", f"{budget.processors():.2g}")
     yield from model(chosen)
     yield temporary()
     yield port(chosen.bind)
     if chosen.predict_url:
         yield predict(chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key)
+
+
+def workers(chosen: settings.Settings, wanted: bool) -> Iterator[str]:
+    """Say what would keep `macule worker` from starting here, where it is *wanted*."""
+    if wanted and not chosen.broker_url:
+        yield "BROKER_URL is not set: `macule worker` would find no predictions"
+    elif wanted and (fault := startup.queue(chosen, worker=True)):
+        yield fault
+
+
+def connections(chosen: settings.Settings) -> Iterator[Finding]:
+    """Ask each backend that the settings name."""
+    if chosen.api_keys:
+        yield locked(chosen.api_keys)
+    if not (chosen.redis_url or chosen.broker_url):
+        return
+    from macule.doctor import backends
+
+    if chosen.redis_url:
+        yield backends.cache(chosen.redis_url)
+    if chosen.broker_url:
+        yield backends.broker(chosen.broker_url)
+        if not packages.installed("celery"):
+            what = "no worker can run in this environment; web processes need none"
+            yield Finding(WARN, "celery", f"not installed: {what}")
 
 
 def locked(source: str) -> Finding:
@@ -67,8 +98,10 @@ def model(chosen: settings.Settings) -> Iterator[Finding]:
     need = plan.Need(*sizes)
     yield Finding(OK, "model", f"{named} is what its card says, and runs: {cold_start_ms:.0f} ms")
     need = need._replace(private=need.private * chosen.workers)
-    fit = plan.fit(need, side_px, limit.bytes / MB, chosen.max_image_pixels)
-    text = f"{seen}; the service takes {need.service / MB:.0f}"
+    counted = limit.source in ("MEMORY_LIMIT_MB", "platform")
+    least = need.worker if counted else need.service
+    fit = plan.fit(least, side_px, limit.bytes / MB, chosen.max_image_pixels)
+    text = f"{seen}; the service takes {least / MB:.0f}"
     if fit.free_mb < 0:
         way = "give it more, or take a smaller model (`macule plan`)"
         yield Finding(FAIL, "memory", f"{text}, {-fit.free_mb:.0f} more than that: {way}")

@@ -49,9 +49,9 @@ def current() -> Here:
         try:
             from macule.jobs.valkey import Valkey
         except ModuleNotFoundError as error:
-            raise BadSetting(
-                "BROKER_URL needs redis-py: pip install 'macule[queue]', or unset it."
-            ) from error
+            from macule import packages
+
+            raise BadSetting(packages.needed("BROKER_URL", "redis")) from error
         distant = Valkey(
             chosen.broker_url,
             chosen.job_ttl_s,

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from random import random
 from socket import getaddrinfo
 from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from macule import metrics, peer, uri
 from macule.errors import BadRequest
@@ -43,13 +42,10 @@ def check(url: str, loopback: bool) -> str:
         raise BadRequest(
             f"webhook has {len(url):,} characters; at most {MOST_CHARACTERS} are taken."
         )
-    try:
-        parts = urlsplit(url)
-        host, known = parts.hostname or "", parts.port != 0
-    except ValueError:  # a port that is no number, half of an IPv6 address
-        host, known = "", False
-    if not (host and known and url.isascii() and url.isprintable()) or set(" #\\") & set(url):
+    parts = uri.split(url)
+    if not parts or "#" in url:
         raise BadRequest("webhook is no address such as https://receiver.example/hook.")
+    host = parts.hostname or ""
     if "@" in parts.netloc:
         raise BadRequest("webhook has a user name in it; put a secret into its path or query.")
     here = loopback and host in uri.LOOPBACK

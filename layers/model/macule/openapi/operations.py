@@ -10,6 +10,7 @@ from macule.errors import (
     KeyInUse,
     KeyReused,
     NotFound,
+    NoWebhooks,
     QueueFull,
     QueueUnavailable,
 )
@@ -150,7 +151,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                     NEXT,
                 ),
             },
-            (*BODY, KeyInUse, KeyReused, *MEMORY, QueueFull, QueueUnavailable),
+            (*BODY, KeyInUse, KeyReused, *MEMORY, NoWebhooks, QueueFull, QueueUnavailable),
             ("top_k", "explain", "Prefer", "Idempotency-Key"),
             "PhotoForLater",
         ),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from macule import uri
+from macule import packages, uri
 from macule.errors import ModelUnavailable
 
 try:
@@ -15,7 +15,7 @@ try:
     from google.cloud import storage
     from requests import RequestException
 except ModuleNotFoundError as error:
-    raise ModelUnavailable("gs:// needs google-cloud-storage: pip install 'macule[gs]'.") from error
+    raise ModelUnavailable(packages.needed("gs://", "google-cloud-storage")) from error
 
 CHUNK_BYTES = 2**20  # each is a request of its own
 FAILURES = (GoogleAPICallError, GoogleAuthError, RequestException)

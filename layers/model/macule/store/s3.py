@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from macule import uri
+from macule import packages, uri
 from macule.errors import ModelUnavailable
 
 try:
@@ -15,7 +15,7 @@ try:
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 except ModuleNotFoundError as error:
-    raise ModelUnavailable("s3:// needs boto3: pip install 'macule[s3]'.") from error
+    raise ModelUnavailable(packages.needed("s3://", "boto3")) from error
 
 CHUNK_BYTES = 2**18
 ABSENT = ("NoSuchKey", "AccessDenied", "404", "403")  # denied to those who may not list

@@ -1,0 +1,61 @@
+"""Packages that only some settings and commands need: which are missing, and how to get them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Extra(NamedTuple):
+    """A package, the extra of layers/model/pyproject.toml that has it, a module that it brings.
+
+    `bundled` is its name among the extras of infra/limits.toml, "" where no bundle takes it.
+    """
+
+    package: str
+    extra: str
+    module: str
+    bundled: str = ""
+
+
+EXTRAS: Mapping[str, Extra] = {
+    extra.package: extra
+    for extra in (
+        Extra("redis", "queue", "redis", "redis"),
+        Extra("celery", "queue", "celery"),
+        Extra("opentelemetry-sdk", "otel", "opentelemetry.sdk", "otel"),
+        Extra(
+            "opentelemetry-exporter-otlp-proto-http",
+            "otel",
+            "opentelemetry.exporter.otlp.proto.http",
+            "otel",
+        ),
+        Extra("boto3", "s3", "boto3", "s3"),
+        Extra("google-cloud-storage", "gs", "google.cloud.storage", "gs"),
+        Extra("pyarrow", "parquet", "pyarrow"),
+    )
+}
+
+
+def missing(what: str, *packages: str) -> str:
+    """Say that *what* needs one of *packages* that is not installed; "" if all are."""
+    return next((needed(what, name) for name in packages if not installed(name)), "")
+
+
+def installed(package: str) -> bool:
+    """Look for a package's module, without importing the package."""
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(EXTRAS[package].module) is not None
+    except ModuleNotFoundError:  # nor the package that it would lie in
+        return False
+
+
+def needed(what: str, package: str) -> str:
+    """Say in one line that *what* needs *package*, and how to get it."""
+    extra = EXTRAS[package]
+    way = f"run `pip install './layers/model[{extra.extra}]'` in a checkout of macule"
+    if extra.bundled:
+        way += f', or for a bundle set extras = ["{extra.bundled}"] in infra/limits.toml'
+    return f"{what} needs the package {package}, which is not installed: {way}"
