@@ -43,7 +43,7 @@ train: .venv-dev/ready  ## make train DATA=folder [OUT=folder]: the default mode
 	  --work $(or $(WORK),build/train) --page $(or $(PAGE),docs/model-card.md)
 
 pins:  ## resolve requirements/*.in anew; needs uv
-	for set in serve health queue dev bench; do uv pip compile --quiet --universal --python-version 3.11 \
+	for set in serve health queue dev redis otel heic s3 gs bench; do uv pip compile --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --override requirements/overrides.txt \
 	  --custom-compile-command "make pins" requirements/$$set.in -o requirements/$$set.txt; done
 
@@ -55,9 +55,12 @@ clean:
 .venv-dev/ready: requirements/dev.txt layers/model/pyproject.toml
 .venv-bench/ready: requirements/bench.txt layers/model/pyproject.toml
 
+.venv/ready: NEWEST = 14
+.venv-dev/ready .venv-bench/ready: NEWEST = 13  # TensorFlow has no wheel for 3.14
+
 .venv/ready .venv-dev/ready .venv-bench/ready:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-	  { echo "macule needs Python 3.11 to 3.13; set PYTHON=python3.x" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $(NEWEST)))' || \
+	  { echo "$(@D) needs Python 3.11 to 3.$(strip $(NEWEST)); set PYTHON=python3.x" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip --disable-pip-version-check -q install --no-deps --require-hashes -r $<
 	$(@D)/bin/pip --disable-pip-version-check -q install --no-deps -e layers/model

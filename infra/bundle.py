@@ -2,7 +2,8 @@
 
 Beside each lies what is in it, <function>.cdx.json.
 
-`python -m infra.bundle [PLATFORM...]`. The same sources make the same bytes, on the same Python.
+`python -m infra.bundle [PLATFORM...]` needs Python and pip alone. The same sources make the same
+bytes, on the same Python.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,37 +22,43 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from infra import limits, prune, sbom
+from infra import limits, pins, platforms, prune, sbom
 
 ROOT = Path(__file__).resolve().parent.parent
 MB = 2**20
-LAYER_MOST_MB = 80  # unzipped; Lambda takes 250 with everything
-RUNTIME = ("ai-edge-litert", "multipart", "numpy", "pillow")
-SERVER = ("gunicorn", "packaging")
-QUEUE = (
-    "amqp",
-    "billiard",
-    "celery",
-    "click",
-    "kombu",
-    "python-dateutil",
-    "redis",
-    "six",
-    "tzlocal",
-    "vine",
-)
-PINS = ("requirements/serve.txt", "requirements/queue.txt")
+LAYER_MOST_MB = 80  # unzipped and without extras; Lambda takes more
+# What is installed together; the table's extras are parts as well, by the name of their pins.
+PARTS = {
+    "runtime": ("ai-edge-litert", "multipart", "numpy", "pillow"),
+    "server": ("gunicorn", "packaging"),
+    "queue": (
+        "amqp",
+        "billiard",
+        "celery",
+        "click",
+        "kombu",
+        "python-dateutil",
+        "redis",
+        "six",
+        "tzlocal",
+        "vine",
+    ),
+}
 # glibc that Amazon Linux 2023 has; all the other platforms' is newer.
 NEWEST_GLIBC, OLDEST_GLIBC = 34, 17
 
 
 class Tree(NamedTuple):
-    """A folder to be made; `door` is where its main.py lies in it."""
+    """A folder to be made; `door` is where its main.py lies in it.
+
+    `parts` are installed into it; `pinned` are files of pins that the platform installs.
+    """
 
     function: str
     door: str
-    packages: Sequence[str] = ()
+    parts: Sequence[str] = ()
     ours: Sequence[str] = ("macule",)
+    pinned: Sequence[str] = ()
     zipped: bool = False
 
 
@@ -63,25 +71,25 @@ CONFIGURED = (
 )
 SERVED = ("macule", "weights", *CONFIGURED)
 TREES = {
-    "render/predict": Tree("predict", "functions/predict", (*RUNTIME, *SERVER), SERVED),
+    "render/predict": Tree("predict", "functions/predict", ("runtime", "server"), SERVED),
     "render-queue/predict": Tree(
-        "predict", "functions/predict", (*RUNTIME, *SERVER, *QUEUE), SERVED
+        "predict", "functions/predict", ("runtime", "server", "queue"), SERVED
     ),
-    "gcp/predict": Tree("predict", ".", (), ("macule", "weights", "requirements/serve.txt")),
-    "gcp/health": Tree("health", ".", (), ("macule", "requirements/health.txt")),
-    "aws/layer": Tree("", "python", RUNTIME, ("macule", "weights"), zipped=True),
+    "gcp/predict": Tree("predict", ".", (), ("macule", "weights"), ("serve",)),
+    "gcp/health": Tree("health", ".", pinned=("health",)),
+    "aws/layer": Tree("", "python", ("runtime",), ("macule", "weights"), zipped=True),
     "aws/predict": Tree("predict", ".", (), (), zipped=True),
     "aws/health": Tree("health", ".", zipped=True),
     "knative/predict": Tree(
         "predict",
         "functions/predict",
-        (*RUNTIME, *SERVER),
+        ("runtime", "server"),
         (*SERVED, "infra/knative/predict.Dockerfile"),
     ),
     "knative/health": Tree(
         "health",
         "functions/health",
-        SERVER,
+        ("server",),
         ("macule", *CONFIGURED, "infra/knative/health.Dockerfile"),
     ),
 }
@@ -89,45 +97,85 @@ TREES = {
 PLACES = {
     "macule": ("layers/model/macule", "macule"),
     "weights": ("layers/model/weights", "weights"),
-    "requirements/serve.txt": ("requirements/serve.txt", "requirements.txt"),
-    "requirements/health.txt": ("requirements/health.txt", "requirements.txt"),
     "infra/knative/predict.Dockerfile": ("infra/knative/predict.Dockerfile", "Dockerfile"),
     "infra/knative/health.Dockerfile": ("infra/knative/health.Dockerfile", "Dockerfile"),
 }
 
 
-def python(minor: str) -> str:
-    """Find an interpreter of that version, whose byte-code no other one reads.
+class Target(NamedTuple):
+    """What will run a bundle: a Python, and this machine where it is not the platform's.
 
-    Returns: this one where there is no other, which does for a try on this machine.
+    *interpreter* is one of that version, if any is here.
     """
-    named = (sys.executable, f"python{minor}")
-    return next((name for name in named if _minor(name) == minor), sys.executable)
+
+    minor: str
+    interpreter: str = ""
+    machine: str = ""
 
 
-def build(out: Path, names: Sequence[str], interpreter: str, architecture: str) -> Iterator[str]:
+def target(asked: str, minor: str) -> Target:
+    """Find an interpreter: *asked* by name or version; else one of *minor*; else the one at hand.
+
+    Raises: ValueError where there is no interpreter *asked*.
+    """
+    if not asked:
+        found = next(
+            (name for name in (sys.executable, f"python{minor}") if _minor(name) == minor), ""
+        )
+        return Target(minor, found) if found else Target(_minor(sys.executable), sys.executable)
+    if re.fullmatch(r"3\.\d+", asked):
+        named = (sys.executable, f"python{asked}")
+        return Target(asked, next((name for name in named if _minor(name) == asked), ""))
+    if not _minor(asked):
+        raise ValueError(
+            f"--python {asked} is no Python that runs here, nor a version such as 3.13"
+        )
+    return Target(_minor(asked), asked)
+
+
+def build(out: Path, names: Sequence[str], run: Target, table: limits.Limits) -> Iterator[str]:
     """Make the bundles *names* of TREES below *out*, and say the size of each.
 
     Raises: subprocess.CalledProcessError, ValueError where one is larger than its bound.
     """
     with tempfile.TemporaryDirectory() as folder:
-        site = Path(folder)
-        wanted = sorted({package for name in names for package in TREES[name].packages})
-        for package in wanted:
-            _install(package, site / package, _minor(interpreter), architecture)
-            prune.package(site / package)
-            _compile(interpreter, site / package, drop_sources=True)
+        shelf = Path(folder)
         for name in names:
             tree, root = TREES[name], out / name
+            machine = run.machine or platforms.architecture(name.split("/")[0], table.architecture)
+            extras = table.predict.extras if tree.function != "health" else ()
             shutil.rmtree(root, ignore_errors=True)
             base = root / "python" if name == "aws/layer" else root
             base.mkdir(parents=True)
-            for package in tree.packages:
-                shutil.copytree(site / package, base, dirs_exist_ok=True)
+            if tree.parts:
+                for part in (*tree.parts, *extras):
+                    _copy_part(part, shelf / machine, base, run, machine)
+            if tree.pinned:
+                (root / "requirements.txt").write_text(pins.merge((*tree.pinned, *extras)))
             _copy_ours(tree, root, base)
-            _compile(interpreter, base, drop_sources=False)
+            _compile(run, base, drop_sources=False)
             root.with_suffix(".cdx.json").write_text(sbom.text(name, root))
-            yield _measure(name, root, tree)
+            yield _measure(name, root, tree, extras)
+        yield from _extras(shelf, table.predict.extras)
+
+
+def _copy_part(part: str, shelf: Path, base: Path, run: Target, machine: str) -> None:
+    """Copy a part into a bundle; each is installed once."""
+    if not (shelf / part).exists():
+        _install(part, shelf / part, run.minor, machine)
+        prune.package(shelf / part)
+        _compile(run, shelf / part, drop_sources=True)
+    shutil.copytree(shelf / part, base, dirs_exist_ok=True)
+
+
+def _extras(shelf: Path, extras: Sequence[str]) -> Iterator[str]:
+    """Say what each extra adds."""
+    for part in sorted(shelf.glob("*/*")):
+        if part.is_dir() and part.name in extras:
+            files = [path for path in part.rglob("*") if path.is_file()]
+            size_mb = sum(path.stat().st_size for path in files) / MB
+            said = f"{size_mb:6.1f} MB  {len(files):4} files, {part.parent.name}"
+            yield f"extra {part.name:<10} {said}"
 
 
 def _copy_ours(tree: Tree, root: Path, base: Path) -> None:
@@ -149,43 +197,46 @@ def _copy_ours(tree: Tree, root: Path, base: Path) -> None:
         shutil.copyfile(ROOT / f"functions/{tree.function}/main.py", root / tree.door / "main.py")
 
 
-def _install(package: str, folder: Path, minor: str, architecture: str) -> None:
-    """Install a pinned package alone, as a wheel for the platforms' Linux."""
-    machine = {"arm64": "aarch64"}.get(architecture, architecture)
-    kinds = [
-        f"manylinux_2_{glibc}_{machine}" for glibc in range(NEWEST_GLIBC, OLDEST_GLIBC - 1, -1)
-    ]
+def _install(part: str, folder: Path, minor: str, machine: str) -> None:
+    """Install the pinned packages of a part, without their needs, as wheels for Linux."""
+    if part in PARTS:
+        held = pins.read(("serve", "queue"), minor, machine)
+        wanted = [held[name] for name in PARTS[part]]
+    else:
+        carried = {*PARTS["runtime"], *PARTS["server"]}
+        wanted = [
+            pin for pin in pins.read([part], minor, machine).values() if pin.name not in carried
+        ]
+    arm = pins.MACHINES[machine]
+    kinds = [f"manylinux_2_{glibc}_{arm}" for glibc in range(NEWEST_GLIBC, OLDEST_GLIBC - 1, -1)]
     folder.mkdir(parents=True)
-    pin = folder.parent / f"{package}.txt"
-    pin.write_text(_pin("\n".join((ROOT / name).read_text() for name in PINS), package))
+    listed = folder.parent / f"{part}.txt"
+    listed.write_text("".join(map(str, wanted)))
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
     command += ["--no-deps", "--no-compile", "--only-binary", ":all:", "--require-hashes"]
-    command += ["--implementation", "cp", "--python-version", minor, "--target", str(folder)]
-    command += [f"--platform={kind}" for kind in (*kinds, f"manylinux2014_{machine}")]
-    subprocess.run([*command, "-r", str(pin)], check=True)
+    # a wheel's name says which Python it is for; pip would ask for the one that pip runs on
+    command += ["--ignore-requires-python", "--implementation", "cp", "--python-version", minor]
+    command += [f"--platform={kind}" for kind in (*kinds, f"manylinux2014_{arm}")]
+    subprocess.run([*command, "--target", str(folder), "-r", str(listed)], check=True)
 
 
-def _pin(requirements: str, package: str) -> str:
-    """Return the lines that pin *package*, with its hashes: more than one, if by Python."""
-    blocks = requirements.replace("\\\n", "\0").splitlines()
-    found = dict.fromkeys(block for block in blocks if block.split("==")[0] == package)
-    return "\n".join(found).replace("\0", "\\\n")
-
-
-def _compile(interpreter: str, folder: Path, drop_sources: bool) -> None:
+def _compile(run: Target, folder: Path, drop_sources: bool) -> None:
     """Compile what has no byte-code yet; *drop_sources* leaves nothing else of other people's."""
+    if not run.interpreter:
+        return
     script = str(ROOT / "infra/bytecode.py")
     words = ["--drop-sources"] if drop_sources else []
     settled = {**os.environ, "PYTHONHASHSEED": "0"}
-    subprocess.run([interpreter, "-I", script, str(folder), *words], check=True, env=settled)
+    subprocess.run([run.interpreter, "-I", script, str(folder), *words], check=True, env=settled)
 
 
-def _measure(name: str, root: Path, tree: Tree) -> str:
+def _measure(name: str, root: Path, tree: Tree, extras: Sequence[str]) -> str:
     """Zip what is uploaded as a zip, check its bound, and say its size and its sum."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     size_mb = sum(path.stat().st_size for path in files) / MB
-    if name == "aws/layer" and size_mb > LAYER_MOST_MB:
-        raise ValueError(f"the layer has {size_mb:.1f} MB; at most {LAYER_MOST_MB} are allowed")
+    most_mb = platforms.LAMBDA_UNZIPPED_MB if extras else LAYER_MOST_MB
+    if name == "aws/layer" and size_mb > most_mb:
+        raise ValueError(f"the layer has {size_mb:.1f} MB; at most {most_mb} are allowed")
     digest = hashlib.sha256()
     for path in files:
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
@@ -216,34 +267,44 @@ def _minor(interpreter: str) -> str:
 
 
 def main() -> int:
-    platforms = sorted({name.split("/")[0] for name in TREES})
+    everything = sorted({name.split("/")[0] for name in TREES})
     parser = argparse.ArgumentParser(description="Make what is uploaded.")
-    parser.add_argument("platforms", nargs="*", metavar="PLATFORM", help=", ".join(platforms))
+    parser.add_argument("platforms", nargs="*", metavar="PLATFORM", help=", ".join(everything))
     parser.add_argument("--out", type=Path, default=ROOT / "build")
-    parser.add_argument("--python", help="the interpreter that will run it")
+    parser.add_argument("--python", default="", help="the interpreter that will run it, or 3.X")
+    parser.add_argument(
+        "--machine", choices=pins.MACHINES, help="instead of what each platform has, to try it here"
+    )
     options = parser.parse_args()
-    unknown = set(options.platforms) - set(platforms)
+    unknown = set(options.platforms) - set(everything)
     if unknown:
-        parser.error(f"{sorted(unknown)} are none of {platforms}")
-    chosen = options.platforms or platforms
-    table = limits.read()
-    interpreter = options.python or python(table.python_minor)
-    if not _minor(interpreter):
-        parser.error(f"--python {interpreter} is no Python that runs here")
-    if _minor(interpreter) != table.python_minor:
-        print(
-            f"bundle: made for Python {_minor(interpreter)}, to be tried here. Clouds run "
-            f"{table.python_minor}: install that before you deploy, or name it with --python.",
-            file=sys.stderr,
-        )
+        parser.error(f"{sorted(unknown)} are none of {everything}")
+    chosen = options.platforms or everything
     names = [name for name in TREES if name.split("/")[0] in chosen]
     try:
-        for line in build(options.out, names, interpreter, table.architecture):
+        table = limits.read()
+        run = target(options.python, table.python_minor)._replace(machine=options.machine or "")
+        _warn(run, table.python_minor)
+        for line in build(options.out, names, run, table):
             print(line, flush=True)
     except (ValueError, subprocess.CalledProcessError) as error:
         print(f"bundle: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _warn(run: Target, minor: str) -> None:
+    if run.minor != minor:
+        print(
+            f"bundle: made for Python {run.minor}, to be tried here. Clouds run {minor}: install "
+            f"that before you deploy, or give --python {minor}.",
+            file=sys.stderr,
+        )
+    if not run.interpreter:
+        print(
+            f"bundle: no Python {run.minor} is here to byte-compile with: starts are slower",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

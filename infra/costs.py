@@ -39,15 +39,17 @@ def measured(memory_mb: int) -> Times:
     raise ValueError(f"run bench/lambda_start.py --limit-mb {memory_mb} first")
 
 
-def render(per_s: float, times: Times) -> str:
-    """Say the cheapest plan, and how many instances of it."""
+def render(per_s: float, times: Times, function: limits.Function) -> str:
+    """Say the cheapest plan that has the memory, and how many instances of it."""
     best = ("", math.inf)
     for plan, month in platforms.RENDER_MONTH.items():
-        _, cpu = platforms.RENDER_PLANS[plan]
+        memory_mb, cpu = platforms.RENDER_PLANS[plan]
+        if memory_mb < function.memory_mb:
+            continue
         count = max(1, math.ceil(per_s * times.cpu_s / (cpu * BUSY)))
         if (plan != "free" or count == 1) and count * month < best[1]:
             best = (f"{count} {plan}", count * month)
-    return f"{_dollars(best[1])} ({best[0]})"
+    return f"{_dollars(best[1])} ({best[0]})" if best[0] else "see its plans"
 
 
 def cloud_run(per_s: float, times: Times, function: limits.Function) -> str:
@@ -74,14 +76,18 @@ def aws(per_s: float, times: Times, function: limits.Function) -> str:
     return _dollars(paid_gb_s * platforms.LAMBDA_GB_S + millions * platforms.LAMBDA_MILLION)
 
 
-def lines(table: limits.Limits) -> Iterator[str]:
+def lines(predict: limits.Function) -> Iterator[str]:
     """Write the table: a row for each rate."""
-    predict = table.predict
     times = measured(predict.memory_mb)
-    yield "| requests a second | Render | Cloud Run functions | Lambda |"
+    cpu, memory = f"{predict.cpu:g} processor", f"{predict.memory_mb} MB"
+    yield f"| requests a second | Render | Cloud Run functions, {cpu} | Lambda, {memory} |"
     yield "|---|---|---|---|"
     for rate in RATES:
-        month = (render(rate, times), cloud_run(rate, times, predict), aws(rate, times, predict))
+        month = (
+            render(rate, times, predict),
+            cloud_run(rate, times, predict),
+            aws(rate, times, predict),
+        )
         yield f"| {rate or 'none'} | {' | '.join(month)} |"
 
 
@@ -90,4 +96,4 @@ def _dollars(amount: float) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(lines(limits.read())))
+    print("\n".join(lines(limits.read().predict)))

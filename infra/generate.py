@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -28,11 +29,12 @@ OUTPUTS = {
 }
 
 
-def outputs(table: limits.Limits) -> dict[str, str]:
-    """Return every file's text by its path from the root."""
-    # No page is made here. <<value>> and <% step %>: braces mean something to CloudFormation,
-    # Terraform and GitHub.
-    environment = Environment(  # noqa: S701
+def environment() -> Environment:
+    """Return the template language: <<value>> and <% step %>.
+
+    Braces mean something to CloudFormation, Terraform and GitHub. No page is made here.
+    """
+    return Environment(  # noqa: S701
         loader=FileSystemLoader(INFRA / "templates"),
         undefined=StrictUndefined,
         variable_start_string="<<",
@@ -41,18 +43,37 @@ def outputs(table: limits.Limits) -> dict[str, str]:
         block_end_string="%>",
         keep_trailing_newline=True,
     )
+
+
+def values(table: limits.Limits) -> dict[str, Any]:
+    """Return what a template may name: the table's keys, and what follows from them.
+
+    Raises: ValueError where a platform takes no such value.
+    """
+    platforms.check(table)
+    least_s, most_s = platforms.SCHEDULER_S
     plan = platforms.render_plan(table.predict.memory_mb)
-    shared = {
+    return {
         **table._asdict(),
         "python_minor": table.python_minor,
         "functions": (table.predict, table.health),
         "plan": plan,
         "paid": "starter" if plan == "free" else plan,
+        "oci_machine": platforms.OCI[table.architecture],
+        "stop_s": platforms.RENDER_STOP_S,
+        "warmup_cron": table.warmup_cron,
+        "warmup_wait_s": min(max(table.predict.timeout_s, least_s), most_s),
         "image_bytes": platforms.LAMBDA_IMAGE_BYTES,
+        "cloud_run_bytes": platforms.CLOUD_RUN_IMAGE_BYTES,
         "millicpu": lambda cpu: f"{round(cpu * 1000)}m",
     }
+
+
+def outputs(table: limits.Limits) -> dict[str, str]:
+    """Return every file's text by its path from the root."""
+    templates, shared = environment(), values(table)
     return {
-        path: environment.get_template(template).render(
+        path: templates.get_template(template).render(
             shared, function=getattr(table, function), template=f"infra/templates/{template}"
         )
         for path, (template, function) in OUTPUTS.items()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "limits.toml")
 MB = 2**20
+EXTRAS = ("redis", "otel", "heic", "s3", "gs")
 BANDS = ("loaded", "predicting", "critical", "oom_imminent")
 
 
@@ -25,6 +27,7 @@ class Function(NamedTuple):
     grace_s: int
     body_mb: int
     bands: Mapping[str, float]
+    extras: tuple[str, ...] = ()  # packages beyond what every bundle carries
 
     def variables(self, most_bytes: int | None = None) -> dict[str, str]:
         """Say these limits as settings; *most_bytes* is the largest image a platform lets in."""
@@ -32,7 +35,8 @@ class Function(NamedTuple):
         return {
             "WEB_CONCURRENCY": "1",
             "THREADS": str(self.threads),
-            "GRACEFUL_TIMEOUT_S": str(self.grace_s),
+            # a request that runs ends by then, whatever stops the service
+            "GRACEFUL_TIMEOUT_S": str(min(self.grace_s, self.timeout_s)),
             "MAX_IMAGE_BYTES": str(min(body_bytes, most_bytes or body_bytes)),
             "MEMORY_BANDS": ",".join(f"{self.bands[name]:g}" for name in BANDS),
         }
@@ -66,6 +70,11 @@ class Limits(NamedTuple):
     def python_minor(self) -> str:
         return self.python.rpartition(".")[0]
 
+    @property
+    def warmup_cron(self) -> str:
+        minutes = self.warmup_minutes
+        return "0 * * * *" if minutes == 60 else f"*/{minutes} * * * *"
+
 
 def read(file: str = FILE) -> Limits:
     """Read the table.
@@ -73,7 +82,14 @@ def read(file: str = FILE) -> Limits:
     Raises: ValueError, naming the key, its value and what was expected.
     """
     with open(file, "rb") as stream:
-        table = tomllib.load(stream)
+        return parse(tomllib.load(stream))
+
+
+def parse(table: Mapping[str, Any]) -> Limits:
+    """Check what a file of limits holds.
+
+    Raises: ValueError, naming the key, its value and what was expected.
+    """
 
     def need(key: str, value: Any, ok: bool, expected: str) -> None:
         if not ok:
@@ -84,15 +100,19 @@ def read(file: str = FILE) -> Limits:
 
     def function(name: str) -> Function:
         values = dict(table.get(name) or {})
-        known = set(Function._fields) - {"name"}
+        known = set(Function._fields) - {"name"} - ({"extras"} if name == "health" else set())
         need(name, sorted(values), set(values) == known, f"the keys {sorted(known)}")
-        for key in known - {"cpu", "bands"}:
+        for key in known - {"cpu", "bands", "extras"}:
             need(f"{name}.{key}", values[key], whole(values[key], 1), "a whole number above 0")
         cpu = values["cpu"]
         need(f"{name}.cpu", cpu, type(cpu) in (int, float) and cpu > 0, "a number above 0")
         shares = [values["bands"].get(band, 0) for band in BANDS]
         rising = sorted(set(shares)) == shares and shares[0] > 0 and shares[-1] <= 1
         need(f"{name}.bands", shares, rising, f"rising shares above 0, at most 1, of {BANDS}")
+        extras = values.setdefault("extras", [])
+        named = isinstance(extras, list) and all(extra in EXTRAS for extra in extras)
+        need(f"{name}.extras", extras, named, f"a list of some of {EXTRAS}")
+        values["extras"] = tuple(extra for extra in EXTRAS if extra in extras)
         return Function(name, **values)
 
     def rollout() -> Rollout:
@@ -114,7 +134,7 @@ def read(file: str = FILE) -> Limits:
     need("architecture", architecture, architecture in ("x86_64", "arm64"), "x86_64 or arm64")
     need("warmup_minutes", minutes, whole(minutes, 1) and 60 % minutes == 0, "a part of 60")
     name = str(table.get("name"))
-    need("name", name, name.isidentifier() and name.islower(), "a lower-case word")
+    need("name", name, bool(re.fullmatch("[a-z][a-z0-9]*", name)), "a lower-case word")
     return Limits(
         name,
         python,

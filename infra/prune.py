@@ -9,8 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-# Of LiteRT the classic interpreter alone: 26 of its 45 MB are accelerators and another API.
 ONLY = {
+    # The classic interpreter alone: 26 of its 45 MB are accelerators and another API.
     "ai_edge_litert": (
         "__init__.py",
         "interpreter.py",
@@ -18,6 +18,18 @@ ONLY = {
         "metrics_portable.py",
         "_pywrap_litert_interpreter_wrapper.so",
         "libpywrap_litert_common.so",
+    ),
+    # S3, and what roles and sign-ins ask for credentials: 2 of 28 MB.
+    "botocore/data": (
+        "_retry.json",
+        "endpoints.json",
+        "partitions.json",
+        "sdk-default-configuration.json",
+        "s3",
+        "signin",
+        "sso",
+        "sso-oidc",
+        "sts",
     ),
 }
 # Patterns below a package's folder.

@@ -9,12 +9,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
+from infra import limits, pins
 
-from infra import limits
-
-# What pins are asked for: platforms' Linux, whatever machine makes the bundle.
-PLATFORM = {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux"}
 VERSION = re.compile(r'__version__ = "(.+)"')
 
 
@@ -39,9 +35,9 @@ def _components(root: Path) -> Iterator[dict[str, Any]]:
         for found in distributions(path=[str(base)]):
             licences = found.metadata.get_all("License-Expression") or [None]
             yield _library(found.metadata["Name"], found.version, licences[0])
-    for pins in root.glob("requirements.txt"):
-        for name, version in _pinned(pins.read_text()):
-            yield _library(name, version)
+    for listed in root.glob("requirements.txt"):
+        for pin in pins.parse(listed.read_text(), limits.read().python_minor):
+            yield _library(pin.name, pin.version)
     for ours in root.rglob("macule/__init__.py"):
         if version_said := VERSION.search(ours.read_text()):
             yield _library("macule", version_said[1], "Apache-2.0")
@@ -65,15 +61,3 @@ def _model(card: dict[str, Any]) -> dict[str, Any]:
         "version": card["version"],
         "hashes": [{"alg": "SHA-256", "content": card["sha256"]}],
     }
-
-
-def _pinned(requirements: str) -> Iterator[tuple[str, str]]:
-    """Yield name and version of each pin that holds on the platforms."""
-    minor = ".".join(limits.read().python_minor.split(".")[:2])
-    environment = {**PLATFORM, "python_version": minor, "python_full_version": f"{minor}.0"}
-    for block in requirements.replace("\\\n", " ").splitlines():
-        line = block.partition(" --hash")[0].partition("#")[0].strip()
-        if line and not line.startswith("-"):
-            pin = Requirement(line)
-            if pin.marker is None or pin.marker.evaluate(environment):
-                yield pin.name, str(pin.specifier).removeprefix("==")

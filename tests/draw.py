@@ -29,4 +29,4 @@ def saved(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
 
 def photo(width: int = 640, height: int = 480, **options: Any) -> bytes:
     """Return a JPEG of drawn skin."""
-    return saved(skin(width, height), quality=90, **options)
+    return saved(skin(width, height), **{"quality": 90, **options})

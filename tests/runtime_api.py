@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -88,6 +88,8 @@ def unpack(archives: Path, name: str, root: Path) -> Path:
     for archive, place in zip([f"{name}.zip", *layers], ("task", "opt"), strict=False):
         with zipfile.ZipFile(archives / archive) as opened:
             opened.extractall(root / place)
+    if (root / "client").is_dir():  # that of another Python
+        return root
     (root / "client").mkdir()
     for pattern in CLIENT:
         for path in Path(awslambdaric.__file__).parent.parent.glob(pattern):
@@ -107,7 +109,12 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def running(
-    root: Path, memory_mb: int, log: Path, within: Callable[[], None] | None = None
+    root: Path,
+    memory_mb: int,
+    log: Path,
+    within: Callable[[], None] | None = None,
+    command: Sequence[str] = (sys.executable,),
+    **variables: str,
 ) -> Iterator[Lambda]:
     """Start the runtime client on a stub of the Runtime API, in an unpacked *root*; end both.
 
@@ -123,10 +130,11 @@ def running(
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb),
         "LAMBDA_TASK_ROOT": str(root / "task"),
         "PYTHONPATH": ":".join(str(root / place) for place in ("task", "opt/python", "client")),
+        **variables,
     }
     with log.open("wb") as output:
         function.process = subprocess.Popen(
-            [sys.executable, "-S", "-m", "awslambdaric", "main.handler"],
+            [*command, "-S", "-m", "awslambdaric", "main.handler"],
             cwd=root / "task",
             env=told,
             stdout=output,

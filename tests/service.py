@@ -26,6 +26,15 @@ FRAMEWORK = (
 )
 
 
+# What the tests of a service are written for, whatever limits.toml says today.
+SETTINGS = {
+    "THREADS": "256",
+    "GRACEFUL_TIMEOUT_S": "25",
+    "MAX_IMAGE_BYTES": str(10 * 2**20),
+    "MEMORY_BANDS": "0.3,0.7,0.88,0.98",
+}
+
+
 class Answer(NamedTuple):
     status: int
     headers: dict[str, str]
@@ -82,6 +91,7 @@ def running(
             cwd=cwd,
             env={
                 **os.environ,
+                **SETTINGS,
                 "HOST": "127.0.0.1",
                 "PORT": str(port),
                 "DATA_DIR": str(folder / "data"),  # no two tests share a queue

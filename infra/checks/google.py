@@ -83,7 +83,7 @@ def _run_variables(function: Function) -> dict[str, str]:
     return {
         "MEMORY_LIMIT_MB": str(function.memory_mb),
         "CLOUD_RUN_TIMEOUT_SECONDS": str(function.timeout_s),
-        **function.variables(),
+        **function.variables(platforms.CLOUD_RUN_IMAGE_BYTES),
     }
 
 
@@ -114,7 +114,7 @@ def _ping(job: dict[str, Any] | None, table: Limits) -> Iterator[str]:
         yield "there is no warm-up ping"
         return
     yield from schema(_camel(job, drop=("region",)), "scheduler-job")
-    if job.get("schedule") != f"*/{table.warmup_minutes} * * * *":
+    if job.get("schedule") != table.warmup_cron:
         yield f"warmup: the schedule is {job.get('schedule')}"
     if [retry.get("retry_count") for retry in job.get("retry_config", [])] != [0]:
         yield "warmup: a ping that failed is asked again; retry_count must be 0"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import yaml
 
+from infra import platforms
 from infra.checks.given import dicts, differ, probes, processors, scale, schema, service
 from infra.limits import Limits
 
@@ -37,6 +38,11 @@ def pod(text: str, table: Limits) -> Iterator[str]:
             "timeoutSeconds": function.timeout_s,
         },
     )
+    # a cluster takes a nodeSelector only by a feature flag, which most have no need of
+    machine = platforms.OCI[table.architecture]
+    wanted_nodes = {} if machine == "amd64" else {"kubernetes.io/arch": machine}
+    if spec.get("nodeSelector", {}) != wanted_nodes:
+        yield f"nodeSelector is {spec.get('nodeSelector')}, not {wanted_nodes or None}"
     given = {item.get("name"): item.get("value") for item in dicts(container, "env")}
     yield from differ("env", given, function.variables())
     yield from scale(document, function, "max-scale")
@@ -47,7 +53,9 @@ def image(text: str, table: Limits) -> Iterator[str]:
     """Check a Dockerfile: the table's Python, and nobody as its user."""
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line and line[0] not in "# "]
     said = {words[0]: words[-1] for words in lines}
-    wanted = {"FROM": f"python:{table.python}-slim", "USER": "10001", "COPY": ". ."}
+    machine = platforms.OCI[table.architecture]
+    image = f"--platform=linux/{machine} python:{table.python}-slim"
+    wanted = {"FROM": image, "USER": "10001", "COPY": ". ."}
     yield from differ("Dockerfile", said, wanted)
     if '"infra.serve"' not in said.get("CMD", ""):
         yield f"Dockerfile: CMD is {said.get('CMD')}; it does not run infra.serve"

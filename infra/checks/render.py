@@ -36,7 +36,7 @@ def ping(text: str, table: Limits) -> Iterator[str]:
     document = yaml.safe_load(text)
     started = document.get(True, document.get("on")) or {}  # YAML 1.1 reads on as true
     crons = [item.get("cron") for item in dicts(started, "schedule")]
-    if crons != [f"*/{table.warmup_minutes} * * * *"]:
+    if crons != [table.warmup_cron]:
         yield f"warmup: the schedule is {crons}"
     if document.get("permissions") != {}:
         yield "warmup: it has permissions; it needs none"

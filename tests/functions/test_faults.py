@@ -1,6 +1,7 @@
 """Disks full or read-only, no home, no rights: what needs them says so, the rest serves."""
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,9 +10,11 @@ import pytest
 from crowd import children
 from draw import photo
 from mounts import fill, mounts
-from service import Service, running, until
+from service import ROOT, Service, running, until
 
 SERVE = "exec .venv/bin/gunicorn -c infra/gunicorn.conf.py"
+START = ".venv/bin/python -m infra.serve"
+CANNOT = "is not a folder that can be written"
 Start = Callable[..., Service]
 
 
@@ -36,6 +39,41 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def inside(service: Service, path: str) -> Path:
     """Return a path as the service's own mounts have it."""
     return Path(f"/proc/{service.process.pid}/root{path}")
+
+
+@mounts
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [("size=64k", "No space left on device"), ("ro", "Read-only file system")],
+)
+def test_a_disk_that_takes_nothing_stops_the_start(tmp_path: Path, option: str, why: str) -> None:
+    """DATA_DIR on a full disk, or on one that is read only, is the one line that is said."""
+    filled = "" if option == "ro" else f"cat /dev/zero > {tmp_path}/filler 2>/dev/null || true;"
+    lines = f"mount -t tmpfs -o {option} tmpfs {tmp_path}; {filled} exec {START}"
+    environment = {**os.environ, "DATA_DIR": str(tmp_path)}
+    command = ["unshare", "-m", "bash", "-c", lines]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert done.returncode == 1
+    assert done.stderr == f"macule: DATA_DIR={str(tmp_path)!r} {CANNOT}: {why}\n"
+
+
+@mounts
+def test_a_full_disk_with_jobs_stops_no_start(start: Start, tmp_path: Path) -> None:
+    """Where a queue is already, a full disk refuses new predictions, and photos are answered."""
+    data = tmp_path / "data"
+    data.mkdir()
+    service = start(
+        f"mount -t tmpfs -o size=64k tmpfs {data}",
+        f"touch {data}/jobs.sqlite3",
+        f"cat /dev/zero > {data}/filler || true",
+        f"exec {START}",
+    )
+
+    assert service.call("POST", "/predictions", photo()).status == 503
+    assert service.predict(photo()).status == 200
 
 
 @mounts

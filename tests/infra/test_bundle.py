@@ -15,11 +15,13 @@ import pytest
 from broker import broker
 from bundling import bundle
 from draw import photo, saved, skin
+from mutants import changed
 from runtime_api import Lambda, unpack
 from runtime_api import running as lambda_running
 from service import FRAMEWORK, ROOT, running
 
-from infra import limits
+from infra import limits, platforms
+from infra.bundle import Target, build
 
 EVENTS = Path(__file__).parent / "events"
 # Nothing but the bundle and the standard library: -S leaves out this environment's packages.
@@ -88,7 +90,30 @@ def test_a_layer_beyond_its_bound_is_refused(bundles: Path, tmp_path: Path) -> N
         file.truncate(81 * 2**20)
 
     with pytest.raises(ValueError, match=r"the layer has 81\.0 MB"):
-        _measure("aws/layer", tmp_path / "layer", TREES["aws/layer"])
+        _measure("aws/layer", tmp_path / "layer", TREES["aws/layer"], ())
+
+
+ELF_MACHINES = {b"\x3e\x00": "x86_64", b"\xb7\x00": "arm64"}
+
+
+def test_libraries_are_those_of_each_platforms_machine(tmp_path: Path) -> None:
+    """With arm64 Lambda and Knative get its libraries; Render, which has no such machine, does not.
+
+    All are for the Python of the table, of which there need not be an interpreter here.
+    """
+    table = changed({"architecture": "arm64", "predict.extras": ["heic"]})
+    names = ["render/predict", "aws/layer", "knative/predict"]
+    list(build(tmp_path, names, Target("3.14"), table))
+
+    for name in names:
+        libraries = list((tmp_path / name).rglob("*.so*"))
+        machines = {ELF_MACHINES[path.read_bytes()[18:20]] for path in libraries}
+        assert machines == {platforms.architecture(name.split("/")[0], "arm64")}, name
+        tags = {tag for path in libraries for tag in re.findall(r"cpython-(3\d+)", path.name)}
+        assert tags == {"314"}
+        assert not list((tmp_path / name).rglob("*.pyc"))
+    assert platforms.architecture("render", "arm64") == "x86_64"
+    assert platforms.architecture("aws", "arm64") == "arm64"
 
 
 @pytest.fixture(scope="module")

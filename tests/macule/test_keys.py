@@ -205,7 +205,7 @@ def test_the_command_prints_a_key_and_what_to_store() -> None:
 
 
 def test_the_command_makes_secrets_for_webhooks() -> None:
-    """Each is another, and is one that WEBHOOK_SECRETS takes; `new` without a name is exit code 2."""
+    """Each is another, and WEBHOOK_SECRETS takes it; `new` without a name is exit code 2."""
     command = [sys.executable, "-m", "macule.cli", "key"]
     made = [
         subprocess.check_output([*command, "webhook"], text=True, stderr=subprocess.PIPE).strip()

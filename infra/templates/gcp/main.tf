@@ -94,7 +94,7 @@ resource "google_cloudfunctions2_function" "<<function.name>>" {
     environment_variables = {
       MEMORY_LIMIT_MB           = "<<function.memory_mb>>"
       CLOUD_RUN_TIMEOUT_SECONDS = "<<function.timeout_s>>"
-<%- for key, value in function.variables().items() %>
+<%- for key, value in function.variables(cloud_run_bytes).items() %>
       <<"%-25s" % key>> = "<<value>>"
 <%- endfor %>
 <%- if function.name == "health" %>
@@ -125,8 +125,8 @@ resource "google_cloud_run_service_iam_member" "scheduler" {
 resource "google_cloud_scheduler_job" "warmup" {
   name             = "<<name>>-warmup"
   region           = var.region
-  schedule         = "*/<<warmup_minutes>> * * * *"
-  attempt_deadline = "<<predict.timeout_s>>s"
+  schedule         = "<<warmup_cron>>"
+  attempt_deadline = "<<warmup_wait_s>>s"
 
   retry_config {
     retry_count = 0

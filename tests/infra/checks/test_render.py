@@ -4,25 +4,30 @@ import pytest
 from mutants import complaints
 
 MUTANTS = [
-    ("render.yaml", "plan: free", "plan: small", "is not one of"),
+    ("render.yaml", "plan: <<plan>>", "plan: small", "is not one of"),
     (
         "render.yaml",
-        "    plan: free # the cheapest with predict.memory_mb\n",
+        "    plan: <<plan>> # the cheapest with predict.memory_mb\n",
         "",
         "'plan' is a required",
     ),
     ("render.yaml", "startCommand", "startComand", "'startComand' was unexpected"),
     ("render.yaml", "runtime: python", "env: python", "'env' was unexpected"),
-    ("render.yaml", 'value: "256"', "value: 256", "THREADS is 256, not '256'"),
-    ("render.yaml", '"3.13.5"', '"3.14.0"', "PYTHON_VERSION is '3.14.0'"),
+    ("render.yaml", 'value: "<<predict.threads>>"', "value: <<predict.threads>>", "THREADS is"),
+    ("render.yaml", '"<<python>>"', '"3.9.0"', "PYTHON_VERSION is '3.9.0'"),
     (
         "render.yaml",
         "healthCheckPath: /health/",
         "healthCheckPath: /predict/",
         "no route that answers",
     ),
-    ("render.yaml", "Seconds: 30", "Seconds: 400", "400 is greater than the maximum of 300"),
-    ("render.yaml", "Seconds: 30", "Seconds: 20", "is not above grace_s"),
+    (
+        "render.yaml",
+        "Seconds: <<predict.grace_s + stop_s>>",
+        "Seconds: 400",
+        "400 is greater than the maximum of 300",
+    ),
+    ("render.yaml", "Seconds: <<predict.grace_s + stop_s>>", "Seconds: 1", "is not above grace_s"),
     (
         "infra/render/queue.yaml",
         'autoDeployTrigger: "off"',
@@ -37,7 +42,7 @@ MUTANTS = [
     ),
     (
         "infra/render/queue.yaml",
-        "plan: starter # workers",
+        "plan: <<paid>> # workers",
         "plan: free # workers",
         "'free' is not one of",
     ),
@@ -47,7 +52,7 @@ MUTANTS = [
         "type: redis\n    name",
         "'redis' is not",
     ),
-    ("infra/render/warmup.yml", "*/10 * * * *", "*/20 * * * *", "the schedule is"),
+    ("infra/render/warmup.yml", "<<warmup_cron>>", "0 0 1 * *", "the schedule is"),
     ("infra/render/warmup.yml", "permissions: {}", "permissions: write-all", "it has permissions"),
     ("infra/render/warmup.yml", "/warmup/", "/predict/", "does not ask for /warmup/"),
 ]

@@ -37,11 +37,12 @@ def test_the_wheels_are_those_of_the_package() -> None:
         ((3, 10, 9), 2**63 - 1, FAIL),
         ((3, 11, 0), 2**63 - 1, OK),
         ((3, 13, 5), 2**31 - 1, FAIL),
-        ((3, 14, 0), 2**63 - 1, FAIL),
+        ((3, 14, 0), 2**63 - 1, OK),
+        ((3, 15, 0), 2**63 - 1, FAIL),
     ],
 )
 def test_an_interpreter_is_judged(version: tuple[int, ...], largest: int, level: str) -> None:
-    """3.11 to 3.13 in 64 bits will do."""
+    """3.11 to 3.14 in 64 bits will do."""
     assert wheels.python(version, largest).level == level
 
 

@@ -132,6 +132,7 @@ def port(bind: str) -> Finding:
     import socket
 
     host, _, number = bind.rpartition(":")
+    asked = f"127.0.0.1:{number}" if host in ("0.0.0.0", "[::]") else bind  # noqa: S104
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -139,7 +140,7 @@ def port(bind: str) -> Finding:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, int(number)))
     except OSError as error:
-        if error.errno == errno.EADDRINUSE and _serves(number):
+        if error.errno == errno.EADDRINUSE and _serves(asked):
             return Finding(OK, "port", f"macule listens on {bind}")
         what = (
             f"{bind} cannot be listened on: {error.strerror}. End what does, or set HOST and PORT"
@@ -157,8 +158,8 @@ def predict(url: str, timeout_s: float, key: str | None = None) -> Finding:
     return Finding(OK, "predict", f"{url} answers")
 
 
-def _serves(number: str) -> bool:
+def _serves(place: str) -> bool:
     try:
-        return "x-memory-band" in peer.ask(f"http://127.0.0.1:{number}/health/", 2).headers
+        return "x-memory-band" in peer.ask(f"http://{place}/health/", 2).headers
     except peer.Unreachable:
         return False

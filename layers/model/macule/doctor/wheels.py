@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from macule.doctor.finding import FAIL, OK, WARN, Finding
 
-PYTHONS = (3, 11), (3, 14)  # from, and up to but without
+PYTHONS = (3, 11), (3, 15)  # from, and up to but without
 WHEELS = {  # by its name on PyPI, the module that brings its compiled part
     "ai-edge-litert": "ai_edge_litert.interpreter",
     "multipart": "multipart",

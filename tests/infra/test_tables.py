@@ -1,0 +1,40 @@
+"""The table is the user's: every legal change of it makes templates that the platforms take."""
+
+from typing import Any
+
+import pytest
+from mutants import changed
+
+from infra import checks, generate, platforms
+
+BANDS = {"loaded": 0.2, "predicting": 0.6, "critical": 0.8, "oom_imminent": 0.95}
+TABLES: dict[str, dict[str, Any]] = {
+    "small": {"predict.memory_mb": 256},
+    "large": {"predict.memory_mb": 1024},
+    "huge": {"predict.memory_mb": 8192, "predict.cpu": 4, "predict.concurrency": 80},
+    "least": {"predict.memory_mb": 128, "predict.cpu": 0.083, "predict.concurrency": 1},
+    "patient": {"predict.timeout_s": 900, "predict.grace_s": 295, "health.timeout_s": 900},
+    "hasty": {"predict.timeout_s": 5, "predict.grace_s": 10, "health.grace_s": 1},
+    "pinged hourly": {"warmup_minutes": 60},
+    "pinged often": {"warmup_minutes": 5},
+    "many": {"predict.max_instances": 1000, "health.max_instances": 1},
+    "arm": {"architecture": "arm64", "predict.extras": ["redis", "otel"]},
+    "oldest Python": {"python": f"3.12.{platforms.PYTHONS['3.12']}"},
+    "newest Python": {"python": f"3.14.{platforms.PYTHONS['3.14']}"},
+    "bodies": {"predict.body_mb": 64, "predict.threads": 8, "predict.bands": BANDS},
+    "rollout": {"rollout.canary_percent": 10, "rollout.alarms": True, "rollout.p99_ms": 500},
+    "name": {"name": "lesions", "health.memory_mb": 256, "health.threads": 1},
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_changed_table_makes_sound_templates(name: str) -> None:
+    """Every check accepts what the table makes of its template."""
+    table = changed(TABLES[name])
+
+    found = {
+        path: list(checks.CHECKS[path](text, table))
+        for path, text in generate.outputs(table).items()
+    }
+
+    assert found == {path: [] for path in checks.CHECKS}
