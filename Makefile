@@ -6,7 +6,7 @@ export PORT ?= 8080
 serve: .venv/ready  ## run the service on PORT
 	@exec .venv/bin/python -m infra.serve
 
-test: .venv/ready .venv-dev/ready  ## format, lint, types, all tests
+test: .venv/ready .venv-dev/ready .venv-lint/ready  ## format, lint, types, all tests
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/mypy
@@ -43,17 +43,23 @@ train: .venv-dev/ready  ## make train DATA=folder [OUT=folder]: the default mode
 	  --work $(or $(WORK),build/train) --page $(or $(PAGE),docs/model-card.md)
 
 pins:  ## resolve requirements/*.in anew; needs uv
-	for set in serve health queue dev redis otel heic s3 gs bench; do uv pip compile --quiet --universal --python-version 3.11 \
+	for set in serve health queue dev redis otel heic s3 gs lint bench; do uv pip compile --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --override requirements/overrides.txt \
 	  --custom-compile-command "make pins" requirements/$$set.in -o requirements/$$set.txt; done
 
 clean:
-	rm -rf .venv .venv-dev .venv-bench build
+	rm -rf .venv .venv-dev .venv-lint .venv-bench build
 
 # An environment is made once, and anew only when its pins or the package's metadata change.
 .venv/ready: requirements/serve.txt layers/model/pyproject.toml
 .venv-dev/ready: requirements/dev.txt layers/model/pyproject.toml
 .venv-bench/ready: requirements/bench.txt layers/model/pyproject.toml
+
+# Linters of other languages, whose pins do not go with those of .venv-dev; they see no package of ours.
+.venv-lint/ready: requirements/lint.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip --disable-pip-version-check -q install --no-compile --no-deps --require-hashes -r $<
+	@touch $@
 
 .venv/ready: NEWEST = 14
 .venv-dev/ready .venv-bench/ready: NEWEST = 13  # TensorFlow has no wheel for 3.14

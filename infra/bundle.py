@@ -69,14 +69,15 @@ CONFIGURED = (
     "infra/serve.py",
     "infra/worker.py",
 )
+VERSION = "infra/gcp/python-version"
 SERVED = ("macule", "weights", *CONFIGURED)
 TREES = {
     "render/predict": Tree("predict", "functions/predict", ("runtime", "server"), SERVED),
     "render-queue/predict": Tree(
         "predict", "functions/predict", ("runtime", "server", "queue"), SERVED
     ),
-    "gcp/predict": Tree("predict", ".", (), ("macule", "weights"), ("serve",)),
-    "gcp/health": Tree("health", ".", pinned=("health",)),
+    "gcp/predict": Tree("predict", ".", (), ("macule", "weights", VERSION), ("serve",)),
+    "gcp/health": Tree("health", ".", (), ("macule", VERSION), ("health",)),
     "aws/layer": Tree("", "python", ("runtime",), ("macule", "weights"), zipped=True),
     "aws/predict": Tree("predict", ".", (), (), zipped=True),
     "aws/health": Tree("health", ".", zipped=True),
@@ -97,6 +98,7 @@ TREES = {
 PLACES = {
     "macule": ("layers/model/macule", "macule"),
     "weights": ("layers/model/weights", "weights"),
+    VERSION: (VERSION, ".python-version"),  # what Google's buildpacks read
     "infra/knative/predict.Dockerfile": ("infra/knative/predict.Dockerfile", "Dockerfile"),
     "infra/knative/health.Dockerfile": ("infra/knative/health.Dockerfile", "Dockerfile"),
 }

@@ -21,11 +21,18 @@ OUTPUTS = {
     "infra/gcp/predict.yaml": ("gcp/service.yaml", "predict"),
     "infra/gcp/health.yaml": ("gcp/service.yaml", "health"),
     "infra/gcp/main.tf": ("gcp/main.tf", "predict"),
+    "infra/gcp/alarms/main.tf": ("gcp/alarms.tf", "predict"),
+    "infra/gcp/python-version": ("gcp/python-version", "predict"),
     "infra/aws/template.yaml": ("aws/template.yaml", "predict"),
     "infra/knative/predict.yaml": ("knative/service.yaml", "predict"),
     "infra/knative/health.yaml": ("knative/service.yaml", "health"),
     "infra/knative/predict.Dockerfile": ("knative/Dockerfile", "predict"),
     "infra/knative/health.Dockerfile": ("knative/Dockerfile", "health"),
+    "infra/systemd/macule.service": ("systemd/macule.service", "predict"),
+    "infra/systemd/macule.socket": ("systemd/macule.socket", "predict"),
+    "infra/systemd/macule-worker@.service": ("systemd/worker.service", "predict"),
+    "infra/systemd/keys.conf": ("systemd/keys.conf", "predict"),
+    "infra/nginx/macule.conf": ("nginx/macule.conf", "predict"),
 }
 
 

@@ -48,8 +48,9 @@ def when_ready(server: Any) -> None:
     """Leave what workers share to itself: the collector's marks would copy 1 MB of it to each."""
     import gc
 
-    from macule import draining, log, metrics
+    from macule import budget, draining, log, metrics
 
+    budget.first()  # whose descendants the workers are
     draining.announce(server)
     metrics.share(workers)  # what all of them count in, and those that come after
     log.begin()
@@ -66,6 +67,9 @@ def on_reload(server: Any) -> None:
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Tell a worker that comes after the first ones, and whether it is one too many."""
+    from macule import draining
+
+    draining.hold()
     worker.replaces = worker.age > workers
     worker.surplus = server.num_workers > workers
 

@@ -58,6 +58,7 @@ class Limits(NamedTuple):
     python: str
     architecture: str
     warmup_minutes: int
+    api_keys: bool
     rollout: Rollout
     predict: Function
     health: Function
@@ -133,6 +134,8 @@ def parse(table: Mapping[str, Any]) -> Limits:
     architecture = str(table.get("architecture"))
     need("architecture", architecture, architecture in ("x86_64", "arm64"), "x86_64 or arm64")
     need("warmup_minutes", minutes, whole(minutes, 1) and 60 % minutes == 0, "a part of 60")
+    keys = table.get("api_keys")
+    need("api_keys", keys, type(keys) is bool, "true or false")
     name = str(table.get("name"))
     need("name", name, bool(re.fullmatch("[a-z][a-z0-9]*", name)), "a lower-case word")
     return Limits(
@@ -140,6 +143,7 @@ def parse(table: Mapping[str, Any]) -> Limits:
         python,
         architecture,
         minutes,
+        keys is True,
         rollout(),
         function("predict"),
         function("health"),

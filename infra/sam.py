@@ -1,10 +1,10 @@
-"""A SAM template: loaded, transformed as CloudFormation would, and linted."""
+"""A SAM template: loaded, transformed and evaluated as CloudFormation would, and linted."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from boto3 import Session
@@ -17,6 +17,9 @@ from samtranslator.translator.translator import Translator
 
 REGION = "eu-west-1"  # some region: the linter asks for one
 VARIABLES = ("MAX_IMAGE_BYTES", "MEMORY_BANDS")  # gunicorn's other limits mean nothing on Lambda
+Document = dict[str, Any]
+Values = Mapping[str, Any]
+NOTHING = object()  # what AWS::NoValue comes to
 STORED = "s3://bundles"  # where the transform is told that local bundles lie
 
 
@@ -24,17 +27,20 @@ class Refused(Exception):
     """What the transform says of a template that it does not take."""
 
 
-def load(text: str) -> dict[str, Any]:
+def load(text: str) -> Document:
     """Read YAML with CloudFormation's tags, as plain JSON."""
     document, problems = decode_str(text)
     if problems:
         raise Refused("; ".join(str(problem) for problem in problems))
-    plain: dict[str, Any] = json.loads(json.dumps(document))
+    plain: Document = json.loads(json.dumps(document))
     return plain
 
 
-def transform(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the CloudFormation template that SAM makes of *document*."""
+def transform(document: Document, values: Values | None = None) -> Document:
+    """Return the CloudFormation template that SAM makes of *document*, its conditions unevaluated.
+
+    Raises: Refused.
+    """
     stored = copy.deepcopy(document)
     for resource in stored.get("Resources", {}).values():
         properties = resource.get("Properties", {})
@@ -43,11 +49,113 @@ def transform(document: dict[str, Any]) -> dict[str, Any]:
                 properties[key] = f"{STORED}/{properties[key].rpartition('/')[2]}"
     translator = Translator({}, Parser(), boto_session=Session(region_name=REGION))
     try:
-        plain: dict[str, Any] = translator.translate(stored, {})
+        plain: Document = translator.translate(stored, dict(values or {}))
     except InvalidDocumentException as error:
         causes = [str(cause.message) for cause in error.causes]
         raise Refused("; ".join(causes) or str(error)) from error
     return plain
+
+
+def deployed(document: Document, values: Values | None = None) -> Document:
+    """Return what is deployed with *values* of the parameters, the others at their defaults.
+
+    Parameters and conditions are evaluated: a resource that is not created is not there.
+    Raises: Refused.
+    """
+    plain = transform(document, values)
+    given = {name: body.get("Default") for name, body in plain.get("Parameters", {}).items()}
+    evaluated = _Evaluated({**given, **(values or {})}, plain.get("Conditions", {}))
+    left = {key: plain[key] for key in plain if key not in ("Parameters", "Conditions")}
+    found: Document = evaluated.of(left)
+    return found
+
+
+def variants(document: Document) -> list[dict[str, str]]:
+    """Return values of the parameters: their defaults, and the opposite of each."""
+    changed = {}
+    for name, body in document.get("Parameters", {}).items():
+        others = [value for value in body.get("AllowedValues", []) if value != body["Default"]]
+        changed[name] = others[-1] if others else f"sample-{name}"
+    return [{}, changed]
+
+
+class _Evaluated:
+    """CloudFormation's conditions and references to parameters, with what they come to."""
+
+    def __init__(self, values: Values, conditions: Mapping[str, Any]) -> None:
+        self._values, self._conditions = values, conditions
+
+    def of(self, node: Any) -> Any:
+        """Evaluate a part of the template; NOTHING where it leaves a property out."""
+        if isinstance(node, list):
+            return [part for part in map(self.of, node) if part is not NOTHING]
+        if not isinstance(node, dict):
+            return node
+        if set(node) == {"Ref"}:
+            name = node["Ref"]
+            return NOTHING if name == "AWS::NoValue" else self._values.get(name, node)
+        if set(node) == {"Fn::If"}:
+            name, then, otherwise = node["Fn::If"]
+            return self.of(then if self._holds({"Condition": name}) else otherwise)
+        if set(node) == {"Fn::Sub"} and isinstance(node["Fn::Sub"], str):
+            return self._substituted(node["Fn::Sub"])
+        kept = {
+            key: self.of(part)
+            for key, part in node.items()
+            # a resource's own condition is spent; a policy's, which is an object, is not
+            if self._created(part) and not (key == "Condition" and isinstance(part, str))
+        }
+        return {key: part for key, part in kept.items() if part is not NOTHING}
+
+    def _created(self, part: Any) -> bool:
+        """Say whether a resource or an output is there: one without a condition is."""
+        name = part.get("Condition") if isinstance(part, dict) else None
+        return not isinstance(name, str) or self._holds({"Condition": name})
+
+    def _holds(self, node: Any) -> bool:
+        if not isinstance(node, dict) or len(node) != 1:
+            raise Refused(f"{node} is no condition")
+        ((kind, parts),) = node.items()
+        if kind == "Condition":
+            if parts not in self._conditions:
+                raise Refused(f"there is no condition {parts}")
+            return self._holds(self._conditions[parts])
+        if kind == "Fn::Equals":
+            return bool(self.of(parts[0]) == self.of(parts[1]))
+        if kind == "Fn::Not":
+            return not self._holds(parts[0])
+        if kind in ("Fn::And", "Fn::Or"):
+            return (all if kind == "Fn::And" else any)(map(self._holds, parts))
+        raise Refused(f"{kind} is no condition")
+
+    def _substituted(self, text: str) -> Any:
+        for name, value in self._values.items():
+            text = text.replace(f"${{{name}}}", str(value))
+        return {"Fn::Sub": text} if "${" in text else text
+
+
+def schema(document: Document) -> Iterator[str]:
+    """Say where *document* is not by SAM's own schema: the transform drops some unknown keys."""
+    from pydantic.v1 import ValidationError
+    from samtranslator.internal.schema_source import (
+        aws_serverless_function,
+        aws_serverless_layerversion,
+    )
+
+    models = {
+        "AWS::Serverless::Function": aws_serverless_function.Resource,
+        "AWS::Serverless::LayerVersion": aws_serverless_layerversion.Resource,
+    }
+    for name, body in document.get("Resources", {}).items():
+        if not str(body.get("Type")).startswith("AWS::Serverless::"):
+            continue
+        try:
+            models[body["Type"]].parse_obj(body)
+        except KeyError:
+            yield f"{name}: {body['Type']} is none of {sorted(models)}"
+        except ValidationError as error:
+            for problem in error.errors():
+                yield f"{name}.{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
 
 
 def lint(text: str) -> Iterator[str]:

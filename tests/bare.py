@@ -92,12 +92,16 @@ class Bare:
             _end(process)
 
 
-def first_answer(service: Service, body: bytes, wait_s: float = 60) -> tuple[int, float]:
-    """Ask for a prediction until the service listens; return its status, and seconds since now."""
+def first_answer(service: Service, body: bytes | None, wait_s: float = 60) -> tuple[int, float]:
+    """Ask for a prediction until the service listens; return its status, and seconds since now.
+
+    Without a *body* ask for the report that health has.
+    """
+    method, path = ("POST", "/predict/") if body else ("GET", "/memory/")
     began = time.monotonic()
     while True:
         try:
-            return service.predict(body).status, time.monotonic() - began
+            return service.call(method, path, body).status, time.monotonic() - began
         except OSError:
             spent_s = time.monotonic() - began
             assert service.process.poll() is None, service.log.read_text()

@@ -21,6 +21,7 @@ import awslambdaric
 VERSION = "/2018-06-01/runtime"
 # What the client needs beside it.
 CLIENT = ("awslambdaric", "runtime_client*.so", "simplejson", "snapshot_restore_py.py")
+PLACES = ("task", "opt/python", "client")  # where modules are found
 ARN = "arn:aws:lambda:eu-west-1:123456789012:function:macule"
 
 
@@ -32,14 +33,32 @@ class Lambda:
         self.events: queue.Queue[bytes] = queue.Queue()
         self.answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
         self.count = 0
+        self.snapshot, self.resume = threading.Event(), threading.Event()
 
     def invoke(self, event: Mapping[str, Any], wait_s: float = 30) -> dict[str, Any]:
         """Hand the function an event; return its answer."""
         self.events.put(json.dumps(event).encode())
+        return self._posted("response", wait_s)
+
+    def fail(self, event: Any, wait_s: float = 30) -> dict[str, Any]:
+        """Hand the function an event; return the error that it ends in."""
+        self.events.put(json.dumps(event).encode())
+        return self._posted("error", wait_s)
+
+    def error(self, wait_s: float = 30) -> dict[str, Any]:
+        """Return the error that the function ends in without an event."""
+        return self._posted("error", wait_s)
+
+    def restore(self, wait_s: float = 30) -> None:
+        """Go on as a copy of the snapshot, once the function is ready to be copied."""
+        assert self.snapshot.wait(wait_s)
+        self.resume.set()
+
+    def _posted(self, expected: str, wait_s: float) -> dict[str, Any]:
         kind, body = self.answers.get(timeout=wait_s)
-        assert kind == "response", body.decode()
-        answer: dict[str, Any] = json.loads(body)
-        return answer
+        assert kind == expected, body.decode()
+        found: dict[str, Any] = json.loads(body)
+        return found
 
 
 def _handler(function: Lambda) -> type[BaseHTTPRequestHandler]:
@@ -47,6 +66,13 @@ def _handler(function: Lambda) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            if self.path == f"{VERSION}/restore/next":
+                function.snapshot.set()
+                function.resume.wait()
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             assert self.path == f"{VERSION}/invocation/next"
             event = function.events.get()
             function.count += 1
@@ -119,7 +145,7 @@ def running(
     """Start the runtime client on a stub of the Runtime API, in an unpacked *root*; end both.
 
     Nothing else of this environment is seen. *within* runs in the new process first: it may join a
-    cgroup.
+    cgroup. With AWS_LAMBDA_INITIALIZATION_TYPE=snap-start the function waits for `restore`.
     """
     function = Lambda()
     api = Server(("127.0.0.1", 0), _handler(function))
@@ -129,7 +155,7 @@ def running(
         "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{api.server_port}",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb),
         "LAMBDA_TASK_ROOT": str(root / "task"),
-        "PYTHONPATH": ":".join(str(root / place) for place in ("task", "opt/python", "client")),
+        "PYTHONPATH": ":".join(str(root / place) for place in PLACES),
         **variables,
     }
     with log.open("wb") as output:

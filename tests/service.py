@@ -72,22 +72,26 @@ class Service:
 
 @contextmanager
 def running(
-    command: str,
+    command: str | list[str],
     folder: Path,
     cwd: Path = ROOT,
     alive: str = "/health/",
     port: int = 0,
     **environment: str,
 ) -> Iterator[Service]:
-    """Start *command* with a free `{port}`, wait until *alive* answers, end it with SIGTERM."""
+    """Start *command* with a free `{port}`, wait until *alive* answers, end it with SIGTERM.
+
+    A list's words may have spaces in them.
+    """
     if not port:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
     log = folder / f"service-{port}.log"
+    words = command.split() if isinstance(command, str) else command
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command.format(port=port).split(),
+            [word.format(port=port) for word in words],
             cwd=cwd,
             env={
                 **os.environ,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from macule import doors, openapi, scrape, status
+from macule import aws_lambda, doors, openapi, scrape, status
 from macule import health as routes
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ ROUTES = {
 OPEN = {"GET /health/"}  # without a key, where there are keys
 
 app = doors.wsgi(ROUTES, OPEN)  # gunicorn
-handler = doors.lambda_handler(ROUTES, OPEN)  # AWS Lambda
+handler = aws_lambda.handler(ROUTES, OPEN)  # AWS Lambda
 
 
 def health(request: "Request") -> "Response":

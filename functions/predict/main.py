@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from macule import classify, doors, health, openapi, page, predictions, scrape, v2
+from macule import aws_lambda, classify, doors, health, openapi, page, predictions, scrape, v2
 
 if TYPE_CHECKING:
     from flask import Request
@@ -41,7 +41,7 @@ OPEN = {"GET /health/", "GET /ready/", "GET /", "GET /page/{file}", "POST /page/
 FREE = {"POST /predictions/{id}/cancel", "POST /page/"}
 
 app = doors.wsgi(ROUTES, OPEN, FREE)  # gunicorn: Render, make serve. Flask is never imported
-handler = doors.lambda_handler(ROUTES, OPEN, FREE)  # AWS Lambda
+handler = aws_lambda.handler(ROUTES, OPEN, FREE)  # AWS Lambda
 
 
 def predict(request: "Request") -> "Response":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from infra.checks import aws, google, knative, render
+from infra.checks import alarms, aws, google, knative, nginx, render, systemd, terraform
 from infra.limits import Limits
 
 CHECKS: dict[str, Callable[[str, Limits], Iterator[str]]] = {
@@ -13,10 +13,17 @@ CHECKS: dict[str, Callable[[str, Limits], Iterator[str]]] = {
     "infra/render/warmup.yml": render.ping,
     "infra/gcp/predict.yaml": google.cloud_run,
     "infra/gcp/health.yaml": google.cloud_run,
-    "infra/gcp/main.tf": google.terraform,
+    "infra/gcp/main.tf": terraform.functions,
+    "infra/gcp/alarms/main.tf": alarms.policies,
+    "infra/gcp/python-version": google.version,
     "infra/aws/template.yaml": aws.template,
     "infra/knative/predict.yaml": knative.pod,
     "infra/knative/health.yaml": knative.pod,
     "infra/knative/predict.Dockerfile": knative.image,
     "infra/knative/health.Dockerfile": knative.image,
+    "infra/systemd/macule.service": systemd.service,
+    "infra/systemd/macule.socket": systemd.socket,
+    "infra/systemd/macule-worker@.service": systemd.service,
+    "infra/systemd/keys.conf": systemd.keys,
+    "infra/nginx/macule.conf": nginx.proxy,
 }

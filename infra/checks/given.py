@@ -3,22 +3,52 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft7Validator
+from jsonschema.validators import extend
 
+from infra.checks.hcl import Unknown
 from infra.limits import Function, Limits
 
 SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
 HEALTH_PATHS = ("/health/", "/warmup/")  # routes that answer at once once a model is warm
 
 
-def schema(document: Any, name: str) -> Iterator[str]:
-    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
-    for error in Draft7Validator(schema).iter_errors(document):
+def _or_unknown(kind: str) -> Callable[[Any, Any], bool]:
+    known = Draft7Validator.TYPE_CHECKER
+    return lambda _, value: isinstance(value, Unknown) or known.is_type(value, kind)
+
+
+# What Terraform finds out later may be of any kind.
+KINDS = ("array", "boolean", "number", "object")
+Validator = extend(
+    Draft7Validator,
+    type_checker=Draft7Validator.TYPE_CHECKER.redefine_many(
+        {kind: _or_unknown(kind) for kind in KINDS}
+    ),
+)
+
+
+def schema(document: Any, name: str, part: str = "") -> Iterator[str]:
+    """Check *document* by a schema, or by one *part* of its definitions."""
+    schema = _read(name)
+    if part and part not in schema["definitions"]:
+        yield f"there is no schema of {part}"
+        return
+    if part:
+        schema = schema | {"$ref": f"#/definitions/{part}"}
+    for error in Validator(schema).iter_errors(document):
         yield f"{'.'.join(map(str, error.absolute_path)) or 'the document'}: {error.message}"
+
+
+@cache
+def _read(name: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    return read
 
 
 def differ(where: str, given: Mapping[Any, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
@@ -53,6 +83,39 @@ def scale(document: Any, function: Function, key: str) -> Iterator[str]:
     annotations = document["spec"]["template"].get("metadata", {}).get("annotations", {})
     wanted = {f"autoscaling.knative.dev/{key}": str(function.max_instances)}
     yield from differ("annotations", annotations, wanted)
+
+
+def keys(
+    spec: Mapping[str, Any],
+    container: Mapping[str, Any],
+    function: Function,
+    table: Limits,
+    items: list[dict[str, str]] | None = None,
+) -> Iterator[str]:
+    """API_KEYS is a file of the secret, for predict and where the table asks for keys."""
+    name, mount = f"{table.name}-keys", "/etc/secrets"
+    wanted = table.api_keys and function.name == "predict"
+    said = [item for item in dicts(container, "env") if item.get("name") == "API_KEYS"]
+    if said != ([{"name": "API_KEYS", "value": f"{mount}/keys"}] if wanted else []):
+        yield f"env: API_KEYS is {said}"
+    held = [item["secret"] for item in dicts(spec, "volumes") if "secret" in item]
+    if held != ([{"secretName": name} | ({"items": items} if items else {})] if wanted else []):
+        yield f"volumes: the secrets are {held}"
+    mounted = [item for item in dicts(container, "volumeMounts") if item.get("name") == "keys"]
+    if [item.get("mountPath") for item in mounted] != ([mount] if wanted else []):
+        yield f"volumeMounts: the keys are {mounted}"
+
+
+def traffic(document: Any, table: Limits) -> Iterator[str]:
+    """A canary's share, and the rest for the revision before it; without one no word of it."""
+    share = table.rollout.canary_percent
+    wanted = [
+        {"revisionName": "PREVIOUS", "percent": 100 - share},
+        {"latestRevision": True, "percent": share, "tag": "candidate"},
+    ]
+    found = document.get("spec", {}).get("traffic")
+    if found != (wanted if share else None):
+        yield f"traffic is {found}"
 
 
 def probes(container: Mapping[str, Any], *names: str) -> Iterator[str]:

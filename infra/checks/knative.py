@@ -7,7 +7,17 @@ from collections.abc import Iterator
 import yaml
 
 from infra import platforms
-from infra.checks.given import dicts, differ, probes, processors, scale, schema, service
+from infra.checks.given import (
+    dicts,
+    differ,
+    keys,
+    probes,
+    processors,
+    scale,
+    schema,
+    service,
+    traffic,
+)
 from infra.limits import Limits
 
 
@@ -16,8 +26,10 @@ def pod(text: str, table: Limits) -> Iterator[str]:
     document = yaml.safe_load(text)
     function, spec, container = service(document, table)
     security = container.pop("securityContext", {})
+    security["automountServiceAccountToken"] = spec.pop("automountServiceAccountToken", None)
     yield from schema(document, "run-service")
     wanted = {
+        "automountServiceAccountToken": False,
         "runAsNonRoot": True,
         "readOnlyRootFilesystem": True,
         "allowPrivilegeEscalation": False,
@@ -45,8 +57,14 @@ def pod(text: str, table: Limits) -> Iterator[str]:
         yield f"nodeSelector is {spec.get('nodeSelector')}, not {wanted_nodes or None}"
     given = {item.get("name"): item.get("value") for item in dicts(container, "env")}
     yield from differ("env", given, function.variables())
+    yield from keys(spec, container, function, table)
     yield from scale(document, function, "max-scale")
+    yield from traffic(document, table)
     yield from probes(container, "readinessProbe", "livenessProbe")
+    warm = function.name == "predict" and not table.api_keys  # /warmup/ asks for a key
+    ready = container.get("readinessProbe", {}).get("httpGet", {})
+    if ready != {"path": "/warmup/" if warm else "/health/"}:
+        yield f"readinessProbe: it asks {ready}"
 
 
 def image(text: str, table: Limits) -> Iterator[str]:

@@ -3,10 +3,10 @@
 # Cloud Run functions from the bundles of `make bundle`, closed unless `public`, and the warm-up ping.
 
 terraform {
-  required_version = ">= 1.5"
+  required_version = ">= 1.5, < 2.0"
   required_providers {
-    google  = { source = "hashicorp/google", version = ">= 5.0" }
-    archive = { source = "hashicorp/archive", version = ">= 2.4" }
+    google  = { source = "hashicorp/google", version = "~> 6.50" } # what infra/schemas/ checks
+    archive = { source = "hashicorp/archive", version = "~> 2.7" }
   }
 }
 
@@ -20,18 +20,28 @@ variable "public" {
   description = "Let anyone call both functions; else callers need roles/run.invoker."
 }
 
-variable "api_keys" {
+variable "api_keys_secret" {
   type        = string
   default     = ""
-  sensitive   = true
-  description = "API_KEYS of predict, as name:hash pairs; empty leaves it open to whoever may call it."
+  description = "Secret of Secret Manager that holds the lines of API_KEYS; empty: predict asks for no key."
 }
 
-variable "predict_key" {
+variable "predict_key_secret" {
   type        = string
-  default     = "none" # a header needs a value; without api_keys nobody looks at it
-  sensitive   = true
-  description = "One of these keys, for the warm-up ping and the health function."
+  default     = ""
+  description = "Secret that holds one of these keys, for the warm-up ping and the health function."
+}
+
+variable "alarms" {
+  type        = bool
+  default     = false
+  description = "Make the alert policies, and the uptime check where predict is public. They may cost money."
+}
+
+variable "notification_channels" {
+  type        = list(string)
+  default     = []
+  description = "Who is notified: projects/PROJECT/notificationChannels/ID."
 }
 
 provider "google" {
@@ -48,12 +58,33 @@ resource "google_storage_bucket" "source" {
 
 resource "google_service_account" "runtime" {
   account_id   = "macule-runtime"
-  display_name = "macule functions: no role at all"
+  display_name = "macule functions: no role of the project"
 }
 
 resource "google_service_account" "scheduler" {
   account_id   = "macule-scheduler"
   display_name = "macule warm-up: may call predict"
+}
+
+# The runtime account may read these secrets, and nothing else.
+resource "google_secret_manager_secret_iam_member" "api_keys" {
+  count     = var.api_keys_secret == "" ? 0 : 1
+  secret_id = var.api_keys_secret
+  role      = "roles/secretmanager.secretAccessor"
+  member    = "serviceAccount:${google_service_account.runtime.email}"
+}
+
+resource "google_secret_manager_secret_iam_member" "predict_key" {
+  count     = var.predict_key_secret == "" ? 0 : 1
+  secret_id = var.predict_key_secret
+  role      = "roles/secretmanager.secretAccessor"
+  member    = "serviceAccount:${google_service_account.runtime.email}"
+}
+
+# Cloud Scheduler takes headers as they are, so the ping's key is in the state as well.
+data "google_secret_manager_secret_version" "predict_key" {
+  count  = var.predict_key_secret == "" ? 0 : 1
+  secret = var.predict_key_secret
 }
 
 data "archive_file" "predict" {
@@ -99,9 +130,24 @@ resource "google_cloudfunctions2_function" "predict" {
       GRACEFUL_TIMEOUT_S        = "25"
       MAX_IMAGE_BYTES           = "10485760"
       MEMORY_BANDS              = "0.3,0.7,0.88,0.98"
-      API_KEYS                  = var.api_keys
+      API_KEYS                  = var.api_keys_secret == "" ? "" : "/etc/secrets/keys"
+    }
+
+    dynamic "secret_volumes" {
+      for_each = var.api_keys_secret == "" ? [] : [var.api_keys_secret]
+      content {
+        mount_path = "/etc/secrets"
+        project_id = var.project
+        secret     = secret_volumes.value
+        versions {
+          version = "latest"
+          path    = "keys"
+        }
+      }
     }
   }
+
+  depends_on = [google_secret_manager_secret_iam_member.api_keys]
 }
 
 resource "google_cloud_run_service_iam_member" "predict_public" {
@@ -156,9 +202,20 @@ resource "google_cloudfunctions2_function" "health" {
       MAX_IMAGE_BYTES           = "1048576"
       MEMORY_BANDS              = "0.3,0.7,0.88,0.98"
       PREDICT_URL               = var.public ? google_cloudfunctions2_function.predict.service_config[0].uri : ""
-      PREDICT_KEY               = var.predict_key
+    }
+
+    dynamic "secret_environment_variables" {
+      for_each = var.predict_key_secret == "" ? [] : [var.predict_key_secret]
+      content {
+        key        = "PREDICT_KEY"
+        project_id = var.project
+        secret     = secret_environment_variables.value
+        version    = "latest"
+      }
     }
   }
+
+  depends_on = [google_secret_manager_secret_iam_member.predict_key]
 }
 
 resource "google_cloud_run_service_iam_member" "health_public" {
@@ -189,12 +246,28 @@ resource "google_cloud_scheduler_job" "warmup" {
   http_target {
     http_method = "GET"
     uri         = "${google_cloudfunctions2_function.predict.service_config[0].uri}/warmup/"
-    headers     = { "X-API-Key" = var.predict_key }
+    headers     = var.predict_key_secret == "" ? {} : { "X-API-Key" = trimspace(data.google_secret_manager_secret_version.predict_key[0].secret_data) }
     oidc_token {
       service_account_email = google_service_account.scheduler.email
       audience              = google_cloudfunctions2_function.predict.service_config[0].uri
     }
   }
+
+  lifecycle {
+    precondition {
+      condition     = (var.api_keys_secret == "") == (var.predict_key_secret == "")
+      error_message = "Set both api_keys_secret and predict_key_secret, or neither: the ping needs a key."
+    }
+  }
+}
+
+module "alarms" {
+  source                = "./alarms"
+  count                 = var.alarms ? 1 : 0
+  project               = var.project
+  service               = google_cloudfunctions2_function.predict.name
+  host                  = var.public ? trimprefix(google_cloudfunctions2_function.predict.service_config[0].uri, "https://") : ""
+  notification_channels = var.notification_channels
 }
 
 output "predict_url" {

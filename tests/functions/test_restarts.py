@@ -6,12 +6,13 @@ import os
 import selectors
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crowd import Crowd, Passed, Place, children
+from crowd import SERVE, Crowd, Passed, Place, children, free_port
 from draw import photo
 from gunicorn.config import Config
 from macule.draining import _close
@@ -54,6 +55,23 @@ def test_restarts_under_load_fail_no_request(
     assert clients.counts["refused"] == 0
     assert clients.counts["ok"] > 20
     assert clients.counts["retried"] > 0
+
+
+def test_a_stop_as_it_starts_takes_no_grace(tmp_path: Path) -> None:
+    """SIGTERM before there is a worker, as when a start is regretted, ends the service soon."""
+    told = {**os.environ, "PORT": str(free_port()), "GRACEFUL_TIMEOUT_S": "90"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        told["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        for _ in range(5):  # each time at another moment of the worker's start
+            process = subprocess.Popen(SERVE, cwd=ROOT, env=told, start_new_session=True)
+            try:
+                manager.recv(1000)  # gunicorn is ready, its worker not yet there
+                process.terminate()
+
+                assert process.wait(60) == 0
+            finally:
+                process.kill()
 
 
 def test_reloads_under_load_fail_no_request(tmp_path: Path, photos: list[bytes]) -> None:

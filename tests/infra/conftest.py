@@ -1,9 +1,12 @@
 """The bundles, made once for all tests that start them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bundling import bundle
+from documents import commands
+from machine import Machine, booted
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +15,14 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles")
     (out / "said").write_text(bundle(out))
     return out
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine with a systemd of its own, where macule is installed as docs/deploy.md says."""
+    install = commands("deploy.md", "Your own machine", "Install") + commands(
+        "operate.md", "Workers", "Install the queue"
+    )
+    with booted(tmp_path_factory.mktemp("machine"), install) as one:
+        one.run(commands("deploy.md", "Your own machine", "Start"))
+        yield one

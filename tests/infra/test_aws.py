@@ -17,7 +17,9 @@ from service import ROOT
 from infra import limits, sam
 
 TABLE = limits.read()
-TEMPLATE = sam.transform(sam.load((ROOT / "infra/aws/template.yaml").read_text()))
+DOCUMENT = sam.load((ROOT / "infra/aws/template.yaml").read_text())
+TEMPLATE = sam.transform(DOCUMENT)
+DEPLOYED = sam.deployed(DOCUMENT)
 BUCKET = sam.STORED.removeprefix("s3://")
 # What moto's CloudFormation passes over; the API's own calls below make the schedule.
 NO_STACK = ("AWS::Lambda::Alias", "AWS::Lambda::Url", "AWS::Scheduler::Schedule")
@@ -34,10 +36,10 @@ TRUST = {
 
 
 def resource(kind: str, name: str = "") -> dict[str, Any]:
-    """Find what the transformed template says of one resource of a kind."""
+    """Find what is deployed of one resource of a kind, by default."""
     found = [
         body["Properties"]
-        for key, body in TEMPLATE["Resources"].items()
+        for key, body in DEPLOYED["Resources"].items()
         if body["Type"] == kind and name in key
     ]
     assert len(found) == 1, (kind, name, len(found))
@@ -92,6 +94,10 @@ def functions(aws: Any, bundles: Path) -> dict[str, dict[str, Any]]:
             Role=made["Role"]["Arn"],
             Code={"ZipFile": (bundles / f"aws/{name}.zip").read_bytes()},
         )
+        server.put_function_concurrency(
+            FunctionName=asked["FunctionName"],
+            ReservedConcurrentExecutions=asked["ReservedConcurrentExecutions"],
+        )
         found[name] = server.get_function_configuration(FunctionName=asked["FunctionName"])
     return found
 
@@ -122,7 +128,7 @@ def test_the_layer_is_predicts_alone(functions: dict[str, dict[str, Any]], bundl
 
 @pytest.mark.filterwarnings("ignore:Tried to parse:UserWarning")
 def test_cloudformation_takes_the_template(aws: Any, bundles: Path) -> None:
-    """The transformed template becomes a stack of functions with the table's memory."""
+    """The transformed template becomes a stack of what we say it deploys, with our limits."""
     template = {**TEMPLATE, "Outputs": {}}  # which are the URLs
     region = "us-east-1"  # the functions above have the same names
     aws("s3", region).create_bucket(Bucket=BUCKET)
@@ -137,16 +143,60 @@ def test_cloudformation_takes_the_template(aws: Any, bundles: Path) -> None:
     )
     stack = formation.describe_stacks(StackName="macule-stack")["Stacks"][0]
     made = formation.list_stack_resources(StackName="macule-stack")["StackResourceSummaries"]
+    server = aws("lambda", region)
+    names = {part["PhysicalResourceId"] for part in made}
     memory_mb = {
         item["FunctionName"]: item["MemorySize"]
-        for item in aws("lambda", region).list_functions()["Functions"]
-        if item["FunctionName"] in {part["PhysicalResourceId"] for part in made}
+        for item in server.list_functions()["Functions"]
+        if item["FunctionName"] in names
+    }
+    reserved = {
+        name: server.get_function_concurrency(FunctionName=name)["ReservedConcurrentExecutions"]
+        for name in memory_mb
     }
 
     assert stack["StackStatus"] == "CREATE_COMPLETE"
-    kinds = {body["Type"] for body in TEMPLATE["Resources"].values()}
+    kinds = {body["Type"] for body in DEPLOYED["Resources"].values()}
     assert {item["ResourceType"] for item in made if item["ResourceType"]} == kinds - set(NO_STACK)
-    assert sorted(memory_mb.values()) == [TABLE.health.memory_mb, TABLE.predict.memory_mb]
+    for function in (TABLE.predict, TABLE.health):
+        name = f"{TABLE.name}-{function.name}"
+        assert (memory_mb[name], reserved[name]) == (function.memory_mb, function.max_instances)
+
+
+def test_an_open_url_lets_anyone_in(aws: Any, functions: dict[str, dict[str, Any]]) -> None:
+    """Both permissions of each URL are taken by the API, and the alias has its own policy."""
+    opened = sam.deployed(DOCUMENT, {"UrlAuth": "NONE"})["Resources"]
+    server = aws("lambda")
+    server.publish_version(FunctionName=functions["predict"]["FunctionName"])
+    server.create_alias(
+        FunctionName=functions["predict"]["FunctionName"], Name="live", FunctionVersion="1"
+    )
+    asked = {
+        name: body["Properties"]
+        for name, body in opened.items()
+        if body["Type"] == "AWS::Lambda::Permission"
+    }
+    for name, permitted in asked.items():
+        whose = "health" if name.startswith("Health") else "predict"
+        server.add_permission(
+            StatementId=name,
+            **{**permitted, "FunctionName": functions[whose]["FunctionName"]},
+            **({"Qualifier": "live"} if whose == "predict" else {}),
+        )
+    told = {
+        whose: json.loads(server.get_policy(FunctionName=name, **qualified)["Policy"])["Statement"]
+        for whose, name, qualified in (
+            ("predict", functions["predict"]["FunctionName"], {"Qualifier": "live"}),
+            ("health", functions["health"]["FunctionName"], {}),
+        )
+    }
+
+    assert len(asked) == 4
+    for statements in told.values():
+        assert {one["Action"] for one in statements} == {
+            "lambda:InvokeFunctionUrl",
+            "lambda:InvokeFunction",
+        }
 
 
 def test_the_schedule_calls_predict(aws: Any, functions: dict[str, dict[str, Any]]) -> None:

@@ -1,6 +1,5 @@
 """What is uploaded starts as it lies there, answers, and is the same bytes every time."""
 
-import base64
 import json
 import os
 import re
@@ -15,6 +14,7 @@ import pytest
 from broker import broker
 from bundling import bundle
 from draw import photo, saved, skin
+from lambda_events import event
 from mutants import changed
 from runtime_api import Lambda, unpack
 from runtime_api import running as lambda_running
@@ -23,7 +23,6 @@ from service import FRAMEWORK, ROOT, running
 from infra import limits, platforms
 from infra.bundle import Target, build
 
-EVENTS = Path(__file__).parent / "events"
 # Nothing but the bundle and the standard library: -S leaves out this environment's packages.
 BARE = f"{sys.executable} -S -m"
 KINDS: list[tuple[str, dict[str, Any]]] = [
@@ -40,11 +39,6 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("WEBP", {"lossless": True}),
     ("MPO", {"save_all": True}),
 ]
-
-
-def event(name: str, body: bytes = b"") -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((EVENTS / f"{name}.json").read_text())
-    return {**read, "body": base64.b64encode(body).decode()} if "body" in read else read
 
 
 def test_two_builds_are_the_same_bytes(bundles: Path, tmp_path: Path) -> None:
@@ -79,6 +73,14 @@ def test_health_carries_nothing_heavy(bundles: Path) -> None:
         assert sum(path.stat().st_size for path in (bundles / name).rglob("*")) < 5 * 2**20
     pins = (bundles / "gcp/health/requirements.txt").read_text()
     assert not re.search(r"^(numpy|pillow|ai-edge-litert)==", pins, re.M)
+
+
+def test_google_is_told_the_tables_python(bundles: Path) -> None:
+    """Both source folders name the Python that Google's buildpacks are to take."""
+    for name in ("predict", "health"):
+        told = (bundles / f"gcp/{name}/.python-version").read_text()
+
+        assert told.strip() == limits.read().python_minor
 
 
 def test_a_layer_beyond_its_bound_is_refused(bundles: Path, tmp_path: Path) -> None:
@@ -190,7 +192,10 @@ def function(
         yield name, function
 
 
-@pytest.mark.parametrize("source", ["function-url", "http-api-2", "http-api-1", "alb", "alb-lists"])
+@pytest.mark.parametrize(
+    "source",
+    ["function-url", "http-api-2", "http-api-1", "rest-api", "rest-api-domain", "alb", "alb-lists"],
+)
 def test_the_zips_answer_every_source_of_events(function: tuple[str, Lambda], source: str) -> None:
     """A photo by function URL, both versions of API and a balancer gets its answer, two labels."""
     name, run = function

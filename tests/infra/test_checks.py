@@ -1,6 +1,9 @@
 """Each template has a check, which accepts what is deployed; its mutants are in checks/."""
 
+import subprocess
+
 import pytest
+from mutants import changed
 from service import ROOT
 
 from infra import checks, generate, limits
@@ -14,6 +17,35 @@ def test_what_is_deployed_is_accepted(path: str) -> None:
     assert list(checks.CHECKS[path]((ROOT / path).read_text(), TABLE)) == []
 
 
+@pytest.mark.parametrize("path", checks.CHECKS)
+def test_what_the_table_may_ask_for_is_accepted(path: str) -> None:
+    """With keys, a canary and alarms no check finds anything either."""
+    asked = {"api_keys": True, "rollout.canary_percent": 10, "rollout.alarms": True}
+    table = changed(asked)
+
+    assert list(checks.CHECKS[path](generate.outputs(table)[path], table)) == []
+
+
 def test_every_template_with_limits_is_checked() -> None:
     """Each template that the table is written into has a check."""
     assert set(generate.OUTPUTS) == set(checks.CHECKS)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "infra/gcp/.terraform/providers/x",
+        "infra/gcp/terraform.tfstate",
+        "infra/gcp/terraform.tfstate.backup",
+        "infra/gcp/alarms/terraform.tfstate",
+        "infra/gcp/my.auto.tfvars",
+        "infra/gcp/crash.log",
+        "infra/aws/.aws-sam/build.toml",
+        "infra/aws/samconfig.toml",
+    ],
+)
+def test_what_deploying_leaves_is_not_committed(path: str) -> None:
+    """Git ignores states, which may hold keys, and what the tools write beside a template."""
+    assert (
+        subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT, check=False).returncode == 0
+    )

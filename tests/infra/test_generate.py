@@ -30,6 +30,8 @@ def test_a_changed_limit_reaches_every_platform() -> None:
         "infra/gcp/main.tf",
         "infra/aws/template.yaml",
         "infra/knative/predict.yaml",
+        "infra/systemd/macule.service",
+        "infra/systemd/macule-worker@.service",
     }
     assert f"plan: {platforms.render_plan(4096)} " in after["render.yaml"]
     assert "MemorySize: 4096" in after["infra/aws/template.yaml"]

@@ -32,6 +32,7 @@ BANDS = {"loaded": 0.2, "predicting": 0.5, "critical": 0.8, "oom_imminent": 0.9}
         ("python", "3.13", "python is '3.13'"),
         ("architecture", "amd64", "architecture is 'amd64'"),
         ("warmup_minutes", 7, "warmup_minutes is 7"),
+        ("api_keys", "yes", "api_keys is 'yes'"),
         ("rollout.canary_percent", 100, "rollout.canary_percent is 100"),
         ("rollout.canary_minutes", 0, "rollout.canary_minutes is 0"),
         ("rollout.alarms", "no", "rollout.alarms is 'no'"),

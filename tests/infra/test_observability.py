@@ -1,18 +1,25 @@
-"""The dashboard and the alert rules: each metric in them is one that a running service has."""
+"""The dashboard and the alert rules, on what real services tell a real Prometheus."""
 
 import base64
 import json
+import math
 import re
+import time
 from collections.abc import Iterator
-from typing import Any
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from broker import broker, worker
+from crowd import free_port
 from draw import photo
 from macule import metrics
+from prometheus import Prometheus, prometheus, promtool
 from prometheus_client.parser import text_string_to_metric_families
 from receivers import SECRET, receiver
-from service import GUNICORN, ROOT, Service, running, until
+from service import GUNICORN, GUNICORN_DEV, ROOT, Service, running, until
 
 FOLDER = ROOT / "infra/observability"
 # What Prometheus itself brings: a series of each target, labels of each sample.
@@ -20,38 +27,97 @@ GIVEN, GIVEN_LABELS = {"up"}, {"job", "instance"}
 SELECTOR = re.compile(r"\b([a-z]+_[a-z_]+|up)\b(?:\{([^}]*)\})?(?!\()")
 WORDS = {"group_left", "group_right"}
 GROUPS = re.compile(r"\b(?:by|on|without|ignoring) ?\(([^)]*)\)")
+# A service whose photos all meet a fault of ours.
+FAULTY = """
+from macule import doors, health, scrape
+
+def photo(request):
+    raise RuntimeError("a fault of ours")
+
+ROUTES = {"POST /predict/": photo, "GET /health/": health.alive, "GET /metrics": scrape.show}
+app = doors.wsgi(ROUTES)
+"""
+JOBS = ("all", "short", "faulty", "viewed", "worker", "gone")
 
 
-def samples(service: Service) -> dict[str, set[str]]:
-    """Return what a service has: names of samples, and the labels that each has."""
+class Watched(NamedTuple):
+    """What Prometheus has seen of services of all kinds; `exposed`: samples and their labels."""
+
+    server: Prometheus
+    exposed: dict[str, set[str]]
+    texts: list[str]
+
+
+def samples(texts: list[str]) -> dict[str, set[str]]:
+    """Return what services have: names of samples, and the labels that each has."""
     found: dict[str, set[str]] = {}
-    text = service.call("GET", "/metrics").body.decode()
-    for family in text_string_to_metric_families(text):
-        for one in family.samples:
-            found.setdefault(one.name, set()).update(one.labels)
+    for text in texts:
+        for family in text_string_to_metric_families(text):
+            for one in family.samples:
+                found.setdefault(one.name, set()).update(one.labels)
     return found
 
 
 @pytest.fixture(scope="module")
-def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """Traffic of all kinds: photos, jobs, webhooks told and given up, a recycle, short memory."""
-    told = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true", "MAX_REQUESTS": "5"}
-    with receiver() as target, running(GUNICORN, tmp_path_factory.mktemp("all"), **told) as service:
-        image = base64.b64encode(photo()).decode()
-        for way in ("/204", "/410"):
-            body = json.dumps({"image": image, "webhook": target.url + way}).encode()
-            service.call("POST", "/predictions", body, {"Content-Type": "application/json"})
-        until(lambda: len(target.calls) == 4)
-        for _ in range(6):
-            service.predict(photo(), "?explain=cam")
-        service.predict(b"<html>")
-        until(lambda: {"macule_recycles_total", "macule_webhooks_total"} <= positive(service))
-        found = samples(service)
-    with running(GUNICORN, tmp_path_factory.mktemp("short"), MEMORY_LIMIT_MB="60") as service:
-        service.predict(photo())
-        for name, labels in samples(service).items():
-            found.setdefault(name, set()).update(labels)
-    return found
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """Photos, jobs, webhooks told and given up, a recycle, short memory, faults, page views."""
+    ports = {f"macule-{name}": free_port() for name in JOBS}
+    folders = {name: tmp_path_factory.mktemp(name) for name in JOBS}
+    at_once = re.sub(r"\n +for: \w+", "", (FOLDER / "alerts.yaml").read_text())
+    with ExitStack() as stack:
+
+        def start(name: str, command: str = GUNICORN, **environment: str) -> Service:
+            port = ports[f"macule-{name}"]
+            return stack.enter_context(running(command, folders[name], port=port, **environment))
+
+        server = stack.enter_context(prometheus(folders["gone"], ports, at_once))
+        (folders["faulty"] / "faulty.py").write_text(FAULTY)
+        faulty = start("faulty", f"{GUNICORN_DEV} --pythonpath {folders['faulty']} faulty:app")
+        short = start("short", MEMORY_LIMIT_MB="60")
+        viewed = start("viewed")
+        target = stack.enter_context(receiver())
+        told = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true", "MAX_REQUESTS": "5"}
+        full = start("all", **told)
+        valkey = stack.enter_context(broker(folders["worker"]))
+        where = {"HOST": "127.0.0.1", "WORKER_METRICS_PORT": str(ports["macule-worker"])}
+        stack.enter_context(worker(valkey, **where))
+
+        until(lambda: len(server.query("up == 1")) == len(JOBS) - 1)  # each was seen at rest
+        _everything(full, target)
+        for _ in range(3):  # counters begin, and rise
+            faulty.predict(photo())
+            short.predict(photo())
+            for _ in range(20):
+                faulty.call("GET", "/health/")
+                viewed.call("GET", "/")
+            _scrape(server)
+        services = (
+            faulty,
+            short,
+            viewed,
+            full,
+            Service(full.process, ports["macule-worker"], full.log),
+        )
+        texts = [each.call("GET", "/metrics").body.decode() for each in services]
+        yield Watched(server, samples(texts), texts)
+
+
+def _everything(service: Service, target: Any) -> None:
+    image = base64.b64encode(photo()).decode()
+    for way in ("/204", "/410"):
+        body = json.dumps({"image": image, "webhook": target.url + way}).encode()
+        service.call("POST", "/predictions", body, {"Content-Type": "application/json"})
+    until(lambda: len(target.calls) == 4)
+    for _ in range(6):
+        service.predict(photo(), "?explain=cam")
+    service.predict(b"<html>")
+    until(lambda: {"macule_recycles_total", "macule_webhooks_total"} <= positive(service))
+
+
+def _scrape(server: Prometheus) -> None:
+    """Wait until Prometheus has been everywhere again."""
+    begin = time.time()
+    until(lambda: all(value > begin for _, value in server.query("timestamp(up)")), 60)
 
 
 def positive(service: Service) -> set[str]:
@@ -92,19 +158,92 @@ def unknown(expression: str, exposed: dict[str, set[str]]) -> set[str]:
     return wrong | (grouped - known - GIVEN_LABELS)
 
 
-def test_every_metric_in_use_is_there(exposed: dict[str, set[str]]) -> None:
+def test_every_metric_in_use_is_there(watched: Watched) -> None:
     """Each metric and label of each expression is one that was scraped after real traffic."""
-    found = list(expressions())
+    wrong = {each: unknown(each, watched.exposed) for each in expressions()}
 
-    assert len(found) >= 45
-    assert {each: unknown(each, exposed) for each in found if unknown(each, exposed)} == {}
+    assert len(wrong) >= 45
+    assert {each: names for each, names in wrong.items() if names} == {}
 
 
-def test_every_metric_that_exists_was_seen(exposed: dict[str, set[str]]) -> None:
+def test_every_metric_that_exists_was_seen(watched: Watched) -> None:
     """The traffic brought a sample of each metric, with the labels that it is said to have."""
     for name, family in metrics.FAMILIES.items():
         sample = f"{name}_bucket" if family.bounds else name
-        assert exposed.get(sample, set()) - {"le"} == set(family.labels), name
+        assert watched.exposed.get(sample, set()) - {"le"} == set(family.labels), name
+
+
+def test_alerts_fire_in_a_real_prometheus(watched: Watched) -> None:
+    """Faults, refusals, a dead target and a lost webhook do; page views and workers do not."""
+    expected = {
+        "macule-faulty": {"MaculeErrors /predict", "MaculeNotReady"},  # its faults come first
+        "macule-short": {"MaculeRefuses /predict"},
+        "macule-all": {"MaculeWebhooksGivenUp"},
+        "macule-gone": {"MaculeDown"},
+    }
+
+    def fired() -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for labels in watched.server.firing():
+            name = f"{labels['alertname']} {labels.get('route', '')}".strip()
+            if name not in ("MaculeNearLimit", "MaculeMemoryCritical"):  # as Python's build has it
+                found.setdefault(labels["job"], set()).add(name)
+        return found
+
+    with suppress(AssertionError):  # whose difference says more
+        until(lambda: fired() == expected, 60)
+    assert fired() == expected
+
+
+def test_each_panel_has_data(watched: Watched) -> None:
+    """Each expression of the dashboard can be asked, and its answer has a figure in it."""
+    empty = []
+    for panel in panels():
+        for target in panel.get("targets", ()):
+            asked = target["expr"].replace("$__rate_interval", "5m").replace("$job", "macule.*")
+            values = [value for _, value in watched.server.query(asked)]
+            if all(map(math.isnan, values)):
+                empty.append(asked)
+
+    assert empty == []
+
+
+def test_promtool_finds_no_fault(watched: Watched, tmp_path: Path) -> None:
+    """The rules, what services expose, and the configuration in docs/operate.md are well-formed."""
+    for text in watched.texts:
+        assert promtool("check", "metrics", text=text) == ""
+    assert promtool("check", "rules", "--lint-fatal", str(FOLDER / "alerts.yaml")) == ""
+    assert promtool("check", "config", "--lint-fatal", str(documented(tmp_path))) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("check", "metrics"), "# TYPE macule_requests counter\nmacule_requests 1\n"),
+        (("check", "metrics"), "macule_requests_total{ 1\n"),
+        (("check", "rules"), 'groups: [{name: a, rules: [{alert: A, expr: "sum("}]}]'),
+        (("check", "rules"), "groups: [{name: a, rules: [{alert: A, expression: up}]}]"),
+        (("check", "config"), "scrape_configs: [{job: macule}]"),
+        (("check", "config"), "rule_files: [nowhere.yaml]"),
+    ],
+)
+def test_promtool_finds_a_slip(words: tuple[str, ...], text: str, tmp_path: Path) -> None:
+    """Metrics, rules and configurations that cannot be read, or are named unusually, are found."""
+    file = tmp_path / "slip.yaml"
+    file.write_text(text)
+    given = () if "metrics" in words else (str(file),)
+
+    assert promtool(*words, *given, text=text) != ""
+
+
+def documented(folder: Path) -> Path:
+    """Write the configuration in docs/operate.md, with the rules beside it."""
+    text = (ROOT / "docs/operate.md").read_text()
+    (block,) = re.findall(r"```\w*\n(scrape_configs:.*?)```", text, re.DOTALL)
+    (folder / "alerts.yaml").write_text((FOLDER / "alerts.yaml").read_text())
+    file = folder / "prometheus.yaml"
+    file.write_text(block)
+    return file
 
 
 @pytest.mark.parametrize(
@@ -117,11 +256,9 @@ def test_every_metric_that_exists_was_seen(exposed: dict[str, set[str]]) -> None
         ('up{job="macule"} == 0', set()),
     ],
 )
-def test_what_is_not_there_is_found(
-    exposed: dict[str, set[str]], expression: str, wrong: set[str]
-) -> None:
+def test_what_is_not_there_is_found(watched: Watched, expression: str, wrong: set[str]) -> None:
     """The check sees a metric, a label and a grouping that no service has."""
-    assert unknown(expression, exposed) == wrong
+    assert unknown(expression, watched.exposed) == wrong
 
 
 def test_the_rules_are_whole() -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from mutants import changed
+from mutants import changed, complaints
 
 from infra import checks, generate, platforms
 
@@ -23,6 +23,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "newest Python": {"python": f"3.14.{platforms.PYTHONS['3.14']}"},
     "bodies": {"predict.body_mb": 64, "predict.threads": 8, "predict.bands": BANDS},
     "rollout": {"rollout.canary_percent": 10, "rollout.alarms": True, "rollout.p99_ms": 500},
+    "keys": {"api_keys": True},
     "name": {"name": "lesions", "health.memory_mb": 256, "health.threads": 1},
 }
 
@@ -38,3 +39,19 @@ def test_a_changed_table_makes_sound_templates(name: str) -> None:
     }
 
     assert found == {path: [] for path in checks.CHECKS}
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "slip", "said"),
+    [
+        ("infra/knative/predict.yaml", "arch: arm64", "arch: amd64", "nodeSelector is"),
+        ("infra/knative/health.yaml", "nodeSelector:", "nodeSelecter:", "nodeSelecter"),
+        ("infra/knative/predict.Dockerfile", "linux/arm64", "linux/amd64", "FROM is"),
+        ("infra/knative/health.Dockerfile", "--platform=linux/arm64 ", "", "FROM is"),
+    ],
+)
+def test_another_machine_is_rejected(path: str, text: str, slip: str, said: str) -> None:
+    """With arm64 the pod's nodes and the image's platform are arm64."""
+    found = complaints(path, text, slip, changed({"architecture": "arm64"}))
+
+    assert any(said in complaint for complaint in found), found

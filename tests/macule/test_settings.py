@@ -60,6 +60,7 @@ REDIS = [
 ]
 BAD = {
     "PORT": [*WHOLE, "http", "65536", ":8080", "0.0.0.0:8080"],
+    "WORKER_METRICS_PORT": [*WHOLE, "65536", "0.0.0.0:9100"],
     "HOST": [
         "unix:/run/macule.sock",
         "fd://3",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from draw import photo
-from macule import classify, doors, errors, page
+from macule import aws_lambda, classify, errors, page
 from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running
 
 WORDS = json.loads((ROOT / "layers/model/macule/page/words.json").read_text())
@@ -145,9 +145,9 @@ def test_a_refusal_says_when_to_come_back(tmp_path: Path) -> None:
     assert "At most 0.0954 MB" in large.body.decode()
 
 
-def test_the_lambda_door_serves_it() -> None:
+def test_the_lambda_adapter_serves_it() -> None:
     """Behind a stage of an API the page is text, what is compressed base64, and addresses fit."""
-    handler = doors.lambda_handler(ROUTES)
+    handler = aws_lambda.handler(ROUTES)
 
     def get(path: str, **headers: str) -> dict[str, object]:
         about = {"stage": "prod", "http": {"method": "GET"}}

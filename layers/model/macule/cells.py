@@ -19,13 +19,17 @@ LIVE = "~"  # before the key of what is measured, not counted
 
 
 class Cells:
-    """Numbers by key: a row of them for each of at most *rows* processes that live at once."""
+    """Numbers by key: a row of them for each of at most *rows* processes that live at once.
 
-    def __init__(self, rows: int) -> None:
+    Args:
+      file: of a process that this one was by `exec`: what that counted goes on.
+    """
+
+    def __init__(self, rows: int, file: int | None = None) -> None:
         import mmap
 
-        self._file, self._rows = _file(), rows
         size = rows * ROW_BYTES + 8
+        self._file, self._rows = _known_file(file, size) or _file(), rows
         if self._file is None:  # nothing to share: each process counts for itself
             self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         else:
@@ -34,6 +38,12 @@ class Cells:
         self._numbers = memoryview(self._map).cast("d")
         self._fresh()
         os.register_at_fork(after_in_child=self._fresh)
+
+    def keep(self) -> int | None:
+        """Return the file, which now stays open over `exec`; None where nothing can be kept."""
+        if self._file is not None:
+            os.set_inheritable(self._file, True)
+        return self._file
 
     def add(self, *amounts: tuple[str, float]) -> None:
         """Add to numbers of this process, each by its key."""
@@ -115,6 +125,13 @@ class Cells:
         if not keeps:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, row)
         return True
+
+
+def _known_file(file: int | None, size: int) -> int | None:
+    """Return a file that was kept, if it is one of this form."""
+    with suppress(OSError):
+        return file if file is not None and os.fstat(file).st_size == size else None
+    return None
 
 
 def _file() -> int | None:

@@ -127,12 +127,14 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     key.add_argument("what", choices=["new", "webhook"])
     key.add_argument("name", nargs="?", metavar="NAME", help="of a new key: letters, digits, ._-")
 
-    add(
+    work = add(
         "worker",
         commands.worker,
         "work on the predictions that wait at BROKER_URL",
         "One at a time, within MEMORY_LIMIT_MB, until SIGTERM. There may be any number, anywhere.",
     )
+    # a worn worker's, to the one that takes its place
+    work.add_argument("--counters", type=int, metavar="FD", help=argparse.SUPPRESS)
 
     summary = "run the service under ever lower limits; find the least that holds"
     # its options are the bench's own, and go to it as they are

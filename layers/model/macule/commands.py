@@ -169,16 +169,18 @@ def worker(options: argparse.Namespace) -> int:
     if not chosen.broker_url:
         complain("BROKER_URL is not set; without it predictions are worked on where they are made")
         return MISUSED
-    from macule import log, startup
+    from macule import log, metrics, startup
 
     if fault := startup.queue(chosen, worker=True):
         raise BadSetting(fault)
     startup.check(chosen)
     from macule.jobs import worker
 
+    counters = metrics.share(file=options.counters)
     log.begin()
     if worker.serve(chosen):  # a process of the same id, with memory as at the start
-        os.execv(sys.executable, [sys.executable, "-m", "macule.cli", "worker"])  # noqa: S606
+        again, file = [sys.executable, "-m", "macule.cli", "worker"], counters.keep()
+        os.execv(sys.executable, again if file is None else [*again, f"--counters={file}"])  # noqa: S606
     return OK
 
 

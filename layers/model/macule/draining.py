@@ -63,6 +63,16 @@ def announce(server: Any) -> None:
         server.signal(number, frame)
 
     signal.signal(signal.SIGTERM, stop)
+    os.register_at_fork(after_in_parent=_let_through)
+
+
+def hold() -> None:
+    """Have SIGTERM wait, before a fork, until the worker has its handler: `prepare`.
+
+    Until then a worker has the arbiter's handler, where the signal is lost: the arbiter would wait
+    for all of GRACEFUL_TIMEOUT_S.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 def note_reload(server: Any) -> None:
@@ -89,6 +99,7 @@ def prepare(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], Non
 
     signal.signal(signal.SIGTERM, leave)
     signal.siginterrupt(signal.SIGTERM, False)
+    _let_through()
 
 
 def note_warm(worker: Any) -> None:
@@ -107,6 +118,10 @@ def let_in(worker: Any, request: Any) -> None:
 def let_out(worker: Any, request: Any) -> None:
     """Count a request that was answered."""
     worker.running.discard(id(request))
+
+
+def _let_through() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _leave(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None]) -> None:

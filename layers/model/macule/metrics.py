@@ -20,12 +20,17 @@ S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Family(NamedTuple):
-    """One metric; `bounds` are those of a histogram's buckets, in seconds."""
+    """One metric.
+
+    `bounds` are those of a histogram's buckets, in seconds. `known` are values of its labels that
+    are 0 from the start: Prometheus does not see the step of a counter that begins at 1.
+    """
 
     kind: str
     text: str
     labels: tuple[str, ...] = ()
     bounds: tuple[float, ...] = ()
+    known: tuple[tuple[str, ...], ...] = ()
 
 
 # Every metric there is; docs/api.md has the same table. No label takes a caller's words.
@@ -66,15 +71,27 @@ FAMILIES = {
         ("name", "version", "sha256", "precision"),
     ),
     "macule_jobs_waiting": Family("gauge", "Predictions of POST /predictions that have not ended."),
+    "macule_jobs_limit": Family("gauge", "MAX_JOBS: with so many waiting the next is refused."),
     "macule_jobs_held_bytes": Family(
         "gauge", "Images, outcomes and webhooks that are kept, and the room to finish."
     ),
     "macule_jobs_limit_bytes": Family("gauge", "What they may take: MAX_JOBS_MB."),
     "macule_jobs_total": Family(
-        "counter", "Those that were worked on to an end, or canceled.", ("status",)
+        "counter",
+        "Those that ended; failed ones by the slug of their problem.",
+        ("status", "slug"),
+        known=(("succeeded", ""), ("failed", "internal"), ("failed", "worker-died")),
     ),
     "macule_webhooks_waiting": Family("gauge", "Webhooks to be delivered yet."),
-    "macule_webhooks_total": Family("counter", "Webhooks that are over.", ("outcome",)),
+    "macule_webhooks_total": Family(
+        "counter",
+        "Webhooks that are over.",
+        ("outcome",),
+        known=(("delivered",), ("given_up",)),
+    ),
+    "macule_worker_alive": Family(
+        "gauge", "1 while a worker takes jobs; of `macule worker` alone."
+    ),
     "macule_log_lines_lost_total": Family("counter", "Lines that the log did not take."),
     "macule_build_info": Family("gauge", "1 for what serves.", ("version",)),
     "process_start_time_seconds": Family("gauge", "When the service started, since 1970."),
@@ -85,13 +102,14 @@ Values = Mapping[tuple[str, ...], float]
 _opened: list[Cells] = []
 
 
-def share(workers: int = 1) -> Cells:
+def share(workers: int = 1, file: int | None = None) -> Cells:
     """Return what this process and its forks count in; opened at the first call, before any fork.
 
     There is room for as many processes again: those that end, beside those that take their place.
+    *file*: as Cells has it.
     """
     if not _opened:
-        _opened.append(Cells(2 * workers + 2))
+        _opened.append(Cells(2 * workers + 2, file))
     return _opened[0]
 
 
@@ -124,7 +142,7 @@ def text(measured: Mapping[str, Values]) -> str:
             found[PREFIX + name][tuple(labels)] = value
     lines = []
     for name, family in FAMILIES.items():
-        values = {**found[name], **measured.get(name, {})}
+        values = {**dict.fromkeys(family.known, 0.0), **found[name], **measured.get(name, {})}
         if not family.labels and name not in measured:
             values.setdefault((SUM,) if family.bounds else (), 0.0)
         lines += [f"# HELP {name} {family.text}", f"# TYPE {name} {family.kind}"]

@@ -62,7 +62,7 @@ def show(request: Request) -> Response:
 def cancel(request: Request) -> Response:
     """POST /predictions/{id}/cancel: end it; its image goes at once."""
     canceled = here.current().queue.cancel(request.names["id"], request.caller)
-    metrics.add("macule_jobs_total", canceled.status)
+    metrics.add("macule_jobs_total", canceled.status, "")
     return _answer(canceled)
 
 

@@ -54,7 +54,7 @@ def answered(facts: Facts, stages: Mapping[str, float], headers: Mapping[str, st
 
 def worked(status: str, facts: Facts, stages: Mapping[str, float]) -> None:
     """Tell of a queued prediction that has ended; its id opens it, and is not told."""
-    metrics.add("macule_jobs_total", status)
+    metrics.add("macule_jobs_total", status, facts.get("slug", ""))
     _count(facts, stages)
     _write(logging.INFO, f"a prediction has {status}", "job", _known(facts), stages)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import cache
 
 from macule import __version__, admission, budget, metrics, model
@@ -12,18 +13,26 @@ from macule.jobs import here
 from macule.metrics import Values
 
 QUEUED = "/predictions"
-QUEUE = (
+NOTHING: Values = {}
+# What not every service can tell; where it cannot, there is no such line.
+OWN = (
     "macule_jobs_waiting",
-    "macule_webhooks_waiting",
+    "macule_jobs_limit",
     "macule_jobs_held_bytes",
     "macule_jobs_limit_bytes",
+    "macule_webhooks_waiting",
+    "macule_worker_alive",
 )
 
 
 def show(request: Request) -> Response:
     """GET /metrics: Prometheus's text, over all processes of this service."""
-    queue = _queue() if QUEUED in request.routes else {}  # the health function leaves it closed
-    measured = {**_memory(), **queue, **_what()}
+    return answer(_queue() if QUEUED in request.routes else {})  # health leaves the queue closed
+
+
+def answer(own: Mapping[str, Values]) -> Response:
+    """Answer with all metrics; *own*: those of OWN that this service can tell."""
+    measured = {**dict.fromkeys(OWN, NOTHING), **_memory(), **own, **_what()}
     body = metrics.text(measured).encode()
     return Response(200, body, {"Content-Type": metrics.CONTENT_TYPE})
 
@@ -45,14 +54,15 @@ def _memory() -> dict[str, Values]:
 
 
 def _queue() -> dict[str, Values]:
-    """Ask the queue, where there is one; one that does not answer has no figures."""
+    """Ask the queue that this service fills; one that does not answer has no figures."""
     try:
         waiting = here.backlog()
     except Unavailable:
-        return {name: {} for name in QUEUE}
+        return {}
     held = waiting.held
     return {
         "macule_jobs_waiting": {(): waiting.jobs},
+        "macule_jobs_limit": {(): waiting.most_jobs},
         "macule_webhooks_waiting": {(): waiting.webhooks},
         "macule_jobs_held_bytes": {(): held.bytes},
         "macule_jobs_limit_bytes": {(): held.most_bytes},

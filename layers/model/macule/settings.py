@@ -74,6 +74,7 @@ class Settings(NamedTuple):
     job_ttl_s: float
     max_jobs: int
     max_jobs_mb: int | None
+    worker_metrics_port: int | None
     webhook_secrets: tuple[str, ...]
     webhook_loopback: bool
     log: str | None
@@ -143,6 +144,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         job_ttl_s=get("JOB_TTL_S", 3600.0, values.seconds(1, 30 * 86400)),
         max_jobs=get("MAX_JOBS", 1000, values.whole(1)),
         max_jobs_mb=get("MAX_JOBS_MB", None, values.whole(1)),
+        worker_metrics_port=get("WORKER_METRICS_PORT", None, values.whole(0, 65535)),
         webhook_secrets=get("WEBHOOK_SECRETS", (), values.webhook_secrets),
         webhook_loopback=get("WEBHOOK_LOOPBACK", False, values.truth),
         log=get("LOG", None, values.one_of("json", "text")),
@@ -156,6 +158,11 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
 def current() -> Settings:
     """Return this process's settings, read at the first call."""
     return read()
+
+
+def makes_snapshot(environ: Mapping[str, str] = os.environ) -> bool:
+    """Say whether AWS Lambda starts this process to take a snapshot of it (SnapStart)."""
+    return environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
 
 
 def tell(name: str, value: str) -> None:

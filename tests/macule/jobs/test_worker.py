@@ -6,12 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from broker import Broker, broker, worker
+from broker import Broker, worker
 from draw import photo, saved
 from macule.errors import Busy
 from macule.jobs import CANCELED, EVENTS, FAILED, PROCESSING, SUCCEEDED, Order
@@ -24,18 +23,6 @@ from service import until
 
 COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
 SIGNED = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with broker(tmp_path_factory.mktemp("broker")) as running:
-        yield running
-
-
-@pytest.fixture
-def queue(server: Broker) -> Valkey:
-    server.client.flushall()
-    return Valkey(server.url, 60, 1000, live_s=1, look_s=1)
 
 
 @pytest.fixture(scope="module")

@@ -156,9 +156,10 @@ def waiting() -> Backlog | None:
 
 
 class Backlog(NamedTuple):
-    """What has not ended."""
+    """What has not ended, and how many jobs may wait."""
 
     jobs: int
+    most_jobs: int
     webhooks: int
     held: Held
 
@@ -170,9 +171,9 @@ def backlog() -> Backlog:
     """
     chosen = settings.current()
     if not chosen.broker_url and not (folder(chosen) / jobs.FILE).exists():
-        return Backlog(0, 0, Held(0, most_bytes(chosen)))
+        return Backlog(0, chosen.max_jobs, 0, Held(0, most_bytes(chosen)))
     queue = current().queue
-    return Backlog(queue.waiting(), queue.undelivered(), queue.held())
+    return Backlog(queue.waiting(), chosen.max_jobs, queue.undelivered(), queue.held())
 
 
 def folder(chosen: settings.Settings) -> Path:

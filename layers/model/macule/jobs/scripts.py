@@ -176,7 +176,8 @@ local status, taker = unpack(redis.call('HMGET', job, 'status', 'taker'))
 if not status or ENDED[status] then return {} end
 if taker ~= me then
   if taker ~= '' then
-    if redis.call('EXISTS', alive) == 1 or bury(id, tonumber(most), died) then return {} end
+    if redis.call('EXISTS', alive) == 1 then return {} end
+    if bury(id, tonumber(most), died) then return {'parked'} end
   end
   redis.call('HSET', job, 'status', 'processing', 'taker', me)
   redis.call('HINCRBY', job, 'attempts', 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
 
-from macule import jobs
+from macule import jobs, metrics
 from macule.errors import (
     JobEnded,
     JobExpired,
@@ -361,6 +361,7 @@ class Sqlite:
                 else:
                     died = WorkerDied(DIED)
                     self._end(database, job, FAILED, document(died))
+                    metrics.add("macule_jobs_total", FAILED, died.slug)
 
     def _forget(self) -> None:
         """Let go of outcomes that were kept for their time."""

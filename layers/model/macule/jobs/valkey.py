@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from macule import jobs
+from macule import jobs, metrics
 from macule.errors import (
     BadSetting,
     CannotFit,
@@ -30,6 +29,7 @@ from macule.errors import (
     document,
 )
 from macule.jobs import (
+    FAILED,
     MOST_ATTEMPTS,
     PROCESSING,
     STARTED_EVENT,
@@ -39,6 +39,7 @@ from macule.jobs import (
     Order,
     scripts,
 )
+from macule.jobs.outage import Outage, address
 
 MB = 2**20
 TIMEOUT_S = 2.0  # for each step of asking the server: who polls would rather hear 503
@@ -127,6 +128,7 @@ class Valkey:
             )
         except ValueError:  # its text may have the password
             raise BadSetting("BROKER_URL is no address of Redis or Valkey.") from None
+        self._outage = Outage(address(pool))
         self._redis = redis.Redis(connection_pool=pool)
         self._run = {
             name: self._redis.register_script(getattr(scripts, name))
@@ -172,7 +174,7 @@ class Valkey:
         return jobs.known(_job(known.decode(), found), before.decode(), fingerprint)
 
     def get(self, job_id: str, owner: str) -> Job:
-        with _told():
+        with self._outage.watched():
             found: Any = self._redis.hgetall(f"{scripts.PREFIX}job:{job_id}")
         if not found or found[b"owner"].decode() != owner:
             raise self._missing(job_id, owner)
@@ -193,7 +195,9 @@ class Valkey:
         One whose worker died is taken again, until it has been taken MOST_ATTEMPTS times.
         """
         answer = self._ask("TAKE", job_id, self._me, self.live_s, MOST_ATTEMPTS, PARKED)
-        if not answer:
+        if answer == [b"parked"]:
+            self._count_parked(1)
+        if len(answer) < 2:
             return None
         found, image = _pairs(answer[0]), answer[1]
         return Taken(_job(job_id, found), image, int(found[b"returned"]))
@@ -211,27 +215,26 @@ class Valkey:
         return bool(self._ask("FINISH", job_id, self._me, status, text))
 
     def waiting(self) -> int:
-        with _told():
+        with self._outage.watched():
             found: Any = self._redis.zcard(f"{scripts.PREFIX}open")
         return int(found)
 
     def undelivered(self) -> int:
-        with _told():
+        with self._outage.watched():
             found: Any = self._redis.zcard(f"{scripts.PREFIX}due")
         return int(found)
 
     def held(self) -> Held:
-        with _told():
+        with self._outage.watched():
             sums: Any = self._redis.hget(f"{scripts.PREFIX}sums", "bytes")
         hooks = scripts.HOOK_BYTES * self.undelivered()
         return Held(int(sums or 0) + hooks, self._most_bytes)
 
     def sweep(self) -> list[str]:
         """Send again what was lost; return the jobs that were given up."""
-        return [
-            job_id.decode()
-            for job_id in self._ask("SWEEP", self._look_s, MOST_ATTEMPTS, PARKED, MESSAGE)
-        ]
+        parked = self._ask("SWEEP", self._look_s, MOST_ATTEMPTS, PARKED, MESSAGE)
+        self._count_parked(len(parked))
+        return [job_id.decode() for job_id in parked]
 
     def due(self) -> Delivery | None:
         """Claim a webhook that is due; for LEASE_S nobody else has it."""
@@ -282,24 +285,20 @@ class Valkey:
         full.retry_after_s = max(full.retry_after_s, left_s)
         raise full
 
+    def _count_parked(self, count: int) -> None:
+        if count:
+            metrics.add("macule_jobs_total", FAILED, WorkerDied.slug, amount=count)
+
     def _missing(self, job_id: str, owner: str) -> NoSuchJob | JobExpired:
-        with _told():
+        with self._outage.watched():
             gone: Any = self._redis.get(f"{scripts.PREFIX}gone:{job_id}")
         if gone is not None and gone.decode() == owner:
             return JobExpired("The prediction is no longer kept.")
         return NoSuchJob("There is no prediction of that id.")
 
     def _ask(self, script: str, *arguments: str | bytes | float) -> Any:
-        with _told():
+        with self._outage.watched():
             return self._run[script](args=arguments)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except redis.RedisError as error:  # its text may have an address, never shown
-        raise QueueUnavailable("The queue of predictions cannot be used now. Try again.") from error
 
 
 def _mb(size: float) -> float:

@@ -22,7 +22,7 @@ from celery.worker import state
 
 from macule import budget, model, recycle, settings
 from macule.errors import Unavailable
-from macule.jobs import Order, scripts, webhooks, work
+from macule.jobs import Order, monitor, scripts, webhooks, work
 from macule.jobs.valkey import LIVE_S, LOOK_S, TASK, TIMEOUT_S, Delivery, Valkey
 
 T = TypeVar("T")
@@ -31,6 +31,8 @@ LEAST_PAUSE_S, MOST_PAUSE_S = 0.5, 30.0  # while the queue, memory or the model 
 SWEEP_S = 1.0
 ANEW_S = 5.0  # after Celery gave up
 SENDERS = 2  # threads that deliver webhooks: one receiver that hangs leaves others room
+BEAT_S = 1.0
+STILL_S = 30.0  # beyond what a job may take, after which the loop stands still
 MARGIN_S = 300.0  # beyond what a job may wait for; it costs nothing that a time-out comes late
 
 Work = Callable[[Order, bytes], tuple[str, Mapping[str, Any]]]
@@ -44,6 +46,7 @@ class Worker:
       work: makes the outcome of a job; Unavailable means that it may be tried again.
       grace_s: what the job at hand may take after `leave`.
       send: as webhooks.deliver; without it webhooks stay due.
+      longest_s: what a job may take.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Worker:
         wear: recycle.Wear,
         grace_s: float,
         send: Send | None = None,
+        longest_s: float = 0.0,
     ) -> None:
         self.worn = ""
         self._queue = queue
@@ -60,8 +64,10 @@ class Worker:
         self._wear = wear
         self._grace_s = grace_s
         self._send = send
+        self._longest_s = longest_s
         self._held: str | None = None
         self._stopping = Event()
+        self._beaten = self._reached = time.monotonic()
 
     def begin(self) -> None:
         """Start the threads beside the one that works."""
@@ -82,6 +88,20 @@ class Worker:
             return self.worn
         log.error("Celery ended; the worker starts anew in %.0f s", wait_s)
         return "" if self._stopping.wait(wait_s) else "Celery ended"
+
+    def beat(self) -> None:
+        """Say that the loop that brings jobs goes round."""
+        self._beaten = time.monotonic()
+
+    def fault(self) -> str:
+        """Say why this worker takes no jobs, "" if it does."""
+        now = time.monotonic()
+        away_s, still_s = now - self._reached, now - self._beaten
+        if away_s > self._queue.live_s:
+            return f"the broker has not answered for {away_s:.0f} s"
+        if still_s > self._longest_s + STILL_S:
+            return f"the loop that brings jobs has stood still for {still_s:.0f} s"
+        return ""
 
     def one(self, job_id: str) -> None:
         """Work on a job, unless it has ended or somebody else has it."""
@@ -115,7 +135,15 @@ class Worker:
                     self._queue.renew(held)
                 for job_id in self._queue.sweep():
                     log.error("job %s is given up: its workers died", job_id)
+                self._reach()
             time.sleep(pause_s)
+
+    def _reach(self) -> None:
+        """Note that the broker answers; after a while without it, Celery has to find it again."""
+        now = time.monotonic()
+        if now - self._reached > self._queue.live_s:
+            self._beaten = now
+        self._reached = now
 
     def _tell(self, send: Send) -> None:
         while not self._stopping.is_set():
@@ -159,7 +187,9 @@ def serve(
     Raises: BadSetting, ModelUnavailable, before it takes any.
     """
     budget.tame()
-    url = chosen.broker_url or ""
+    url, port = chosen.broker_url or "", chosen.worker_metrics_port
+    host = chosen.bind.rpartition(":")[0].strip("[]")
+    listener = None if port is None else monitor.listen(host, port)
     queue = Valkey(url, chosen.job_ttl_s, chosen.max_jobs, live_s, look_s)
     warm = model.warm(chosen.model)
     predicted = partial(work.outcome, chosen=chosen)
@@ -168,7 +198,8 @@ def serve(
         webhooks.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback
     )
     told = send if chosen.webhook_secrets else None
-    worker = Worker(queue, predicted, recycle.watch(chosen), grace_s, told)
+    wear = recycle.watch(chosen)
+    worker = Worker(queue, predicted, wear, grace_s, told, longest_s(chosen))
     app = Celery("macule", broker=url, set_as_current=False)
     app.conf.update(configuration(chosen))
 
@@ -178,10 +209,14 @@ def serve(
         if worker.worn:
             state.should_stop = 0
 
+    def ready(sender: Any, **_: Any) -> None:
+        sender.hub.call_repeatedly(BEAT_S, worker.beat)
+
     def leaving(**_: Any) -> None:
         worker.leave()
 
     signals.setup_logging.connect(_silent)  # the command has set logging up
+    signals.worker_ready.connect(ready)
     signals.worker_shutting_down.connect(leaving)
     # One process and one job at a time: the model is loaded once, and a second core is a second
     # worker's. What workers would say to one another costs each a connection and 4 MB.
@@ -194,6 +229,8 @@ def serve(
         quiet=True,
     )
     worker.begin()
+    if listener:
+        monitor.start(listener, worker.fault)
     log.info("worker %d is ready: %s %s", os.getpid(), warm.card.name, warm.card.version)
     celery.start()
     reason = worker.ended(ANEW_S)  # it ends where the server has no memory left for its commands
@@ -202,10 +239,14 @@ def serve(
     return reason
 
 
+def longest_s(chosen: settings.Settings) -> float:
+    """Return the seconds that a job may take, with the model fetched for it."""
+    fetch_s = chosen.model.timeout_s if isinstance(chosen.model, settings.Source) else 0.0
+    return fetch_s + 2 * chosen.admission_timeout_s + chosen.decode_timeout_s
+
+
 def configuration(chosen: settings.Settings) -> dict[str, Any]:
     """Say how Celery is to run here."""
-    fetch_s = chosen.model.timeout_s if isinstance(chosen.model, settings.Source) else 0.0
-    longest_s = fetch_s + 2 * chosen.admission_timeout_s + chosen.decode_timeout_s
     return {
         "accept_content": ["json"],
         "broker_connection_max_retries": None,
@@ -216,7 +257,7 @@ def configuration(chosen: settings.Settings) -> dict[str, Any]:
             "socket_connect_timeout": TIMEOUT_S,
             "socket_keepalive": True,
             "socket_timeout": 5 * TIMEOUT_S,
-            "visibility_timeout": longest_s + MARGIN_S,
+            "visibility_timeout": longest_s(chosen) + MARGIN_S,
         },
         "task_acks_late": True,
         "task_default_queue": scripts.QUEUE,

@@ -1,0 +1,79 @@
+"""Two services that one script started, in one process group: each knows its own processes."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from crowd import children, free_port
+from draw import photo
+from prometheus_client.parser import text_string_to_metric_families
+from service import FRAMEWORK, Service, running
+
+# Starts a service, waits until it answers, then starts another beside it.
+SCRIPT = """
+import os, subprocess, sys, time
+from urllib.request import urlopen
+
+port, first, second = sys.argv[1:]
+processes = [subprocess.Popen(first.split(), env={**os.environ, "PORT": port})]
+while True:
+    try:
+        urlopen(f"http://127.0.0.1:{port}/health/").close()
+        break
+    except OSError:
+        time.sleep(0.02)
+processes.append(subprocess.Popen(second.split()))
+for process in processes:
+    process.wait()
+"""
+GUNICORN = ".venv/bin/python -m gunicorn -c infra/gunicorn.conf.py"
+
+
+@pytest.fixture(scope="module", params=[GUNICORN, FRAMEWORK.replace("{name}", "predict")])
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Service]]:
+    """Two services: gunicorn's, and one of another start behind it."""
+    folder, port = tmp_path_factory.mktemp("pair"), free_port()
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    command = [".venv/bin/python", str(script), str(port), GUNICORN, request.param]
+    with running(command, folder, WEB_CONCURRENCY="2") as second:
+        yield [Service(second.process, port, second.log), second]
+
+
+def measured(service: Service) -> dict[str, float]:
+    text = service.call("GET", "/metrics").body.decode()
+    families = text_string_to_metric_families(text)
+    return {one.name: one.value for family in families for one in family.samples if not one.labels}
+
+
+def memory_mb(pids: set[int]) -> float:
+    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    rows = [line.split() for rollup in rollups for line in rollup.splitlines()]
+    return sum(int(row[1]) for row in rows if row[0] == "Pss:") / 1024
+
+
+def test_each_counts_its_own_memory(pair: list[Service]) -> None:
+    """A service's processes and memory are those of its arbiter and workers alone."""
+    arbiters = sorted(children(pair[0].process.pid))
+    for service, arbiter in zip(pair, arbiters, strict=True):
+        service.predict(photo())
+        own = {arbiter, *children(arbiter)}
+        report = service.call("GET", "/memory/").json()
+
+        assert report["ledger"]["processes"] == measured(service)["macule_processes"] == len(own)
+        assert report["pss_mb"] == pytest.approx(memory_mb(own), rel=0.2)
+
+
+def test_each_knows_when_it_started(pair: list[Service]) -> None:
+    """A service is as old as its own arbiter, though the script is older."""
+    now, ticks = time.time(), os.sysconf("SC_CLK_TCK")
+    up_s = float(Path("/proc/uptime").read_text().split()[0])
+    for service, arbiter in zip(pair, sorted(children(pair[0].process.pid)), strict=True):
+        fields = Path(f"/proc/{arbiter}/stat").read_text().rpartition(")")[2].split()
+        started = now - up_s + int(fields[19]) / ticks
+
+        assert measured(service)["process_start_time_seconds"] == pytest.approx(started, abs=0.1)
