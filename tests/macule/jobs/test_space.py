@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,28 @@ answer(accepted=accepted, refused=120 - accepted, waiting=queue.waiting())
     assert said["waiting"] == 0
 
 
+@mounts
+def test_outcomes_that_lapse_make_room(disk: Path) -> None:
+    """A disk that outcomes fill takes new jobs once these have had their time, all at once."""
+    (said,) = on_a_small_disk(
+        disk,
+        """
+now = [1e9]
+queue, ended = opened(60, lambda: now[0]), 0
+while isinstance(offer(queue, b"i"), str):
+    ended += work(queue)
+fill(folder / "filler")
+full = offer(queue, b"i")
+now[0] += 100
+answer(ended=ended, full=full, after=offer(queue, b"i"))
+""",
+    )
+
+    assert said["ended"] > 10
+    assert said["full"]["needed_mb"]
+    assert isinstance(said["after"], str)
+
+
 def test_bytes_are_bounded_outcomes_too(tmp_path: Path) -> None:
     """Beyond MAX_JOBS_MB a job is refused with figures, and told when an outcome makes room."""
     queue, half = Sqlite(tmp_path, 500, 1000, most_bytes=6 * MB), bytes(MB // 2)
@@ -169,6 +192,19 @@ def test_bytes_are_bounded_outcomes_too(tmp_path: Path) -> None:
     assert waits.headers() == {"Retry-After": "5"}
     assert 490 < int(kept.headers()["Retry-After"]) <= 500
     assert queue.held().bytes <= queue.held().most_bytes == 6 * MB
+
+
+def test_the_log_is_bounded_though_only_webhooks_change(tmp_path: Path) -> None:
+    """What another thread writes, as the courier does for hours, does not make the log longer."""
+    queue = Sqlite(tmp_path, 500, 1000)
+    with closing(queue.connect()) as connection:
+        connection.execute("CREATE TABLE others (at REAL)")
+        for number in range(400):
+            with connection:
+                connection.execute("INSERT INTO others VALUES (?)", (number,))
+        log = (tmp_path / "jobs.sqlite3-wal").stat().st_size
+
+    assert log < 2 * MB
 
 
 def test_the_disk_is_given_back(tmp_path: Path) -> None:

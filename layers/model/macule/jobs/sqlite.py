@@ -38,14 +38,15 @@ from macule.jobs import (
     Order,
     alive,
 )
-from macule.jobs.space import Space
+from macule.jobs.space import LOG_BYTES, PAGE_BYTES, Space
 
 MB = 2**20
 GONE_S = 86400.0  # how long a job that is no longer kept is told from one that never was
 LOOK_S = 1.0  # between looks for what has expired
 MOST_GONE = 10_000  # of those, as a row takes 150 bytes
 LOCK_S = 5.0  # for another process's transaction, which takes milliseconds
-KEPT_PAGES = 1024  # 4 MB that the file keeps for the next jobs when nothing waits
+MOST_FORGOTTEN = 200  # outcomes at once; whoever asked waits for that
+KEPT_PAGES = 1024  # 4 MB that the file keeps for the next jobs, while the disk has room
 STEP_PAGES = 128  # given back to the disk at once; the log may take as many
 # secure_delete: an image that has been deleted is overwritten, not only forgotten.
 # reserved: zeros, as long as the end of a job may be; they are deleted just before it is written,
@@ -120,7 +121,7 @@ class Sqlite:
         self._most_bytes = most_bytes
         self._space = Space(folder, most_bytes)
         self._logged = False  # the log has what should not stay there
-        self._forgot = 0.0
+        self._forgot = self._compacted = 0.0
         self._tell: Tell | None = None
         self._told = self._after = _nothing
         with self._explained():
@@ -140,6 +141,17 @@ class Sqlite:
 
     def put(self, order: Order, image: bytes, key: str = "", fingerprint: str = "") -> Job:
         self._forget()
+        try:
+            return self._put(order, image, key, fingerprint)
+        except QueueUnavailable as short:
+            now = self._clock()
+            if not short.figures or abs(now - self._compacted) < LOOK_S:
+                raise
+            self._compacted = now
+            self.compact(kept_pages=0)
+            return self._put(order, image, key, fingerprint)
+
+    def _put(self, order: Order, image: bytes, key: str, fingerprint: str) -> Job:
         with self._changing() as database:
             before = (
                 key
@@ -250,10 +262,10 @@ class Sqlite:
         with self._explained(), self._lock:
             return Held(self._space.held(self._connection), self._most_bytes)
 
-    def compact(self) -> None:
-        """Give pages that nothing is in back to the disk, while nothing waits; a few at a time."""
+    def compact(self, kept_pages: int = KEPT_PAGES) -> None:
+        """Give empty pages of the file back to the disk, a few at a time."""
         with suppress(QueueUnavailable):
-            while self._compact():
+            while self._compact(kept_pages):
                 pass
 
     def on_change(self, tell: Tell, told: Callable[[], None]) -> None:
@@ -263,7 +275,7 @@ class Sqlite:
     def connect(self) -> sqlite3.Connection:
         """Open the file once more, for another thread."""
         connection = sqlite3.connect(self._folder / FILE, timeout=LOCK_S)
-        connection.execute("PRAGMA wal_autocheckpoint = 0")  # `_settle` does that
+        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_BYTES // PAGE_BYTES}")
         return connection
 
     def close(self) -> None:
@@ -323,16 +335,15 @@ class Sqlite:
                 full.retry_after_s = max(full.retry_after_s, ceil(left_s))
             raise
 
-    def _compact(self) -> bool:
-        """Give back some pages; return whether there are more."""
+    def _compact(self, kept_pages: int) -> bool:
+        """Give back some pages; return whether there may be more."""
         with self._changing() as database:
             (free,) = database.execute("PRAGMA freelist_count").fetchone()
             (mode,) = database.execute("PRAGMA auto_vacuum").fetchone()
-            busy = database.execute("SELECT 1 FROM images LIMIT 1").fetchone()
-            if busy or free <= KEPT_PAGES or mode != 2:
+            if free <= kept_pages or mode != 2:
                 return False
             database.execute(f"PRAGMA incremental_vacuum({STEP_PAGES})").fetchall()
-            self._logged = free - STEP_PAGES <= KEPT_PAGES  # the file is cut as the log is emptied
+            self._logged |= free - STEP_PAGES <= kept_pages  # the file is cut as the log is emptied
             return True
 
     def _changed(self, database: sqlite3.Connection, job: Job) -> None:
@@ -369,16 +380,26 @@ class Sqlite:
         if abs(now - self._forgot) < LOOK_S:
             return
         self._forgot = now
-        with suppress(QueueUnavailable), self._changing() as database:
-            database.execute(
-                "INSERT OR REPLACE INTO gone SELECT id, owner, ? FROM jobs WHERE ended_at < ?",
-                (now, now - self._ttl_s),
-            )
-            database.execute("DELETE FROM jobs WHERE ended_at < ?", (now - self._ttl_s,))
+        with suppress(QueueUnavailable):
+            for _ in range(MOST_FORGOTTEN):
+                if not self._forget_one(now):
+                    break
+
+    def _forget_one(self, now: float) -> bool:
+        """Let go of one outcome: the log has all that is overwritten, and the disk may be full."""
+        with self._changing() as database:
+            row = database.execute(
+                "DELETE FROM jobs WHERE place = (SELECT place FROM jobs WHERE ended_at < ? LIMIT 1)"
+                " RETURNING id, owner",
+                (now - self._ttl_s,),
+            ).fetchone()
+            if row:
+                database.execute("INSERT OR REPLACE INTO gone VALUES (?, ?, ?)", (*row, now))
             database.execute(
                 "DELETE FROM gone WHERE at < ? OR rowid <= (SELECT max(rowid) FROM gone) - ?",
                 (now - GONE_S, MOST_GONE),
             )
+            return row is not None
 
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
