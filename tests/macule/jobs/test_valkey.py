@@ -431,11 +431,11 @@ def test_workers_outlive_a_server_without_memory(small: Broker) -> None:
     """Celery gives up where its commands are refused; the worker comes back and ends all."""
     queue = opened(small, live_s=1, look_s=1)
     made = [queue.put(Order(), photo()).id for _ in range(5)]
-    fill(small)
+    small.client.config_set("maxmemory", 1)
     with worker(small, anew=True) as process:
         log = next(small.folder.glob("worker-*.log"))
         until(lambda: "starts anew" in log.read_text(), 40)
-        small.client.delete("others")
+        small.client.config_set("maxmemory", 0)
         until(lambda: {queue.get(job_id, "").status for job_id in made} == {SUCCEEDED}, 40)
 
         assert process.poll() is None
