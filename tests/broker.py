@@ -20,7 +20,8 @@ PASSWORD = "not-in-any-text"  # noqa: S105
 WORKER = (
     "import logging; from macule import settings; from macule.jobs import worker; "
     "logging.basicConfig(level=logging.INFO); "
-    "worker.serve(settings.current(), live_s={live_s}, look_s={look_s})"
+    "told = worker.serve(settings.current(), live_s={live_s}, look_s={look_s}); "
+    "import os, sys; told and {anew} and os.execv(sys.executable, sys.orig_argv)"
 )
 
 
@@ -75,13 +76,20 @@ def broker(folder: Path, *options: str) -> Iterator[Broker]:
 
 @contextmanager
 def worker(
-    server: Broker, live_s: float = 1.0, look_s: float = 1.0, **environment: str
+    server: Broker,
+    live_s: float = 1.0,
+    look_s: float = 1.0,
+    anew: bool = False,
+    **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker that is soon given up for dead, and wait until it is ready."""
+    """Run a worker that is soon given up for dead, and wait until it is ready.
+
+    With *anew* it takes its own place, as `macule worker` does.
+    """
     log = server.folder / f"worker-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", WORKER.format(live_s=live_s, look_s=look_s)],
+            [sys.executable, "-c", WORKER.format(live_s=live_s, look_s=look_s, anew=anew)],
             cwd=ROOT,
             env={**os.environ, "BROKER_URL": server.url, **environment},
             stdout=output,

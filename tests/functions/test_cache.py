@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from broker import PASSWORD, broker
-from draw import photo
-from service import GUNICORN, GUNICORN_DEV, Service, running
+from draw import photo, saved
+from PIL import Image
+from service import GUNICORN, GUNICORN_DEV, ROOT, Service, running
 
 OWN = ("id", "metrics")  # what belongs to one answer
 
@@ -22,6 +24,14 @@ OWN = ("id", "metrics")  # what belongs to one answer
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with running(GUNICORN, tmp_path_factory.mktemp("logs")) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def distant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Run a service that keeps its answers in Redis."""
+    folder = tmp_path_factory.mktemp("logs")
+    with broker(folder) as server, running(GUNICORN_DEV, folder, REDIS_URL=server.url) as service:
         yield service
 
 
@@ -49,6 +59,32 @@ def test_a_hit_is_the_miss_again(service: Service, query: str) -> None:
     assert second["metrics"]["cold_start"] is False
     assert second["metrics"]["total_ms"] > 0
     assert re.fullmatch(r"total;dur=[\d.]+", hit.headers["server-timing"])
+
+
+def of_the_page() -> bytes:
+    """Return a real photo as the page sends it: 1,024 px, JPEG."""
+    with Image.open(ROOT / "examples/spot.jpg") as image:
+        image.thumbnail((1024, 1024))
+        return saved(image, quality=85)
+
+
+def noise() -> bytes:
+    """Return what makes the longest answer: no pixel is like another, and none is averaged."""
+    pixels = np.random.default_rng(7).integers(0, 256, (256, 256, 3), np.uint8)
+    return saved(Image.fromarray(pixels), "PNG")
+
+
+@pytest.mark.parametrize("body", [of_the_page(), noise()], ids=["the page's photo", "noise"])
+@pytest.mark.parametrize("where", ["service", "distant"])
+def test_what_the_page_asks_is_kept(
+    body: bytes, where: str, request: pytest.FixtureRequest
+) -> None:
+    """The same photo with its map again is a hit, in memory and in Redis, however long it is."""
+    service = request.getfixturevalue(where)
+    asked = [service.predict(body, "?explain=cam").json() for _ in range(2)]
+
+    assert [used(document) for document in asked] == ["miss", "hit"]
+    assert asked[1]["explanation"]["overlay"].startswith("data:image/png")
 
 
 def test_each_form_and_question_has_its_own_answer(service: Service) -> None:

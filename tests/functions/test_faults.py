@@ -3,12 +3,13 @@
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from crowd import children
 from draw import photo
+from mounts import fill, mounts
 from service import ROOT, Service, running, until
 
 SERVE = "exec .venv/bin/gunicorn -c infra/gunicorn.conf.py"
@@ -17,16 +18,6 @@ CANNOT = "is not a folder that can be written"
 Start = Callable[..., Service]
 
 
-def may_mount() -> bool:
-    """May this user have mounts of its own?"""
-    words = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    try:
-        return subprocess.run(words, capture_output=True, check=False).returncode == 0
-    except OSError:
-        return False
-
-
-mounts = pytest.mark.skipif(not may_mount(), reason="mounts of one's own need root and unshare")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="this is no root, so all tests are the proof")
 
 
@@ -57,8 +48,8 @@ def inside(service: Service, path: str) -> Path:
 )
 def test_a_disk_that_takes_nothing_stops_the_start(tmp_path: Path, option: str, why: str) -> None:
     """DATA_DIR on a full disk, or on one that is read only, is the one line that is said."""
-    fill = "" if option == "ro" else f"cat /dev/zero > {tmp_path}/filler 2>/dev/null || true;"
-    lines = f"mount -t tmpfs -o {option} tmpfs {tmp_path}; {fill} exec {START}"
+    filled = "" if option == "ro" else f"cat /dev/zero > {tmp_path}/filler 2>/dev/null || true;"
+    lines = f"mount -t tmpfs -o {option} tmpfs {tmp_path}; {filled} exec {START}"
     environment = {**os.environ, "DATA_DIR": str(tmp_path)}
     command = ["unshare", "-m", "bash", "-c", lines]
     done = subprocess.run(
@@ -70,14 +61,29 @@ def test_a_disk_that_takes_nothing_stops_the_start(tmp_path: Path, option: str, 
 
 
 @mounts
+def test_a_full_disk_with_jobs_stops_no_start(start: Start, tmp_path: Path) -> None:
+    """Where a queue is already, a full disk refuses new predictions, and photos are answered."""
+    data = tmp_path / "data"
+    data.mkdir()
+    service = start(
+        f"mount -t tmpfs -o size=64k tmpfs {data}",
+        f"touch {data}/jobs.sqlite3",
+        f"cat /dev/zero > {data}/filler || true",
+        f"exec {START}",
+    )
+
+    assert service.call("POST", "/predictions", photo()).status == 503
+    assert service.predict(photo()).status == 200
+
+
+@mounts
 def test_a_full_disk_refuses_jobs_and_nothing_else(start: Start, tmp_path: Path) -> None:
     """Predictions that cannot be kept are 503 and said so; others are answered, and they again."""
     data = tmp_path / "data"
     data.mkdir()
-    service = start(f"mount -t tmpfs -o size=256k tmpfs {data}", SERVE)
+    service = start(f"mount -t tmpfs -o size=4m tmpfs {data}", SERVE)
     filler = inside(service, f"{data}/filler")
-    with suppress(OSError):
-        filler.write_bytes(bytes(2**20))
+    fill(filler)
     full = service.call("POST", "/predictions", photo())
     direct, health = service.predict(photo()), service.call("GET", "/health/")
     filler.unlink()
@@ -87,6 +93,34 @@ def test_a_full_disk_refuses_jobs_and_nothing_else(start: Start, tmp_path: Path)
     assert (full.status, full.json()["type"]) == (503, "urn:macule:problem:queue-unavailable")
     assert (direct.status, health.status, after.status) == (200, 200, 202)
     until(lambda: service.call("GET", where).json()["status"] == "succeeded")
+
+
+@mounts
+def test_what_was_accepted_ends_on_a_full_disk(start: Start, tmp_path: Path) -> None:
+    """Of 40 predictions on 12 MB each is refused with figures or ends, over a kill while full."""
+    data = tmp_path / "data"
+    data.mkdir()
+    service = start(f"mount -t tmpfs -o size=12m tmpfs {data}", SERVE)
+    filler = inside(service, f"{data}/filler")
+    body = photo() + bytes(400_000)
+    asked = [service.call("POST", "/predictions?explain=cam", body) for _ in range(40)]
+    fill(filler)
+    (worker,) = children(service.process.pid)
+    os.kill(worker, 9)
+    until(lambda: children(service.process.pid) - {worker})
+    full = service.call("POST", "/predictions", body)
+    filler.unlink()
+    accepted = [answer.headers["location"] for answer in asked if answer.status == 202]
+    refused = [answer for answer in asked if answer.status != 202]
+
+    assert accepted
+    assert refused
+    for answer in refused:
+        assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+        assert answer.json()["free_mb"] <= answer.json()["needed_mb"]
+    assert full.status == 503
+    for where in accepted:
+        until(lambda where=where: service.call("GET", where).json()["status"] == "succeeded", 60)
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(start: Start) -> None:

@@ -145,5 +145,6 @@ def test_the_brokers_queue_is_told_while_it_answers(tmp_path: Path) -> None:
 
     assert with_it["macule_jobs_waiting",] == 1
     assert with_it["macule_webhooks_waiting",] == 0
-    assert ("macule_jobs_waiting",) not in without
+    assert 0 < with_it["macule_jobs_held_bytes",] < with_it["macule_jobs_limit_bytes",]
+    assert not {"macule_jobs_waiting", "macule_jobs_held_bytes"} & {name for name, *_ in without}
     assert without["macule_requests_total", "POST", "/predictions", "202"] == 1

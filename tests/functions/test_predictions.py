@@ -44,9 +44,11 @@ def test_a_prediction_comes_later(service: Service) -> None:
     """202 at once with its place; then the very answer that POST /predict/ gives."""
     made = make(service, query="?top_k=2&explain=cam", Prefer="respond-async")
     done = ended(service, made.json()["id"])
-    assert service.call("GET", "/memory/").json()["ledger"]["jobs"] == 0
+    ledger = service.call("GET", "/memory/").json()["ledger"]
     direct = service.predict(PHOTO, "?top_k=2&explain=cam").json()
 
+    assert ledger["jobs"] == 0
+    assert 0 < ledger["jobs_mb"] < ledger["jobs_limit_mb"] >= 32
     assert made.status == 202
     assert made.headers["location"] == f"/predictions/{made.json()['id']}"
     assert made.headers["preference-applied"] == "respond-async"

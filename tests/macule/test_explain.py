@@ -21,7 +21,7 @@ def test_the_overlay_keeps_the_shape_of_the_photo() -> None:
 
     pictures = explain.render(np.eye(7, dtype=np.float32), pixels, (1200, 800))
 
-    assert opened(pictures.heatmap).size == opened(pictures.overlay).size == (448, 299)
+    assert opened(pictures.heatmap).size == opened(pictures.overlay).size == (256, 171)
 
 
 def test_the_overlay_is_coloured_where_the_evidence_is() -> None:
@@ -32,7 +32,7 @@ def test_the_overlay_is_coloured_where_the_evidence_is() -> None:
 
     overlay = opened(explain.render(activation, pixels, (1, 1)).overlay)
 
-    corner, opposite = overlay.getpixel((5, 5)), overlay.getpixel((440, 440))
+    corner, opposite = overlay.getpixel((5, 5)), overlay.getpixel((250, 250))
     assert isinstance(corner, tuple)
     assert corner[0] > 180
     assert corner[2] < 110
@@ -47,3 +47,14 @@ def test_a_map_without_evidence_leaves_the_photo(value: float) -> None:
     overlay = opened(explain.render(np.full((7, 7), value, np.float32), pixels, (1, 1)).overlay)
 
     assert overlay.getextrema() == ((77, 77),) * 3
+
+
+def test_no_pictures_are_longer_than_is_said() -> None:
+    """Noise, the largest that a PNG can be, stays within MOST_CHARACTERS."""
+    rng = np.random.default_rng(7)
+    activation = rng.random((256, 256), np.float32)
+    pixels = rng.integers(0, 256, (1, 256, 256, 3), np.uint8)
+
+    pictures = explain.render(activation, pixels, (1, 1))
+
+    assert sum(map(len, pictures)) < explain.MOST_CHARACTERS

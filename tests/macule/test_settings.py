@@ -82,6 +82,7 @@ BAD = {
     "MAX_IMAGE_PIXELS": [*WHOLE, "0"],
     "MAX_WAITING": WHOLE,
     "MAX_JOBS": [*WHOLE, "0"],
+    "MAX_JOBS_MB": [*WHOLE, "0", "64MB"],
     "MAX_REQUESTS": [*WHOLE, "0"],
     "RECYCLE_MB": [*WHOLE, "0"],
     "MEMORY_LIMIT_MB": [*WHOLE, "0", "512MB"],

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-LONGEST_PX = 448
+LONGEST_PX = 256  # what the network saw has as many; a browser scales it up as well
+MOST_CHARACTERS = 360_000  # of both pictures: noise, which no PNG makes smaller
 # Dark blue over green to yellow: rising lightness, readable without colour vision and in print.
 STOPS = ((0, (48, 18, 84)), (85, (44, 112, 142)), (170, (85, 198, 103)), (255, (253, 231, 37)))
 STRONGEST = 0.6  # opacity of the overlay where the map peaks

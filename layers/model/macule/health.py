@@ -71,7 +71,7 @@ def report() -> dict[str, Any]:
             "held_mb": _mb(held.held),
             "reserve_mb": _mb(admission.RESERVE_BYTES),
             "cache_mb": _mb(answers.held_bytes) if answers else 0.0,
-            **({} if waiting is None else {"jobs": waiting}),
+            **_jobs(waiting),
             **_model(held.free(), chosen.max_image_pixels),
         },
     }
@@ -93,6 +93,17 @@ def warmup(request: Request) -> Response:
 def card(request: Request) -> Response:
     """GET /model/: the card of the model that serves; one that is elsewhere is fetched first."""
     return http.as_json(model.card(settings.current().model).document)
+
+
+def _jobs(waiting: here.Backlog | None) -> dict[str, Any]:
+    if waiting is None:
+        return {}
+    held = waiting.held
+    return {
+        "jobs": waiting.jobs,
+        "jobs_mb": _mb(held.bytes),
+        "jobs_limit_mb": _mb(held.most_bytes),
+    }
 
 
 def _model(free: int, max_pixels: int) -> dict[str, Any]:

@@ -72,6 +72,10 @@ FAMILIES = {
     ),
     "macule_jobs_waiting": Family("gauge", "Predictions of POST /predictions that have not ended."),
     "macule_jobs_limit": Family("gauge", "MAX_JOBS: with so many waiting the next is refused."),
+    "macule_jobs_held_bytes": Family(
+        "gauge", "Images, outcomes and webhooks that are kept, and the room to finish."
+    ),
+    "macule_jobs_limit_bytes": Family("gauge", "What they may take: MAX_JOBS_MB."),
     "macule_jobs_total": Family(
         "counter",
         "Those that ended; failed ones by the slug of their problem.",

@@ -15,7 +15,14 @@ from macule.metrics import Values
 QUEUED = "/predictions"
 NOTHING: Values = {}
 # What not every service can tell; where it cannot, there is no such line.
-OWN = ("macule_jobs_waiting", "macule_jobs_limit", "macule_webhooks_waiting", "macule_worker_alive")
+OWN = (
+    "macule_jobs_waiting",
+    "macule_jobs_limit",
+    "macule_jobs_held_bytes",
+    "macule_jobs_limit_bytes",
+    "macule_webhooks_waiting",
+    "macule_worker_alive",
+)
 
 
 def show(request: Request) -> Response:
@@ -52,10 +59,13 @@ def _queue() -> dict[str, Values]:
         waiting = here.backlog()
     except Unavailable:
         return {}
+    held = waiting.held
     return {
         "macule_jobs_waiting": {(): waiting.jobs},
         "macule_jobs_limit": {(): waiting.most_jobs},
         "macule_webhooks_waiting": {(): waiting.webhooks},
+        "macule_jobs_held_bytes": {(): held.bytes},
+        "macule_jobs_limit_bytes": {(): held.most_bytes},
     }
 
 

@@ -73,6 +73,7 @@ class Settings(NamedTuple):
     data_dir: str | None
     job_ttl_s: float
     max_jobs: int
+    max_jobs_mb: int | None
     worker_metrics_port: int | None
     webhook_secrets: tuple[str, ...]
     webhook_loopback: bool
@@ -142,6 +143,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         data_dir=get("DATA_DIR", None, values.folder),
         job_ttl_s=get("JOB_TTL_S", 3600.0, values.seconds(1, 30 * 86400)),
         max_jobs=get("MAX_JOBS", 1000, values.whole(1)),
+        max_jobs_mb=get("MAX_JOBS_MB", None, values.whole(1)),
         worker_metrics_port=get("WORKER_METRICS_PORT", None, values.whole(0, 65535)),
         webhook_secrets=get("WEBHOOK_SECRETS", (), values.webhook_secrets),
         webhook_loopback=get("WEBHOOK_LOOPBACK", False, values.truth),

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from errno import ENOSPC
 from functools import cache
 
-from macule import settings
+from macule import jobs, settings
 from macule.errors import BadSetting, Macule
 from macule.settings import Settings, Source
 
@@ -128,6 +129,8 @@ def _unwritable(name: str, folder: str) -> str:
             os.close(descriptor)
             os.unlink(path)
     except OSError as error:
+        if error.errno == ENOSPC and os.path.exists(os.path.join(folder, jobs.FILE)):
+            return ""  # the queue has a reserve there, to finish what it accepted
         return f"{name}={folder!r} is not a folder that can be written: {error.strerror}"
     return ""
 

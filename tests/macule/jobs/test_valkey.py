@@ -9,12 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from broker import PASSWORD, Broker, broker
+import redis
+from broker import PASSWORD, Broker, broker, worker
+from draw import photo
 from macule.errors import (
     BadSetting,
+    CannotFit,
     JobEnded,
     JobExpired,
     KeyInUse,
@@ -23,7 +27,9 @@ from macule.errors import (
     NoSuchJob,
     QueueFull,
     QueueUnavailable,
+    Unavailable,
 )
+from macule.explain import MOST_CHARACTERS
 from macule.jobs import (
     CANCELED,
     EVENTS,
@@ -35,8 +41,9 @@ from macule.jobs import (
     Order,
 )
 from macule.jobs.valkey import MESSAGE, PARKED, TASK, Valkey
-from service import ROOT
+from service import ROOT, until
 
+MB = 2**20
 TOLD = Order(webhook="https://caller.example/", events=EVENTS)
 
 
@@ -123,7 +130,8 @@ def test_nothing_is_kept_for_ever(queue: Valkey, server: Broker) -> None:
     queue.put(TOLD, b"", key="k")
     lasting = {key.decode() for key in server.client.scan_iter() if server.client.ttl(key) < 0}
 
-    assert lasting == {"macule:1:open", "macule:1:celery:queue"}
+    sets = {"macule:1:open", "macule:1:celery:queue", "macule:1:held", "macule:1:sums"}
+    assert lasting == sets
 
 
 def test_a_job_that_lapsed_holds_no_place(server: Broker) -> None:
@@ -313,19 +321,124 @@ def test_what_was_accepted_outlives_the_server(server: Broker, queue: Valkey) ->
     assert taken.image == b"image"
 
 
-def test_full_memory_refuses_the_new_alone(server: Broker, queue: Valkey) -> None:
-    """When the server has no memory left no job is taken in, but those that are there end."""
-    job = queue.put(Order(), b"")
-    server.client.config_set("maxmemory", 1)
-    try:
-        with pytest.raises(QueueUnavailable):
-            queue.put(Order(), b"")
-        assert queue.take(job.id)
-        assert queue.finish(job.id, SUCCEEDED, {})
-    finally:
-        server.client.config_set("maxmemory", 0)
+@pytest.fixture
+def small(server: Broker) -> Iterator[Broker]:
+    """Give the server 8 MB beside what it has; more once the test is over."""
+    server.client.flushall()
+    server.client.config_set("maxmemory", server.client.info("memory")["used_memory"] + 8 * MB)
+    yield server
+    server.client.config_set("maxmemory", 0)
 
-    assert queue.get(job.id, "").status == SUCCEEDED
+
+def fill(server: Broker) -> None:
+    """Write keys of others until the server takes no more."""
+    for size in (100_000, 1000, 10):
+        with suppress(redis.ResponseError):
+            while True:
+                server.client.rpush("others", bytes(size))
+
+
+def offer(queue: Valkey, order: Order, image: bytes) -> Unavailable | str:
+    try:
+        return queue.put(order, image).id
+    except Unavailable as error:
+        return error
+
+
+def test_full_memory_refuses_the_new_alone(small: Broker) -> None:
+    """What was accepted ends, with the longest outcomes and webhooks, though others fill the rest.
+
+    Before, what is new is refused with figures while its end would not fit; after, as such.
+    """
+    queue, accepted = opened(small, live_s=60), []
+    order = TOLD._replace(with_cam=True)
+    while isinstance(said := offer(queue, order, b"i" * 100_000), str):
+        accepted.append(said)
+    fill(small)
+    again = offer(queue, order, b"i")
+    for job_id in accepted:
+        assert queue.take(job_id)
+        assert queue.finish(job_id, SUCCEEDED, {"map": "data:" + "x" * MOST_CHARACTERS})
+    told = 0
+    while delivery := queue.due():
+        queue.settle(delivery, None)
+        told += 1
+
+    assert len(accepted) > 5
+    assert isinstance(said, QueueUnavailable)
+    assert said.figures["free_mb"] <= said.figures["needed_mb"]
+    assert isinstance(again, QueueUnavailable)
+    assert {queue.get(job_id, "").status for job_id in accepted} == {SUCCEEDED}
+    assert told == 2 * len(accepted)
+
+
+def test_what_was_accepted_fits(small: Broker) -> None:
+    """Where nobody else writes, all that was accepted ends within the server's memory."""
+    queue, accepted = opened(small, live_s=60), []
+    order = Order(with_cam=True)
+    while isinstance(said := offer(queue, order, b"i"), str):
+        accepted.append(said)
+    for job_id in accepted:
+        queue.take(job_id)
+        queue.finish(job_id, SUCCEEDED, {"map": "x" * MOST_CHARACTERS})
+    memory = small.client.info("memory")
+
+    assert len(accepted) > 5
+    assert memory["used_memory"] < memory["maxmemory"]
+    small.client.set("others", b"")  # which is refused where memory is full
+
+
+def test_bytes_are_bounded_outcomes_too(server: Broker) -> None:
+    """Beyond MAX_JOBS_MB a job is refused with figures, and told when an outcome makes room."""
+    server.client.flushall()
+    queue = opened(server, ttl_s=1.0, live_s=60, most_bytes=3 * MB)
+    with pytest.raises(CannotFit):
+        queue.put(Order(), bytes(3 * MB))
+    accepted = []
+    while isinstance(waits := offer(queue, Order(), bytes(MB // 2)), str):
+        accepted.append(waits)
+    for job_id in accepted:
+        queue.take(job_id)
+        queue.finish(job_id, SUCCEEDED, {"words": "x" * (MB // 2)})
+    kept = offer(queue, Order(), bytes(MB // 2))
+
+    assert isinstance(waits, QueueFull)
+    assert isinstance(kept, QueueFull)
+    assert (waits.figures["waiting"], kept.figures["waiting"]) == (len(accepted), 0)
+    assert 0 < queue.held().bytes <= queue.held().most_bytes == 3 * MB
+    until(lambda: isinstance(offer(queue, Order(), bytes(MB // 2)), str))
+
+
+def test_counts_come_back_to_nothing(queue: Valkey, server: Broker) -> None:
+    """Whatever becomes of jobs, and though they lapse, no byte is counted that is not kept."""
+    ids = [queue.put(TOLD, b"image").id for _ in range(4)]
+    queue.cancel(ids[0], "")
+    queue.take(ids[1])
+    queue.finish(ids[1], SUCCEEDED, {})
+    for job_id in ids:
+        server.client.delete(f"macule:1:job:{job_id}")
+    for entry in server.client.zrange("macule:1:held", 0, -1):
+        server.client.zadd("macule:1:held", {entry: 0})
+    queue.sweep()
+
+    assert server.client.hgetall("macule:1:sums") == {b"bytes": b"0", b"room": b"0"}
+    while delivery := queue.due():
+        queue.settle(delivery, None)
+    assert queue.held().bytes == 0
+
+
+def test_workers_outlive_a_server_without_memory(small: Broker) -> None:
+    """Celery gives up where its commands are refused; the worker comes back and ends all."""
+    queue = opened(small, live_s=1, look_s=1)
+    made = [queue.put(Order(), photo()).id for _ in range(5)]
+    small.client.config_set("maxmemory", 1)
+    with worker(small, anew=True) as process:
+        log = next(small.folder.glob("worker-*.log"))
+        until(lambda: "starts anew" in log.read_text(), 40)
+        small.client.config_set("maxmemory", 0)
+        until(lambda: {queue.get(job_id, "").status for job_id in made} == {SUCCEEDED}, 40)
+
+        assert process.poll() is None
 
 
 def test_a_wrong_address_is_said_without_its_password() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from macule.errors import KeyInUse, KeyReused
+from macule.explain import MOST_CHARACTERS
 
 STARTING, PROCESSING = "starting", "processing"
 SUCCEEDED, FAILED, CANCELED = "succeeded", "failed", "canceled"
@@ -19,6 +20,8 @@ STARTED_EVENT, COMPLETED_EVENT = "prediction.started", "prediction.completed"
 EVENTS = (STARTED_EVENT, COMPLETED_EVENT)
 FILE = "jobs.sqlite3"  # of the embedded queue, in DATA_DIR
 MOST_ATTEMPTS = 3  # a job whose worker died so often is not tried again: it may be what kills them
+LABELS = 64  # of a model that is not known yet
+ANSWER_BYTES, LABEL_BYTES = 2000, 200  # an outcome without maps: as such, and of each label
 DIED = (
     f"Its worker died {MOST_ATTEMPTS} times while it was worked on: the image may be what kills it."
 )
@@ -57,6 +60,21 @@ class Job(NamedTuple):
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+
+class Held(NamedTuple):
+    """Bytes that a queue takes, and may take."""
+
+    bytes: int
+    most_bytes: int
+
+
+def rooms(order: Order, labels: int | None = None) -> dict[str, int]:
+    """Return the most bytes that the begin and the end of a job add to what is kept."""
+    outcome = ANSWER_BYTES + LABEL_BYTES * (labels or LABELS)
+    told = {event: outcome + 2 * len(order.webhook) for event in order.events if order.webhook}
+    maps = MOST_CHARACTERS if order.with_cam else 0
+    return {**told, COMPLETED_EVENT: told.get(COMPLETED_EVENT, 0) + outcome + maps}
 
 
 def document(job: Job) -> dict[str, Any]:
@@ -140,3 +158,6 @@ class Queue(Protocol):
 
     def undelivered(self) -> int:
         """Return how many webhooks wait."""
+
+    def held(self) -> Held:
+        """Return how many bytes are kept: images, outcomes, webhooks, and the room to finish."""

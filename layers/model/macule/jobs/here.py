@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import cache, partial
+from threading import Timer
 from typing import TYPE_CHECKING, NamedTuple
 
-from macule import jobs, settings
+from macule import budget, jobs, model, settings
 from macule.errors import BadSetting, QueueUnavailable, Unavailable
-from macule.jobs import Job, Queue
+from macule.jobs import Held, Job, Queue
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("macule")
 
+MB = 2**20
 END_S = 5.0  # more than a photo takes
+RESUME_S = 15.0  # between attempts to open a file with jobs in it
+DEFAULT_MB = 32, 256  # least and most of MAX_JOBS_MB, where it is not set
 
 
 class Here(NamedTuple):
@@ -48,13 +52,25 @@ def current() -> Here:
             from macule import packages
 
             raise BadSetting(packages.needed("BROKER_URL", "redis")) from error
-        distant = Valkey(chosen.broker_url, chosen.job_ttl_s, chosen.max_jobs)
+        distant = Valkey(
+            chosen.broker_url,
+            chosen.job_ttl_s,
+            chosen.max_jobs,
+            most_bytes=most_bytes(chosen),
+            labels=_labels,
+        )
         return Here(distant, lambda: None, lambda _: None)
     from macule.jobs import work
     from macule.jobs.runner import Runner
     from macule.jobs.sqlite import Sqlite
 
-    queue = Sqlite(folder(chosen), chosen.job_ttl_s, chosen.max_jobs)
+    queue = Sqlite(
+        folder(chosen),
+        chosen.job_ttl_s,
+        chosen.max_jobs,
+        most_bytes=most_bytes(chosen),
+        labels=_labels,
+    )
     runner = Runner(queue, partial(work.outcome, chosen=chosen))
     courier = _courier(queue, chosen) if chosen.webhook_secrets else None
 
@@ -63,8 +79,22 @@ def current() -> Here:
         if courier:
             courier.stop(wait_s)
 
+    runner.wake()  # there may be jobs of a process before
     atexit.register(stop, END_S)  # where no server says that it ends: functions-framework
     return Here(queue, runner.wake, stop)
+
+
+def most_bytes(chosen: settings.Settings) -> int:
+    """Return MAX_JOBS_MB; by default part of the memory, as files are memory on some platforms."""
+    least, most = DEFAULT_MB
+    if chosen.max_jobs_mb or chosen.broker_url:
+        return (chosen.max_jobs_mb or most) * MB
+    return min(most * MB, max(least * MB, budget.current().limit.bytes // 8))
+
+
+def _labels() -> int | None:
+    warm = model.loaded()
+    return len(warm.card.labels) if warm else None
 
 
 def _courier(queue: Sqlite, chosen: settings.Settings) -> Courier:
@@ -93,7 +123,8 @@ def _courier(queue: Sqlite, chosen: settings.Settings) -> Courier:
 def resume() -> None:
     """Take up what the last process left; without that nothing is opened.
 
-    A store that cannot be opened stops nothing but predictions that must be kept.
+    A store that cannot be opened stops nothing but predictions that must be kept; it is tried again
+    until it can be, as its disk may be full.
     """
     chosen = settings.current()
     try:
@@ -101,6 +132,9 @@ def resume() -> None:
             current().wake()
     except Unavailable as error:
         log.warning("jobs wait: %s", error)
+        again = Timer(RESUME_S, resume)
+        again.daemon = True
+        again.start()
 
 
 def leave(wait_s: float = 0.0) -> None:
@@ -109,15 +143,15 @@ def leave(wait_s: float = 0.0) -> None:
         current().stop(wait_s)
 
 
-def waiting() -> int | None:
-    """Return how many jobs wait here or are worked on; None where no queue of this machine is open.
+def waiting() -> Backlog | None:
+    """Count what this machine's queue has; None where it is not open.
 
     A broker is not asked: whoever wants to know the memory here would wait for it.
     """
     if settings.current().broker_url or not current.cache_info().currsize:
         return None
     with suppress(Unavailable):
-        return current().queue.waiting()
+        return backlog()
     return None
 
 
@@ -127,6 +161,7 @@ class Backlog(NamedTuple):
     jobs: int
     most_jobs: int
     webhooks: int
+    held: Held
 
 
 def backlog() -> Backlog:
@@ -136,9 +171,9 @@ def backlog() -> Backlog:
     """
     chosen = settings.current()
     if not chosen.broker_url and not (folder(chosen) / jobs.FILE).exists():
-        return Backlog(0, chosen.max_jobs, 0)
+        return Backlog(0, chosen.max_jobs, 0, Held(0, most_bytes(chosen)))
     queue = current().queue
-    return Backlog(queue.waiting(), chosen.max_jobs, queue.undelivered())
+    return Backlog(queue.waiting(), chosen.max_jobs, queue.undelivered(), queue.held())
 
 
 def folder(chosen: settings.Settings) -> Path:

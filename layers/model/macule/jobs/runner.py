@@ -62,6 +62,7 @@ class Runner:
         """Work on one job; return whether there was any."""
         taken = self._queue.take()
         if taken is None:
+            self._queue.compact()
             return False
         job, image = taken
         try:

@@ -9,6 +9,9 @@ clocks differ agree. Under `macule:1:` lie
     gone:ID       its owner, for as long as it is told from a job that never was
     key:DIGEST    hash: the job that an Idempotency-Key made, and of what request
     open          sorted set: jobs that have not ended, by when to look after them
+    held          sorted set: "ID BYTES ROOM", what each job takes and its end may yet take, by when
+                  that lapses
+    sums          hash: both of these over all jobs, `bytes` and `room`
     due           sorted set: webhooks, "ID EVENT", by when to deliver them
     hook:NAME     hash: what one of those says, to whom, and how often it was tried
     parked        list: jobs given up because their workers died, the newest first
@@ -18,11 +21,14 @@ clocks differ agree. Under `macule:1:` lie
 PREFIX = "macule:1:"
 CELERY = f"{PREFIX}celery:"
 QUEUE = "queue"
+JOB_BYTES, HOOK_BYTES = 2048, 8192  # a job without image and outcome; a webhook that waits
+MARGIN = 16  # of the server's memory that part stays free: for what is on its way
 
 # Ends are written though memory has run out (allow-oom): they free more than they take.
 COMMON = """
 local P = '%s'
 local QUEUE = '%s'
+local JOB_BYTES, HOOK_BYTES = %d, %d
 local ENDED = {succeeded = true, failed = true, canceled = true}
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1e6
@@ -32,6 +38,26 @@ local function stamp(seconds) return string.format('%%.6f', seconds) end
 -- What of a sorted set is to be looked at now, not too much at once.
 local function first(set)
   return redis.call('ZRANGEBYSCORE', set, '-inf', stamp(now), 'LIMIT', 0, 100)
+end
+
+-- Count what a job takes: BYTES with ROOM in it, kept for its end. It lapses after ttl_ms.
+local function uncount(entry)
+  local id, bytes, room = string.match(entry, '^(%%S+) (%%d+) (%%d+)$')
+  if redis.call('ZREM', P .. 'held', entry) == 1 then
+    redis.call('HINCRBY', P .. 'sums', 'bytes', -bytes)
+    redis.call('HINCRBY', P .. 'sums', 'room', -room)
+  end
+end
+
+local function count(id, bytes, room, ttl_ms)
+  local job = P .. 'job:' .. id
+  local before = redis.call('HGET', job, 'held')
+  if before then uncount(before) end
+  local entry = string.format('%%s %%d %%d', id, bytes, room)
+  redis.call('HSET', job, 'held', entry)
+  redis.call('ZADD', P .. 'held', stamp(now + ttl_ms / 1000), entry)
+  redis.call('HINCRBY', P .. 'sums', 'bytes', string.format('%%d', bytes))
+  redis.call('HINCRBY', P .. 'sums', 'room', string.format('%%d', room))
 end
 
 local function tell(id, event)
@@ -48,6 +74,7 @@ local function conclude(id, status, outcome)
   redis.call('HSET', job, 'status', status, 'ended_at', stamp(now), 'outcome', outcome, 'taker', '')
   local owner, key, ttl_ms, gone_ms =
     unpack(redis.call('HMGET', job, 'owner', 'key', 'ttl_ms', 'gone_ms'))
+  count(id, string.len(outcome) + JOB_BYTES, 0, ttl_ms)
   redis.call('PEXPIRE', job, ttl_ms)
   if key ~= '' then redis.call('PEXPIRE', P .. 'key:' .. key, ttl_ms) end
   redis.call('SET', P .. 'gone:' .. id, owner, 'PX', ttl_ms + gone_ms)
@@ -68,15 +95,15 @@ local function bury(id, most, died)
   redis.call('LTRIM', P .. 'parked', 0, 999)
   return true
 end
-""" % (PREFIX, CELERY + QUEUE)  # noqa: UP031
+""" % (PREFIX, CELERY + QUEUE, JOB_BYTES, HOOK_BYTES)  # noqa: UP031
 ALWAYS = "#!lua flags=allow-oom" + COMMON
 
 PUT = (
     "#!lua"
     + COMMON
     + """
-local id, asked, owner, events, key, print, image, most, ttl_ms, kept_ms, gone_ms, look_s, message =
-  unpack(ARGV)
+local id, asked, owner, events, key, print, image, most, ttl_ms, kept_ms, gone_ms, look_s, message,
+  room, most_bytes, margin = unpack(ARGV)
 local job = P .. 'job:' .. id
 if redis.call('EXISTS', job) == 1 then  -- sent again, as the answer to the first was lost
   return {'new', redis.call('HGET', job, 'created_at')}
@@ -94,10 +121,28 @@ if waiting >= tonumber(most) then
   waiting = redis.call('ZCARD', P .. 'open')
   if waiting >= tonumber(most) then return {'full', waiting} end
 end
+for _, entry in ipairs(first(P .. 'held')) do uncount(entry) end
+local bytes = string.len(image) + JOB_BYTES + room
+local sums = redis.call('HMGET', P .. 'sums', 'bytes', 'room')
+local held = (sums[1] or 0) + HOOK_BYTES * redis.call('ZCARD', P .. 'due')
+if held + bytes > tonumber(most_bytes) then
+  local next = redis.call('ZRANGE', P .. 'held', 0, 0, 'WITHSCORES')[2]
+  local left_s = waiting == 0 and next and math.ceil(next - now) or 0
+  return {'bytes', waiting, held, bytes, left_s}
+end
+local info = redis.pcall('INFO', 'memory')
+local function figure(name) return tonumber(string.match(info, name .. ':(%d+)') or 0) end
+local limit = type(info) == 'string' and figure('maxmemory') or 0
+if limit > 0 then
+  local free = limit - figure('used_memory') + figure('mem_not_counted_for_evict')
+  local needed = bytes + (sums[2] or 0) + limit / margin
+  if needed > free then return {'memory', math.floor(needed), math.max(0, free)} end
+end
 redis.call('SET', P .. 'image:' .. id, image, 'PX', kept_ms)
 redis.call('HSET', job, 'status', 'starting', 'asked', asked, 'owner', owner, 'events', events,
   'key', key, 'created_at', stamp(now), 'attempts', 0, 'returned', 0, 'taker', '',
   'ttl_ms', ttl_ms, 'gone_ms', gone_ms)
+count(id, bytes, room, kept_ms)
 redis.call('PEXPIRE', job, kept_ms)
 redis.call('SET', P .. 'gone:' .. id, owner, 'PX', kept_ms + gone_ms)
 if key ~= '' then
@@ -190,6 +235,7 @@ SWEEP = (
     + """
 local look_s, most, died, message = unpack(ARGV)
 local parked = {}
+for _, entry in ipairs(first(P .. 'held')) do uncount(entry) end
 for _, id in ipairs(first(P .. 'open')) do
   local taker = redis.call('HGET', P .. 'job:' .. id, 'taker')
   local left_ms = redis.call('PTTL', P .. 'alive:' .. id)
@@ -237,6 +283,16 @@ for _, name in ipairs(first(P .. 'due')) do
   end
 end
 return {}
+"""
+)
+
+# Keeps what a webhook says.
+KEEP = (
+    ALWAYS
+    + """
+local name, message, url, body = unpack(ARGV)
+redis.call('HSET', P .. 'hook:' .. name, 'message', message, 'url', url, 'body', body)
+return 1
 """
 )
 

@@ -7,7 +7,8 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import ceil
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
@@ -29,22 +30,33 @@ from macule.jobs import (
     FILE,
     MOST_ATTEMPTS,
     PROCESSING,
+    STARTED_EVENT,
     STARTING,
+    SUCCEEDED,
+    Held,
     Job,
     Order,
     alive,
 )
+from macule.jobs.space import LOG_BYTES, PAGE_BYTES, Space
 
 MB = 2**20
-MOST_BYTES = 256 * MB  # of images that wait
 GONE_S = 86400.0  # how long a job that is no longer kept is told from one that never was
 LOOK_S = 1.0  # between looks for what has expired
+MOST_GONE = 10_000  # of those, as a row takes 150 bytes
 LOCK_S = 5.0  # for another process's transaction, which takes milliseconds
+MOST_FORGOTTEN = 200  # outcomes at once; whoever asked waits for that
+KEPT_PAGES = 1024  # 4 MB that the file keeps for the next jobs, while the disk has room
+STEP_PAGES = 128  # given back to the disk at once; the log may take as many
 # secure_delete: an image that has been deleted is overwritten, not only forgotten.
+# reserved: zeros, as long as the end of a job may be; they are deleted just before it is written,
+# so that the file does not grow by it.
 SCHEMA = """
+PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 PRAGMA secure_delete = ON;
+PRAGMA wal_autocheckpoint = 0;
 CREATE TABLE IF NOT EXISTS jobs (
     place INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -63,6 +75,8 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE UNIQUE INDEX IF NOT EXISTS by_key ON jobs (owner, key) WHERE key <> '';
 CREATE INDEX IF NOT EXISTS by_status ON jobs (status, place);
 CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, size INTEGER NOT NULL, content BLOB);
+CREATE TABLE IF NOT EXISTS reserved (id TEXT NOT NULL, event TEXT NOT NULL, room BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS by_id ON reserved (id);
 CREATE TABLE IF NOT EXISTS gone (id TEXT PRIMARY KEY, owner TEXT NOT NULL, at REAL NOT NULL);
 """
 COLUMNS = "id, status, asked, created_at, started_at, ended_at, outcome, attempts, owner"
@@ -84,33 +98,60 @@ class Sqlite:
     Args:
       ttl_s: how long an outcome is kept.
       most: jobs that may wait.
+      most_bytes: of all that is kept, outcomes too.
+      labels: how many the model has, as far as that is known.
       clock: seconds since 1970.
     """
 
     def __init__(
-        self, folder: Path, ttl_s: float, most: int, clock: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        ttl_s: float,
+        most: int,
+        clock: Callable[[], float] = time.time,
+        most_bytes: int = 256 * MB,
+        labels: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._ttl_s = ttl_s
         self._most = most
         self._clock = clock
         self._lock = RLock()
-        self._let_go = False
-        self._forgot = 0.0
+        self._labels = labels
+        self._most_bytes = most_bytes
+        self._space = Space(folder, most_bytes)
+        self._logged = False  # the log has what should not stay there
+        self._forgot = self._compacted = 0.0
         self._tell: Tell | None = None
         self._told = self._after = _nothing
         with self._explained():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.token = alive.mark(folder)
+            self._space.make_way()  # opening the file takes space too
             path = folder / FILE
             os.close(os.open(path, os.O_CREAT, 0o600))
             self._connection = sqlite3.connect(
                 path, timeout=LOCK_S, isolation_level=None, check_same_thread=False
             )
-            self._connection.executescript(SCHEMA)
+            try:
+                self._connection.executescript(SCHEMA)
+                self.token = alive.mark(folder)
+            except BaseException:
+                self._connection.close()
+                raise
 
     def put(self, order: Order, image: bytes, key: str = "", fingerprint: str = "") -> Job:
         self._forget()
+        try:
+            return self._put(order, image, key, fingerprint)
+        except QueueUnavailable as short:
+            now = self._clock()
+            if not short.figures or abs(now - self._compacted) < LOOK_S:
+                raise
+            self._compacted = now
+            self.compact(kept_pages=0)
+            return self._put(order, image, key, fingerprint)
+
+    def _put(self, order: Order, image: bytes, key: str, fingerprint: str) -> Job:
         with self._changing() as database:
             before = (
                 key
@@ -121,11 +162,9 @@ class Sqlite:
             )
             if before:
                 return jobs.known(_job(before[:-1]), before[-1], fingerprint)
-            waiting, size = database.execute(
-                "SELECT count(*), coalesce(sum(size), 0) FROM images"
-            ).fetchone()
-            if waiting >= self._most or size + len(image) > MOST_BYTES:
-                raise QueueFull("Too many predictions wait here. Try again.", waiting=waiting)
+            rooms = jobs.rooms(order, self._labels())
+            size = len(image) + sum(rooms.values())
+            self._admit(database, size)
             job = Job(os.urandom(12).hex(), STARTING, order, self._clock())
             database.execute(
                 "INSERT INTO jobs (id, owner, status, asked, created_at, key, fingerprint) "
@@ -140,7 +179,11 @@ class Sqlite:
                     fingerprint,
                 ),
             )
-            database.execute("INSERT INTO images VALUES (?, ?, ?)", (job.id, len(image), image))
+            database.execute("INSERT INTO images VALUES (?, ?, ?)", (job.id, size, image))
+            database.executemany(
+                "INSERT INTO reserved VALUES (?, ?, zeroblob(?))",
+                [(job.id, event, room) for event, room in rooms.items()],
+            )
             return job
 
     def get(self, job_id: str, owner: str) -> Job:
@@ -174,6 +217,9 @@ class Sqlite:
                 return None
             job = _job(row)
             if job.attempts == 1:
+                database.execute(
+                    "DELETE FROM reserved WHERE id = ? AND event = ?", (job.id, STARTED_EVENT)
+                )
                 self._changed(database, job)
             (image,) = database.execute(
                 "SELECT content FROM images WHERE id = ?", (job.id,)
@@ -212,13 +258,25 @@ class Sqlite:
             (count,) = self._connection.execute("SELECT count(*) FROM outbox").fetchone()
             return int(count)
 
+    def held(self) -> Held:
+        with self._explained(), self._lock:
+            return Held(self._space.held(self._connection), self._most_bytes)
+
+    def compact(self, kept_pages: int = KEPT_PAGES) -> None:
+        """Give empty pages of the file back to the disk, a few at a time."""
+        with suppress(QueueUnavailable):
+            while self._compact(kept_pages):
+                pass
+
     def on_change(self, tell: Tell, told: Callable[[], None]) -> None:
         """Call *tell* in the transaction in which a job begins or ends, *told* after it."""
         self._tell, self._told = tell, told
 
     def connect(self) -> sqlite3.Connection:
         """Open the file once more, for another thread."""
-        return sqlite3.connect(self._folder / FILE, timeout=LOCK_S)
+        connection = sqlite3.connect(self._folder / FILE, timeout=LOCK_S)
+        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_BYTES // PAGE_BYTES}")
+        return connection
 
     def close(self) -> None:
         with self._lock:
@@ -244,17 +302,49 @@ class Sqlite:
         status: str,
         outcome: Mapping[str, Any] | None,
     ) -> Job:
-        """Write an end, and let the image go."""
+        """Let the image go, and write an end where it was."""
         ended = job._replace(status=status, ended_at=self._clock(), outcome=outcome)
+        database.execute("DELETE FROM images WHERE id = ?", (job.id,))
+        database.execute("DELETE FROM reserved WHERE id = ?", (job.id,))
         text = None if outcome is None else json.dumps(outcome, ensure_ascii=False)
         database.execute(
             "UPDATE jobs SET status = ?, ended_at = ?, outcome = ?, taker = '' WHERE id = ?",
             (status, ended.ended_at, text, job.id),
         )
-        database.execute("DELETE FROM images WHERE id = ?", (job.id,))
-        self._let_go = True
+        self._logged = True
+        if not database.execute("SELECT 1 FROM images LIMIT 1").fetchone():
+            self._space.shrink()
         self._changed(database, ended)
         return ended
+
+    def _admit(self, database: sqlite3.Connection, size: int) -> None:
+        """Raises: QueueFull, QueueUnavailable, CannotFit, where a job of *size* is one too many."""
+        waiting, largest = database.execute(
+            "SELECT count(*), coalesce(max(size), 0) FROM images"
+        ).fetchone()
+        if waiting >= self._most:
+            raise QueueFull("Too many predictions wait here. Try again.", waiting=waiting)
+        try:
+            self._space.admit(database, size, largest, waiting)
+        except QueueFull as full:
+            oldest = database.execute(
+                "SELECT ended_at FROM jobs WHERE status = ? ORDER BY place LIMIT 1", (SUCCEEDED,)
+            ).fetchone()
+            if oldest and not waiting:  # then it is outcomes that take the space
+                left_s = oldest[0] + self._ttl_s - self._clock()
+                full.retry_after_s = max(full.retry_after_s, ceil(left_s))
+            raise
+
+    def _compact(self, kept_pages: int) -> bool:
+        """Give back some pages; return whether there may be more."""
+        with self._changing() as database:
+            (free,) = database.execute("PRAGMA freelist_count").fetchone()
+            (mode,) = database.execute("PRAGMA auto_vacuum").fetchone()
+            if free <= kept_pages or mode != 2:
+                return False
+            database.execute(f"PRAGMA incremental_vacuum({STEP_PAGES})").fetchall()
+            self._logged |= free - STEP_PAGES <= kept_pages  # the file is cut as the log is emptied
+            return True
 
     def _changed(self, database: sqlite3.Connection, job: Job) -> None:
         if self._tell:
@@ -290,13 +380,26 @@ class Sqlite:
         if abs(now - self._forgot) < LOOK_S:
             return
         self._forgot = now
+        with suppress(QueueUnavailable):
+            for _ in range(MOST_FORGOTTEN):
+                if not self._forget_one(now):
+                    break
+
+    def _forget_one(self, now: float) -> bool:
+        """Let go of one outcome: the log has all that is overwritten, and the disk may be full."""
         with self._changing() as database:
+            row = database.execute(
+                "DELETE FROM jobs WHERE place = (SELECT place FROM jobs WHERE ended_at < ? LIMIT 1)"
+                " RETURNING id, owner",
+                (now - self._ttl_s,),
+            ).fetchone()
+            if row:
+                database.execute("INSERT OR REPLACE INTO gone VALUES (?, ?, ?)", (*row, now))
             database.execute(
-                "INSERT OR REPLACE INTO gone SELECT id, owner, ? FROM jobs WHERE ended_at < ?",
-                (now, now - self._ttl_s),
+                "DELETE FROM gone WHERE at < ? OR rowid <= (SELECT max(rowid) FROM gone) - ?",
+                (now - GONE_S, MOST_GONE),
             )
-            database.execute("DELETE FROM jobs WHERE ended_at < ?", (now - self._ttl_s,))
-            database.execute("DELETE FROM gone WHERE at < ?", (now - GONE_S,))
+            return row is not None
 
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
@@ -305,17 +408,30 @@ class Sqlite:
             database = self._connection
             database.execute("BEGIN IMMEDIATE")
             try:
+                self._space.make_way()
                 yield database
+                database.execute("COMMIT")
             except BaseException:
                 self._after = _nothing
-                database.execute("ROLLBACK")
+                if database.in_transaction:  # SQLite may have ended it itself, as the disk is full
+                    database.execute("ROLLBACK")
                 raise
-            database.execute("COMMIT")
+            finally:
+                self._settle(database)
             self._after()
             self._after = _nothing
-            if self._let_go:  # of images: what the log has of them is written over
-                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                self._let_go = False
+
+    def _settle(self, database: sqlite3.Connection) -> None:
+        """Empty the log of images, and of what it took the reserve for; later if not now."""
+        with suppress(sqlite3.Error, OSError):
+            if self._logged or self._space.lent() or self._space.logged():
+                (busy, _, _) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                self._logged = bool(busy)
+            if self._space.lent():
+                (largest,) = database.execute(
+                    "SELECT coalesce(max(size), 0) FROM images"
+                ).fetchone()
+                self._space.restore(largest)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

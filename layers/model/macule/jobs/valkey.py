@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -19,10 +19,12 @@ from redis.retry import Retry
 from macule import jobs, metrics
 from macule.errors import (
     BadSetting,
+    CannotFit,
     JobEnded,
     JobExpired,
     NoSuchJob,
     QueueFull,
+    QueueUnavailable,
     WorkerDied,
     document,
 )
@@ -32,12 +34,14 @@ from macule.jobs import (
     PROCESSING,
     STARTED_EVENT,
     STARTING,
+    Held,
     Job,
     Order,
     scripts,
 )
 from macule.jobs.outage import Outage, address
 
+MB = 2**20
 TIMEOUT_S = 2.0  # for each step of asking the server: who polls would rather hear 503
 MOST_CONNECTIONS = 32  # of one process; a request holds one for a millisecond
 KEPT_S = 86400.0  # how long a job may wait for a worker, and its image with it
@@ -92,12 +96,22 @@ class Valkey:
       ttl_s: how long an outcome is kept.
       most: jobs that may wait.
       live_s, look_s: as LIVE_S and LOOK_S; shorter in tests.
+      most_bytes: of all that is kept, outcomes too.
+      labels: how many the model has, as far as that is known.
     """
 
     def __init__(
-        self, url: str, ttl_s: float, most: int, live_s: float = LIVE_S, look_s: float = LOOK_S
+        self,
+        url: str,
+        ttl_s: float,
+        most: int,
+        live_s: float = LIVE_S,
+        look_s: float = LOOK_S,
+        most_bytes: int = 256 * MB,
+        labels: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._ttl_ms = int(ttl_s * 1e3)
+        self._most_bytes, self._labels = most_bytes, labels
         self._most = most
         self.live_s = live_s
         self._look_s = look_s
@@ -127,6 +141,7 @@ class Valkey:
                 "GIVE_BACK",
                 "SWEEP",
                 "DUE",
+                "KEEP",
                 "SETTLE",
             )
         }
@@ -148,9 +163,11 @@ class Valkey:
             int(GONE_S * 1e3),
             self._look_s,
             MESSAGE.replace("JOB", job_id),
+            sum(jobs.rooms(order, self._labels()).values()),
+            self._most_bytes,
+            scripts.MARGIN,
         )
-        if answer == b"full":
-            raise QueueFull("Too many predictions wait. Try again.", waiting=more[0])
+        self._refuse(answer, more)
         if answer == b"new":
             return Job(job_id, STARTING, order, float(more[0]))
         known, before, found = more
@@ -207,6 +224,12 @@ class Valkey:
             found: Any = self._redis.zcard(f"{scripts.PREFIX}due")
         return int(found)
 
+    def held(self) -> Held:
+        with self._outage.watched():
+            sums: Any = self._redis.hget(f"{scripts.PREFIX}sums", "bytes")
+        hooks = scripts.HOOK_BYTES * self.undelivered()
+        return Held(int(sums or 0) + hooks, self._most_bytes)
+
     def sweep(self) -> list[str]:
         """Send again what was lost; return the jobs that were given up."""
         parked = self._ask("SWEEP", self._look_s, MOST_ATTEMPTS, PARKED, MESSAGE)
@@ -231,9 +254,7 @@ class Valkey:
                 job = job._replace(status=PROCESSING, ended_at=None, outcome=None)
             url = job.order.webhook
             message_id, body = webhooks.message(event, jobs.document(job), moment or 0.0)
-            kept = {"message": message_id, "url": url, "body": body}
-            with self._outage.watched():
-                self._redis.hset(f"{scripts.PREFIX}hook:{name}", mapping=kept)
+            self._ask("KEEP", name, message_id, url, body)
         return Delivery(name, attempts, message_id, url, body)
 
     def settle(self, delivery: Delivery, pause_s: float | None) -> None:
@@ -243,6 +264,26 @@ class Valkey:
     def close(self) -> None:
         self._redis.close()
         self._redis.connection_pool.disconnect()
+
+    def _refuse(self, answer: bytes, figures: list[int]) -> None:
+        """Raises: QueueFull, QueueUnavailable, CannotFit, where that is what PUT answered."""
+        if answer == b"full":
+            raise QueueFull("Too many predictions wait. Try again.", waiting=figures[0])
+        if answer == b"memory":
+            needed, free = figures
+            why = "The memory of the queue's server is full. Try again later."
+            raise QueueUnavailable(why, needed_mb=_mb(needed), free_mb=_mb(free))
+        if answer != b"bytes":
+            return
+        waiting, held, needed, left_s = figures
+        limit_mb = _mb(self._most_bytes)
+        if needed > self._most_bytes:
+            why = "This prediction needs more space than all may take (MAX_JOBS_MB)."
+            raise CannotFit(why, needed_mb=_mb(needed), limit_mb=limit_mb)
+        why = "Predictions take as much space as they may (MAX_JOBS_MB). Try again later."
+        full = QueueFull(why, waiting=waiting, held_mb=_mb(held), limit_mb=limit_mb)
+        full.retry_after_s = max(full.retry_after_s, left_s)
+        raise full
 
     def _count_parked(self, count: int) -> None:
         if count:
@@ -258,6 +299,10 @@ class Valkey:
     def _ask(self, script: str, *arguments: str | bytes | float) -> Any:
         with self._outage.watched():
             return self._run[script](args=arguments)
+
+
+def _mb(size: float) -> float:
+    return round(size / MB, 1)
 
 
 def _pairs(found: Any) -> dict[bytes, bytes]:

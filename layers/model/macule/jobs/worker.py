@@ -29,6 +29,7 @@ T = TypeVar("T")
 log = logging.getLogger("macule")
 LEAST_PAUSE_S, MOST_PAUSE_S = 0.5, 30.0  # while the queue, memory or the model is short
 SWEEP_S = 1.0
+ANEW_S = 5.0  # after Celery gave up
 SENDERS = 2  # threads that deliver webhooks: one receiver that hangs leaves others room
 BEAT_S = 1.0
 STILL_S = 30.0  # beyond what a job may take, after which the loop stands still
@@ -80,6 +81,13 @@ class Worker:
         last = Timer(self._grace_s, self._drop)
         last.daemon = True
         last.start()
+
+    def ended(self, wait_s: float) -> str:
+        """Return why Celery ended though nobody asked it to, *wait_s* later; "" if somebody did."""
+        if self.worn or self._stopping.is_set():
+            return self.worn
+        log.error("Celery ended; the worker starts anew in %.0f s", wait_s)
+        return "" if self._stopping.wait(wait_s) else "Celery ended"
 
     def beat(self) -> None:
         """Say that the loop that brings jobs goes round."""
@@ -173,9 +181,9 @@ def serve(
     live_s: float = LIVE_S,
     look_s: float = LOOK_S,
 ) -> str:
-    """Work on jobs until SIGTERM, or until this process is worn.
+    """Work on jobs until SIGTERM, or until this process is worn or Celery gives up.
 
-    Returns: why it is worn, else "".
+    Returns: why another process is to take its place, else "".
     Raises: BadSetting, ModelUnavailable, before it takes any.
     """
     budget.tame()
@@ -226,9 +234,10 @@ def serve(
     if listener:
         monitor.start(listener, worker.fault)
     celery.start()
-    if worker.worn:
-        recycle.tell(worker.worn)
-    return worker.worn
+    reason = worker.ended(ANEW_S)  # it ends where the server has no memory left for its commands
+    if reason:
+        recycle.tell(reason)
+    return reason
 
 
 def longest_s(chosen: settings.Settings) -> float:
