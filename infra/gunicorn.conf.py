@@ -33,6 +33,10 @@ loglevel = "warning"
 proc_name = "macule"
 
 
+# What bodies and answers on their way may take: one part of the memory, and no more than that.
+TRANSFERS_SHARE, TRANSFERS_BYTES = 8, 2**26
+
+
 def when_ready(server: Any) -> None:
     """Leave what workers share to itself: the collector's marks would copy 1 MB of it to each."""
     import gc
@@ -61,11 +65,13 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Watch the worker's memory; one that replaces another is warm before it takes requests."""
-    from macule import draining, recycle
+    from macule import budget, draining, recycle
     from macule.jobs import here
 
     draining.prepare(worker, chosen.drain_s, chosen.graceful_timeout_s, here.leave)
     worker.wear = recycle.watch(chosen)
+    share = budget.current().limit.bytes // workers // TRANSFERS_SHARE
+    worker.transfers.most_bytes = min(share, TRANSFERS_BYTES)
     if function == "predict":
         here.resume()
     if worker.replaces:
@@ -84,6 +90,8 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     """Count predictions; pings, health checks and whoever is turned away wear nobody out."""
     from macule import draining, http, recycle
 
+    if req.body.is_awaited:
+        return  # it goes on when its body is there
     draining.let_out(worker, req)
     # a request that broke off early has no method
     if environ.get("REQUEST_METHOD") == "POST" and resp.status_code not in http.REFUSED:
