@@ -34,7 +34,7 @@ proc_name = "macule"
 
 
 # What bodies and answers on their way may take: one part of the memory, and no more than that.
-TRANSFERS_SHARE, TRANSFERS_BYTES = 8, 2**26
+TRANSFERS_SHARE, TRANSFERS_BYTES = 16, 2**25
 
 
 def when_ready(server: Any) -> None:

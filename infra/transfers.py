@@ -15,7 +15,7 @@ from typing import Any
 
 from infra.connection import WAKE_BYTES, Connection
 
-MOST_BYTES = 2**23  # unless the memory limit is known
+MOST_BYTES = 2**22  # unless the memory limit is known
 SEND_S = 10.0  # for an answer, and a second more for each LEAST_BYTES_PER_S that was taken
 LEAST_BYTES_PER_S = 2**15
 STOPPED_S = 0.5  # a client that moved nothing for so long may be cut off where memory lacks
