@@ -243,6 +243,50 @@ def test_a_busy_service_is_asked_again(client: Client, narrow: Service) -> None:
     assert (ended.code, ended.err) == (0, "")
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a file that is refused long before all of it is sent."""
+    path = tmp_path_factory.mktemp("large") / "large.jpg"
+    with path.open("wb") as file:
+        file.truncate(40 * 2**20)
+    return str(path)
+
+
+def test_a_file_that_is_far_too_large_is_a_problem_in_words(
+    client: Client, macule: Service, large: str
+) -> None:
+    """The answer comes while the file is being sent, and is shown, not a broken connection."""
+    ended = client(large, address(macule))
+
+    assert ended.code == 1
+    assert ended.err.startswith("413 Too many bytes: ")
+
+
+def test_a_photo_that_is_not_sent_in_time_is_a_problem_in_words(client: Client) -> None:
+    """A 408 that comes before the photo, and the end of the connection behind it."""
+    body = '{"status":408,"title":"The body came too slowly","detail":"d"}'
+    reply = f"HTTP/1.1 408 x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        timer = Thread(target=refuse, args=(listener, reply.encode()))
+        timer.start()
+        ended = client(SPOT, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        timer.join()
+
+    assert ended.code == 1
+    assert ended.err.startswith("408 The body came too slowly: d (request ")
+
+
+def refuse(listener: socket.socket, reply: bytes) -> None:
+    """Answer one connection before its body is read; then drop the body."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(reply)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(2**16):
+            pass
+
+
 def test_a_service_that_stays_busy_is_given_up(client: Client, narrow: Service) -> None:
     """Tries and waits end within the time allowed, with the service's own words."""
     with crowded(narrow):
@@ -427,6 +471,13 @@ def test_a_page_of_another_origin_gets_its_answer(page: Page, macule: Service, l
     answer = json.loads(send(page, address(macule), later=later))
 
     assert (answer["status"], answer["decision"]) == ("succeeded", "classified")
+
+
+def test_a_page_learns_that_a_file_is_far_too_large(
+    page: Page, macule: Service, large: str
+) -> None:
+    """A browser shows the answer that comes while it is sending."""
+    assert send(page, address(macule), large).startswith("413 Too many bytes: ")
 
 
 def test_a_page_shows_what_went_wrong(page: Page, macule: Service) -> None:
