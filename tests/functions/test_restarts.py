@@ -152,9 +152,10 @@ def test_what_runs_is_finished_after_the_door_has_closed(draining: Service) -> N
     """A photo that is being sent as the service begins to stop is answered after DRAIN_S too."""
     body = photo()
     with socket.create_connection(("127.0.0.1", draining.port)) as connection:
-        head = f"POST /predict/ HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body[:1000])
-        until(lambda: draining.call("GET", "/memory/").json()["slots"]["admitted"])
+        head = f"POST /predict/ HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n"
+        connection.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
+        invited = connection.recv(2000)
+        connection.sendall(body[:1000])
         stop(draining)
         time.sleep(3.5)
         refused = draining.predict(photo()).status
@@ -162,6 +163,7 @@ def test_what_runs_is_finished_after_the_door_has_closed(draining: Service) -> N
         answer = connection.recv(2000)
     draining.process.wait(10)
 
+    assert invited.startswith(b"HTTP/1.1 100")
     assert refused == 503
     assert answer.startswith(b"HTTP/1.1 200")
 
