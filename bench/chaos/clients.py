@@ -10,7 +10,7 @@ import random
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -58,17 +58,26 @@ def ask(
 
 
 class Load:
-    """Clients of one service, until `end`."""
+    """Clients of one service, until `end`: some that predict, one that makes jobs."""
 
     def __init__(
-        self, name: str, port: int, photos: Sequence[bytes], webhook: str, ledger: Ledger, seed: int
+        self,
+        name: str,
+        port: int,
+        photos: Sequence[bytes],
+        webhook: str,
+        ledger: Ledger,
+        seed: int,
+        headers: Mapping[str, str] | None = None,
+        predicting: int = 2,
     ) -> None:
         self._name, self._port, self._photos = name, port, photos
+        self._headers = dict(headers or {})
         self._webhook, self._ledger = webhook, ledger
         self._over, self._jobs_over = threading.Event(), threading.Event()
         self._made: list[str] = []  # jobs
         self._open: dict[str, float] = {}  # those not seen to end: when to look again
-        plans = [self._predict, self._predict, self._make]
+        plans = [*[self._predict] * predicting, self._make]
         self._threads = [
             threading.Thread(target=plan, args=(number, random.Random(f"{seed} {name} {number}")))  # noqa: S311
             for number, plan in enumerate(plans)
@@ -130,7 +139,7 @@ class Load:
         while time.monotonic() < end:
             began, wait_s = time.monotonic(), 0.1
             try:
-                answer = ask(self._port, method, path, body, headers)
+                answer = ask(self._port, method, path, body, {**self._headers, **headers})
                 slug = str(answer.document.get("type", "")).rpartition(":")[2]
                 if answer.status in (200, 202) or slug == "key-in-use":
                     return answer
@@ -158,7 +167,7 @@ class Load:
         """Ask how far a job is; note its end."""
         began = time.monotonic()
         try:
-            answer = ask(self._port, "GET", f"/predictions/{job_id}")
+            answer = ask(self._port, "GET", f"/predictions/{job_id}", headers=self._headers)
         except (OSError, http.client.HTTPException) as error:
             self._ledger.broke(began, type(error).__name__)
             return False
