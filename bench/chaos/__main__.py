@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -120,6 +121,8 @@ def main() -> int:
         again = ["unshare", "-m", "--propagation", "private", sys.executable, *sys.argv]
         environment = {**os.environ, OWN_MOUNTS: "1"}
         return subprocess.run(again, env=environment, check=False).returncode
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as temporary:
         figures = run(options, Path(temporary))
         if options.keep:
