@@ -63,10 +63,11 @@ def when_ready(server: Any) -> None:
 
 
 def on_reload(server: Any) -> None:
-    """HUP: let the workers of now serve until others are warm."""
-    from macule import draining
+    """HUP: let the workers of now serve until others are warm; gunicorn has set up its log anew."""
+    from macule import draining, log
 
     draining.note_reload(server)
+    log.begin()
 
 
 def pre_fork(server: Any, worker: Any) -> None:

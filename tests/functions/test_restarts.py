@@ -110,6 +110,22 @@ def test_a_reload_keeps_the_worker_until_another_is_warm(tmp_path: Path) -> None
     assert statuses == [200] * 6
 
 
+def test_a_reload_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    """What gunicorn says after a HUP is a line of JSON too, with no traceback of its formatter."""
+    place = Place(tmp_path / "log")
+    before = place.workers()
+    os.kill(place.process.pid, signal.SIGHUP)
+    until(lambda: place.workers() and not place.workers() & before)
+    (worker,) = place.workers()
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: place.workers() - {worker})
+    place.close()
+    log = (tmp_path / "log").read_text()
+
+    assert "Traceback" not in log
+    assert f'"message":"Worker (pid:{worker}) was sent SIGKILL!' in log
+
+
 def test_killed_workers_cost_what_was_in_flight(tmp_path: Path, photos: list[bytes]) -> None:
     """Three kills: at most one request a client fails each time, and another worker answers."""
     place = Place(tmp_path / "log")
