@@ -49,6 +49,11 @@ class Transfers:
         self._held_bytes = 0
         self._looked = 0.0
 
+    @property
+    def is_full(self) -> bool:
+        """Do they take more memory than they may?"""
+        return self._held_bytes > self.most_bytes
+
     def receive(self, conn: Connection, timeout_s: float) -> None:
         """Receive the rest of a body."""
         conn.patience_s = timeout_s
@@ -74,11 +79,11 @@ class Transfers:
             waited_for = (*self._receiving, *self._sending)
             for conn in [conn for conn in waited_for if self._end(conn) <= now]:
                 self._cut_off(conn)
-        if self._is_full():
+        if self.is_full:
             for conn in self._stopped(now):
-                if self._is_full() and self._held[conn]:
+                if self.is_full and self._held[conn]:
                     self._cut_off(conn)
-        if self._is_full():
+        if self.is_full:
             self._favour_one()
         else:
             for conn in list(self._paused):
@@ -112,7 +117,7 @@ class Transfers:
 
     def _on_readable(self, conn: Connection, _: object) -> None:
         conn.moved_at = time.monotonic()
-        if self._is_full() and conn is not self._favoured:
+        if self.is_full and conn is not self._favoured:
             self._forget(conn)
             self._paused[conn] = conn.moved_at
             return
@@ -138,9 +143,6 @@ class Transfers:
             self._forget(conn)
             self._on_sent(conn)
 
-    def _is_full(self) -> bool:
-        return self._held_bytes > self.most_bytes
-
     def _end(self, conn: Connection) -> float:
         return conn.began + conn.patience_s + conn.moved_bytes / LEAST_BYTES_PER_S
 
@@ -154,7 +156,7 @@ class Transfers:
         """Go on with one body, unless an answer will free memory."""
         moving = self._receiving.keys() | self._sending.keys() | self._paused.keys()
         is_answering = self._held.keys() - moving
-        if self._paused and not is_answering and self._favoured not in self._receiving:
+        if self._paused and not is_answering and not self._favoured:
             self._favoured = next(iter(self._paused))
             self._go_on(self._favoured)
 
@@ -186,6 +188,8 @@ class Transfers:
     def _forget(self, conn: Connection) -> None:
         self._receiving.pop(conn, None)
         self._sending.pop(conn, None)
+        if conn is self._favoured:
+            self._favoured = None
         self.poller.unregister(conn.sock)
 
     def _body(self, conn: Connection) -> Any:

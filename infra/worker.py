@@ -166,8 +166,9 @@ class Patient(ThreadWorker):  # type: ignore[misc]
             super().finish_request(conn, fs)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Look soon again for what may go, where nobody else can come."""
-        super().wait_for_and_dispatch_events(timeout if self._accepting else min(timeout, FULL_S))
+        """Look soon again for what may go, where there is no room."""
+        is_full = not self._accepting or self.transfers.is_full
+        super().wait_for_and_dispatch_events(min(timeout, FULL_S) if is_full else timeout)
 
     def murder_pending(self) -> None:
         """Close what has had its time; where connections or files lack, some of what only waits."""

@@ -63,7 +63,7 @@ def test_idle_connections_and_slow_heads_hold_nobody_up(service: Service) -> Non
 
 
 def test_slow_bodies_beside_them_neither(tmp_path: Path) -> None:
-    """Four bodies that never come hold a slot for their time; then the others go on."""
+    """Four bodies that never come hold no slot: others go on, and these get 408 in their time."""
     head = b"POST /predict/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n\xff\xd8"
     with (
         running(GUNICORN, tmp_path, BODY_TIMEOUT_S="1") as service,

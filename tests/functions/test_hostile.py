@@ -154,7 +154,7 @@ def connect(service: Service, headers: str, body: bytes) -> socket.socket:
 
 
 def test_senders_who_stand_still_block_nobody(service: Service) -> None:
-    """Eight bodies that never come: the operators' routes answer at once, photos after a while."""
+    """Eight bodies that never come: the operators' routes answer at once, and photos too."""
     senders = [connect(service, "Content-Length: 1000000", b"\xff\xd8") for _ in range(8)]
     time.sleep(0.2)
 
