@@ -1,7 +1,7 @@
 PYTHON ?= python3
 export PORT ?= 8080
 
-.PHONY: serve test fuzz bench fit tools bundle infra openapi format train pins clean
+.PHONY: serve test fuzz bench chaos fit tools bundle infra openapi format train pins clean
 
 serve: .venv/ready  ## run the service on PORT
 	@exec .venv/bin/python -m infra.serve
@@ -18,6 +18,9 @@ fuzz: .venv-dev/ready  ## look for input that breaks the service, for minutes
 bench: .venv/ready .venv-dev/ready .venv-bench/ready  ## beside what macule replaces; half an hour
 	.venv-dev/bin/python bench/side_by_side.py
 	.venv-dev/bin/python bench/your_model.py
+
+chaos: .venv-dev/ready  ## an hour of faults under load; make chaos SECONDS=60 SEED=2
+	.venv-dev/bin/python bench/chaos --seconds $(or $(SECONDS),3600) --seed $(or $(SEED),1)
 
 fit: .venv/ready .venv-dev/ready  ## the smallest instance that holds; make fit MODEL=folder
 	.venv-dev/bin/python bench/fit.py $(if $(MODEL),--model $(MODEL))

@@ -63,10 +63,13 @@ class Tree(NamedTuple):
 
 
 CONFIGURED = (
+    "infra/chunks.py",
+    "infra/connection.py",
     "infra/gunicorn.conf.py",
     "infra/limits.py",
     "infra/limits.toml",
     "infra/serve.py",
+    "infra/transfers.py",
     "infra/worker.py",
 )
 VERSION = "infra/gcp/python-version"

@@ -76,6 +76,9 @@ def pages(measured: Mapping[str, Size]) -> dict[Path, str]:
 def main() -> int:
     table = limits.read()
     run = bundle.target("", table.python_minor)
+    if (run.minor, bool(run.interpreter)) != (table.python_minor, True):
+        print(f"figures: needs Python {table.python_minor}, as bundles do", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as folder:
         names = list(bundle.TREES)
         for line in bundle.build(Path(folder), names, run, table):

@@ -37,6 +37,10 @@ loglevel = "warning"
 proc_name = "macule"
 
 
+# What bodies and answers on their way may take: one part of the memory, and no more than that.
+TRANSFERS_SHARE, TRANSFERS_BYTES = 16, 2**25
+
+
 def on_starting(server: Any) -> None:
     """Check what the settings name, once: a reload must not end a service that runs."""
     from macule import startup
@@ -59,10 +63,11 @@ def when_ready(server: Any) -> None:
 
 
 def on_reload(server: Any) -> None:
-    """HUP: let the workers of now serve until others are warm."""
-    from macule import draining
+    """HUP: let the workers of now serve until others are warm; gunicorn has set up its log anew."""
+    from macule import draining, log
 
     draining.note_reload(server)
+    log.begin()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -76,11 +81,13 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Watch the worker's memory; one that replaces another is warm before it takes requests."""
-    from macule import draining, recycle
+    from macule import budget, draining, recycle
     from macule.jobs import here
 
     draining.prepare(worker, chosen.drain_s, chosen.graceful_timeout_s, here.leave)
     worker.wear = recycle.watch(chosen)
+    share = budget.current().limit.bytes // workers // TRANSFERS_SHARE
+    worker.transfers.most_bytes = min(share, TRANSFERS_BYTES)
     if function == "predict":
         here.resume()
     if worker.replaces:
@@ -99,6 +106,8 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     """Count predictions; pings, health checks and whoever is turned away wear nobody out."""
     from macule import draining, http, recycle
 
+    if req.body.is_awaited:
+        return  # it goes on when its body is there
     draining.let_out(worker, req)
     # a request that broke off early has no method
     if environ.get("REQUEST_METHOD") == "POST" and resp.status_code not in http.REFUSED:

@@ -4,7 +4,8 @@ gunicorn gives every connection a thread for as long as it takes to send a head:
 that say nothing, or a byte now and then, would hold all 256 threads. After the last answer its
 main thread waits until the client has closed too: three clients who do not would keep everybody
 out for 6 s. Here the poller waits for heads and for ends, for a bounded time; where connections or
-files run short, those that only wait go first.
+files run short, those that only wait go first. Bodies that come and answers that go are waited for
+by it too (`transfers`).
 """
 
 from __future__ import annotations
@@ -20,13 +21,21 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import ThreadWorker
+
+from infra.connection import BodyMissing, Connection
+from infra.transfers import Transfers
 
 HEAD_S = 10.0  # a head fits the first packets; a slow phone may repeat one of them twice
 MOST_HEAD_BYTES = 2**15
-LINGER_S = 2.0  # for what a client still sends, and for its end, after the last answer
-MOST_LINGER_BYTES = 2**22
+# What a client still sends after its last answer is dropped, and its end waited for: many clients
+# read an answer only when they have sent all of their request. What silence ends, and what does at
+# the latest.
+LINGER_S, MOST_LINGER_S = 5.0, 30.0
+MOST_LINGER_BYTES = 2**27
+LINGER_WAKE_BYTES = 2**15
 CHUNK_BYTES = 2**16
+ACCEPTED = 64  # connections at once; a crowd that connects holds the next one up for less
 IDLE_S = 0.5  # after which a connection without a head, or after its last answer, may have to go
 SHED = 16  # of them at once, where connections or files run short
 FULL_S = 0.05  # pause where there is no room, and no connection that could go
@@ -52,21 +61,34 @@ class Patient(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.lingering_conns = deque[Any]()
         self.lacks_files = False
+        self.transfers = Transfers(self.enqueue_req, self._finish_sent, self._close)
+
+    def run(self) -> None:
+        """Serve."""
+        self.transfers.poller = self.poller
+        super().run()
 
     def accept(self, listener: socket.socket) -> None:
-        """Accept a connection, unless the listener was closed in this batch of events."""
-        if not self.alive:
-            return
+        """Accept those who have come, unless the listener was closed in this batch of events."""
+        for _ in range(ACCEPTED):
+            if not self.alive or self.nr_conns >= self.worker_connections:
+                return
+            if not self._accept_one(listener):
+                return
+
+    def _accept_one(self, listener: socket.socket) -> bool:
+        """Accept a connection; was there one?"""
         try:
             client, address = listener.accept()
         except OSError as error:
             self.lacks_files = error.errno in NO_FILE
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, *NO_FILE):
                 raise
-            return
+            return False
         self.nr_conns += 1
-        conn = TConn(self.cfg, client, address, listener.getsockname())
+        conn = Connection(self.cfg, client, address, listener.getsockname())
         self._await(conn, self.pending_conns, HEAD_S, self.on_pending_socket_readable)
+        return True
 
     def on_client_socket_readable(self, conn: Any, _: socket.socket) -> None:
         """Let another request of a kept connection wait for its head too."""
@@ -104,18 +126,40 @@ class Patient(ThreadWorker):  # type: ignore[misc]
             return
         except OSError:
             count = 0
-        conn.heard_bytes += count
-        if not count or conn.heard_bytes > MOST_LINGER_BYTES:
+        conn.moved_bytes += count
+        if not count or conn.moved_bytes > MOST_LINGER_BYTES:
             self._drop(conn, self.lingering_conns)
+        else:
+            self.lingering_conns.remove(conn)
+            self.lingering_conns.append(conn)
+            conn.timeout = min(time.monotonic() + LINGER_S, conn.began + MOST_LINGER_S)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
+        """Wait for the body that a request lacks, or for the client to take all of its answer."""
+        error = None if fs.cancelled() else fs.exception()
+        if isinstance(error, BodyMissing):
+            self.transfers.receive(conn, error.timeout_s)
+            return
+        self.transfers.release(conn)
+        if conn.sock.unsent:
+            conn.future = fs
+            self.transfers.send(conn)
+        else:
+            self._finish(conn, fs)
+
+    def _finish_sent(self, conn: Any) -> None:
+        self.transfers.release(conn)
+        fs, conn.future = conn.future, None
+        self._finish(conn, fs)
+
+    def _finish(self, conn: Any, fs: Any) -> None:
         """Keep a connection that may be kept; hang up on others.
 
         A request that began behind another one and is not whole is one of them: reading it would
         block.
         """
         kept = not fs.cancelled() and not fs.exception() and fs.result()
-        rest = conn.parser.unreader.buf.getvalue() if kept else b""
+        rest = conn.parser.unreader.unread_bytes() if kept else b""
         if not kept or (rest and not is_whole(rest)):
             self._hang_up(conn)
         else:
@@ -128,10 +172,12 @@ class Patient(ThreadWorker):  # type: ignore[misc]
     def murder_pending(self) -> None:
         """Close what has had its time; where connections or files lack, some of what only waits."""
         super().murder_pending()
+        self.transfers.look()
         while self.lingering_conns and self.lingering_conns[0].timeout <= time.monotonic():
             self._drop(self.lingering_conns[0], self.lingering_conns)
         if self.lacks_files or self.nr_conns >= self.worker_connections:
             dropped = [self._drop_idle() for _ in range(SHED)]
+            self.transfers.cut_off_slowest(dropped.count(False))
             if self.lacks_files and not any(dropped):
                 time.sleep(FULL_S)
             self.lacks_files = False
@@ -149,11 +195,10 @@ class Patient(ThreadWorker):  # type: ignore[misc]
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:  # the client is gone
-            self.nr_conns -= 1
-            conn.close()
+            self._close(conn)
             return
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        conn.heard_bytes = 0
+        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LINGER_WAKE_BYTES)
+        conn.began, conn.moved_bytes = time.monotonic(), 0
         self._await(conn, self.lingering_conns, LINGER_S, self.on_lingering_socket_readable)
 
     def _await(
@@ -171,6 +216,9 @@ class Patient(ThreadWorker):  # type: ignore[misc]
 
     def _drop(self, conn: Any, conns: deque[Any]) -> None:
         self._forget(conn, conns)
+        self._close(conn)
+
+    def _close(self, conn: Any) -> None:
         self.nr_conns -= 1
         conn.close()
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from macule import keys, png
 from PIL import Image
-from service import GUNICORN, ROOT, Answer, Service, running, until
+from service import GUNICORN, READS_IN_SLOTS, ROOT, Answer, Service, running, until
 
 FILE = ROOT / "layers/model/macule/openapi/examples.json"
 WEIGHTS = ROOT / "layers/model/weights"
@@ -198,15 +198,16 @@ def _tight(folder: Path, kept: Kept) -> None:
         job = service.call("POST", ROUTE, plain(8000, 6000)).json()
         kept.problem(service.call("POST", ROUTE, PHOTO))
         service.call("POST", f"{ROUTE}/{job['id']}/cancel")
+        gone = f"{ROUTE}/{job['id']}"
+        until(lambda: service.call("GET", gone).status == 410)
+        kept.problem(service.call("GET", gone))
+    with running(READS_IN_SLOTS, folder, THREADS="16", **little) as service:
         slots = service.call("GET", "/memory/").json()["slots"]["images"]
         with ExitStack() as stack:
             senders = [stack.enter_context(stalled(service)) for _ in range(slots)]
             until(lambda: service.call("GET", "/memory/").json()["slots"]["admitted"] == slots)
             kept.problem(service.predict(PHOTO))
             kept.problem(_received(senders[0]))
-        gone = f"{ROUTE}/{job['id']}"
-        until(lambda: service.call("GET", gone).status == 410)
-        kept.problem(service.call("GET", gone))
     with running(GUNICORN, folder, MEMORY_LIMIT_MB="128", DECODE_TIMEOUT_S="0.01") as service:
         kept.problem(service.predict(plain(8000, 6000)))
         kept.problem(service.predict(blank(8000, 6000)))

@@ -16,7 +16,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Block(NamedTuple):
-    """Commands; `section` has them, `label` is the bold word that stands before them."""
+    """Commands; `section` has them, `label` is the bold text right before them."""
 
     page: str
     section: str
@@ -36,6 +36,7 @@ def blocks(page: str) -> list[Block]:
         if match[1] == "sh" or typed:
             lines = "\n".join(line[2:] for line in typed) if match[1] != "sh" else match[2]
             found.append(Block(page, section, label, lines))
+            label = ""
     return found
 
 

@@ -104,7 +104,7 @@ def booted(folder: Path, install: str) -> Iterator[Machine]:
         )
     try:
         machine = Machine(_child(process, folder / "boot"))
-        until(lambda: _is_up(machine))
+        until(lambda: _is_up(machine), 60)
         yield machine
     finally:
         process.kill()  # and with it all that runs there
@@ -127,11 +127,13 @@ def _child(process: subprocess.Popen[bytes], output: Path) -> int:
 
     def booting() -> str:
         assert process.poll() is None, output.read_text()
-        names = children.read_text().split()
-        named = names and Path(f"/proc/{names[0]}/comm").read_text().strip()
-        return names[0] if named == "systemd" else ""
+        with suppress(OSError, ValueError):  # the shell has other children before
+            (child, *_) = children.read_text().split()
+            if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
+                return child
+        return ""
 
-    until(booting)
+    until(booting, 60)
     return int(booting())
 
 

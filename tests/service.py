@@ -24,6 +24,8 @@ GUNICORN_DEV = ".venv-dev/bin/python -m gunicorn -c infra/gunicorn.conf.py"
 FRAMEWORK = (
     ".venv/bin/functions-framework --source functions/{name}/main.py --target {name} --port {port}"
 )
+# Its server reads a body where an image is decoded: one that does not come holds that place.
+READS_IN_SLOTS = FRAMEWORK.replace("{name}", "predict")
 
 
 # What the tests of a service are written for, whatever limits.toml says today.

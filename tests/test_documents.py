@@ -25,7 +25,6 @@ SYSTEM |= {"pip", "rm", "sed", "systemctl"}
 OURS = ("bench", "docs", "examples", "functions", "infra", "layers", "requirements")
 INNER = re.compile(r"\$\(((?:[^()]|\([^()]*\))*)\)")
 MAKEFILE = (ROOT / "Makefile").read_text()
-TERRAFORM = (ROOT / "infra/gcp/main.tf").read_text()
 SAM = (ROOT / "infra/aws/template.yaml").read_text()
 ALL = [block for page in PAGES for block in blocks(page)]
 DEPLOY = [block for block in ALL if block.page == "docs/deploy.md"]
@@ -112,15 +111,18 @@ def test_macules_options_exist(arguments: list[str]) -> None:
 
 
 def test_every_file_is_there() -> None:
-    """A path into the repository is in it; one below build/ is a bundle, or made by a command."""
+    """A path into the repository is in it; one below build/ is a bundle, or made, or explained."""
     made = {
         place
         for block in ALL
         for place in re.findall(r"> (build/\S+)|venv (build/\S+)", block.text)
     }
-    known = {name for pair in made for name in pair if name} | {
-        f"build/{name}" for name in bundle.TREES
-    }
+    told = re.findall(r"`(build/\w+\.txt)`", "".join((ROOT / page).read_text() for page in PAGES))
+    known = (
+        {*told}
+        | {name for pair in made for name in pair if name}
+        | {f"build/{name}" for name in bundle.TREES}
+    )
     for block, rest in COMMANDS:
         for word in rest:
             path = re.sub(r"^[^/]*[=@]", "", word).split("[")[0]
@@ -132,18 +134,22 @@ def test_every_file_is_there() -> None:
 
 def test_terraforms_names_are_the_templates() -> None:
     """Each `-var` is a variable of main.tf, none that it requires is missing; so are outputs."""
-    variables = set(re.findall(r'^variable "(\w+)"', TERRAFORM, re.MULTILINE))
-    outputs = set(re.findall(r'^output "(\w+)"', TERRAFORM, re.MULTILINE))
-    required = set(re.findall(r'^variable "(\w+)" \{ type = \w+ \}', TERRAFORM, re.MULTILINE))
     for rest in called("terraform"):
-        assert (ROOT / rest[1].removeprefix("-chdir=") / "main.tf").exists()
+        text = (ROOT / rest[1].removeprefix("-chdir=") / "main.tf").read_text()
+        variables = set(re.findall(r'^variable "(\w+)"', text, re.MULTILINE))
+        required = set(re.findall(r'^variable "(\w+)" \{ type = \w+ \}', text, re.MULTILINE))
         given = {value.split("=")[0] for flag, value in pairwise(rest) if flag == "-var"}
+
         assert given <= variables
         assert rest[2] not in ("apply", "destroy") or required <= given
-        assert rest[2] != "output" or rest[-1] in outputs
-    for page in ("docs/deploy.md", "docs/operate.md"):
-        assert set(re.findall(r"-var (\w+)=", (ROOT / page).read_text())) <= variables
-    assert required
+        assert rest[2] != "output" or f'output "{rest[-1]}"' in text
+    named = {
+        name
+        for page in ("docs/deploy.md", "docs/operate.md")
+        for name in re.findall(r"-var (\w+)=", (ROOT / page).read_text())
+    }
+    modules = "".join(path.read_text() for path in (ROOT / "infra/gcp").rglob("*.tf"))
+    assert named <= set(re.findall(r'^variable "(\w+)"', modules, re.MULTILINE))
 
 
 def test_sams_names_are_the_templates() -> None:

@@ -19,7 +19,7 @@ import pytest
 from browser import launched
 from draw import photo
 from playwright.sync_api import Page
-from service import GUNICORN, ROOT, Service, need, running, until
+from service import GUNICORN, READS_IN_SLOTS, ROOT, Service, need, running, until
 
 SPOT = "examples/spot.jpg"
 CLIENTS = {
@@ -77,6 +77,15 @@ def pages() -> Iterator[str]:
 def macule(pages: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("macule")
     with running(GUNICORN, folder, ALLOWED_ORIGINS=pages, MAX_WAITING="0") as service:
+        service.predict(photo())
+        yield service
+
+
+@pytest.fixture(scope="module")
+def narrow(pages: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose slots `crowded` can hold."""
+    settings = {"ALLOWED_ORIGINS": pages, "MAX_WAITING": "0", "THREADS": "32"}
+    with running(READS_IN_SLOTS, tmp_path_factory.mktemp("narrow"), **settings) as service:
         service.predict(photo())
         yield service
 
@@ -223,22 +232,66 @@ def test_a_text_file_is_a_problem_in_words(
     assert ended.err.rstrip()[-25:-1].isalnum()
 
 
-def test_a_busy_service_is_asked_again(client: Client, macule: Service) -> None:
+def test_a_busy_service_is_asked_again(client: Client, narrow: Service) -> None:
     """While a real service has all its slots taken it answers 503; a moment later it serves."""
-    with crowded(macule) as end:
+    with crowded(narrow) as end:
         timer = Thread(target=lambda: (sleep(1.5), end()))
         timer.start()
-        ended = client(SPOT, address(macule))
+        ended = client(SPOT, address(narrow))
         timer.join()
 
     assert (ended.code, ended.err) == (0, "")
 
 
-def test_a_service_that_stays_busy_is_given_up(client: Client, macule: Service) -> None:
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a file that is refused long before all of it is sent."""
+    path = tmp_path_factory.mktemp("large") / "large.jpg"
+    with path.open("wb") as file:
+        file.truncate(40 * 2**20)
+    return str(path)
+
+
+def test_a_file_that_is_far_too_large_is_a_problem_in_words(
+    client: Client, macule: Service, large: str
+) -> None:
+    """The answer comes while the file is being sent, and is shown, not a broken connection."""
+    ended = client(large, address(macule))
+
+    assert ended.code == 1
+    assert ended.err.startswith("413 Too many bytes: ")
+
+
+def test_a_photo_that_is_not_sent_in_time_is_a_problem_in_words(client: Client) -> None:
+    """A 408 that comes before the photo, and the end of the connection behind it."""
+    body = '{"status":408,"title":"The body came too slowly","detail":"d"}'
+    reply = f"HTTP/1.1 408 x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        timer = Thread(target=refuse, args=(listener, reply.encode()))
+        timer.start()
+        ended = client(SPOT, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        timer.join()
+
+    assert ended.code == 1
+    assert ended.err.startswith("408 The body came too slowly: d (request ")
+
+
+def refuse(listener: socket.socket, reply: bytes) -> None:
+    """Answer one connection before its body is read; then drop the body."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(reply)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(2**16):
+            pass
+
+
+def test_a_service_that_stays_busy_is_given_up(client: Client, narrow: Service) -> None:
     """Tries and waits end within the time allowed, with the service's own words."""
-    with crowded(macule):
+    with crowded(narrow):
         began = monotonic()
-        ended = client(SPOT, address(macule), MACULE_TIMEOUT_S="3")
+        ended = client(SPOT, address(narrow), MACULE_TIMEOUT_S="3")
         took = monotonic() - began
 
     assert ended.code == 1
@@ -420,6 +473,13 @@ def test_a_page_of_another_origin_gets_its_answer(page: Page, macule: Service, l
     assert (answer["status"], answer["decision"]) == ("succeeded", "classified")
 
 
+def test_a_page_learns_that_a_file_is_far_too_large(
+    page: Page, macule: Service, large: str
+) -> None:
+    """A browser shows the answer that comes while it is sending."""
+    assert send(page, address(macule), large).startswith("413 Too many bytes: ")
+
+
 def test_a_page_shows_what_went_wrong(page: Page, macule: Service) -> None:
     """A text file, a refused connection, silence: each in words, with the request's id."""
     text = send(page, address(macule), "README.md")
@@ -432,13 +492,13 @@ def test_a_page_shows_what_went_wrong(page: Page, macule: Service) -> None:
     assert silent.startswith("0 No answer: None came within 1 s. (request ")
 
 
-def test_a_page_waits_for_a_busy_service(page: Page, macule: Service) -> None:
+def test_a_page_waits_for_a_busy_service(page: Page, narrow: Service) -> None:
     """Retry-After reaches a page of another origin, and is kept to."""
-    with crowded(macule) as end:
-        given_up = send(page, address(macule), seconds=2)
+    with crowded(narrow) as end:
+        given_up = send(page, address(narrow), seconds=2)
         timer = Thread(target=lambda: (sleep(1.5), end()))
         timer.start()
-        answer = json.loads(send(page, address(macule)))
+        answer = json.loads(send(page, address(narrow)))
         timer.join()
 
     assert given_up.startswith("503 The memory this image needs is in use: ")

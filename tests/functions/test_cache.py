@@ -244,15 +244,18 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service
 
 @pytest.mark.parametrize("fault", ["killed", "stopped"])
 def test_redis_may_die_at_any_time(fault: str, tmp_path: Path) -> None:
-    """Killed or stopped under load and back: every answer is 200, few wait, and hits return."""
+    """Killed or stopped under load and back: every answer is 200, few wait, and hits return.
+
+    To wait is to take 0.15 s longer than any answer did before.
+    """
     bodies = [photo(200 + 8 * n, 200) for n in range(4)]
-    slow, statuses, ended = [], [], threading.Event()
+    took_s, statuses, ended = [], [], threading.Event()
 
     def load(n: int) -> None:
         while not ended.is_set():
             began = time.monotonic()
             statuses.append(service.predict(bodies[n]).status)
-            slow.append(time.monotonic() - began > 0.15)
+            took_s.append(time.monotonic() - began)
 
     with (
         broker(tmp_path) as server,
@@ -263,6 +266,7 @@ def test_redis_may_die_at_any_time(fault: str, tmp_path: Path) -> None:
             for n in range(4):
                 pool.submit(load, n)
             time.sleep(0.5)
+            before = len(took_s)
             server.kill() if fault == "killed" else server.process.send_signal(signal.SIGSTOP)
             time.sleep(4)
             server.start() if fault == "killed" else server.process.send_signal(signal.SIGCONT)
@@ -273,6 +277,7 @@ def test_redis_may_die_at_any_time(fault: str, tmp_path: Path) -> None:
 
     assert Counter(statuses).keys() == {200}
     assert hit == "hit"
-    assert sum(slow) < len(slow) / 10
+    late_s = max(took_s[:before]) + 0.15
+    assert sum(each > late_s for each in took_s) < len(took_s) / 10
     assert 1 <= log.count("the cache fails") < 10
     assert PASSWORD not in log

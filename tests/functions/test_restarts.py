@@ -110,6 +110,22 @@ def test_a_reload_keeps_the_worker_until_another_is_warm(tmp_path: Path) -> None
     assert statuses == [200] * 6
 
 
+def test_a_reload_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    """What gunicorn says after a HUP is a line of JSON too, with no traceback of its formatter."""
+    place = Place(tmp_path / "log")
+    before = place.workers()
+    os.kill(place.process.pid, signal.SIGHUP)
+    until(lambda: place.workers() and not place.workers() & before)
+    (worker,) = place.workers()
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: place.workers() - {worker})
+    place.close()
+    log = (tmp_path / "log").read_text()
+
+    assert "Traceback" not in log
+    assert f'"message":"Worker (pid:{worker}) was sent SIGKILL!' in log
+
+
 def test_killed_workers_cost_what_was_in_flight(tmp_path: Path, photos: list[bytes]) -> None:
     """Three kills: at most one request a client fails each time, and another worker answers."""
     place = Place(tmp_path / "log")
@@ -152,9 +168,10 @@ def test_what_runs_is_finished_after_the_door_has_closed(draining: Service) -> N
     """A photo that is being sent as the service begins to stop is answered after DRAIN_S too."""
     body = photo()
     with socket.create_connection(("127.0.0.1", draining.port)) as connection:
-        head = f"POST /predict/ HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body[:1000])
-        until(lambda: draining.call("GET", "/memory/").json()["slots"]["admitted"])
+        head = f"POST /predict/ HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n"
+        connection.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
+        invited = connection.recv(2000)
+        connection.sendall(body[:1000])
         stop(draining)
         time.sleep(3.5)
         refused = draining.predict(photo()).status
@@ -162,6 +179,7 @@ def test_what_runs_is_finished_after_the_door_has_closed(draining: Service) -> N
         answer = connection.recv(2000)
     draining.process.wait(10)
 
+    assert invited.startswith(b"HTTP/1.1 100")
     assert refused == 503
     assert answer.startswith(b"HTTP/1.1 200")
 

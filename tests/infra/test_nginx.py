@@ -5,6 +5,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,22 @@ def proxied(machine: Machine) -> Iterator[Machine]:
     machine.run(f"ip address add {SERVER}/32 dev lo; ip address add {CALLER}/32 dev lo; {CERTIFY}")
     machine.run("rm -rf /etc/macule /etc/systemd/system/macule.service.d; systemctl daemon-reload")
     machine.run("mkdir -p /etc/macule; echo LOG_ADDRESSES=true > /etc/macule/env; nginx")
-    machine.run(commands("deploy.md", "Your own machine", "nginx in front"))
+    install(machine)
     yield machine
     machine.run("nginx -s quit; rm /etc/nginx/conf.d/macule.conf")
+
+
+def install(machine: Machine) -> None:
+    """Run what the documentation prints; return when nginx has read it."""
+
+    def answers() -> bool:
+        with suppress(OSError):
+            machine.connect(443).close()
+            return True
+        return False
+
+    machine.run(commands("deploy.md", "Your own machine", "nginx in front"))
+    until(answers)
 
 
 def ask(machine: Machine, method: str, path: str, *rest: object, **headers: str) -> Answer:
@@ -206,7 +220,7 @@ def test_a_service_that_is_gone_or_late_is_a_problem_document(proxied: Machine) 
     late = ask(proxied, "POST", "/predict/", photo())
     proxied.run(f"pkill -CONT -P {pid}; systemctl stop macule.socket macule.service")
     gone = ask(proxied, "POST", "/predict/", photo())
-    proxied.run(commands("deploy.md", "Your own machine", "nginx in front"))
+    install(proxied)
     proxied.run("systemctl start macule.socket macule.service")
 
     assert problem(late) == (504, PROBLEM, "timeout")
@@ -218,7 +232,7 @@ def test_nginx_rejects_a_slip(proxied: Machine) -> None:
     proxied.run("nginx -t")
     slip = "sed -i s/proxy_pass/proxy_pas/ /etc/nginx/conf.d/macule.conf"
     said = proxied.run(f"{slip}; nginx -t 2>&1 || true")
-    proxied.run(commands("deploy.md", "Your own machine", "nginx in front"))
+    install(proxied)
 
     assert 'unknown directive "proxy_pas"' in said
 
@@ -228,10 +242,10 @@ def test_the_printed_removal_leaves_nothing(proxied: Machine) -> None:
     proxied.run(commands("deploy.md", "Your own machine", "Remove"))
     left = proxied.run(
         "find /etc /var/lib /var/cache -path '*macule*' -not -path '/etc/letsencrypt/*'"
-        " -not -name 'macule-worker*'"
+        " -not -path '*macule-worker*'"
     )
     proxied.run(commands("deploy.md", "Your own machine", "Start"))
-    proxied.run(commands("deploy.md", "Your own machine", "nginx in front"))
+    install(proxied)
 
     assert left == ""
 

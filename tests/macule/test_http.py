@@ -6,7 +6,7 @@ from io import BytesIO
 
 import pytest
 from macule import http, settings
-from macule.body import CHUNK_BYTES, DRAIN_BYTES, Body
+from macule.body import CHUNK_BYTES, DROP_BYTES, Body
 from macule.errors import BadRequest, BodyTooLarge, Busy
 from macule.http import Request, Response
 
@@ -141,10 +141,10 @@ def test_a_body_cut_short_is_a_bad_request() -> None:
         list(Body(BytesIO(b"hello"), 9).chunks(100))
 
 
-def test_a_refused_body_is_drained_within_bounds() -> None:
-    """What is left of a refused body is dropped, but not without end."""
-    stream = BytesIO(bytes(DRAIN_BYTES + 10 * CHUNK_BYTES))
+def test_an_unread_body_is_dropped_within_bounds() -> None:
+    """What is left of a body behind its answer is dropped, but not without end."""
+    stream = BytesIO(bytes(DROP_BYTES + 10 * CHUNK_BYTES))
 
-    Body(stream, None).drain()
+    Body(stream, None).drop()
 
-    assert stream.tell() == DRAIN_BYTES
+    assert stream.tell() == DROP_BYTES

@@ -14,7 +14,7 @@ from browser import Visit, visiting
 from elsewhere import Handler
 from macule import keys, store
 from playwright.sync_api import Browser, Request, expect
-from service import GUNICORN, ROOT, Service, running
+from service import GUNICORN, READS_IN_SLOTS, ROOT, Service, running
 
 Open = Callable[..., AbstractContextManager[Visit]]
 EXAMPLE = ("spot.jpg", "image/jpeg", (ROOT / "examples/spot.jpg").read_bytes())
@@ -131,7 +131,7 @@ def test_a_busy_service_is_asked_again(browser: Browser, tmp_path: Path) -> None
     """A 503 with Retry-After counts down and is tried again by itself until there is room."""
     settings = {"MAX_WAITING": "0", "ADMISSION_TIMEOUT_S": "0.1", "BODY_TIMEOUT_S": "60"}
     with (
-        running(GUNICORN, tmp_path, **settings) as service,
+        running(READS_IN_SLOTS, tmp_path, THREADS="32", **settings) as service,
         visiting(browser, address(service), failures=True) as visitor,
     ):
         visitor.choose(EXAMPLE)

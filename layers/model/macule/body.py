@@ -8,18 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Lock, Thread
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from macule.errors import BadRequest, BodyTooLarge, SlowBody
 
+T = TypeVar("T")
+
 CHUNK_BYTES = 2**18  # each read gives the GIL away, and may wait 5 ms for it
-# After a refusal the rest of a body is read and dropped, or the caller's client sees its
-# connection break instead of the answer. Bounded: beyond this it does break.
-DRAIN_BYTES = 32 * 2**20
-DRAIN_S = 5.0
-# Whoever may not ask at all is heard for less: the answer goes out first, and then this is dropped.
-REFUSED_BYTES = 4 * 2**20
-REFUSED_S = 1.0
+# After an answer the rest of a body is read and dropped, or the caller's client sees its connection
+# break instead of the answer. Bounded: beyond this it does break. `infra.worker` does it without a
+# thread, and for longer.
+DROP_BYTES = 32 * 2**20
+DROP_S = 1.0
 LOOK_S = 0.1  # at the clock, while bodies are read
 LEAST_BYTES_PER_S = 2**15  # a photo of 3 MB within 100 s: a phone at the edge of its network
 
@@ -41,7 +41,7 @@ class Body:
         self._hang_up = hang_up
         self._read = 0
         self.began: float | None = None  # the first read, by time.perf_counter
-        self.read_s = 0.0
+        self.arrival_s = self.read_s = 0.0
         self._ended = length == 0
         self._late = False
         self._patience_s = 1 / LEAST_BYTES_PER_S  # more, for each byte that came
@@ -61,36 +61,65 @@ class Body:
                     raise _too_large(limit_bytes, self._read)
                 yield chunk
         if self._late:
-            raise SlowBody(
-                f"Only {self._read:,} bytes came in time. Send the photo over a faster connection, "
-                "or a smaller copy.",
-                received_bytes=self._read,
-            )
+            raise _too_slow(self._read)
         if self.length is not None and self._read < self.length:
-            raise BadRequest(f"The body ended after {self._read} of {self.length} bytes.")
+            raise self._cut_short()
 
     @property
     def read_bytes(self) -> int:
         """The bytes that came so far, whatever the sender says of them."""
         return self._read
 
-    def drain(self) -> None:
-        """Read and drop what is left, within bounds."""
-        try:
-            with self._watched(DRAIN_S):
-                while self._read < DRAIN_BYTES and self._next():
-                    pass
-        except BadRequest:
-            self._ended = True  # the sender is gone
+    def expect(self, limit_bytes: int, timeout_s: float = math.inf) -> None:
+        """Have the server receive the body before anything is held for it, if it can.
 
-    def refuse(self) -> None:
-        """Read and drop a little of what is left, without haste; then hang up."""
-        if self._ended:
+        Such a server answers the request from its beginning again when the body is there.
+        Raises: BodyTooLarge, BadRequest, SlowBody, as `chunks`; what only the server catches.
+        """
+        if self.length is not None and self.length > limit_bytes:
+            raise _too_large(limit_bytes, self.length)
+        arrive = getattr(self._stream, "arrive", None)
+        if arrive is None or self._ended:
             return
+        try:
+            size = arrive(limit_bytes, timeout_s)
+        except TimeoutError as error:
+            self._note_arrival(*error.args)
+            raise _too_slow(self._read) from None
+        except EOFError as error:
+            self._note_arrival(*error.args)
+            raise self._cut_short() from None
+        self.arrival_s = time.perf_counter() - self._stream.began  # type: ignore[attr-defined]
+        if size > limit_bytes:
+            raise _too_large(limit_bytes, size)
+
+    def _note_arrival(self, count: int) -> None:
+        self.began, self._read = time.perf_counter(), count
+        self.arrival_s = self.began - self._stream.began  # type: ignore[attr-defined]
+
+    @property
+    def received_bytes(self) -> int:
+        """The bytes that lie in memory, unread."""
+        return getattr(self._stream, "received_bytes", 0)
+
+    def once(self, name: object, find: Callable[[], T]) -> T:
+        """Return what *find* finds; where the request is begun again, what it found before."""
+        notes: dict[object, T] = getattr(self._stream, "notes", {})
+        if name not in notes:
+            notes[name] = find()
+        return notes[name]
+
+    @property
+    def left(self) -> bool:
+        """Is there something unread that the server does not deal with itself?"""
+        return not self._ended and not hasattr(self._stream, "arrive")
+
+    def drop(self) -> None:
+        """Read and drop what is left, within bounds; then hang up."""
         self._patience_s = 0.0
         try:
-            with self._watched(REFUSED_S):
-                while self._read < REFUSED_BYTES and self._next():
+            with self._watched(DROP_S):
+                while self._read < DROP_BYTES and self._next():
                     pass
         except BadRequest:
             pass
@@ -106,12 +135,19 @@ class Body:
         self.began = self.began or asked
         try:
             chunk = self._stream.read(want) if want else b""
-        except OSError as error:
-            raise BadRequest("The body could not be read to its end.") from error
+        except Exception as error:  # each server has its own for a sender who is gone or malformed
+            self._ended = True
+            if self._late:
+                return b""
+            raise BadRequest("The body is malformed, or was not sent to its end.") from error
         self.read_s += time.perf_counter() - asked
         self._read += len(chunk)
         self._ended = not chunk
         return chunk
+
+    def _cut_short(self) -> BadRequest:
+        of = "" if self.length is None else f" of {self.length}"
+        return BadRequest(f"The body ended after {self._read}{of} bytes.")
 
     @contextmanager
     def _watched(self, timeout_s: float) -> Iterator[None]:
@@ -165,6 +201,14 @@ class Watch:
 @functools.cache
 def _watch() -> Watch:
     return Watch()
+
+
+def _too_slow(received_bytes: int) -> SlowBody:
+    return SlowBody(
+        f"Only {received_bytes:,} bytes came in time. Send the photo over a faster connection, "
+        "or a smaller copy.",
+        received_bytes=received_bytes,
+    )
 
 
 def _too_large(limit_bytes: int, found_bytes: int) -> BodyTooLarge:

@@ -57,6 +57,7 @@ def photo(request: Request) -> Response:
     """
     chosen = settings.current()
     top_k, with_cam = wishes(request)
+    expect(request, chosen)
     outcome = answered(request, lambda: receive(request, chosen).image, chosen, top_k, with_cam)
     return told(http.as_json(outcome.answer), outcome)
 
@@ -104,6 +105,11 @@ def told(response: Response, outcome: Outcome) -> Response:
     timing = ", ".join(f"{name};dur={spent_ms:.1f}" for name, spent_ms in spent)
     headers = {**response.headers, "Server-Timing": timing}
     return response._replace(headers=headers, facts=outcome.facts, stages=outcome.stages)
+
+
+def expect(request: Request, chosen: settings.Settings) -> None:
+    """Have the photo come before it is its turn, where the server can wait without a thread."""
+    upload.expect(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 
 def receive(request: Request, chosen: settings.Settings) -> upload.Upload:

@@ -37,17 +37,18 @@ def wsgi(
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = ping(_from_environ(environ, boot_ms))
         response = http.answer(table, request, free)
-        refused = response.status in http.REFUSED
-        if not refused:
-            request.body.drain()
+        if response.status in http.REFUSED:
+            from macule import refusal
+
+            refusal.line().wait()
         status = f"{response.status} {HTTPStatus(response.status).phrase}"
         start_response(status, list(response.headers.items()))
         body = [] if request.method == "HEAD" else [response.body]
-        if not refused:
+        if not request.body.left:
             return body
-        from macule.refusal import Refusal
+        from macule.refusal import Answer
 
-        return Refusal(body, request.body)
+        return Answer(body, request.body)
 
     return app
 

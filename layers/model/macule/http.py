@@ -9,6 +9,7 @@ import string
 import time
 import types
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from macule import budget, draining, errors, gate, record, settings
@@ -102,7 +103,7 @@ def exempt(keys: Iterable[str], quotas: Iterable[str]) -> Exempt:
 
 def answer(routes: Table, request: Request, free: Exempt = NOTHING) -> Response:
     """Answer *request*; whatever goes wrong becomes a problem document, never a traceback."""
-    began = time.perf_counter()
+    began = request.body.once("began", time.perf_counter)
     request_id = _request_id(request.headers.get("x-request-id", ""))
     response = forward(request._replace(id=request_id, routes=routes, free=free), request.path)
     _tell(request, response, began)
@@ -117,7 +118,7 @@ def forward(request: Request, path: str, method: str = "") -> Response:
     counted: dict[str, str] = {}
     try:
         request = request._replace(caller=gate.caller(request))
-        counted = gate.counted(request)
+        counted = request.body.once(("quota", route), partial(gate.counted, request))
         response = _routed(request)
     except Macule as error:
         if error.status == 500:
@@ -190,8 +191,9 @@ def _tell(request: Request, response: Response, began: float) -> None:
     """Hand all that is known of a request to `record`."""
     body, stages = request.body, dict(response.stages)
     if body.began is not None:
-        waited_ms = stages.pop("wait", 0.0) + (body.began - began) * 1e3
-        stages = {"wait": waited_ms, "read": body.read_s * 1e3, **stages}
+        waited_ms = stages.pop("wait", 0.0) + (body.began - began - body.arrival_s) * 1e3
+        read_ms = (body.arrival_s + body.read_s) * 1e3
+        stages = {"wait": waited_ms, "read": read_ms, **stages}
     facts = {
         **response.facts,
         "method": request.method,
@@ -211,7 +213,7 @@ def _routed(request: Request) -> Response:
     methods = request.routes[request.route]
     method = "GET" if request.method == "HEAD" else request.method
     if method in methods:
-        draining.refuse(request.route)
+        request.body.once("let in", partial(draining.refuse, request.route))
         return methods[method](request)
     allowed = sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
     if method == "OPTIONS":

@@ -29,6 +29,7 @@ def create(request: Request) -> Response:
     key = request.headers.get("idempotency-key")
     if key is not None and not KEY.fullmatch(key):
         raise BadRequest("The Idempotency-Key is not 1 to 128 visible ASCII characters.")
+    classify.expect(request, chosen)
 
     def received() -> tuple[Order, bytes, image.Header]:
         photo, texts = classify.receive(request, chosen)

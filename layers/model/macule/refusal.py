@@ -1,4 +1,4 @@
-"""How whoever may not ask is answered: in a line, and before the rest of what they send is read."""
+"""How callers without a key are paced, and how an answer leaves before the body is read."""
 
 from __future__ import annotations
 
@@ -51,11 +51,10 @@ def line() -> Line:
     return Line(APART_S, max(1, settings.current().threads // SHARE))
 
 
-class Refusal:
+class Answer:
     """An answer that goes out before the rest of the request's body is looked at."""
 
     def __init__(self, answer: list[bytes], body: Body) -> None:
-        line().wait()
         self._answer, self._body = answer, body
 
     def __iter__(self) -> Iterator[bytes]:
@@ -63,4 +62,4 @@ class Refusal:
 
     def close(self) -> None:
         """Be done with the body: a server calls this when it has sent the answer (PEP 3333)."""
-        self._body.refuse()
+        self._body.drop()

@@ -39,15 +39,29 @@ class Upload(NamedTuple):
     texts: dict[str, str]
 
 
+def expect(request: Request, max_image_bytes: int, timeout_s: float = inf) -> None:
+    """Have the body come before anything is held for it, as `Body.expect` has it.
+
+    Raises: BadRequest, BodyTooLarge, SlowBody.
+    """
+    media_type, limit_bytes = _media_type(request), max_image_bytes
+    if media_type == "multipart/form-data":
+        limit_bytes += FORM_BYTES
+    elif media_type == "application/json":
+        limit_bytes = max_image_bytes * 4 // 3 + FORM_BYTES
+    request.body.expect(limit_bytes, timeout_s)
+
+
 def price(request: Request, max_image_bytes: int) -> int:
     """Estimate the bytes that reading the body takes, and then decoding an ordinary photo.
 
+    What of it lies in memory already is used, and becomes free as it is read.
     Two bodies must not fill the memory that each needs to be decoded.
     """
     length = request.body.length
     size = max_image_bytes if length is None else min(length, max_image_bytes)
     copies = JSON_COPIES if _media_type(request) == "application/json" else 1
-    return DECODING_BYTES + int(size * copies)
+    return DECODING_BYTES + int(max(0, size * copies - request.body.received_bytes))
 
 
 def photo(request: Request, max_image_bytes: int, timeout_s: float = inf) -> Upload:

@@ -79,6 +79,7 @@ def infer(request: Request) -> Response:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise BadRequest("The body is compressed; send it as it is.")
     asked = Asked()
+    request.body.expect(_limit_bytes(request, chosen), chosen.body_timeout_s)
 
     def receive() -> bytes:
         nonlocal asked
@@ -108,15 +109,23 @@ def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[b
     from macule import tensors
 
     size, most = tensors.json_bytes(request.headers), chosen.max_image_bytes
-    # base64 is a third longer
-    limit = tensors.JSON_BYTES + (most * 4 // 3 if size is None else most)
-    length = request.body.length
-    cost = upload.DECODING_BYTES + (limit if length is None else min(length, limit))
+    limit, length = _limit_bytes(request, chosen), request.body.length
+    cost = limit if length is None else min(length, limit)
+    cost = upload.DECODING_BYTES + max(0, cost - request.body.received_bytes)
     here, sides = admission.current(), image.sides(card.side_px)
     with here.room(cost, chosen.admission_timeout_s):
         parts = tensors.split(request.body, size, limit, chosen.body_timeout_s)
     with here.room(tensors.price(parts, sides), chosen.admission_timeout_s):
         return tensors.read(parts, sides, most)
+
+
+def _limit_bytes(request: Request, chosen: settings.Settings) -> int:
+    """Return how many bytes a body may have; base64 is a third longer than what it encodes."""
+    from macule import tensors
+
+    most = chosen.max_image_bytes
+    is_json = tensors.json_bytes(request.headers) is None
+    return tensors.JSON_BYTES + (most * 4 // 3 if is_json else most)
 
 
 def _card(request: Request, chosen: settings.Settings) -> Card:

@@ -94,8 +94,8 @@ SLIPS = {
     ),
     "a machine that nobody has": (
         PREDICT,
-        "    spec:\n",
-        "    spec:\n      nodeSelector: {kubernetes.io/arch: riscv64}\n",
+        "      containers:\n",
+        "      nodeSelector: {kubernetes.io/arch: riscv64}\n      containers:\n",
         "nodeSelector is",
     ),
     "an image that is root": (IMAGE, "USER 10001", "USER root", "USER is 'root'"),

@@ -20,7 +20,8 @@ from receivers import SECRET, receiver
 from service import Answer, need, until
 
 COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
-# A worker whose loop may stand still for a second, and whose second job never ends.
+# A worker whose loop may stand still for seconds, and whose second job never ends.
+STILL_S = 4.0
 HANGING = f"""
 import time
 from macule.jobs import work, worker
@@ -28,7 +29,7 @@ outcome, jobs = work.outcome, []
 def hang(order, image, chosen):
     jobs.append(order)
     return outcome(order, image, chosen) if len(jobs) == 1 else time.sleep(600)
-work.outcome, worker.STILL_S, worker.longest_s = hang, 1.0, lambda chosen: 1.0
+work.outcome, worker.STILL_S, worker.longest_s = hang, {STILL_S}, lambda chosen: 0.0
 {WORKER}
 """
 
@@ -65,11 +66,11 @@ def scraped(port: int) -> dict[tuple[str, ...], float]:
 def test_what_a_worker_did_is_in_its_metrics(queue: Valkey, server: Broker, port: int) -> None:
     """Jobs by their end, webhooks, stages, the cold start and memory; what waits is not its own."""
     signed = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
-    with receiver() as target, worker(server, **at(port), **signed):
+    with receiver() as target, worker(server, live_s=60, **at(port), **signed):
         good = Order(webhook=target.url + "/204", events=("prediction.completed",))
         jobs = [queue.put(order, photo()) for order in (good, Order())]
         jobs.append(queue.put(Order(), photo()[:2000]))
-        until(lambda: all(queue.get(job.id, "").ended for job in jobs))
+        until(lambda: all(queue.get(job.id, "").ended for job in jobs), 60)
         until(lambda: scraped(port)["macule_webhooks_total", "delivered"])
         found, text = scraped(port), call(port, "/metrics").body
 
@@ -108,15 +109,15 @@ def test_a_worker_is_alive_while_it_reaches_the_broker(
     queue: Valkey, server: Broker, port: int
 ) -> None:
     """200, and 503 with the reason once the broker has been away; 200 again when it is back."""
-    with worker(server, **at(port)):
+    with worker(server, live_s=4, **at(port)):
         first = call(port, "/health/")
         server.kill()
         try:
-            until(lambda: call(port, "/health/").status == 503)
+            until(lambda: call(port, "/health/").status == 503, 60)
             gone, alive = call(port, "/health/"), scraped(port)["macule_worker_alive",]
         finally:
             server.start()
-        until(lambda: call(port, "/health").status == 200)
+        until(lambda: call(port, "/health").status == 200, 60)
 
     assert (first.status, first.body) == (200, b"ok")
     assert b"the broker has not answered for" in gone.body
@@ -128,14 +129,15 @@ def test_a_worker_is_alive_while_its_loop_goes_round(
 ) -> None:
     """An idle worker stays alive; one whose job never ends does not, and says so."""
     monkeypatch.setattr("broker.WORKER", HANGING)
-    with worker(server, **at(port)):
-        end = time.monotonic() + 3
+    with worker(server, live_s=60, **at(port)):
+        end = time.monotonic() + STILL_S + 1
         idle = set()
         while time.monotonic() < end:
             idle.add(call(port, "/health/").status)
+            time.sleep(0.1)
         for _ in range(2):
             queue.put(Order(), photo())
-        until(lambda: call(port, "/health/").status == 503)
+        until(lambda: call(port, "/health/").status == 503, 60)
         hung = call(port, "/health/")
 
     assert idle == {200}
@@ -145,7 +147,7 @@ def test_a_worker_is_alive_while_its_loop_goes_round(
 def test_who_may_ask_is_as_everywhere(queue: Valkey, server: Broker, port: int) -> None:
     """With keys the metrics need one, the liveness check does not; other routes are problems."""
     key, pair = keys.new("prometheus")
-    with worker(server, **at(port), API_KEYS=pair):
+    with worker(server, live_s=60, **at(port), API_KEYS=pair):
         assert call(port, "/health/").status == 200
         assert call(port, "/metrics").status == 401
         assert call(port, "/metrics", Authorization=f"Bearer {key}").status == 200
@@ -156,7 +158,7 @@ def test_who_may_ask_is_as_everywhere(queue: Valkey, server: Broker, port: int) 
 
 def test_no_client_holds_the_port_for_long(queue: Valkey, server: Broker, port: int) -> None:
     """Silence, half a head and rubbish end within seconds, and whoever comes next is answered."""
-    with worker(server, **at(port)):
+    with worker(server, live_s=60, **at(port)):
         for sent in (
             b"",
             b"GET /health/ HTTP/1.1\r\n",

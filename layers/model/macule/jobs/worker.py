@@ -211,6 +211,8 @@ def serve(
 
     def ready(sender: Any, **_: Any) -> None:
         sender.hub.call_repeatedly(BEAT_S, worker.beat)
+        # not before Celery listens to SIGTERM
+        log.info("worker %d is ready: %s %s", os.getpid(), warm.card.name, warm.card.version)
 
     def leaving(**_: Any) -> None:
         worker.leave()
@@ -231,7 +233,6 @@ def serve(
     worker.begin()
     if listener:
         monitor.start(listener, worker.fault)
-    log.info("worker %d is ready: %s %s", os.getpid(), warm.card.name, warm.card.version)
     celery.start()
     reason = worker.ended(ANEW_S)  # it ends where the server has no memory left for its commands
     if reason:
