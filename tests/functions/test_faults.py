@@ -108,7 +108,7 @@ def test_what_was_accepted_ends_on_a_full_disk(start: Start, tmp_path: Path) -> 
     (worker,) = children(service.process.pid)
     os.kill(worker, 9)
     until(lambda: children(service.process.pid) - {worker})
-    full = service.call("POST", "/predictions", body)
+    asked.append(service.call("POST", "/predictions", body))
     filler.unlink()
     accepted = [answer.headers["location"] for answer in asked if answer.status == 202]
     refused = [answer for answer in asked if answer.status != 202]
@@ -118,7 +118,6 @@ def test_what_was_accepted_ends_on_a_full_disk(start: Start, tmp_path: Path) -> 
     for answer in refused:
         assert (answer.status, answer.headers["retry-after"]) == (503, "5")
         assert answer.json()["free_mb"] <= answer.json()["needed_mb"]
-    assert full.status == 503
     for where in accepted:
         until(lambda where=where: service.call("GET", where).json()["status"] == "succeeded", 60)
 
