@@ -97,20 +97,22 @@ def test_a_full_disk_refuses_jobs_and_nothing_else(start: Start, tmp_path: Path)
 
 @mounts
 def test_what_was_accepted_ends_on_a_full_disk(start: Start, tmp_path: Path) -> None:
-    """Of 40 predictions on 12 MB each is refused with figures or ends, over a kill while full."""
+    """On 12 MB each prediction is refused with figures or ends, over a kill while full."""
     data = tmp_path / "data"
     data.mkdir()
     service = start(f"mount -t tmpfs -o size=12m tmpfs {data}", SERVE)
     filler = inside(service, f"{data}/filler")
     body = photo() + bytes(400_000)
-    asked = [service.call("POST", "/predictions?explain=cam", body) for _ in range(40)]
+    asked = [service.call("POST", "/predictions?explain=cam", body)]
+    while asked[-1].status == 202:  # outcomes stay, so that the disk is full at last
+        asked.append(service.call("POST", "/predictions?explain=cam", body))
     fill(filler)
     (worker,) = children(service.process.pid)
     os.kill(worker, 9)
     until(lambda: children(service.process.pid) - {worker})
-    full = service.call("POST", "/predictions", body)
+    late = service.call("POST", "/predictions", body)  # as ends before may have made room
     filler.unlink()
-    accepted = [answer.headers["location"] for answer in asked if answer.status == 202]
+    accepted = [each.headers["location"] for each in (*asked, late) if each.status == 202]
     refused = [answer for answer in asked if answer.status != 202]
 
     assert accepted
@@ -118,7 +120,7 @@ def test_what_was_accepted_ends_on_a_full_disk(start: Start, tmp_path: Path) -> 
     for answer in refused:
         assert (answer.status, answer.headers["retry-after"]) == (503, "5")
         assert answer.json()["free_mb"] <= answer.json()["needed_mb"]
-    assert full.status == 503
+    assert late.status in (202, 503)
     for where in accepted:
         until(lambda where=where: service.call("GET", where).json()["status"] == "succeeded", 60)
 
