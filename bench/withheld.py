@@ -61,7 +61,7 @@ CROWDS = {
     "jobs at 5 kB/s": Crowd("POST /predictions", PHOTO, bytes(5000)),
     "heads withheld": Crowd("GET /health/", "X: ", b"a", ends=False),
     "readers of /openapi.json": Crowd("GET /openapi.json", reads=False),
-    "readers of /": Crowd("GET /", reads=False),
+    "readers of /docs/": Crowd("GET /docs/", reads=False),
     "wrong keys": Crowd("POST /predict/", LENGTH + "X-API-Key: mk_stranger\r\n"),
 }
 
