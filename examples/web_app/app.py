@@ -43,6 +43,7 @@ SAY = {
     415: "This is not a photo that can be read here. Send a JPEG, PNG or WebP.",
     422: "This photo is damaged or unusual, and cannot be read. Try another copy of it.",
     429: "You have sent many photos. Wait a minute, then try again.",
+    501: "The model service is not set up for this. Tell whoever runs it.",
     502: "The model service cannot be reached. Try again later.",
     503: "The model service is busy. Try again in a moment.",
     504: "The model service took too long. Try again later.",
