@@ -32,9 +32,9 @@ sys.path[:0] = [str(ROOT / "bench/chaos"), str(ROOT / "tests")]
 
 from clients import Load, Receiver, ask, form
 from ledger import Ledger
+from receivers import SECRET
 
 KEY = "mk_everything"
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the standard's own example
 CLIENTS = 8
 WARM_UP = 0.2  # of the run
 HEADERS = {"X-API-Key": KEY}

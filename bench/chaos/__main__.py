@@ -30,11 +30,12 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests")]
 import harness
 from broker import broker
 from clients import Load, Receiver
+from crowd import warm
 from faults import Faults, Scene
 from ledger import Ledger
-from stage import SERVE, WORK, Clock, Disk, Model, Supervised, listening, wait_until_warm
+from receivers import SECRET
+from stage import SERVE, WORK, Clock, Disk, Model, Supervised, listening
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the standard's own example
 CALM_S = 2.0  # between two faults
 END_S = 240.0  # for what was accepted, once all is whole
 OWN_MOUNTS = "MACULE_CHAOS_MOUNTS"
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         ended = False
         try:
             for port in ports:
-                wait_until_warm(port)
+                warm(port, 60)
             receiver = Receiver(ledger, options.seed)
             loads = [
                 Load(name, port, photos, receiver.url, ledger, options.seed)

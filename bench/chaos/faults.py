@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import socket
@@ -76,7 +77,7 @@ class Faults:
         if pid:
             with suppress(ProcessLookupError):
                 self._note("kill -9 of a web worker", kills=True)
-                _kill(pid)
+                os.kill(pid, signal.SIGKILL)
 
     def _kill_worker(self) -> None:
         self._note("kill -9 of a queue worker")
@@ -132,9 +133,3 @@ class Faults:
 
     def _note(self, name: str, *, kills: bool = False) -> None:
         self._ledger.fault(name, kills=kills)
-
-
-def _kill(pid: int) -> None:
-    import os
-
-    os.kill(pid, signal.SIGKILL)

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -154,22 +153,3 @@ def listening() -> socket.socket:
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     listener.set_inheritable(True)
     return listener
-
-
-def wait_until_warm(port: int, wait_s: float = 60.0) -> None:
-    """Wait until /warmup/ answers 200.
-
-    Raises: TimeoutError.
-    """
-    import http.client
-
-    end = time.monotonic() + wait_s
-    while time.monotonic() < end:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        with suppress(OSError, http.client.HTTPException):
-            connection.request("GET", "/warmup/")
-            if connection.getresponse().status == 200:
-                return
-        connection.close()
-        time.sleep(0.05)
-    raise TimeoutError("the service did not come up")
