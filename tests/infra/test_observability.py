@@ -87,6 +87,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         for _ in range(3):  # counters begin, and rise
             faulty.predict(photo())
             short.predict(photo())
+            full.predict(photo(), "?explain=cam")
             for _ in range(20):
                 faulty.call("GET", "/health/")
                 viewed.call("GET", "/")
