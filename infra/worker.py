@@ -183,11 +183,6 @@ class Patient(ThreadWorker):  # type: ignore[misc]
                 time.sleep(FULL_S)
             self.lacks_files = False
 
-    def _cap_keepalive(self, deadline: float) -> None:
-        super()._cap_keepalive(deadline)
-        for conn in self.pending_conns:
-            conn.timeout = min(conn.timeout, deadline)
-
     def _hang_up(self, conn: Any) -> None:
         """Say that this was all; close when the client has too.
 

@@ -9,12 +9,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from crowd import SERVE, Crowd, Passed, Place, children, free_port
 from draw import photo
 from gunicorn.config import Config
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
 from macule.draining import _close
 from service import FRAMEWORK, GUNICORN, ROOT, Service, running, until
 
@@ -108,6 +110,42 @@ def test_a_reload_keeps_the_worker_until_another_is_warm(tmp_path: Path) -> None
         statuses.append(service.predict(photo()).status)
 
     assert statuses == [200] * 6
+
+
+def test_who_has_connected_has_the_time_of_a_head_in_a_worker_that_leaves(tmp_path: Path) -> None:
+    """A slow head, begun at a worker that another one replaces, is answered; so are its like."""
+    with running(GUNICORN, tmp_path) as service:
+        service.predict(photo())
+        (arbiter,) = children(service.process.pid)
+        (before,) = children(arbiter)
+        with ExitStack() as opened:
+            slow = [
+                opened.enter_context(socket.create_connection(("127.0.0.1", service.port), 20))
+                for _ in range(3)
+            ]
+            slow[0].sendall(b"GET /health/ HT")
+            service.call("GET", "/health/")  # all before it were accepted
+            os.kill(arbiter, signal.SIGHUP)
+            until(lambda: len(children(arbiter)) == 2)
+            (after,) = children(arbiter) - {before}
+            until(lambda: not sockets(before) & sockets(arbiter))  # it no longer listens
+            time.sleep(STOP_KEEPALIVE_LINGER + 1)
+            slow[0].sendall(b"TP/1.1\r\nHost: x\r\n\r\n")
+            for connection in slow[1:]:
+                connection.sendall(b"GET /health/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            answers = [connection.recv(2**16)[:12] for connection in slow]
+        until(lambda: children(arbiter) == {after})
+
+    assert answers == [b"HTTP/1.1 200"] * 3
+
+
+def sockets(pid: int) -> set[str]:
+    """Return the sockets of a process, by what Linux calls them."""
+    found = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(file))
+    return {name for name in found if name.startswith("socket:")}
 
 
 def test_a_reload_leaves_the_log_as_it_was(tmp_path: Path) -> None:
