@@ -273,6 +273,7 @@ MAY_IMPORT = {
         "keys",
         "log",
         "metrics",
+        "packages",
         "plan",
         "store.publish",
         "settings",
