@@ -1,10 +1,12 @@
 """How long hypothesis looks: seconds in the suite, longer by `make fuzz`. And a bad neighbour."""
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from macule import sandbox
 from peers import Peer, peer
 
 settings.register_profile("suite", max_examples=200, deadline=None)
@@ -19,3 +21,13 @@ def other() -> Iterator[Peer]:
     """Run a service of loopback that behaves as badly as its path says."""
     with peer() as server:
         yield server
+
+
+@pytest.fixture
+def landlock() -> int:
+    """The version of this kernel's Landlock; without it a test fails in CI."""
+    found = sandbox.version()
+    if not found:
+        why = "this kernel has no Landlock"
+        return int(pytest.fail(why) if os.environ.get("CI") else pytest.skip(why))
+    return found
