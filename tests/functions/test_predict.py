@@ -11,8 +11,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from draw import photo, saved, skin
 from macule import store
@@ -38,14 +40,12 @@ def gunicorn(tmp_path: Path) -> Iterator[Service]:
 def loaded_modules(service: Service) -> str:
     """Return what the service's processes have mapped."""
     group = os.getpgid(service.process.pid)
-    maps = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if os.getpgid(int(name)) == group:
-                maps.append(Path(f"/proc/{name}/maps").read_text())
-        except OSError:
-            continue
-    return "\n".join(maps)
+    paths = set()
+    for each in psutil.process_iter():
+        with suppress(OSError, psutil.Error):
+            if os.getpgid(each.pid) == group:
+                paths |= {one.path for one in each.memory_maps()}
+    return "\n".join(paths)
 
 
 def test_the_routes_are_the_contract(service: Service) -> None:
