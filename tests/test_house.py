@@ -265,6 +265,7 @@ MAY_IMPORT = {
         "log",
         "metrics",
         "recycle",
+        "processes",
         "settings",
         "startup",
     },
