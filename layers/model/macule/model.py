@@ -10,7 +10,7 @@ from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from macule import budget, image, metrics
+from macule import image, metrics, processes
 from macule.errors import ModelUnavailable
 from macule.manifest import CHANNELS, Card
 from macule.settings import Source, Where
@@ -156,7 +156,7 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
     tensor = np.stack(planes, axis=-1)
     with warm.lock:
         began = time.perf_counter()
-        before = 0 if "first" in warm.grown else budget.resident()
+        before = 0 if "first" in warm.grown else processes.resident()
         warm.interpreter.set_tensor(warm.input_index, tensor)
         tried = "first" in warm.grown
         with nullcontext() if tried else trial.of(warm.path, warm.card.sha256, first_run=True):
@@ -166,7 +166,7 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
         distance = float(_output(warm, warm.distance)) if warm.distance else None
         if "first" not in warm.grown:
             warm.stages["first"] = (time.perf_counter() - began) * 1e3
-            warm.grown["first"] = budget.resident() - before
+            warm.grown["first"] = processes.resident() - before
     powers = np.exp((logits - logits.max()) / np.float32(warm.card.temperature))
     probabilities = powers / powers.sum()
     if not np.isfinite([*probabilities, distance or 0.0]).all():
@@ -217,11 +217,11 @@ def _load(where: Where) -> Warm:
 
     In this order, as the process that fetches a model takes memory while it runs.
     """
-    clock, sizes = [time.perf_counter()], [budget.resident()]
+    clock, sizes = [time.perf_counter()], [processes.resident()]
 
     def lap() -> None:
         clock.append(time.perf_counter())
-        sizes.append(budget.resident())
+        sizes.append(processes.resident())
 
     path, card = remote.find(where)
     lap()
