@@ -81,7 +81,7 @@ MAY_IMPORT = {
     "jobs": {"errors", "explain"},
     "jobs.addresses": {"peer"},
     "jobs.alive": set(),
-    "jobs.courier": {"jobs.alive", "jobs.outbox", "jobs.webhooks"},
+    "jobs.courier": {"errors", "jobs.alive", "jobs.outbox", "jobs.webhooks"},
     "jobs.outbox": {"jobs", "jobs.webhooks", "metrics"},
     "jobs.webhooks": {"errors", "jobs.addresses", "metrics", "peer", "uri"},
     "jobs.space": {"errors", "jobs"},
