@@ -42,7 +42,7 @@ format: .venv-dev/ready
 
 train: .venv-dev/ready  ## make train DATA=folder [OUT=folder]: the default model from a labels.csv
 	.venv-dev/bin/pip -q install --no-deps --require-hashes -r requirements/train.txt
-	.venv-dev/bin/python -m train $(DATA) --out $(or $(OUT),layers/model/weights) \
+	.venv-dev/bin/python -m macule.train $(DATA) --out $(or $(OUT),layers/model/macule/weights) \
 	  --work $(or $(WORK),build/train) --page $(or $(PAGE),docs/model-card.md)
 
 pins:  ## resolve requirements/*.in anew; needs uv

@@ -20,7 +20,7 @@ sys.path[:0] = [str(harness.ROOT / "tests"), str(harness.ROOT / "layers/model")]
 from broker import broker
 
 # By the interpreter of the bench, which has redis-py.
-SERVE = [sys.executable, "-m", "gunicorn", "-c", "infra/gunicorn.conf.py"]
+SERVE = [sys.executable, "-m", "infra.serve"]
 ROUND = 20
 
 

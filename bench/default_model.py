@@ -15,11 +15,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import harness
 import numpy as np
-from convert import export, familiar, measure, quantize
-from train import backbone
-from train.__main__ import MIDWAY
+from macule.convert import export, familiar, measure, quantize
+from macule.train import backbone
+from macule.train.__main__ import MIDWAY
 
-SHIPPED = harness.ROOT / "layers/model/weights/model.tflite"
+SHIPPED = harness.ROOT / "layers/model/macule/weights/model.tflite"
 CLASSES = 3
 
 

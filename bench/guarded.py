@@ -21,7 +21,7 @@ GUARDS = {
     "API_KEYS": f"bench:{hashlib.sha256(KEY.encode()).hexdigest()}",
     "QUOTA": "1000/minute",
 }
-SERVE = "exec .venv/bin/gunicorn -c infra/gunicorn.conf.py"
+SERVE = "exec .venv/bin/python -m infra.serve"
 SETTLE_S = 0.5
 
 

@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests")]
 import harness
 from broker import Broker, broker
 
-WEB = [sys.executable, "-m", "gunicorn", "-c", "infra/gunicorn.conf.py"]
+WEB = [sys.executable, "-m", "infra.serve"]
 WORKER = [sys.executable, "-m", "macule.cli", "worker"]
 CLIENTS = 8
 

@@ -60,7 +60,7 @@ def main() -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         mount = f"mount -t tmpfs -o size={DISK_MB}m tmpfs {folder}"
-        serve = "exec .venv/bin/python -m gunicorn -c infra/gunicorn.conf.py"
+        serve = "exec .venv/bin/python -m infra.serve"
         told = {"DATA_DIR": folder, "JOB_TTL_S": str(TTL_S)}
         command = ["unshare", "-m", "sh", "-c", f"{mount} && {serve}"]
         service = stack.enter_context(harness.serving(command, told))

@@ -25,7 +25,7 @@ PLOT = harness.ROOT / "docs/side-by-side.svg"
 KERAS = harness.ROOT / "build/bench/lite0.keras"
 PYTHON = str(harness.ROOT / ".venv-bench/bin/python")
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": "bench"}
-LITE = {"MODEL_FILE": str(harness.ROOT / "layers/model/weights/model.tflite"), **QUIET}
+LITE = {"MODEL_FILE": str(harness.ROOT / "layers/model/macule/weights/model.tflite"), **QUIET}
 GUNICORN = [PYTHON, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--timeout", "300"]
 # How each is started, with what, and the limits in MB that it is tried under.
 SERVICES: dict[str, tuple[list[str], dict[str, str], tuple[int, ...]]] = {
@@ -82,7 +82,7 @@ def build() -> None:
     KERAS.parent.mkdir(parents=True, exist_ok=True)
     code = """
 import sys, keras
-from train import backbone
+from macule.train import backbone
 body = backbone.build(256)
 pooled = keras.layers.GlobalAveragePooling2D()(body.output)
 keras.Model(body.input, keras.layers.Dense(3, activation="softmax")(pooled)).save(sys.argv[1])

@@ -49,7 +49,7 @@ NEWEST_GLIBC, OLDEST_GLIBC = 34, 17
 
 
 class Tree(NamedTuple):
-    """A folder to be made; `door` is where its main.py lies in it.
+    """A folder to be made; `door` is where its main.py lies in it, "" where none is needed.
 
     `parts` are installed into it; `pinned` are files of pins that the platform installs.
     """
@@ -62,23 +62,12 @@ class Tree(NamedTuple):
     zipped: bool = False
 
 
-CONFIGURED = (
-    "infra/chunks.py",
-    "infra/connection.py",
-    "infra/gunicorn.conf.py",
-    "infra/limits.py",
-    "infra/limits.toml",
-    "infra/serve.py",
-    "infra/transfers.py",
-    "infra/worker.py",
-)
+CONFIGURED = ("infra/limits.py", "infra/limits.toml", "infra/serve.py")
 VERSION = "infra/gcp/python-version"
 SERVED = ("macule", "weights", *CONFIGURED)
 TREES = {
-    "render/predict": Tree("predict", "functions/predict", ("runtime", "server"), SERVED),
-    "render-queue/predict": Tree(
-        "predict", "functions/predict", ("runtime", "server", "queue"), SERVED
-    ),
+    "render/predict": Tree("predict", "", ("runtime", "server"), SERVED),
+    "render-queue/predict": Tree("predict", "", ("runtime", "server", "queue"), SERVED),
     "gcp/predict": Tree("predict", ".", (), ("macule", "weights", VERSION), ("serve",)),
     "gcp/health": Tree("health", ".", (), ("macule", VERSION), ("health",)),
     "aws/layer": Tree("", "python", ("runtime",), ("macule", "weights"), zipped=True),
@@ -86,13 +75,13 @@ TREES = {
     "aws/health": Tree("health", ".", zipped=True),
     "knative/predict": Tree(
         "predict",
-        "functions/predict",
+        "",
         ("runtime", "server"),
         (*SERVED, "infra/knative/predict.Dockerfile"),
     ),
     "knative/health": Tree(
         "health",
-        "functions/health",
+        "",
         ("server",),
         ("macule", *CONFIGURED, "infra/knative/health.Dockerfile"),
     ),
@@ -100,11 +89,14 @@ TREES = {
 # Where ours lie in the repository, and in a bundle.
 PLACES = {
     "macule": ("layers/model/macule", "macule"),
-    "weights": ("layers/model/weights", "weights"),
+    "weights": ("layers/model/macule/weights", "macule/weights"),
     VERSION: (VERSION, ".python-version"),  # what Google's buildpacks read
     "infra/knative/predict.Dockerfile": ("infra/knative/predict.Dockerfile", "Dockerfile"),
     "infra/knative/health.Dockerfile": ("infra/knative/health.Dockerfile", "Dockerfile"),
 }
+
+
+OFFLINE = {"convert", "train", "weights"}  # of the package, what no function imports
 
 
 class Target(NamedTuple):
@@ -194,12 +186,18 @@ def _copy_ours(tree: Tree, root: Path, base: Path) -> None:
             for file in ("model.json", card["file"]):
                 shutil.copyfile(ROOT / source / file, target / file)
         elif (ROOT / source).is_dir():
-            shutil.copytree(ROOT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / source, target, ignore=_left_out)
         else:
             shutil.copyfile(ROOT / source, target)
-    if tree.function:
+    if tree.function and tree.door:
         (root / tree.door).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / f"functions/{tree.function}/main.py", root / tree.door / "main.py")
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    """Name what of a folder of ours is not copied; weights are copied by their card."""
+    ours = OFFLINE if Path(folder) == ROOT / PLACES["macule"][0] else set()
+    return {name for name in names if name in {"__pycache__", *ours}}
 
 
 def _install(part: str, folder: Path, minor: str, machine: str) -> None:

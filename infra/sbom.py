@@ -41,7 +41,7 @@ def _components(root: Path) -> Iterator[dict[str, Any]]:
     for ours in root.rglob("macule/__init__.py"):
         if version_said := VERSION.search(ours.read_text()):
             yield _library("macule", version_said[1], "Apache-2.0")
-    for card_file in root.rglob("weights/model.json"):
+    for card_file in root.rglob("macule/weights/model.json"):
         yield _model(json.loads(card_file.read_text()))
 
 

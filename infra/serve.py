@@ -1,31 +1,26 @@
-"""`python -m infra.serve`: gunicorn, unless a setting cannot be used; then one line says so.
-
-gunicorn reads WEB_CONCURRENCY as it is imported: before its configuration could say what is wrong.
-"""
+"""`python -m infra.serve`: the server of `macule serve`, within the bounds of limits.toml."""
 
 from __future__ import annotations
 
-import os
 import sys
 
-CONFIGURATION = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gunicorn.conf.py")
+from infra import limits
 
 
 def main() -> None:
     """Run gunicorn in this process; arguments are gunicorn's own."""
     from macule import settings
     from macule.errors import BadSetting
+    from macule.server import __main__ as server
 
     try:
-        settings.read()
-    except BadSetting as error:
+        bounds = limits.read().of(settings.read().function)
+    except (BadSetting, ValueError) as error:
         sys.exit(f"macule: {error}")
-    if not os.environ.get("WEB_CONCURRENCY", "").strip():
-        os.environ.pop("WEB_CONCURRENCY", None)  # what is empty is not set; gunicorn disagrees
-    from gunicorn.app.wsgiapp import run
-
-    sys.argv[1:1] = ["-c", CONFIGURATION]
-    run()
+    told = {**bounds.variables(), "WORKER_TIMEOUT_S": str(bounds.timeout_s)}
+    for name, value in told.items():
+        settings.tell(name, value)  # what the operator chose stays
+    server.main()
 
 
 if __name__ == "__main__":

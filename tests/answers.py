@@ -24,7 +24,7 @@ from PIL import Image
 from service import GUNICORN, READS_IN_SLOTS, ROOT, Answer, Service, running, until
 
 FILE = ROOT / "layers/model/macule/openapi/examples.json"
-WEIGHTS = ROOT / "layers/model/weights"
+WEIGHTS = ROOT / "layers/model/macule/weights"
 PHOTO = (ROOT / "examples/spot.jpg").read_bytes()
 ROUTE = "/predictions"
 # What differs from run to run and machine to machine, by its name in an answer.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from service import ROOT
 
-SERVE = [str(ROOT / ".venv/bin/gunicorn"), "-c", "infra/gunicorn.conf.py"]
+SERVE = [str(ROOT / ".venv/bin/python"), "-m", "infra.serve"]
 TRIES = 20
 LATE_S = 0.3  # that a balancer takes to notice; Kubernetes may take seconds
 

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 GUNICORN = "make --no-print-directory serve PORT={port}"
 # With all that is installed for development, such as redis-py.
-GUNICORN_DEV = ".venv-dev/bin/python -m gunicorn -c infra/gunicorn.conf.py"
+GUNICORN_DEV = ".venv-dev/bin/python -m infra.serve"
 FRAMEWORK = (
     ".venv/bin/functions-framework --source functions/{name}/main.py --target {name} --port {port}"
 )

@@ -13,6 +13,8 @@ from service import ROOT
 
 PACKAGE = ROOT / "layers/model/macule"
 API = (ROOT / "docs/api.md").read_text()
+# Offline, with TensorFlow: what serves knows nothing of it; `commands` imports it when it is asked.
+TOOLS = ("convert", "train")
 # What a module may know of its own package. http knows no route, image knows no model.
 MAY_IMPORT = {
     "errors": set(),
@@ -245,8 +247,41 @@ MAY_IMPORT = {
         "store.remote",
     },
     "cli": {"commands", "errors", "values"},
+    "functions": set(),
+    "functions.predict": {
+        "aws_lambda",
+        "classify",
+        "doors",
+        "health",
+        "openapi",
+        "page",
+        "predictions",
+        "scrape",
+        "v2",
+    },
+    "functions.health": {"aws_lambda", "doors", "health", "openapi", "scrape", "status"},
+    "server": set(),
+    "server.__main__": {"errors", "packages", "settings"},
+    "server.configuration": {
+        "budget",
+        "draining",
+        "errors",
+        "http",
+        "jobs.here",
+        "log",
+        "metrics",
+        "recycle",
+        "settings",
+        "startup",
+    },
+    "server.worker": {"server.connection", "server.transfers"},
+    "server.connection": {"server.chunks"},
+    "server.transfers": {"server.connection"},
+    "server.chunks": set(),
     "commands": {
         "batch",
+        "convert",
+        "convert.refusal",
         "classify",
         "doctor",
         "errors",
@@ -271,10 +306,11 @@ def failures(kind: type[errors.Macule] = errors.Macule) -> list[type[errors.Macu
 
 
 def modules() -> dict[str, Path]:
-    """Find the package's modules: `http`, `store` (a folder's front), `store.kept`."""
+    """Find the package's modules: `http`, `store` (a folder's front), `store.kept`; no tools."""
     found = {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
         for path in PACKAGE.rglob("*.py")
+        if path.relative_to(PACKAGE).parts[0] not in TOOLS
     }
     del found["__init__"]
     return found
@@ -336,8 +372,8 @@ def test_the_routes_are_those_of_the_specification(function: str) -> None:
 
 @pytest.mark.parametrize("function", ["predict", "health"])
 def test_what_is_open_or_free_is_a_route(function: str) -> None:
-    """OPEN and FREE of both doors name routes of theirs."""
-    source = (ROOT / f"functions/{function}/main.py").read_text()
+    """OPEN and FREE of both functions name routes of theirs."""
+    source = (PACKAGE / f"functions/{function}.py").read_text()
     named = re.findall(r"^(?:OPEN|FREE) = \{(.*)\}", source, re.MULTILINE)
     exempt = re.findall(r'"(.+?)"', " ".join(named))
     routes = re.findall(r'"((?:GET|POST) /\S*)": ', source)
@@ -382,7 +418,9 @@ def test_nothing_heavy_comes_with_the_routes() -> None:
 
 def test_the_model_card_is_what_the_recipe_wrote() -> None:
     """docs/model-card.md has the figures of the files beside the weights, to the letter."""
-    pytest.importorskip("convert")
-    from train import page
+    pytest.importorskip("tensorflow")
+    from macule.train import page
 
-    assert (ROOT / "docs/model-card.md").read_text() == page.text(ROOT / "layers/model/weights")
+    assert (ROOT / "docs/model-card.md").read_text() == page.text(
+        ROOT / "layers/model/macule/weights"
+    )

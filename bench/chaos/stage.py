@@ -19,7 +19,7 @@ from pathlib import Path
 from crowd import children
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SERVE = [sys.executable, "-m", "gunicorn", "-c", "infra/gunicorn.conf.py"]
+SERVE = [sys.executable, "-m", "infra.serve"]
 WORK = [sys.executable, "-m", "macule.cli", "worker"]
 LOOK_S = 0.05
 STOP_S = 40.0
@@ -133,7 +133,7 @@ class Model:
     """A model's folder whose file can be replaced by a damaged one, and back."""
 
     def __init__(self, folder: Path) -> None:
-        shutil.copytree(ROOT / "layers/model/weights", folder)
+        shutil.copytree(ROOT / "layers/model/macule/weights", folder)
         self.folder, self._file = folder, folder / "model.tflite"
         self._whole = self._file.read_bytes()
 

@@ -10,6 +10,7 @@ from infra.checks import systemd
 from infra.checks.given import differ
 from infra.limits import MB, Limits
 
+CONFIGURATION = Path(__file__).resolve().parents[2] / "layers/model/macule/server/configuration.py"
 FORM_BYTES = 2**16  # of a body beside its image: macule/upload.py
 # name, a space, arguments, a semicolon; a text in quotes may hold any of these
 DIRECTIVE = re.compile(r"""^\s*([a-z_]+)\s+((?:'[^']*'|[^;'#{}])+);""", re.MULTILINE)
@@ -44,5 +45,5 @@ def proxy(text: str, table: Limits) -> Iterator[str]:
 
 def gunicorn_keeps_s() -> int:
     """Read how long gunicorn keeps an idle connection."""
-    text = (Path(__file__).resolve().parent.parent / "gunicorn.conf.py").read_text()
+    text = CONFIGURATION.read_text()
     return int(re.findall(r"^keepalive = (\d+)", text, re.MULTILINE)[0])

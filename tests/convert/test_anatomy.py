@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from convert import anatomy
+from macule.convert import anatomy
 
 NESTED = {
     "mobilenetv2_1.00_224": "MobileNetV2",

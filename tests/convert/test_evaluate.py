@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from convert import evaluate, metrics, resample
-from convert.images import Photo
 from draw import skin
 from macule import manifest, store
+from macule.convert import evaluate, metrics, resample
+from macule.convert.images import Photo
 
 MACULE = [sys.executable, "-m", "macule.cli", "evaluate"]
 LABELS = ["nevus", "melanoma", "seborrheic_keratosis"]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zoo
-from convert import cams, export, gradcam, lite, load, metrics, quantize, run
+from macule.convert import cams, export, gradcam, lite, load, metrics, quantize, run
 from macule.model import quantized
 from numpy.typing import NDArray
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
-from convert import export, familiar, load, quantize, run
+from macule.convert import export, familiar, load, quantize, run
 from numpy.typing import NDArray
 
 

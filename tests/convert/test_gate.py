@@ -3,9 +3,9 @@
 import math
 
 import pytest
-from convert import gate
-from convert.gate import Gate
-from convert.measure import Labelled, Proof
+from macule.convert import gate
+from macule.convert.gate import Gate
+from macule.convert.measure import Labelled, Proof
 
 BEFORE = Labelled(0.8, 0.75, {"nevus": 0.9, "melanoma": 0.85})
 PROOF = Proof(

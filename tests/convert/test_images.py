@@ -4,10 +4,10 @@ import io
 from pathlib import Path
 
 import pytest
-from convert import images
-from convert.progress import Progress
-from convert.refusal import Refused
 from draw import photo
+from macule.convert import images
+from macule.convert.progress import Progress
+from macule.convert.refusal import Refused
 
 QUIET = Progress(1, io.StringIO())
 

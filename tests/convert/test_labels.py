@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from convert import labels
-from convert.refusal import Refused
+from macule.convert import labels
+from macule.convert.refusal import Refused
 
 
 @pytest.fixture

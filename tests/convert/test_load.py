@@ -13,7 +13,7 @@ import zoo
 
 pytest.importorskip("tensorflow")
 
-from convert import export, load, vet
+from macule.convert import export, load, vet
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 83000000\n"
@@ -343,7 +343,7 @@ def test_folders_that_reach_beyond_the_model(what: str, tmp_path: Path) -> None:
 def test_a_softmax_in_pieces_is_known_by_its_numbers(tmp_path: Path) -> None:
     """A graph that divides exponentials has probabilities; their logarithms become the logits."""
     import tensorflow as tf
-    from convert import lite, verdict
+    from macule.convert import lite, verdict
 
     module = tf.Module()
     random = np.random.default_rng(1)

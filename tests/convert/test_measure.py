@@ -5,9 +5,9 @@ import subprocess
 import numpy as np
 import pytest
 import small
-from convert import measure, metrics, run
-from convert.measure import Proof
-from convert.precision import Candidate
+from macule.convert import measure, metrics, run
+from macule.convert.measure import Proof
+from macule.convert.precision import Candidate
 from numpy.typing import NDArray
 
 TRUTH = np.arange(40) % 3

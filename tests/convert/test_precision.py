@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import small
-from convert import export, metrics, mixed, precision, quantize, run
+from macule.convert import export, metrics, mixed, precision, quantize, run
 
 
 def quiet(line: str) -> None:

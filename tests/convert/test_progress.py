@@ -3,7 +3,7 @@
 import io
 import time
 
-from convert.progress import Progress
+from macule.convert.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small
-from convert import metrics, quantize, run
+from macule.convert import metrics, quantize, run
 from numpy.typing import NDArray
 
 

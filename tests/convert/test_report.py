@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert import markdown, metrics, report
+from macule.convert import markdown, metrics, report
 
 HOSTILE = '<script>alert("1")</script>|*x* $y$ `z` ![i](http://evil.example/a.png) nốt ruồi'
 LABELS = ["nevus", "melanoma", "seborrheic_keratosis"]

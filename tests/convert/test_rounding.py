@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import small
-from convert import layers, quantize, rounding, run
+from macule.convert import layers, quantize, rounding, run
 from numpy.typing import NDArray
 
 

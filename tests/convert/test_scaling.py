@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from convert import scaling
-from convert.load import Source
-from convert.refusal import Refused
-from convert.scaling import Tried
+from macule.convert import scaling
+from macule.convert.load import Source
+from macule.convert.refusal import Refused
+from macule.convert.scaling import Tried
 
 
 def source(backbone: str | None = None, scales: bool = False, channels: int = 3) -> Source:

@@ -10,7 +10,7 @@ import zoo
 pytest.importorskip("tensorflow")
 pytest.importorskip("tf_keras")
 
-from convert import export, lite, load, verdict
+from macule.convert import export, lite, load, verdict
 from numpy.typing import NDArray
 
 # Keras's variables know NumPy 1 alone; it is while these models are written that this shows

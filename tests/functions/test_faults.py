@@ -12,7 +12,7 @@ from draw import photo
 from mounts import fill, mounts
 from service import ROOT, Service, running, until
 
-SERVE = "exec .venv/bin/gunicorn -c infra/gunicorn.conf.py"
+SERVE = "exec .venv/bin/python -m infra.serve"
 START = ".venv/bin/python -m infra.serve"
 CANNOT = "is not a folder that can be written"
 Start = Callable[..., Service]

@@ -9,7 +9,7 @@ import pytest
 from peers import Peer, closed_port
 from service import FRAMEWORK, GUNICORN, ROOT, running
 
-HEALTH = ".venv/bin/gunicorn -c infra/gunicorn.conf.py functions.health.main:app"
+HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
 HEAVY = {"numpy", "PIL", "ai_edge_litert", "flask", "multipart", "tensorflow"}
 ASKING = {"ssl", "http.client", "urllib.request"}  # what whoever watches nobody must not pay for
 ERRORS = {
@@ -25,8 +25,8 @@ ERRORS = {
 def loaded(path: str, **environment: str) -> set[str]:
     """Return the modules of a process that has answered *path* through Lambda's door."""
     code = f"""
-import sys; sys.path.insert(0, '.')
-from functions.health.main import handler
+import sys
+from macule.functions.health import handler
 event = {{"httpMethod": "GET", "path": "{path}", "headers": {{}}}}
 assert handler(event, None)["statusCode"] == 200
 print(*sys.modules)

@@ -22,12 +22,12 @@ from service import FRAMEWORK, GUNICORN, GUNICORN_DEV, ROOT, Service, running
 
 ALICE, BOB, OLD = ({"X-API-Key": f"mk_{name}"} for name in ("alice", "bob", "old"))
 PHOTO = photo()
-PREDICT = (ROOT / "functions/predict/main.py").read_text()
+PREDICT = (ROOT / "layers/model/macule/functions/predict.py").read_text()
 FOUND = re.findall(r'"(GET|POST) (/\S*)": \w+\.\w+', PREDICT)
 ROUTES = [route for route in FOUND if route != ("POST", "/page/")]  # it asks /predict/: tests/page
 # by the contract, whatever the door says
 OPEN = {("GET", path) for path in ("/health/", "/ready/", "/", "/page/{file}")}
-HEALTH = ".venv/bin/gunicorn -c infra/gunicorn.conf.py functions.health.main:app"
+HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
 DOORS = [GUNICORN, FRAMEWORK.replace("{name}", "predict")]
 
 
@@ -268,8 +268,8 @@ def test_two_services_share_a_quota_while_redis_is_there(tmp_path: Path) -> None
 def test_lambda_asks_for_keys_and_counts(tmp_path: Path) -> None:
     """Each kind of event: 401, 403, 200, then 429 by address or key; a schedule needs no key."""
     code = """
-import json, sys; sys.path.insert(0, '.')
-from functions.predict.main import handler
+import json, sys
+from macule.functions.predict import handler
 for line in sys.stdin:
     answer = handler(json.loads(line), None)
     print(json.dumps([answer["statusCode"], answer["headers"]]), flush=True)
@@ -312,7 +312,7 @@ for line in sys.stdin:
 @pytest.mark.parametrize("environment", [{}, {"API_KEYS": KEYS, "QUOTA": "60/minute"}])
 def test_what_is_not_asked_for_is_not_loaded(environment: dict[str, str]) -> None:
     """Without keys and quotas none of it is imported; with them, nothing heavy before a request."""
-    code = "import sys; sys.path.insert(0, '.'); import functions.predict.main; "
+    code = "import sys, macule.functions.predict; "
     code += "from macule import settings; settings.current(); print(*sys.modules)"
     told = subprocess.check_output(
         [".venv/bin/python", "-c", code], cwd=ROOT, text=True, env={**os.environ, **environment}

@@ -19,7 +19,7 @@ from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running, until
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
-SERVE = ".venv/bin/gunicorn -c infra/gunicorn.conf.py"
+SERVE = ".venv/bin/python -m infra.serve"
 
 
 def lines(service: Service) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ processes.append(subprocess.Popen(second.split()))
 for process in processes:
     process.wait()
 """
-GUNICORN = ".venv/bin/python -m gunicorn -c infra/gunicorn.conf.py"
+GUNICORN = ".venv/bin/python -m infra.serve"
 
 
 @pytest.fixture(scope="module", params=[GUNICORN, FRAMEWORK.replace("{name}", "predict")])

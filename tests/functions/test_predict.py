@@ -184,7 +184,7 @@ def test_gunicorn_serves_without_flask_or_tensorflow(gunicorn: Service) -> None:
     gunicorn.predict(photo())
     mapped = loaded_modules(gunicorn)
     code = (
-        "import sys; sys.path.insert(0, '.'); import functions.predict.main; "
+        "import sys, macule.functions.predict; "
         "print(*{'flask', 'numpy', 'PIL', 'ai_edge_litert', 'multipart'} & set(sys.modules))"
     )
     imported = subprocess.check_output([".venv/bin/python", "-c", code], cwd=ROOT)

@@ -18,9 +18,8 @@ from draw import photo
 from gunicorn.config import Config
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
 from macule.draining import _close
+from macule.server.worker import Patient
 from service import FRAMEWORK, GUNICORN, ROOT, Service, running, until
-
-from infra.worker import Patient
 
 
 @pytest.fixture

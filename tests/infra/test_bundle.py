@@ -120,7 +120,7 @@ def test_libraries_are_those_of_each_platforms_machine(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def gunicorn(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    command = f"{BARE} gunicorn -c infra/gunicorn.conf.py"
+    command = f"{BARE} infra.serve"
     with running(command, tmp_path_factory.mktemp("log"), bundles / "render/predict") as service:
         yield service
 
@@ -174,7 +174,7 @@ def test_functions_framework_starts_the_google_bundle(
             assert service.predict(photo()).status == 200
             children = subprocess.check_output(["pgrep", "-P", str(service.process.pid)], text=True)
             maps = Path(f"/proc/{children.split()[0]}/maps").read_text()
-            assert str(root / "weights/model.tflite") in maps
+            assert str(root / "macule/weights/model.tflite") in maps
         else:
             assert service.call("GET", "/memory/").json()["model_loaded"] is False
 
@@ -234,7 +234,7 @@ def test_a_phone_photo_fits_the_least_function(function: tuple[str, Lambda]) -> 
 def test_the_queues_bundle_works_on_predictions(bundles: Path, tmp_path: Path) -> None:
     """Web process and worker of Render's queue start from their bundle alone, and predict."""
     folder = bundles / "render-queue/predict"
-    web = f"{BARE} gunicorn -c infra/gunicorn.conf.py"
+    web = f"{BARE} infra.serve"
     with broker(tmp_path) as server, ExitStack() as stack:
         environment = {"BROKER_URL": server.url}
         service = stack.enter_context(running(web, tmp_path, folder, **environment))

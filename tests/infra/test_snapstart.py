@@ -132,7 +132,7 @@ def test_the_clocks_begin_with_the_restore(unpacked: Path, tmp_path: Path) -> No
 
 def test_a_service_that_cannot_warm_up_is_not_copied(unpacked: Path, tmp_path: Path) -> None:
     """Where the model does not load the runtime reports why, and ends: there is no version."""
-    card = (unpacked / "opt/python/weights/model.json").read_text()
+    card = (unpacked / "opt/python/macule/weights/model.json").read_text()
     (tmp_path / "model.json").write_text(card)
     (tmp_path / json.loads(card)["file"]).write_bytes(b"damaged")
     with started(unpacked, tmp_path / "log", MODEL_DIR=str(tmp_path)) as function:

@@ -79,7 +79,7 @@ def test_one_line_stops_the_start(setting: str, said: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "command",
     [
-        [PYTHON, "-m", "gunicorn", "-c", "infra/gunicorn.conf.py"],
+        [PYTHON, "-m", "gunicorn", "-c", "python:macule.server.configuration"],
         [".venv/bin/functions-framework", "--source=functions/predict/main.py", "--target=predict"],
         [".venv/bin/macule", "serve"],
     ],

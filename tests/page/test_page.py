@@ -135,7 +135,7 @@ def test_the_plain_form_answers_as_the_api_does(service: Service) -> None:
 def test_a_refusal_says_when_to_come_back(tmp_path: Path) -> None:
     """A 503 of the plain form has Retry-After and its seconds in words; figures come too."""
     body, kind = form("image", photo())
-    model = shutil.copytree(ROOT / "layers/model/weights", tmp_path / "model")
+    model = shutil.copytree(ROOT / "layers/model/macule/weights", tmp_path / "model")
     (model / "model.tflite").write_bytes(b"damaged")
     settings = {"MODEL_DIR": str(model), "MAX_IMAGE_BYTES": "100000"}
     with running(GUNICORN, tmp_path, **settings) as broken:

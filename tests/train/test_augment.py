@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from draw import skin
+from macule.train import augment
 from numpy.typing import NDArray
-from train import augment
 
 
 def images(count: int = 6) -> NDArray[np.uint8]:

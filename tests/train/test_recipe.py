@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert import images
+from macule.convert import images
+from macule.train import __main__ as program
+from macule.train import backbone, data, recipe
 from PIL import Image
-from train import __main__ as program
-from train import backbone, data, recipe
 
 SIDE_PX = 64
 LABELS = ["round", "square", "striped"]
@@ -218,7 +218,7 @@ def test_imagenet_weights_fill_the_backbone() -> None:
 
 def test_page_tells_what_was_measured(made: Path) -> None:
     """The files beside the weights hold all that the model card's page needs."""
-    from train import page
+    from macule.train import page
 
     found = json.loads((made / "evaluation.json").read_text())
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 CHUNK_BYTES = 2**18  # each read gives the GIL away, and may wait 5 ms for it
 # After an answer the rest of a body is read and dropped, or the caller's client sees its connection
-# break instead of the answer. Bounded: beyond this it does break. `infra.worker` does it without a
+# break instead of the answer. Bounded: beyond this it does break. `macule.server` does it without a
 # thread, and for longer.
 DROP_BYTES = 32 * 2**20
 DROP_S = 1.0

@@ -83,7 +83,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     batch.add_argument("--workers", type=_positive, metavar="N", help="default: the processors")
     batch.add_argument("--model", metavar="DIR", help="a model's folder; default: MODEL_DIR")
 
-    serve = add("serve", commands.serve, "serve a model, as `make serve` does")
+    serve = add("serve", commands.serve, "serve a model on PORT")
     serve.add_argument("folder", nargs="?", metavar="DIR", help="default: the model in use")
     serve.add_argument("--port", type=int, help="default: PORT, else 8080")
 
@@ -170,13 +170,13 @@ def _alias(text: str) -> str:
 
 OFFLINE = {
     "convert": (
-        "convert.command",
+        "macule.convert.command",
         commands.convert,
         "turn a Keras model into a small one, with proof",
     ),
-    "check": ("convert.check", commands.check, "check a model's folder against its card"),
+    "check": ("macule.convert.check", commands.check, "check a model's folder against its card"),
     "evaluate": (
-        "convert.evaluate",
+        "macule.convert.evaluate",
         commands.evaluate,
         "measure a model on labelled images, as it serves",
     ),

@@ -14,12 +14,11 @@ from macule import classify, settings, store
 from macule.errors import BadImage, BadRequest, BadSetting, Macule, Unavailable
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # argparse exits with 2 itself
-ROOT = os.path.dirname(os.path.dirname(store.LAYER))  # of the checkout, if it is one
 
 
 def convert(options: argparse.Namespace) -> int:
-    from convert import command
-    from convert.refusal import Refused
+    from macule.convert import command
+    from macule.convert.refusal import Refused
 
     typed = shlex.join(["macule", *sys.argv[1:]])
     try:
@@ -35,8 +34,8 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    from convert import check
-    from convert.refusal import Refused
+    from macule.convert import check
+    from macule.convert.refusal import Refused
 
     code = OK
     try:
@@ -50,8 +49,8 @@ def check(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    from convert import evaluate, evaluation
-    from convert.refusal import Refused
+    from macule.convert import evaluate, evaluation
+    from macule.convert.refusal import Refused
 
     typed = shlex.join(["macule", *sys.argv[1:]])
     try:
@@ -66,18 +65,15 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def fit(options: argparse.Namespace) -> int:
     """Become the bench that measures it, in the checkout that this package lies in."""
-    script = os.path.join(ROOT, "bench", "fit.py")
+    script = os.path.join(os.path.dirname(os.path.dirname(store.CHECKOUT)), "bench", "fit.py")
     if not os.path.exists(script):
-        complain("this is no checkout of macule: clone it, and run `make fit` there")
+        complain("`macule fit` needs a clone of the repository: run `make fit` there", "fit")
         return MISUSED
     return os.execv(sys.executable, [sys.executable, script, *options.arguments])  # noqa: S606
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Become gunicorn, in the checkout that this package lies in."""
-    if not os.path.exists(os.path.join(ROOT, "infra", "serve.py")):
-        complain("this is no checkout of macule: point your platform at the function's main.py")
-        return MISUSED
+    """Become gunicorn."""
     chosen = _chosen(options.folder)
     variables = [] if options.port is None else [f"PORT={options.port}"]
     if not isinstance(chosen.model, settings.Source):
@@ -85,8 +81,7 @@ def serve(options: argparse.Namespace) -> int:
         variables += [f"MODEL_DIR={os.path.dirname(os.path.abspath(path))}"]
     if options.folder:  # not another one
         variables = ["-u", "MODEL_URI", "-u", "MODEL_SHA256", *variables]
-    os.chdir(ROOT)
-    service = [sys.executable, "-m", "infra.serve"]
+    service = [sys.executable, "-m", "macule.server"]
     return os.execvp("env", ["env", *variables, *service])  # noqa: S606, S607
 
 

@@ -21,6 +21,7 @@ class Extra(NamedTuple):
 EXTRAS: Mapping[str, Extra] = {
     extra.package: extra
     for extra in (
+        Extra("gunicorn", "serve", "gunicorn"),
         Extra("redis", "queue", "redis", "redis"),
         Extra("celery", "queue", "celery"),
         Extra("opentelemetry-sdk", "otel", "opentelemetry.sdk", "otel"),

@@ -57,6 +57,7 @@ class Settings(NamedTuple):
     workers: int
     threads: int
     graceful_timeout_s: int
+    worker_timeout_s: int
     drain_s: float
     max_requests: int | None
     recycle_mb: int | None
@@ -127,6 +128,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         workers=get("WEB_CONCURRENCY", 1, values.whole(1, 256)),
         threads=get("THREADS", 256, values.whole(1, 10_000)),
         graceful_timeout_s=get("GRACEFUL_TIMEOUT_S", 25, values.whole(1, 3600)),
+        worker_timeout_s=get("WORKER_TIMEOUT_S", 60, values.whole(1, 3600)),
         drain_s=get("DRAIN_S", 1.0, values.seconds(0, 3600)),
         max_requests=get("MAX_REQUESTS", None, values.whole(1)),
         recycle_mb=get("RECYCLE_MB", None, values.whole(1)),
@@ -168,6 +170,12 @@ def makes_snapshot(environ: Mapping[str, str] = os.environ) -> bool:
 def tell(name: str, value: str) -> None:
     """Set a variable that a library reads as it is loaded, unless the operator did."""
     os.environ.setdefault(name, value)
+
+
+def drop_empty(name: str) -> None:
+    """Unset a variable that is empty: a library might take that for a value."""
+    if not os.environ.get(name, "").strip():
+        os.environ.pop(name, None)
 
 
 def _model(

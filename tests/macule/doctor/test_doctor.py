@@ -15,7 +15,7 @@ from peers import Peer, closed_port
 from service import GUNICORN, ROOT, running
 
 MACULE = ROOT / ".venv/bin/macule"
-WEIGHTS = ROOT / "layers/model/weights"
+WEIGHTS = ROOT / "layers/model/macule/weights"
 
 
 def examine(*arguments: str, **environment: str) -> tuple[int, dict[str, str]]:

@@ -15,7 +15,7 @@ from macule.peer import Reply
 from peers import Peer, closed_port
 from service import FRAMEWORK, GUNICORN, running
 
-HEALTH = ".venv/bin/gunicorn -c infra/gunicorn.conf.py functions.health.main:app"
+HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
 
 
 def examine(url: str) -> tuple[int, str]:

@@ -13,13 +13,11 @@ from answers import FILE
 from jsonschema import Draft202012Validator
 from macule import errors, http, openapi, page
 from macule.body import Body
+from macule.functions import health, predict
 from macule.http import Request
 from macule.openapi import entry, operations, specification
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from service import ROOT
-
-from functions.health import main as health
-from functions.predict import main as predict
 
 ROUTES = {"predict": predict.ROUTES, "health": health.ROUTES}
 FREE = {
@@ -179,7 +177,7 @@ def test_it_is_asked_for_once(handler: http.Handler) -> None:
 def test_it_is_not_loaded_before_it_is_asked_for() -> None:
     """Both functions start without the descriptions, the page, or what writes them."""
     code = (
-        "import sys; sys.path.insert(0, '.'); import functions.predict.main, functions.health.main;"
+        "import sys, macule.functions.predict, macule.functions.health;"
         "print(*(name for name in sys.modules if name.startswith('macule.openapi.')), 'html')"
     )
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)

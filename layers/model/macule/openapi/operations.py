@@ -90,7 +90,7 @@ CLASSIFY = Operation(
     ("top_k", "explain", "Cache-Control"),
     "Photo",
 )
-# As functions/predict/main.py and functions/health/main.py have them.
+# As `macule.functions` has them.
 FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
     "predict": {
         "GET /health/": ALIVE,

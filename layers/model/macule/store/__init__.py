@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from typing import NamedTuple
 
 from macule import manifest
 from macule.errors import ModelUnavailable
 from macule.store import kept
 
-LAYER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SHIPPED = os.path.join(LAYER, "weights")
-KEPT = os.path.join(LAYER, "models")  # copies that `macule use` took in
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SHIPPED = os.path.join(PACKAGE, "weights")
+# Copies that `macule use` took in lie beside the sources of a checkout, which several environments
+# share, else in the environment that macule is installed in: what it serves is a part of it.
+CHECKOUT = os.path.dirname(PACKAGE)
+IS_CHECKOUT = os.path.exists(os.path.join(CHECKOUT, "pyproject.toml"))
+KEPT = os.path.join(*((CHECKOUT,) if IS_CHECKOUT else (sys.prefix, "share", "macule")), "models")
 CHUNK_BYTES = 2**18
 IDENTIFIER = b"TFL3"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"

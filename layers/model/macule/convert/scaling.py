@@ -1,0 +1,191 @@
+"""How pixels are scaled for a model: found by what is inside it and by accuracy, never silently."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from macule.convert import metrics, run
+from macule.convert.export import Exported
+from macule.convert.load import Source
+from macule.convert.progress import Progress
+from macule.convert.refusal import Refused
+from macule.model import arrange
+
+# (pixel - mean) / std in RGB order, by the names that the command takes.
+KNOWN: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "none": ((0, 0, 0), (1, 1, 1)),
+    "0..1": ((0, 0, 0), (255, 255, 255)),
+    "-1..1": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "caffe": ((123.68, 116.779, 103.939), (1, 1, 1)),
+}
+# What keras.applications' preprocess_input does for each family; the longest name that fits counts.
+CONVENTIONS = {
+    "DenseNet": "imagenet",
+    "EfficientNet": "none",
+    "Inception": "-1..1",
+    "MobileNet": "-1..1",
+    "MobileNetV3": "none",
+    "ConvNeXt": "none",
+    "NASNet": "-1..1",
+    "ResNet": "caffe",
+    "ResNet50V2": "-1..1",
+    "ResNet101V2": "-1..1",
+    "ResNet152V2": "-1..1",
+    "VGG": "caffe",
+    "Xception": "-1..1",
+    "teachable-machine": "-1..1",
+}
+USUAL = ("0..1", "-1..1", "none", "imagenet", "caffe")  # in training scripts, the commonest first
+GRAY = ("none", "0..1", "-1..1", "imagenet")  # caffe is a matter of three channels
+CLEARLY = 1.96  # standard deviations of the paired difference (McNemar): 95 %
+LEAST_GAIN = 0.02  # of accuracy: a smaller one is no reason to distrust a convention
+
+
+class Tried(NamedTuple):
+    """One scaling on the labelled images.
+
+    `right` (n,) says which were answered right; `losses` (n,) are log-losses at the temperature
+    that suits the scaling, weighted so that each class counts alike.
+    """
+
+    name: str
+    channels: str
+    accuracy: float
+    balanced_accuracy: float
+    confidence: float
+    right: NDArray[np.bool_]
+    losses: NDArray[np.float64]
+
+
+class Choice(NamedTuple):
+    """The scaling that the card will say.
+
+    `sure` is how sure: found, likely, convention, assumed, asked or forced.
+    """
+
+    name: str
+    channels: str
+    sure: str
+    why: str
+    table: list[Tried]
+
+
+def numbers(name: str, channels: str) -> run.Scaling:
+    """Return mean and std of the scaling *name*, in the order of *channels*."""
+    mean, std = KNOWN[name]
+    if channels == "gray":
+        return (float(np.mean(mean)),), (float(np.mean(std)),)
+    return (mean[::-1], std[::-1]) if channels == "bgr" else (mean, std)
+
+
+def prior(source: Source) -> tuple[str, str, str]:
+    """Say what would be assumed without images: scaling, how sure, and why."""
+    if source.scales:
+        return "none", "found", f"the model scales by itself ({'; '.join(source.inside)})"
+    name = source.backbone or ""
+    fits = [family for family in CONVENTIONS if name.startswith(family)]
+    if fits:
+        chosen = CONVENTIONS[max(fits, key=len)]
+        return chosen, "convention", f"{name} is trained so by keras.applications"
+    return (
+        "0..1",
+        "assumed",
+        "nothing in the model says it, and most training scripts divide by 255",
+    )
+
+
+def try_all(
+    exported: Exported,
+    pixels: NDArray[np.uint8],
+    truth: NDArray[np.int64],
+    source: Source,
+    progress: Progress,
+) -> list[Tried]:
+    """Score every scaling, in both channel orders, on labelled *pixels* (n, h, w, 3) RGB."""
+    orders = ["gray"] if source.channels == 1 else ["rgb", "bgr"]
+    pairs = [(name, order) for order in orders for name in KNOWN if order != "gray" or name in GRAY]
+    counts = np.bincount(truth, minlength=source.classes)[truth]
+    weights = len(truth) / counts / len(np.unique(truth))
+    tried = []
+    for name, order in progress.track(pairs, len(pairs), "trying scalings"):
+        logits = run.logits(
+            exported.content, arrange(pixels, order), numbers(name, order), exported.output
+        )
+        shares = metrics.softmax(logits, metrics.fit_temperature(logits, truth))
+        found = shares.argmax(axis=1)
+        balanced = float(np.nanmean(metrics.sensitivity(found, truth, shares.shape[1])))
+        right = found == truth
+        losses = -np.log(np.maximum(shares[np.arange(len(truth)), truth], 1e-12)) * weights
+        top = float(metrics.softmax(logits).max(axis=1).mean())
+        tried.append(Tried(name, order, float(right.mean()), balanced, top, right, losses))
+    return tried
+
+
+def choose(
+    source: Source, tried: list[Tried], wanted: str, channels: str | None, forced: bool
+) -> Choice:
+    """Choose what was asked for; else what is known of the model; else what fits the images best.
+
+    Raises: Refused where what was asked scores clearly below another and is not *forced*.
+    """
+    assumed, sure, why = prior(source)
+    name = assumed if wanted == "auto" else wanted
+    order = "gray" if source.channels == 1 else channels or ("bgr" if name == "caffe" else "rgb")
+    if wanted != "auto":
+        sure, why = "asked", "it was asked for"
+    if not tried:
+        return Choice(name, order, sure, why, [])
+    mine = next(one for one in tried if (one.name, one.channels) == (name, order))
+    best = max(tried, key=lambda one: one.accuracy)
+    fits = not clearly_better(best, mine)
+    scores = f"{mine.accuracy:.1%} of {len(mine.right)} images are answered right"
+    told = (
+        f"{best.name} in {best.channels} order answers {best.accuracy:.1%} right, "
+        f"{mine.name} in {mine.channels} order {mine.accuracy:.1%}"
+    )
+    if wanted != "auto" or (channels and not fits and best.channels != channels):
+        if fits:
+            return Choice(name, order, "asked", f"{why}; {scores}", tried)
+        if forced:
+            return Choice(name, order, "forced", f"it was forced, though {told}", tried)
+        raise Refused(
+            f"This scaling would be wrong: {told}. Leave --scaling and --channels out, or add "
+            "--force if the images are at fault."
+        )
+    if fits and sure != "assumed":
+        return Choice(name, order, "found", f"{why}; {scores}, none clearly more", tried)
+    return fitting(tried, best)
+
+
+def fitting(tried: list[Tried], best: Tried) -> Choice:
+    """Choose by the images alone: of what answers as well as the best, the least log-loss.
+
+    What its log-loss cannot tell apart goes by what is usual.
+    """
+    rivals = [one for one in tried if not clearly_better(best, one)]
+    least = min(rivals, key=lambda one: float(one.losses.mean()))
+    alike = [one for one in rivals if one is least or not clearly_likelier(least, one)]
+    chosen = min(alike, key=lambda one: (one.channels == "bgr", USUAL.index(one.name)))
+    share = f"{chosen.accuracy:.1%} of the {len(chosen.right)} labelled images are answered right"
+    if len(alike) == 1:
+        why = f"it fits the images better than any other, {share}"
+        return Choice(chosen.name, chosen.channels, "found", why, tried)
+    others = [f"{one.name} in {one.channels}" for one in alike if one is not chosen]
+    why = f"it fits the images best and is usual, {share}; {', '.join(others[:3])} fits as well"
+    return Choice(chosen.name, chosen.channels, "likely", why, tried)
+
+
+def clearly_better(one: Tried, other: Tried) -> bool:
+    """Say whether *one* beats *other* on the same images by more than chance (McNemar)."""
+    gained, lost = int((one.right & ~other.right).sum()), int((other.right & ~one.right).sum())
+    enough = one.accuracy - other.accuracy >= LEAST_GAIN
+    return enough and gained - lost >= CLEARLY * (gained + lost) ** 0.5
+
+
+def clearly_likelier(one: Tried, other: Tried) -> bool:
+    """Say whether *one* has the lesser log-loss by more than chance (paired, normal)."""
+    gains = other.losses - one.losses
+    spread = float(gains.std()) / max(len(gains), 1) ** 0.5
+    return bool(gains.mean() > CLEARLY * spread)

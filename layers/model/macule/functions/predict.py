@@ -1,0 +1,49 @@
+"""The predict function: what it answers, and how it is reached."""
+
+from typing import TYPE_CHECKING
+
+from macule import aws_lambda, classify, doors, health, openapi, page, predictions, scrape, v2
+
+if TYPE_CHECKING:
+    from flask import Request
+    from werkzeug.wrappers import Response
+
+ROUTES = {
+    "GET /": page.view,
+    "GET /page/{file}": page.file,
+    "POST /page/": page.form,
+    "GET /openapi.json": openapi.document,
+    "GET /docs/": openapi.docs,
+    "GET /health/": health.alive,
+    "GET /ready/": health.ready,
+    "GET /memory/": health.memory,
+    "GET /metrics": scrape.show,
+    "GET /warmup/": health.warmup,
+    "GET /model/": health.card,
+    "POST /predict/": classify.photo,
+    "POST /": classify.photo,
+    "POST /predictions": predictions.create,
+    "GET /predictions/{id}": predictions.show,
+    "POST /predictions/{id}/cancel": predictions.cancel,
+    "GET /v2": v2.server,
+    "GET /v2/health/live": v2.live,
+    "GET /v2/health/ready": v2.ready,
+    "GET /v2/models/{name}": v2.about,
+    "GET /v2/models/{name}/ready": v2.ready,
+    "POST /v2/models/{name}/infer": v2.infer,
+    "GET /v2/models/{name}/versions/{version}": v2.about,
+    "GET /v2/models/{name}/versions/{version}/ready": v2.ready,
+    "POST /v2/models/{name}/versions/{version}/infer": v2.infer,
+}
+# Without a key, where there are keys; the form of the page asks /predict/, which needs one.
+OPEN = {"GET /health/", "GET /ready/", "GET /", "GET /page/{file}", "POST /page/"}
+# Where there is a quota, every other POST counts.
+FREE = {"POST /predictions/{id}/cancel", "POST /page/"}
+
+app = doors.wsgi(ROUTES, OPEN, FREE)  # gunicorn: Render, make serve. Flask is never imported
+handler = aws_lambda.handler(ROUTES, OPEN, FREE)  # AWS Lambda
+
+
+def predict(request: "Request") -> "Response":
+    """Answer for functions-framework: Cloud Run functions, local."""
+    return doors.from_flask(request, app)

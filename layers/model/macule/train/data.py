@@ -1,0 +1,61 @@
+"""A folder with `labels.csv` to labelled pixels, through the decoder that serves."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from macule import image
+from macule.convert import images
+from macule.convert.images import Photo
+
+# Share of the frame's width that `cropped` shows: the centre square of 4:3, the usual camera's.
+CENTRE = 0.75
+
+
+@dataclass(frozen=True)
+class Set:
+    """Decoded images: `pixels` (n, side, side, 3) uint8 RGB, `truth` (n,) int64 in label order."""
+
+    pixels: NDArray[np.uint8]
+    truth: NDArray[np.int64]
+
+
+def labels(photos: list[Photo]) -> list[str]:
+    """Labels in the order of their first appearance; this is the order of the outputs."""
+    return list(dict.fromkeys(photo.label for photo in photos))
+
+
+def centres(folder: Path, photos: list[Photo]) -> list[Photo]:
+    """Find the photos of which *folder* has only the centre square, in its column `cropped`."""
+    if not photos or photos[0].row.get("cropped") is None:
+        return []
+    seen = {photo.row.get("lesion") for photo in photos}
+    return [p for p in images.read(folder, "cropped") if p.row.get("lesion") not in seen]
+
+
+def decode(
+    photos: list[Photo], order: list[str], side_px: int, centred: frozenset[Path] = frozenset()
+) -> Set:
+    """Decode *photos* exactly as a request is decoded, the whole frame squashed to a square.
+
+    What a photo of *centred* lacks at its sides is mirrored there.
+    """
+    pixels = np.empty((len(photos), side_px, side_px, 3), np.uint8)
+    for place, photo in enumerate(photos):
+        body = photo.path.read_bytes()
+        if photo.path in centred:
+            pixels[place] = widen(
+                image.decode(body, (side_px, round(side_px * CENTRE)), "squash")[0]
+            )
+        else:
+            pixels[place] = image.decode(body, side_px, "squash")[0]
+    return Set(pixels, np.array([order.index(photo.label) for photo in photos], np.int64))
+
+
+def widen(centre: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Mirror (h, w, 3) at its sides until it is a square."""
+    height, width, _ = centre.shape
+    left = (height - width) // 2
+    return np.pad(centre, ((0, 0), (left, height - width - left), (0, 0)), "reflect")
