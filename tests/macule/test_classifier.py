@@ -8,11 +8,11 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO, StringIO
 from pathlib import Path
+from threading import Barrier, Semaphore
 from typing import Any, NamedTuple
 
 import elsewhere
@@ -532,19 +532,19 @@ def test_as_many_are_decoded_as_there_are_processors(monkeypatch: pytest.MonkeyP
     from macule import image
 
     monkeypatch.setattr(classifier, "_processors", lambda: 2)
-    one, decode, now, most = macule.load(), image.decode, [0], [0]
+    one, decode, inside, most = macule.load(), image.decode, Semaphore(2), []
+    both = Barrier(2, timeout=30)  # the first does not go on before a second has come
 
     def counted(*arguments: Any) -> Any:
-        now[0] += 1
-        most[0] = max(most[0], now[0])
-        time.sleep(0.01)
+        most.append(inside.acquire(blocking=False))
+        both.wait()
         try:
             return decode(*arguments)
         finally:
-            now[0] -= 1
+            inside.release()
 
     monkeypatch.setattr(image, "decode", counted)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(one.predict, [photo(90, 90)] * 16))
 
-    assert most[0] == 2
+    assert most == [True] * 16

@@ -10,7 +10,7 @@ from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from macule import budget, image, metrics
+from macule import image, metrics, processes
 from macule.errors import ModelUnavailable
 from macule.manifest import CHANNELS, Card
 from macule.settings import Source, Where
@@ -159,7 +159,7 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
     with warm.lock:
         began = time.perf_counter()
         first = "first" not in warm.grown
-        before = budget.resident() if first else 0
+        before = processes.resident() if first else 0
         warm.interpreter.set_tensor(warm.input_index, tensor)
         with _trial(warm.path, warm.card, warm.on_trial and first, first_run=True):
             warm.interpreter.invoke()
@@ -168,7 +168,7 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
         distance = float(_output(warm, warm.distance)) if warm.distance else None
         if first:
             warm.stages["first"] = (time.perf_counter() - began) * 1e3
-            warm.grown["first"] = budget.resident() - before
+            warm.grown["first"] = processes.resident() - before
     powers = np.exp((logits - logits.max()) / np.float32(warm.card.temperature))
     probabilities = powers / powers.sum()
     if not np.isfinite([*probabilities, distance or 0.0]).all():
@@ -222,11 +222,11 @@ def load(where: Where, on_trial: bool) -> Warm:
     without an end ends this one; only a process that serves alone may be.
     Raises: ModelUnavailable, BadCard.
     """
-    clock, sizes = [time.perf_counter()], [budget.resident()]
+    clock, sizes = [time.perf_counter()], [processes.resident()]
 
     def lap() -> None:
         clock.append(time.perf_counter())
-        sizes.append(budget.resident())
+        sizes.append(processes.resident())
 
     path, card = remote.find(where)
     lap()

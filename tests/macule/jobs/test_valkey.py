@@ -511,12 +511,12 @@ def test_a_web_process_stays_small(server: Broker) -> None:
     code = (
         # redis-py loads OpenTelemetry wherever that is installed: 2 MB that no broker asks for
         "import sys; sys.modules['opentelemetry'] = None\n"
-        "from macule import budget, classify, doors, health; import macule.jobs\n"
-        "before = budget.resident()\n"
+        "from macule import classify, doors, health, processes; import macule.jobs\n"
+        "before = processes.resident()\n"
         "from macule.jobs.valkey import Valkey\n"
         "queue = Valkey(sys.argv[1], 60, 100)\n"
         "for _ in range(20): queue.put(macule.jobs.Order(), bytes(10**6)); queue.waiting()\n"
-        "print((budget.resident() - before) / 2**20, *{'celery', 'kombu'} & set(sys.modules))"
+        "print((processes.resident() - before) / 2**20, *{'celery', 'kombu'} & set(sys.modules))"
     )
     server.client.flushall()
     found = subprocess.check_output([sys.executable, "-c", code, server.url], text=True).split()

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from celery import Celery, signals
 from celery.worker import state
 
-from macule import budget, model, recycle, settings
+from macule import budget, model, processes, recycle, settings
 from macule.errors import Unavailable
 from macule.jobs import Order, monitor, scripts, webhooks, work
 from macule.jobs.valkey import LIVE_S, LOOK_S, TASK, TIMEOUT_S, Delivery, Valkey
@@ -121,7 +121,7 @@ class Worker:
             raise
         else:  # told even by a process that is to end: else all would be done again
             self._patiently(lambda: self._queue.finish(job_id, status, outcome), to_the_end=True)
-            self.worn = self._wear.add(budget.private, time.monotonic())
+            self.worn = self._wear.add(processes.private, time.monotonic())
         finally:
             self._held = None
 
