@@ -304,6 +304,7 @@ MAY_IMPORT = {
         "keys",
         "log",
         "metrics",
+        "packages",
         "plan",
         "store.publish",
         "settings",
