@@ -1,17 +1,29 @@
 """How long hypothesis looks: seconds in the suite, longer by `make fuzz`. And a bad neighbour."""
 
 import signal
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from peers import Peer, peer
+from service import ROOT
 
 settings.register_profile("suite", max_examples=200, deadline=None)
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)
 settings.load_profile("suite")
 # A suite that a shell runs in the background ignores Ctrl-C, and its children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, with its source distribution beside it, as `make wheel` makes both."""
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run(["make", "wheel", f"DIST={out}"], cwd=ROOT, check=True, capture_output=True)
+    (made,) = out.glob("*.whl")
+    return made
 
 
 @pytest.fixture(scope="session")
