@@ -284,7 +284,6 @@ MAY_IMPORT = {
         "metrics",
         "processes",
         "recycle",
-        "processes",
         "settings",
         "startup",
     },
