@@ -16,4 +16,4 @@ USER 10001
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["python", "-c", \
   "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health/', timeout=4)"]
-CMD ["macule", "serve", "--worker-tmp-dir", "/dev/shm"]
+CMD ["macule", "serve"]
