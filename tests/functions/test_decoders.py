@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiffs
 from draw import photo
 from macule import sandbox
 from service import GUNICORN_DEV, Service, running, until
@@ -13,7 +14,7 @@ from service import GUNICORN_DEV, Service, running, until
 # Two formats more: one decoder does what a conquered one would, one hangs until it is told.
 HARMFUL = """
 import os, socket, sys, types
-from functions.predict import main
+from macule.functions import predict as main
 from macule import doors, http, image
 from PIL.ImageFile import ImageFile
 
@@ -108,6 +109,16 @@ def test_a_conquered_decoder_reaches_nothing(
     lines = [json.loads(line) for line in text.splitlines() if line[:1] == "{"]
     assert {200, 422} <= {line.get("status") for line in lines}
     assert "decoders may open" not in text
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, 200), (20, 422)])
+def test_a_jpeg_in_a_tiff_has_few_scans(service: Service, more: int, status: int) -> None:
+    """libtiff decodes all scans in one call; a file of more than 20 is refused as damaged."""
+    file = photo(320, 240, progressive=True, subsampling=0)
+    last = file.rindex(b"\xff\xda")
+    strip = file[:last] + file[last:-2] * (1 + more) + file[-2:]
+
+    assert service.predict(tiffs.in_strips(320, 240, [strip], tiffs.JPEG)).status == status
 
 
 def test_a_decoder_that_hangs_is_answered_for(service: Service) -> None:

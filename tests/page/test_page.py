@@ -193,3 +193,18 @@ def test_a_view_loads_nothing_heavy() -> None:
     said = subprocess.check_output([sys.executable, "-c", code], text=True)
 
     assert said.splitlines()[-1] == "set()"
+
+
+def test_a_view_is_written_once() -> None:
+    """The second reader of a language gets the same bytes, and no file is opened for them."""
+    code = (
+        "import sys; from macule import page; from macule.body import Body; "
+        "from macule.http import Request; from io import BytesIO; "
+        "ask = lambda: page.view(Request('GET', '/', {}, {}, Body(BytesIO(), 0), 0.0)).body; "
+        "one = ask(); "
+        "sys.addaudithook(lambda event, given: event == 'open' and print(event, given)); "
+        "print(ask() == one)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+
+    assert said == "True\n"

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from macule import admission, image, sandbox
-from macule.errors import Busy, SlowImage
+from macule import admission, image
+from macule.errors import Busy
 from macule.settings import Settings
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -54,6 +55,8 @@ def _run(job: Callable[[], T], cost: int, chosen: Settings) -> T:
 
     Raises: Busy where none is free in time, SlowImage where it takes too long; what the job raises.
     """
+    from concurrent.futures import wait
+
     begun = Event()
 
     def run() -> T:
@@ -66,11 +69,7 @@ def _run(job: Callable[[], T], cost: int, chosen: Settings) -> T:
             raise Busy("Other images are being decoded. Try again.")
         if not wait([future], chosen.decode_timeout_s).done:
             _leave(future, cost)
-            raise SlowImage(
-                f"Decoding took longer than {chosen.decode_timeout_s:g} s. Save the image again as "
-                "a baseline JPEG.",
-                timeout_s=chosen.decode_timeout_s,
-            )
+            raise image.slow(chosen.decode_timeout_s)
         return future.result()
     finally:
         del future  # it holds what the job raised, whose frames hold this one and the image
@@ -86,11 +85,15 @@ def _leave(future: Future[Any], cost: int) -> None:
 @cache
 def _threads() -> ThreadPoolExecutor:
     """Return this process's threads; as many decode as may be admitted."""
-    return ThreadPoolExecutor(admission.current().slots, "decode", _begin)
+    from concurrent.futures import ThreadPoolExecutor
+
+    from macule import sandbox
+
+    return ThreadPoolExecutor(admission.current().slots, "decode", _begin, (sandbox.restrict,))
 
 
-def _begin() -> None:
-    if why := sandbox.restrict():
+def _begin(restrict: Callable[[], str]) -> None:
+    if why := restrict():
         _tell(why)
 
 

@@ -188,6 +188,14 @@ def sides(side_px: int | tuple[int, int]) -> tuple[int, int]:
     return side_px if isinstance(side_px, tuple) else (side_px, side_px)
 
 
+def slow(timeout_s: float) -> SlowImage:
+    """Make the failure of an image that is not decoded within *timeout_s*."""
+    return SlowImage(
+        f"Decoding took longer than {timeout_s:g} s. Save the image again as a baseline JPEG.",
+        timeout_s=timeout_s,
+    )
+
+
 class _Deadline:
     """A moment after which `check` raises SlowImage."""
 
@@ -197,11 +205,7 @@ class _Deadline:
 
     def check(self) -> None:
         if monotonic() > self._end:
-            raise SlowImage(
-                f"Decoding took longer than {self._timeout_s:g} s. Save the image again as a "
-                "baseline JPEG.",
-                timeout_s=self._timeout_s,
-            )
+            raise slow(self._timeout_s)
 
 
 class _Timed(BytesIO):
