@@ -1,5 +1,6 @@
 """How long hypothesis looks: seconds in the suite, longer by `make fuzz`. And a bad neighbour."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from macule import sandbox
 from peers import Peer, peer
 from service import ROOT
 
@@ -31,3 +33,13 @@ def other() -> Iterator[Peer]:
     """Run a service of loopback that behaves as badly as its path says."""
     with peer() as server:
         yield server
+
+
+@pytest.fixture
+def landlock() -> int:
+    """The version of this kernel's Landlock; without it a test fails in CI."""
+    found = sandbox.version()
+    if not found:
+        why = "this kernel has no Landlock"
+        return int(pytest.fail(why) if os.environ.get("CI") else pytest.skip(why))
+    return found

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from macule import (
     admission,
     cache,
+    decoders,
     explain,
     flight,
     http,
@@ -144,7 +145,7 @@ def predict(
     Raises: UnsupportedImage, BadImage, ImageTooLarge, CannotFit, Unavailable.
     """
     began = time.perf_counter()
-    header = image.inspect(body, chosen.max_image_pixels)
+    header = decoders.inspect(body, chosen)
     cold = model.loaded() is None
     warm = model.warm(chosen.model)  # first, as one that cannot serve must not seem to
     if cold:
@@ -201,7 +202,7 @@ def _find(
     cost = admission.price(header, card.side_px)
     with admission.current().room(cost, chosen.admission_timeout_s) as rung:
         wait_ms, decoding = _ms(asked), time.perf_counter()
-        pixels = image.decode(body, card.side_px, card.resize, chosen.decode_timeout_s)
+        pixels = decoders.decode(body, card.side_px, card.resize, cost, chosen)
         decode_ms, inferring = _ms(decoding), time.perf_counter()
         finding = inference.find(warm, pixels)
         infer_ms = _ms(inferring)

@@ -10,9 +10,9 @@ from importlib import import_module
 from io import BytesIO
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from macule import png
+from macule import png, tiff
 from macule.errors import BadImage, CannotFit, ImageTooLarge, SlowImage, UnsupportedImage
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ PLUGINS = {
     b"II+\0": "Tiff",
     b"MM\0+": "Tiff",
 }
+# Pillow imports these when it meets a GIF, a colour's name, a palette or EXIF.
+NEEDED = ("copy", "PIL.ImageColor", "PIL.ImagePalette", "PIL.TiffImagePlugin")
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"}
 ORIENTATION_TAG = 0x0112
-ROWS_PER_STRIP_TAG = 0x0116
 HEIC_HELD_BYTES = 4.5  # libheif: the planes, and the copy that Pillow gets
 WEBP_HELD_BYTES = 13.0  # libwebp: two RGBA canvases, one copy out
 STRIP_PIXELS = 2**18  # 1 MB at Pillow's 4 bytes a pixel
@@ -215,27 +216,37 @@ class _Timed(BytesIO):
         return super().read(size)
 
 
-def _open(body: bytes, deadline: _Deadline) -> ImageFile:
-    """Open with the one plugin that the first bytes name."""
+def prepare(body: bytes) -> None:
+    """Import all but numpy that `inspect` and `decode` need for *body*: then they open no file.
+
+    Raises: UnsupportedImage.
+    """
+    _plugin(body)
+    for name in NEEDED:
+        import_module(name)
+
+
+def _plugin(body: bytes) -> type[ImageFile]:
+    """Import the one plugin that the first bytes name.
+
+    Raises: UnsupportedImage.
+    """
     name = next((PLUGINS[magic] for magic in PLUGINS if body.startswith(magic)), None)
     if body[:4] == b"RIFF" and body[8:12] == b"WEBP":
         name = "WebP"
     if body[4:8] == b"ftyp" and body[8:12] in HEIC_BRANDS:
-        return _open_heic(body, deadline)
+        return _heic_plugin()
     if name is None:
         raise UnsupportedImage(f"The bytes are not {SERVED}. Send one of these.")
-    plugin = import_module(f"PIL.{name}ImagePlugin")
+    module = import_module(f"PIL.{name}ImagePlugin")
     if name == "Png":
-        vars(plugin)["MAX_TEXT_MEMORY"] = MAX_PNG_TEXT_BYTES
-    image: ImageFile = getattr(plugin, f"{name}ImageFile")(_Timed(body, deadline))
-    image.decodermaxblock = SCAN_BYTES if _coefficients(image, body) else READ_BYTES
-    if name == "Png" and "exif" not in image.info and (late := png.exif(body)):
-        image.info["exif"] = late
-    return image
+        vars(module)["MAX_TEXT_MEMORY"] = MAX_PNG_TEXT_BYTES
+    plugin: type[ImageFile] = getattr(module, f"{name}ImageFile")
+    return plugin
 
 
-def _open_heic(body: bytes, deadline: _Deadline) -> ImageFile:
-    """Open an iPhone's photo with pillow-heif, where that is installed."""
+def _heic_plugin() -> type[ImageFile]:
+    """Import pillow-heif, which reads an iPhone's photos, where that is installed."""
     try:
         from pillow_heif import HeifImageFile
     except ModuleNotFoundError as error:
@@ -243,7 +254,17 @@ def _open_heic(body: bytes, deadline: _Deadline) -> ImageFile:
             "HEIC photos are not served here. Send a JPEG: on an iPhone, Settings, Camera, Formats,"
             " Most Compatible; or share the photo instead of uploading its file."
         ) from error
-    image: ImageFile = HeifImageFile(_Timed(body, deadline))  # type: ignore[no-untyped-call]
+    return HeifImageFile
+
+
+def _open(body: bytes, deadline: _Deadline) -> ImageFile:
+    """Open with the one plugin that the first bytes name."""
+    image = _plugin(body)(_Timed(body, deadline))
+    if image.format == "HEIF":
+        return image
+    image.decodermaxblock = SCAN_BYTES if _coefficients(image, body) else READ_BYTES
+    if image.format == "PNG" and "exif" not in image.info and (late := png.exif(body)):
+        image.info["exif"] = late
     return image
 
 
@@ -257,6 +278,8 @@ def _pillow() -> Iterator[None]:
         yield
     except MemoryError as error:
         raise CannotFit("There is not enough memory to decode this image.") from error
+    except PermissionError:  # no image's fault: something opens files where none may be opened
+        raise
     except (
         # Found by feeding broken files to every plugin: a parser in Python fails in many ways.
         ArithmeticError,
@@ -295,10 +318,7 @@ def _held_bytes(image: ImageFile, body: bytes) -> float:
     if image.format == "HEIF":
         return HEIC_HELD_BYTES
     if image.format == "TIFF":
-        # libtiff reads a strip at a time, and some writers make one of the whole image
-        rows: Any = getattr(image, "tag_v2", {}).get(ROWS_PER_STRIP_TAG, 0)
-        in_strips = isinstance(rows, int) and 0 < rows <= image.height // 2
-        return 0.0 if in_strips else float(len(image.getbands()))
+        return tiff.held_bytes(image)
     return 2 * _coefficients(image, body)
 
 
