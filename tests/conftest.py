@@ -1,6 +1,7 @@
 """How long hypothesis looks: seconds in the suite, longer by `make fuzz`. And a bad neighbour."""
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,20 @@ from hypothesis import settings
 from macule import sandbox
 from peers import Peer, peer
 from service import ROOT
+
+TOOLS = re.compile("could not import '(tensorflow|keras|tf_keras|h5py)'")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out where TensorFlow is not installed."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum(bool(TOOLS.search(str(each.longrepr))) for each in skipped)
+    if count:
+        terminalreporter.write_line(
+            f"left out: {count} tests, or files of tests, that convert, train or check with "
+            "TensorFlow, which is not installed: it has no wheel for Python 3.14"
+        )
+
 
 settings.register_profile("suite", max_examples=200, deadline=None)
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)

@@ -52,11 +52,14 @@ def said(installed: Bare, empty: Path, *words: str) -> str:
 
 
 def test_the_index_is_reached_for_dependencies_alone(installed: Bare) -> None:
-    """pip looked for numpy among its sources of packages, and never for macule."""
-    log = (installed.folder / "pip.log").read_text()
+    """macule came from its file, and nothing that it needs names it again."""
+    report = json.loads((installed.folder / "report.json").read_text())["install"]
+    found = {item["metadata"]["name"]: item for item in report}
+    needs = [need for item in report for need in item["metadata"].get("requires_dist", [])]
 
-    assert "versions of numpy" in log
-    assert "versions of macule" not in log
+    assert found["macule"]["download_info"]["url"].startswith("file://")
+    assert {"numpy", "gunicorn", "celery"} <= found.keys()
+    assert [need for need in needs if need.startswith("macule")] == []
 
 
 def test_predict(installed: Bare, empty: Path, tmp_path: Path) -> None:
