@@ -20,7 +20,7 @@ from service import ROOT
 from infra import bundle
 
 # Of every Linux, or installed by what "You need" says; not run here.
-CLOUD = {"aws", "docker", "gcloud", "kubectl", "sam", "terraform"}
+CLOUD = {"aws", "docker", "gcloud", "gh", "kubectl", "sam", "terraform"}
 SYSTEM = {"cp", "curl", "echo", "export", "git", "install", "mkdir", "nginx", "python3"}
 SYSTEM |= {"pip", "rm", "sed", "systemctl"}
 OURS = ("bench", "docs", "examples", "functions", "infra", "layers", "requirements")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from draw import photo
-from macule import aws_lambda, classify, errors, page
+from macule import aws_lambda, errors, inference, page
 from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running
 
 WORDS = json.loads((ROOT / "layers/model/macule/page/words.json").read_text())
@@ -35,7 +35,7 @@ def test_both_languages_say_the_same() -> None:
 
     assert keys(WORDS["en"]) == keys(WORDS["vi"])
     assert sorted(slots[0]) == sorted(slots[1])
-    assert WORDS["en"]["disclaimer"] == classify.DISCLAIMER
+    assert WORDS["en"]["disclaimer"] == inference.DISCLAIMER
 
 
 @pytest.mark.parametrize("failure", failures(), ids=lambda failure: failure.__name__)

@@ -102,14 +102,18 @@ def inspect(body: bytes, max_pixels: int) -> Header:
             _held_bytes(image, body),
             png.form(body) is not None,
         )
-    if header.pixels > max_pixels:
+    _bounded(header.width, header.height, max_pixels)
+    return header
+
+
+def _bounded(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
         raise ImageTooLarge(
-            f"The image has {header.width} x {header.height} pixels; at most {max_pixels:,} are "
-            "served. Send a smaller copy.",
-            pixels=header.pixels,
+            f"The image has {width} x {height} pixels; at most {max_pixels:,} are served. Send a "
+            "smaller copy.",
+            pixels=width * height,
             limit_pixels=max_pixels,
         )
-    return header
 
 
 def decode(
@@ -124,9 +128,6 @@ def decode(
     Raises: UnsupportedImage, BadImage, SlowImage, CannotFit.
     Source: side and resize come from the card; scaling to the network's range is in `model`.
     """
-    import numpy as np
-    from PIL.Image import Resampling, Transpose, new
-
     height, width = sides(side_px)
     deadline = _Deadline(timeout_s)
     with _pillow():
@@ -136,19 +137,50 @@ def decode(
         stripped = png.form(body) is not None
         if not stripped:
             image.load()
-        orientation = _orientation(image)
-        frame = (height, width) if orientation in TURNED else (width, height)
-        target = _within(image.size, frame) if resize == "pad" else frame
-        box = _centre(image.size, frame) if resize == "crop" else (0, 0, *image.size)
-        small, scale = _shrink(image, box, target, body if stripped else b"", deadline)
-        fitted = small.resize(target, Resampling.BILINEAR, (0.0, 0.0, *scale))
-        if target != frame:
-            padded = new("RGB", frame)
-            padded.paste(fitted, ((frame[0] - target[0]) // 2, (frame[1] - target[1]) // 2))
-            fitted = padded
-        turn = UPRIGHT.get(orientation)
-        upright = fitted if turn is None else fitted.transpose(Transpose[turn])
-        return np.asarray(upright)[None]
+        return _fitted(image, (height, width), resize, body if stripped else b"", deadline)
+
+
+def measure(picture: Image, max_pixels: int) -> tuple[int, int]:
+    """Return width and height in pixels of a picture that Pillow holds, as a viewer shows it.
+
+    Raises: ImageTooLarge.
+    """
+    _bounded(picture.width, picture.height, max_pixels)
+    turned = _orientation(picture) in TURNED
+    return (picture.height, picture.width) if turned else picture.size
+
+
+def fit(picture: Image, side_px: int | tuple[int, int], resize: str) -> NDArray[np.uint8]:
+    """Bring a picture that Pillow holds into one model input, as `decode` does with a file.
+
+    Raises: BadImage, where it has not been loaded yet and cannot be; CannotFit.
+    """
+    with _pillow():
+        picture.load()
+        return _fitted(picture, sides(side_px), resize, b"", _Deadline(inf))
+
+
+def _fitted(
+    image: Image, side_px: tuple[int, int], resize: str, body: bytes, deadline: _Deadline
+) -> NDArray[np.uint8]:
+    """Shrink, pad and turn; *body* is the file of a PNG that is not loaded, else empty."""
+    import numpy as np
+    from PIL.Image import Resampling, Transpose, new
+
+    height, width = side_px
+    orientation = _orientation(image)
+    frame = (height, width) if orientation in TURNED else (width, height)
+    target = _within(image.size, frame) if resize == "pad" else frame
+    box = _centre(image.size, frame) if resize == "crop" else (0, 0, *image.size)
+    small, scale = _shrink(image, box, target, body, deadline)
+    fitted = small.resize(target, Resampling.BILINEAR, (0.0, 0.0, *scale))
+    if target != frame:
+        padded = new("RGB", frame)
+        padded.paste(fitted, ((frame[0] - target[0]) // 2, (frame[1] - target[1]) // 2))
+        fitted = padded
+    turn = UPRIGHT.get(orientation)
+    upright = fitted if turn is None else fitted.transpose(Transpose[turn])
+    return np.asarray(upright)[None]
 
 
 def sides(side_px: int | tuple[int, int]) -> tuple[int, int]:
@@ -272,7 +304,7 @@ def _pillow() -> Iterator[None]:
         ) from error
 
 
-def _orientation(image: ImageFile) -> int:
+def _orientation(image: Image) -> int:
     """Return the EXIF orientation 1 to 8; 1 where there is none or it cannot be read."""
     if not {"exif", "Raw profile type exif"} & image.info.keys():
         return 1  # asking a PNG for EXIF that it lacks would decode all of it
