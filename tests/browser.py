@@ -56,7 +56,7 @@ def launched(kind: BrowserType | None = None, arguments: str = FAKE_CAMERA) -> I
 def most_like(language: str = "en", label: str = "nevus") -> str:
     """Return what the page says of a photo that is classified as *label*."""
     name = CARD["names"][language][CARD["labels"].index(label)]
-    return str(WORDS[language]["classified"].format(name=name))
+    return f"{WORDS[language]['classified']}\n{name}"
 
 
 class Visit:

@@ -10,7 +10,7 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
-from browser import WORDS
+from browser import CARD, WORDS
 from draw import photo
 from macule import aws_lambda, classify, errors, page
 from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running
@@ -167,9 +167,12 @@ def test_the_lambda_adapter_serves_it() -> None:
 
 
 def test_the_flask_door_serves_it(tmp_path: Path) -> None:
-    """functions-framework answers with the page, its files and the plain form."""
-    body, kind = form("image", photo())
-    with running(FRAMEWORK.replace("{name}", "predict"), tmp_path) as service:
+    """functions-framework answers with the page, its files and the plain form, by its card."""
+    body, kind = form("image", (ROOT / "examples/spot.jpg").read_bytes())
+    model = shutil.copytree(ROOT / "layers/model/macule/weights", tmp_path / "model")
+    (model / "model.json").write_text(json.dumps({**CARD, "urgent": ["nevus"]}))
+    settings = {"MODEL_DIR": str(model)}
+    with running(FRAMEWORK.replace("{name}", "predict"), tmp_path, **settings) as service:
         answers = [
             service.call("GET", "/", headers={"Accept-Encoding": "gzip"}),
             service.call("GET", "/page/page.js"),
@@ -177,6 +180,7 @@ def test_the_flask_door_serves_it(tmp_path: Path) -> None:
         ]
 
     assert [answer.status for answer in answers] == [200, 200, 200]
+    assert WORDS["en"]["soon_urgent"] in answers[2].body.decode()
     assert b"<!doctype html>" in zlib.decompress(answers[0].body, 31)
 
 

@@ -66,12 +66,19 @@ def test_two_actions_lead_from_the_page_to_a_result(visit: Open) -> None:
 
 
 def test_the_example_photo_is_there(visit: Open) -> None:
-    """Two clicks give the same decision for the page's own example as for examples/spot.jpg."""
+    """Two clicks give its answer, the one of examples/spot.jpg, which is said to mean nothing."""
     with visit() as visitor:
         visitor.page.click("#example")
         visitor.analyse()
+        verdict = visitor.verdict()
 
-        assert visitor.verdict() == most_like()
+        assert verdict == most_like()
+        assert visitor.page.is_visible("#example-note")
+        visitor.page.click(".in-result .another")
+        visitor.choose(EXAMPLE)
+        visitor.analyse()
+        visitor.verdict()
+        assert not visitor.page.is_visible("#example-note")
 
 
 def test_what_is_sent_is_upright_small_and_bare(visit: Open) -> None:
