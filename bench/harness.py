@@ -20,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 MB = 2**20
 ROOT = Path(__file__).resolve().parent.parent
 ALONE = {"HOST": "127.0.0.1", "CACHE_MB": "0", "REDIS_URL": "", "DRAIN_S": "0"}
@@ -69,30 +71,28 @@ class Service:
     def pids(self) -> list[int]:
         """Return the processes of its session that run Python."""
         found = []
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                program = os.path.basename(os.readlink(f"/proc/{name}/exe"))
-                if os.getsid(int(name)) == self.process.pid and program.startswith("python"):
-                    found.append(int(name))
+        for each in psutil.process_iter():
+            with contextlib.suppress(OSError, psutil.Error):
+                program = Path(each.exe()).name
+                if os.getsid(each.pid) == self.process.pid and program.startswith("python"):
+                    found.append(each.pid)
         return found
 
     def cpu_s(self) -> float:
         """Return the processor time of all its processes so far, and of those that have ended."""
-        ticks = 0
+        total_s = 0.0
         for pid in self.pids():
-            with contextlib.suppress(OSError):
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                ticks += sum(int(field) for field in fields[11:15])
-        return ticks / os.sysconf("SC_CLK_TCK")
+            with contextlib.suppress(psutil.Error):
+                total_s += sum(psutil.Process(pid).cpu_times()[:4])
+        return total_s
 
     def pss_mb(self) -> float:
         """Return the proportional set size of all its processes."""
         total = 0
         for pid in self.pids():
-            with contextlib.suppress(OSError):
-                rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-                total += next(int(row.split()[1]) for row in rows if row.startswith("Pss:"))
-        return total / 1024
+            with contextlib.suppress(psutil.Error):
+                total += psutil.Process(pid).memory_full_info().pss
+        return total / 2**20
 
 
 class Cgroup:
@@ -126,6 +126,11 @@ class Cgroup:
     def peak_mb(self) -> float:
         file = self.folder / ("memory.max_usage_in_bytes" if self.v1 else "memory.peak")
         return int(file.read_text()) / MB
+
+    def anonymous_mb(self) -> float:
+        """Return what no file backs: it does not change as other services end, as a PSS does."""
+        rows = dict(row.split() for row in (self.folder / "memory.stat").read_text().splitlines())
+        return int(rows["total_rss" if self.v1 else "anon"]) / MB
 
     def close(self) -> None:
         for folder in self.folders:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from macule import sandbox
 from peers import Peer, peer
 from service import ROOT
 
@@ -46,3 +47,12 @@ def other() -> Iterator[Peer]:
     """Run a service of loopback that behaves as badly as its path says."""
     with peer() as server:
         yield server
+
+
+@pytest.fixture
+def landlock() -> int:
+    """The version of this kernel's Landlock, without which there is nothing to prove."""
+    found = sandbox.version()
+    if not found:
+        pytest.skip("this kernel has no Landlock, or a container forbids it")
+    return found

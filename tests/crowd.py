@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 from service import ROOT
 
 SERVE = [str(ROOT / ".venv/bin/python"), "-m", "infra.serve"]
@@ -110,10 +111,9 @@ class Crowd:
 
 
 def children(pid: int) -> set[int]:
-    with suppress(OSError):
-        return {
-            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        }
+    """Return the pids of a process's children; none where it has ended."""
+    with suppress(psutil.Error):
+        return {child.pid for child in psutil.Process(pid).children()}
     return set()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from broker import broker
+from crowd import children
 from draw import photo
 from prometheus_client.parser import text_string_to_metric_families
 from service import FRAMEWORK, GUNICORN, GUNICORN_DEV, Service, running, until
@@ -29,10 +30,6 @@ def scraped(service: Service) -> Samples:
 
 def workers(service: Service) -> list[int]:
     """Return the pids of gunicorn's workers; its arbiter is the one child of make."""
-
-    def children(pid: int) -> list[int]:
-        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
     return [pid for arbiter in children(service.process.pid) for pid in children(arbiter)]
 
 
@@ -107,12 +104,8 @@ def test_a_reload_keeps_the_counts(tmp_path: Path) -> None:
     with running(GUNICORN, tmp_path) as service:
         service.predict(photo())
         before = workers(service)
-        (arbiter,) = (
-            Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
-            .read_text()
-            .split()
-        )
-        os.kill(int(arbiter), signal.SIGHUP)
+        (arbiter,) = children(service.process.pid)
+        os.kill(arbiter, signal.SIGHUP)
         until(lambda: len(workers(service)) == 1 and workers(service) != before)
         service.predict(photo())
         found = scraped(service)

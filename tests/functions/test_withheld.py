@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from crowd import children
 from draw import photo
@@ -71,7 +72,7 @@ def head_of(line: str, headers: str) -> str:
 def threads(service: Service) -> int:
     (arbiter,) = children(service.process.pid) or {service.process.pid}
     (worker,) = children(arbiter)
-    return len(list(Path(f"/proc/{worker}/task").iterdir()))
+    return psutil.Process(worker).num_threads()
 
 
 @pytest.mark.parametrize("expects", ["", EXPECTS], ids=["", "expects 100"])

@@ -10,9 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from broker import broker
 from bundling import bundle
+from crowd import children
 from draw import photo, saved, skin
 from lambda_events import event
 from mutants import changed
@@ -172,9 +174,8 @@ def test_functions_framework_starts_the_google_bundle(
     with running(command, tmp_path, root, PYTHONPATH=str(root), THREADS="8") as service:
         if name == "predict":
             assert service.predict(photo()).status == 200
-            children = subprocess.check_output(["pgrep", "-P", str(service.process.pid)], text=True)
-            maps = Path(f"/proc/{children.split()[0]}/maps").read_text()
-            assert str(root / "macule/weights/model.tflite") in maps
+            mapped = psutil.Process(min(children(service.process.pid))).memory_maps()
+            assert str(root / "macule/weights/model.tflite") in {one.path for one in mapped}
         else:
             assert service.call("GET", "/memory/").json()["model_loaded"] is False
 

@@ -1,12 +1,9 @@
 """Limits, use and bands, over a drawn /sys and /proc."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from macule import budget
+from macule import budget, processes
 
 MB = budget.MB
 
@@ -14,7 +11,7 @@ MB = budget.MB
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without cgroups; tests add what they need."""
-    monkeypatch.setattr(budget, "PROC", str(tmp_path / "proc"))
+    monkeypatch.setattr(processes, "PROC", str(tmp_path / "proc"))
     monkeypatch.setattr(budget, "CGROUPS", str(tmp_path / "cgroup"))
     return tmp_path
 
@@ -83,57 +80,6 @@ def test_page_cache_is_not_used_memory(machine: Path, lay) -> None:  # type: ign
     lay(machine)
 
     assert budget.used(budget.limit(None, None)) == (60 - 25 + 2) * MB
-
-
-def test_this_process_is_measured() -> None:
-    """On a real /proc the sums are those of a living process."""
-    usage = budget.usage([os.getpid()])
-
-    assert 5 * MB < usage.pss <= usage.rss <= usage.peak
-    assert usage.rss < usage.vms
-    assert os.getpid() in budget.processes()
-
-
-# A first process forks a worker, which starts a program; a shell that it comes from is not its own.
-FAMILY = """
-import os, subprocess, sys, time
-from macule import budget
-
-budget.first()
-if os.fork() == 0:
-    child = subprocess.Popen(["sleep", "60"])
-    arbiter, own = os.getppid(), {os.getpid(), child.pid}
-    print(set(budget.processes()) == {arbiter, *own}, flush=True)
-    if sys.argv[1] == "killed":
-        os.kill(arbiter, 9)
-        while os.getppid() == arbiter:
-            time.sleep(0.01)
-        print(set(budget.processes()) == own, flush=True)
-    child.kill()
-    os._exit(0)
-os.wait()
-"""
-
-
-@pytest.mark.parametrize("arbiter", ["lives", "killed"])
-def test_a_service_is_its_first_process_and_all_below_it(arbiter: str) -> None:
-    """Workers and what they start count, nothing else does; also where the first was killed."""
-    shell = f"{sys.executable} -c '{FAMILY}' {arbiter} & sleep 60 & own=$!; wait %1; kill $own"
-    run = subprocess.run(
-        ["sh", "-c", shell], capture_output=True, text=True, timeout=30, check=False
-    )
-
-    assert run.stdout.split() == ["True"] * (1 if arbiter == "lives" else 2), run.stderr
-
-
-def test_without_proc_a_service_is_this_process(machine: Path) -> None:
-    """macOS has no /proc: then this process is all that is known."""
-    assert budget.processes() == [os.getpid()]
-
-
-def test_a_process_that_has_ended_counts_nothing() -> None:
-    """A worker may end between being listed and being read."""
-    assert budget.usage([2**22 + 1]) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(

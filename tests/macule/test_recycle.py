@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from crowd import children
 from draw import photo
 from macule.recycle import SETTLED, STAYS_S, Wear
 from service import GUNICORN, Service, running
@@ -46,10 +47,6 @@ def test_a_worker_is_worn_after_as_many_predictions_as_it_may_make() -> None:
 
     assert said.index("it has made 30 predictions") == 29
     assert len([text for text in said if text]) == 1
-
-
-def children(pid: int) -> set[int]:
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 def workers(service: Service) -> set[int]:

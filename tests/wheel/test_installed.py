@@ -73,6 +73,23 @@ def test_predict(installed: Bare, empty: Path, tmp_path: Path) -> None:
     assert said(installed, empty, "--version") == f"macule {__version__}\n"
 
 
+def test_the_python_api(installed: Bare, empty: Path, tmp_path: Path) -> None:
+    """A program gets the answer of the command, from the model that the wheel brings."""
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(photo())
+    code = (
+        "import json, sys, macule; result = macule.load().predict(sys.argv[1]); "
+        "assert result.explain().overlay[1:4] == b'PNG'; "
+        "print(json.dumps([result.decision, [row._asdict() for row in result.predictions]]))"
+    )
+    told = subprocess.check_output(
+        [*hidden(), "python", "-c", code, file], cwd=empty, env=installed.variables({}), text=True
+    )
+    answer = json.loads(said(installed, empty, "predict", str(file)))
+
+    assert json.loads(told) == [answer["decision"], answer["predictions"]]
+
+
 def test_batch(installed: Bare, empty: Path, tmp_path: Path) -> None:
     """A folder of photos becomes a table with a row for each."""
     (tmp_path / "photos").mkdir()

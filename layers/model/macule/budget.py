@@ -1,19 +1,18 @@
-"""What this process may use, and what it uses: limits, processes, bands."""
+"""The memory that this service may use, and its share in use: limits, cgroups, bands."""
 
 from __future__ import annotations
 
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
-from macule import settings
+from macule import processes, settings
 
 MB = 2**20
-PROC = "/proc"
 CGROUPS = "/sys/fs/cgroup"
 BAND_TTL_S = 1.0
 # glibc's mallopt. Left alone, it raises its own thresholds after the first large image and keeps
@@ -37,15 +36,6 @@ class Limit(NamedTuple):
     source: str
 
 
-class Usage(NamedTuple):
-    """Bytes used by all processes of the service together; `peak` sums each one's own peak."""
-
-    rss: int
-    vms: int
-    pss: int
-    peak: int
-
-
 def limit(platform_mb: int | None, setting_mb: int | None) -> Limit:
     """Return the smallest of the limits of cgroup v2, v1, platform and setting; else the host's."""
     known = [Limit(size, source) for size, source in _cgroup_limits()]
@@ -53,44 +43,6 @@ def limit(platform_mb: int | None, setting_mb: int | None) -> Limit:
     known += [Limit(setting_mb * MB, "MEMORY_LIMIT_MB")] if setting_mb else []
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([*known, Limit(host, "host")])
-
-
-@cache
-def first() -> int:
-    """Return the pid of the service's first process: gunicorn's arbiter, or the only one there is.
-
-    The first call decides, which comes before any fork; forks inherit what it found.
-    """
-    return os.getpid()
-
-
-def processes() -> list[int]:
-    """Return the pids of this service: its first process and all that descend from it.
-
-    Only processes of this one's group are looked at, which costs a sixteenth of reading every
-    process of the machine. Nothing of a service leaves its group; others may be in it.
-    """
-    me, group, children = os.getpid(), os.getpgrp(), dict[int, list[int]]()
-    with suppress(OSError):
-        for pid in map(int, filter(str.isdigit, os.listdir(PROC))):
-            with suppress(OSError):
-                if os.getpgid(pid) == group:
-                    children.setdefault(int(_stat(pid)[1]), []).append(pid)
-    found = _with_descendants(first(), children)
-    return found if me in found else _with_descendants(me, children)  # an arbiter was killed
-
-
-def _with_descendants(pid: int, children: Mapping[int, list[int]]) -> list[int]:
-    found = [pid]
-    for each in found:
-        found += children.get(each, ())
-    return found
-
-
-def usage(pids: list[int]) -> Usage:
-    """Sum the memory of *pids*; a process that has just ended counts nothing."""
-    sums = [_usage_of(pid) for pid in pids]
-    return Usage(*(sum(column) for column in zip(*sums, strict=True)))
 
 
 def used(limit: Limit) -> int:
@@ -105,22 +57,7 @@ def used(limit: Limit) -> int:
                 total, cache, shared = USED_KEYS[version]
                 cached = int(stat[cache]) - int(stat[shared])
                 return int(_text(f"{folder}/{total}")) - cached
-    return resident()
-
-
-def resident() -> int:
-    """Return the bytes of this process that lie in memory."""
-    with suppress(OSError):
-        return int(_text(f"{PROC}/self/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return _rusage()[0]
-
-
-def private() -> int:
-    """Return the bytes of this process that no file backs: what no kernel can take back."""
-    try:
-        return _kilobytes(f"{PROC}/self/status")["RssAnon"]
-    except (OSError, KeyError):
-        return resident()
+    return processes.resident()
 
 
 def processors() -> float:
@@ -156,7 +93,7 @@ class Budget:
         now = time.monotonic()
         if now >= self._until:
             self._until = now + BAND_TTL_S
-            self._band = band_of(usage(processes()).pss / self.limit.bytes)
+            self._band = band_of(processes.usage(processes.of_service()).pss / self.limit.bytes)
         return self._band
 
 
@@ -168,15 +105,18 @@ def current() -> Budget:
 
 
 def tame() -> None:
-    """Make malloc give freed image buffers back to the system, and BLAS start no threads.
+    """Make malloc give freed image buffers back, BLAS start no threads, and bound libtiff.
 
     Before any thread begins, as the first that each one allocates makes an arena of its own, and
     before numpy is loaded: its BLAS starts a thread for each core, which spin. Nothing here
     multiplies matrices with it; without them a start takes 0.18 CPU-seconds instead of 0.26.
+    A JPEG within a TIFF is decoded in one call of libtiff, and each of its scans takes as long as a
+    baseline JPEG: libtiff's bound of 100 scans is lowered to twice what encoders write.
     """
     import ctypes
 
     settings.tell("OPENBLAS_NUM_THREADS", "1")
+    settings.tell("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", "20")
 
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -192,61 +132,6 @@ def give_back() -> None:
     gc.collect()
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-_restored_s: list[float] = []  # by time.monotonic
-
-
-def restored() -> None:
-    """Count the age from now on and measure anew: this process is a copy from a snapshot."""
-    _restored_s[:] = [time.monotonic()]
-    current.cache_clear()
-
-
-def age_ms() -> float:
-    """Return the milliseconds since the service's first process started; 0.0 without /proc.
-
-    The kernel counts a start in ticks of 10 ms. A copy from a snapshot starts when it is restored.
-    """
-    if _restored_s:
-        return (time.monotonic() - _restored_s[0]) * 1e3
-    with suppress(OSError, ValueError, IndexError):
-        started_s = int(_stat(first())[19]) / os.sysconf("SC_CLK_TCK")
-        return (float(_text(f"{PROC}/uptime").split()[0]) - started_s) * 1e3
-    return 0.0
-
-
-def _stat(pid: int) -> list[str]:
-    """Return what /proc says of a process, from its state on; its name may hold anything."""
-    return _text(f"{PROC}/{pid}/stat").rpartition(")")[2].split()
-
-
-def _usage_of(pid: int) -> tuple[int, int, int, int]:
-    """Return rss, vms, pss and peak of one process in bytes; without /proc, only rusage's peak."""
-    try:
-        status = _kilobytes(f"{PROC}/{pid}/status")
-    except OSError:
-        return _rusage() if pid == os.getpid() and not os.path.isdir(PROC) else (0, 0, 0, 0)
-    rss = status.get("VmRSS", 0)
-    pss = rss
-    with suppress(OSError):  # another user's process shows its rss alone
-        pss = _kilobytes(f"{PROC}/{pid}/smaps_rollup").get("Pss", rss)
-    return rss, status.get("VmSize", 0), pss, status.get("VmHWM", rss)
-
-
-def _rusage() -> tuple[int, int, int, int]:
-    import resource
-    import sys
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return peak, peak, peak, peak
-
-
-def _kilobytes(path: str) -> dict[str, int]:
-    """Read lines such as `VmRSS:  1234 kB` as bytes by name."""
-    rows = (line.split() for line in _text(path).splitlines())
-    return {row[0][:-1]: int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}
 
 
 def _cgroup_limits() -> Iterator[tuple[int, str]]:
@@ -267,7 +152,7 @@ def _cgroup_folders() -> Iterator[tuple[int, str]]:
     """
     lines = []
     with suppress(OSError):
-        lines = _text(f"{PROC}/self/cgroup").splitlines()
+        lines = _text(f"{processes.PROC}/self/cgroup").splitlines()
     for line in sorted(lines):  # "0::/path" is v2 and sorts first
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):

@@ -9,7 +9,7 @@ from socket import SHUT_RD, socket
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from macule import budget, http, log, metrics, startup
+from macule import budget, http, log, metrics, processes, startup
 from macule.body import Body
 from macule.http import Handler, Request
 
@@ -65,7 +65,7 @@ def start(routes: Mapping[str, Handler]) -> tuple[http.Table, float]:
 
     Raises: SystemExit, with one line, where a setting cannot be used.
     """
-    boot_ms = budget.age_ms()
+    boot_ms = processes.age_ms()
     startup.begin()
     budget.tame()
     metrics.share()

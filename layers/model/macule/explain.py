@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LONGEST_PX = 256  # what the network saw has as many; a browser scales it up as well
-MOST_CHARACTERS = 360_000  # of both pictures: noise, which no PNG makes smaller
+MOST_CHARACTERS = 360_000  # of both pictures' data URIs: noise, which no PNG makes smaller
 # Dark blue over green to yellow: rising lightness, readable without colour vision and in print.
 STOPS = ((0, (48, 18, 84)), (85, (44, 112, 142)), (170, (85, 198, 103)), (255, (253, 231, 37)))
 STRONGEST = 0.6  # opacity of the overlay where the map peaks
 
 
 class Pictures(NamedTuple):
-    """Two PNG files as data URIs."""
+    """Two PNG files."""
 
-    heatmap: str
-    overlay: str
+    heatmap: bytes
+    overlay: bytes
 
 
 def render(
@@ -51,6 +51,11 @@ def render(
     return Pictures(_png(colours), _png(overlay))
 
 
+def data_uri(png: bytes) -> str:
+    """Write a PNG file as a data URI."""
+    return "data:image/png;base64," + b64encode(png).decode("ascii")
+
+
 def _within(shape: tuple[int, int]) -> tuple[int, int]:
     """Scale a width and height so that the longer is LONGEST_PX, the shorter at least 1."""
     scale = LONGEST_PX / max(shape)
@@ -67,7 +72,7 @@ def _palette() -> list[int]:
     return triples
 
 
-def _png(image: Image) -> str:
+def _png(image: Image) -> bytes:
     file = BytesIO()
     image.save(file, "PNG")
-    return "data:image/png;base64," + b64encode(file.getvalue()).decode("ascii")
+    return file.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from macule import admission, budget, cache, draining, http, image, model, settings
+from macule import admission, budget, cache, draining, http, image, model, processes, settings
 from macule.http import Request, Response
 from macule.jobs import here
 
@@ -39,8 +39,8 @@ def memory(request: Request) -> Response:
 def report() -> dict[str, Any]:
     """Measure what /memory/ answers."""
     chosen, limit = settings.current(), budget.current().limit
-    pids = budget.processes()
-    used = budget.usage(pids)
+    pids = processes.of_service()
+    used = processes.usage(pids)
     share = used.pss / limit.bytes
     band = budget.band_of(share)
     held, answers, waiting = admission.current(), cache.current(), here.waiting()

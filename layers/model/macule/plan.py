@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from macule import admission, budget, image, model
+from macule import admission, budget, image, model, processes
 from macule.settings import Where
 
 MB = 2**20
@@ -63,12 +63,15 @@ def measure(where: Where) -> tuple[Need, model.Warm]:
     import numpy as np
 
     budget.tame()
-    before = budget.resident()
+    before = processes.resident()
     warm = model.warm(where)
     model.run(warm, np.zeros((1, *image.sides(warm.card.side_px), 3), np.uint8))
     grown = warm.grown
     need = Need(
-        before, grown["import"], grown["fetch"] + grown["load"] + grown["first"], budget.private()
+        before,
+        grown["import"],
+        grown["fetch"] + grown["load"] + grown["first"],
+        processes.private(),
     )
     return need, warm
 

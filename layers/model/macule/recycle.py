@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from macule import admission, budget, metrics, model, settings
+from macule import admission, budget, metrics, model, processes, settings
 from macule.errors import Unavailable
 
 log = logging.getLogger("macule")
@@ -93,10 +93,10 @@ def watch(chosen: settings.Settings) -> Wear:
 
 def served(wear: Wear, arbiter: int) -> None:
     """Count a prediction of this worker; once worn, ask *arbiter*, a pid, for another."""
-    reason = wear.add(budget.private, time.monotonic())
+    reason = wear.add(processes.private, time.monotonic())
     if not reason:
         return
-    room = admission.current().free() > budget.private()
+    room = admission.current().free() > processes.private()
     tell(reason)
     if room:
         os.kill(arbiter, signal.SIGTTIN)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import cache
 
-from macule import __version__, admission, budget, metrics, model
+from macule import __version__, admission, budget, metrics, model, processes
 from macule.errors import Unavailable
 from macule.http import Request, Response
 from macule.jobs import here
@@ -38,8 +38,8 @@ def answer(own: Mapping[str, Values]) -> Response:
 
 
 def _memory() -> dict[str, Values]:
-    limit, held, pids = budget.current().limit, admission.current(), budget.processes()
-    used = budget.usage(pids)
+    limit, held, pids = budget.current().limit, admission.current(), processes.of_service()
+    used = processes.usage(pids)
     band = budget.band_of(used.pss / limit.bytes)
     return {
         "macule_memory_pss_bytes": {(): used.pss},
@@ -80,4 +80,4 @@ def _what() -> dict[str, Values]:
 
 @cache
 def _started_s() -> float:
-    return round(time.time() - budget.age_ms() / 1e3, 2)
+    return round(time.time() - processes.age_ms() / 1e3, 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from macule import budget
+from macule import budget, processes
 from macule.http import Response
 
 
@@ -34,7 +34,8 @@ def renew() -> None:
     import random  # gives OpenTelemetry the ids of spans
 
     random.seed()
-    budget.restored()
+    processes.restored()
+    budget.current.cache_clear()
 
 
 def _prepare(warm_up: Callable[[], Response]) -> None:

@@ -1,12 +1,12 @@
 """The embedded queue: states go forward, nothing is lost or doubled, images go when they may."""
 
-import os
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from macule.errors import (
     JobEnded,
@@ -275,12 +275,12 @@ def test_a_queue_that_cannot_be_opened_is_unavailable(tmp_path: Path, broken: st
     else:
         (folder / "jobs.sqlite3").mkdir()
 
-    opened = len(os.listdir("/proc/self/fd"))
+    opened = psutil.Process().num_fds()
     for _ in range(9):
         with pytest.raises(QueueUnavailable, match="DATA_DIR"):
             Sqlite(folder, 60, 5)
 
-    assert len(os.listdir("/proc/self/fd")) < opened + 9
+    assert psutil.Process().num_fds() < opened + 9
 
 
 def test_files_are_for_their_user_alone(queue: Sqlite, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from macule import budget
+from macule import budget, processes
 
 RUNS = 15
 BUDGET_S = 5.0  # a network of a second an image is timed on few runs
@@ -36,7 +36,7 @@ def probe(path: str) -> dict[str, Any]:
         p50_ms[threads] = clock(interpreter)
         if threads == 1:
             # not rusage's figure: a child's begins with the peak of the parent that forked it
-            peak_mb = budget.usage([os.getpid()]).peak / budget.MB
+            peak_mb = processes.usage([os.getpid()]).peak / budget.MB
         del interpreter
     return {"load_ms": load_ms, "p50_ms": p50_ms, "peak_mb": peak_mb}
 

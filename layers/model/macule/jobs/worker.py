@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from celery import Celery, signals
 from celery.worker import state
 
-from macule import budget, model, recycle, settings
+from macule import budget, model, processes, recycle, settings
 from macule.errors import Unavailable
 from macule.jobs import Order, monitor, scripts, webhooks, work
 from macule.jobs.valkey import LIVE_S, LOOK_S, TASK, TIMEOUT_S, Delivery, Valkey
@@ -121,7 +121,7 @@ class Worker:
             raise
         else:  # told even by a process that is to end: else all would be done again
             self._patiently(lambda: self._queue.finish(job_id, status, outcome), to_the_end=True)
-            self.worn = self._wear.add(budget.private, time.monotonic())
+            self.worn = self._wear.add(processes.private, time.monotonic())
         finally:
             self._held = None
 
@@ -243,7 +243,7 @@ def serve(
 def longest_s(chosen: settings.Settings) -> float:
     """Return the seconds that a job may take, with the model fetched for it."""
     fetch_s = chosen.model.timeout_s if isinstance(chosen.model, settings.Source) else 0.0
-    return fetch_s + 2 * chosen.admission_timeout_s + chosen.decode_timeout_s
+    return fetch_s + 3 * chosen.admission_timeout_s + 2 * chosen.decode_timeout_s
 
 
 def configuration(chosen: settings.Settings) -> dict[str, Any]:

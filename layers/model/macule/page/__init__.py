@@ -6,8 +6,10 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
-from typing import Any
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
 
 from macule import http
 from macule.errors import NotFound
@@ -24,6 +26,7 @@ KINDS = {
     "example.jpg": "image/jpeg",
 }
 LANGUAGES = ("en", "vi")  # the first where the reader asks for neither
+GZIP = 31  # zlib's word for a gzip file, without that module
 AGE_S = 31_536_000  # a file's address changes with its content
 SLOT = re.compile(r'\{\{([\w.]+)\}\}|(data-word="(\w+)"[^>]*>)')
 GUARDS = {
@@ -35,11 +38,17 @@ GUARDS = {
 }
 
 
+class Packed(NamedTuple):
+    """A text as a gzip file, and a name of this version of it."""
+
+    version: str
+    content: bytes
+
+
 def view(request: Request) -> Response:
     """GET /: the page, in the language that the reader asks for. Query: `lang`."""
-    body = _html(_language(request), "", {"view": "choose"})
     headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **GUARDS}
-    return _sent(request, body, headers, "Accept-Language, ")
+    return _sent(request, _page(_language(request)), headers, "Accept-Language, ")
 
 
 def file(request: Request) -> Response:
@@ -47,10 +56,14 @@ def file(request: Request) -> Response:
     name = request.names["file"]
     if name not in KINDS:
         raise NotFound(f"The page has no file {name[:80]}.", files=sorted(KINDS))
-    body = _read(name)
-    fixed = request.query.get("v") == _version(body)
+    fixed = request.query.get("v") == _version(name)
     control = f"public, max-age={AGE_S}, immutable" if fixed else "no-cache"
-    return _sent(request, body, {"Content-Type": KINDS[name], "Cache-Control": control})
+    headers = {"Content-Type": KINDS[name], "Cache-Control": control}
+    if not KINDS[name].startswith("image/"):
+        return _sent(request, _text_file(name), headers)
+    headers["ETag"] = tag = f'"{_version(name)}"'
+    known = http.knows(request, tag)
+    return Response(304 if known else 200, b"" if known else _read(name), headers)
 
 
 def form(request: Request) -> Response:
@@ -72,39 +85,85 @@ def _result(
     found: Mapping[str, Any], card: Mapping[str, Any], words: Mapping[str, Any], language: str
 ) -> dict[str, str]:
     """Write the slots of an answer; a photo that the model cannot judge has no figures."""
-    labels, known = card.get("labels", ()), card.get("names", {})
-    names = dict(zip(labels, known.get(language) or known.get("en", ()), strict=False))
-    rows = {
-        names.get(row["label"], row["name"]): row["probability"] for row in found["predictions"]
-    }
-    kinds = [*names.values()] or [*rows]  # `top_k` may have left some out
-    decision, model = found["decision"], found["model"]
-    told = {"name": next(iter(rows)), "count": len(kinds), "names": ", ".join(kinds)}
+    kinds = _kinds(found, card, language)
+    names = [*_texts(card, "names", language).values()] or [kind.name for kind in kinds]
+    decision, model, best = found["decision"], found["model"], kinds[0]
+    told = {"name": best.name, "count": len(names), "names": ", ".join(names)}
+    told["step"] = _step(card)
     made = {**model, "model": model["name"], "ms": round(found["metrics"]["total_ms"])}
     slots = {
         "view": "result",
         "decision": decision,
-        "verdict": _text(words[decision].format(**told)),
+        "verdict": _text(words[decision]),
+        "verdict_name": _text(best.name if decision == "classified" else ""),
+        "soon": _text(words.get(_soon(decision, best.label, card), "")),
         "meaning": _text(words[f"{decision}_meaning"].format(**told)),
         "kinds": _text(words["kinds"].format(**told)),
         "made_by": _text(words["made_by"].format(**made)),
     }
-    return slots if decision == "not_skin" else {**slots, **_figures(found, rows, words, told)}
+    return slots if decision == "not_skin" else {**slots, **_figures(found, kinds, words, told)}
+
+
+class Kind(NamedTuple):
+    """One label of an answer, as the page shows it."""
+
+    label: str
+    name: str
+    description: str
+    probability: float
+
+
+def _kinds(found: Mapping[str, Any], card: Mapping[str, Any], language: str) -> list[Kind]:
+    """Name what an answer has, the likeliest first, as the card does in *language*."""
+    names, descriptions = (_texts(card, key, language) for key in ("names", "descriptions"))
+    return [
+        Kind(
+            row["label"],
+            names.get(row["label"], row["name"]),
+            descriptions.get(row["label"], ""),
+            row["probability"],
+        )
+        for row in found["predictions"]
+    ]
+
+
+def _texts(card: Mapping[str, Any], key: str, language: str) -> dict[str, str]:
+    """Return what the card says of each label; in English where it lacks *language*."""
+    known = card.get(key, {})
+    texts = known.get(language) or known.get("en", ())
+    return dict(zip(card.get("labels", ()), texts, strict=False))
+
+
+def _soon(decision: str, label: str, card: Mapping[str, Any]) -> str:
+    """Name the words that say how soon to see a doctor; "" where none do."""
+    if label in card.get("urgent", ()) and decision != "not_skin":
+        return "soon_urgent"
+    return f"soon_{decision}"
+
+
+def _step(card: Mapping[str, Any]) -> int:
+    """Return to what per cent figures are rounded: no finer than the model's calibration error."""
+    error = card.get("metrics", {}).get("ece_after")
+    return 5 if error is not None and error <= 0.05 else 10
 
 
 def _figures(
     found: Mapping[str, Any],
-    rows: Mapping[str, float],
+    kinds: Iterable[Kind],
     words: Mapping[str, Any],
     told: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Write the slots of what the model found: a bar for each name, and the map if there is one."""
-    bars, cam = "".join(_bar(name, share) for name, share in rows.items()), found["explanation"]
+    """Write the slots of what the model found: a bar for each kind, and the map if there is one."""
+    cam = found["explanation"]
     alt = _text(words["alt_heat"].format(**told))
+    slots = {
+        "bars": "".join(_bar(kind, told["step"]) for kind in kinds),
+        "rounded": _text(words["rounded"].format(**told)),
+    }
     if not cam:
-        return {"bars": bars, "no_map": _text(words["no_map"])}
+        return {**slots, "no_map": _text(words["no_map"])}
     return {
-        "bars": bars,
+        **slots,
         "overlay": f' src="{_text(cam["overlay"])}" alt="{alt}"',
         "heat_hidden": "",
         "rough": "" if cam["faithful"] else _text(words["rough"]),
@@ -136,10 +195,11 @@ def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
     """Fill the slots of page.html with *values*, and its elements with their words."""
     words = _words()
     own = {
-        **{name: _version(_read(name)) for name in KINDS},
+        **{name: _version(name) for name in KINDS},
         "lang": language,
         "root": root,
         "words": _script(words),
+        "thumbnail": "data:image/webp;base64," + b64encode(_read("thumbnail.webp")).decode(),
         f"{language}_current": ' aria-current="true"',
         "overlay": ' alt=""',
         "heat_hidden": " hidden",
@@ -159,20 +219,21 @@ def _script(document: Mapping[str, Any]) -> str:
     return text.replace("<", r"\u003c")
 
 
-def _bar(name: str, probability: float) -> str:
-    share = _share(probability)
+def _bar(kind: Kind, step: int) -> str:
+    share = _text(_share(kind.probability, step))
     return (
-        f'<li><span class="name">{_text(name)}</span> <span class="share">{_text(share)}</span>'
-        f'<svg class="bar" aria-hidden="true"><rect width="{100 * probability:.1f}%" '
-        'height="100%"/></svg></li>'
+        f'<li><span class="name">{_text(kind.name)}</span> <span class="share">{share}</span>'
+        f'<svg class="bar" aria-hidden="true"><rect width="{100 * kind.probability:.1f}%" '
+        f'height="100%"/></svg><span class="hint">{_text(kind.description)}</span></li>'
     )
 
 
-def _share(probability: float) -> str:
-    """Write a probability in per cent, never as the certainty that it is not."""
-    if 0 < probability < 0.01:
-        return "<1%"
-    return ">99%" if 0.99 < probability < 1 else f"{probability:.0%}"
+def _share(probability: float, step: int) -> str:
+    """Write a probability in per cent, rounded to *step*, never as the certainty that it is not."""
+    rounded = step * int(100 * probability / step + 0.5)
+    if rounded == 0:
+        return f"<{(step + 1) // 2}%"
+    return f">{100 - (step + 1) // 2}%" if rounded == 100 else f"{rounded}%"
 
 
 def _language(request: Request) -> str:
@@ -193,19 +254,32 @@ def _weight(parameters: str) -> float:
     return 1.0 if not text else float(text) if re.fullmatch(r"[01](\.\d{0,3})?", text) else 0.0
 
 
-def _sent(request: Request, body: bytes, headers: dict[str, str], varies: str = "") -> Response:
-    """Answer with a file: 304 where it is known by its ETag, compressed where that is taken."""
-    packs = not headers["Content-Type"].startswith("image/")
-    packed = packs and _takes_gzip(request.headers.get("accept-encoding", ""))
-    headers["ETag"] = tag = f'"{_version(body)}{"-gzip" if packed else ""}"'
-    if packs:
-        headers["Vary"] = f"{varies}Accept-Encoding"
+def _sent(request: Request, text: Packed, headers: dict[str, str], varies: str = "") -> Response:
+    """Answer with a text: 304 where it is known by its ETag, compressed where that is taken."""
+    packed = _takes_gzip(request.headers.get("accept-encoding", ""))
+    headers["ETag"] = tag = f'"{text.version}{"-gzip" if packed else ""}"'
+    headers["Vary"] = f"{varies}Accept-Encoding"
     if http.knows(request, tag):
         return Response(304, b"", headers)
     if packed:
-        packer = zlib.compressobj(9, zlib.DEFLATED, 31)  # 31: a gzip file, without that module
-        body, headers["Content-Encoding"] = packer.compress(body) + packer.flush(), "gzip"
-    return Response(200, body, headers)
+        return Response(200, text.content, {**headers, "Content-Encoding": "gzip"})
+    return Response(200, zlib.decompress(text.content, GZIP), headers)
+
+
+@cache
+def _page(language: str) -> Packed:
+    """Write the page once a process: 8 kB a language are kept."""
+    return _pack(_html(language, "", {"view": "choose"}))
+
+
+@cache
+def _text_file(name: str) -> Packed:
+    return _pack(_read(name))
+
+
+def _pack(content: bytes) -> Packed:
+    packer = zlib.compressobj(9, zlib.DEFLATED, GZIP)
+    return Packed(_checksum(content), packer.compress(content) + packer.flush())
 
 
 def _takes_gzip(accepted: str) -> bool:
@@ -223,7 +297,13 @@ def _words() -> dict[str, Any]:
     return words
 
 
-def _version(content: bytes) -> str:
+@cache
+def _version(name: str) -> str:
+    """Name the content of a file."""
+    return _checksum(_read(name))
+
+
+def _checksum(content: bytes) -> str:
     """Name content: a checksum, as a digest would load TLS."""
     return f"{zlib.crc32(content):08x}"
 

@@ -46,9 +46,9 @@ def when_ready(server: Any) -> None:
     """Leave what workers share to itself: the collector's marks would copy 1 MB of it to each."""
     import gc
 
-    from macule import budget, draining, log, metrics
+    from macule import draining, log, metrics, processes
 
-    budget.first()  # whose descendants the workers are
+    processes.first()  # whose descendants the workers are
     draining.announce(server)
     metrics.share(workers)  # what all of them count in, and those that come after
     log.begin()

@@ -1,0 +1,113 @@
+"""The processes of a service and their memory, as /proc and as psutil tell them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from macule import processes
+
+MB = 2**20
+READERS = ["/proc", "/nowhere"]  # without /proc psutil reads
+
+
+@pytest.fixture(params=READERS, ids=["proc", "psutil"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(processes, "PROC", request.param)
+    return str(request.param)
+
+
+def test_this_process_is_measured(reader: str) -> None:
+    """The sums are those of a living process."""
+    usage = processes.usage([os.getpid()])
+
+    assert 5 * MB < usage.pss <= usage.rss <= usage.peak
+    assert usage.rss < usage.vms
+    assert usage.rss / 2 < processes.resident() < usage.rss * 2
+    assert 0 < processes.private() <= usage.rss
+    assert os.getpid() in processes.of_service()
+
+
+def test_two_processes_are_summed(reader: str) -> None:
+    """Another process counts beside this one."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        both = processes.usage([os.getpid(), child.pid])
+        alone = processes.usage([child.pid])
+        child.kill()
+
+    assert 0 < alone.rss < both.rss
+    assert 0 < alone.vms < both.vms
+
+
+@pytest.mark.parametrize("place", READERS, ids=["proc", "psutil"])
+def test_the_age_is_that_of_the_process(place: str) -> None:
+    """A process that has just begun is younger than the time since it was started.
+
+    psutil counts from the time of boot, which Linux tells in whole seconds.
+    """
+    code = (
+        "import time; from macule import processes\n"
+        f"processes.PROC = {place!r}; age_ms = processes.age_ms(); time.sleep(0.2)\n"
+        "import json; print(json.dumps([age_ms, processes.age_ms()]))"
+    )
+    began = os.times().elapsed
+    before, after = json.loads(subprocess.check_output([sys.executable, "-c", code]))
+    spent_ms = (os.times().elapsed - began) * 1e3
+
+    assert before + 150 < after
+    assert abs(after) < spent_ms + (50 if place == "/proc" else 1050)
+
+
+# A first process forks a worker, which starts a program; a shell that it comes from is not its own.
+FAMILY = """
+import os, subprocess, sys, time
+from macule import processes
+
+processes.PROC = sys.argv[2]
+processes.first()
+if os.fork() == 0:
+    child = subprocess.Popen(["sleep", "60"])
+    arbiter, own = os.getppid(), {os.getpid(), child.pid}
+    print(set(processes.of_service()) == {arbiter, *own}, flush=True)
+    if sys.argv[1] == "killed":
+        os.kill(arbiter, 9)
+        while os.getppid() == arbiter:
+            time.sleep(0.01)
+        print(set(processes.of_service()) == own, flush=True)
+    child.kill()
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.parametrize("place", READERS, ids=["proc", "psutil"])
+@pytest.mark.parametrize("arbiter", ["lives", "killed"])
+def test_a_service_is_its_first_process_and_all_below_it(arbiter: str, place: str) -> None:
+    """Workers and what they start count, nothing else does; also where the first was killed."""
+    program = f"{sys.executable} -c '{FAMILY}' {arbiter} {place}"
+    shell = f"{program} & sleep 60 & own=$!; wait %1; kill $own"
+    run = subprocess.run(
+        ["sh", "-c", shell], capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert run.stdout.split() == ["True"] * (1 if arbiter == "lives" else 2), run.stderr
+
+
+def test_without_both_a_service_is_this_process(tmp_path: Path) -> None:
+    """Where neither /proc nor psutil is there, the peak of this process is all that is known."""
+    code = (
+        "import os, sys; sys.modules['psutil'] = None\n"
+        "from macule import processes; processes.PROC = '/nowhere'\n"
+        "assert processes.of_service() == [os.getpid()]\n"
+        "assert processes.usage([os.getpid()]) == (0, 0, 0, 0)\n"
+        "assert processes.resident() > 2**20 and processes.private() > 2**20\n"
+        "assert processes.age_ms() == 0"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_a_process_that_has_ended_counts_nothing(reader: str) -> None:
+    """A worker may end between being listed and being read."""
+    assert processes.usage([2**22 + 1]) == (0, 0, 0, 0)
