@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from playwright.sync_api import Browser, BrowserType, ConsoleMessage, Page, Request, sync_playwright
-from service import need
+from service import ROOT, need
 
+PACKAGE = ROOT / "layers/model/macule"
+WORDS = json.loads((PACKAGE / "page/words.json").read_text())
+CARD = json.loads((PACKAGE / "weights/model.json").read_text())
 QUIET = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -47,6 +51,12 @@ def launched(kind: BrowserType | None = None, arguments: str = FAKE_CAMERA) -> I
         return
     with sync_playwright() as playwright, playwright.chromium.launch(**options) as browser:
         yield browser
+
+
+def most_like(language: str = "en", label: str = "nevus") -> str:
+    """Return what the page says of a photo that is classified as *label*."""
+    name = CARD["names"][language][CARD["labels"].index(label)]
+    return f"{WORDS[language]['classified']}\n{name}"
 
 
 class Visit:

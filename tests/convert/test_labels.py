@@ -75,3 +75,21 @@ def test_names_come_in_languages(tmp_path: Path) -> None:
     assert labels.names(None, ["seborrheic_keratosis"]) == {"en": ["seborrheic keratosis"]}
     with pytest.raises(Refused):
         labels.names("only one", ["a", "b"])
+
+
+def test_descriptions_and_urgent_labels_are_checked(tmp_path: Path) -> None:
+    """Descriptions come from a JSON file, one for each label; urgent labels are some of them."""
+    file, short = tmp_path / "descriptions.json", tmp_path / "short.json"
+    file.write_text(json.dumps({"en": ["A spot, brown.", "B"], "vi": ["Đốm", "B"]}))
+    short.write_text(json.dumps({"en": ["A"]}))
+
+    assert labels.descriptions(str(file), ["a", "b"])["vi"] == ["Đốm", "B"]
+    assert labels.descriptions(None, ["a", "b"]) == {}
+    assert labels.urgent("b", ["a", "b"]) == ["b"]
+    assert labels.urgent(None, ["a", "b"]) == []
+    with pytest.raises(Refused, match="2 texts"):
+        labels.descriptions(str(short), ["a", "b"])
+    with pytest.raises(Refused, match="not a file"):
+        labels.descriptions("A. B.", ["a", "b"])
+    with pytest.raises(Refused, match="'c' is not one of the labels a, b"):
+        labels.urgent("c", ["a", "b"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from macule import manifest, store
 from macule.errors import BadCard
+from service import ROOT
 
 DEFAULT = json.loads((Path(store.SHIPPED) / manifest.FILE).read_text())
 
@@ -17,8 +18,19 @@ def test_the_default_card_has_every_fact() -> None:
     card = manifest.check(DEFAULT)
 
     assert card.labels == ("nevus", "melanoma", "seborrheic_keratosis")
-    assert set(card.names) >= {"en", "vi"}
+    assert card.names.keys() == card.document["descriptions"].keys() == {"en", "vi"}
+    assert card.document["urgent"] == ["melanoma"]
     assert {"source", "licence", "training", "metrics"} <= card.document.keys()
+
+
+def test_training_writes_the_texts_that_ship() -> None:
+    """The next `make train` gives the card the names, descriptions and urgent labels it has."""
+    about = json.loads((ROOT / "layers/model/macule/train/isic.json").read_text())
+
+    for key in ("names", "descriptions"):
+        for language, texts in about[key].items():
+            assert [texts[label] for label in DEFAULT["labels"]] == DEFAULT[key][language]
+    assert about["urgent"] == DEFAULT["urgent"]
 
 
 @pytest.mark.parametrize(
@@ -34,6 +46,10 @@ def test_the_default_card_has_every_fact() -> None:
         ("labels", "nevus"),
         ("names", {"en": ["one"]}),
         ("names", {"vi": ["a", "b", "c"]}),
+        ("descriptions", {"en": ["one"]}),
+        ("descriptions", ["a", "b", "c"]),
+        ("urgent", ["not a label"]),
+        ("urgent", "melanoma"),
         ("side_px", 0),
         ("side_px", True),
         ("side_px", "224"),

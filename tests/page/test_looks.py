@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from io import BytesIO
@@ -9,10 +10,10 @@ from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import Visit
+from browser import CARD, WORDS, Visit, most_like
 from draw import photo, saved
 from PIL import Image, ImageFilter
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route
 from service import ROOT, Service
 
 Open = Callable[..., AbstractContextManager[Visit]]
@@ -27,6 +28,7 @@ VIEWS: list[tuple[str, Literal["light", "dark"], int]] = [
     ("en", "light", 768),
 ]
 NOT_SKIN = ("drawn.jpg", "image/jpeg", photo())
+FOCUSED = "document.activeElement.id + document.activeElement.className"
 TEXT = ("renamed.jpg", "image/jpeg", b"no photo")
 
 
@@ -93,6 +95,15 @@ STATES: dict[str, Callable[[Visit], object]] = {
 }
 
 
+def assert_a_kind(row: str, label: str, language: str) -> None:
+    """A row of a result has the card's name and sentence, and a figure rounded to ten per cent."""
+    place = CARD["labels"].index(label)
+
+    assert row.startswith(CARD["names"][language][place])
+    assert row.endswith(CARD["descriptions"][language][place])
+    assert re.search(r"(<5|>95|\b\d0)%", row)
+
+
 def faults(page: Page) -> list[str]:
     """Return what axe finds wrong with the page as it is."""
     options = {"runOnly": RULES, "resultTypes": ["violations"]}
@@ -135,22 +146,61 @@ def test_what_cannot_be_judged_has_no_figures(visit: Open) -> None:
     assert "Do not rely on them" in unclear
 
 
+def test_a_phone_shows_at_once_what_to_do(visit: Open) -> None:
+    """Whatever the result, its first screen says what to do now; `inconclusive` also how soon."""
+    bottom = "document.getElementById('next').getBoundingClientRect().bottom"
+    with visit(viewport={"width": 360, "height": 640}) as visitor:
+        page = visitor.page
+        for state in ("classified", "inconclusive", "not_skin"):
+            STATES[state](visitor)
+            for language in ("en", "vi"):
+                page.click(f"nav a[lang={language}]")
+                words = WORDS[language]
+
+                assert page.inner_text("#next") == words["next"]
+                assert page.evaluate("scrollY") == 0
+                assert page.evaluate(bottom) <= 640
+                assert bool(page.inner_text("#soon")) == (state == "inconclusive")
+                assert words["phone"] in page.inner_text("#disclaimer")
+            page.click(".in-result .another")
+
+
+def test_the_page_says_how_soon_to_see_a_doctor(visit: Open) -> None:
+    """Soon where the card calls the likeliest label urgent, else later where it is inconclusive."""
+
+    def urgent(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "urgent": ["nevus"]})
+
+    with visit() as visitor:
+        visitor.page.route("**/model/", urgent)
+        STATES["classified"](visitor)
+        urgently = visitor.page.inner_text("#soon")
+        visitor.page.click(".in-result .another")
+        STATES["inconclusive"](visitor)
+
+        assert visitor.page.inner_text("#soon") == WORDS["en"]["soon_inconclusive"]
+    assert urgently == WORDS["en"]["soon_urgent"]
+
+
 def test_the_page_speaks_the_readers_language(visit: Open) -> None:
     """By the browser's language it is Vietnamese; a switch changes all of a result, unasked."""
     with visit(locale="vi-VN") as visitor:
         heading = visitor.page.inner_text("h1")
         STATES["classified"](visitor)
         verdict, asked = visitor.verdict(), len(visitor.asked)
+        rows = visitor.page.locator("#bars li").all_inner_texts()
         visitor.page.click("nav a[lang=en]")
         switched = visitor.verdict()
         language = visitor.page.get_attribute("html", "lang")
 
         assert len(visitor.asked) == asked
         visitor.page.reload()
-        assert visitor.page.inner_text("h1") == "A photo of a skin spot"
-    assert heading == "Ảnh một đốm trên da"
-    assert verdict == "Giống nhất với: Nốt ruồi (nevus hắc tố)"
-    assert (switched, language) == ("Looks most like: Melanocytic nevus", "en")
+        assert visitor.page.inner_text("h1") == WORDS["en"]["heading"]
+    assert heading == WORDS["vi"]["heading"]
+    assert verdict == most_like("vi")
+    for row, label in zip(rows, ("nevus", "seborrheic_keratosis", "melanoma"), strict=True):
+        assert_a_kind(row, label, "vi")
+    assert (switched, language) == (most_like(), "en")
 
 
 def test_the_keyboard_is_enough(visit: Open) -> None:
@@ -165,11 +215,14 @@ def test_the_keyboard_is_enough(visit: Open) -> None:
         visitor.page.wait_for_selector("#analyse:focus")
         press("Enter")
         visitor.page.wait_for_selector("#verdict:focus")
-        press("Tab")
+        tabs = ["another", "strength"]
+        for name in tabs:
+            press("Tab")
+            assert name in visitor.page.evaluate(FOCUSED)
         before = visitor.page.evaluate("document.getElementById('overlay').style.opacity")
         press("ArrowRight")
         after = visitor.page.evaluate("document.getElementById('overlay').style.opacity")
-        press("Tab")
+        press("Shift+Tab")
         press("Enter")
 
         assert visitor.page.evaluate(active) == "file"
@@ -188,7 +241,7 @@ def test_a_visit_has_a_history_that_can_be_forgotten(visit: Open) -> None:
         visitor.page.click("#forget")
 
         assert not visitor.page.is_visible("#visit")
-    assert (again, kept) == ("Looks most like: Melanocytic nevus", 2)
+    assert (again, kept) == (most_like(), 2)
 
 
 def test_operators_ask_only_while_they_look(visit: Open) -> None:
@@ -230,7 +283,7 @@ def test_a_plain_form_does_without_javascript(language: str, visit: Open) -> Non
         page.set_input_files("#file", ROOT / "examples/spot.jpg")
         with page.expect_navigation() as answered:
             page.click("form button:visible")
-        verdict, rows = visitor.verdict(), page.locator("#bars li").count()
+        verdict, rows = visitor.verdict(), page.locator("#bars li").all_inner_texts()
         status = answered.value.status
         page.click(".in-result .another")
         page.set_input_files("#file", ROOT / "README.md")
@@ -239,10 +292,8 @@ def test_a_plain_form_does_without_javascript(language: str, visit: Open) -> Non
         problem = visitor.problem()
 
         assert not page.is_visible("#strength")
-    told = {
-        "en": ("Looks most like: Melanocytic nevus", "not a photo that can be read"),
-        "vi": ("Giống nhất với: Nốt ruồi (nevus hắc tố)", "không phải ảnh đọc được"),
-    }
-    assert (status, verdict, rows) == (200, told[language][0], 3)
+    assert (status, verdict) == (200, most_like(language))
+    for row, label in zip(rows, ("nevus", "seborrheic_keratosis", "melanoma"), strict=True):
+        assert_a_kind(row, label, language)
     assert refused.value.status == 415
-    assert told[language][1] in problem
+    assert WORDS[language]["problems"]["unsupported-image"][0] in problem

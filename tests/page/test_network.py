@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 
 import elsewhere
-from browser import Visit, visiting
+from browser import WORDS, Visit, most_like, visiting
 from elsewhere import Handler
 from macule import keys, store
 from playwright.sync_api import Browser, Request, expect
@@ -18,7 +18,8 @@ from service import GUNICORN, READS_IN_SLOTS, ROOT, Service, running
 
 Open = Callable[..., AbstractContextManager[Visit]]
 EXAMPLE = ("spot.jpg", "image/jpeg", (ROOT / "examples/spot.jpg").read_bytes())
-NEVUS = "Looks most like: Melanocytic nevus"
+NEVUS = most_like()
+PROBLEMS = WORDS["en"]["problems"]
 SLOW_BYTES_PER_S = 40_000
 
 
@@ -154,7 +155,7 @@ def test_a_service_that_starts_anew_is_found_again(browser: Browser, tmp_path: P
             visitor.page.wait_for_selector("#analyse:visible")
             first.close()
             visitor.analyse()
-            visitor.page.wait_for_selector("#phase:has-text('cannot be reached')")
+            visitor.page.wait_for_selector(f'#phase:text-is("{PROBLEMS["network"][0]}")')
             with running(GUNICORN, tmp_path, port=service.port):
                 assert visitor.verdict() == NEVUS
 
@@ -190,7 +191,7 @@ def test_no_answer_in_time_is_told(browser: Browser, tmp_path: Path) -> None:
         visitor.page.wait_for_selector("#analyse:visible")
         with frozen(service):
             visitor.analyse()
-            visitor.page.wait_for_selector("#phase:has-text('Waking up')")
+            visitor.page.wait_for_selector(f"#phase:text-is('{WORDS['en']['waking']}')")
             visitor.page.clock.run_for(130_000)
             problem = visitor.problem()
 
@@ -213,7 +214,7 @@ def test_the_small_copy_is_offered_where_the_original_is_too_large(
 
         assert visitor.verdict() == NEVUS
         assert len(visitor.sent()) < 200_000 < len(EXAMPLE[2])
-    assert "At most 0.191 MB" in said
+    assert "limit is 0.191 MB" in said
 
 
 def test_a_key_is_asked_for_and_kept_for_the_visit(browser: Browser, tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_a_key_is_asked_for_and_kept_for_the_visit(browser: Browser, tmp_path: P
         stored = visitor.page.evaluate(
             "[localStorage.length, sessionStorage.length, document.cookie]"
         )
-    assert "asks for a key" in asked
+    assert PROBLEMS["unauthorized"][0] in asked
     assert sent == [None, "Bearer wrong", f"Bearer {key}"]
     assert stored == [0, 0, ""]
 
@@ -263,4 +264,4 @@ def test_the_form_without_scripts_says_that_it_needs_a_key(
             visitor.page.click("noscript button")
 
         assert answered.value.status == 401
-        assert "asks for a key" in visitor.problem()
+        assert PROBLEMS["unauthorized"][0] in visitor.problem()

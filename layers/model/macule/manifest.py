@@ -21,6 +21,8 @@ class Card(NamedTuple):
     """The facts about a set of weights that serving needs; `document` is the whole card.
 
     `labels` stand in the order of the network's outputs, `names` maps a language to as many names.
+    The page reads three more keys of the document: `descriptions`, a sentence for each label by
+    language; `urgent`, the labels that a doctor should see soon; `metrics.ece_after`.
     The network's input is (pixel - mean) / std, channel by channel in the order `channels`.
     `side_px` is the side of its square, or (height, width). `output` says what the file's scores
     are: logits, probabilities, or the sigmoid of the second of two labels. An image is inconclusive
@@ -97,6 +99,15 @@ def check(document: object) -> Card:
         and all(_texts(value) and len(value) == len(labels) for value in names.values()),
         f"lists of {len(labels)} names by language, with en among them",
     )
+    descriptions: Any = card.get("descriptions", {})
+    need(
+        "descriptions",
+        isinstance(descriptions, dict)
+        and all(_texts(value) and len(value) == len(labels) for value in descriptions.values()),
+        f"lists of {len(labels)} sentences by language",
+    )
+    urgent: Any = card.get("urgent", [])
+    need("urgent", _texts(urgent) and set(urgent) <= set(labels), "a list of some of the labels")
     side: Any = card.get("side_px")
     sides = side if isinstance(side, list) and len(side) == 2 else [side]
     need(

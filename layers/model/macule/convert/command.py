@@ -57,6 +57,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="folder to write (default: the model's name)")
     add("--labels", metavar="FILE|a,b,c", help="in the order of the outputs")
     add("--names", metavar="FILE|a,b,c", help="what people read; JSON for several languages")
+    add("--descriptions", metavar="FILE", help="a sentence for each label, JSON by language")
+    add("--urgent", metavar="a,b", help="the labels that a doctor should see soon")
     add("--scaling", choices=["auto", *scaling.KNOWN], default="auto")
     add("--channels", choices=["rgb", "bgr"], help="default: found, else rgb")
     add("--resize", choices=["squash", "crop", "pad"], default="squash")
@@ -132,7 +134,11 @@ def _read(options: argparse.Namespace, progress: Progress) -> Given:
     plain = images.read(options.calibration) if options.calibration else labelled
     folders = sorted({photo.label for photo in labelled if photo.label})
     labels = labelling.read(options.labels, options.model, folders, source.classes)
-    names = labelling.names(options.names, labels)
+    texts = {
+        "names": labelling.names(options.names, labels),
+        "descriptions": labelling.descriptions(options.descriptions, labels),
+        "urgent": labelling.urgent(options.urgent, labels),
+    }
     if options.eval and not folders:
         raise Refused(f"{options.eval} has no labels: a folder a class, or a labels.csv.")
 
@@ -148,7 +154,7 @@ def _read(options: argparse.Namespace, progress: Progress) -> Given:
     unlabelled = [photo._replace(label="") for photo in calibration]
     evaluation = images.choose(labelled, ["val", "test"], EVALUATION_IMAGES) if labelled else []
     return Given(
-        source, side_px, labels, names,
+        source, side_px, labels, texts,
         decoded(unlabelled, "for calibration"), decoded(evaluation, "for evaluation"),
     )  # fmt: skip
 

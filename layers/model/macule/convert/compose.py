@@ -38,12 +38,15 @@ SURE = {
 
 
 class Given(NamedTuple):
-    """What the user gave: the model, what its outputs mean, images for either purpose or None."""
+    """What the user gave: the model, what its outputs mean, images for either purpose or None.
+
+    `texts` are the card's `names`, `descriptions` and `urgent`.
+    """
 
     source: Source
     side_px: tuple[int, int]
     labels: list[str]
-    names: dict[str, list[str]]
+    texts: dict[str, Any]
     calibration: Images | None
     evaluation: Images | None
 
@@ -111,7 +114,7 @@ def card(options: argparse.Namespace, made: Made) -> dict[str, Any]:
         "bytes": len(content),
         "precision": chosen.candidate.precision,
         "labels": given.labels,
-        "names": given.names,
+        **given.texts,
         "side_px": height if height == width else [height, width],
         "resize": options.resize,
         "channels": made.choice.channels,

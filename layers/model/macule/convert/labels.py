@@ -50,21 +50,60 @@ def names(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
     """
     if text is None:
         return {"en": [label.replace("_", " ").strip() for label in labels]}
-    document = None
-    if Path(text).is_file():
-        try:
-            document = json.loads(Path(text).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise Refused(f"--names {text} is not JSON.") from error
+    document = _document(text, "--names") if Path(text).is_file() else None
     found = document if isinstance(document, dict) else {"en": document or _split(text)}
+    return _by_language(found, labels, "--names")
+
+
+def descriptions(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
+    """Read one sentence for each label from a JSON file {"en": […], "vi": […]}.
+
+    Raises: Refused where there is no such file, or not as many as labels.
+    """
+    if text is None:
+        return {}
+    if not Path(text).is_file():
+        raise Refused(f'--descriptions {text} is not a file: give JSON {{"en": ["…", "…"]}}.')
+    document = _document(text, "--descriptions")
+    found = document if isinstance(document, dict) else {"en": document}
+    return _by_language(found, labels, "--descriptions")
+
+
+def urgent(text: str | None, labels: Sequence[str]) -> list[str]:
+    """Read the labels that a doctor should see soon.
+
+    Raises: Refused where one is not a label of the model.
+    """
+    found = _split(text) if text else []
+    for label in found:
+        if label not in labels:
+            raise Refused(f"--urgent {label!r} is not one of the labels {', '.join(labels)}.")
+    return found
+
+
+def _document(path: str, option: str) -> object:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Refused(f"{option} {path} is not JSON.") from error
+
+
+def _by_language(
+    found: dict[str, object], labels: Sequence[str], option: str
+) -> dict[str, list[str]]:
+    """Check that each language, English among them, has one text for each label."""
     for language, values in found.items():
         if not isinstance(values, list) or len(values) != len(labels):
             raise Refused(
-                f"--names has not {len(labels)} names in {language!r}, one for each label."
+                f"{option} has not {len(labels)} texts in {language!r}, one for each label."
             )
     if "en" not in found:
-        raise Refused('--names has no English names: add "en".')
-    return {language: [str(value) for value in values] for language, values in found.items()}
+        raise Refused(f'{option} has no English texts: add "en".')
+    return {
+        language: [str(value) for value in values]
+        for language, values in found.items()
+        if isinstance(values, list)
+    }
 
 
 def _split(text: str) -> list[str]:

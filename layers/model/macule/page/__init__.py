@@ -6,7 +6,8 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -84,39 +85,85 @@ def _result(
     found: Mapping[str, Any], card: Mapping[str, Any], words: Mapping[str, Any], language: str
 ) -> dict[str, str]:
     """Write the slots of an answer; a photo that the model cannot judge has no figures."""
-    labels, known = card.get("labels", ()), card.get("names", {})
-    names = dict(zip(labels, known.get(language) or known.get("en", ()), strict=False))
-    rows = {
-        names.get(row["label"], row["name"]): row["probability"] for row in found["predictions"]
-    }
-    kinds = [*names.values()] or [*rows]  # `top_k` may have left some out
-    decision, model = found["decision"], found["model"]
-    told = {"name": next(iter(rows)), "count": len(kinds), "names": ", ".join(kinds)}
+    kinds = _kinds(found, card, language)
+    names = [*_texts(card, "names", language).values()] or [kind.name for kind in kinds]
+    decision, model, best = found["decision"], found["model"], kinds[0]
+    told = {"name": best.name, "count": len(names), "names": ", ".join(names)}
+    told["step"] = _step(card)
     made = {**model, "model": model["name"], "ms": round(found["metrics"]["total_ms"])}
     slots = {
         "view": "result",
         "decision": decision,
-        "verdict": _text(words[decision].format(**told)),
+        "verdict": _text(words[decision]),
+        "verdict_name": _text(best.name if decision == "classified" else ""),
+        "soon": _text(words.get(_soon(decision, best.label, card), "")),
         "meaning": _text(words[f"{decision}_meaning"].format(**told)),
         "kinds": _text(words["kinds"].format(**told)),
         "made_by": _text(words["made_by"].format(**made)),
     }
-    return slots if decision == "not_skin" else {**slots, **_figures(found, rows, words, told)}
+    return slots if decision == "not_skin" else {**slots, **_figures(found, kinds, words, told)}
+
+
+class Kind(NamedTuple):
+    """One label of an answer, as the page shows it."""
+
+    label: str
+    name: str
+    description: str
+    probability: float
+
+
+def _kinds(found: Mapping[str, Any], card: Mapping[str, Any], language: str) -> list[Kind]:
+    """Name what an answer has, the likeliest first, as the card does in *language*."""
+    names, descriptions = (_texts(card, key, language) for key in ("names", "descriptions"))
+    return [
+        Kind(
+            row["label"],
+            names.get(row["label"], row["name"]),
+            descriptions.get(row["label"], ""),
+            row["probability"],
+        )
+        for row in found["predictions"]
+    ]
+
+
+def _texts(card: Mapping[str, Any], key: str, language: str) -> dict[str, str]:
+    """Return what the card says of each label; in English where it lacks *language*."""
+    known = card.get(key, {})
+    texts = known.get(language) or known.get("en", ())
+    return dict(zip(card.get("labels", ()), texts, strict=False))
+
+
+def _soon(decision: str, label: str, card: Mapping[str, Any]) -> str:
+    """Name the words that say how soon to see a doctor; "" where none do."""
+    if label in card.get("urgent", ()) and decision != "not_skin":
+        return "soon_urgent"
+    return f"soon_{decision}"
+
+
+def _step(card: Mapping[str, Any]) -> int:
+    """Return to what per cent figures are rounded: no finer than the model's calibration error."""
+    error = card.get("metrics", {}).get("ece_after")
+    return 5 if error is not None and error <= 0.05 else 10
 
 
 def _figures(
     found: Mapping[str, Any],
-    rows: Mapping[str, float],
+    kinds: Iterable[Kind],
     words: Mapping[str, Any],
     told: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Write the slots of what the model found: a bar for each name, and the map if there is one."""
-    bars, cam = "".join(_bar(name, share) for name, share in rows.items()), found["explanation"]
+    """Write the slots of what the model found: a bar for each kind, and the map if there is one."""
+    cam = found["explanation"]
     alt = _text(words["alt_heat"].format(**told))
+    slots = {
+        "bars": "".join(_bar(kind, told["step"]) for kind in kinds),
+        "rounded": _text(words["rounded"].format(**told)),
+    }
     if not cam:
-        return {"bars": bars, "no_map": _text(words["no_map"])}
+        return {**slots, "no_map": _text(words["no_map"])}
     return {
-        "bars": bars,
+        **slots,
         "overlay": f' src="{_text(cam["overlay"])}" alt="{alt}"',
         "heat_hidden": "",
         "rough": "" if cam["faithful"] else _text(words["rough"]),
@@ -152,6 +199,7 @@ def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
         "lang": language,
         "root": root,
         "words": _script(words),
+        "thumbnail": "data:image/webp;base64," + b64encode(_read("thumbnail.webp")).decode(),
         f"{language}_current": ' aria-current="true"',
         "overlay": ' alt=""',
         "heat_hidden": " hidden",
@@ -171,20 +219,21 @@ def _script(document: Mapping[str, Any]) -> str:
     return text.replace("<", r"\u003c")
 
 
-def _bar(name: str, probability: float) -> str:
-    share = _share(probability)
+def _bar(kind: Kind, step: int) -> str:
+    share = _text(_share(kind.probability, step))
     return (
-        f'<li><span class="name">{_text(name)}</span> <span class="share">{_text(share)}</span>'
-        f'<svg class="bar" aria-hidden="true"><rect width="{100 * probability:.1f}%" '
-        'height="100%"/></svg></li>'
+        f'<li><span class="name">{_text(kind.name)}</span> <span class="share">{share}</span>'
+        f'<svg class="bar" aria-hidden="true"><rect width="{100 * kind.probability:.1f}%" '
+        f'height="100%"/></svg><span class="hint">{_text(kind.description)}</span></li>'
     )
 
 
-def _share(probability: float) -> str:
-    """Write a probability in per cent, never as the certainty that it is not."""
-    if 0 < probability < 0.01:
-        return "<1%"
-    return ">99%" if 0.99 < probability < 1 else f"{probability:.0%}"
+def _share(probability: float, step: int) -> str:
+    """Write a probability in per cent, rounded to *step*, never as the certainty that it is not."""
+    rounded = step * int(100 * probability / step + 0.5)
+    if rounded == 0:
+        return f"<{(step + 1) // 2}%"
+    return f">{100 - (step + 1) // 2}%" if rounded == 100 else f"{rounded}%"
 
 
 def _language(request: Request) -> str:

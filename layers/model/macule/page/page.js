@@ -48,7 +48,7 @@
 
   // A photo is chosen ---------------------------------------------------------------------------
 
-  async function take(files) {
+  async function take(files, example = false) {
     const file = files[0];
     if (!file || document.body.dataset.view === "sending") return;
     if (!file.size) { refuse("empty"); return; }
@@ -57,7 +57,7 @@
     const mine = turn += 1;
     const prepared = await photo.prepare(file);
     if (mine !== turn) return;
-    chosen = prepared;
+    chosen = { ...prepared, example };
     at("original").checked = !chosen.small;
     present(files.length > 1);
   }
@@ -118,7 +118,7 @@
         card = await Promise.race([api.ask("model/", signal), pause(SILENT_MS)]) ?? null;
       }
       if (signal.aborted) return;
-      past = [{ answer, card, url: chosen.url, at: new Date() }, ...past].slice(0, MOST_KEPT);
+      past = [{ answer, card, url: chosen.url, example: chosen.example, at: new Date() }, ...past].slice(0, MOST_KEPT);
       reveal(past[0]);
     } catch (problem) {
       if (!problem.slug) throw problem;
@@ -224,15 +224,29 @@
 
   // It is answered ------------------------------------------------------------------------------
 
-  function name(entry, label, otherwise) {
-    const place = entry.card?.labels?.indexOf(label) ?? -1;
-    return entry.card?.names?.[root.lang]?.[place] ?? otherwise;
+  /** Says of a row of the answer what the card does: its `names` or `descriptions`. */
+  function text(entry, key, row, otherwise) {
+    const place = entry.card?.labels?.indexOf(row.label) ?? -1;
+    const known = entry.card?.[key];
+    return (known?.[root.lang] ?? known?.en)?.[place] ?? otherwise;
+  }
+
+  /** To what per cent figures are rounded: no finer than the model's calibration error. */
+  function step(entry) {
+    return entry.card?.metrics?.ece_after <= 0.05 ? 5 : 10;
   }
 
   /** A probability in per cent, never as the certainty that it is not. */
-  function share(probability) {
-    if (probability > 0 && probability < 0.01) return "<1%";
-    return probability > 0.99 && probability < 1 ? ">99%" : `${Math.round(100 * probability)}%`;
+  function share(probability, by) {
+    const rounded = by * Math.floor((100 * probability) / by + 0.5);
+    const edge = Math.ceil(by / 2);
+    return rounded === 0 ? `<${edge}%` : rounded === 100 ? `>${100 - edge}%` : `${rounded}%`;
+  }
+
+  /** Says how soon a doctor should see it. */
+  function soon({ answer, card: known }) {
+    const urgent = answer.decision !== "not_skin" && known?.urgent?.includes(answer.predictions[0].label);
+    return urgent ? words.soon_urgent : words[`soon_${answer.decision}`] ?? "";
   }
 
   function reveal(entry) {
@@ -242,13 +256,16 @@
     document.body.dataset.decision = answer.decision;
     document.querySelector(".stage").dataset.fit = entry.card?.resize ?? "squash";
     const drawn = () => {
-      const rows = answer.predictions.map((row) => [name(entry, row.label, row.name), row.probability]);
-      const about = { name: rows[0][0], count: rows.length, names: rows.map(([kind]) => kind).join(", ") };
+      const names = answer.predictions.map((row) => text(entry, "names", row, row.name));
+      const about = { name: names[0], count: names.length, names: names.join(", "), step: step(entry) };
       picture(entry.url, cam?.overlay, cam ? fill(words.alt_heat, about) : "");
-      at("verdict").textContent = fill(words[answer.decision], about);
+      at("verdict-lead").textContent = words[answer.decision];
+      at("verdict-name").textContent = answer.decision === "classified" ? about.name : "";
+      at("soon").textContent = soon(entry);
       at("meaning").textContent = fill(words[`${answer.decision}_meaning`], about);
       at("kinds").textContent = fill(words.kinds, about);
-      at("bars").replaceChildren(...(judged ? rows.map(bar) : []));
+      at("bars").replaceChildren(...(judged ? answer.predictions.map((row) => bar(entry, row)) : []));
+      at("rounded").textContent = judged ? fill(words.rounded, about) : "";
       at("heat-label").textContent = fill(words.heat, about);
       at("rough").textContent = cam && !cam.faithful ? words.rough : "";
       at("no-map").textContent = judged && !cam ? words.no_map : "";
@@ -258,20 +275,23 @@
       recall();
     };
     at("heat").hidden = !cam;
+    at("example-note").hidden = !entry.example;
     show("result", drawn, at("verdict"));
+    scrollTo(0, 0);
     say("");
     fade();
   }
 
-  function bar([kind, probability]) {
-    const [row, label, figure] = ["li", "span", "span"].map(make);
-    [label.className, figure.className] = ["name", "share"];
-    label.textContent = kind;
-    figure.textContent = share(probability);
+  function bar(entry, kind) {
+    const [row, label, figure, sentence] = ["li", "span", "span", "span"].map(make);
+    [label.className, figure.className, sentence.className] = ["name", "share", "hint"];
+    label.textContent = text(entry, "names", kind, kind.name);
+    figure.textContent = share(kind.probability, step(entry));
+    sentence.textContent = text(entry, "descriptions", kind, "");
     const drawing = at("gauge-bar").cloneNode(true);
     drawing.removeAttribute("id");
-    drawing.firstElementChild.setAttribute("width", `${(100 * probability).toFixed(1)}%`);
-    row.append(label, " ", figure, drawing);
+    drawing.firstElementChild.setAttribute("width", `${(100 * kind.probability).toFixed(1)}%`);
+    row.append(label, " ", figure, drawing, sentence);
     return row;
   }
 
@@ -282,15 +302,15 @@
   function recall() {
     at("visit").hidden = !past.length;
     at("past").replaceChildren(...past.map((entry) => {
-      const [item, button, image, text, clock] = ["li", "button", "img", "div", "span"].map(make);
+      const [item, button, image, label, clock] = ["li", "button", "img", "div", "span"].map(make);
       const best = entry.answer.predictions[0];
-      const about = { name: name(entry, best.label, best.name) };
+      const classified = entry.answer.decision === "classified";
       clock.textContent = entry.at.toLocaleTimeString(root.lang, { hour: "2-digit", minute: "2-digit" });
       image.alt = "";
       if (entry.url) image.src = entry.url;
       button.type = "button";
-      text.append(fill(words[entry.answer.decision], about), clock);
-      button.append(image, text);
+      label.append(classified ? text(entry, "names", best, best.name) : words[entry.answer.decision], clock);
+      button.append(image, label);
       button.addEventListener("click", () => { reveal(entry); });
       item.append(button);
       return item;
@@ -401,7 +421,7 @@
   on("example", "click", async () => {
     try {
       const answer = await fetch("page/example.jpg");
-      if (answer.ok) await take([new File([await answer.blob()], "example.jpg", { type: "image/jpeg" })]);
+      if (answer.ok) await take([new File([await answer.blob()], "example.jpg", { type: "image/jpeg" })], true);
       else complain(api.problem("unknown", { status: answer.status }));
     } catch {
       complain(api.problem("network"));

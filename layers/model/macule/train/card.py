@@ -45,7 +45,8 @@ def compose(
 ) -> dict[str, Any]:
     """Compose the card of *made*.
 
-    *about* holds what no program can measure: name, version, names by language, source, licences.
+    *about* holds what no program can measure: name, version, names and
+    descriptions by language, which labels are urgent, source, licences.
     """
     figures = made.figures["int8"]
     return {
@@ -61,6 +62,12 @@ def compose(
             language: [names.get(label, label.replace("_", " ")) for label in labels]
             for language, names in about["names"].items()
         },
+        "descriptions": {
+            language: [texts[label] for label in labels]
+            for language, texts in about.get("descriptions", {}).items()
+            if set(labels) <= texts.keys()
+        },
+        "urgent": [label for label in labels if label in about.get("urgent", ())],
         "side_px": side_px,
         "resize": "squash",
         "channels": "rgb",
