@@ -137,7 +137,7 @@ children(3)
 @pytest.mark.parametrize("function", ["predict", "health"])
 def test_every_route_fits_a_key(function: str) -> None:
     """No route is too long to be counted by."""
-    source = (ROOT / f"functions/{function}/main.py").read_text()
+    source = (ROOT / f"layers/model/macule/functions/{function}.py").read_text()
     paths = re.findall(r'"(?:GET|POST) (/\S*)"', source)
 
     assert max(len(f"requests_total {path} OPTIONS 503") for path in paths) <= KEY_BYTES

@@ -172,7 +172,9 @@ def test_a_card_of_another_shape_is_refused(folder: Path) -> None:
     rewrite(folder, side_px=300)
     with pytest.raises(ModelUnavailable, match="its card says"):
         model.warm(str(folder))
-    rewrite(folder, side_px=256, labels=["a", "b"], names={"en": ["A", "B"]})
+    rewrite(
+        folder, side_px=256, labels=["a", "b"], names={"en": ["A", "B"]}, descriptions={}, urgent=[]
+    )
     with pytest.raises(ModelUnavailable, match="2 labels"):
         model.warm(str(folder))
 

@@ -78,6 +78,7 @@ BAD = {
     "WEB_CONCURRENCY": [*WHOLE, "0", "257", "auto"],
     "THREADS": [*WHOLE, "0", "10001"],
     "GRACEFUL_TIMEOUT_S": [*WHOLE, "0", "3601"],
+    "WORKER_TIMEOUT_S": [*WHOLE, "0", "3601"],
     "MAX_IMAGE_BYTES": [*WHOLE, "0", "10 MB", "10MB"],
     "MAX_IMAGE_PIXELS": [*WHOLE, "0"],
     "MAX_WAITING": WHOLE,
