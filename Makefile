@@ -1,12 +1,12 @@
 PYTHON ?= python3
 export PORT ?= 8080
 
-.PHONY: serve test fuzz bench chaos fit tools bundle infra openapi format train pins clean
+.PHONY: serve test fuzz bench chaos fit tools wheel bundle infra openapi format train pins clean
 
 serve: .venv/ready  ## run the service on PORT
 	@exec .venv/bin/python -m infra.serve
 
-test: .venv/ready .venv-dev/ready .venv-lint/ready  ## format, lint, types, all tests
+test: .venv/ready .venv-dev/ready .venv-lint/ready .venv-wheel/ready  ## format, lint, types, all tests
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/mypy
@@ -27,6 +27,9 @@ fit: .venv/ready .venv-dev/ready  ## the smallest instance that holds; make fit 
 
 tools: .venv-dev/ready  ## what converts, checks and trains models: .venv-dev/bin/macule
 
+wheel: .venv-wheel/ready  ## the wheel and its source distribution, into dist/
+	cd layers/model && ../../.venv-wheel/bin/python -m hatchling build --clean -d $(abspath $(or $(DIST),dist))
+
 bundle: .venv/ready  ## what is uploaded: build/<platform>/<function>
 	.venv/bin/python -m infra.bundle
 
@@ -45,27 +48,31 @@ train: .venv-dev/ready  ## make train DATA=folder [OUT=folder]: the default mode
 	.venv-dev/bin/python -m macule.train $(DATA) --out $(or $(OUT),layers/model/macule/weights) \
 	  --work $(or $(WORK),build/train) --page $(or $(PAGE),docs/model-card.md)
 
+PINS ?= serve health queue dev redis otel heic s3 gs parquet convert all wheel lint bench
 pins:  ## resolve requirements/*.in anew; needs uv
-	for set in serve health queue dev redis otel heic s3 gs lint bench; do uv pip compile --quiet --universal --python-version 3.11 \
+	for set in $(PINS); do uv pip compile --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --override requirements/overrides.txt \
 	  --custom-compile-command "make pins" requirements/$$set.in -o requirements/$$set.txt; done
 
 clean:
-	rm -rf .venv .venv-dev .venv-lint .venv-bench build
+	rm -rf .venv .venv-dev .venv-lint .venv-wheel .venv-bench build dist
 
 # An environment is made once, and anew only when its pins or the package's metadata change.
 .venv/ready: requirements/serve.txt layers/model/pyproject.toml
 .venv-dev/ready: requirements/dev.txt layers/model/pyproject.toml
 .venv-bench/ready: requirements/bench.txt layers/model/pyproject.toml
 
-# Linters of other languages, whose pins do not go with those of .venv-dev; they see no package of ours.
+# Linters, whose pins do not go with those of .venv-dev, and what builds the wheel; neither sees a
+# package of ours.
 .venv-lint/ready: requirements/lint.txt
+.venv-wheel/ready: requirements/wheel.txt
+.venv-lint/ready .venv-wheel/ready:
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip --disable-pip-version-check -q install --no-compile --no-deps --require-hashes -r $<
 	@touch $@
 
-.venv/ready: NEWEST = 14
-.venv-dev/ready .venv-bench/ready: NEWEST = 13  # TensorFlow has no wheel for 3.14
+.venv/ready .venv-dev/ready: NEWEST = 14  # TensorFlow has no wheel for it: .venv-dev goes without
+.venv-bench/ready: NEWEST = 13
 
 .venv/ready .venv-dev/ready .venv-bench/ready:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $(NEWEST)))' || \

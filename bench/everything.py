@@ -4,8 +4,9 @@
 
 8 clients with photos of 12 MP and one who makes jobs with webhooks, the page's own request, keys, a
 quota, and reads of /metrics and /memory/, in a cgroup of --limit-mb. With --hostile each tenth
-request is one that means harm. Memory is the proportional set size of all processes, read each
-second; growth compares the last tenth of the run with the tenth behind the warm-up.
+request is one that means harm. Memory is read each second: the proportional set size of all
+processes, and what no file backs in their cgroup. Growth is that of the latter: the last tenth of
+the run is compared with the tenth behind the warm-up.
 Writes bench/results/everything.json, or everything-hostile.json. Needs root.
 """
 
@@ -139,6 +140,19 @@ def page_photo() -> bytes:
     return file.getvalue()
 
 
+def grown(read_mb: list[float]) -> dict[str, float]:
+    """Compare the tenth behind the warm-up with the last one, by their medians."""
+    warm = read_mb[int(len(read_mb) * WARM_UP) :]
+    tenth = max(1, len(read_mb) // 10)
+    before, after = statistics.median(warm[:tenth]), statistics.median(warm[-tenth:])
+    return {
+        "after_warm_up": round(before, 1),
+        "at_the_end": round(after, 1),
+        "grown": round(after - before, 1),
+        "most": round(max(read_mb), 1),
+    }
+
+
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ledger, photo = Ledger(), harness.photo(12)
     environment = {
@@ -150,8 +164,9 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "CACHE_MB": "2",
     }
     used_mb: list[float] = []
+    anonymous_mb: list[float] = []
     with (
-        harness.limited(options.limit_mb) as group,
+        contextlib.closing(harness.Cgroup(options.limit_mb)) as group,
         harness.serving(["make", "--no-print-directory", "serve"], environment, group) as service,
     ):
         receiver = Receiver(ledger, 0)
@@ -163,26 +178,21 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         while time.monotonic() < began + options.seconds:
             time.sleep(1.0)
             used_mb.append(service.pss_mb())
+            anonymous_mb.append(group.anonymous_mb())
         others.end()
         load.end()
         end = time.monotonic() + 60
         while len(ledger.delivered) < len(ledger.accepted) and time.monotonic() < end:
             time.sleep(0.2)
-        kills = group.kills() if group else 0
-    tenth = max(1, len(used_mb) // 10)
-    warm = used_mb[int(len(used_mb) * WARM_UP) :]
+        kills = group.kills()
     return {
         "limit_mb": options.limit_mb,
         "seconds": options.seconds,
         "killed": kills,
         **ledger.figures(),
         "others": dict(sorted(others.answers.items())),
-        "pss_mb": {
-            "after_warm_up": round(statistics.median(warm[:tenth]), 1),
-            "at_the_end": round(statistics.median(warm[-tenth:]), 1),
-            "most": round(max(used_mb), 1),
-        },
-        "grown_mb": round(statistics.median(warm[-tenth:]) - statistics.median(warm[:tenth]), 1),
+        "pss_mb": grown(used_mb),
+        "anonymous_mb": grown(anonymous_mb),
         "violations": ledger.verdict(),
     }
 

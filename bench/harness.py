@@ -127,6 +127,11 @@ class Cgroup:
         file = self.folder / ("memory.max_usage_in_bytes" if self.v1 else "memory.peak")
         return int(file.read_text()) / MB
 
+    def anonymous_mb(self) -> float:
+        """Return what no file backs: it does not change as other services end, as a PSS does."""
+        rows = dict(row.split() for row in (self.folder / "memory.stat").read_text().splitlines())
+        return int(rows["total_rss" if self.v1 else "anon"]) / MB
+
     def close(self) -> None:
         for folder in self.folders:
             with contextlib.suppress(OSError):

@@ -28,6 +28,8 @@ OUTPUTS = {
     "infra/knative/health.yaml": ("knative/service.yaml", "health"),
     "infra/knative/predict.Dockerfile": ("knative/Dockerfile", "predict"),
     "infra/knative/health.Dockerfile": ("knative/Dockerfile", "health"),
+    "Dockerfile": ("Dockerfile", "predict"),
+    "compose.yaml": ("compose.yaml", "predict"),
     "infra/systemd/macule.service": ("systemd/macule.service", "predict"),
     "infra/systemd/macule.socket": ("systemd/macule.socket", "predict"),
     "infra/systemd/macule-worker@.service": ("systemd/worker.service", "predict"),

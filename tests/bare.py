@@ -27,11 +27,18 @@ HIDE = 'mount -t tmpfs none "$0" && exec "$@"'
 
 
 class Bare:
-    """A fresh clone and a fresh environment of *interpreter* in an empty *folder*."""
+    """A fresh clone and a fresh environment of *interpreter* in an empty *folder*.
 
-    def __init__(self, folder: Path, interpreter: str = sys.executable) -> None:
+    Without *cloned* the clone is an empty folder too.
+    """
+
+    def __init__(
+        self, folder: Path, interpreter: str = sys.executable, cloned: bool = True
+    ) -> None:
         self.folder, self.clone, self.venv = folder, folder / "clone", folder / "venv"
-        _clone(self.clone)
+        self.clone.mkdir()
+        if cloned:
+            _clone(self.clone)
         subprocess.run([interpreter, "-m", "venv", str(self.venv)], check=True)
         (folder / "home").mkdir()
         (folder / "tmp").mkdir()

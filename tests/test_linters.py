@@ -70,7 +70,7 @@ LINTERS = {
     ),
     "hadolint": Linter(
         "hadolint --ignore DL3029",  # --platform: the bundle's libraries are for one machine
-        lambda: tracked("*.Dockerfile"),
+        lambda: tracked("*.Dockerfile", "Dockerfile"),
         "infra/knative/predict.Dockerfile",
         "WORKDIR /srv\n",
         "WORKDIR /srv\nRUN apt-get install curl\n",

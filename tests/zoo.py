@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
 SIDE_PX = 32
@@ -281,6 +280,8 @@ def aged(path: Path, version: str) -> Path:
                 part.pop(key, None)
             for item in part.values():
                 visit(item)
+
+    import h5py
 
     with h5py.File(path, "r+") as file:
         document = json.loads(file.attrs["model_config"])

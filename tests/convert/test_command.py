@@ -56,8 +56,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network trained on pixels scaled to -1..1, so that its scaling can be found."""
-    import keras
-
+    keras = pytest.importorskip("keras")
     keras.utils.set_random_seed(3)
     rng = np.random.default_rng(2)
     truth = np.arange(600) % 3

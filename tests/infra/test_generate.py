@@ -32,6 +32,7 @@ def test_a_changed_limit_reaches_every_platform() -> None:
         "infra/knative/predict.yaml",
         "infra/systemd/macule.service",
         "infra/systemd/macule-worker@.service",
+        "compose.yaml",
     }
     assert f"plan: {platforms.render_plan(4096)} " in after["render.yaml"]
     assert "MemorySize: 4096" in after["infra/aws/template.yaml"]
@@ -40,7 +41,8 @@ def test_a_changed_limit_reaches_every_platform() -> None:
 def test_drift_fails_the_check(tmp_path: Path) -> None:
     """`--check` exits with 1 and names a template that was edited by hand."""
     shutil.copytree(ROOT / "infra", tmp_path / "infra")
-    (tmp_path / "render.yaml").write_text((ROOT / "render.yaml").read_text())
+    for name in ("render.yaml", "Dockerfile", "compose.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
     template = tmp_path / "infra/aws/template.yaml"
     template.write_text(template.read_text().replace("MemorySize: ", "MemorySize: 1"))
     check = [sys.executable, "-m", "infra.generate", "--check"]

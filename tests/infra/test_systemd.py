@@ -55,8 +55,10 @@ def test_the_units_are_sandboxed(machine: Machine) -> None:
     assert machine.run(f"{rate} /run/bare.service > /dev/null || echo refused") == "refused\n"
 
 
-def test_it_serves_within_its_sandbox(served: Machine) -> None:
-    """A 12 MP photo, its map and a prediction for later are answered by a user without rights."""
+def test_it_serves_within_its_sandbox(landlock: int, served: Machine) -> None:
+    """A 12 MP photo, its map and a prediction for later are answered by a user without rights, and
+    decoders have one sandbox more.
+    """
     headers = {"Prefer": "wait=30"}
     answers = [
         served.call("POST", "/predict/?explain=cam", photo(4032, 3024)),
@@ -71,6 +73,7 @@ def test_it_serves_within_its_sandbox(served: Machine) -> None:
     assert re.search(r"^CapEff:\s+0+$", status, re.M)
     assert not re.search(r"^Uid:\s+0\b", status, re.M)
     assert "jobs.sqlite3" in served.run("ls /var/lib/private/macule")
+    assert "decoders may open files" not in served.log()
 
 
 def test_the_printed_check_passes(served: Machine) -> None:

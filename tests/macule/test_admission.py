@@ -4,10 +4,14 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiffs
 from draw import photo, saved, skin
 from macule import admission, image
 from macule.admission import LEAST_S, RESERVE_BYTES, Admission, price
@@ -51,6 +55,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "BMP": ("RGB", {}),
     "TIFF": ("RGB", {}),
     "TIFF LZW": ("RGB", {"compression": "tiff_lzw"}),
+    "TIFF LZW in one strip": ("RGB", {"compression": "tiff_lzw", "strip_size": 2**31 - 1}),
+    "TIFF LZMA in one strip": ("RGB", {"compression": "lzma", "strip_size": 2**31 - 1}),
+    "TIFF Zstandard in one strip": ("RGB", {"compression": "zstd", "strip_size": 2**31 - 1}),
+    "TIFF JPEG in one strip": ("RGB", {"compression": "jpeg", "strip_size": 2**31 - 1}),
     "WEBP": ("RGB", {"method": 0}),
 }
 PEAK = """
@@ -66,6 +74,14 @@ print((kilobytes('VmHWM') - before) / 1024)
 """
 
 
+def peak_mb(small: bytes, large: bytes, folder: Path) -> float:
+    """Measure what decoding *large* adds in a fresh process that has decoded *small*."""
+    (folder / "large").write_bytes(large)
+    (folder / "small").write_bytes(small)
+    line = [sys.executable, "-c", PEAK, folder / "small", folder / "large"]
+    return float(subprocess.check_output(line))
+
+
 @pytest.mark.memory
 @pytest.mark.parametrize("kind", KINDS)
 def test_prices_are_what_decoding_takes(kind: str, tmp_path: Path) -> None:
@@ -74,16 +90,42 @@ def test_prices_are_what_decoding_takes(kind: str, tmp_path: Path) -> None:
     The 6 MB are those of strips and row buffers, which a small file does not fill.
     """
     mode, options = KINDS[kind]
-    large = saved(skin(3000, 2250).convert(mode), kind.split()[0], **options)
-    (tmp_path / "large").write_bytes(large)
-    (tmp_path / "small").write_bytes(
-        saved(skin(500, 400).convert(mode), kind.split()[0], **options)
+    small, large = (
+        saved(skin(*size).convert(mode), kind.split()[0], **options)
+        for size in ((500, 400), (3000, 2250))
     )
 
-    line = [sys.executable, "-c", PEAK, tmp_path / "small", tmp_path / "large"]
-    peak_mb = float(subprocess.check_output(line))
+    taken_mb = peak_mb(small, large, tmp_path)
 
-    assert peak_mb <= priced(large) <= 2 * peak_mb + 6
+    assert taken_mb <= priced(large) <= 2 * taken_mb + 6
+
+
+def tile_beyond_its_image() -> bytes:
+    return tiffs.in_a_tile(16, 16, 4000, zlib.compress(bytes(4000 * 4000 * 3)))
+
+
+def progressive_strips(count: int) -> bytes:
+    drawn, rows = skin(3000, 2250), 2250 // count
+    strips = [drawn.crop((0, y, 3000, y + rows)) for y in range(0, 2250, rows)]
+    files = [saved(strip, "JPEG", progressive=True, subsampling=0) for strip in strips]
+    return tiffs.in_strips(3000, 2250, files, tiffs.JPEG)
+
+
+@pytest.mark.memory
+@pytest.mark.parametrize(
+    "write",
+    [tile_beyond_its_image, partial(progressive_strips, 1), partial(progressive_strips, 2)],
+    ids=["tile", "strip", "strips"],
+)
+def test_a_tiff_is_priced_by_its_strips_and_tiles(
+    write: Callable[[], bytes], tmp_path: Path
+) -> None:
+    """A tile may be larger than its image, and a strip hold all coefficients of a JPEG."""
+    file = write()
+
+    taken_mb = peak_mb(saved(skin(500, 400), "TIFF", compression="tiff_lzw"), file, tmp_path)
+
+    assert 30 < taken_mb <= priced(file)
 
 
 def test_a_png_of_one_endless_row_is_priced_by_the_row() -> None:

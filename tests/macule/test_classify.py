@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from draw import photo, skin
-from macule import admission, cache, classify, manifest, model, settings, store
+from macule import admission, cache, classify, inference, manifest, model, settings, store
 from macule.admission import Admission
 from macule.errors import ModelUnavailable
 
@@ -38,16 +38,16 @@ def test_decision_follows_the_thresholds(
     probability: float, distance: float, decision: str
 ) -> None:
     """Far from all known images is no skin, whatever the label; a threshold itself still passes."""
-    assert classify.decide(CARD, probability, distance) == decision
+    assert inference.decide(CARD, probability, distance) == decision
 
 
 def test_a_model_without_a_distance_never_says_not_skin() -> None:
     """Without thresholds for it, and without the score, the probability alone decides."""
     plain = CARD._replace(unfamiliar_above=None, not_skin_above=None)
 
-    assert classify.decide(plain, 0.9, None) == "classified"
-    assert classify.decide(plain, 0.9, 99.0) == "classified"
-    assert classify.decide(plain, 0.4, None) == "inconclusive"
+    assert inference.decide(plain, 0.9, None) == "classified"
+    assert inference.decide(plain, 0.9, 99.0) == "classified"
+    assert inference.decide(plain, 0.4, None) == "inconclusive"
 
 
 @pytest.mark.parametrize("kind", ["plain", "noise", "stripes"])
@@ -63,7 +63,7 @@ def test_what_is_no_skin_is_said_to_be_none(kind: str) -> None:
 
     scores = model.run(warm, pixels)
 
-    assert classify.decide(warm.card, float(scores.probabilities.max()), scores.distance) == (
+    assert inference.decide(warm.card, float(scores.probabilities.max()), scores.distance) == (
         "not_skin"
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from draw import photo
-from macule import image, manifest, model, store
+from macule import image, manifest, model, settings, store
 from macule.errors import BadCard, ModelUnavailable
 
 
@@ -88,8 +88,13 @@ def test_scores_of_every_kind_become_probabilities(
 def test_two_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many come first at once, the model is loaded by one and shared by all."""
     loads = []
-    load = model._load
-    monkeypatch.setattr(model, "_load", lambda folder: loads.append(folder) or load(folder))
+    load = model.load
+
+    def counted(where: settings.Where, on_trial: bool) -> model.Warm:
+        loads.append(where)
+        return load(where, on_trial)
+
+    monkeypatch.setattr(model, "load", counted)
 
     with ThreadPoolExecutor(8) as pool:
         warm = set(map(id, pool.map(model.warm, [store.SHIPPED] * 8)))

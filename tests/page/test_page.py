@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from browser import CARD, WORDS
 from draw import photo
-from macule import aws_lambda, classify, errors, page
+from macule import aws_lambda, errors, inference, page
 from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running
 
 ROUTES = {"GET /": page.view, "GET /page/{file}": page.file}
@@ -35,7 +35,7 @@ def test_both_languages_say_the_same() -> None:
 
     assert keys(WORDS["en"]) == keys(WORDS["vi"])
     assert sorted(slots[0]) == sorted(slots[1])
-    assert classify.DISCLAIMER.partition(".")[0] in WORDS["en"]["disclaimer"]
+    assert inference.DISCLAIMER.partition(".")[0] in WORDS["en"]["disclaimer"]
 
 
 @pytest.mark.parametrize("failure", failures(), ids=lambda failure: failure.__name__)
@@ -197,3 +197,18 @@ def test_a_view_loads_nothing_heavy() -> None:
     said = subprocess.check_output([sys.executable, "-c", code], text=True)
 
     assert said.splitlines()[-1] == "set()"
+
+
+def test_a_view_is_written_once() -> None:
+    """The second reader of a language gets the same bytes, and no file is opened for them."""
+    code = (
+        "import sys; from macule import page; from macule.body import Body; "
+        "from macule.http import Request; from io import BytesIO; "
+        "ask = lambda: page.view(Request('GET', '/', {}, {}, Body(BytesIO(), 0), 0.0)).body; "
+        "one = ask(); "
+        "sys.addaudithook(lambda event, given: event == 'open' and print(event, given)); "
+        "print(ask() == one)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+
+    assert said == "True\n"

@@ -142,7 +142,7 @@ def test_training_is_taken_up_where_it_stopped(
 
 def test_the_file_knows_its_images(folder: Path, made: Path) -> None:
     """The card has its thresholds, and noise lies beyond what is familiar."""
-    from macule import classify, model
+    from macule import inference, model
 
     model._by_pid.clear()
     warm = model.warm(str(made))
@@ -151,7 +151,7 @@ def test_the_file_knows_its_images(folder: Path, made: Path) -> None:
     model._by_pid.clear()
 
     assert 0 < warm.card.unfamiliar_above <= warm.card.not_skin_above
-    assert classify.decide(warm.card, 1.0, scores.distance) == "not_skin"
+    assert inference.decide(warm.card, 1.0, scores.distance) == "not_skin"
 
 
 def test_classes_are_weighed_evenly() -> None:

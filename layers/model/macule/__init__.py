@@ -1,3 +1,75 @@
-"""macule: a skin-lesion classifier that knows what it costs."""
+"""macule: a skin-lesion classifier that knows what it costs.
 
+    import macule
+
+    classifier = macule.load()
+    result = classifier.predict("photo.jpg")
+    result.decision, result.predictions[0].label, result.explain().overlay
+
+Importing this loads neither numpy, Pillow nor LiteRT. docs/python.md describes the API.
+"""
+
+from typing import TYPE_CHECKING
+
+from macule import errors
+from macule.errors import (
+    BadCard,
+    BadImage,
+    BadRequest,
+    BodyTooLarge,
+    CannotFit,
+    ImageTooLarge,
+    Macule,
+    ModelUnavailable,
+    NoMaps,
+    SlowImage,
+    Unreadable,
+    UnsupportedImage,
+)
+
+if TYPE_CHECKING:
+    from macule.classifier import Classifier, Result, load
+    from macule.inference import Explanation, Prediction
+else:
+    LATER = {
+        "Classifier": "classifier",
+        "Explanation": "inference",
+        "Prediction": "inference",
+        "Result": "classifier",
+        "load": "classifier",
+    }
+
+    def __getattr__(name: str) -> object:
+        """Import what is asked for: the service and the health function pay nothing for it."""
+        if name not in LATER:
+            raise AttributeError(f"module 'macule' has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(f"macule.{LATER[name]}"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *LATER})
+
+
+__all__ = [
+    "BadCard",
+    "BadImage",
+    "BadRequest",
+    "BodyTooLarge",
+    "CannotFit",
+    "Classifier",
+    "Explanation",
+    "ImageTooLarge",
+    "Macule",
+    "ModelUnavailable",
+    "NoMaps",
+    "Prediction",
+    "Result",
+    "SlowImage",
+    "Unreadable",
+    "UnsupportedImage",
+    "__version__",
+    "errors",
+    "load",
+]
 __version__ = "0.1.0"

@@ -180,6 +180,17 @@ class Admission:
                 self._inside -= 1
                 self._freed.notify_all()
 
+    def hold(self, cost: int) -> Callable[[], None]:
+        """Hold *cost* bytes, whether there is room or not, until what is returned is called."""
+
+        def change(size: int) -> None:
+            with self._lock:
+                self.held += size
+                self._freed.notify_all()
+
+        change(cost)
+        return functools.partial(change, -cost)
+
     def _wait(self, cost: int, deadline: float) -> Rung:
         """Wait until *cost* bytes are free; the caller holds the lock."""
         self.waiting += 1

@@ -7,16 +7,17 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from macule import (
     admission,
     cache,
+    decoders,
     explain,
     flight,
     http,
     image,
-    manifest,
+    inference,
     model,
     settings,
     upload,
@@ -26,14 +27,6 @@ from macule.flight import Flight
 from macule.http import Request, Response
 from macule.ladder import Rung
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-DISCLAIMER = (
-    "A research demonstration, not a medical device and not a diagnosis. Whatever this answer "
-    "says, show a changing, bleeding or new spot to a clinician."
-)
 GRADCAM_OFF = "Activation maps are switched off here (ENABLE_GRADCAM=false)."
 SHORT = "Memory is short now: activation maps are left out until it is not."
 NO_MAPS = "This model has no activation maps; its card says why."
@@ -152,7 +145,7 @@ def predict(
     Raises: UnsupportedImage, BadImage, ImageTooLarge, CannotFit, Unavailable.
     """
     began = time.perf_counter()
-    header = image.inspect(body, chosen.max_image_pixels)
+    header = decoders.inspect(body, chosen)
     cold = model.loaded() is None
     warm = model.warm(chosen.model)  # first, as one that cannot serve must not seem to
     if cold:
@@ -179,7 +172,7 @@ def predict(
             "cold_start": cold,
             "cache": "hit" if hit else "miss",
         },
-        "disclaimer": DISCLAIMER,
+        "disclaimer": inference.DISCLAIMER,
     }
     facts = {
         **seen(header),
@@ -209,35 +202,37 @@ def _find(
     cost = admission.price(header, card.side_px)
     with admission.current().room(cost, chosen.admission_timeout_s) as rung:
         wait_ms, decoding = _ms(asked), time.perf_counter()
-        pixels = image.decode(body, card.side_px, card.resize, chosen.decode_timeout_s)
+        pixels = decoders.decode(body, card.side_px, card.resize, cost, chosen)
         decode_ms, inferring = _ms(decoding), time.perf_counter()
-        scores = model.run(warm, pixels)
+        finding = inference.find(warm, pixels)
         infer_ms = _ms(inferring)
-        order = scores.probabilities.argsort()[::-1]
-        best = int(order[0])
-        explanation, reason, drawn = None, "", dict[str, float]()
-        if with_cam:
-            reason = _why_no_map(chosen, rung, scores)
-        if with_cam and not reason and scores.maps is not None:
+        explanation, drawn = None, dict[str, float]()
+        reason = _why_no_map(chosen, rung, finding) if with_cam else ""
+        if with_cam and not reason and finding.evidence is not None:
             # what decoding took is free again, and drawing takes less
-            drawing = time.perf_counter()
-            explanation = _explain(card, header, pixels, scores.maps, best)
+            drawing, label = time.perf_counter(), finding.predictions[0].label
+            explanation = _written(
+                inference.draw(card, label, finding.evidence, pixels, header.upright_size)
+            )
             drawn["explain"] = _ms(drawing)
     found = {
-        "decision": decide(card, float(scores.probabilities[best]), scores.distance),
-        "predictions": [
-            {
-                "label": card.labels[index],
-                "name": card.names["en"][index],
-                "probability": round(float(scores.probabilities[index]), 6),
-            }
-            for index in order[:top_k]
-        ],
+        "decision": finding.decision,
+        "predictions": [prediction._asdict() for prediction in finding.predictions[:top_k]],
         "explanation": explanation,
         **({MISSING: reason} if reason else {}),
     }
     stages = {"wait": wait_ms, "decode": decode_ms, "infer": infer_ms, **drawn}
     return found, stages, rung.name
+
+
+def _written(explanation: inference.Explanation) -> dict[str, Any]:
+    """Write an explanation as answers have it, its pictures as data URIs."""
+    return {
+        "kind": "cam",
+        **explanation._asdict(),
+        "heatmap": explain.data_uri(explanation.heatmap),
+        "overlay": explain.data_uri(explanation.overlay),
+    }
 
 
 def _known(kept: bytes | None) -> dict[str, Any] | None:
@@ -258,45 +253,12 @@ def _again(outcome: Outcome) -> Outcome:
     return Outcome(again, {}, {**facts, "cold": False, "cache": "hit"})
 
 
-def _why_no_map(chosen: settings.Settings, rung: Rung, scores: model.Scores) -> str:
+def _why_no_map(chosen: settings.Settings, rung: Rung, finding: inference.Finding) -> str:
     if not chosen.enable_gradcam:
         return GRADCAM_OFF
     if not rung.overlays:
         return SHORT
-    return NO_MAPS if scores.maps is None else ""
-
-
-def _explain(
-    card: manifest.Card,
-    header: image.Header,
-    pixels: NDArray[np.uint8],
-    maps: NDArray[np.float32],
-    index: int,
-) -> dict[str, Any]:
-    """Draw the activation map of one label, in the shape of what the network saw."""
-    height, width = image.sides(card.side_px)
-    shape = header.upright_size if card.resize == "squash" else (width, height)
-    pictures = explain.render(maps[..., index], pixels, shape)
-    return {
-        "kind": "cam",
-        "label": card.labels[index],
-        "faithful": bool(card.document.get("cam", {}).get("faithful", False)),
-        **pictures._asdict(),
-    }
-
-
-def decide(card: manifest.Card, probability: float, distance: float | None) -> str:
-    """Say what an answer is worth: `classified`, `inconclusive` or `not_skin`.
-
-    Args:
-      probability: of the likeliest label, calibrated.
-      distance: as `model.Scores` has it.
-    """
-    far = 0.0 if distance is None else distance
-    if card.not_skin_above is not None and far > card.not_skin_above:
-        return "not_skin"
-    unfamiliar = card.unfamiliar_above is not None and far > card.unfamiliar_above
-    return "inconclusive" if unfamiliar or probability < card.inconclusive_below else "classified"
+    return NO_MAPS if finding.evidence is None else ""
 
 
 def _top_k(text: str | None) -> int | None:

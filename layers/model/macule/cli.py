@@ -12,11 +12,6 @@ from importlib import import_module
 from macule import __version__, commands, values
 from macule.errors import Macule
 
-TOOLS = (
-    "this command needs TensorFlow and the quantizer, which the serving environment has not: run "
-    "`make tools`, then `.venv-dev/bin/macule {command} ...`"
-)
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command.
@@ -28,9 +23,6 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser(words).parse_args(words)
         code: int = options.run(options)
         sys.stdout.flush()
-    except ModuleNotFoundError as error:
-        commands.complain(TOOLS.format(command=words[0]), f"{error.name} is not installed")
-        return commands.MISUSED
     except Macule as error:
         commands.complain(str(error))
         return commands.MISUSED

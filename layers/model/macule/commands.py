@@ -10,13 +10,18 @@ import signal
 import sys
 from typing import Any
 
-from macule import classify, settings, store
+from macule import classify, packages, settings, store
 from macule.errors import BadImage, BadRequest, BadSetting, Macule, Unavailable
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # argparse exits with 2 itself
+REPORT = ("jinja2", "matplotlib")
+CONVERT = (*REPORT, "litert-quantizer", "tensorflow-cpu", "tf-keras")
 
 
 def convert(options: argparse.Namespace) -> int:
+    if fault := packages.missing("`macule convert`", *CONVERT):
+        complain(fault)
+        return MISUSED
     from macule.convert import command
     from macule.convert.refusal import Refused
 
@@ -49,6 +54,9 @@ def check(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
+    if fault := packages.missing("`macule evaluate`", *REPORT):
+        complain(fault)
+        return MISUSED
     from macule.convert import evaluate, evaluation
     from macule.convert.refusal import Refused
 

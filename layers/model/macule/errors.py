@@ -16,12 +16,13 @@ Macule
 ├── ImageTooLarge 413     more pixels than the limit
 ├── UnsupportedImage 415  not a format that is served
 ├── BadImage 422          a served format, but it cannot be decoded
-├── Unreadable 422        `macule batch`: the file is gone, or may not be read
+├── Unreadable 422        `macule batch`, the Python API: the file is gone, or may not be read
 ├── SlowImage 422         decoding it takes longer than the limit
 ├── KeyReused 422         the same Idempotency-Key came with another request
 ├── QuotaExceeded 429     this caller has asked as often as it may
 ├── BadSetting 500        an environment variable that cannot be read
 ├── WorkerDied 500        whoever worked on a job died, again and again
+├── NoMaps 501            the Python API: an activation map is asked for, and there is none
 ├── NoWebhooks 501        a webhook is asked for, and the operator has set no secret to sign it with
 ├── Unavailable 503       try again after retry_after_s
 │   ├── Busy              others hold the memory this request needs
@@ -168,6 +169,10 @@ class BadSetting(Macule):
 
 class WorkerDied(Macule):
     slug, title = "worker-died", "Whoever worked on it died"
+
+
+class NoMaps(Macule):
+    status, slug, title = 501, "no-maps", "There is no activation map"
 
 
 class NoWebhooks(Macule):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LONGEST_PX = 256  # what the network saw has as many; a browser scales it up as well
-MOST_CHARACTERS = 360_000  # of both pictures: noise, which no PNG makes smaller
+MOST_CHARACTERS = 360_000  # of both pictures' data URIs: noise, which no PNG makes smaller
 # Dark violet to bright pink: rising lightness, readable without colour vision and in print. No
 # skin has these colours, and over none they turn green, as yellow does over dark brown.
 STOPS = ((0, (30, 10, 70)), (85, (110, 20, 150)), (170, (210, 40, 200)), (255, (255, 120, 225)))
@@ -21,10 +21,10 @@ STRONGEST = 0.6  # opacity of the overlay where the map peaks
 
 
 class Pictures(NamedTuple):
-    """Two PNG files as data URIs."""
+    """Two PNG files."""
 
-    heatmap: str
-    overlay: str
+    heatmap: bytes
+    overlay: bytes
 
 
 def render(
@@ -52,6 +52,11 @@ def render(
     return Pictures(_png(colours), _png(overlay))
 
 
+def data_uri(png: bytes) -> str:
+    """Write a PNG file as a data URI."""
+    return "data:image/png;base64," + b64encode(png).decode("ascii")
+
+
 def _within(shape: tuple[int, int]) -> tuple[int, int]:
     """Scale a width and height so that the longer is LONGEST_PX, the shorter at least 1."""
     scale = LONGEST_PX / max(shape)
@@ -68,7 +73,7 @@ def _palette() -> list[int]:
     return triples
 
 
-def _png(image: Image) -> str:
+def _png(image: Image) -> bytes:
     file = BytesIO()
     image.save(file, "PNG")
-    return "data:image/png;base64," + b64encode(file.getvalue()).decode("ascii")
+    return file.getvalue()

@@ -10,9 +10,9 @@ from importlib import import_module
 from io import BytesIO
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from macule import png
+from macule import png, tiff
 from macule.errors import BadImage, CannotFit, ImageTooLarge, SlowImage, UnsupportedImage
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ PLUGINS = {
     b"II+\0": "Tiff",
     b"MM\0+": "Tiff",
 }
+# Pillow imports these when it meets a GIF, a colour's name, a palette or EXIF.
+NEEDED = ("copy", "PIL.ImageColor", "PIL.ImagePalette", "PIL.TiffImagePlugin")
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"}
 ORIENTATION_TAG = 0x0112
-ROWS_PER_STRIP_TAG = 0x0116
 HEIC_HELD_BYTES = 4.5  # libheif: the planes, and the copy that Pillow gets
 WEBP_HELD_BYTES = 13.0  # libwebp: two RGBA canvases, one copy out
 STRIP_PIXELS = 2**18  # 1 MB at Pillow's 4 bytes a pixel
@@ -101,14 +102,18 @@ def inspect(body: bytes, max_pixels: int) -> Header:
             _held_bytes(image, body),
             png.form(body) is not None,
         )
-    if header.pixels > max_pixels:
+    _bounded(header.width, header.height, max_pixels)
+    return header
+
+
+def _bounded(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
         raise ImageTooLarge(
-            f"The image has {header.width} x {header.height} pixels; at most {max_pixels:,} are "
-            "served. Send a smaller copy.",
-            pixels=header.pixels,
+            f"The image has {width} x {height} pixels; at most {max_pixels:,} are served. Send a "
+            "smaller copy.",
+            pixels=width * height,
             limit_pixels=max_pixels,
         )
-    return header
 
 
 def decode(
@@ -123,9 +128,6 @@ def decode(
     Raises: UnsupportedImage, BadImage, SlowImage, CannotFit.
     Source: side and resize come from the card; scaling to the network's range is in `model`.
     """
-    import numpy as np
-    from PIL.Image import Resampling, Transpose, new
-
     height, width = sides(side_px)
     deadline = _Deadline(timeout_s)
     with _pillow():
@@ -135,24 +137,63 @@ def decode(
         stripped = png.form(body) is not None
         if not stripped:
             image.load()
-        orientation = _orientation(image)
-        frame = (height, width) if orientation in TURNED else (width, height)
-        target = _within(image.size, frame) if resize == "pad" else frame
-        box = _centre(image.size, frame) if resize == "crop" else (0, 0, *image.size)
-        small, scale = _shrink(image, box, target, body if stripped else b"", deadline)
-        fitted = small.resize(target, Resampling.BILINEAR, (0.0, 0.0, *scale))
-        if target != frame:
-            padded = new("RGB", frame)
-            padded.paste(fitted, ((frame[0] - target[0]) // 2, (frame[1] - target[1]) // 2))
-            fitted = padded
-        turn = UPRIGHT.get(orientation)
-        upright = fitted if turn is None else fitted.transpose(Transpose[turn])
-        return np.asarray(upright)[None]
+        return _fitted(image, (height, width), resize, body if stripped else b"", deadline)
+
+
+def measure(picture: Image, max_pixels: int) -> tuple[int, int]:
+    """Return width and height in pixels of a picture that Pillow holds, as a viewer shows it.
+
+    Raises: ImageTooLarge.
+    """
+    _bounded(picture.width, picture.height, max_pixels)
+    turned = _orientation(picture) in TURNED
+    return (picture.height, picture.width) if turned else picture.size
+
+
+def fit(picture: Image, side_px: int | tuple[int, int], resize: str) -> NDArray[np.uint8]:
+    """Bring a picture that Pillow holds into one model input, as `decode` does with a file.
+
+    Raises: BadImage, where it has not been loaded yet and cannot be; CannotFit.
+    """
+    with _pillow():
+        picture.load()
+        return _fitted(picture, sides(side_px), resize, b"", _Deadline(inf))
+
+
+def _fitted(
+    image: Image, side_px: tuple[int, int], resize: str, body: bytes, deadline: _Deadline
+) -> NDArray[np.uint8]:
+    """Shrink, pad and turn; *body* is the file of a PNG that is not loaded, else empty."""
+    import numpy as np
+    from PIL.Image import Resampling, Transpose, new
+
+    height, width = side_px
+    orientation = _orientation(image)
+    frame = (height, width) if orientation in TURNED else (width, height)
+    target = _within(image.size, frame) if resize == "pad" else frame
+    box = _centre(image.size, frame) if resize == "crop" else (0, 0, *image.size)
+    small, scale = _shrink(image, box, target, body, deadline)
+    fitted = small.resize(target, Resampling.BILINEAR, (0.0, 0.0, *scale))
+    if target != frame:
+        padded = new("RGB", frame)
+        padded.paste(fitted, ((frame[0] - target[0]) // 2, (frame[1] - target[1]) // 2))
+        fitted = padded
+    turn = UPRIGHT.get(orientation)
+    upright = fitted if turn is None else fitted.transpose(Transpose[turn])
+    return np.asarray(upright)[None]
 
 
 def sides(side_px: int | tuple[int, int]) -> tuple[int, int]:
     """Return height and width in pixels of a card's side."""
     return side_px if isinstance(side_px, tuple) else (side_px, side_px)
+
+
+def slow(timeout_s: float) -> SlowImage:
+    """Make the failure of an image that is not decoded within *timeout_s*."""
+    return SlowImage(
+        f"Decoding took longer than {timeout_s:g} s. Save the image again as a baseline JPEG.",
+        timeout_s=timeout_s,
+    )
 
 
 class _Deadline:
@@ -164,11 +205,7 @@ class _Deadline:
 
     def check(self) -> None:
         if monotonic() > self._end:
-            raise SlowImage(
-                f"Decoding took longer than {self._timeout_s:g} s. Save the image again as a "
-                "baseline JPEG.",
-                timeout_s=self._timeout_s,
-            )
+            raise slow(self._timeout_s)
 
 
 class _Timed(BytesIO):
@@ -183,27 +220,37 @@ class _Timed(BytesIO):
         return super().read(size)
 
 
-def _open(body: bytes, deadline: _Deadline) -> ImageFile:
-    """Open with the one plugin that the first bytes name."""
+def prepare(body: bytes) -> None:
+    """Import all but numpy that `inspect` and `decode` need for *body*: then they open no file.
+
+    Raises: UnsupportedImage.
+    """
+    _plugin(body)
+    for name in NEEDED:
+        import_module(name)
+
+
+def _plugin(body: bytes) -> type[ImageFile]:
+    """Import the one plugin that the first bytes name.
+
+    Raises: UnsupportedImage.
+    """
     name = next((PLUGINS[magic] for magic in PLUGINS if body.startswith(magic)), None)
     if body[:4] == b"RIFF" and body[8:12] == b"WEBP":
         name = "WebP"
     if body[4:8] == b"ftyp" and body[8:12] in HEIC_BRANDS:
-        return _open_heic(body, deadline)
+        return _heic_plugin()
     if name is None:
         raise UnsupportedImage(f"The bytes are not {SERVED}. Send one of these.")
-    plugin = import_module(f"PIL.{name}ImagePlugin")
+    module = import_module(f"PIL.{name}ImagePlugin")
     if name == "Png":
-        vars(plugin)["MAX_TEXT_MEMORY"] = MAX_PNG_TEXT_BYTES
-    image: ImageFile = getattr(plugin, f"{name}ImageFile")(_Timed(body, deadline))
-    image.decodermaxblock = SCAN_BYTES if _coefficients(image, body) else READ_BYTES
-    if name == "Png" and "exif" not in image.info and (late := png.exif(body)):
-        image.info["exif"] = late
-    return image
+        vars(module)["MAX_TEXT_MEMORY"] = MAX_PNG_TEXT_BYTES
+    plugin: type[ImageFile] = getattr(module, f"{name}ImageFile")
+    return plugin
 
 
-def _open_heic(body: bytes, deadline: _Deadline) -> ImageFile:
-    """Open an iPhone's photo with pillow-heif, where that is installed."""
+def _heic_plugin() -> type[ImageFile]:
+    """Import pillow-heif, which reads an iPhone's photos, where that is installed."""
     try:
         from pillow_heif import HeifImageFile
     except ModuleNotFoundError as error:
@@ -211,7 +258,17 @@ def _open_heic(body: bytes, deadline: _Deadline) -> ImageFile:
             "HEIC photos are not served here. Send a JPEG: on an iPhone, Settings, Camera, Formats,"
             " Most Compatible; or share the photo instead of uploading its file."
         ) from error
-    image: ImageFile = HeifImageFile(_Timed(body, deadline))  # type: ignore[no-untyped-call]
+    return HeifImageFile
+
+
+def _open(body: bytes, deadline: _Deadline) -> ImageFile:
+    """Open with the one plugin that the first bytes name."""
+    image = _plugin(body)(_Timed(body, deadline))
+    if image.format == "HEIF":
+        return image
+    image.decodermaxblock = SCAN_BYTES if _coefficients(image, body) else READ_BYTES
+    if image.format == "PNG" and "exif" not in image.info and (late := png.exif(body)):
+        image.info["exif"] = late
     return image
 
 
@@ -225,6 +282,8 @@ def _pillow() -> Iterator[None]:
         yield
     except MemoryError as error:
         raise CannotFit("There is not enough memory to decode this image.") from error
+    except PermissionError:  # no image's fault: something opens files where none may be opened
+        raise
     except (
         # Found by feeding broken files to every plugin: a parser in Python fails in many ways.
         ArithmeticError,
@@ -245,7 +304,7 @@ def _pillow() -> Iterator[None]:
         ) from error
 
 
-def _orientation(image: ImageFile) -> int:
+def _orientation(image: Image) -> int:
     """Return the EXIF orientation 1 to 8; 1 where there is none or it cannot be read."""
     if not {"exif", "Raw profile type exif"} & image.info.keys():
         return 1  # asking a PNG for EXIF that it lacks would decode all of it
@@ -263,10 +322,7 @@ def _held_bytes(image: ImageFile, body: bytes) -> float:
     if image.format == "HEIF":
         return HEIC_HELD_BYTES
     if image.format == "TIFF":
-        # libtiff reads a strip at a time, and some writers make one of the whole image
-        rows: Any = getattr(image, "tag_v2", {}).get(ROWS_PER_STRIP_TAG, 0)
-        in_strips = isinstance(rows, int) and 0 < rows <= image.height // 2
-        return 0.0 if in_strips else float(len(image.getbands()))
+        return tiff.held_bytes(image)
     return 2 * _coefficients(image, body)
 
 

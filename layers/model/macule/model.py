@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,7 +41,7 @@ class Warm(NamedTuple):
     """A loaded model. `levels` maps a pixel value to network input: shape (channels, 256).
 
     `stages` holds the milliseconds of fetch, import, load and, after the first run, first;
-    `grown` the bytes that this process grew by in the same.
+    `grown` the bytes that this process grew by in the same. `on_trial`: a service's, see `trial`.
     """
 
     card: Card
@@ -55,6 +55,7 @@ class Warm(NamedTuple):
     lock: Lock
     stages: dict[str, float]
     grown: dict[str, int]
+    on_trial: bool
 
     @property
     def cold_start_ms(self) -> float:
@@ -118,8 +119,9 @@ def warm(where: Where) -> Warm:
             raise here.failure.with_traceback(None)
         here.loading = True
         try:
-            here.warm = _load(where)
+            here.warm = load(where, on_trial=True)
             here.failure = None
+            _announce(here.warm)
             return here.warm
         except ModelUnavailable as error:
             here.failure = error
@@ -156,15 +158,15 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
     tensor = np.stack(planes, axis=-1)
     with warm.lock:
         began = time.perf_counter()
-        before = 0 if "first" in warm.grown else processes.resident()
+        first = "first" not in warm.grown
+        before = processes.resident() if first else 0
         warm.interpreter.set_tensor(warm.input_index, tensor)
-        tried = "first" in warm.grown
-        with nullcontext() if tried else trial.of(warm.path, warm.card.sha256, first_run=True):
+        with _trial(warm.path, warm.card, warm.on_trial and first, first_run=True):
             warm.interpreter.invoke()
         logits = as_logits(_output(warm, warm.logits), warm.card.output)
         maps = _output(warm, warm.maps) if warm.maps else None
         distance = float(_output(warm, warm.distance)) if warm.distance else None
-        if "first" not in warm.grown:
+        if first:
             warm.stages["first"] = (time.perf_counter() - began) * 1e3
             warm.grown["first"] = processes.resident() - before
     powers = np.exp((logits - logits.max()) / np.float32(warm.card.temperature))
@@ -212,10 +214,13 @@ def _here() -> Here:
     return _by_pid[pid]
 
 
-def _load(where: Where) -> Warm:
+def load(where: Where, on_trial: bool) -> Warm:
     """Find the file and check it, import the runtime, map it.
 
     In this order, as the process that fetches a model takes memory while it runs.
+    *on_trial*: whether what the file does to processes is remembered, and a load or first run
+    without an end ends this one; only a process that serves alone may be.
+    Raises: ModelUnavailable, BadCard.
     """
     clock, sizes = [time.perf_counter()], [processes.resident()]
 
@@ -230,7 +235,7 @@ def _load(where: Where) -> Warm:
 
     lap()
     try:
-        with trial.of(path, card.sha256):  # maps the file, copies nothing
+        with _trial(path, card, on_trial):  # maps the file, copies nothing
             interpreter = Interpreter(model_path=path, num_threads=1)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
@@ -242,12 +247,6 @@ def _load(where: Where) -> Warm:
     names = ("fetch", "import", "load")
     stages = {name: (b - a) * 1e3 for name, (a, b) in zip(names, pairwise(clock), strict=True)}
     grown = {name: b - a for name, (a, b) in zip(names, pairwise(sizes), strict=True)}
-    spent = ", ".join(f"{name} {ms:.0f} ms" for name, ms in stages.items())
-    told = {f"{name}_ms": round(ms, 1) for name, ms in stages.items()}
-    facts = {"event": "cold_start", "model": card.sha256[:12], **told}
-    log.info("model %s %s is warm: %s", card.name, card.version, spent, extra={"facts": facts})
-    metrics.observe("macule_cold_start_seconds", sum(stages.values()) / 1e3)
-    metrics.live("macule_models_loaded", lambda: 1.0)
     values = np.arange(256, dtype=np.float32)
     scaled = [(values - mean) / std for mean, std in zip(card.mean, card.std, strict=True)]
     return Warm(
@@ -262,7 +261,25 @@ def _load(where: Where) -> Warm:
         Lock(),
         stages,
         grown,
+        on_trial,
     )
+
+
+def _trial(
+    path: str, card: Card, on_trial: bool, first_run: bool = False
+) -> AbstractContextManager[None]:
+    return trial.of(path, card.sha256, first_run) if on_trial else nullcontext()
+
+
+def _announce(warm: Warm) -> None:
+    """Log and count that this process's model is loaded."""
+    card, stages = warm.card, warm.stages
+    spent = ", ".join(f"{name} {ms:.0f} ms" for name, ms in stages.items())
+    told = {f"{name}_ms": round(ms, 1) for name, ms in stages.items()}
+    facts = {"event": "cold_start", "model": card.sha256[:12], **told}
+    log.info("model %s %s is warm: %s", card.name, card.version, spent, extra={"facts": facts})
+    metrics.observe("macule_cold_start_seconds", sum(stages.values()) / 1e3)
+    metrics.live("macule_models_loaded", lambda: 1.0)
 
 
 def _agree(card: Card, source: dict[str, Any], outputs: dict[int, dict[str, Any]]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from macule import __version__
+
 
 class Extra(NamedTuple):
     """A package, the extra of layers/model/pyproject.toml that has it, a module that it brings.
@@ -34,6 +36,11 @@ EXTRAS: Mapping[str, Extra] = {
         Extra("boto3", "s3", "boto3", "s3"),
         Extra("google-cloud-storage", "gs", "google.cloud.storage", "gs"),
         Extra("pyarrow", "parquet", "pyarrow"),
+        Extra("jinja2", "convert", "jinja2"),
+        Extra("matplotlib", "convert", "matplotlib"),
+        Extra("litert-quantizer", "convert", "litert_quantizer"),
+        Extra("tensorflow-cpu", "convert", "tensorflow"),
+        Extra("tf-keras", "convert", "tf_keras"),
     )
 }
 
@@ -56,7 +63,11 @@ def installed(package: str) -> bool:
 def needed(what: str, package: str) -> str:
     """Say in one line that *what* needs *package*, and how to get it."""
     extra = EXTRAS[package]
-    way = f"run `pip install './layers/model[{extra.extra}]'` in a checkout of macule"
+    way = f"run `pip install './layers/model[{extra.extra}]'`"
+    if extra.extra == "convert":
+        way = "run `make tools`, then `.venv-dev/bin/macule`,"
+    way += " in a checkout of macule, elsewhere install the wheel's file with its extra: "
+    way += f"`pip install './macule-{__version__}-py3-none-any.whl[{extra.extra}]'`"
     if extra.bundled:
         way += f', or for a bundle set extras = ["{extra.bundled}"] in infra/limits.toml'
     return f"{what} needs the package {package}, which is not installed: {way}"

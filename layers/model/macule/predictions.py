@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from macule import admission, classify, draining, http, image, jobs, metrics, settings
+from macule import admission, classify, decoders, draining, http, image, jobs, metrics, settings
 from macule.errors import BadRequest, NoWebhooks
 from macule.http import Request, Response
 from macule.jobs import Job, Order, here
@@ -33,7 +33,7 @@ def create(request: Request) -> Response:
 
     def received() -> tuple[Order, bytes, image.Header]:
         photo, texts = classify.receive(request, chosen)
-        header = image.inspect(photo, chosen.max_image_pixels)  # no photo is refused at once
+        header = decoders.inspect(photo, chosen)  # no photo is refused at once
         order = Order(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
         return order, photo, header
 

@@ -7,10 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from io import BytesIO, StringIO
 from pathlib import Path
-from threading import Event
 
 import pytest
 from draw import photo, saved, skin
@@ -292,32 +290,6 @@ def test_a_folder_comes_sorted_and_counted(tmp_path: Path) -> None:
 
     assert [name.removeprefix(f"{tmp_path}/") for name in names] == ["B", "a/z", "b/10", "b/2", "c"]
     assert total == 5
-
-
-def test_a_slow_image_holds_up_a_bounded_number() -> None:
-    """While one image takes its time the others go on, but never further than the window."""
-    given: list[str] = []
-    seen: list[int] = []
-    full = Event()
-
-    def one(name: str) -> dict[str, object]:
-        if name == "0":
-            full.wait(10)
-            time.sleep(0.05)
-            seen.append(len(given))
-        return {"source": name}
-
-    def names() -> Iterator[str]:
-        for number in range(1000):
-            given.append(str(number))
-            if len(given) == 2 * batch.AHEAD:
-                full.set()
-            yield str(number)
-
-    done = [row["source"] for row in batch._in_order(names(), one, 2, Event())]
-
-    assert done == given
-    assert seen == [2 * batch.AHEAD]
 
 
 def test_progress_says_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,13 @@ def test_this_environment_is_well() -> None:
     assert "is what its card says" in lines["model"]
 
 
+def test_it_says_whether_decoders_are_restricted(landlock: int) -> None:
+    """On a kernel with Landlock decoders are, and the line has its version."""
+    _, lines = examine()
+
+    assert lines["decoders"] == f"ok   decoders: can open no file (Landlock {landlock})"
+
+
 def test_machines_get_json() -> None:
     """--json is one object a check, with the same exit code."""
     done = subprocess.run(

@@ -7,15 +7,16 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 import service
-from macule.jobs import COMPLETED_EVENT, EVENTS, STARTED_EVENT, Order, alive, outbox, webhooks
-from macule.jobs.courier import Courier
+from macule.jobs import COMPLETED_EVENT, EVENTS, STARTED_EVENT, Order, outbox, webhooks
+from macule.jobs.courier import Courier, Send
+from macule.jobs.sqlite import Sqlite
 from peers import closed_port
 from receivers import SECRET, Receiver, database, receiver
 
@@ -52,16 +53,25 @@ def pending(table: sqlite3.Connection) -> list[str]:
 
 
 @contextmanager
+def opened(folder: Path, send: Send, pause_s: Callable[[int], float | None]) -> Iterator[Courier]:
+    """Start one on a queue of its own, which nothing is put into."""
+    queue = Sqlite(folder, 60, 10)
+    one = Courier(queue.changing, folder, queue.token, send, pause_s)
+    one.start()
+    yield one
+    one.stop(10)
+    queue.close()
+
+
+@contextmanager
 def courier(
     folder: Path, timeout_s: float = 5.0, pauses_s: tuple[float, ...] = (0.02,) * 50
 ) -> Iterator[Courier]:
     """Run one whose pauses are short."""
     send = partial(webhooks.deliver, secrets=[SECRET], loopback=True, timeout_s=timeout_s)
     pause_s = dict(enumerate(pauses_s, 1)).get
-    one = Courier(partial(database, folder), folder, alive.mark(folder), send, pause_s)
-    one.start()
-    yield one
-    one.stop(timeout_s + 5)
+    with opened(folder, send, pause_s) as one:
+        yield one
 
 
 def test_what_is_rolled_back_is_not_sent(table: sqlite3.Connection) -> None:
@@ -247,10 +257,8 @@ def test_a_send_that_breaks_is_a_failed_attempt(
         return webhooks.Outcome("delivered")
 
     put(table, "1", "https://a.example/")
-    one = Courier(partial(database, tmp_path), tmp_path, alive.mark(tmp_path), send, lambda _: 0.02)
-    one.start()
-    until(lambda: not pending(table))
-    one.stop(5)
+    with opened(tmp_path, send, lambda _: 0.02):
+        until(lambda: not pending(table))
 
     assert (len(sent), len(shown)) == (2, 1)
 
@@ -267,7 +275,9 @@ def test_a_database_that_cannot_be_written_is_tried_again(
             one.wake()
             until(lambda: not pending(table))
 
-    assert caplog.record_tuples[0][1:] == (logging.WARNING, "webhooks wait: no such table: outbox")
+    level, text = caplog.record_tuples[0][1:]
+    assert level == logging.WARNING
+    assert text.startswith("webhooks wait: ")
 
 
 def test_stopping_waits_for_what_is_under_way(
@@ -282,10 +292,8 @@ def test_stopping_waits_for_what_is_under_way(
         return webhooks.Outcome("delivered")
 
     put(table, "1", there.url)
-    one = Courier(partial(database, tmp_path), tmp_path, alive.mark(tmp_path), send)
-    one.start()
-    until(lambda: sent)
-    one.stop(5)
+    with opened(tmp_path, send, webhooks.pause_s):
+        until(lambda: sent)
 
     assert pending(table) == []
 
@@ -294,13 +302,15 @@ PROCESS = """
 import sys, time
 from functools import partial
 from pathlib import Path
-from macule.jobs import alive, webhooks
+from macule.jobs import webhooks
 from macule.jobs.courier import Courier
-from receivers import SECRET, database
+from macule.jobs.sqlite import Sqlite
+from receivers import SECRET
 
 folder = Path(sys.argv[1])
 send = partial(webhooks.deliver, secrets=[SECRET], loopback=True, timeout_s=5)
-Courier(partial(database, folder), folder, alive.mark(folder), send, lambda _: 0.3).start()
+queue = Sqlite(folder, 60, 10)
+Courier(queue.changing, folder, queue.token, send, lambda _: 0.3).start()
 time.sleep(60)
 """
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ MAP = Order(None, True, "https://caller.example/" + "x" * 1900, EVENTS)
 LONGEST = {"overlay": "data:" + "x" * explain.MOST_CHARACTERS}  # no PNG of a map is longer
 BEGIN = """
 import json, os, sys, threading, time
-from contextlib import closing
 from pathlib import Path
 sys.path.insert(0, "tests")
 from macule.errors import Unavailable
@@ -36,7 +34,7 @@ folder = Path(sys.argv[1])
 
 def opened(ttl_s=60, clock=time.time):
     queue = Sqlite(folder, ttl_s, 100_000, clock, most_bytes=2**30)
-    with closing(queue.connect()) as database, database:
+    with queue.changing() as database:
         outbox.create(database)
     def tell(database, job):
         event = "prediction." + ("completed" if job.ended else "started")
@@ -119,6 +117,40 @@ answer(waiting=queue.waiting(), webhooks=queue.undelivered())
 
 
 @mounts
+def test_webhooks_are_delivered_on_a_full_disk(disk: Path) -> None:
+    """A courier writes down what it begins and what came of it though others fill the disk."""
+    (said,) = on_a_small_disk(
+        disk,
+        """
+from macule.jobs.courier import Courier
+from macule.jobs.webhooks import Outcome
+queue, sent = opened(), []
+while isinstance(offer(queue, b"i"), str):
+    pass
+while work(queue):
+    pass
+waited = queue.undelivered()
+fill(folder / "filler")
+
+def send(url, message_id, body):
+    sent.append(message_id)
+    return Outcome("again" if len(sent) == 1 else "delivered")
+
+courier = Courier(queue.changing, folder, queue.token, send, lambda attempts: 0.01)
+courier.start()
+end = time.monotonic() + 20
+while queue.undelivered() and time.monotonic() < end:
+    time.sleep(0.01)
+answer(waited=waited, left=queue.undelivered(), sent=len(sent), once=len(set(sent)))
+""",
+    )
+
+    assert said["waited"] > 10
+    assert said["left"] == 0
+    assert (said["sent"], said["once"]) == (said["waited"] + 1, said["waited"])
+
+
+@mounts
 def test_no_job_is_lost_among_hundreds(disk: Path) -> None:
     """Of 120 with maps each is refused with figures or ends, while outcomes come and go."""
     (said,) = on_a_small_disk(
@@ -197,14 +229,13 @@ def test_bytes_are_bounded_outcomes_too(tmp_path: Path) -> None:
 def test_the_log_is_bounded_though_only_webhooks_change(tmp_path: Path) -> None:
     """What another thread writes, as the courier does for hours, does not make the log longer."""
     queue = Sqlite(tmp_path, 500, 1000)
-    with closing(queue.connect()) as connection:
-        connection.execute("CREATE TABLE others (at REAL)")
-        for number in range(400):
-            with connection:
-                connection.execute("INSERT INTO others VALUES (?)", (number,))
-        log = (tmp_path / "jobs.sqlite3-wal").stat().st_size
+    with queue.changing() as database:
+        database.execute("CREATE TABLE others (at REAL)")
+    for number in range(400):
+        with queue.changing() as database:
+            database.execute("INSERT INTO others VALUES (?)", (number,))
 
-    assert log < 2 * MB
+    assert (tmp_path / "jobs.sqlite3-wal").stat().st_size < 2 * MB
 
 
 def test_the_disk_is_given_back(tmp_path: Path) -> None:

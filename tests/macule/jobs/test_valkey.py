@@ -39,6 +39,7 @@ from macule.jobs import (
     STARTING,
     SUCCEEDED,
     Order,
+    scripts,
 )
 from macule.jobs.valkey import MESSAGE, PARKED, TASK, Valkey
 from service import ROOT, until
@@ -121,8 +122,8 @@ def test_an_outcome_goes_when_its_time_is_over(server: Broker) -> None:
         with pytest.raises(NoSuchJob):
             ask(job.id, "bob")
     assert queue.put(Order(owner="ann"), b"", key="k", fingerprint="f").id != job.id
-    gone = f"macule:1:gone:{job.id}"
-    assert 86_000 < server.client.ttl(gone) <= 86_401
+    gone_at = server.client.zscore("macule:1:gone", f"{job.id} ann")
+    assert 86_000 < gone_at - time.time() <= 86_401
 
 
 def test_nothing_is_kept_for_ever(queue: Valkey, server: Broker) -> None:
@@ -130,8 +131,33 @@ def test_nothing_is_kept_for_ever(queue: Valkey, server: Broker) -> None:
     queue.put(TOLD, b"", key="k")
     lasting = {key.decode() for key in server.client.scan_iter() if server.client.ttl(key) < 0}
 
-    sets = {"macule:1:open", "macule:1:celery:queue", "macule:1:held", "macule:1:sums"}
-    assert lasting == sets
+    names = ("open", "celery:queue", "held", "sums", "gone")
+    assert lasting == {f"macule:1:{name}" for name in names}
+
+
+def test_what_is_told_of_jobs_that_are_gone_is_bounded(server: Broker) -> None:
+    """Ids of jobs that are no longer kept count, take a sixteenth at most, and the oldest go first;
+    those of jobs that are kept stay.
+    """
+    server.client.flushall()
+    queue = opened(server, ttl_s=0.001, most_bytes=2**18)
+    most = 2**18 // scripts.GONE_PART // scripts.GONE_BYTES
+    ids = []
+    for _ in range(most + 30):
+        ids.append(queue.put(Order(owner="ann"), b"").id)
+        queue.cancel(ids[-1], "ann")
+    kept = [queue.put(Order(owner="ann"), b"") for _ in range(3)]
+
+    gone = [one.decode().split()[0] for one in server.client.zrange("macule:1:gone", 0, -1)]
+    assert len(gone) <= most + len(kept) + 1
+    assert set(gone) >= {ids[-1], *(job.id for job in kept)}
+    assert ids[0] not in gone
+    with pytest.raises(NoSuchJob):
+        queue.get(ids[0], "ann")
+    with pytest.raises(JobExpired):
+        queue.get(ids[-1], "ann")
+    sums = int(server.client.hget("macule:1:sums", "bytes"))
+    assert queue.held().bytes == sums + len(gone) * scripts.GONE_BYTES
 
 
 def test_a_job_that_lapsed_holds_no_place(server: Broker) -> None:
@@ -424,7 +450,7 @@ def test_counts_come_back_to_nothing(queue: Valkey, server: Broker) -> None:
     assert server.client.hgetall("macule:1:sums") == {b"bytes": b"0", b"room": b"0"}
     while delivery := queue.due():
         queue.settle(delivery, None)
-    assert queue.held().bytes == 0
+    assert queue.held().bytes == len(ids) * scripts.GONE_BYTES  # those are told for a day
 
 
 def test_workers_outlive_a_server_without_memory(small: Broker) -> None:

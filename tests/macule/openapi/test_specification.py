@@ -28,7 +28,7 @@ DOCUMENTS = {
     name: specification.document(http.table(it), FREE[name]) for name, it in ROUTES.items()
 }
 # What no operation answers with: of the command line, and in the outcome of a prediction.
-ELSEWHERE = {errors.Unreadable, errors.WorkerDied}
+ELSEWHERE = {errors.NoMaps, errors.Unreadable, errors.WorkerDied}
 PARENTS = {errors.Unavailable}  # never raised itself
 
 

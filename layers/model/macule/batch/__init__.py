@@ -7,13 +7,10 @@ counting, and memory is the same for a thousand images and a million.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 from typing import TextIO
 
-from macule import __version__, budget, model
+from macule import __version__, budget, model, ordered
 from macule.batch import score, source, tables
 from macule.batch.journal import Journal
 from macule.batch.progress import Progress
@@ -70,7 +67,7 @@ def run(
         written.resume(names)
         progress = Progress(watcher, written.count, total)
         try:
-            for row in _in_order(names, one, workers, stop):
+            for row in ordered.in_order(names, one, workers, workers * AHEAD, stop.set):
                 if row["model"] not in (None, card.sha256):
                     raise ModelUnavailable(
                         f"A worker answers with the model {row['model'][:12]}, not with "
@@ -85,21 +82,3 @@ def run(
     finally:
         written.close()
     return written.tally
-
-
-def _in_order(
-    names: Iterator[str], one: Callable[[str], Row], workers: int, stop: Event
-) -> Iterator[Row]:
-    """Work on several at once; yield in the order of *names*, never far ahead of the slowest."""
-    pool = ThreadPoolExecutor(workers, "batch")
-    window: deque[Future[Row]] = deque()
-    try:
-        for name in names:
-            window.append(pool.submit(one, name))
-            while window and (window[0].done() or len(window) >= workers * AHEAD):
-                yield window.popleft().result()
-        while window:
-            yield window.popleft().result()
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule import __version__, classify, image, manifest, model, store
+from macule import __version__, image, inference, manifest, model, store
 from macule.convert import compose, evaluation, images, metrics, resample
 from macule.convert.images import Photo
 from macule.convert.progress import Progress
@@ -118,7 +118,7 @@ def ask(folder: str, photos: Sequence[Photo], progress: Progress) -> Answers:
         scores = model.run(warm, pixels[None])
         kept.append(photo)
         rows.append(scores.probabilities)
-        decisions.append(classify.decide(card, float(scores.probabilities.max()), scores.distance))
+        decisions.append(inference.decide(card, float(scores.probabilities.max()), scores.distance))
     if not kept:
         raise Refused(f"None of the {len(photos)} images can be decoded.")
     place = {label: index for index, label in enumerate(card.labels)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from macule import budget, keys, packages, peer, plan, settings, startup, status
+from macule import budget, keys, packages, peer, plan, sandbox, settings, startup, status
 from macule.doctor import wheels
 from macule.doctor.finding import FAIL, OK, WARN, Finding
 from macule.errors import BadSetting
@@ -44,6 +44,7 @@ def findings(worker: bool = False) -> Iterator[Finding]:
         yield from connections(chosen)
     yield Finding(OK, "processors", f"{budget.processors():.2g}")
     yield from model(chosen)
+    yield decoders()
     yield temporary()
     yield port(chosen.bind)
     if chosen.predict_url:
@@ -110,6 +111,18 @@ def model(chosen: settings.Settings) -> Iterator[Finding]:
     else:
         room = f"{fit.free_mb:.0f} MB of headroom, {fit.slots} photos of 12 MP at once"
         yield Finding(OK, "memory", f"{text}: {room}")
+
+
+def decoders() -> Finding:
+    """Restrict a thread as those that decode images are."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as thread:
+        why = thread.submit(sandbox.restrict).result()
+    if why:
+        way = "images are decoded all the same; a kernel with Landlock (Linux 5.13) restricts it"
+        return Finding(WARN, "decoders", f"may open files and connect, as {why}: {way}")
+    return Finding(OK, "decoders", f"can open no file (Landlock {sandbox.version()})")
 
 
 def temporary() -> Finding:

@@ -7,12 +7,13 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from macule.errors import QueueUnavailable
 from macule.jobs import alive, outbox, webhooks
 from macule.jobs.outbox import Delivery
 from macule.jobs.webhooks import Outcome
@@ -31,20 +32,20 @@ class Courier:
     """One a process; whatever its targets do, nobody waits for it.
 
     Args:
-      connect: opens the database, whose folder *folder* has the process's mark, *token*.
+      changing: a transaction of the queue, whose folder *folder* has the process's mark, *token*.
       send: one attempt.
       pause_s: as webhooks.pause_s.
     """
 
     def __init__(
         self,
-        connect: Callable[[], sqlite3.Connection],
+        changing: Callable[[], AbstractContextManager[sqlite3.Connection]],
         folder: Path,
         token: str,
         send: Send,
         pause_s: Callable[[int], float | None] = webhooks.pause_s,
     ) -> None:
-        self._connect, self._token = connect, token
+        self._changing, self._token = changing, token
         self._dead = partial(alive.dead, folder)
         self._send, self._pause_s = send, pause_s
         self._notes: SimpleQueue[Note] = SimpleQueue()
@@ -75,29 +76,28 @@ class Courier:
     def _run(self) -> None:
         while not self._over():
             try:
-                with closing(self._connect()) as connection:
-                    sleep_s = 0.0
-                    while not self._over():
-                        self._listen(sleep_s)
-                        sleep_s = self._round(connection)
-            except sqlite3.Error as error:  # locked, or the disk is full; not for ever
+                sleep_s = 0.0
+                while not self._over():
+                    self._listen(sleep_s)
+                    sleep_s = self._round()
+            except QueueUnavailable as error:  # locked, or the disk is full; not for ever
                 log.warning("webhooks wait: %s", error)
                 self._listen(LONGEST_SLEEP_S)
 
-    def _round(self, connection: sqlite3.Connection) -> float:
+    def _round(self) -> float:
         """Write down what came of attempts, begin others.
 
         Returns: how long there is nothing to do.
         """
-        self._write(connection)
-        with connection:
-            outbox.free(connection, self._dead)
+        self._write()
+        with self._changing() as database:
+            outbox.free(database, self._dead)
         while self._hosts.total() < THREADS and not self._stopping:
             full = [host for host, count in self._hosts.items() if count >= THREADS_A_HOST]
-            with connection:
-                delivery = outbox.claim(connection, self._token, time.time(), full)
+            with self._changing() as database:
+                delivery = outbox.claim(database, self._token, time.time(), full)
+                due_at = None if delivery else outbox.next_due(database, full)
             if not delivery:
-                due_at = outbox.next_due(connection, full)
                 wait_s = LONGEST_SLEEP_S if due_at is None else due_at - time.time()
                 return min(max(wait_s, 0.0), LONGEST_SLEEP_S)
             self._hosts[delivery.host] += 1
@@ -123,11 +123,11 @@ class Courier:
         except Empty:
             pass
 
-    def _write(self, connection: sqlite3.Connection) -> None:
-        with connection:
-            for delivery, outcome in self._unwritten:
-                self._record(connection, delivery, outcome)
-        self._unwritten.clear()
+    def _write(self) -> None:
+        while self._unwritten:
+            with self._changing() as database:  # one a transaction: the disk may be full
+                self._record(database, *self._unwritten[0])
+            del self._unwritten[0]
 
     def _record(self, connection: sqlite3.Connection, sent: Delivery, outcome: Outcome) -> None:
         attempts = sent.attempts + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import cache, partial
 from threading import Timer
 from typing import TYPE_CHECKING, NamedTuple
@@ -107,8 +107,8 @@ def _courier(queue: Sqlite, chosen: settings.Settings) -> Courier:
     send = partial(
         webhooks.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback
     )
-    courier = Courier(queue.connect, folder(chosen), queue.token, send)
-    with closing(queue.connect()) as database, database:
+    courier = Courier(queue.changing, folder(chosen), queue.token, send)
+    with queue.changing() as database:
         outbox.create(database)
 
     def tell(database: Connection, job: Job) -> None:

@@ -6,7 +6,7 @@ clocks differ agree. Under `macule:1:` lie
     job:ID        hash: status, asked, owner, times, outcome, attempts, taker; what follows below
     image:ID      the image, until the job has ended
     alive:ID      who works on the job; it lapses unless renewed
-    gone:ID       its owner, for as long as it is told from a job that never was
+    gone          sorted set: "ID OWNER" by how long it is told from a job that never was
     key:DIGEST    hash: the job that an Idempotency-Key made, and of what request
     open          sorted set: jobs that have not ended, by when to look after them
     held          sorted set: "ID BYTES ROOM", what each job takes and its end may yet take, by when
@@ -22,6 +22,8 @@ PREFIX = "macule:1:"
 CELERY = f"{PREFIX}celery:"
 QUEUE = "queue"
 JOB_BYTES, HOOK_BYTES = 2048, 8192  # a job without image and outcome; a webhook that waits
+GONE_BYTES, MOST_GONE = 256, 10_000  # an id and its owner; of jobs that are no longer kept
+GONE_PART = 16  # of all that may be taken, no more than that part is theirs
 MARGIN = 16  # of the server's memory that part stays free: for what is on its way
 
 # Ends are written though memory has run out (allow-oom): they free more than they take.
@@ -77,7 +79,7 @@ local function conclude(id, status, outcome)
   count(id, string.len(outcome) + JOB_BYTES, 0, ttl_ms)
   redis.call('PEXPIRE', job, ttl_ms)
   if key ~= '' then redis.call('PEXPIRE', P .. 'key:' .. key, ttl_ms) end
-  redis.call('SET', P .. 'gone:' .. id, owner, 'PX', ttl_ms + gone_ms)
+  redis.call('ZADD', P .. 'gone', stamp(now + (ttl_ms + gone_ms) / 1000), id .. ' ' .. owner)
   tell(id, 'prediction.completed')
 end
 
@@ -103,7 +105,7 @@ PUT = (
     + COMMON
     + """
 local id, asked, owner, events, key, print, image, most, ttl_ms, kept_ms, gone_ms, look_s, message,
-  room, most_bytes, margin = unpack(ARGV)
+  room, most_bytes, margin, gone_bytes, most_gone, gone_part = unpack(ARGV)
 local job = P .. 'job:' .. id
 if redis.call('EXISTS', job) == 1 then  -- sent again, as the answer to the first was lost
   return {'new', redis.call('HGET', job, 'created_at')}
@@ -122,9 +124,14 @@ if waiting >= tonumber(most) then
   if waiting >= tonumber(most) then return {'full', waiting} end
 end
 for _, entry in ipairs(first(P .. 'held')) do uncount(entry) end
+local gone, kept = P .. 'gone', redis.call('ZCARD', P .. 'held')
+redis.call('ZREMRANGEBYSCORE', gone, '-inf', stamp(now))
+most_gone = math.min(most_gone, math.floor(most_bytes / gone_part / gone_bytes))
+redis.call('ZREMRANGEBYRANK', gone, 0, -1 - kept - most_gone)
 local bytes = string.len(image) + JOB_BYTES + room
 local sums = redis.call('HMGET', P .. 'sums', 'bytes', 'room')
 local held = (sums[1] or 0) + HOOK_BYTES * redis.call('ZCARD', P .. 'due')
+  + gone_bytes * redis.call('ZCARD', gone)
 if held + bytes > tonumber(most_bytes) then
   local next = redis.call('ZRANGE', P .. 'held', 0, 0, 'WITHSCORES')[2]
   local left_s = waiting == 0 and next and math.ceil(next - now) or 0
@@ -144,7 +151,7 @@ redis.call('HSET', job, 'status', 'starting', 'asked', asked, 'owner', owner, 'e
   'ttl_ms', ttl_ms, 'gone_ms', gone_ms)
 count(id, bytes, room, kept_ms)
 redis.call('PEXPIRE', job, kept_ms)
-redis.call('SET', P .. 'gone:' .. id, owner, 'PX', kept_ms + gone_ms)
+redis.call('ZADD', gone, stamp(now + (kept_ms + gone_ms) / 1000), id .. ' ' .. owner)
 if key ~= '' then
   redis.call('HSET', P .. 'key:' .. key, 'id', id, 'print', print)
   redis.call('PEXPIRE', P .. 'key:' .. key, kept_ms)

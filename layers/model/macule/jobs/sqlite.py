@@ -38,7 +38,7 @@ from macule.jobs import (
     Order,
     alive,
 )
-from macule.jobs.space import LOG_BYTES, PAGE_BYTES, Space
+from macule.jobs.space import Space
 
 MB = 2**20
 GONE_S = 86400.0  # how long a job that is no longer kept is told from one that never was
@@ -152,7 +152,7 @@ class Sqlite:
             return self._put(order, image, key, fingerprint)
 
     def _put(self, order: Order, image: bytes, key: str, fingerprint: str) -> Job:
-        with self._changing() as database:
+        with self.changing() as database:
             before = (
                 key
                 and database.execute(
@@ -193,7 +193,7 @@ class Sqlite:
 
     def cancel(self, job_id: str, owner: str) -> Job:
         self._forget()
-        with self._changing() as database:
+        with self.changing() as database:
             job = self._find(database, job_id, owner)
             if job.ended:
                 raise JobEnded(f"The prediction has {job.status}; nothing is left to cancel.")
@@ -204,7 +204,7 @@ class Sqlite:
 
         One whose worker died is taken again, until it has been taken MOST_ATTEMPTS times.
         """
-        with self._changing() as database:
+        with self.changing() as database:
             self._free(database)
             row = database.execute(
                 f"UPDATE jobs SET status = ?, taker = ?, attempts = attempts + 1, "  # noqa: S608
@@ -228,7 +228,7 @@ class Sqlite:
 
     def give_back(self, job_id: str) -> None:
         """Let a taken job wait again; that does not count as an attempt."""
-        with self._changing() as database:
+        with self.changing() as database:
             database.execute(
                 "UPDATE jobs SET status = ?, taker = '', attempts = attempts - 1 "
                 "WHERE id = ? AND status = ? AND taker = ?",
@@ -236,7 +236,7 @@ class Sqlite:
             )
 
     def finish(self, job_id: str, status: str, outcome: Mapping[str, Any]) -> bool:
-        with self._changing() as database:
+        with self.changing() as database:
             row = database.execute(
                 f"SELECT {COLUMNS} FROM jobs WHERE id = ? AND status = ? AND taker = ?",  # noqa: S608
                 (job_id, PROCESSING, self.token),
@@ -272,11 +272,29 @@ class Sqlite:
         """Call *tell* in the transaction in which a job begins or ends, *told* after it."""
         self._tell, self._told = tell, told
 
-    def connect(self) -> sqlite3.Connection:
-        """Open the file once more, for another thread."""
-        connection = sqlite3.connect(self._folder / FILE, timeout=LOCK_S)
-        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_BYTES // PAGE_BYTES}")
-        return connection
+    @contextmanager
+    def changing(self) -> Iterator[sqlite3.Connection]:
+        """Hold the database for one transaction: all of it happens, or nothing.
+
+        Where the disk is full it may take the reserve.
+        Raises: QueueUnavailable.
+        """
+        with self._explained(), self._lock:
+            database = self._connection
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                self._space.make_way()
+                yield database
+                database.execute("COMMIT")
+            except BaseException:
+                self._after = _nothing
+                if database.in_transaction:  # SQLite may have ended it itself, as the disk is full
+                    database.execute("ROLLBACK")
+                raise
+            finally:
+                self._settle(database)
+            self._after()
+            self._after = _nothing
 
     def close(self) -> None:
         with self._lock:
@@ -337,7 +355,7 @@ class Sqlite:
 
     def _compact(self, kept_pages: int) -> bool:
         """Give back some pages; return whether there may be more."""
-        with self._changing() as database:
+        with self.changing() as database:
             (free,) = database.execute("PRAGMA freelist_count").fetchone()
             (mode,) = database.execute("PRAGMA auto_vacuum").fetchone()
             if free <= kept_pages or mode != 2:
@@ -387,7 +405,7 @@ class Sqlite:
 
     def _forget_one(self, now: float) -> bool:
         """Let go of one outcome: the log has all that is overwritten, and the disk may be full."""
-        with self._changing() as database:
+        with self.changing() as database:
             row = database.execute(
                 "DELETE FROM jobs WHERE place = (SELECT place FROM jobs WHERE ended_at < ? LIMIT 1)"
                 " RETURNING id, owner",
@@ -400,26 +418,6 @@ class Sqlite:
                 (now - GONE_S, MOST_GONE),
             )
             return row is not None
-
-    @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        """Hold the database for one transaction: all of it happens, or nothing."""
-        with self._explained(), self._lock:
-            database = self._connection
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                self._space.make_way()
-                yield database
-                database.execute("COMMIT")
-            except BaseException:
-                self._after = _nothing
-                if database.in_transaction:  # SQLite may have ended it itself, as the disk is full
-                    database.execute("ROLLBACK")
-                raise
-            finally:
-                self._settle(database)
-            self._after()
-            self._after = _nothing
 
     def _settle(self, database: sqlite3.Connection) -> None:
         """Empty the log of images, and of what it took the reserve for; later if not now."""

@@ -166,6 +166,9 @@ class Valkey:
             sum(jobs.rooms(order, self._labels()).values()),
             self._most_bytes,
             scripts.MARGIN,
+            scripts.GONE_BYTES,
+            scripts.MOST_GONE,
+            scripts.GONE_PART,
         )
         self._refuse(answer, more)
         if answer == b"new":
@@ -227,8 +230,9 @@ class Valkey:
     def held(self) -> Held:
         with self._outage.watched():
             sums: Any = self._redis.hget(f"{scripts.PREFIX}sums", "bytes")
-        hooks = scripts.HOOK_BYTES * self.undelivered()
-        return Held(int(sums or 0) + hooks, self._most_bytes)
+            gone: Any = self._redis.zcard(f"{scripts.PREFIX}gone")
+        beside = scripts.HOOK_BYTES * self.undelivered() + scripts.GONE_BYTES * int(gone)
+        return Held(int(sums or 0) + beside, self._most_bytes)
 
     def sweep(self) -> list[str]:
         """Send again what was lost; return the jobs that were given up."""
@@ -291,8 +295,8 @@ class Valkey:
 
     def _missing(self, job_id: str, owner: str) -> NoSuchJob | JobExpired:
         with self._outage.watched():
-            gone: Any = self._redis.get(f"{scripts.PREFIX}gone:{job_id}")
-        if gone is not None and gone.decode() == owner:
+            gone: Any = self._redis.zscore(f"{scripts.PREFIX}gone", f"{job_id} {owner}")
+        if gone is not None:
             return JobExpired("The prediction is no longer kept.")
         return NoSuchJob("There is no prediction of that id.")
 

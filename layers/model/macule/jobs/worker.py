@@ -243,7 +243,7 @@ def serve(
 def longest_s(chosen: settings.Settings) -> float:
     """Return the seconds that a job may take, with the model fetched for it."""
     fetch_s = chosen.model.timeout_s if isinstance(chosen.model, settings.Source) else 0.0
-    return fetch_s + 2 * chosen.admission_timeout_s + chosen.decode_timeout_s
+    return fetch_s + 3 * chosen.admission_timeout_s + 2 * chosen.decode_timeout_s
 
 
 def configuration(chosen: settings.Settings) -> dict[str, Any]:

@@ -74,8 +74,16 @@ LOCKED: Failures = (Unauthorized, Forbidden)
 COUNTED: Failures = (QuotaExceeded,)
 STOPPED: Failures = (Draining,)
 
-BODY: Failures = (BadRequest, SlowBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, BadImage)
+BODY: Failures = (
+    BadRequest,
+    SlowBody,
+    BodyTooLarge,
+    ImageTooLarge,
+    UnsupportedImage,
+    BadImage,
+    SlowImage,
+)
 MEMORY: Failures = (Busy, CannotFit)
 UNKNOWN: Failures = (NoSuchJob, NotFound)  # an id may have a slash
 MODEL: Failures = (ModelUnavailable, BadCard)
-PHOTO: Failures = (*BODY, SlowImage, *MEMORY, *MODEL)
+PHOTO: Failures = (*BODY, *MEMORY, *MODEL)

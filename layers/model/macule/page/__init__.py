@@ -8,6 +8,7 @@ import re
 import zlib
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from macule import http
@@ -25,6 +26,7 @@ KINDS = {
     "example.jpg": "image/jpeg",
 }
 LANGUAGES = ("en", "vi")  # the first where the reader asks for neither
+GZIP = 31  # zlib's word for a gzip file, without that module
 AGE_S = 31_536_000  # a file's address changes with its content
 SLOT = re.compile(r'\{\{([\w.]+)\}\}|(data-word="(\w+)"[^>]*>)')
 GUARDS = {
@@ -36,11 +38,17 @@ GUARDS = {
 }
 
 
+class Packed(NamedTuple):
+    """A text as a gzip file, and a name of this version of it."""
+
+    version: str
+    content: bytes
+
+
 def view(request: Request) -> Response:
     """GET /: the page, in the language that the reader asks for. Query: `lang`."""
-    body = _html(_language(request), "", {"view": "choose"})
     headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **GUARDS}
-    return _sent(request, body, headers, "Accept-Language, ")
+    return _sent(request, _page(_language(request)), headers, "Accept-Language, ")
 
 
 def file(request: Request) -> Response:
@@ -48,10 +56,14 @@ def file(request: Request) -> Response:
     name = request.names["file"]
     if name not in KINDS:
         raise NotFound(f"The page has no file {name[:80]}.", files=sorted(KINDS))
-    body = _read(name)
-    fixed = request.query.get("v") == _version(body)
+    fixed = request.query.get("v") == _version(name)
     control = f"public, max-age={AGE_S}, immutable" if fixed else "no-cache"
-    return _sent(request, body, {"Content-Type": KINDS[name], "Cache-Control": control})
+    headers = {"Content-Type": KINDS[name], "Cache-Control": control}
+    if not KINDS[name].startswith("image/"):
+        return _sent(request, _text_file(name), headers)
+    headers["ETag"] = tag = f'"{_version(name)}"'
+    known = http.knows(request, tag)
+    return Response(304 if known else 200, b"" if known else _read(name), headers)
 
 
 def form(request: Request) -> Response:
@@ -184,7 +196,7 @@ def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
     """Fill the slots of page.html with *values*, and its elements with their words."""
     words = _words()
     own = {
-        **{name: _version(_read(name)) for name in KINDS},
+        **{name: _version(name) for name in KINDS},
         "lang": language,
         "root": root,
         "words": _script(words),
@@ -243,19 +255,32 @@ def _weight(parameters: str) -> float:
     return 1.0 if not text else float(text) if re.fullmatch(r"[01](\.\d{0,3})?", text) else 0.0
 
 
-def _sent(request: Request, body: bytes, headers: dict[str, str], varies: str = "") -> Response:
-    """Answer with a file: 304 where it is known by its ETag, compressed where that is taken."""
-    packs = not headers["Content-Type"].startswith("image/")
-    packed = packs and _takes_gzip(request.headers.get("accept-encoding", ""))
-    headers["ETag"] = tag = f'"{_version(body)}{"-gzip" if packed else ""}"'
-    if packs:
-        headers["Vary"] = f"{varies}Accept-Encoding"
+def _sent(request: Request, text: Packed, headers: dict[str, str], varies: str = "") -> Response:
+    """Answer with a text: 304 where it is known by its ETag, compressed where that is taken."""
+    packed = _takes_gzip(request.headers.get("accept-encoding", ""))
+    headers["ETag"] = tag = f'"{text.version}{"-gzip" if packed else ""}"'
+    headers["Vary"] = f"{varies}Accept-Encoding"
     if http.knows(request, tag):
         return Response(304, b"", headers)
     if packed:
-        packer = zlib.compressobj(9, zlib.DEFLATED, 31)  # 31: a gzip file, without that module
-        body, headers["Content-Encoding"] = packer.compress(body) + packer.flush(), "gzip"
-    return Response(200, body, headers)
+        return Response(200, text.content, {**headers, "Content-Encoding": "gzip"})
+    return Response(200, zlib.decompress(text.content, GZIP), headers)
+
+
+@cache
+def _page(language: str) -> Packed:
+    """Write the page once a process: 8 kB a language are kept."""
+    return _pack(_html(language, "", {"view": "choose"}))
+
+
+@cache
+def _text_file(name: str) -> Packed:
+    return _pack(_read(name))
+
+
+def _pack(content: bytes) -> Packed:
+    packer = zlib.compressobj(9, zlib.DEFLATED, GZIP)
+    return Packed(_checksum(content), packer.compress(content) + packer.flush())
 
 
 def _takes_gzip(accepted: str) -> bool:
@@ -273,7 +298,13 @@ def _words() -> dict[str, Any]:
     return words
 
 
-def _version(content: bytes) -> str:
+@cache
+def _version(name: str) -> str:
+    """Name the content of a file."""
+    return _checksum(_read(name))
+
+
+def _checksum(content: bytes) -> str:
     """Name content: a checksum, as a digest would load TLS."""
     return f"{zlib.crc32(content):08x}"
 

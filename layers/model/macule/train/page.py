@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from macule import classify, image, model
+from macule import image, inference, model
 from macule.convert import evaluate, metrics, plots
 from macule.train import strange
 
@@ -40,7 +40,7 @@ def decide(warm: model.Warm, picture: Any) -> str:
 
     height, width = image.sides(warm.card.side_px)
     scores = model.run(warm, np.asarray(fromarray(picture).resize((width, height)))[None])
-    return classify.decide(warm.card, float(scores.probabilities.max()), scores.distance)
+    return inference.decide(warm.card, float(scores.probabilities.max()), scores.distance)
 
 
 def bins(probabilities: metrics.Floats, truth: metrics.Ints, count: int = 5) -> list[list[float]]:

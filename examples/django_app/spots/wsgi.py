@@ -1,0 +1,8 @@
+"""What gunicorn runs: `gunicorn --chdir examples/django_app spots.wsgi`."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "spots.settings")
+application = get_wsgi_application()

@@ -1,0 +1,175 @@
+"""The Django application of examples/, under gunicorn: the model in its process, and over HTTP."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from draw import photo, saved
+from macule import keys
+from PIL import Image
+from service import GUNICORN, ROOT, Answer, Service, form, running
+
+DJANGO = (
+    f"{sys.executable} -m gunicorn --chdir examples/django_app --workers 1 --threads 4 "
+    "--bind 127.0.0.1:{port} spots.wsgi"
+)
+WAYS = ("in process", "over HTTP")
+KEY, PAIR = keys.new("django")
+GUIDE = (ROOT / "docs/from-tensorflow.md").read_text()
+MB = 2**20
+
+
+@pytest.fixture(scope="module")
+def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service]]:
+    """The application in both ways; over HTTP beside a macule that asks for its key."""
+    logs = [tmp_path_factory.mktemp(name) for name in ("macule", "near", "far")]
+    with running(GUNICORN, logs[0], API_KEYS=PAIR) as macule:
+        told = {"MACULE_URL": f"http://127.0.0.1:{macule.port}", "MACULE_KEY": KEY}
+        lean = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+        with (
+            running(DJANGO, logs[1], **lean) as near,
+            running(DJANGO, logs[2], **told) as far,
+        ):
+            yield dict(zip(WAYS, (near, far), strict=True))
+
+
+@pytest.fixture(params=WAYS)
+def app(apps: dict[str, Service], request: pytest.FixtureRequest) -> Service:
+    return apps[request.param]
+
+
+def send(app: Service, body: bytes | None, token: bool = True) -> Answer:
+    """Send the form as a browser does: with its cookie, its hidden field, and a photo or none."""
+    page = app.call("GET", "/")
+    cookie = page.headers["set-cookie"].partition(";")[0]
+    (hidden,) = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page.body.decode())
+    content, headers = form("photo", body or b"", "a.jpg" if body is not None else "")
+    boundary = headers["Content-Type"].partition("=")[2]
+    field = 'Content-Disposition: form-data; name="csrfmiddlewaretoken"\r\n\r\n'
+    first = f"--{boundary}\r\n{field}{hidden}\r\n".encode() if token else b""
+    return app.call("POST", "/", first + content, {**headers, "Cookie": cookie})
+
+
+def shown(page: Answer) -> str:
+    """Return what a page shows, without the token that no two pages share."""
+    return re.sub(r'name="csrfmiddlewaretoken" value="\w+"', "", page.body.decode())
+
+
+def test_a_photo_gets_its_answer(app: Service) -> None:
+    """The form's photo is classified; the page shows the answer, its map and what it is not."""
+    page = send(app, (ROOT / "examples/spot.jpg").read_bytes())
+    text = page.body.decode()
+
+    assert page.status == 200
+    assert "Most like: <strong>Melanocytic nevus</strong>" in text
+    assert re.search(r"<td>0\.\d{3}</td>", text)
+    assert 'src="data:image/png;base64,' in text
+    assert text.count("not a medical device") == 1
+    assert "no-store" in page.headers["cache-control"]
+
+
+BODIES = {
+    "spot": (ROOT / "examples/spot.jpg").read_bytes(),
+    "drawn": photo(),
+    "plain": saved(Image.new("RGB", (300, 300), (30, 90, 200)), "PNG"),
+    "text": b"hello",
+    "damaged": photo()[:3000],
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_both_ways_give_the_same_page(apps: dict[str, Service], name: str) -> None:
+    """Answer, map, and the words of a problem are the same in process and over HTTP."""
+    near, far = (send(apps[way], BODIES[name]) for way in WAYS)
+
+    assert near.status == far.status
+    assert shown(near) == shown(far)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        (None, 400, "Choose a photo first"),
+        (b"", 400, "This file is empty"),
+        (b"hello", 415, "The bytes are not JPEG, PNG"),
+        (photo()[:3000], 422, "The file is damaged"),
+        (b"x" * (10 * MB + 1), 413, "too large. Send one of at most 10 MB"),
+        (b"x" * (11 * MB), 413, "too large. Send one of at most 10 MB"),
+    ],
+    ids=["none", "empty", "text", "damaged", "large", "larger"],
+)
+def test_a_problem_is_told_in_words(
+    app: Service, body: bytes | None, status: int, told: str
+) -> None:
+    """The form comes back with what is wrong, and its status."""
+    page = send(app, body)
+    text = page.body.decode()
+
+    assert (page.status, told in text) == (status, True)
+    assert 'role="alert"' in text
+    assert 'type="file"' in text
+
+
+def test_a_form_of_another_site_is_refused(app: Service) -> None:
+    """Without the token of its page a photo is not looked at."""
+    assert send(app, photo(), token=False).status == 403
+
+
+def test_the_form_is_for_everybody(app: Service) -> None:
+    """It has a language, a label for its field, no script, and says what it is not."""
+    text = app.call("GET", "/").body.decode()
+
+    assert '<html lang="en">' in text
+    assert '<label for="id_photo">' in text
+    assert 'id="id_photo"' in text
+    assert "<script" not in text
+    assert "Not a medical device" in text
+
+
+def test_health_says_whether_photos_are_answered(app: Service) -> None:
+    """Both ways are well once they run, which no cache keeps."""
+    answer = app.call("GET", "/health/")
+
+    assert (answer.status, answer.json()) == (200, {"status": "ok"})
+    assert "no-store" in answer.headers["cache-control"]
+
+
+def test_a_service_that_is_away_is_told(tmp_path: Path) -> None:
+    """The page says so, and /health/ too; the form still comes."""
+    with running(DJANGO, tmp_path, alive="/", MACULE_URL="http://127.0.0.1:1") as app:
+        page, health = send(app, photo()), app.call("GET", "/health/")
+
+    assert (page.status, "cannot be reached" in page.body.decode()) == (502, True)
+    assert (health.status, health.json()) == (503, {"status": "unavailable"})
+
+
+def test_a_worker_without_its_model_does_not_start(tmp_path: Path) -> None:
+    """A folder that holds no model ends gunicorn, with the reason in its log."""
+    with (
+        pytest.raises(AssertionError, match="There is no folder /nowhere"),
+        running(DJANGO, tmp_path, MACULE_MODEL="/nowhere"),
+    ):
+        pass
+
+
+def test_memory_in_process_is_what_the_guide_says(apps: dict[str, Service]) -> None:
+    """Django and the model together hold the guide's figure at most, and a tenth of it."""
+    (old,) = re.findall(r"^\| memory after 12 MP photos \| 608 MB \| (\d+) MB", GUIDE, re.MULTILINE)
+    (new,) = re.findall(r"Django 6\.1 both in process hold (\d+) MB", GUIDE)
+    figure = int(new if sys.version_info >= (3, 12) else old)  # Django 6 needs 3.12
+    large = photo(4000, 3000)
+    for _ in range(20):
+        assert send(apps["in process"], large).status == 200
+
+    assert held(apps["in process"]) <= figure * 1.1 * MB
+
+
+def held(app: Service) -> int:
+    """Sum what the worker has in memory, and what gunicorn's first process has for itself."""
+    arbiter = psutil.Process(app.process.pid)
+    (worker,) = arbiter.children()
+    own: int = arbiter.memory_full_info().uss
+    return own + int(worker.memory_info().rss)

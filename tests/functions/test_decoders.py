@@ -1,0 +1,138 @@
+"""Decoders of a real service: what one that means harm can reach, and what one that hangs holds."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiffs
+from draw import photo
+from macule import sandbox
+from service import GUNICORN_DEV, Service, running, until
+
+# Two formats more: one decoder does what a conquered one would, one hangs until it is told.
+HARMFUL = """
+import os, socket, sys, types
+from macule.functions import predict as main
+from macule import doors, http, image
+from PIL.ImageFile import ImageFile
+
+found, released = {}, []
+
+def attempt(path, port):
+    tries = {
+        "read": lambda: open(path),
+        "create": lambda: open(path + ".new", "w"),
+        "connect": lambda: socket.create_connection(("127.0.0.1", port)).close(),
+    }
+    for name, action in tries.items():
+        try:
+            action()
+            yield name, "done"
+        except OSError as error:
+            yield name, type(error).__name__
+
+class HarmfulImageFile(ImageFile):
+    format = "HARM"
+
+    def _open(self):
+        path, port = self.fp.read()[5:].decode().split("|")
+        found.update(attempt(path, int(port)))
+        raise ValueError("no image")
+
+class HangingImageFile(ImageFile):
+    format = "HANG"
+
+    def _open(self):
+        self._size, self._mode = (1000, 1000), "RGB"
+
+    def load(self):
+        import time
+        while not released:
+            time.sleep(0.01)
+        raise ValueError("no image")
+
+for name, plugin in (("Harm", HarmfulImageFile), ("Hang", HangingImageFile)):
+    image.PLUGINS[name.upper().encode() + b"!"] = name
+    module = sys.modules[f"PIL.{name}ImagePlugin"] = types.ModuleType(name)
+    setattr(module, f"{name}ImageFile", plugin)
+
+def show(request):
+    attempts = dict(attempt(request.query["path"], int(request.query["port"])))
+    return http.as_json({"decoder": found, "others": attempts})
+
+def release(request):
+    released.append(True)
+    return http.as_json({})
+
+ROUTES = {**main.ROUTES, "GET /attempts": show, "GET /release": release}
+app = doors.wsgi(ROUTES)
+"""
+TIMEOUT_S = 3.0
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that decodes two formats more."""
+    folder = tmp_path_factory.mktemp("harmful")
+    (folder / "harmful.py").write_text(HARMFUL)
+    command = f"{GUNICORN_DEV} --pythonpath {folder} harmful:app"
+    with running(command, folder, DECODE_TIMEOUT_S=str(TIMEOUT_S), LOG="json") as service:
+        yield service
+
+
+def test_a_conquered_decoder_reaches_nothing(
+    landlock: int, service: Service, tmp_path: Path
+) -> None:
+    """It can neither read nor create a file nor connect; its service can, and goes on: photos,
+    cache, queue and log.
+    """
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        answer = service.predict(f"HARM!{secret}|{port}".encode())
+        attempts = service.call("GET", f"/attempts?path={secret}&port={port}").json()
+
+    refused = {"read", "create"} | ({"connect"} if landlock >= min(sandbox.TCP) else set())
+    assert answer.json()["type"].endswith(":bad-image")
+    assert {
+        name for name, end in attempts["decoder"].items() if end == "PermissionError"
+    } == refused
+    assert set(attempts["others"].values()) == {"done"}
+    metrics = [service.predict(photo()).json()["metrics"] for _ in range(2)]
+    assert [each["cache"] for each in metrics] == ["miss", "hit"]
+    job = service.call("POST", "/predictions", photo(320, 240), {"Prefer": "wait=30"})
+    assert job.json()["status"] == "succeeded"
+    text = service.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line[:1] == "{"]
+    assert {200, 422} <= {line.get("status") for line in lines}
+    assert "decoders may open" not in text
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, 200), (20, 422)])
+def test_a_jpeg_in_a_tiff_has_few_scans(service: Service, more: int, status: int) -> None:
+    """libtiff decodes all scans in one call; a file of more than 20 is refused as damaged."""
+    file = photo(320, 240, progressive=True, subsampling=0)
+    last = file.rindex(b"\xff\xda")
+    strip = file[:last] + file[last:-2] * (1 + more) + file[-2:]
+
+    assert service.predict(tiffs.in_strips(320, 240, [strip], tiffs.JPEG)).status == status
+
+
+def test_a_decoder_that_hangs_is_answered_for(service: Service) -> None:
+    """At DECODE_TIMEOUT_S its caller has a 422; others have answers; its memory stays held."""
+
+    def held_mb() -> float:
+        return float(service.call("GET", "/memory/").json()["ledger"]["held_mb"])
+
+    answer = service.predict(b"HANG!")
+
+    assert answer.status == 422
+    assert answer.json()["type"].endswith(":slow-image")
+    assert answer.json()["timeout_s"] == TIMEOUT_S
+    assert held_mb() > 0
+    assert service.predict(photo(), **{"Cache-Control": "no-cache"}).status == 200
+    assert service.call("GET", "/release").status == 200
+    until(lambda: held_mb() == 0)

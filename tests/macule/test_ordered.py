@@ -1,0 +1,64 @@
+"""Several items at once, in threads: their order, their bound, their end."""
+
+import time
+from collections.abc import Iterator
+from threading import Event
+
+import pytest
+from macule.ordered import in_order
+
+AHEAD = 16
+
+
+def test_a_slow_item_holds_up_a_bounded_number() -> None:
+    """While one item takes its time the others go on, but never further than the window."""
+    given: list[int] = []
+    seen: list[int] = []
+    full = Event()
+
+    def one(item: int) -> int:
+        if item == 0:
+            full.wait(10)
+            time.sleep(0.05)
+            seen.append(len(given))
+        return item
+
+    def items() -> Iterator[int]:
+        for item in range(200):
+            given.append(item)
+            if len(given) == AHEAD:
+                full.set()
+            yield item
+
+    assert list(in_order(items(), one, 2, AHEAD)) == given
+    assert seen == [AHEAD]
+
+
+def test_an_end_is_told_before_it_is_waited_for() -> None:
+    """Whoever stops early has what is worked on stopped, and nothing more begun."""
+    stop, begun = Event(), []
+
+    def one(item: int) -> int:
+        begun.append(item)
+        if item > 0:
+            stop.wait(10)
+        return item
+
+    results = in_order(iter(range(100)), one, 2, 4, stop.set)
+    assert next(results) == 0
+    began = time.monotonic()
+    results.close()  # type: ignore[attr-defined]
+
+    assert stop.is_set()
+    assert time.monotonic() - began < 10
+    assert len(begun) <= 4
+
+
+def test_a_failure_comes_in_its_place() -> None:
+    """What is before a failure is yielded; the failure ends the iteration."""
+    results = in_order("1234x678", int, 2, 4)
+
+    assert [next(results) for _ in range(4)] == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="'x'"):
+        next(results)
+    assert list(results) == []

@@ -1,0 +1,23 @@
+"""The wheel in an environment of its own, which has nothing else of this repository."""
+
+import re
+from pathlib import Path
+
+import pytest
+from bare import Bare
+from service import ROOT
+
+PIN = re.compile(r"^[\w.-]+==[^\s;]+(?: ; [^\\\n]+)?", re.MULTILINE)
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Bare:
+    """The wheel as the README installs it, with queue too, by our pins; `report.json` is pip's."""
+    there = Bare(tmp_path_factory.mktemp("installed"), cloned=False)
+    pins = there.folder / "pins.txt"
+    pins.write_text("\n".join(PIN.findall((ROOT / "requirements/all.txt").read_text())))
+    (there.clone / "dist").symlink_to(wheel.parent)
+    (line,) = re.findall(r"^v/bin/pip (install .*)$", (ROOT / "README.md").read_text(), re.M)
+    options = f"--quiet --report {there.folder}/report.json -c {pins}"
+    there.run(f"python -m pip {line} {options}".replace("[serve]", "[serve,queue]"), {})
+    return there

@@ -1,0 +1,143 @@
+"""The image and compose.yaml, as far as they go without a daemon: each step and command is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from bare import Bare, first_answer
+from broker import broker
+from draw import photo
+from service import ROOT
+
+from infra import limits
+
+PHOTO = photo(4032, 3024, quality=50)
+HOME = "/opt/macule"
+
+
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return found
+
+
+def steps() -> list[tuple[str, str]]:
+    """Return the instructions of the Dockerfile and what each is given, in their order."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.M)
+    lines = text.replace("\\\n", " ").splitlines()
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def given(word: str) -> str:
+    """Return what the last of these instructions is given."""
+    return [rest for each, rest in steps() if each == word][-1]
+
+
+@pytest.fixture(scope="module")
+def image(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Bare:
+    """What the Dockerfile's steps make, below a folder instead of HOME."""
+    there = Bare(tmp_path_factory.mktemp("image"), cloned=False)
+    context = there.folder / "context"
+    shutil.copytree(ROOT / "requirements", context / "requirements")
+    (context / "dist").mkdir()
+    shutil.copy(wheel, context / "dist")
+    for word, rest in steps():
+        if word == "COPY" and not rest.startswith("--from"):
+            for pattern in rest.split()[:-1]:
+                for path in context.glob(pattern):
+                    shutil.copy(path, there.clone)
+        elif word == "RUN":  # pip may use its cache here
+            command = rest.replace(HOME, str(there.folder / "opt")).replace("--no-cache-dir", "")
+            there.run(command, {})
+    return there
+
+
+def variables(image: Bare, service: str, **more: str) -> dict[str, str]:
+    """Return the variables of a container: the image's, then those of compose.yaml."""
+    own = dict(pair.split("=", 1) for pair in given("ENV").split())
+    path = own["PATH"].replace(HOME, str(image.folder / "opt")).replace("$PATH", os.environ["PATH"])
+    return {**own, **compose()[service]["environment"], "PATH": path, **more}
+
+
+def test_web_process_and_worker_share_the_queue(image: Bare, tmp_path: Path) -> None:
+    """A photo is answered by the one, and a job by the other; both pass their health checks."""
+    commands = {"predict": json.loads(given("CMD")), "worker": compose()["worker"]["command"]}
+    with broker(tmp_path) as server, ExitStack() as stack:
+        shared = {"BROKER_URL": server.url, "HOST": "127.0.0.1"}
+        web = variables(image, "predict", **shared)
+        del web["PORT"]  # a free one
+        running = stack.enter_context(image.start(" ".join(commands["predict"]), web, tmp_path))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        jobs = variables(image, "worker", **shared, WORKER_METRICS_PORT=port)
+        stack.enter_context(
+            image.start(" ".join(commands["worker"]), {**jobs, "PORT": port}, tmp_path)
+        )
+        answer, _ = first_answer(running, PHOTO)
+        job = running.call("POST", "/predictions", PHOTO, {"Prefer": "wait=30"})
+        web_check = json.loads(given("HEALTHCHECK").partition("CMD ")[2])
+        worker_check = [
+            word.replace("9100", port) for word in compose()["worker"]["healthcheck"]["test"][1:]
+        ]
+        checks = [
+            subprocess.run(check, env=environment, capture_output=True, check=False).returncode
+            for check, environment in (
+                (web_check, {**web, "PORT": str(running.port)}),
+                (worker_check, jobs),
+                (web_check, {**web, "PORT": "1"}),
+            )
+        ]
+
+    assert (answer, job.status, job.json()["status"]) == (200, 200, "succeeded")
+    assert checks == [0, 0, 1]
+
+
+def test_compose_is_one_that_docker_takes() -> None:
+    """It keeps to the published schema."""
+    program = Path(sys.executable).with_name("check-jsonschema")
+    subprocess.run(
+        [program, "--builtin-schema", "vendor.compose-spec", ROOT / "compose.yaml"], check=True
+    )
+
+
+def test_containers_have_no_more_than_they_need() -> None:
+    """Each is read-only, without rights, not root, and bounded by the table's memory."""
+    table = limits.read()
+    for name, service in compose().items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service.get("user", given("USER")).split(":")[0] not in ("", "0", "root"), name
+        if name != "queue":
+            assert service["mem_limit"] == f"{table.predict.memory_mb}m", name
+            assert service["memswap_limit"] == service["mem_limit"], name
+    assert all(port.startswith("127.0.0.1:") for port in compose()["predict"]["ports"])
+    assert "ports" not in compose()["queue"]
+    assert {"noeviction", "--appendonly"} <= set(compose()["queue"]["command"])
+
+
+def test_the_context_holds_the_wheel_and_pins_alone() -> None:
+    """.dockerignore lets in what COPY names, and nothing else of a checkout."""
+    lets_in = {
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = {
+        name
+        for word, rest in steps()
+        if word == "COPY" and not rest.startswith("--from")
+        for name in rest.split()[:-1]
+    }
+
+    assert lets_in == copied
