@@ -45,7 +45,7 @@ def send(service: Service, path: str, body: bytes, *, ends: bool = True) -> list
                 connection.shutdown(socket.SHUT_WR)
             while piece := connection.recv(2**16):
                 got += piece
-        except ConnectionError:
+        except OSError:  # refused, and hung up on, before all of it was sent
             pass
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", got)]
 

@@ -107,6 +107,7 @@ def test_a_reload_keeps_the_counts(tmp_path: Path) -> None:
         (arbiter,) = children(service.process.pid)
         os.kill(arbiter, signal.SIGHUP)
         until(lambda: len(workers(service)) == 1 and workers(service) != before)
+        until(lambda: scraped(service)["macule_cold_start_seconds_count",] == 2)
         service.predict(photo())
         found = scraped(service)
 

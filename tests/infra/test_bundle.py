@@ -77,6 +77,23 @@ def test_health_carries_nothing_heavy(bundles: Path) -> None:
     assert not re.search(r"^(numpy|pillow|ai-edge-litert)==", pins, re.M)
 
 
+def test_no_bundle_carries_the_tools(bundles: Path) -> None:
+    """Converter and trainer stay out, and the command in a bundle does not offer them."""
+    held = {path.relative_to(bundles) for path in bundles.rglob("macule/*")}
+    done = subprocess.run(
+        [*f"{BARE} macule.cli convert mine.keras".split()],
+        cwd=bundles / "render/predict",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert len(held) > 100
+    assert not {path.name for path in held} & {"convert", "train"}
+    assert done.returncode == 2
+    assert "invalid choice: 'convert'" in done.stderr
+
+
 def test_google_is_told_the_tables_python(bundles: Path) -> None:
     """Both source folders name the Python that Google's buildpacks are to take."""
     for name in ("predict", "health"):

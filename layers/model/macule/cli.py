@@ -1,4 +1,4 @@
-"""The `macule` command: a table of commands; the offline ones live in `convert`."""
+"""The `macule` command: a table of commands; those of `convert` are offered where that is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 
 from macule import __version__, commands, values
 from macule.errors import Macule
@@ -134,7 +135,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     fit.add_argument("arguments", nargs="*")
     fit.set_defaults(run=commands.fit)
 
-    for name, (module, run, summary) in OFFLINE.items():
+    for name, (module, run, summary) in (OFFLINE if find_spec("macule.convert") else {}).items():
         command = add(name, run, summary)
         if words[:1] == [name]:  # its options come with heavy modules: only when asked for
             import_module(module).add_options(command)
