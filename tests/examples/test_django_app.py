@@ -64,7 +64,7 @@ def test_a_photo_gets_its_answer(app: Service) -> None:
     text = page.body.decode()
 
     assert page.status == 200
-    assert "Most like: <strong>Melanocytic nevus</strong>" in text
+    assert "Most like: <strong>Mole (melanocytic nevus)</strong>" in text
     assert re.search(r"<td>0\.\d{3}</td>", text)
     assert 'src="data:image/png;base64,' in text
     assert text.count("not a medical device") == 1

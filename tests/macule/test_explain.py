@@ -31,9 +31,19 @@ def test_the_overlay_is_coloured_where_the_evidence_is() -> None:
 
     corner, opposite = overlay.getpixel((5, 5)), overlay.getpixel((250, 250))
     assert isinstance(corner, tuple)
-    assert corner[0] > 180
-    assert corner[2] < 110
+    assert max(corner) - min(corner) > 60
     assert opposite == (128, 128, 128)
+
+
+def test_no_skin_turns_green() -> None:
+    """Over skin and lesions, light to dark, red to blue-gray, no level of the map adds green."""
+    activation = np.linspace(0, 1, 256, dtype=np.float32)[None]
+    for colour in ((250, 215, 195), (200, 150, 120), (141, 85, 36), (60, 40, 30), (120, 110, 125)):
+        pixels = np.full((1, 64, 64, 3), colour, np.uint8)
+        overlay = np.asarray(opened(explain.render(activation, pixels, (256, 8)).overlay))
+        greenness = np.array([-1, 2, -1])
+
+        assert (overlay @ greenness <= np.array(colour) @ greenness + 2).all()
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0])

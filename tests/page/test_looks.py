@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import date
 from io import BytesIO
 from typing import Literal
 
@@ -28,6 +29,7 @@ VIEWS: list[tuple[str, Literal["light", "dark"], int]] = [
     ("en", "light", 768),
 ]
 NOT_SKIN = ("drawn.jpg", "image/jpeg", photo())
+OPACITY = "document.getElementById('overlay').style.opacity"
 FOCUSED = "document.activeElement.id + document.activeElement.className"
 TEXT = ("renamed.jpg", "image/jpeg", b"no photo")
 
@@ -76,14 +78,19 @@ def to_camera(visitor: Visit) -> None:
     visitor.page.wait_for_selector("#shutter:enabled")
 
 
+def to_flaws(visitor: Visit) -> None:
+    visitor.choose(blurred())
+    visitor.page.wait_for_selector("#flaws:visible")
+
+
 def to_operators(visitor: Visit) -> None:
-    visitor.page.click("#operators summary")
+    visitor.page.goto(f"{visitor.origin}?ops")
     visitor.page.wait_for_selector("#gauge dd")
 
 
 STATES: dict[str, Callable[[Visit], object]] = {
     "choose": lambda _: None,
-    "chosen": to_chosen,
+    "chosen": to_flaws,
     "sending": to_sending,
     "problem": to_problem,
     "key": to_key,
@@ -182,6 +189,34 @@ def test_the_page_says_how_soon_to_see_a_doctor(visit: Open) -> None:
     assert urgently == WORDS["en"]["soon_urgent"]
 
 
+def test_a_result_prints_on_one_page(visit: Open) -> None:
+    """What is printed for a doctor is one page: the photo, the map, the result and its date."""
+    with visit() as visitor:
+        page, sheets = visitor.page, []
+        for state in ("inconclusive", "classified"):
+            STATES[state](visitor)
+            for language in ("en", "vi"):
+                page.click(f"nav a[lang={language}]")
+                sheets.append(len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))))
+            page.click("nav a[lang=en]")
+            page.emulate_media(media="print")
+            printed = page.inner_text("body")
+            boxes = [page.locator(name).bounding_box() for name in ("#photo", "#overlay")]
+            shown = [page.is_visible(name) for name in ("#print", ".another", "#strength", "nav")]
+            page.emulate_media(media="null")
+            page.click(".in-result .another")
+
+    assert sheets == [1, 1, 1, 1]
+    assert WORDS["en"]["notes"] in printed
+    assert str(date.today().year) in printed
+    assert most_like() in printed
+    assert all(boxes)
+    assert boxes[0]
+    assert boxes[1]
+    assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
+    assert not any(shown)
+
+
 def test_the_page_speaks_the_readers_language(visit: Open) -> None:
     """By the browser's language it is Vietnamese; a switch changes all of a result, unasked."""
     with visit(locale="vi-VN") as visitor:
@@ -215,18 +250,27 @@ def test_the_keyboard_is_enough(visit: Open) -> None:
         visitor.page.wait_for_selector("#analyse:focus")
         press("Enter")
         visitor.page.wait_for_selector("#verdict:focus")
-        tabs = ["another", "strength"]
+        tabs = ["print", "another", "heat-on", "compare", "strength"]
         for name in tabs:
             press("Tab")
             assert name in visitor.page.evaluate(FOCUSED)
-        before = visitor.page.evaluate("document.getElementById('overlay').style.opacity")
+        before = visitor.page.evaluate(OPACITY)
         press("ArrowRight")
-        after = visitor.page.evaluate("document.getElementById('overlay').style.opacity")
+        after = visitor.page.evaluate(OPACITY)
+        press("Shift+Tab")
+        visitor.page.keyboard.down("Space")
+        held = visitor.page.evaluate(OPACITY)
+        visitor.page.keyboard.up("Space")
+        released = visitor.page.evaluate(OPACITY)
+        press("Shift+Tab")
+        press("Space")
+        off = visitor.page.evaluate(OPACITY)
         press("Shift+Tab")
         press("Enter")
 
         assert visitor.page.evaluate(active) == "file"
-    assert (before, after) == ("0.5", "0.55")
+    assert (before, after) == ("0.75", "0.8")
+    assert (held, released, off) == ("0", "0.8", "0")
 
 
 def test_a_visit_has_a_history_that_can_be_forgotten(visit: Open) -> None:
@@ -245,9 +289,10 @@ def test_a_visit_has_a_history_that_can_be_forgotten(visit: Open) -> None:
 
 
 def test_operators_ask_only_while_they_look(visit: Open) -> None:
-    """/memory/ and /ready/ are asked for once the gauge is open, and never before."""
+    """/memory/ and /ready/ are asked for at `?ops` alone, where the gauge is."""
     with visit() as visitor:
         to_chosen(visitor)
+        assert not visitor.page.is_visible("#operators")
         before = [url for url in visitor.asked if "memory" in url or "ready" in url]
         to_operators(visitor)
         shown = visitor.page.inner_text("#gauge")

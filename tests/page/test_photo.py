@@ -8,7 +8,7 @@ from io import BytesIO
 import pytest
 from browser import CARD, WORDS, Visit, launched, most_like, visiting
 from draw import saved, skin
-from PIL import Image
+from PIL import Image, ImageFilter
 from playwright.sync_api import Browser
 from service import ROOT, Service
 
@@ -99,6 +99,25 @@ def test_what_is_sent_is_upright_small_and_bare(visit: Open) -> None:
     # the spot is left of and above the middle; turned right, it is above and right of it
     assert max(photo.getpixel((int(768 * 0.675), int(1024 * 0.35)))) < 130
     assert min(photo.getpixel((int(768 * 0.325), int(1024 * 0.35)))) > 110
+
+
+def test_a_poor_photo_gets_a_hint_and_can_be_sent(visit: Open) -> None:
+    """What is blurred, dark, too bright or small is named before it is sent, a good photo not."""
+    spot = Image.open(BytesIO(SPOT))
+    poor = {
+        "blurred": spot.filter(ImageFilter.GaussianBlur(15)),
+        "dark": spot.point(lambda level: level // 4),
+        "bright": spot.point(lambda level: 255 - (255 - level) // 16),
+        "small": spot.resize((180, 160)),
+    }
+    with visit() as visitor:
+        for flaw, picture in poor.items():
+            visitor.choose((f"{flaw}.jpg", "image/jpeg", saved(picture, quality=95)))
+            hint = WORDS["en"][f"flaw_{flaw}"].partition(" (")[0]
+            visitor.page.wait_for_selector(f'#flaw-list li:has-text("{hint}")')
+        assert visitor.page.is_enabled("#analyse")
+        visitor.choose(EXAMPLE)
+        visitor.page.wait_for_selector("#flaws", state="hidden")
 
 
 def test_the_original_is_one_click_away(visit: Open) -> None:

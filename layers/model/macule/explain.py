@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 LONGEST_PX = 256  # what the network saw has as many; a browser scales it up as well
 MOST_CHARACTERS = 360_000  # of both pictures' data URIs: noise, which no PNG makes smaller
-# Dark blue over green to yellow: rising lightness, readable without colour vision and in print.
-STOPS = ((0, (48, 18, 84)), (85, (44, 112, 142)), (170, (85, 198, 103)), (255, (253, 231, 37)))
+# Dark violet to bright pink: rising lightness, readable without colour vision and in print. No
+# skin has these colours, and over none they turn green, as yellow does over dark brown.
+STOPS = ((0, (30, 10, 70)), (85, (110, 20, 150)), (170, (210, 40, 200)), (255, (255, 120, 225)))
 STRONGEST = 0.6  # opacity of the overlay where the map peaks
 
 

@@ -166,6 +166,7 @@ def _figures(
         **slots,
         "overlay": f' src="{_text(cam["overlay"])}" alt="{alt}"',
         "heat_hidden": "",
+        "heat_label": _text(words["heat"].format(**told)),
         "rough": "" if cam["faithful"] else _text(words["rough"]),
     }
 

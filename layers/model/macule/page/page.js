@@ -26,6 +26,7 @@
   let card = null; // the model's
   let turn = 0; // of the photos that are being prepared, the newest
   let past = []; // answers of this visit, the newest first
+  let compared = false; // the heat map is off while a button is held
 
   const fill = (text, about) => text.replace(/\{(\w+)\}/g, (_, name) => about[name]);
   const pause = (ms) => new Promise((done) => { setTimeout(done, ms); });
@@ -69,14 +70,20 @@
       at("notice").textContent = several ? words.several : "";
       at("original-label").textContent = fill(words.original, { size: size(chosen.file.size) });
       at("facts").textContent = facts();
+      at("flaws").hidden = !chosen.flaws.length;
+      at("flaw-list").replaceChildren(...flaws().map((flaw) => Object.assign(make("li"), { textContent: flaw })));
     }, at("analyse"));
-    say([several ? words.several : "", words.chosen, facts()].join(" "));
+    say([several ? words.several : "", words.chosen, facts(), ...flaws()].join(" "));
   }
 
   function facts() {
     if (!chosen.small) return fill(words.facts_unseen, { size: size(chosen.file.size) });
     if (at("original").checked) return fill(words.facts_original, { size: size(chosen.file.size) });
     return fill(words.facts, { ...chosen, size: size(chosen.small.size) });
+  }
+
+  function flaws() {
+    return chosen.flaws.map((flaw) => fill(words[`flaw_${flaw}`], chosen));
   }
 
   /** Turns away what need not be sent to know that it is no photo. */
@@ -269,6 +276,8 @@
       at("heat-label").textContent = fill(words.heat, about);
       at("rough").textContent = cam && !cam.faithful ? words.rough : "";
       at("no-map").textContent = judged && !cam ? words.no_map : "";
+      const date = entry.at.toLocaleString(root.lang, { dateStyle: "long", timeStyle: "short" });
+      at("summary").textContent = fill(words.summary, { date });
       at("made-by").textContent = fill(words.made_by, {
         model: answer.model.name, version: answer.model.version, ms: Math.round(answer.metrics.total_ms),
       });
@@ -296,7 +305,14 @@
   }
 
   function fade() {
-    at("overlay").style.opacity = at("strength").value / 100;
+    const on = at("heat-on").checked;
+    at("strength").disabled = at("compare").disabled = !on;
+    at("overlay").style.opacity = on && !compared ? at("strength").value / 100 : 0;
+  }
+
+  function compare(held) {
+    compared = held;
+    fade();
   }
 
   function recall() {
@@ -394,10 +410,12 @@
       if (link.lang === language) link.setAttribute("aria-current", "true");
       else link.removeAttribute("aria-current");
     });
-    history.replaceState(null, "", `?lang=${language}`);
+    const query = new URLSearchParams(location.search);
+    query.set("lang", language);
+    history.replaceState(null, "", `?${query}`);
     if (chosen) picture(chosen.url);
     draw();
-    if (at("operators").open) gauge();
+    if (!at("operators").hidden) gauge();
   }
 
   // What people do ------------------------------------------------------------------------------
@@ -416,8 +434,21 @@
   on("smaller", "click", () => { at("original").checked = false; send(); });
   on("cancel", "click", () => { stop.abort(); present(); say(words.canceled); });
   on("strength", "input", fade);
+  on("heat-on", "change", fade);
+  ["pointerdown", "keydown"].forEach((event) => {
+    on("compare", event, ({ key }) => { if (!key || key === " " || key === "Enter") compare(true); });
+  });
+  ["pointerup", "pointerleave", "pointercancel", "keyup", "blur"].forEach((event) => {
+    on("compare", event, () => { compare(false); });
+  });
+  on("compare", "contextmenu", (event) => { event.preventDefault(); }); // what a long touch opens
+  on("print", "click", () => { print(); });
   on("forget", "click", forget);
-  on("operators", "toggle", poll);
+  if (new URLSearchParams(location.search).has("ops")) {
+    at("operators").hidden = false;
+    on("operators", "toggle", poll);
+    at("operators").open = true;
+  }
   on("example", "click", async () => {
     try {
       const answer = await fetch("page/example.jpg");
