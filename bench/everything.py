@@ -3,8 +3,8 @@
     .venv-dev/bin/python bench/everything.py --seconds 600 [--hostile]
 
 8 clients with photos of 12 MP and one who makes jobs with webhooks, the page's own request, keys, a
-quota, and reads of /metrics and /memory/, in a cgroup of --limit-mb. With --hostile each tenth
-request is one that means harm. Memory is read each second: the proportional set size of all
+quota, and reads of /metrics and /memory/, in a cgroup of --limit-mb. With --hostile one in seven
+requests means harm. Memory is read each second: the proportional set size of all
 processes, and what no file backs in their cgroup. Growth is that of the latter: the last tenth of
 the run is compared with the tenth behind the warm-up.
 Writes bench/results/everything.json, or everything-hostile.json. Needs root.

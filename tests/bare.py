@@ -132,10 +132,18 @@ def container(path: str) -> dict[str, str]:
 
 def image_command(folder: Path) -> tuple[str, dict[str, str]]:
     """Return the command and the variables of the Dockerfile in *folder*."""
-    dockerfile = (folder / "Dockerfile").read_text()
-    given = re.findall(r"^ENV (.*)", dockerfile, re.M)[0].split()
-    command = " ".join(json.loads(dockerfile.rpartition("CMD ")[2]))
-    return command, dict(pair.split("=", 1) for pair in given)
+    given = dict(instructions(folder / "Dockerfile"))
+    variables = dict(pair.split("=", 1) for pair in given["ENV"].split())
+    return " ".join(json.loads(given["CMD"])), variables
+
+
+def instructions(dockerfile: Path) -> list[tuple[str, str]]:
+    """Return the instructions of a Dockerfile and what each is given, in their order."""
+    text = re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.M).replace("\\\n", " ")
+    return [
+        (word, rest.strip())
+        for word, _, rest in (line.partition(" ") for line in text.splitlines())
+    ]
 
 
 def hidden() -> list[str]:

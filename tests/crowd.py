@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-from service import ROOT
+from service import ROOT, Service
 
 SERVE = [str(ROOT / ".venv/bin/python"), "-m", "infra.serve"]
 TRIES = 20
@@ -115,6 +115,11 @@ def children(pid: int) -> set[int]:
     with suppress(psutil.Error):
         return {child.pid for child in psutil.Process(pid).children()}
     return set()
+
+
+def workers(service: Service) -> set[int]:
+    """Return the pids of gunicorn's workers; its arbiter is the one child of make."""
+    return {pid for arbiter in children(service.process.pid) for pid in children(arbiter)}
 
 
 def start(port: int, log: Path, listener: socket.socket | None = None) -> subprocess.Popen[bytes]:

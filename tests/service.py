@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 GUNICORN = "make --no-print-directory serve PORT={port}"
 # With all that is installed for development, such as redis-py.
@@ -70,6 +71,16 @@ class Service:
 
     def predict(self, body: bytes, query: str = "", **headers: str) -> Answer:
         return self.call("POST", f"/predict/{query}", body, headers)
+
+
+def patiently(ask: Callable[[], T], is_busy: Callable[[T], bool]) -> T:
+    """Ask again, as clients do, while a slow machine is busy: a minute at most."""
+    for _ in range(60):
+        answer = ask()
+        if not is_busy(answer):
+            break
+        time.sleep(1)
+    return answer
 
 
 @contextmanager

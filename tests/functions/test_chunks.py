@@ -3,7 +3,6 @@
 import random
 import re
 import socket
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 from draw import photo
 from malformed import bodies, chunk, split
-from service import FRAMEWORK, GUNICORN, Service, running
+from service import FRAMEWORK, GUNICORN, Service, patiently, running
 
 SEED = 7
 COUNTS = {GUNICORN: 1000, FRAMEWORK.replace("{name}", "predict"): 200}
@@ -68,11 +67,10 @@ def test_malformed_bodies_are_bad_requests(
 
     def one(number: int) -> tuple[str, tuple[int, ...]]:
         what, body = cases[number]
-        for pause_s in (0.5, 1, 2, 4, 8, 0):
-            statuses = send(service, routes[number % len(routes)], body + HIDDEN)
-            if statuses != [503]:
-                break
-            time.sleep(pause_s)
+        path = routes[number % len(routes)]
+        statuses = patiently(
+            lambda: send(service, path, body + HIDDEN), lambda statuses: statuses == [503]
+        )
         return what, tuple(statuses)
 
     with ThreadPoolExecutor(8) as pool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crowd import children
+from crowd import workers
 from draw import photo
 from service import GUNICORN, Service, running, until
 
@@ -180,9 +180,5 @@ def whole(connection: socket.socket) -> bytes:
 
 
 def worker(service: Service) -> int:
-    def found() -> set[int]:
-        (arbiter,) = children(service.process.pid) or {service.process.pid}
-        return children(arbiter)
-
-    until(lambda: len(found()) == 1)
-    return found().pop()
+    until(lambda: len(workers(service)) == 1)
+    return workers(service).pop()

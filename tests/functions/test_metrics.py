@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from broker import broker
-from crowd import children
+from crowd import children, workers
 from draw import photo
 from prometheus_client.parser import text_string_to_metric_families
 from service import FRAMEWORK, GUNICORN, GUNICORN_DEV, Service, running, until
@@ -26,11 +26,6 @@ def scraped(service: Service) -> Samples:
         for family in text_string_to_metric_families(answer.body.decode())
         for one in family.samples
     }
-
-
-def workers(service: Service) -> list[int]:
-    """Return the pids of gunicorn's workers; its arbiter is the one child of make."""
-    return [pid for arbiter in children(service.process.pid) for pid in children(arbiter)]
 
 
 @pytest.mark.parametrize("door", [GUNICORN, FRAMEWORK.replace("{name}", "predict")])

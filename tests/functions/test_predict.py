@@ -18,7 +18,7 @@ import psutil
 import pytest
 from draw import photo, saved, skin
 from macule import store
-from service import FRAMEWORK, GUNICORN, ROOT, Answer, Service, form, running
+from service import FRAMEWORK, GUNICORN, ROOT, Service, form, patiently, running
 
 ANEW = {"Cache-Control": "no-cache"}
 DOORS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK}
@@ -170,18 +170,13 @@ def test_garbage_among_many_harms_nobody(service: Service) -> None:
     good = [photo(400 + 40 * n, 300) for n in range(6)]
     expected = [service.predict(body).json()["predictions"] for body in good]
 
-    def patiently(body: bytes) -> Answer:
-        for _ in range(60):
-            answer = service.predict(body, **ANEW)
-            if answer.status != 503:
-                break
-            time.sleep(int(answer.headers["retry-after"]))
-        return answer
-
     def ask(n: int) -> bool:
+        body = os.urandom(5000) if n % 10 == 5 else good[n % 6]
+        answer = patiently(
+            lambda: service.predict(body, **ANEW), lambda answer: answer.status == 503
+        )
         if n % 10 == 5:
-            return patiently(os.urandom(5000)).status == 415
-        answer = patiently(good[n % 6])
+            return answer.status == 415
         return answer.status == 200 and answer.json()["predictions"] == expected[n % 6]
 
     with ThreadPoolExecutor(200) as pool:

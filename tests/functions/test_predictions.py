@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crowd import workers
 from draw import photo, saved, skin
 from service import GUNICORN, Service, form, running
 
@@ -166,23 +166,13 @@ def test_a_full_queue_is_503_and_others_are_served(service: Service) -> None:
     assert {ended(service, job_id, 60)["status"] for job_id in made} <= {"succeeded", "canceled"}
 
 
-def worker_of(service: Service) -> int:
-    """Find the last of the line make, arbiter, worker."""
-    pid = service.process.pid
-    while True:
-        look = ["pgrep", "-P", str(pid)]
-        children = subprocess.run(look, capture_output=True, text=True, check=False).stdout.split()
-        if not children:
-            return pid
-        pid = int(children[0])
-
-
 def test_nothing_is_lost_by_kills_and_restarts(tmp_path: Path) -> None:
     """30 predictions: the worker is killed in their midst, then the service; each ends once."""
     data, pictures = str(tmp_path / "data"), [saved(skin(3000, 2000, seed)) for seed in range(3)]
     with running(GUNICORN, tmp_path, DATA_DIR=data) as service:
         made = [make(service, pictures[n % 3]).json()["id"] for n in range(30)]
-        os.kill(worker_of(service), signal.SIGKILL)
+        (worker,) = workers(service)
+        os.kill(worker, signal.SIGKILL)
         assert ended(service, made[0])["status"] == "succeeded"
         os.killpg(service.process.pid, signal.SIGKILL)
     with running(GUNICORN, tmp_path, DATA_DIR=data) as service:
@@ -196,7 +186,8 @@ def test_a_start_without_jobs_opens_nothing(tmp_path: Path) -> None:
     """A service that nobody asks for a prediction that outlives a request makes no file."""
     with running(GUNICORN, tmp_path, DATA_DIR=str(tmp_path / "data")) as service:
         service.predict(PHOTO)
-        maps = Path(f"/proc/{worker_of(service)}/maps").read_text()
+        (worker,) = workers(service)
+        maps = Path(f"/proc/{worker}/maps").read_text()
 
     assert list((tmp_path / "data").iterdir()) == []  # the start has made sure of the folder
     assert "_sqlite3" not in maps

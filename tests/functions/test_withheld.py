@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crowd import children
+from crowd import workers
 from draw import photo
 from service import FRAMEWORK, GUNICORN, Service, running, until
 
@@ -70,8 +70,7 @@ def head_of(line: str, headers: str) -> str:
 
 
 def threads(service: Service) -> int:
-    (arbiter,) = children(service.process.pid) or {service.process.pid}
-    (worker,) = children(arbiter)
+    (worker,) = workers(service)
     return psutil.Process(worker).num_threads()
 
 

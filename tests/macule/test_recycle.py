@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from crowd import children
+from crowd import workers
 from draw import photo
 from macule.recycle import SETTLED, STAYS_S, Wear
 from service import GUNICORN, Service, running
@@ -47,12 +47,6 @@ def test_a_worker_is_worn_after_as_many_predictions_as_it_may_make() -> None:
 
     assert said.index("it has made 30 predictions") == 29
     assert len([text for text in said if text]) == 1
-
-
-def workers(service: Service) -> set[int]:
-    """Return the pids of gunicorn's workers; its arbiter is the one child of make."""
-    (arbiter,) = children(service.process.pid)
-    return children(arbiter)
 
 
 def load(service: Service, seconds: float, ended: threading.Event, clients: int = 4) -> list[int]:

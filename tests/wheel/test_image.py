@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from bare import Bare, first_answer
+from bare import Bare, first_answer, instructions
 from broker import broker
 from draw import photo
 from service import ROOT
@@ -24,6 +23,7 @@ from infra import limits
 
 PHOTO = photo(4032, 3024, quality=50)
 HOME = "/opt/macule"
+STEPS = instructions(ROOT / "Dockerfile")
 
 
 def compose() -> dict[str, Any]:
@@ -31,16 +31,9 @@ def compose() -> dict[str, Any]:
     return found
 
 
-def steps() -> list[tuple[str, str]]:
-    """Return the instructions of the Dockerfile and what each is given, in their order."""
-    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.M)
-    lines = text.replace("\\\n", " ").splitlines()
-    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
-
-
 def given(word: str) -> str:
     """Return what the last of these instructions is given."""
-    return [rest for each, rest in steps() if each == word][-1]
+    return dict(STEPS)[word]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +44,7 @@ def image(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Bare:
     shutil.copytree(ROOT / "requirements", context / "requirements")
     (context / "dist").mkdir()
     shutil.copy(wheel, context / "dist")
-    for word, rest in steps():
+    for word, rest in STEPS:
         if word == "COPY" and not rest.startswith("--from"):
             for pattern in rest.split()[:-1]:
                 for path in context.glob(pattern):
@@ -135,7 +128,7 @@ def test_the_context_holds_the_wheel_and_pins_alone() -> None:
     }
     copied = {
         name
-        for word, rest in steps()
+        for word, rest in STEPS
         if word == "COPY" and not rest.startswith("--from")
         for name in rest.split()[:-1]
     }

@@ -11,6 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 from macule import processes, settings
+from macule.processes import read_text
 
 MB = 2**20
 CGROUPS = "/sys/fs/cgroup"
@@ -53,10 +54,12 @@ def used(limit: Limit) -> int:
     if limit.source.startswith("cgroup"):
         for version, folder in _cgroup_folders():
             with suppress(OSError, ValueError, KeyError):
-                stat = dict(line.split() for line in _text(f"{folder}/memory.stat").splitlines())
+                stat = dict(
+                    line.split() for line in read_text(f"{folder}/memory.stat").splitlines()
+                )
                 total, cache, shared = USED_KEYS[version]
                 cached = int(stat[cache]) - int(stat[shared])
-                return int(_text(f"{folder}/{total}")) - cached
+                return int(read_text(f"{folder}/{total}")) - cached
     return processes.resident()
 
 
@@ -65,12 +68,12 @@ def processors() -> float:
     found = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 1.0
     for folder in (f"{CGROUPS}", f"{CGROUPS}/cpu"):
         with suppress(OSError, ValueError):
-            quota, period = _text(f"{folder}/cpu.max").split()
+            quota, period = read_text(f"{folder}/cpu.max").split()
             found = min(found, int(quota) / int(period))
         with suppress(OSError, ValueError):
-            quota = _text(f"{folder}/cpu.cfs_quota_us")
+            quota = read_text(f"{folder}/cpu.cfs_quota_us")
             if int(quota) > 0:
-                found = min(found, int(quota) / int(_text(f"{folder}/cpu.cfs_period_us")))
+                found = min(found, int(quota) / int(read_text(f"{folder}/cpu.cfs_period_us")))
     return max(found, 0.01)
 
 
@@ -141,7 +144,7 @@ def _cgroup_limits() -> Iterator[tuple[int, str]]:
         root = CGROUPS if version == 2 else f"{CGROUPS}/memory"
         while folder.startswith(root):
             with suppress(OSError, ValueError):  # v2 says "max" where there is no limit
-                yield int(_text(f"{folder}/{name}")), f"cgroup v{version}"
+                yield int(read_text(f"{folder}/{name}")), f"cgroup v{version}"
             folder = os.path.dirname(folder)
 
 
@@ -152,7 +155,7 @@ def _cgroup_folders() -> Iterator[tuple[int, str]]:
     """
     lines = []
     with suppress(OSError):
-        lines = _text(f"{processes.PROC}/self/cgroup").splitlines()
+        lines = read_text(f"{processes.PROC}/self/cgroup").splitlines()
     for line in sorted(lines):  # "0::/path" is v2 and sorts first
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
@@ -162,8 +165,3 @@ def _cgroup_folders() -> Iterator[tuple[int, str]]:
         folder = folder if os.path.isdir(folder) else root
         if os.path.exists(f"{folder}/memory.stat"):
             yield version, folder
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="ascii", errors="replace") as file:  # a process' name is any bytes
-        return file.read()

@@ -101,7 +101,10 @@ def _known(picture: Any) -> Image:
         raise BadRequest(
             f"The picture's mode is {picture.mode}, which has no way to RGB here; convert it first."
         )
-    return _whole(picture)
+    if 0 in picture.size:
+        raise BadRequest(f"The picture of {picture.width} x {picture.height} has no pixels.")
+    known: Image = picture
+    return known
 
 
 def _picture(pixels: Any) -> Image:
@@ -116,9 +119,3 @@ def _picture(pixels: Any) -> Image:
     from PIL.Image import fromarray
 
     return fromarray(pixels)
-
-
-def _whole(picture: Image) -> Image:
-    if 0 in picture.size:
-        raise BadRequest(f"The picture of {picture.width} x {picture.height} has no pixels.")
-    return picture

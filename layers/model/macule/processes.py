@@ -55,7 +55,7 @@ def usage(pids: list[int]) -> Usage:
 def resident() -> int:
     """Return the bytes of this process that lie in memory."""
     if _has_proc():
-        return int(_text(f"{PROC}/self/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(read_text(f"{PROC}/self/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return usage([os.getpid()]).rss or _own_peak()
 
 
@@ -65,6 +65,12 @@ def private() -> int:
         return _kilobytes(f"{PROC}/self/status")["RssAnon"]
     except (OSError, KeyError):
         return resident()
+
+
+def read_text(path: str) -> str:
+    """Read a file of the kernel's; whatever bytes a process' name has, they are no error."""
+    with open(path, encoding="ascii", errors="replace") as file:
+        return file.read()
 
 
 _restored_s: list[float] = []  # by time.monotonic
@@ -87,7 +93,7 @@ def age_ms() -> float:
             with _psutil(first()) as process:
                 return (time.time() - float(process.create_time())) * 1e3
         started_s = int(_stat(first())[19]) / os.sysconf("SC_CLK_TCK")
-        return (float(_text(f"{PROC}/uptime").split()[0]) - started_s) * 1e3
+        return (float(read_text(f"{PROC}/uptime").split()[0]) - started_s) * 1e3
     return 0.0
 
 
@@ -120,7 +126,7 @@ def _has_proc() -> bool:
 
 def _stat(pid: int) -> list[str]:
     """Return what /proc says of a process, from its state on; its name may hold anything."""
-    return _text(f"{PROC}/{pid}/stat").rpartition(")")[2].split()
+    return read_text(f"{PROC}/{pid}/stat").rpartition(")")[2].split()
 
 
 def _usage_by_proc(pid: int) -> tuple[int, int, int, int]:
@@ -166,10 +172,5 @@ def _own_peak() -> int:
 
 def _kilobytes(path: str) -> dict[str, int]:
     """Read lines such as `VmRSS:  1234 kB` as bytes by name."""
-    rows = (line.split() for line in _text(path).splitlines())
+    rows = (line.split() for line in read_text(path).splitlines())
     return {row[0][:-1]: int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="ascii", errors="replace") as file:  # a process' name is any bytes
-        return file.read()
