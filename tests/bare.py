@@ -21,6 +21,8 @@ import yaml
 from runtime_api import unpack
 from service import ROOT, Service
 
+from infra.checks.given import instructions
+
 # pip's own settings, and certificates: how this machine reaches the registry, whatever it is.
 NETWORK = re.compile(r"PIP_.*|SSL_CERT_.*|(https?|no)_proxy", re.IGNORECASE)
 HIDE = 'mount -t tmpfs none "$0" && exec "$@"'
@@ -132,18 +134,9 @@ def container(path: str) -> dict[str, str]:
 
 def image_command(folder: Path) -> tuple[str, dict[str, str]]:
     """Return the command and the variables of the Dockerfile in *folder*."""
-    given = dict(instructions(folder / "Dockerfile"))
+    given = dict(instructions((folder / "Dockerfile").read_text()))
     variables = dict(pair.split("=", 1) for pair in given["ENV"].split())
     return " ".join(json.loads(given["CMD"])), variables
-
-
-def instructions(dockerfile: Path) -> list[tuple[str, str]]:
-    """Return the instructions of a Dockerfile and what each is given, in their order."""
-    text = re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.M).replace("\\\n", " ")
-    return [
-        (word, rest.strip())
-        for word, _, rest in (line.partition(" ") for line in text.splitlines())
-    ]
 
 
 def hidden() -> list[str]:

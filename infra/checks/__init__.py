@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from infra.checks import alarms, aws, google, knative, nginx, render, systemd, terraform
+from infra.checks import alarms, aws, docker, google, knative, nginx, render, systemd, terraform
 from infra.limits import Limits
 
 CHECKS: dict[str, Callable[[str, Limits], Iterator[str]]] = {
@@ -21,6 +21,8 @@ CHECKS: dict[str, Callable[[str, Limits], Iterator[str]]] = {
     "infra/knative/health.yaml": knative.pod,
     "infra/knative/predict.Dockerfile": knative.image,
     "infra/knative/health.Dockerfile": knative.image,
+    "Dockerfile": docker.image,
+    "compose.yaml": docker.compose,
     "infra/systemd/macule.service": systemd.service,
     "infra/systemd/macule.socket": systemd.socket,
     "infra/systemd/macule-worker@.service": systemd.service,

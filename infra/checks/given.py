@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,13 @@ def differ(where: str, given: Mapping[Any, Any], wanted: Mapping[str, Any]) -> I
     for key, value in wanted.items():
         if given.get(key) != value:
             yield f"{where}: {key} is {given.get(key)!r}, not {value!r}"
+
+
+def instructions(dockerfile: str) -> list[tuple[str, str]]:
+    """Return the instructions of a Dockerfile and what each is given, in their order."""
+    text = re.sub(r"^#.*\n", "", dockerfile, flags=re.MULTILINE).replace("\\\n", " ")
+    parts = (line.partition(" ") for line in text.splitlines())
+    return [(word, rest.strip()) for word, _, rest in parts]
 
 
 def dicts(body: Any, key: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from infra import platforms
 from infra.checks.given import (
     dicts,
     differ,
+    instructions,
     keys,
     probes,
     processors,
@@ -69,8 +70,7 @@ def pod(text: str, table: Limits) -> Iterator[str]:
 
 def image(text: str, table: Limits) -> Iterator[str]:
     """Check a Dockerfile: the table's Python, and nobody as its user."""
-    lines = [line.split(maxsplit=1) for line in text.splitlines() if line and line[0] not in "# "]
-    said = {words[0]: words[-1] for words in lines}
+    said = dict(instructions(text))
     machine = platforms.OCI[table.architecture]
     image = f"--platform=linux/{machine} python:{table.python}-slim"
     wanted = {"FROM": image, "USER": "10001", "COPY": ". ."}
