@@ -81,7 +81,7 @@ CLASSIFY = Operation(
     "predict",
     PREDICT,
     "Classify a photo",
-    "JPEG, PNG, WebP, GIF (first frame), BMP, TIFF, and HEIC where the service has it; the bytes "
+    "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF, JPEG 2000 and ICO, the first picture; the bytes "
     "decide, not the Content-Type. What is no skin is an answer too: see `decision`. Answers are "
     "kept by content, photos never: the same photo again is answered from memory, unless "
     "`Cache-Control` says otherwise.",
