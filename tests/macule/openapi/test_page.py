@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from answers import small
-from browser import launched
+from browser import faults, too_wide, visiting
 from macule.openapi import page
+from playwright.sync_api import Browser
 from service import GUNICORN, ROOT, Service, running
 
 
@@ -23,6 +24,10 @@ from service import GUNICORN, ROOT, Service, running
 def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
     with running(GUNICORN, tmp_path_factory.mktemp("logs")) as service:
         yield service
+
+
+def address(service: Service) -> str:
+    return f"http://127.0.0.1:{service.port}/"
 
 
 def text(service: Service) -> str:
@@ -90,22 +95,14 @@ def test_what_the_document_says_is_text(service: Service) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_read_it(service: Service, scheme: str) -> None:
+def test_everybody_can_read_it(service: Service, browser: Browser, scheme: str) -> None:
     """In Chromium axe finds no violation, and nothing is wider than a phone of 320 px."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    with launched() as browser:
-        # axe is put into the page, which its policy would not allow
-        context = browser.new_context(
-            viewport={"width": 320, "height": 800}, color_scheme=scheme, bypass_csp=True
-        )
-        opened = context.new_page()
-        asked: list[str] = []
-        opened.on("request", lambda request: asked.append(request.url))
-        opened.goto(f"http://127.0.0.1:{service.port}/docs/")
-        wide = opened.evaluate("document.documentElement.scrollWidth")
-        violations = Axe().run(opened).response["violations"]
-
-    assert wide == 320
-    assert [violation["id"] for violation in violations] == []
-    assert len(asked) == 1
+    with visiting(
+        browser,
+        f"{address(service)}docs/",
+        viewport={"width": 320, "height": 800},
+        color_scheme=scheme,
+    ) as visitor:
+        assert faults(visitor.page) == []
+        assert not too_wide(visitor.page)
+        assert len(visitor.asked) == 1
