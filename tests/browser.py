@@ -119,11 +119,12 @@ class Visit:
 
 @contextmanager
 def visiting(
-    browser: Browser, url: str, *, failures: bool = False, **context: Any
+    browser: Browser, url: str, *, path: str = "", failures: bool = False, **context: Any
 ) -> Iterator[Visit]:
-    """Open the page at *url*; afterwards its console was silent, and it asked nobody else.
+    """Open a page of the service at *url*; its console was silent, and it asked nobody else.
 
     Args:
+      path: where the page is below *url*.
       failures: whether answers of 400 and above are part of the test.
     """
     with browser.new_context(**{"locale": "en-GB", **context}) as visitor:
@@ -132,7 +133,7 @@ def visiting(
         if context.get("java_script_enabled", True):
             page.add_init_script(KEEP_SENT)
         visit = Visit(page, url)
-        page.goto(url)
+        page.goto(url + path)
         yield visit
         said = [text for text in visit.said if not (failures and text.startswith(FAILED))]
         elsewhere = [asked for asked in visit.asked if not asked.startswith(url)]
