@@ -221,6 +221,17 @@ def test_every_form_sends_what_its_route_takes(visit: Open, key: str) -> None:
     assert '"status": "s' in found["showPrediction"]
 
 
+def test_what_is_known_has_no_body(visit: Open) -> None:
+    """A header is sent as it is typed: with If-None-Match comes a 304, and no body is shown."""
+    with visit(**WIDE) as visitor:
+        page = visitor.page
+        page.click("#openapi .try summary")
+        page.fill("#openapi .try [name=If-None-Match]", "*")
+
+        assert answer_of(page, "openapi").startswith("304 Not Modified")
+        assert page.locator("#openapi .answer pre").count() == 0
+
+
 def test_a_service_that_is_gone_is_told(visit: Open) -> None:
     """Where no answer comes, the form says so and can be sent again."""
     with visit(**WIDE, failures=True) as visitor:

@@ -15,8 +15,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
-# Writing the document takes 20 ms and its page 40: once a process, the first time it is asked for.
-# 20 kB of each are kept.
+# Writing the document and its page takes 40 ms each: once a process, the first time one is asked
+# for. 20 kB and 25 kB are kept.
 _written: dict[tuple[Callable[[Request], str], tuple[str, ...], Exempt], assets.Packed] = {}
 _writing = Lock()
 

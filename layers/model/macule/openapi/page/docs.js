@@ -291,7 +291,7 @@ function readable(response, body) {
   const kind = response.headers.get("content-type") ?? "";
   if (/^image|octet-stream/.test(kind)) return "";
   const text = new TextDecoder().decode(body);
-  if (!kind.includes("json")) return text;
+  if (!kind.includes("json") || !text) return text;
   const document = JSON.parse(text);
   if (document.id && new URL(response.url).pathname.endsWith("/predictions")) fillIn(document.id);
   const cut = (_, part) => (typeof part === "string" ? shortened(part) : part);
