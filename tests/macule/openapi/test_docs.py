@@ -117,7 +117,7 @@ def test_the_search_says_when_there_is_nothing(visit: Open) -> None:
         assert page.is_visible("nav a[href='#predict']")
 
 
-def test_the_contents_say_where_one_is(visit: Open) -> None:
+def test_the_contents_mark_the_current_section(visit: Open) -> None:
     """The one section that is read is marked, and its link can be seen."""
     with visit(**WIDE) as visitor:
         for name in ("showPrediction", "schemas", "predict"):
@@ -232,7 +232,7 @@ def test_what_is_known_has_no_body(visit: Open) -> None:
         assert page.locator("#openapi .answer pre").count() == 0
 
 
-def test_a_service_that_is_gone_is_told(visit: Open) -> None:
+def test_a_missing_answer_is_reported(visit: Open) -> None:
     """Where no answer comes, the form says so and can be sent again."""
     with visit(**WIDE, failures=True) as visitor:
         page = visitor.page
@@ -270,7 +270,7 @@ def test_the_keyboard_is_enough(visit: Open, key: str) -> None:
     assert "Copy" in passed
 
 
-def test_one_gets_back_to_the_page(visit: Open) -> None:
+def test_a_link_leads_back_to_the_upload_page(visit: Open) -> None:
     """The link at the top leads to the upload page."""
     with visit(**WIDE) as visitor:
         visitor.page.click(".back")

@@ -54,8 +54,8 @@ def samples(
     return found
 
 
-def held(outcomes: dict[str, str]) -> None:
-    """Each outcome is that of an answer which is no problem, but for canceling what has ended."""
+def assert_answered(outcomes: dict[str, str]) -> None:
+    """Each sample got an answer; only a prediction that has ended cannot be canceled."""
     wrong = {sample: outcome for sample, outcome in outcomes.items() if outcome != "ok"}
 
     assert all("/cancel" in sample for sample in wrong), wrong
@@ -72,7 +72,7 @@ def test_every_operation_has_samples(service: Service) -> None:
 
 def test_the_commands_run_as_printed(samples: dict[str, list[str]]) -> None:
     """Each curl gets an answer, and none a problem."""
-    held(
+    assert_answered(
         {
             sample: "ok" if status in ("200", "202") else status
             for sample in samples["curl"]
@@ -95,7 +95,7 @@ def test_the_python_runs_as_printed(samples: dict[str, list[str]]) -> None:
         except requests.HTTPError as error:
             outcomes[sample] = str(error)
 
-    held(outcomes)
+    assert_answered(outcomes)
 
 
 def test_the_javascript_runs_as_printed(samples: dict[str, list[str]], tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_javascript_runs_as_printed(samples: dict[str, list[str]], tmp_path:
     )
     outcomes = json.loads(subprocess.check_output([node, "all.mjs"], env={**os.environ}))
 
-    held(dict(zip(samples["JavaScript"], outcomes, strict=True)))
+    assert_answered(dict(zip(samples["JavaScript"], outcomes, strict=True)))
 
 
 def test_it_loads_nothing_from_elsewhere(service: Service) -> None:
@@ -153,8 +153,8 @@ def test_it_is_light(service: Service) -> None:
     assert sum(sizes.values()) <= 300_000
 
 
-def test_what_calls_are_for_comes_first_and_cors_last(service: Service) -> None:
-    """Routes stand above schemas; what is said of pages of other origins ends the page."""
+def test_routes_come_first_and_cors_last(service: Service) -> None:
+    """Routes stand above schemas; the section about pages of other origins ends the page."""
     headings = re.findall(
         r'<section id="([\w-]+)"|<section class="route" id="(predict)"', text(service)
     )

@@ -225,8 +225,8 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "docs",
             ABOUT,
             "This document as a page",
-            "With samples to copy and forms that send requests from the browser. All of it can be "
-            "read without JavaScript.",
+            "Samples to copy, and forms that send requests from the browser. Readable without "
+            "JavaScript.",
             {
                 200: Answer("The page.", {HTML: ""}, ("ETag", "Vary")),
                 304: SAME,
@@ -237,7 +237,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "docsFile",
             ABOUT,
             "A file of that page",
-            "Compressed for who accepts gzip.",
+            "Compressed for clients that accept gzip.",
             {
                 200: Answer("The file.", dict.fromkeys(FILES[:2], ""), ("ETag", "Vary")),
                 304: SAME,

@@ -119,13 +119,13 @@ def _operation(operation: Node, shared: Node, problems: Node) -> str:
     name = operation["operationId"]
     return f"""<section class="route" id="{name}" aria-labelledby="{name}-head">
 <h3 id="{name}-head">{_route(operation["route"])}</h3>
-<div class="told">
+<div class="description">
 <p><strong>{prose(operation["summary"])}</strong></p>
 <p>{prose(operation["description"])}</p>
 {tables.body(operation["requestBody"])}
 {tables.tables(name, own, problems)}
 </div>
-<div class="shown">
+<div class="usage">
 {_samples(operation)}
 {tryout.form(operation, own["parameters"])}
 {tables.examples(own["responses"])}

@@ -70,11 +70,11 @@ document.addEventListener("click", (event) => {
 // Search
 
 const entries = [
-  ...all(".route").map((it) => entry("Route", it, one("h3", it).textContent, one("strong", it), one(".told", it))),
+  ...all(".route").map((it) => entry("Route", it, one("h3", it).textContent, one("strong", it), one(".description", it))),
   ...all("section.topic").map((it) => entry("Section", it, one("h2", it).textContent, "", it)),
-  ...all("tr[id]").map((it) => entry(it.closest("table").dataset.kind, it, it.cells[0].textContent, home(it), it)),
+  ...all("tr[id]").map((it) => entry(it.closest("table").dataset.kind, it, it.cells[0].textContent, holderName(it), it)),
   ...all(".found").map((it) => entry(it.dataset.kind, it, it.dataset.name, "", one("summary", it))),
-  ...all(".setting").map((it) => entry("Setting", it.closest("[id]"), it.textContent, home(it), it)),
+  ...all(".setting").map((it) => entry("Setting", it.closest("[id]"), it.textContent, holderName(it), it)),
 ];
 const query = one("#query");
 const found = one("#found");
@@ -86,7 +86,7 @@ function entry(kind, target, name, where, text) {
 }
 
 // Say in which route or schema a row stands.
-function home(part) {
+function holderName(part) {
   const holder = part.closest(".route, .found, .topic");
   return holder.dataset.name ?? one("h2, h3", holder).textContent;
 }
@@ -110,7 +110,7 @@ function result({ kind, id, name, context }) {
 }
 
 // Down and up go through what was found, Enter goes to the first, Escape leaves.
-function steer(event) {
+function moveByKey(event) {
   const hits = all("a", found);
   const at = hits.indexOf(document.activeElement);
   if (event.key === "ArrowDown") (hits[at + 1] ?? hits[at])?.focus();
@@ -125,7 +125,7 @@ function steer(event) {
 }
 
 one("#search").hidden = false;
-one("#search").addEventListener("keydown", steer);
+one("#search").addEventListener("keydown", moveByKey);
 query.addEventListener("input", search);
 addEventListener("keydown", (event) => {
   const typing = event.target.matches("input, select, textarea");
@@ -151,7 +151,7 @@ for (const [place, samples] of all(".samples").entries()) {
     bar.append(tab);
   }
   bar.addEventListener("click", ({ target }) => target.role === "tab" && choose(target));
-  bar.addEventListener("keydown", turn);
+  bar.addEventListener("keydown", switchByKey);
   samples.prepend(bar);
 }
 
@@ -166,7 +166,7 @@ function choose(tab) {
   scrollBy(0, tab.getBoundingClientRect().top - before); // what stands above has changed its height
 }
 
-function turn(event) {
+function switchByKey(event) {
   const tabs = all("[role=tab]", event.currentTarget);
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!step) return;
@@ -202,7 +202,7 @@ all(".code").forEach(withCopy);
 
 // Beside the text there is room for an answer, which scrolls if it is long.
 if (matchMedia("(min-width: 76rem)").matches) {
-  for (const shown of all(".shown")) one(":scope > details:not(.try)", shown)?.setAttribute("open", "");
+  for (const usage of all(".usage")) one(":scope > details:not(.try)", usage)?.setAttribute("open", "");
 }
 
 // Try it
