@@ -71,7 +71,7 @@ SPECIFICATION = Operation(
     "This document",
     "OpenAPI 3.1, of the function that answers.",
     {
-        200: Answer("The document.", {JSON: "Document"}, ("ETag",)),
+        200: Answer("The document.", {JSON: "Document"}, ("ETag", "Vary")),
         304: SAME,
     },
     parameters=("If-None-Match",),
@@ -225,12 +225,25 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "docs",
             ABOUT,
             "This document as a page",
-            "Written on the server; it has no scripts and asks for nothing else.",
+            "Samples to copy, and forms that send requests from the browser. Readable without "
+            "JavaScript.",
             {
-                200: Answer("The page.", {HTML: ""}, ("ETag",)),
+                200: Answer("The page.", {HTML: ""}, ("ETag", "Vary")),
                 304: SAME,
             },
             parameters=("If-None-Match",),
+        ),
+        "GET /docs/{file}": Operation(
+            "docsFile",
+            ABOUT,
+            "A file of that page",
+            "Compressed for clients that accept gzip.",
+            {
+                200: Answer("The file.", dict.fromkeys(FILES[:2], ""), ("ETag", "Vary")),
+                304: SAME,
+            },
+            (NotFound,),
+            ("file.docs", "v", "If-None-Match"),
         ),
     },
     "health": {
