@@ -143,7 +143,7 @@ def test_outputs_come_as_they_are_asked_for(client: Any, triton: ModuleType) -> 
         ("other", "", SPOT, "404", NAME),
         (NAME, "9", SPOT, "404", CARD.version),
         (NAME, "", b"hello", "415", "JPEG"),
-        (NAME, "", SPOT[:3000], "422", "damaged"),
+        (NAME, "", SPOT[:3000], "422", "cut off"),
         (NAME, "", bytes(LIMIT + 1), "413", f"{LIMIT:,}"),
         (NAME, "", bytes(2 * LIMIT), "413", "smaller copy"),
     ],
