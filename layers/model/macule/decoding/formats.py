@@ -135,10 +135,10 @@ def open_image(body: bytes, deadline: Deadline) -> ImageFile:
     try:
         image = plugin(Source(body, deadline))
     except ValueError:
-        # Pillow refuses a PNG whose ICC profile is too large; a profile is no reason to.
+        # Pillow refuses a PNG for a text or a profile that is too large; these are no reason to.
         if not body.startswith(png.SIGNATURE):
             raise
-        image = plugin(Source(png.without(body, b"iCCP"), deadline))
+        image = plugin(Source(png.bare(body), deadline))
     if image.format == "HEIF":
         return image
     image.decodermaxblock = SCAN_BYTES if jpeg.coefficients(image, body) else READ_BYTES
