@@ -141,7 +141,9 @@ MAY_IMPORT = {
     "body": {"errors"},
     "gate": {"errors", "http", "keys", "proxies", "quota", "settings"},
     "http": {"body", "budget", "draining", "errors", "gate", "record", "settings"},
-    "upload": {"body", "errors", "http"},
+    "codings": {"errors", "http"},
+    "data_uri": {"errors"},
+    "upload": {"codings", "data_uri", "errors", "http"},
     "classify": {
         "admission",
         "cache",
@@ -193,10 +195,11 @@ MAY_IMPORT = {
         "processes",
         "settings",
     },
-    "tensors": {"body", "errors", "http", "upload"},
+    "tensors": {"data_uri", "errors", "http", "upload"},
     "v2": {
         "admission",
         "classify",
+        "codings",
         "errors",
         "health",
         "http",
