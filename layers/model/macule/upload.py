@@ -122,9 +122,8 @@ def _limit_bytes(request: Request, max_image_bytes: int) -> int:
     media_type = _media_type(request)
     if media_type == FORM:
         return max_image_bytes + FORM_BYTES
-    if media_type == URLENCODED:  # three characters of its 65 become three each
-        return max_image_bytes * 4 // 3 * 11 // 10 + FORM_BYTES
-    return max_image_bytes * 4 // 3 + FORM_BYTES if _may_be_json(media_type) else max_image_bytes
+    is_json = JSON_TYPE.fullmatch(media_type) is not None
+    return max_image_bytes * 4 // 3 + FORM_BYTES if is_json else max_image_bytes
 
 
 def _from_form(chunks: Iterator[bytes], kind: str) -> Upload:
