@@ -63,7 +63,8 @@ MAY_IMPORT = {
     "cache": {"errors", "metrics", "packages", "settings", "shared"},
     "flight": {"errors"},
     "ladder": {"metrics"},
-    "plan": {"admission", "budget", "image", "model", "processes", "settings"},
+    "native_log": set(),
+    "plan": {"admission", "budget", "image", "model", "native_log", "processes", "settings"},
     "model": {
         "errors",
         "image",
@@ -313,6 +314,8 @@ MAY_IMPORT = {
         "keys",
         "log",
         "metrics",
+        "model",
+        "native_log",
         "packages",
         "plan",
         "store.publish",
