@@ -126,6 +126,13 @@ def test_base64_and_data_uris_are_read_in_all_their_spellings(text: str) -> None
     assert photo(as_json({"image": text}), JSON) == IMAGE
 
 
+@pytest.mark.parametrize("first", [b"{", b"[", b'"', b"--", b"image=", b"data:"])
+@pytest.mark.parametrize("kind", ["", "image/jpeg", URLENCODED])
+def test_bytes_that_begin_like_text_are_bytes(first: bytes, kind: str) -> None:
+    """What merely begins like JSON or a form, and is no text, is left to the decoders."""
+    assert photo(first + IMAGE, kind) == first + IMAGE
+
+
 def test_line_ends_may_stand_in_jsons_texts() -> None:
     """A shell that puts wrapped base64 between quotes sends line ends as they are."""
     assert photo(f'{{"image": "{WRAPPED}"}}'.encode(), JSON) == IMAGE

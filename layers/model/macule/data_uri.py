@@ -13,7 +13,7 @@ PIECE_BYTES = 2**14
 START_BYTES = 1024  # in which a data: URI has its comma
 WHITE = b" \t\r\n\f\v"
 TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet
-URI = re.compile(rb"\s*data:([^,]*),", re.IGNORECASE)
+URI = re.compile(rb"\s*data:([ -+\--~]*),", re.IGNORECASE)
 # No image begins with so many characters of base64 alone; and what is sent in place of it.
 BASE64 = re.compile(rb"\s*(b['\"])?[A-Za-z0-9+/_\-\r\n]{32}[A-Za-z0-9+/_\-=\r\n]*\Z")
 ADDRESS = re.compile(rb"(https?|blob|file|ftp):/?\S*\Z", re.IGNORECASE)

@@ -178,8 +178,8 @@ def _from_body(chunks: Iterator[bytes], media_type: str) -> Upload:
     buffer = BytesIO()
     for chunk in chunks:
         buffer.write(chunk)
-    start = _start(buffer)
-    if JSON_START.match(start):
+    start, is_json = _start(buffer), JSON_TYPE.fullmatch(media_type) is not None
+    if JSON_START.match(start) and (is_json or start.isascii()):
         if not _may_be_json(media_type):
             raise BadRequest(f"The body is JSON; its Content-Type is not application/json. {HOW}")
         return _from_json(buffer)
@@ -188,7 +188,7 @@ def _from_body(chunks: Iterator[bytes], media_type: str) -> Upload:
     if media_type == URLENCODED and start.isascii() and b"=" in start:
         return _from_fields(buffer)
     image = _file(buffer, "the body")
-    if image and image.startswith(start) and start.isascii() and JSON_TYPE.fullmatch(media_type):
+    if is_json and image and image.startswith(start) and start.isascii():
         raise BadRequest(f"The body is not JSON. {HOW}")
     return Upload(image, {})
 
