@@ -29,7 +29,7 @@ MB = 2**20
 LAYER_MOST_MB = 80  # unzipped and without extras; Lambda takes more
 # What is installed together; the table's extras are parts as well, by the name of their pins.
 PARTS = {
-    "runtime": ("ai-edge-litert", "multipart", "numpy", "pillow"),
+    "runtime": ("ai-edge-litert", "multipart", "numpy", "pi-heif", "pillow"),
     "server": ("gunicorn", "packaging"),
     "queue": (
         "amqp",

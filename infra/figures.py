@@ -22,7 +22,7 @@ CONTENTS = {
     "render-queue/predict": "the same with Celery and redis-py, for a web service and its workers",
     "gcp/predict": "source and pinned requirements, which the platform installs",
     "gcp/health": "the same for health, which needs neither numpy nor a runtime",
-    "aws/layer": "LiteRT, numpy, Pillow, multipart, macule, the model",
+    "aws/layer": "LiteRT, numpy, Pillow, pi-heif, multipart, macule, the model",
     "aws/predict": "the handler alone",
     "aws/health": "the handler and macule; health needs no layer",
     "knative/predict": "everything, with gunicorn and a Dockerfile",

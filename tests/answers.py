@@ -19,7 +19,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from macule import keys, png
+from macule import keys
+from macule.decoding import png
 from PIL import Image
 from service import GUNICORN, READS_IN_SLOTS, ROOT, Answer, Service, running, until
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserType, ConsoleMessage, Page, Request, sync_playwright
 from service import ROOT, need
 
@@ -21,6 +22,8 @@ QUIET = (
 FAKE_CAMERA = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
 # What a browser says of any answer of 400 and above, wished for or not.
 FAILED = "Failed to load resource"
+# WCAG 2.0 to 2.2, A and AA, and what axe holds to be good besides.
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 # Playwright does not show the bytes of a Blob that is sent; the page's own call does.
 KEEP_SENT = """
 const send = XMLHttpRequest.prototype.send;
@@ -51,6 +54,17 @@ def launched(kind: BrowserType | None = None, arguments: str = FAKE_CAMERA) -> I
         return
     with sync_playwright() as playwright, playwright.chromium.launch(**options) as browser:
         yield browser
+
+
+def faults(page: Page) -> list[str]:
+    """Return what axe finds wrong with the page as it is."""
+    options = {"runOnly": RULES, "resultTypes": ["violations"]}
+    found = Axe().run(page, options=options).response["violations"]
+    return [f"{fault['id']}: {[node['html'][:100] for node in fault['nodes']]}" for fault in found]
+
+
+def too_wide(page: Page) -> bool:
+    return bool(page.evaluate("document.documentElement.scrollWidth > innerWidth"))
 
 
 def most_like(language: str = "en", label: str = "nevus") -> str:
@@ -105,11 +119,12 @@ class Visit:
 
 @contextmanager
 def visiting(
-    browser: Browser, url: str, *, failures: bool = False, **context: Any
+    browser: Browser, url: str, *, path: str = "", failures: bool = False, **context: Any
 ) -> Iterator[Visit]:
-    """Open the page at *url*; afterwards its console was silent, and it asked nobody else.
+    """Open a page of the service at *url*; its console was silent, and it asked nobody else.
 
     Args:
+      path: where the page is below *url*.
       failures: whether answers of 400 and above are part of the test.
     """
     with browser.new_context(**{"locale": "en-GB", **context}) as visitor:
@@ -118,7 +133,7 @@ def visiting(
         if context.get("java_script_enabled", True):
             page.add_init_script(KEEP_SENT)
         visit = Visit(page, url)
-        page.goto(url)
+        page.goto(url + path)
         yield visit
         said = [text for text in visit.said if not (failures and text.startswith(FAILED))]
         elsewhere = [asked for asked in visit.asked if not asked.startswith(url)]

@@ -5,12 +5,16 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from macule import sandbox
 from peers import Peer, peer
 from service import ROOT
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 TOOLS = re.compile("could not import '(tensorflow|keras|tf_keras|h5py)'")
 
@@ -40,6 +44,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["make", "wheel", f"DIST={out}"], cwd=ROOT, check=True, capture_output=True)
     (made,) = out.glob("*.whl")
     return made
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Chromium, once for all tests: Playwright starts once a process."""
+    from browser import launched
+
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,8 @@ from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 import pytest
-from browser import launched
 from draw import photo
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 from service import GUNICORN, READS_IN_SLOTS, ROOT, Service, need, running, until
 
 SPOT = "examples/spot.jpg"
@@ -91,10 +90,9 @@ def narrow(pages: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 
 @pytest.fixture(scope="module")
-def page(pages: str) -> Iterator[Page]:
+def page(pages: str, browser: Browser) -> Iterator[Page]:
     """The example page in a real browser."""
-    with launched() as opened:
-        page = opened.new_page()
+    with browser.new_page() as page:
         page.goto(f"{pages}/predict.html")
         yield page
 

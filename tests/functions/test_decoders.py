@@ -15,7 +15,8 @@ from service import GUNICORN_DEV, Service, running, until
 HARMFUL = """
 import os, socket, sys, types
 from macule.functions import predict as main
-from macule import doors, http, image
+from macule import doors, http
+from macule.decoding import formats
 from PIL.ImageFile import ImageFile
 
 found, released = {}, []
@@ -54,7 +55,7 @@ class HangingImageFile(ImageFile):
         raise ValueError("no image")
 
 for name, plugin in (("Harm", HarmfulImageFile), ("Hang", HangingImageFile)):
-    image.PLUGINS[name.upper().encode() + b"!"] = name
+    formats.PLUGINS[name.upper().encode() + b"!"] = name
     module = sys.modules[f"PIL.{name}ImagePlugin"] = types.ModuleType(name)
     setattr(module, f"{name}ImageFile", plugin)
 

@@ -26,7 +26,8 @@ PREDICT = (ROOT / "layers/model/macule/functions/predict.py").read_text()
 FOUND = re.findall(r'"(GET|POST) (/\S*)": \w+\.\w+', PREDICT)
 ROUTES = [route for route in FOUND if route != ("POST", "/page/")]  # it asks /predict/: tests/page
 # by the contract, whatever the door says
-OPEN = {("GET", path) for path in ("/health/", "/ready/", "/", "/page/{file}")}
+READABLE = ("/", "/page/{file}", "/openapi.json", "/docs/", "/docs/{file}")
+OPEN = {("GET", path) for path in ("/health/", "/ready/", *READABLE)}
 HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
 DOORS = [GUNICORN, FRAMEWORK.replace("{name}", "predict")]
 
@@ -51,7 +52,8 @@ def locked(
 @pytest.mark.parametrize(("method", "path"), [*ROUTES, ("GET", "/nowhere"), ("DELETE", "/health")])
 def test_all_but_health_and_ready_ask_for_a_key(locked: Service, method: str, path: str) -> None:
     """401 for whatever else there is or is not; with a key the route answers."""
-    named = path.replace("{id}", "0" * 24).replace("{file}", "style.css").replace("{name}", "none")
+    file = "docs.css" if path.startswith("/docs") else "style.css"
+    named = path.replace("{id}", "0" * 24).replace("{file}", file).replace("{name}", "none")
     without = locked.call(method, named)
     wrong = locked.call(method, named, headers={"Authorization": "Bearer mk_wrong"})
     right = locked.call(method, named, headers={"Authorization": "Bearer mk_alice"})

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from draw import photo
-from macule import image, manifest, store
+from macule import decoding, manifest, store
 from service import GUNICORN, ROOT, Answer, Service, running
 
 CARD = manifest.read(str(store.SHIPPED))
 NAME = CARD.name
-SIDES = image.sides(CARD.side_px)
+SIDES = decoding.sides(CARD.side_px)
 SHAPE = [1, *SIDES, 3]
 INFER = f"/v2/models/{NAME}/infer"
 SPOT = (ROOT / "examples/spot.jpg").read_bytes()
@@ -51,7 +51,7 @@ def expected(service: Service) -> dict[str, float]:
 
 
 def pixels() -> np.ndarray:
-    return image.decode(SPOT, CARD.side_px, CARD.resize)
+    return decoding.decode(SPOT, CARD.side_px, CARD.resize).pixels
 
 
 def bytes_input(triton: ModuleType, body: bytes, binary: bool = True) -> Any:
@@ -143,7 +143,7 @@ def test_outputs_come_as_they_are_asked_for(client: Any, triton: ModuleType) -> 
         ("other", "", SPOT, "404", NAME),
         (NAME, "9", SPOT, "404", CARD.version),
         (NAME, "", b"hello", "415", "JPEG"),
-        (NAME, "", SPOT[:3000], "422", "damaged"),
+        (NAME, "", SPOT[:3000], "422", "cut off"),
         (NAME, "", bytes(LIMIT + 1), "413", f"{LIMIT:,}"),
         (NAME, "", bytes(2 * LIMIT), "413", "smaller copy"),
     ],

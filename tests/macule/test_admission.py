@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pillow_heif
 import pytest
 import tiffs
 from draw import photo, saved, skin
-from macule import admission, image
+from macule import admission, decoding
 from macule.admission import LEAST_S, RESERVE_BYTES, Admission, price
 from macule.cache import Memory
 from macule.errors import Busy, CannotFit
@@ -23,19 +24,21 @@ MB = 2**20
 
 
 def priced(body: bytes) -> float:
-    return price(image.inspect(body, 10**9), 224) / MB
+    return price(decoding.inspect(body, 10**9), 224) / MB
 
 
 def test_what_costs_more_is_priced_higher() -> None:
-    """A baseline JPEG and a PNG are cheap; a progressive JPEG, a BMP, a WebP ever dearer."""
+    """A baseline JPEG, a lossy WebP and a PNG are cheap; others are ever dearer."""
     drawn = skin(2000, 1500)
     costs = [
         priced(saved(drawn, "JPEG")),
-        priced(saved(drawn, "PNG", compress_level=1)),
+        priced(saved(drawn, "WEBP", method=0)),
         priced(saved(drawn, "JPEG", progressive=True)),
         priced(saved(drawn, "BMP")),
-        priced(saved(drawn, "WEBP", method=0)),
+        priced(saved(drawn, "WEBP", method=0, lossless=True)),
+        priced(saved(drawn, "AVIF", speed=10)),
     ]
+    assert priced(saved(drawn, "PNG", compress_level=1)) == pytest.approx(costs[1], abs=0.1)
 
     assert costs == sorted(costs)
     assert costs[0] < 4
@@ -60,16 +63,24 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "TIFF Zstandard in one strip": ("RGB", {"compression": "zstd", "strip_size": 2**31 - 1}),
     "TIFF JPEG in one strip": ("RGB", {"compression": "jpeg", "strip_size": 2**31 - 1}),
     "WEBP": ("RGB", {"method": 0}),
+    "WEBP with alpha": ("RGBA", {"method": 0}),
+    "WEBP lossless": ("RGB", {"method": 0, "lossless": True, "quality": 0}),
+    "AVIF": ("RGB", {"speed": 10}),
+    "AVIF in 4:4:4 with alpha": ("RGBA", {"speed": 10, "subsampling": "4:4:4"}),
+    "JPEG2000": ("RGB", {"irreversible": True, "quality_layers": [20]}),
+    "JPEG2000 without levels": ("RGB", {"num_resolutions": 1}),
+    "HEIF": ("RGB", {"quality": 50}),
+    "HEIF in 4:4:4": ("RGB", {"quality": 50, "chroma": 444}),
 }
 PEAK = """
 import sys
-from macule import budget, image
+from macule import budget, decoding
 budget.tame()
 def kilobytes(key): return next(int(l.split()[1]) for l in open('/proc/self/status') if key in l)
 small, large = (open(path, 'rb').read() for path in sys.argv[1:])
-image.inspect(small, 10**9); image.decode(small, 224, 'squash')
+decoding.inspect(small, 10**9); decoding.decode(small, 224, 'squash')
 open('/proc/self/clear_refs', 'w').write('5'); before = kilobytes('VmRSS')
-image.inspect(large, 10**9); image.decode(large, 224, 'squash')
+decoding.inspect(large, 10**9); decoding.decode(large, 224, 'squash')
 print((kilobytes('VmHWM') - before) / 1024)
 """
 
@@ -90,6 +101,7 @@ def test_prices_are_what_decoding_takes(kind: str, tmp_path: Path) -> None:
     The 6 MB are those of strips and row buffers, which a small file does not fill.
     """
     mode, options = KINDS[kind]
+    pillow_heif.register_heif_opener()
     small, large = (
         saved(skin(*size).convert(mode), kind.split()[0], **options)
         for size in ((500, 400), (3000, 2250))
@@ -130,7 +142,7 @@ def test_a_tiff_is_priced_by_its_strips_and_tiles(
 
 def test_a_png_of_one_endless_row_is_priced_by_the_row() -> None:
     """A strip is at least a row, so a picture of a million by one pixels has strips of its size."""
-    header = image.Header("PNG", 10**8, 1, "RGBA", 1, 0.0, True)
+    header = decoding.Header("PNG", 10**8, 1, "RGBA", 1, 0.0, True)
 
     assert price(header, 224) > 10**9
 
@@ -228,12 +240,17 @@ def test_largest_photos_are_those_that_just_fit() -> None:
     """What is named fits and a little more does not; the pixel limit caps what is cheap."""
     found = admission.largest(40 * MB, 256, 120_000_000)
 
-    assert found["JPEG"] == found["PNG"] == pytest.approx(120, abs=0.1)
-    for name in ("JPEG, progressive", "WebP", "HEIC", "BMP"):
-        kind, mode, held_bytes, stripped = admission.KINDS[name]
+    assert found["JPEG"] == found["PNG"] == found["WebP"] == pytest.approx(120, abs=0.1)
+    for name in ("JPEG, progressive", "WebP, lossless", "HEIC", "BMP"):
+        kind, held_bytes, stripped, scales = admission.KINDS[name]
         side = (found[name] * 1e6 / 12) ** 0.5
         costs = [
-            price(image.Header(kind, int(4 * n), int(3 * n), mode, 1, held_bytes, stripped), 256)
+            price(
+                decoding.Header(
+                    *(kind, int(4 * n), int(3 * n), "RGB", 1, held_bytes, stripped, scales)
+                ),
+                256,
+            )
             for n in (side * 0.99, side * 1.03)
         ]
         assert costs[0] <= 40 * MB < costs[1], name

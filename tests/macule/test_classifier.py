@@ -531,10 +531,10 @@ def test_a_fork_loads_its_own(without_maps: str, tmp_path: Path) -> None:
 
 def test_as_many_are_decoded_as_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many threads ask, memory is that of as many photos as processors."""
-    from macule import image
+    from macule import decoding
 
     monkeypatch.setattr(classifier, "_processors", lambda: 2)
-    one, decode, inside, most = macule.load(), image.decode, Semaphore(2), []
+    one, decode, inside, most = macule.load(), decoding.decode, Semaphore(2), []
     both = Barrier(2, timeout=30)  # the first does not go on before a second has come
 
     def counted(*arguments: Any) -> Any:
@@ -545,7 +545,7 @@ def test_as_many_are_decoded_as_there_are_processors(monkeypatch: pytest.MonkeyP
         finally:
             inside.release()
 
-    monkeypatch.setattr(image, "decode", counted)
+    monkeypatch.setattr(decoding, "decode", counted)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(one.predict, [photo(90, 90)] * 16))
 

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import tiffs
 from draw import photo, saved, skin
-from macule import admission, decoders, image, sandbox, settings
+from macule import admission, decoders, decoding, sandbox, settings
+from macule.decoding import formats
+from macule.decoding.header import ORIENTATION_TAG
+from macule.decoding.icc import PRIMARIES, written
 from macule.errors import BadImage, Busy, SlowImage
 from PIL import Image
 from service import until
@@ -87,8 +90,8 @@ def drawn(kind: str) -> bytes:
     if kind == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
     exif = Image.Exif()
-    exif[image.ORIENTATION_TAG] = 6
-    beside = {} if kind in ("GIF", "BMP") else {"exif": exif}
+    exif[ORIENTATION_TAG] = 6
+    beside = {} if kind in ("GIF", "BMP", "ICO", "JPEG2000") else {"exif": exif}
     return saved(skin(320, 240), kind, **beside)
 
 
@@ -97,12 +100,13 @@ def kinds() -> dict[str, Callable[[], bytes]]:
     palette = skin(320, 240).convert("P")
     gray = Image.fromarray(np.asarray(skin(320, 240).convert("L")).astype(np.uint16) * 257)
     turned = [skin(320, 240), skin(320, 240).rotate(9)]
-    formats = {kind: partial(drawn, kind) for kind in image_formats()}
+    plain = {kind: partial(drawn, kind) for kind in image_formats()}
     return {
-        **formats,
+        **plain,
         "PNG palette": partial(saved, palette, "PNG", transparency=3),
         "PNG 16 bit": partial(saved, gray, "PNG"),
         "GIF transparent": partial(saved, palette, "GIF", transparency=3, comment=b"h\xe9"),
+        "JPEG with a profile": partial(saved, skin(), "JPEG", icc_profile=written(PRIMARIES[12])),
         "JPEG CMYK": partial(saved, skin().convert("CMYK"), "JPEG", progressive=True),
         "TIFF JPEG": partial(saved, skin(), "TIFF", compression="jpeg"),
         "TIFF fax": partial(saved, skin().convert("1"), "TIFF", compression="group4"),
@@ -113,8 +117,9 @@ def kinds() -> dict[str, Callable[[], bytes]]:
 
 
 def image_formats() -> list[str]:
-    """Return Pillow's names of what is served, HEIF among them."""
-    return [*{name.upper() for name in image.PLUGINS.values()}, "WEBP", "HEIF"]
+    """Return Pillow's names of what is served."""
+    plugins = {name.upper() for name in formats.PLUGINS.values()} - {"JPEG2K"}
+    return [*plugins, "JPEG2000", "WEBP", "AVIF", "HEIF"]
 
 
 # In a process that has decoded nothing yet: the first image of its kind is a thread's first too.
@@ -147,12 +152,12 @@ def test_decoding_neither_imports_nor_opens_anything(kind: str, tmp_path: Path) 
 
 
 def test_a_restricted_decoder_gives_what_any_does() -> None:
-    """The pixels are those of `image.decode`, and so are its failures."""
+    """The pixels are those of `decoding.decode`, and so are its failures."""
     body = photo()
 
-    pixels = decoders.decode(body, 64, "squash", COST, CHOSEN)
+    decoded = decoders.decode(body, 64, "squash", COST, CHOSEN)
 
-    assert (pixels == image.decode(body, 64, "squash")).all()
+    assert (decoded.pixels == decoding.decode(body, 64, "squash").pixels).all()
     with pytest.raises(BadImage):
         decoders.decode(body[:2000], 64, "squash", COST, CHOSEN)
 
@@ -197,13 +202,22 @@ def slow() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("kind", ["WEBP", "TIFF"])
-def test_a_decoder_is_waited_for_until_the_time_out(slow: dict[str, bytes], kind: str) -> None:
+def test_a_decoder_that_reads_piece_by_piece_ends_at_the_time_out(slow: dict[str, bytes]) -> None:
+    """libwebp is given its file in pieces: nobody is answered while it still decodes."""
+    here, hasty = admission.current(), CHOSEN._replace(decode_timeout_s=0.05)
+
+    with pytest.raises(SlowImage), here.room(COST, 10):
+        decoders.decode(slow["WEBP"], 64, "squash", COST, hasty)
+
+    until(lambda: here.held == 0, 5)
+
+
+def test_a_decoder_is_waited_for_until_the_time_out(slow: dict[str, bytes]) -> None:
     """One call that takes longer is a SlowImage in time; its memory stays held until it ends."""
     here, hasty = admission.current(), CHOSEN._replace(decode_timeout_s=0.05)
 
     with pytest.raises(SlowImage), here.room(COST, 10):
-        decoders.decode(slow[kind], 64, "squash", COST, hasty)
+        decoders.decode(slow["TIFF"], 64, "squash", COST, hasty)
 
     assert here.held == COST
     until(lambda: here.held == 0, 60)
@@ -215,7 +229,7 @@ def test_decoders_that_are_not_done_keep_their_threads(slow: dict[str, bytes]) -
     hasty = CHOSEN._replace(decode_timeout_s=0.01, admission_timeout_s=5.0)
     for _ in range(here.slots):
         with pytest.raises(SlowImage):
-            decoders.decode(slow["WEBP"], 64, "squash", COST, hasty)
+            decoders.decode(slow["TIFF"], 64, "squash", COST, hasty)
 
     with pytest.raises(Busy):
         decoders.inspect(photo(), CHOSEN._replace(admission_timeout_s=0.01))

@@ -13,7 +13,7 @@ import numpy as np
 from draw import saved, skin
 from hypothesis import given
 from hypothesis import strategies as st
-from macule import classify, data_uri, doors, health, image, upload
+from macule import classify, data_uri, decoding, doors, health, upload
 from macule.body import Body
 from macule.errors import (
     BadImage,
@@ -47,11 +47,11 @@ ROUTES = {
 def check(body: bytes) -> None:
     """Decode, within what a request may cost; only a failure with a name may come of it."""
     try:
-        image.inspect(body, 10**6)
-        decoded = image.decode(body, SIDE, "squash", 5.0)
+        decoding.inspect(body, 10**6)
+        decoded = decoding.decode(body, SIDE, "squash", 5.0)
     except (BadImage, CannotFit, ImageTooLarge, SlowImage, UnsupportedImage):
         return
-    assert (decoded.shape, decoded.dtype) == ((1, SIDE, SIDE, 3), np.uint8)
+    assert (decoded.pixels.shape, decoded.pixels.dtype) == ((1, SIDE, SIDE, 3), np.uint8)
 
 
 @given(
@@ -196,9 +196,9 @@ def test_every_spelling_of_bytes_is_read_back(
     if head == "data:,":
         written = quote(image)
 
-    assert data_uri.from_text(head + written, "image") == image
+    assert data_uri.from_text(head + written) == image
     buffer = BytesIO(quote(head + written).encode())
-    data_uri.decode_in_place(buffer, "image", quoted=True)
+    data_uri.decode_in_place(buffer, quoted=True)
     assert buffer.getvalue() == image
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from draw import photo
-from macule import image, manifest, model, settings, store
+from macule import decoding, manifest, model, settings, store
 from macule.errors import BadCard, ModelUnavailable
 
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 def test_probabilities_are_a_distribution() -> None:
     """A photo gives one probability a label, summing to 1, and a map a label."""
     warm = model.warm(store.SHIPPED)
-    scores = model.run(warm, image.decode(photo(), warm.card.side_px, warm.card.resize))
+    scores = model.run(warm, decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels)
 
     assert scores.probabilities.shape == (len(warm.card.labels),)
     assert scores.probabilities.sum() == pytest.approx(1, abs=1e-5)
@@ -43,8 +43,8 @@ def test_probabilities_are_a_distribution() -> None:
 def test_maps_average_to_the_logits() -> None:
     """The maps are the class's evidence by place: probabilities follow from their means."""
     warm = model.warm(store.SHIPPED)
-    pixels = image.decode(photo(), warm.card.side_px, warm.card.resize)
-    other = image.decode(photo(300, 900), warm.card.side_px, warm.card.resize)
+    pixels = decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels
+    other = decoding.decode(photo(300, 900), warm.card.side_px, warm.card.resize).pixels
     one, two = model.run(warm, pixels), model.run(warm, other)
     assert one.maps is not None
     assert two.maps is not None
@@ -105,7 +105,10 @@ def test_two_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_thread_sees_its_own_answer() -> None:
     """Images run at once do not mix their results."""
     warm = model.warm(store.SHIPPED)
-    inputs = [image.decode(photo(200 + 50 * n, 300), warm.card.side_px, "squash") for n in range(6)]
+    inputs = [
+        decoding.decode(photo(200 + 50 * n, 300), warm.card.side_px, "squash").pixels
+        for n in range(6)
+    ]
     alone = [model.run(warm, pixels).probabilities for pixels in inputs]
 
     with ThreadPoolExecutor(4) as pool:

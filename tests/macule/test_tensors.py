@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from macule import image, manifest, tensors
+from macule import decoding, manifest, tensors
 from macule.body import Body
 from macule.errors import Macule
 
@@ -66,7 +66,7 @@ def test_pixels_stay_what_they_are(resize: str) -> None:
     text = json.dumps({"inputs": [{**tensor, "data": values.tolist()}]}).encode()
     photo, _ = read(text)
 
-    assert (image.decode(photo, SIDES, resize) == values).all()
+    assert (decoding.decode(photo, SIDES, resize).pixels == values).all()
 
 
 def test_a_body_comes_in_any_pieces() -> None:

@@ -240,7 +240,7 @@ def test_texts_come_beside_an_urlencoded_photo() -> None:
         (as_json({"instances": [{"a": 1, "b": 2}]}), JSON, "`instances`"),
         (as_json({"instances": [{"b64": ENCODED}] * 2}), JSON, "one photo"),
         (as_json({"image": [ENCODED] * 2}), JSON, "one photo"),
-        (as_json({"instances": [[[[0.5] * 3] * 224] * 224]}), JSON, "values"),
+        (as_json({"instances": [[[[0.5] * 3] * 224] * 224]}), JSON, "/v2"),
         (as_json({"image": ENCODED}), "image/jpeg", "Content-Type is not application/json"),
         (CUT.encode(), "text/plain", "not base64"),
         (str(ENCODED.encode()).encode(), "text/plain", ".decode('ascii')"),

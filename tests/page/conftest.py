@@ -1,21 +1,15 @@
-"""One service and one browser for all tests of the page."""
+"""One service for all tests of the page."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 
 import pytest
-from browser import Visit, launched, visiting
+from browser import Visit, visiting
 from playwright.sync_api import Browser
 from service import GUNICORN, Service, running
 
 Open = Callable[..., AbstractContextManager[Visit]]
-
-
-@pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="package")

@@ -10,18 +10,15 @@ from io import BytesIO
 from typing import Literal
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browser import CARD, WORDS, Visit, most_like
+from browser import CARD, WORDS, Visit, faults, most_like, too_wide
 from draw import photo, saved
 from PIL import Image, ImageFilter
-from playwright.sync_api import Page, Route
+from playwright.sync_api import Route
 from service import ROOT, Service
 
 Open = Callable[..., AbstractContextManager[Visit]]
 SPOT = (ROOT / "examples/spot.jpg").read_bytes()
 EXAMPLE = ("spot.jpg", "image/jpeg", SPOT)
-# WCAG 2.0 to 2.2, A and AA, and what axe holds to be good besides.
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 VIEWS: list[tuple[str, Literal["light", "dark"], int]] = [
     ("vi", "light", 320),
     ("en", "dark", 320),
@@ -109,17 +106,6 @@ def assert_a_kind(row: str, label: str, language: str) -> None:
     assert row.startswith(CARD["names"][language][place])
     assert row.endswith(CARD["descriptions"][language][place])
     assert re.search(r"(<5|>95|\b\d0)%", row)
-
-
-def faults(page: Page) -> list[str]:
-    """Return what axe finds wrong with the page as it is."""
-    options = {"runOnly": RULES, "resultTypes": ["violations"]}
-    found = Axe().run(page, options=options).response["violations"]
-    return [f"{fault['id']}: {[node['html'][:100] for node in fault['nodes']]}" for fault in found]
-
-
-def too_wide(page: Page) -> bool:
-    return bool(page.evaluate("document.documentElement.scrollWidth > innerWidth"))
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -156,6 +156,7 @@ def served(installed: Bare, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         ("/", "text/html"),
         ("/page/page.js", "text/javascript"),
         ("/docs/", "text/html"),
+        ("/docs/docs.js", "text/javascript"),
         ("/openapi.json", "application/json"),
         ("/model/", "application/json"),
         ("/v2", "application/json"),

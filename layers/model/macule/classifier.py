@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
-from macule import budget, image, inference, model, ordered, photos, store, uri, values
+from macule import budget, decoding, inference, model, ordered, photos, store, uri, values
 from macule.errors import BadRequest, Macule, ModelUnavailable, NoMaps
 from macule.inference import Explanation, Prediction
 from macule.settings import MB, Source
@@ -51,12 +51,14 @@ class Result:
     """What the model says of one photo.
 
     `decision` is `classified`, `inconclusive` or `not_skin`; `predictions` has every label, the
-    likeliest first. `disclaimer` is what a person who reads them has to know.
+    likeliest first. `warnings` says what is wrong with the file, as where it was cut off.
+    `disclaimer` is what a person who reads them has to know.
     """
 
     decision: str
     predictions: tuple[Prediction, ...]
     _evidence: _Evidence | None = field(repr=False, compare=False)
+    warnings: tuple[str, ...] = ()
 
     @property
     def disclaimer(self) -> str:
@@ -117,10 +119,10 @@ class Classifier:
         here, body = self._here(), photos.read(photo, self._limits.max_bytes)
         card = here.warm.card
         with here.room:
-            pixels, size = self._decode(body, card)
-            finding = inference.find(here.warm, pixels)
-        evidence = _Evidence(card, pixels, size, finding.evidence)
-        return Result(finding.decision, finding.predictions, evidence)
+            decoded, size = self._decode(body, card)
+            finding = inference.find(here.warm, decoded.pixels)
+        evidence = _Evidence(card, decoded.pixels, size, finding.evidence)
+        return Result(finding.decision, finding.predictions, evidence, tuple(decoded.warnings))
 
     @overload
     def predict_many(
@@ -159,22 +161,20 @@ class Classifier:
                 if not return_exceptions:
                     raise
                 return _bare(error)
-            return found if explainable else Result(found.decision, found.predictions, None)
+            return found if explainable else replace(found, _evidence=None)
 
         workers = _processors()
         return ordered.in_order(photos, one, workers, workers * AHEAD)
 
-    def _decode(
-        self, photo: bytes | Image, card: Card
-    ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    def _decode(self, photo: bytes | Image, card: Card) -> tuple[decoding.Decoded, tuple[int, int]]:
         """Bring a photo to the network's input; return it, and the photo's width and height."""
         limits = self._limits
         if isinstance(photo, bytes):
-            header = image.inspect(photo, limits.max_pixels)
-            pixels = image.decode(photo, card.side_px, card.resize, limits.decode_timeout_s)
-            return pixels, header.upright_size
-        size = image.measure(photo, limits.max_pixels)
-        return image.fit(photo, card.side_px, card.resize), size
+            header = decoding.inspect(photo, limits.max_pixels)
+            decoded = decoding.decode(photo, card.side_px, card.resize, limits.decode_timeout_s)
+            return decoded, header.upright_size
+        size = decoding.measure(photo, limits.max_pixels)
+        return decoding.fit(photo, card.side_px, card.resize), size
 
     def _here(self) -> _Here:
         """Return this process's model. `setdefault` is atomic: no lock that a fork could hold."""

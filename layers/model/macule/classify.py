@@ -13,10 +13,10 @@ from macule import (
     admission,
     cache,
     decoders,
+    decoding,
     explain,
     flight,
     http,
-    image,
     inference,
     model,
     settings,
@@ -30,8 +30,8 @@ from macule.ladder import Rung
 GRADCAM_OFF = "Activation maps are switched off here (ENABLE_GRADCAM=false)."
 SHORT = "Memory is short now: activation maps are left out until it is not."
 NO_MAPS = "This model has no activation maps; its card says why."
-# What an answer says of the photo, and a cache keeps; the last key is there if it must be.
-MISSING = "explanation_missing"
+# What an answer says of the photo, and a cache keeps; the first two are there if they must be.
+MISSING, WARNINGS = "explanation_missing", "warnings"
 FINDINGS = {"decision", "predictions", "explanation"}
 
 
@@ -166,9 +166,9 @@ def predict(
         maps = with_cam and chosen.enable_gradcam
         key = cache.key(digest or sha256(body), warm.card.document, top_k, with_cam, maps)
     found = _known(kept.get(key)) if kept and asks else None
-    hit, stages, rung = found is not None, dict[str, float](), ""
+    hit, stages, noted = found is not None, dict[str, float](), {"rung": ""}
     if found is None:
-        found, stages, rung = _find(body, header, warm, chosen, top_k, with_cam)
+        found, stages, noted = _find(body, header, warm, chosen, top_k, with_cam)
         if kept and keeps and found.get(MISSING) != SHORT:
             kept.put(key, json.dumps(found, separators=(",", ":")).encode())
     answer = {
@@ -190,32 +190,32 @@ def predict(
         "cache": answer["metrics"]["cache"],
         "cold": cold,
         "model": warm.card.sha256[:12],
-        "rung": rung,
+        **noted,
     }
     return Outcome(answer, {**(warm.stages if cold else {}), **stages}, facts)
 
 
-def seen(header: image.Header) -> dict[str, Any]:
+def seen(header: decoding.Header) -> dict[str, Any]:
     """Say of an image what a log may have."""
     return {"pixels": header.pixels, "format": header.format}
 
 
 def _find(
     body: bytes,
-    header: image.Header,
+    header: decoding.Header,
     warm: model.Warm,
     chosen: settings.Settings,
     top_k: int | None,
     with_cam: bool,
-) -> tuple[dict[str, Any], dict[str, float], str]:
-    """Decode and run; return what the answer says of the photo, milliseconds by stage, the rung."""
+) -> tuple[dict[str, Any], dict[str, float], dict[str, str]]:
+    """Decode and run; return what the answer says of the photo, milliseconds by stage, facts."""
     card, asked = warm.card, time.perf_counter()
     cost = admission.price(header, card.side_px)
     with admission.current().room(cost, chosen.admission_timeout_s) as rung:
         wait_ms, decoding = _ms(asked), time.perf_counter()
-        pixels = decoders.decode(body, card.side_px, card.resize, cost, chosen)
+        decoded = decoders.decode(body, card.side_px, card.resize, cost, chosen)
         decode_ms, inferring = _ms(decoding), time.perf_counter()
-        finding = inference.find(warm, pixels)
+        finding = inference.find(warm, decoded.pixels)
         infer_ms = _ms(inferring)
         explanation, drawn = None, dict[str, float]()
         reason = _why_no_map(chosen, rung, finding) if with_cam else ""
@@ -223,7 +223,7 @@ def _find(
             # what decoding took is free again, and drawing takes less
             drawing, label = time.perf_counter(), finding.predictions[0].label
             explanation = _written(
-                inference.draw(card, label, finding.evidence, pixels, header.upright_size)
+                inference.draw(card, label, finding.evidence, decoded.pixels, header.upright_size)
             )
             drawn["explain"] = _ms(drawing)
     found = {
@@ -231,9 +231,13 @@ def _find(
         "predictions": [prediction._asdict() for prediction in finding.predictions[:top_k]],
         "explanation": explanation,
         **({MISSING: reason} if reason else {}),
+        **({WARNINGS: decoded.warnings} if decoded.warnings else {}),
     }
     stages = {"wait": wait_ms, "decode": decode_ms, "infer": infer_ms, **drawn}
-    return found, stages, rung.name
+    noted = {"rung": rung.name}
+    if decoded.ignored:
+        noted["profile_ignored"] = decoded.ignored
+    return found, stages, noted
 
 
 def _written(explanation: inference.Explanation) -> dict[str, Any]:
@@ -252,7 +256,7 @@ def _known(kept: bytes | None) -> dict[str, Any] | None:
         found = json.loads(kept or b"null")
     except (ValueError, RecursionError):
         return None
-    whole = isinstance(found, dict) and FINDINGS <= found.keys() <= {*FINDINGS, MISSING}
+    whole = isinstance(found, dict) and FINDINGS <= found.keys() <= {*FINDINGS, MISSING, WARNINGS}
     return found if whole and isinstance(found["predictions"], list) else None
 
 

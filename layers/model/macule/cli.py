@@ -42,19 +42,13 @@ class Parser(argparse.ArgumentParser):
     summaries: dict[str, str]
 
     def format_help(self) -> str:
-        """Write the usage, the commands by TASKS, and the options."""
+        """Write the commands by TASKS."""
         told = [f"{self.format_usage()}\n{self.description}\n"]
         for task, names in TASKS.items():
-            rows = [
-                f"  {name:<10}{self.summaries[name]}" for name in names if name in self.summaries
-            ]
-            told += ["\n".join([f"{task}:", *rows]) + "\n"] if rows else []
-        return "\n".join(
-            [
-                *told,
-                "`macule COMMAND --help` says what a command takes.\n",
-            ]
-        )
+            there = [name for name in names if name in self.summaries]
+            rows = [f"  {name:<10}{self.summaries[name]}\n" for name in there]
+            told += [f"{task}:\n{''.join(rows)}"] if rows else []
+        return "\n".join([*told, "`macule COMMAND --help` says what a command takes.\n"])
 
     def guard(self, words: list[str]) -> None:
         """Exit with one line where the first of *words* is no command."""

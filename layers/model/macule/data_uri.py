@@ -32,25 +32,25 @@ def is_text(start: bytes) -> bool:
     return any((URI.match(start), BASE64.match(span), ADDRESS.match(span)))
 
 
-def from_text(text: str, name: str) -> bytes:
+def from_text(text: str) -> bytes:
     """Decode base64, of either alphabet, wrapped or not, padded or not; or a data: URI.
 
-    Raises: BadRequest, which calls the text *name*.
+    Raises: BadRequest.
     """
     found = BytesIO()
     try:
         for piece in _decoded(_sliced(text), text[:START_BYTES].encode()):
             found.write(piece)
     except ValueError as error:
-        raise _not_base64(text[:START_BYTES], name) from error
+        raise _not_base64(text[:START_BYTES]) from error
     return found.getvalue()
 
 
-def decode_in_place(buffer: BytesIO, name: str, quoted: bool = False) -> None:
+def decode_in_place(buffer: BytesIO, quoted: bool = False) -> None:
     """Put what *buffer* has as base64 or a data: URI in its place: it is never longer.
 
     *quoted*: whether it is percent-encoded, as a form's values are.
-    Raises: BadRequest, which calls the text *name*.
+    Raises: BadRequest.
     """
     buffer.seek(0)
     start, size = buffer.read(START_BYTES), 0
@@ -62,7 +62,7 @@ def decode_in_place(buffer: BytesIO, name: str, quoted: bool = False) -> None:
             buffer.seek(size)
             size += buffer.write(piece)
     except ValueError as error:
-        raise _not_base64(start.decode("latin-1"), name) from error
+        raise _not_base64(start.decode("latin-1")) from error
     buffer.truncate(size)
 
 
@@ -124,7 +124,7 @@ def _from_base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield binascii.a2b_base64(rest + b"=" * (-len(rest) % 4), strict_mode=True)
 
 
-def _not_base64(start: str, name: str) -> BadRequest:
+def _not_base64(start: str) -> BadRequest:
     why = (text for mistake, text in MISTAKES.items() if re.match(mistake, start.lstrip()))
     told = next(why, "send the photo's bytes in base64, or as a data: URI")
-    return BadRequest(f"The text under `{name}` is not base64: {told}.")
+    return BadRequest(f"The photo's text is not base64: {told}.")

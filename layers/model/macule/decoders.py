@@ -13,40 +13,37 @@ from functools import cache, partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from macule import admission, image
+from macule import admission, decoding
 from macule.errors import Busy
 from macule.settings import Settings
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    import numpy as np
-    from numpy.typing import NDArray
-
 T = TypeVar("T")
 log = logging.getLogger("macule")
 
 
-def inspect(body: bytes, chosen: Settings) -> image.Header:
-    """Read the header of *body*, as `image.inspect` does.
+def inspect(body: bytes, chosen: Settings) -> decoding.Header:
+    """Read the header of *body*, as `decoding.inspect` does.
 
     Raises: Busy, SlowImage; what that raises.
     """
-    image.prepare(body)
-    return _run(partial(image.inspect, body, chosen.max_image_pixels), 0, chosen)
+    decoding.prepare(body)
+    return _run(partial(decoding.inspect, body, chosen.max_image_pixels), 0, chosen)
 
 
 def decode(
     body: bytes, side_px: int | tuple[int, int], resize: str, cost: int, chosen: Settings
-) -> NDArray[np.uint8]:
-    """Decode *body*, as `image.decode` does; *cost* is the bytes that the caller has room for.
+) -> decoding.Decoded:
+    """Decode *body*, as `decoding.decode` does; *cost* is the bytes that the caller has room for.
 
     Raises: Busy, SlowImage; what that raises.
     """
-    import numpy as np  # noqa: F401  (its files cannot be opened there)
+    import numpy  # noqa: F401  (its files cannot be opened there)
 
-    image.prepare(body)
-    job = partial(image.decode, body, side_px, resize, chosen.decode_timeout_s)
+    decoding.prepare(body)
+    job = partial(decoding.decode, body, side_px, resize, chosen.decode_timeout_s)
     return _run(job, cost, chosen)
 
 
@@ -69,7 +66,7 @@ def _run(job: Callable[[], T], cost: int, chosen: Settings) -> T:
             raise Busy("Other images are being decoded. Try again.")
         if not wait([future], chosen.decode_timeout_s).done:
             _leave(future, cost)
-            raise image.slow(chosen.decode_timeout_s)
+            raise decoding.slow(chosen.decode_timeout_s)
         return future.result()
     finally:
         del future  # it holds what the job raised, whose frames hold this one and the image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from macule import admission, budget, cache, draining, http, image, model, processes, settings
+from macule import admission, budget, cache, decoding, draining, http, model, processes, settings
 from macule.http import Request, Response
 from macule.jobs import here
 
@@ -83,7 +83,7 @@ def warmup(request: Request) -> Response:
     if "first" not in warm.stages:
         import numpy as np  # after model.warm, which counts what its import takes
 
-        model.run(warm, np.zeros((1, *image.sides(warm.card.side_px), 3), np.uint8))
+        model.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
     stages = {name: round(spent, 1) for name, spent in warm.stages.items()}
     return http.as_json(
         {"state": "ready", "cold_start_ms": warm.cold_start_ms, "stages_ms": stages}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from macule import explain, image, model
+from macule import decoding, explain, model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +108,7 @@ def draw(
 
     *size*: width and height of the photo as a viewer shows it.
     """
-    height, width = image.sides(card.side_px)
+    height, width = decoding.sides(card.side_px)
     shape = size if card.resize == "squash" else (width, height)
     pictures = explain.render(evidence, pixels, shape)
     faithful = bool(card.document.get("cam", {}).get("faithful", False))

@@ -10,7 +10,7 @@ from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from macule import image, metrics, processes
+from macule import decoding, metrics, processes
 from macule.errors import ModelUnavailable
 from macule.manifest import CHANNELS, Card
 from macule.settings import Source, Where
@@ -148,7 +148,7 @@ def card(where: Where) -> Card:
 def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
     """Classify one image.
 
-    *pixels*: shape (1, height, width, 3), uint8, RGB, as `image.decode` returns them.
+    *pixels*: shape (1, height, width, 3), uint8, RGB, as `decoding.decode` returns them.
     Raises: ModelUnavailable where the file's numbers are no numbers.
     """
     import numpy as np
@@ -284,7 +284,7 @@ def _announce(warm: Warm) -> None:
 
 def _agree(card: Card, source: dict[str, Any], outputs: dict[int, dict[str, Any]]) -> None:
     """Raise ModelUnavailable where the file's shapes are not what the card says."""
-    expected = [1, *image.sides(card.side_px), CHANNELS[card.channels]]
+    expected = [1, *decoding.sides(card.side_px), CHANNELS[card.channels]]
     found = [int(size) for size in source["shape"]]
     if found != expected:
         raise ModelUnavailable(f"{card.file} takes {found}; its card says {expected}.")

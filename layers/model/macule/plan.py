@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from macule import admission, budget, image, model, native_log, processes
+from macule import admission, budget, decoding, model, native_log, processes
+from macule.decoding import jpeg
 from macule.settings import Where
 
 MB = 2**20
@@ -66,7 +67,7 @@ def measure(where: Where) -> tuple[Need, model.Warm]:
     before = processes.resident()
     with native_log.held():
         warm = model.warm(where)
-    model.run(warm, np.zeros((1, *image.sides(warm.card.side_px), 3), np.uint8))
+    model.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
     grown = warm.grown
     need = Need(
         before,
@@ -83,7 +84,7 @@ def fit(least: int, side_px: int | tuple[int, int], limit_mb: float, max_pixels:
     Returns: phone photos at once, and the largest photo of each kind.
     """
     free = int(limit_mb * MB) - least
-    header = image.Header(*PHOTO, "RGB", 1, 0.0, False)
+    header = decoding.Header(*PHOTO, "RGB", 1, 0.0, False, jpeg.SCALES)
     slots = max(0, free // admission.price(header, side_px))
     return Fit(limit_mb, free / MB, slots, admission.largest(free, side_px, max_pixels))
 

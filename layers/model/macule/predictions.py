@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from macule import admission, classify, decoders, draining, http, image, jobs, metrics, settings
+from macule import admission, classify, decoders, decoding, draining, http, jobs, metrics, settings
 from macule.errors import BadRequest, NoWebhooks
 from macule.http import Request, Response
 from macule.jobs import Job, Order, here
@@ -31,7 +31,7 @@ def create(request: Request) -> Response:
         raise BadRequest("The Idempotency-Key is not 1 to 128 visible ASCII characters.")
     classify.expect(request, chosen)
 
-    def received() -> tuple[Order, bytes, image.Header]:
+    def received() -> tuple[Order, bytes, decoding.Header]:
         photo, texts, _ = classify.receive(request, chosen)
         header = decoders.inspect(photo, chosen)  # no photo is refused at once
         order = Order(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))

@@ -21,7 +21,7 @@ OTHER = "other"  # a method or a path that nothing here serves: callers invent a
 PINGED = frozenset({"/health", "/ready", "/memory", "/metrics"})
 # What a line may have, in this order; of an error's figures those alone.
 FIELDS = ("id", "trace", "method", "route", "status", "slug", "ms", "bytes", "pixels", "format",
-    "cache", "cold", "model", "rung", "band", "key",
+    "cache", "cold", "model", "rung", "band", "key", "profile_ignored",
 )  # fmt: skip
 Facts = Mapping[str, Any]
 

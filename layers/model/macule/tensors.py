@@ -172,7 +172,7 @@ def _photo(tensor: Mapping[str, Any], parts: Parts) -> bytes:
         data = data[0]
     if not isinstance(data, str):
         raise BadRequest("`data` of `image` is not a list of one text: the photo in base64.")
-    return data_uri.from_text(data, "data")
+    return data_uri.from_text(data)
 
 
 def _numbers(

@@ -44,6 +44,7 @@ ONE = (
     "A request takes one photo, and this has several. Send a request for each; for many files "
     "there is `macule batch`."
 )
+NUMBERS = "A photo comes as base64; pixels as numbers are for /v2/models/NAME/infer."
 NO_BOUNDARY = (
     "The body is a multipart form, but its Content-Type has no boundary. Do not set that header "
     "yourself: fetch, axios, requests and curl -F write it."
@@ -155,7 +156,7 @@ def _from_form(chunks: Iterator[bytes], kind: str) -> Upload:
     if not image.tell():
         raise BadRequest(f"{_missing(names)} {HOW}")
     texts = {name: text.getvalue().decode("utf-8", "replace") for name, text in kept.items()}
-    return Upload(_file(image, "image"), texts)
+    return Upload(_file(image), texts)
 
 
 def _kept(name: str, image: BytesIO, texts: dict[str, BytesIO]) -> BytesIO | None:
@@ -187,7 +188,7 @@ def _from_body(chunks: Iterator[bytes], media_type: str) -> Upload:
         raise BadRequest(NO_BOUNDARY)
     if media_type == URLENCODED and start.isascii() and b"=" in start:
         return _from_fields(buffer)
-    image = _file(buffer, "the body")
+    image = _file(buffer)
     if is_json and image and image.startswith(start) and start.isascii():
         raise BadRequest(f"The body is not JSON. {HOW}")
     return Upload(image, {})
@@ -208,19 +209,19 @@ def _from_fields(buffer: BytesIO) -> Upload:
     others = body[:at] + body[end : end + FORM_BYTES]
     image = BytesIO(memoryview(body)[at:end])
     del body, found
-    data_uri.decode_in_place(image, "image", quoted=True)
+    data_uri.decode_in_place(image, quoted=True)
     given = parse_qs(others[-FORM_BYTES:].decode("utf-8", "replace"))
     return Upload(image.getvalue(), {name: given[name][0] for name in TEXTS if name in given})
 
 
-def _file(buffer: BytesIO, name: str) -> bytes:
+def _file(buffer: BytesIO) -> bytes:
     """Take an image file out of *buffer*, where it may be as base64 or a data: URI.
 
     Raises: BadRequest, UnsupportedImage, where it is what a mistake has made of one.
     """
     start = _start(buffer)
     if data_uri.is_text(start):
-        data_uri.decode_in_place(buffer, name)
+        data_uri.decode_in_place(buffer)
     elif start.startswith(MANGLED) or REPLACED in start[:64]:
         raise BadRequest(AS_TEXT)
     elif start.startswith(b"\x89PNG\x1a") or (start[:2] == b"\xff\xd8" and b"\0" not in start):
@@ -235,7 +236,11 @@ def _from_json(buffer: BytesIO) -> Upload:
     body = buffer.getvalue()
     buffer.close()  # it holds the body
     try:
-        text = _characters(body, MAX_VALUES)
+        values(body, MAX_VALUES)
+    except BadRequest as error:
+        raise BadRequest(f"{error} {NUMBERS} {HOW}") from error
+    try:
+        text = _characters(body)
         del body
         document = _document(text)
         del text
@@ -245,7 +250,7 @@ def _from_json(buffer: BytesIO) -> Upload:
         document = {NAMES[0]: document}
     texts, is_batch = _texts(document), BATCH in document
     encoded = _encoded(document.pop(BATCH), True) if is_batch else _encoded(document, False)
-    return Upload(data_uri.from_text(encoded, NAMES[0]), texts, is_batch)
+    return Upload(data_uri.from_text(encoded), texts, is_batch)
 
 
 def _encoded(value: Any, is_batch: bool) -> str:
@@ -284,11 +289,11 @@ def parsed(text: bytes, most_values: int) -> Any:
 
     Raises: BadRequest.
     """
-    return _document(_characters(text, most_values))
-
-
-def _characters(text: bytes, most_values: int) -> str:
     values(text, most_values)
+    return _document(_characters(text))
+
+
+def _characters(text: bytes) -> str:
     if len(text) > SMALL_TEXT_BYTES and not (text.isascii() and b"\\u" not in text):
         # one such character in an image's base64 has all of it take four times as much
         raise BadRequest("JSON of this size is plain ASCII: an image's base64, or numbers.")

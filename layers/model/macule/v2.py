@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import macule
-from macule import admission, classify, codings, health, http, image, model, settings, upload
+from macule import admission, classify, codings, decoding, health, http, model, settings, upload
 from macule.errors import NoSuchModel
 from macule.http import Request, Response
 from macule.manifest import Card
@@ -49,7 +49,7 @@ def ready(request: Request) -> Response:
 def about(request: Request) -> Response:
     """GET /v2/models/{name}: what goes in, and what comes out."""
     card = _card(request, settings.current())
-    shape, labels = [1, *image.sides(card.side_px), 3], [1, len(card.labels)]
+    shape, labels = [1, *decoding.sides(card.side_px), 3], [1, len(card.labels)]
     inputs = [
         _described("image", "BYTES", [1], PHOTO),
         _described("pixels", "FP32", shape, f"{PIXELS}; UINT8 too"),
@@ -111,7 +111,7 @@ def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[b
     limit = _limit_bytes(request, chosen)
     cost = codings.most_bytes(request, limit)
     cost = upload.DECODING_BYTES + max(0, cost - request.body.received_bytes)
-    here, sides = admission.current(), image.sides(card.side_px)
+    here, sides = admission.current(), decoding.sides(card.side_px)
     with here.room(cost, chosen.admission_timeout_s):
         parts = tensors.split(codings.chunks(request, limit, chosen.body_timeout_s), size)
     with here.room(tensors.price(parts, sides), chosen.admission_timeout_s):

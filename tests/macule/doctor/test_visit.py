@@ -8,7 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from macule import image
+from macule import decoding
 from macule.doctor import visit
 from macule.doctor.finding import FAIL
 from macule.peer import Reply
@@ -114,7 +114,7 @@ def test_a_proxy_that_drops_headers_is_told() -> None:
 
 def test_the_photo_is_one() -> None:
     """It is a PNG that this package itself decodes."""
-    pixels = image.decode(visit._photo(), 64, "squash")
+    pixels = decoding.decode(visit._photo(), 64, "squash").pixels
 
     assert pixels.shape == (1, 64, 64, 3)
     assert pixels[0, 32, 32].tolist() == [0x5C, 0x3C, 0x30]

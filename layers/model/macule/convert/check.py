@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from macule import image, model, native_log, store
+from macule import decoding, model, native_log, store
 from macule.convert import images, metrics
 from macule.convert.progress import Progress
 
@@ -34,7 +34,7 @@ def check(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
     with native_log.held():
         warm = model.warm(options.folder)
     yield True, f"LiteRT runs it: {len(card.labels)} labels, {card.precision}"
-    pixels = images.drawn(image.sides(card.side_px), 8)
+    pixels = images.drawn(decoding.sides(card.side_px), 8)
     scores = np.stack([model.run(warm, picture[None]).probabilities for picture in pixels])
     yield bool(np.abs(scores.sum(axis=1) - 1).max() < 1e-3), "its answers are distributions"
     if options.eval:
@@ -47,7 +47,7 @@ def _figures(folder: Path, warm: model.Warm) -> tuple[bool, str]:
     photos = images.choose(images.read(folder), ["val", "test"], MOST_IMAGES)
     progress = Progress(1)
     decoded = images.decode(
-        photos, card.labels, image.sides(card.side_px), card.resize, progress, "decoding"
+        photos, card.labels, decoding.sides(card.side_px), card.resize, progress, "decoding"
     )
     if decoded.truth is None:
         return False, f"{folder} has no labels: a folder a class, or a labels.csv"

@@ -8,14 +8,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule import image
+from macule import decoding
 from macule.convert.progress import Progress
 from macule.convert.refusal import Refused
 from macule.errors import Macule
 
 TABLE = "labels.csv"
 COLUMNS = ("image", "file", "filename", "path", "squashed", "cropped")
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+ENDINGS = tuple(
+    ".jpg .jpeg .png .webp .gif .bmp .tif .tiff .heic .heif .avif .jp2".split()  # noqa: SIM905
+)
 
 
 class Photo(NamedTuple):
@@ -99,7 +101,7 @@ def decode(
 def pixels_of(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray[np.uint8] | None:
     """Decode one photo to (height, width, 3) as a request is; None where that cannot be done."""
     try:
-        return image.decode(photo.path.read_bytes(), side_px, resize)[0]  # type: ignore[no-any-return]
+        return decoding.decode(photo.path.read_bytes(), side_px, resize).pixels[0]  # type: ignore[no-any-return]
     except (Macule, OSError):
         return None
 

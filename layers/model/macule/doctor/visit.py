@@ -9,7 +9,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from macule import budget, peer, png
+from macule import budget, peer
+from macule.decoding import png
 from macule.doctor.finding import FAIL, OK, WARN, Finding
 
 TOTAL_S = 60.0  # a sleeping instance of the smallest kind wakes in less

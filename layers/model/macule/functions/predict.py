@@ -14,6 +14,7 @@ ROUTES = {
     "POST /page/": page.form,
     "GET /openapi.json": openapi.document,
     "GET /docs/": openapi.docs,
+    "GET /docs/{file}": openapi.file,
     "GET /health/": health.alive,
     "GET /ready/": health.ready,
     "GET /memory/": health.memory,
@@ -36,7 +37,16 @@ ROUTES = {
     "POST /v2/models/{name}/versions/{version}/infer": v2.infer,
 }
 # Without a key, where there are keys; the form of the page asks /predict/, which needs one.
-OPEN = {"GET /health/", "GET /ready/", "GET /", "GET /page/{file}", "POST /page/"}
+OPEN = {
+    "GET /health/",
+    "GET /ready/",
+    "GET /",
+    "GET /page/{file}",
+    "POST /page/",
+    "GET /openapi.json",
+    "GET /docs/",
+    "GET /docs/{file}",
+}
 # Where there is a quota, every other POST counts.
 FREE = {"POST /predictions/{id}/cancel", "POST /page/"}
 

@@ -71,7 +71,7 @@ SPECIFICATION = Operation(
     "This document",
     "OpenAPI 3.1, of the function that answers.",
     {
-        200: Answer("The document.", {JSON: "Document"}, ("ETag",)),
+        200: Answer("The document.", {JSON: "Document"}, ("ETag", "Vary")),
         304: SAME,
     },
     parameters=("If-None-Match",),
@@ -81,7 +81,7 @@ CLASSIFY = Operation(
     "predict",
     PREDICT,
     "Classify a photo",
-    "JPEG, PNG, WebP, GIF (first frame), BMP, TIFF, and HEIC where the service has it; the bytes "
+    "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF, JPEG 2000 and ICO, the first picture; the bytes "
     "decide, not the Content-Type. What is no skin is an answer too: see `decision`. Answers are "
     "kept by content, photos never: the same photo again is answered from memory, unless "
     "`Cache-Control` says otherwise. Photos in `instances`, as clients of TF Serving and Vertex AI "
@@ -226,12 +226,25 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "docs",
             ABOUT,
             "This document as a page",
-            "Written on the server; it has no scripts and asks for nothing else.",
+            "Samples to copy, and forms that send requests from the browser. Readable without "
+            "JavaScript.",
             {
-                200: Answer("The page.", {HTML: ""}, ("ETag",)),
+                200: Answer("The page.", {HTML: ""}, ("ETag", "Vary")),
                 304: SAME,
             },
             parameters=("If-None-Match",),
+        ),
+        "GET /docs/{file}": Operation(
+            "docsFile",
+            ABOUT,
+            "A file of that page",
+            "Compressed for clients that accept gzip.",
+            {
+                200: Answer("The file.", dict.fromkeys(FILES[:2], ""), ("ETag", "Vary")),
+                304: SAME,
+            },
+            (NotFound,),
+            ("file.docs", "v", "If-None-Match"),
         ),
     },
     "health": {

@@ -22,6 +22,7 @@ from macule.openapi.entry import (
     EVERY_ERROR,
     EVERY_HEADER,
     EVERY_PARAMETER,
+    JSON,
     LOCKED,
     PROBLEM,
     STOPPED,
@@ -43,17 +44,28 @@ SAID: Mapping[type[Macule], tuple[str, ...]] = {
 ABOUT = """A skin-lesion classifier. A research demonstration: **not a medical device and not a \
 diagnosis.**
 
-Every path answers with and without its trailing slash, HEAD wherever GET does, OPTIONS \
-everywhere. Where no path is, the answer is 404 `not-found`. With `ALLOWED_ORIGINS` set, front \
-ends of those origins may read the answers (CORS). \
-`Referrer-Policy`, `Content-Security-Policy` and `Cross-Origin-Resource-Policy` on everything \
-have browsers tell, load and embed nothing.
+## Keys and quotas
 
-Where there are keys (`API_KEYS`), whatever may answer 401 asks for one. Where there are quotas \
-(`QUOTA`), whatever may answer 429 is counted, and says in `RateLimit` what is left.
+Where the service has keys (`API_KEYS`), every operation that may answer 401 needs one, as \
+`Authorization: Bearer KEY` or `X-API-Key: KEY`. Where it has quotas (`QUOTA`), every operation \
+that may answer 429 is counted, and its answers say in `RateLimit` what is left.
+
+## Errors
 
 Errors are RFC 9457 problem documents: tell them apart by `type`, show people `detail`. After 503 \
-try again when `Retry-After` says; after 507 never, with the same image."""
+try again when `Retry-After` says; after 507 never with the same image.
+
+## Paths and methods
+
+Every path answers with and without its trailing slash. HEAD works wherever GET does, OPTIONS \
+everywhere. A path that does not exist is 404 `not-found`.
+
+## Web pages of other origins
+
+Where the service has `ALLOWED_ORIGINS`, pages of those origins may call it and read its answers \
+(CORS). `Referrer-Policy`, `Content-Security-Policy` and \
+`Cross-Origin-Resource-Policy` stand on every answer, so that browsers neither embed it elsewhere \
+nor load anything for it."""
 
 Node = dict[str, Any]
 
@@ -81,12 +93,21 @@ def document(routes: Table, free: Exempt) -> Node:
     }
     parts = components()
     parts["schemas"]["Photo"]["examples"] = [kept["photo"]]
+    for name, value in _named(kept).items():
+        parts["parameters"][name]["example"] = value
     parts["examples"] = {
         slug: {"summary": problem["title"], "value": problem}
         for slug, problem in kept["problems"].items()
     }
     schemes = {"securitySchemes": parts["securitySchemes"]}
     return {**whole, "components": {**_reached(whole, parts), **schemes}}
+
+
+def _named(kept: Node) -> Node:
+    """Return what stands in the paths of examples: a prediction that was, the model that ships."""
+    (job,) = kept["answers"]["createPrediction"]["202"][JSON].values()
+    (card,) = kept["answers"]["model"]["200"][JSON].values()
+    return {"id": job["id"], "name": card["name"], "version": card["version"]}
 
 
 def components() -> Node:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import zlib
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from macule import http
-from macule.errors import NotFound
+from macule import assets, http
 from macule.http import Request, Response
 
 FOLDER = os.path.dirname(__file__)
@@ -26,8 +24,6 @@ KINDS = {
     "example.jpg": "image/jpeg",
 }
 LANGUAGES = ("en", "vi")  # the first where the reader asks for neither
-GZIP = 31  # zlib's word for a gzip file, without that module
-AGE_S = 31_536_000  # a file's address changes with its content
 SLOT = re.compile(r'\{\{([\w.]+)\}\}|(data-word="(\w+)"[^>]*>)')
 GUARDS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -38,32 +34,15 @@ GUARDS = {
 }
 
 
-class Packed(NamedTuple):
-    """A text as a gzip file, and a name of this version of it."""
-
-    version: str
-    content: bytes
-
-
 def view(request: Request) -> Response:
     """GET /: the page, in the language that the reader asks for. Query: `lang`."""
     headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **GUARDS}
-    return _sent(request, _page(_language(request)), headers, "Accept-Language, ")
+    return assets.sent(request, _page(_language(request)), headers, "Accept-Language, ")
 
 
 def file(request: Request) -> Response:
     """GET /page/{file}: a file of the page; kept by browsers where its address has its version."""
-    name = request.names["file"]
-    if name not in KINDS:
-        raise NotFound(f"The page has no file {name[:80]}.", files=sorted(KINDS))
-    fixed = request.query.get("v") == _version(name)
-    control = f"public, max-age={AGE_S}, immutable" if fixed else "no-cache"
-    headers = {"Content-Type": KINDS[name], "Cache-Control": control}
-    if not KINDS[name].startswith("image/"):
-        return _sent(request, _text_file(name), headers)
-    headers["ETag"] = tag = f'"{_version(name)}"'
-    known = http.knows(request, tag)
-    return Response(304 if known else 200, b"" if known else _read(name), headers)
+    return assets.file(request, FOLDER, KINDS)
 
 
 def form(request: Request) -> Response:
@@ -197,7 +176,7 @@ def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
     """Fill the slots of page.html with *values*, and its elements with their words."""
     words = _words()
     own = {
-        **{name: _version(name) for name in KINDS},
+        **{name: assets.version(os.path.join(FOLDER, name)) for name in KINDS},
         "lang": language,
         "root": root,
         "words": _script(words),
@@ -246,68 +225,23 @@ def _language(request: Request) -> str:
     liked: dict[str, float] = {}
     for part in request.headers.get("accept-language", "").lower().split(","):
         name, _, rest = part.partition(";")
-        liked.setdefault(name.strip()[:2], _weight(rest))
+        liked.setdefault(name.strip()[:2], assets.quality(rest))
     return max(LANGUAGES, key=lambda language: liked.get(language, 0.0))
 
 
-def _weight(parameters: str) -> float:
-    """Read `q=0.8` (RFC 9110); 1 without it."""
-    text = parameters.strip().removeprefix("q=").strip()
-    return 1.0 if not text else float(text) if re.fullmatch(r"[01](\.\d{0,3})?", text) else 0.0
-
-
-def _sent(request: Request, text: Packed, headers: dict[str, str], varies: str = "") -> Response:
-    """Answer with a text: 304 where it is known by its ETag, compressed where that is taken."""
-    packed = _takes_gzip(request.headers.get("accept-encoding", ""))
-    headers["ETag"] = tag = f'"{text.version}{"-gzip" if packed else ""}"'
-    headers["Vary"] = f"{varies}Accept-Encoding"
-    if http.knows(request, tag):
-        return Response(304, b"", headers)
-    if packed:
-        return Response(200, text.content, {**headers, "Content-Encoding": "gzip"})
-    return Response(200, zlib.decompress(text.content, GZIP), headers)
-
-
 @cache
-def _page(language: str) -> Packed:
+def _page(language: str) -> assets.Packed:
     """Write the page once a process: 8 kB a language are kept."""
-    return _pack(_html(language, "", {"view": "choose"}))
-
-
-@cache
-def _text_file(name: str) -> Packed:
-    return _pack(_read(name))
-
-
-def _pack(content: bytes) -> Packed:
-    packer = zlib.compressobj(9, zlib.DEFLATED, GZIP)
-    return Packed(_checksum(content), packer.compress(content) + packer.flush())
-
-
-def _takes_gzip(accepted: str) -> bool:
-    parts = (part.partition(";") for part in accepted.lower().split(","))
-    return any(name.strip() == "gzip" and _weight(rest) > 0 for name, _, rest in parts)
+    return assets.pack(_html(language, "", {"view": "choose"}))
 
 
 def _read(name: str) -> bytes:
-    with open(os.path.join(FOLDER, name), "rb") as source:
-        return source.read()
+    return assets.read(os.path.join(FOLDER, name))
 
 
 def _words() -> dict[str, Any]:
     words: dict[str, Any] = json.loads(_read("words.json"))
     return words
-
-
-@cache
-def _version(name: str) -> str:
-    """Name the content of a file."""
-    return _checksum(_read(name))
-
-
-def _checksum(content: bytes) -> str:
-    """Name content: a checksum, as a digest would load TLS."""
-    return f"{zlib.crc32(content):08x}"
 
 
 def _text(text: object) -> str:

@@ -270,6 +270,7 @@
       at("verdict-name").textContent = answer.decision === "classified" ? about.name : "";
       at("soon").textContent = soon(entry);
       at("meaning").textContent = fill(words[`${answer.decision}_meaning`], about);
+      at("cut-off").textContent = answer.warnings ? words.cut_off : "";
       at("kinds").textContent = fill(words.kinds, about);
       at("bars").replaceChildren(...(judged ? answer.predictions.map((row) => bar(entry, row)) : []));
       at("rounded").textContent = judged ? fill(words.rounded, about) : "";

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from macule import image
+from macule import decoding
 from macule.convert import images
 from macule.convert.images import Photo
 
@@ -47,10 +47,10 @@ def decode(
         body = photo.path.read_bytes()
         if photo.path in centred:
             pixels[place] = widen(
-                image.decode(body, (side_px, round(side_px * CENTRE)), "squash")[0]
+                decoding.decode(body, (side_px, round(side_px * CENTRE)), "squash").pixels[0]
             )
         else:
-            pixels[place] = image.decode(body, side_px, "squash")[0]
+            pixels[place] = decoding.decode(body, side_px, "squash").pixels[0]
     return Set(pixels, np.array([order.index(photo.label) for photo in photos], np.int64))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from macule import image, inference, model
+from macule import decoding, inference, model
 from macule.convert import evaluate, metrics, plots
 from macule.train import strange
 
@@ -38,7 +38,7 @@ def decide(warm: model.Warm, picture: Any) -> str:
     """Decide one picture (side, side, 3) as the service would."""
     from PIL.Image import fromarray
 
-    height, width = image.sides(warm.card.side_px)
+    height, width = decoding.sides(warm.card.side_px)
     scores = model.run(warm, np.asarray(fromarray(picture).resize((width, height)))[None])
     return inference.decide(warm.card, float(scores.probabilities.max()), scores.distance)
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from draw import saved, skin
-from macule import image, png
+from macule import decoding
+from macule.decoding import png
+from macule.decoding.header import ORIENTATION_TAG
 from macule.errors import BadImage
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
@@ -30,7 +32,7 @@ def joined(body: bytes, rows: int) -> Any:
     """All strips of a file under one another."""
     like = PngImageFile(io.BytesIO(body))
     return np.concatenate(
-        [np.asarray(strip) for strip in png.strips(body, rows, 0, like.height, like)]
+        [np.asarray(strip) for strip in png.strips(body, like, rows, 0, like.height)]
     )
 
 
@@ -64,10 +66,10 @@ def test_decoded_by_strips_as_in_one_piece(
 ) -> None:
     """The network's input is the same, to a level, as of the file loaded whole."""
     body = saved(drawn(mode, 900, 700), "PNG")
-    by_strips = image.decode(body, 96, resize)
+    by_strips = decoding.decode(body, 96, resize).pixels
     monkeypatch.setattr(png, "form", lambda _: None)
 
-    whole = image.decode(body, 96, resize)
+    whole = decoding.decode(body, 96, resize).pixels
 
     assert np.abs(by_strips.astype(int) - whole).max() <= 1
 
@@ -79,8 +81,8 @@ def test_transparent_colours_lie_over_white() -> None:
         colour = 0 if mode == "P" else (0, 0, 0)
         body = saved(picture, "PNG", transparency=colour)
 
-        assert image.inspect(body, ANY).stripped
-        assert (image.decode(body, 64, "squash") == 255).all()
+        assert decoding.inspect(body, ANY).stripped
+        assert (decoding.decode(body, 64, "squash").pixels == 255).all()
 
 
 def test_what_has_no_strips_is_loaded_whole() -> None:
@@ -96,7 +98,7 @@ def test_what_has_no_strips_is_loaded_whole() -> None:
 def test_a_file_that_ends_early_is_bad(cut: int) -> None:
     """A PNG cut within its data is refused, not filled up."""
     with pytest.raises(BadImage):
-        image.decode(saved(drawn("RGB"), "PNG")[:cut], 64, "squash")
+        decoding.decode(saved(drawn("RGB"), "PNG")[:cut], 64, "squash")
 
 
 def test_a_bomb_is_not_inflated() -> None:
@@ -106,7 +108,7 @@ def test_a_bomb_is_not_inflated() -> None:
     body = png.SIGNATURE + png.chunk(b"IHDR", header) + png.chunk(b"IDAT", rows)
     like = Image.new("L", (8, 8))
 
-    (strip,) = png.strips(body, 8, 0, 8, like)
+    (strip,) = png.strips(body, like, 8, 0, 8)
 
     assert not np.asarray(strip).any()
 
@@ -114,10 +116,10 @@ def test_a_bomb_is_not_inflated() -> None:
 def test_exif_behind_the_pixels_is_seen() -> None:
     """An orientation that stands after the image data turns the picture all the same."""
     exif = Image.Exif()
-    exif[image.ORIENTATION_TAG] = 6
+    exif[ORIENTATION_TAG] = 6
     body = saved(drawn("RGB", 200, 100), "PNG", pnginfo=PngInfo())
     late = png.chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
     turned = body[:-12] + late + body[-12:]
 
-    assert image.inspect(body, ANY).orientation == 1
-    assert image.inspect(turned, ANY).orientation == 6
+    assert decoding.inspect(body, ANY).orientation == 1
+    assert decoding.inspect(turned, ANY).orientation == 6

@@ -10,7 +10,8 @@ import zlib
 import numpy as np
 import pytest
 from draw import photo, saved, skin
-from macule import image
+from macule import decoding
+from macule.decoding.header import ORIENTATION_TAG
 from macule.errors import BadImage, ImageTooLarge, SlowImage, UnsupportedImage
 from PIL import Image
 
@@ -19,7 +20,7 @@ ANY = 10**9
 
 
 def decode(body: bytes, resize: str = "squash") -> np.ndarray:
-    return image.decode(body, SIDE, resize)
+    return decoding.decode(body, SIDE, resize).pixels
 
 
 def close(one: np.ndarray, other: np.ndarray, mean: float = 2.0) -> bool:
@@ -86,11 +87,11 @@ def test_exif_orientation_is_honoured(orientation: int, kind: str, expected: np.
     }
     drawn = skin() if orientation == 1 else skin().transpose(undo[orientation])
     exif = Image.Exif()
-    exif[image.ORIENTATION_TAG] = orientation
+    exif[ORIENTATION_TAG] = orientation
     body = saved(drawn, kind, exif=exif)
 
     assert close(decode(body), expected, 4)
-    assert image.inspect(body, ANY).upright_size == (640, 480)
+    assert decoding.inspect(body, ANY).upright_size == (640, 480)
 
 
 def test_a_crop_is_the_centre_square() -> None:
@@ -117,9 +118,9 @@ def test_an_input_need_not_be_square(resize: str, orientation: int) -> None:
     """A network of 48 x 96 gets a photo of its shape whole, however the camera was held."""
     drawn = skin(960, 480)
     exif = Image.Exif()
-    exif[image.ORIENTATION_TAG] = orientation
+    exif[ORIENTATION_TAG] = orientation
     held = drawn if orientation == 1 else drawn.transpose(Image.Transpose.ROTATE_90)
-    pixels = image.decode(saved(held, "PNG", exif=exif), (48, 96), resize)
+    pixels = decoding.decode(saved(held, "PNG", exif=exif), (48, 96), resize).pixels
 
     assert pixels.shape == (1, 48, 96, 3)
     assert close(pixels, np.asarray(drawn.resize((96, 48), Image.Resampling.BOX))[None])
@@ -153,7 +154,7 @@ def test_pixels_are_counted_before_decoding() -> None:
     body = b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT"
 
     with pytest.raises(ImageTooLarge) as caught:
-        image.inspect(body, 120_000_000)
+        decoding.inspect(body, 120_000_000)
 
     assert caught.value.figures == {"pixels": 65000 * 65000, "limit_pixels": 120_000_000}
 
@@ -181,7 +182,7 @@ def test_what_cannot_be_decoded_is_named(body: bytes, error: type[Exception]) ->
 def test_a_jpeg_of_several_scans_is_seen_in_its_header() -> None:
     """Progressive JPEGs say how many bytes libjpeg must hold, baseline ones hold none."""
     held = {
-        (progressive, subsampling): image.inspect(
+        (progressive, subsampling): decoding.inspect(
             photo(progressive=progressive, subsampling=subsampling), ANY
         ).held_bytes
         for progressive in (False, True)
@@ -195,12 +196,13 @@ def test_a_jpeg_of_several_scans_is_seen_in_its_header() -> None:
 def test_a_12_megapixel_photo_adds_at_most_8_mb() -> None:
     """Decoding a 4032 x 3024 JPEG raises the peak of a fresh, warm process by at most 8 MB."""
     script = """
-import sys; from macule import image
+import sys; from macule import decoding
+from macule.decoding.header import ORIENTATION_TAG
 def kilobytes(key): return next(int(l.split()[1]) for l in open('/proc/self/status') if key in l)
-image.decode(open(sys.argv[1], 'rb').read(), 224, 'squash')
+decoding.decode(open(sys.argv[1], 'rb').read(), 224, 'squash')
 open('/proc/self/clear_refs', 'w').write('5'); before = kilobytes('VmRSS')
 body = open(sys.argv[2], 'rb').read()
-image.inspect(body, 10**9); image.decode(body, 224, 'squash')
+decoding.inspect(body, 10**9); decoding.decode(body, 224, 'squash')
 print((kilobytes('VmHWM') - before) / 1024)
 """
     import tempfile
@@ -223,7 +225,7 @@ def test_decoding_is_bounded_in_time() -> None:
 
     began = time.monotonic()
     with pytest.raises(SlowImage, match=r"longer than 0\.5 s"):
-        image.decode(bomb, SIDE, "squash", 0.5)
+        decoding.decode(bomb, SIDE, "squash", 0.5)
 
     assert time.monotonic() - began < 5
 
@@ -237,9 +239,9 @@ def heic(width: int, height: int) -> bytes:
 
 
 def test_heic_is_decoded_where_it_can_be() -> None:
-    """With pillow-heif a HEIC photo gives the picture, and is priced as held twice."""
+    """A HEIC photo gives the picture, and is priced by its planes and the RGB made of them."""
     body = heic(320, 200)
-    header = image.inspect(body, ANY)
+    header = decoding.inspect(body, ANY)
 
     assert (header.format, header.width, header.height) == ("HEIF", 320, 200)
     assert header.held_bytes > 4
@@ -254,8 +256,8 @@ def test_a_damaged_heic_is_bad(cut: int) -> None:
 
 
 def test_heic_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without pillow-heif the answer says how an iPhone sends JPEG."""
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    """Without pi-heif the answer says how an iPhone sends JPEG."""
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
 
     with pytest.raises(UnsupportedImage, match="Most Compatible"):
-        image.inspect(b"\0\0\0\x1cftypheic" + bytes(40), ANY)
+        decoding.inspect(b"\0\0\0\x1cftypheic" + bytes(40), ANY)

@@ -80,7 +80,19 @@ def exif(body: bytes) -> bytes:
     return bytes(next(_chunks(body, b"eXIf"), b""))
 
 
-def strips(body: bytes, rows: int, top: int, bottom: int, like: Image) -> Iterator[Image]:
+def without(body: bytes, kind: bytes) -> bytes:
+    """Return the file without its chunks of one kind."""
+    kept = [body[start : start + size] for name, start, size in _places(body) if name != kind]
+    return SIGNATURE + b"".join(kept)
+
+
+def coded_colour(body: bytes) -> tuple[int, int] | None:
+    """Return colour primaries and transfer as the chunk cICP has them."""
+    content = bytes(next(_chunks(body, b"cICP"), b""))
+    return (content[0], content[1]) if len(content) == 4 else None
+
+
+def strips(body: bytes, like: Image, rows: int, top: int, bottom: int) -> Iterator[Image]:
     """Decode the rows from *top* to *bottom*, *rows* at a time.
 
     *like*: the opened image, for its palette and its transparent colour.
@@ -167,12 +179,19 @@ class _Stream:
 
 def _chunks(body: bytes, wanted: bytes) -> Iterator[memoryview]:
     """Yield the contents of the chunks of one kind, of the last as much as the file has."""
-    view, place = memoryview(body), len(SIGNATURE)
-    while place + 12 <= len(view):
-        (length,) = struct.unpack_from(">I", view, place)
-        kind = bytes(view[place + 4 : place + 8])
+    view = memoryview(body)
+    for kind, start, size in _places(body):
         if kind == wanted:
-            yield view[place + 8 : place + 8 + length]
-        elif kind == b"IEND":
+            yield view[start + 8 : start + size - 4]
+
+
+def _places(body: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start and size of each chunk, as far as the file goes."""
+    place = len(SIGNATURE)
+    while place + 12 <= len(body):
+        (length,) = struct.unpack_from(">I", body, place)
+        kind = body[place + 4 : place + 8]
+        yield kind, place, length + 12
+        if kind == b"IEND":
             return
         place += 12 + length

@@ -1,0 +1,215 @@
+"""WebP through libwebp's own scaling: an image is never held whole.
+
+Pillow's reader holds two RGBA canvases and a copy, 17 bytes a pixel. libwebp scales the rows while
+it decodes them; the library is the one that Pillow was built with, called by ctypes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PIECE_BYTES = 2**16
+ABI_VERSION = 0x0209  # WEBP_DECODER_ABI_VERSION; libwebp refuses one of another first byte
+RGBA = 1  # MODE_RGBA
+OK, SUSPENDED = 0, 5  # VP8StatusCode
+# Bytes a pixel that libwebp holds: of a lossless image all pixels, of a lossy one its alpha.
+HELD_LOSSLESS, HELD_ALPHA = 4.2, 2.4
+PICTURE = {b"VP8 ", b"VP8L", b"ALPH"}  # what a picture's chunks begin with
+
+
+class _Input(ctypes.Structure):
+    """WebPBitstreamFeatures of webp/decode.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("width", "height", "alpha", "animation", "format")),
+        ("pad", ctypes.c_uint32 * 5),
+    )
+
+
+class _Planes(ctypes.Structure):
+    """WebPYUVABuffer; the first members of WebPRGBABuffer, its neighbour in a union."""
+
+    _fields_ = (
+        ("rgba", ctypes.POINTER(ctypes.c_uint8)),
+        ("stride", ctypes.c_int),
+        ("size", ctypes.c_size_t),
+        ("rest", ctypes.c_uint8 * 56),
+    )
+
+
+class _Output(ctypes.Structure):
+    """WebPDecBuffer."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("colorspace", "width", "height", "external")),
+        ("planes", _Planes),
+        ("pad", ctypes.c_uint32 * 4),
+        ("memory", ctypes.c_void_p),
+    )
+
+
+class _Options(ctypes.Structure):
+    """WebPDecoderOptions."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int)
+            for name in (
+                *("bypass_filtering", "no_fancy_upsampling", "use_cropping", "crop_left"),
+                *("crop_top", "crop_width", "crop_height", "use_scaling", "scaled_width"),
+                *("scaled_height", "use_threads", "dithering_strength", "flip"),
+                "alpha_dithering_strength",
+            )
+        ),
+        ("pad", ctypes.c_uint32 * 5),
+    )
+
+
+class _Config(ctypes.Structure):
+    """WebPDecoderConfig."""
+
+    _fields_ = (("input", _Input), ("output", _Output), ("options", _Options))
+
+
+class Frame(NamedTuple):
+    """The first picture of a file: its size and place on the canvas, in pixels, and its bytes."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    start: int
+    end: int
+    held_bytes: float  # a pixel, by libwebp
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Return libwebp as Pillow's module has loaded it: symbols are looked up in what that needs.
+
+    Raises: AttributeError where Pillow was built without it.
+    """
+    from PIL import _webp
+
+    found = ctypes.CDLL(_webp.__file__)
+    pointer, data, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+    for name, result, arguments in (
+        ("WebPInitDecoderConfigInternal", ctypes.c_int, (ctypes.POINTER(_Config), ctypes.c_int)),
+        ("WebPIDecode", pointer, (data, size, ctypes.POINTER(_Config))),
+        ("WebPIUpdate", ctypes.c_int, (pointer, pointer, size)),
+        ("WebPIDelete", None, (pointer,)),
+        ("WebPFreeDecBuffer", None, (ctypes.POINTER(_Output),)),
+    ):
+        function = getattr(found, name)
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+def frame(body: bytes, size: tuple[int, int]) -> Frame:
+    """Find the first picture of a file whose canvas is of *size*.
+
+    Raises: OSError where there is none.
+    """
+    place = 12
+    while place + 8 <= len(body):
+        kind, length = struct.unpack_from("<4sI", body, place)
+        data = place + 8
+        if kind in PICTURE:
+            return _checked(body, Frame(0, 0, *size, 0, len(body), 0.0), place)
+        if kind == b"ANMF":
+            numbers = (
+                int.from_bytes(body[data + n : data + n + 3], "little") for n in (0, 3, 6, 9)
+            )
+            left, top, width, height = numbers
+            end = min(data + length, len(body))
+            found = Frame(2 * left, 2 * top, width + 1, height + 1, data + 16, end, 0.0)
+            return _checked(body, found, data + 16)
+        place = data + length + length % 2
+    raise OSError("the file holds no picture")
+
+
+def _checked(body: bytes, found: Frame, place: int) -> Frame:
+    """Return the frame whose chunks begin at *place* with what libwebp will hold for it.
+
+    Raises: OSError where the coded picture is of another size than the file says; struct.error.
+    """
+    held_bytes = 0.0
+    kind, length = struct.unpack_from("<4sI", body, place)
+    if kind == b"ALPH":
+        held_bytes = HELD_ALPHA
+        place += 8 + length + length % 2
+        kind = body[place : place + 4]
+    if kind == b"VP8L":
+        (word,) = struct.unpack_from("<I", body, place + 9)
+        size, held_bytes = ((word & 0x3FFF) + 1, (word >> 14 & 0x3FFF) + 1), HELD_LOSSLESS
+    else:
+        width, height = struct.unpack_from("<HH", body, place + 14)
+        size = width & 0x3FFF, height & 0x3FFF
+    if size != (found.width, found.height):
+        raise OSError(f"a picture of {size} in a frame of {found.width} x {found.height}")
+    return found._replace(held_bytes=held_bytes)
+
+
+def decode(
+    body: bytes, canvas: tuple[int, int], size: tuple[int, int], check: Callable[[], None]
+) -> Image:
+    """Decode the first picture of *body*, its *canvas* scaled to *size*.
+
+    *check* is called for each piece of the file; what it raises ends the decoding.
+    Returns: RGBA; beside a picture that does not fill its canvas it is transparent.
+    Raises: OSError.
+    """
+    from PIL.Image import new
+
+    found = frame(body, canvas)
+    across, down = size[0] / canvas[0], size[1] / canvas[1]
+    width, height = max(1, round(found.width * across)), max(1, round(found.height * down))
+    picture = _scaled(body, found, (width, height), check)
+    if picture.size == size:
+        return picture
+    whole = new("RGBA", size)
+    whole.paste(picture, (round(found.left * across), round(found.top * down)))
+    return whole
+
+
+def _scaled(body: bytes, found: Frame, size: tuple[int, int], check: Callable[[], None]) -> Image:
+    from PIL.Image import frombytes
+
+    webp, config = library(), _Config()
+    if not webp.WebPInitDecoderConfigInternal(config, ABI_VERSION):
+        raise OSError("this libwebp has another interface")
+    config.output.colorspace = RGBA
+    config.options.use_scaling = 1
+    config.options.scaled_width, config.options.scaled_height = size
+    decoder = webp.WebPIDecode(None, 0, config)
+    if not decoder:
+        raise MemoryError
+    try:
+        _feed(webp, decoder, body, found, check)
+        planes = config.output.planes
+        pixels = ctypes.string_at(planes.rgba, planes.stride * (size[1] - 1) + 4 * size[0])
+        return frombytes("RGBA", size, pixels, "raw", "RGBA", planes.stride)
+    finally:
+        webp.WebPIDelete(decoder)
+        webp.WebPFreeDecBuffer(config.output)
+
+
+def _feed(webp: Any, decoder: Any, body: bytes, found: Frame, check: Callable[[], None]) -> None:
+    """Give the decoder ever more of the file, without a copy."""
+    address = ctypes.cast(ctypes.c_char_p(body), ctypes.c_void_p).value or 0
+    start, end = address + found.start, found.end - found.start
+    for known in (*range(PIECE_BYTES, end, PIECE_BYTES), end):
+        check()
+        status = webp.WebPIUpdate(decoder, start, known)
+        if status == OK:
+            return
+        if status != SUSPENDED:
+            raise OSError(f"libwebp's status {status}")
+    raise OSError("the picture ends early")

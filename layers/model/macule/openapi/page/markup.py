@@ -1,0 +1,117 @@
+"""Parts of HTML: texts, names, types and tables; all of what a document says is escaped."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+MOST_CHARACTERS = 90  # of a text in an example
+SHORT_LINES = 14  # of an example that may be unfolded
+SETTING = re.compile(r"[A-Z]+(_[A-Z]+)*")
+
+Node = Mapping[str, Any]
+
+
+class Row(NamedTuple):
+    """A row of a table; `id` is what links and the search lead to, "" for none."""
+
+    cells: Sequence[str]
+    id: str = ""
+
+
+def prose(text: str) -> str:
+    """Escape a text; `code` and **strong** are all the marks that it may have."""
+    escaped = escape(text, quote=False)
+    marked = re.sub(r"`([^`]+)`", lambda found: code(found[1]), escaped)
+    return re.sub(r"\*\*([^ *][^*]*)\*\*", r"<strong>\1</strong>", marked)
+
+
+def code(text: str) -> str:
+    """Write what is escaped, so that a narrow column may break it; settings have a class."""
+    kind = ' class="setting"' if len(text) > 4 and SETTING.fullmatch(text) else ""
+    return f"<code{kind}>{breakable(text)}</code>"
+
+
+def breakable(text: str) -> str:
+    """Let a line end where the parts of a name do."""
+    return re.sub("([/_.:])", r"\1<wbr>", text)
+
+
+def lines(parts: Iterable[str]) -> str:
+    """Join those of *parts* that are not empty."""
+    return "\n".join(part for part in parts if part)
+
+
+def table(caption: str, kind: str, heads: Iterable[str], rows: Sequence[Row]) -> str:
+    """Write a table, nothing where it has no rows; the search calls each row a *kind*."""
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    return (
+        f'<table data-kind="{kind}">\n<caption>{caption}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{lines(map(_row, rows))}\n</tbody>\n</table>"
+    )
+
+
+def _row(row: Row) -> str:
+    first, *cells = row.cells
+    name = f' id="{row.id}"' if row.id else ""
+    return f'<tr{name}><th scope="row">{first}</th>{"".join(f"<td>{it}</td>" for it in cells)}</tr>'
+
+
+def folded(summary: str, content: str, unfolded: bool = False) -> str:
+    """Write what opens at a click."""
+    if not content:
+        return ""
+    return f"<details{' open' * unfolded}><summary>{summary}</summary>\n{content}\n</details>"
+
+
+def example(summary: str, value: Any, unfolded: bool = False) -> str:
+    """Write an answer that was given, folded unless it is to be seen and short."""
+    text = _json(value)
+    shown = f'<div class="code"><pre tabindex="0">{escape(text)}</pre></div>'
+    return folded(summary, shown, unfolded=unfolded and text.count("\n") < SHORT_LINES)
+
+
+def type_name(schema: Node) -> str:
+    """Write what a value is, in a few words."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f'<a href="#schema-{name}">{name}</a>'
+    if "const" in schema:
+        return code(escape(json.dumps(schema["const"])))
+    if "enum" in schema:
+        return ", ".join(code(escape(value)) for value in schema["enum"] if value)
+    for key in ("oneOf", "anyOf"):
+        if key in schema:
+            return " or ".join(map(type_name, schema[key]))
+    if "allOf" in schema:
+        return type_name(schema["allOf"][0])
+    kind = schema.get("type", "bytes")
+    if kind == "array":
+        return f"list of {type_name(schema['items'])}"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"object of {type_name(schema['additionalProperties'])}"
+    text = " or ".join([kind] if isinstance(kind, str) else kind)
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None:
+        text += f", {low} to {high}" if high is not None else f", at least {low}"
+    return escape(text)
+
+
+def _json(value: Any) -> str:
+    """Write an example; long texts are cut, short lists stay on one line."""
+
+    def cut(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: cut(inner) for key, inner in part.items()}
+        if isinstance(part, list):
+            return [cut(inner) for inner in part]
+        long = isinstance(part, str) and len(part) > MOST_CHARACTERS
+        return f"{part[:MOST_CHARACTERS]}…" if long else part
+
+    text = json.dumps(cut(value), indent=2, ensure_ascii=False)
+    return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
