@@ -100,6 +100,10 @@ def _plain(service: Service, kept: Kept) -> None:
     kept.answer("predict", "the same photo again", service.predict(PHOTO))
     mapped = service.predict(small(), "?top_k=1&explain=cam")
     kept.answer("predict", "a small photo, one label and its map", mapped)
+    instances = {"instances": [{"b64": b64encode(PHOTO).decode()}]}
+    kind = {"Content-Type": "application/json"}
+    batch = service.predict(json.dumps(instances).encode(), "?top_k=1", **kind)
+    kept.answer("predict", "a photo in `instances`", batch)
     kept.answer("memory", "a service that has answered", service.call("GET", "/memory/"))
 
 
@@ -132,6 +136,7 @@ def _refusals(service: Service, kept: Kept) -> None:
     large = blank(20_000, 20_000)
     for body in (b"", b"\0" * 11_000_000, large, b"no photo", PHOTO[:4000]):
         kept.problem(service.predict(body))
+    kept.problem(service.predict(PHOTO, **{"Content-Encoding": "br"}))
     kept.problem(service.call("GET", "/nowhere"))
     kept.problem(service.call("DELETE", "/health/"))
 

@@ -110,7 +110,7 @@ def test_macules_options_exist(arguments: list[str]) -> None:
         pytest.importorskip("tensorflow")
     arguments = [re.sub(r"^\$\{?URL\}?$", "https://macule.example", word) for word in arguments]
 
-    assert cli._parser(arguments).parse_args(arguments).run
+    assert cli.parser(arguments).parse_args(arguments).run
 
 
 def test_every_file_is_there() -> None:

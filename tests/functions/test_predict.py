@@ -48,6 +48,21 @@ def loaded_modules(service: Service) -> str:
     return "\n".join(paths)
 
 
+def test_instances_are_answered_as_predictions(service: Service) -> None:
+    """Clients of TF Serving and Vertex AI read one prediction for the one instance."""
+    instances = {"instances": [{"b64": base64.b64encode(photo()).decode()}]}
+    kind = {"Content-Type": "application/json"}
+    answer = service.predict(json.dumps(instances).encode(), "?top_k=2", **kind).json()
+    plain = service.predict(photo(), "?top_k=2").json()
+
+    assert answer.keys() == {"predictions"}
+    (found,) = answer["predictions"]
+    passing = ("id", "metrics")
+    assert {key: found[key] for key in plain if key not in passing} == {
+        key: plain[key] for key in plain if key not in passing
+    }
+
+
 def test_the_routes_are_the_contract(service: Service) -> None:
     """Every route answers with and without its slash, before and after the model is warm."""
     for slash in ("", "/"):

@@ -1,8 +1,11 @@
 """Predictions that outlive a request, as a caller sees them, through kills and restarts."""
 
+import gzip
+import json
 import os
 import signal
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +41,19 @@ def ended(service: Service, job_id: str, wait_s: float = 30) -> dict[str, Any]:
             return document
         time.sleep(0.02)
     raise AssertionError(document)
+
+
+def test_other_forms_of_a_photo_are_taken_too(service: Service) -> None:
+    """Instances, compressed, make a prediction as the photo does; several are one refusal."""
+    text = b64encode(PHOTO).decode()
+    packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    one, two = ({"instances": [{"b64": text}] * count} for count in (1, 2))
+    made = make(service, gzip.compress(json.dumps(one).encode()), Prefer="wait=30", **packed)
+    direct = service.predict(PHOTO).json()
+    several = make(service, gzip.compress(json.dumps(two).encode()), **packed)
+
+    assert made.json()["predictions"] == direct["predictions"]
+    assert (several.status, "one photo" in several.json()["detail"]) == (400, True)
 
 
 def test_a_prediction_comes_later(service: Service) -> None:

@@ -332,17 +332,30 @@ def test_pixels_that_are_none_are_refused(service: Service, value: float) -> Non
     assert sent(service, text, values.tobytes()[:-4]).status == 400
 
 
+def test_a_compressed_request_is_answered(client: Any, triton: ModuleType) -> None:
+    """tritonclient's gzip and deflate are read, with binary tensors and with JSON."""
+    for coding, binary in (("gzip", True), ("deflate", False)):
+        content = SPOT if binary else base64.b64encode(SPOT)
+        found = client.infer(
+            NAME, [bytes_input(triton, content, binary)], request_compression_algorithm=coding
+        )
+
+        assert found.as_numpy("decision").tolist() == [b"classified"]
+
+
 def test_other_encodings_and_bodies_without_end_are_refused(service: Service) -> None:
-    """A compressed body says so; one that never says how much it sends is cut off."""
+    """An unknown coding, a wrong one, and a body that never says how much it sends."""
 
     def endless() -> Iterator[bytes]:
         for _ in range(300):
             yield bytes(2**16)
 
+    other = service.call("POST", INFER, bytes(99), {"Content-Encoding": "br"})
     packed = service.call("POST", INFER, b"\x1f\x8b" + bytes(99), {"Content-Encoding": "gzip"})
     cut = service.call("POST", INFER, endless())  # type: ignore[arg-type]
 
-    assert (packed.status, "compressed" in packed.json()["error"]) == (400, True)
+    assert (other.status, other.headers["accept-encoding"]) == (415, "gzip, deflate")
+    assert (packed.status, "not gzip" in packed.json()["error"]) == (400, True)
     assert cut.status == 413
 
 

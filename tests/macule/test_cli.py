@@ -3,12 +3,14 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from draw import photo
+from macule import cli
 
 MACULE = [sys.executable, "-m", "macule.cli"]
 
@@ -90,3 +92,34 @@ def test_a_model_that_is_not_there_is_told(file: Path, tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert "There is no model.json" in done.stderr
+
+
+def test_help_lists_each_command_by_what_it_is_for() -> None:
+    """Every command stands once below a task, and none is left out of the tasks."""
+    listed = [name for names in cli.TASKS.values() for name in names]
+    done = macule("--help")
+    shown = re.findall(r"^  (\w+) ", done.stdout, re.MULTILINE)
+
+    assert done.returncode == 0
+    assert shown == listed
+    assert all(f"\n{task}:\n" in done.stdout for task in cli.TASKS)
+    assert set(listed) == set(cli.parser([]).summaries)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("serv", "`serve`"), ("evalute", "`evaluate`"), ("xyzzy", "--help")]
+)
+def test_an_unknown_command_names_the_nearest(typed: str, meant: str) -> None:
+    """A slip is misuse, told in one line with what may have been meant."""
+    done = macule(typed, "x")
+
+    assert done.returncode == 2
+    assert meant in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["predict", "plan"])
+def test_nothing_precedes_the_output(file: Path, command: str) -> None:
+    """What the runtime tells of itself while a model loads is not shown."""
+    done = macule(command, *([str(file)] if command == "predict" else ["--limit", "512"]))
+
+    assert (done.returncode, done.stderr) == (0, "")

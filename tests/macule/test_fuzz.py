@@ -1,15 +1,19 @@
 """Whatever comes in, what goes out has a name: broken images, uploads and requests."""
 
+import gzip
 import json
 import struct
 import zlib
+from base64 import b64encode, encodebytes, urlsafe_b64encode
+from collections.abc import Callable
 from io import BytesIO
+from urllib.parse import quote, urlencode
 
 import numpy as np
 from draw import saved, skin
 from hypothesis import given
 from hypothesis import strategies as st
-from macule import classify, decoding, doors, health, upload
+from macule import classify, data_uri, decoding, doors, health, upload
 from macule.body import Body
 from macule.errors import (
     BadImage,
@@ -18,6 +22,7 @@ from macule.errors import (
     CannotFit,
     ImageTooLarge,
     SlowImage,
+    UnsupportedCoding,
     UnsupportedImage,
 )
 from macule.http import Request
@@ -118,19 +123,25 @@ def test_a_png_with_right_checksums_and_wrong_contents_is_harmless(
     )
 
 
+NAMES = st.sampled_from(["image", "file", "a", "b64", "image_bytes", "instances", "webhook"])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.just("aGk="),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["image", "file", "a"]), inner, max_size=3)
-    ),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=20)
+    | st.sampled_from(["aGk=", "aGk", "data:,%41", "data:;base64,aGk", "b'aGk='"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
 )
+PACKS = {"": bytes, "gzip": gzip.compress, "deflate": zlib.compress}
 
 
 @given(
     st.one_of(
         st.binary(max_size=500),
         JSON.map(lambda value: json.dumps(value).encode()),
+        st.dictionaries(NAMES, st.binary(max_size=40).map(b64encode) | st.text()).map(
+            lambda fields: urlencode(fields).encode()
+        ),
         st.lists(
             st.sampled_from(
                 [b"--b", b"--b--", b"\r\n", b'Content-Disposition: form-data; name="image"', b"x"]
@@ -143,21 +154,52 @@ JSON = st.recursive(
             "",
             "image/jpeg",
             "application/json",
+            "application/x-www-form-urlencoded",
+            "text/plain",
             "multipart/form-data",
             "multipart/form-data; boundary=b",
         ]
     ),
     st.booleans(),
+    st.sampled_from([*PACKS]),
+    st.sampled_from([*PACKS, "br"]),
 )
-def test_any_upload_is_bytes_or_a_named_error(body: bytes, kind: str, lying: bool) -> None:
-    """Forms, JSON and raw bodies, with a length that is right or too long."""
-    length = len(body) + lying
-    request = Request("POST", "/", {}, {"content-type": kind}, Body(BytesIO(body), length))
+def test_any_upload_is_bytes_or_a_named_error(
+    body: bytes, kind: str, lying: bool, packed: str, coding: str
+) -> None:
+    """Forms, JSON and raw bodies, compressed or not, with a length that is right or too long."""
+    sent = PACKS[packed](body)
+    headers = {"content-type": kind, "content-encoding": coding}
+    request = Request("POST", "/", {}, headers, Body(BytesIO(sent), len(sent) + lying))
     try:
+        assert upload.price(request, 300) >= upload.DECODING_BYTES
         found = upload.photo(request, 300).image
-    except (BadRequest, BodyTooLarge):
+    except (BadRequest, BodyTooLarge, UnsupportedCoding, UnsupportedImage):
         return
     assert 0 < len(found) <= 300
+
+
+@given(
+    st.binary(min_size=1, max_size=2000),
+    st.sampled_from([b64encode, urlsafe_b64encode, encodebytes]),
+    st.sampled_from(["", "data:image/png;base64,", "DATA:;a=b;BASE64, ", "data:,"]),
+    st.booleans(),
+    st.integers(1, 90),
+)
+def test_every_spelling_of_bytes_is_read_back(
+    image: bytes, encode: Callable[[bytes], bytes], head: str, padded: bool, width: int
+) -> None:
+    """Bytes in base64 of any alphabet, padding and line, or as a data: URI, are those bytes."""
+    text = encode(image).decode()
+    lines = (text[at : at + width] for at in range(0, len(text), width))
+    written = "\r\n".join(lines) if padded else text.rstrip("=\n")
+    if head == "data:,":
+        written = quote(image)
+
+    assert data_uri.from_text(head + written) == image
+    buffer = BytesIO(quote(head + written).encode())
+    data_uri.decode_in_place(buffer, quoted=True)
+    assert buffer.getvalue() == image
 
 
 @given(

@@ -1,15 +1,20 @@
 """`macule plan`: the ledger of a real process, and verdicts that follow from it."""
 
+import re
 import subprocess
 import sys
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from macule import manifest, plan, store
 
 MB = 2**20
 NEED = plan.Need(27 * MB, 9 * MB, 21 * MB, 27 * MB)
+SHIPPED: Any = SimpleNamespace(card=manifest.read(store.SHIPPED))  # nothing is loaded here
 PLAN = [sys.executable, "-m", "macule.cli", "plan"]
 
 
@@ -29,23 +34,45 @@ def test_more_memory_takes_larger_photos() -> None:
 
 def test_a_limit_that_takes_no_photo_is_not_called_short_of_less_than_nothing() -> None:
     """Between the bare service and its first photo of 12 MP the verdict says what is left."""
-    shipped: Any = SimpleNamespace(card=manifest.read(store.SHIPPED))  # nothing is loaded here
-    need = NEED._replace(private=NEED.private + 1)
-    least_mb = need.service / MB
-    told = list(plan.lines(need, shipped, [least_mb + 1, least_mb - 1], 120_000_000))
+    _, least_mb = plan.ledger(NEED)
+    told, holds = plan.report(NEED, SHIPPED, [least_mb + 1, least_mb - 1], 120_000_000)
 
     assert told[-2].endswith("holds, but no photo of 12 MP fits into the 1.0 MB left")
     assert told[-1].endswith("does not hold; it is 1.0 MB short")
+    assert not holds
+
+
+@given(st.tuples(*[st.integers(0, 200 * MB)] * 4), st.integers(1, 1000))
+def test_what_is_shown_adds_up(sizes: tuple[int, int, int, int], limit_mb: int) -> None:
+    """The rows sum to the last one, and that and what is left to the limit, in what is shown."""
+    told, _ = plan.report(plan.Need(*sizes), SHIPPED, [limit_mb], 120_000_000)
+    rows = [Decimal(line.split()[-2]) for line in told if line.endswith(" MB")]
+    (left,) = re.findall(r"([\d.]+) MB (?:left|short)", "\n".join(told))
+
+    assert sum(rows[:-1]) == rows[-1]
+    assert abs(limit_mb - rows[-1]) == Decimal(left)
+
+
+def test_without_limits_one_that_is_sold_is_enough() -> None:
+    """The verdict is on what was asked; where nothing was, on whether anything sold holds."""
+    large = NEED._replace(private=200 * MB)
+
+    assert plan.report(large, SHIPPED, [], 120_000_000)[1]
+    assert not plan.report(large, SHIPPED, [256, 128], 120_000_000)[1]
+    assert not plan.report(NEED._replace(private=900 * MB), SHIPPED, [], 120_000_000)[1]
 
 
 @pytest.mark.memory
 def test_command_measures_and_judges() -> None:
-    """It prints the ledger of the model in use, and a verdict for each limit asked."""
-    told = subprocess.check_output([*PLAN, "--limit", "50", "--limit", "512"], text=True)
+    """It prints the ledger of the model in use and a verdict a limit; 1 says that one fails."""
+    asked = [*PLAN, "--limit", "50", "--limit", "512"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    holds = subprocess.run([*PLAN, "--limit", "512"], capture_output=True, check=False)
 
-    assert "50 MB: does not hold; it is" in told
-    assert "512 MB: holds" in told
-    assert "PNG 120" in told
+    assert (done.returncode, holds.returncode) == (1, 0)
+    assert "50 MB: does not hold; it is" in done.stdout
+    assert "512 MB: holds" in done.stdout
+    assert "PNG 120" in done.stdout
 
 
 def test_a_missing_model_is_named() -> None:

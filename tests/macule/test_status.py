@@ -4,6 +4,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from hashlib import sha256
 from io import BytesIO
 
@@ -90,6 +91,16 @@ def test_the_page_needs_nothing_but_itself(ask: Ask) -> None:
     assert "default-src 'none'" in policy
     assert f"'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'" in policy
     assert re.search(r"<script|<link|http-equiv|\b(src|href|style|on\w+)=", text) is None
+
+
+def test_the_page_says_when_it_was_read(ask: Ask) -> None:
+    """The time stands there for people and programs, in UTC."""
+    before = datetime.now(UTC).replace(microsecond=0)
+    text = ask("/", "fine").body.decode()
+    (read,) = re.findall(r'<time datetime="(.*?)">', text)
+
+    assert before <= datetime.fromisoformat(read) <= datetime.now(UTC)
+    assert f">{read.removesuffix('Z')} UTC</time>" in text
 
 
 def test_the_page_can_be_heard(ask: Ask) -> None:

@@ -40,7 +40,7 @@ DOCUMENTS = st.fixed_dictionaries(
 
 def read(text: bytes, content: bytes = b"", size: int | None = None) -> Any:
     body = Body(BytesIO(text + content), len(text + content))
-    return tensors.read(tensors.split(body, size, 10**6), SIDES, 10**6)
+    return tensors.read(tensors.split(body.chunks(10**6), size), SIDES, 10**6)
 
 
 @given(DOCUMENTS, st.binary(max_size=PIXELS * 4), st.booleans())
@@ -78,4 +78,4 @@ def test_a_body_comes_in_any_pieces() -> None:
             return super().read(size and 1)
 
     for stream in (BytesIO(whole), Slow(whole)):
-        assert tensors.split(Body(stream, len(whole)), 2, 99) == (b"{}", b"\3\0\0\0", b"abc")
+        assert tensors.split(Body(stream, len(whole)).chunks(99), 2) == (b"{}", b"\3\0\0\0", b"abc")

@@ -1,34 +1,59 @@
-"""The three forms in which a photo arrives."""
+"""The forms in which a photo arrives."""
 
 import base64
+import gzip
 import json
 import tracemalloc
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
-from math import inf
+from urllib.parse import quote, urlencode
 
 import pytest
 from macule import upload
 from macule.body import Body
-from macule.errors import BadRequest, BodyTooLarge
+from macule.errors import BadRequest, BodyTooLarge, Macule, UnsupportedCoding, UnsupportedImage
 from macule.http import Request
 from service import form
 
-IMAGE = bytes(range(256)) * 40
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40 + b"\xfb\xff"
 LIMIT = 20_000
+JSON, URLENCODED = "application/json", "application/x-www-form-urlencoded"
 
 
-def photo(body: bytes, kind: str, length: int | None = -1) -> bytes:
+def request(body: bytes, kind: str = "", length: int | None = -1, coding: str = "") -> Request:
     size = len(body) if length == -1 else length
-    return upload.photo(
-        Request("POST", "/", {}, {"content-type": kind}, Body(BytesIO(body), size)), LIMIT
-    ).image
+    headers = {"content-type": kind, "content-encoding": coding}
+    return Request("POST", "/", {}, headers, Body(BytesIO(body), size))
+
+
+def photo(body: bytes, kind: str, length: int | None = -1, coding: str = "") -> bytes:
+    return upload.photo(request(body, kind, length, coding), LIMIT).image
 
 
 def as_json(document: object) -> bytes:
     return json.dumps(document).encode()
 
 
+def in_form(content: bytes, head: str = 'name="image"; filename="a.jpg"') -> bytes:
+    """Write a form of one part, with the rest of its Content-Disposition."""
+    return (
+        f"--b\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode() + content + b"\r\n--b--"
+    )
+
+
 ENCODED = base64.b64encode(IMAGE).decode()
+URL_SAFE = base64.urlsafe_b64encode(IMAGE).decode().rstrip("=")
+WRAPPED = base64.encodebytes(IMAGE).decode()
+CUT = ENCODED[:1001]
+URI = "data:image/png;base64," + ENCODED
+FORM, QUOTED = "multipart/form-data; boundary=b", 'multipart/form-data; boundary="b"'
+
+
+def deflated(content: bytes, window: int) -> bytes:
+    packer = zlib.compressobj(wbits=window)
+    return packer.compress(content) + packer.flush()
 
 
 @pytest.mark.parametrize(
@@ -37,52 +62,226 @@ ENCODED = base64.b64encode(IMAGE).decode()
         (IMAGE, "image/jpeg"),
         (IMAGE, "application/octet-stream"),
         (IMAGE, ""),
-        (as_json({"image": ENCODED}), "application/json"),
-        (as_json({"image": "data:image/png;base64," + ENCODED}), "application/json; charset=utf-8"),
-        (as_json({"image": base64.encodebytes(IMAGE).decode()}), "application/json"),
+        (IMAGE, URLENCODED),
+        (IMAGE, JSON),
+        (as_json({"image": ENCODED}), JSON),
+        (as_json({"image": ENCODED}), ""),
+        (as_json({"image": ENCODED}), URLENCODED),
+        (as_json({"image": ENCODED}), "text/plain; charset=utf-8"),
+        (as_json({"image": ENCODED}), "application/problem+json"),
+        (b"\xef\xbb\xbf" + as_json({"image": ENCODED}), JSON),
+        (as_json(ENCODED), JSON),
+        (as_json([ENCODED]), JSON),
+        (as_json({"b64": ENCODED}), JSON),
+        (as_json({"image_bytes": {"b64": ENCODED}}), JSON),
+        (as_json({"instances": [ENCODED]}), JSON),
+        (as_json({"instances": [{"b64": ENCODED}]}), JSON),
+        (as_json({"instances": [{"image": ENCODED}]}), JSON),
+        (as_json({"instances": [{"image_bytes": {"b64": URL_SAFE}, "key": "1"}]}), JSON),
+        (as_json({"instances": [{"content": ENCODED, "mimeType": "image/png"}]}), JSON),
+        (as_json({"instances": [{"input_1": {"b64": ENCODED}}], "parameters": {}}), JSON),
+        (ENCODED.encode(), "text/plain"),
+        (WRAPPED.encode(), "image/jpeg"),
+        (URI.encode(), "image/png"),
+        (URI.encode(), JSON),
+        (urlencode({"image": ENCODED, "x": "1"}).encode(), URLENCODED),
+        (urlencode({"x": "1", "file": URI}).encode(), URLENCODED),
+        (f"image={ENCODED}".encode(), URLENCODED),
         *((body, headers["Content-Type"]) for body, headers in (form("image", IMAGE),)),
         *((body, headers["Content-Type"]) for body, headers in (form("file", IMAGE),)),
+        (in_form(IMAGE, 'name="image"'), FORM),
+        (in_form(IMAGE, "name=image; filename*=UTF-8''%E1%BA%A3nh.jpg"), FORM),
+        (in_form(IMAGE, "name=file; filename=a; filename*=utf-8''a"), QUOTED),
+        (in_form(URI.encode(), 'name="image"'), FORM),
+        (in_form(WRAPPED.encode()), FORM),
+        (in_form(b"")[:-5] + in_form(IMAGE), FORM),
     ],
-)
+)  # fmt: skip
 def test_each_form_gives_the_same_bytes(body: bytes, kind: str) -> None:
-    """Raw, multipart and base64 give the image byte for byte, with a length and without."""
+    """Whatever a photo is wrapped in, it comes out byte for byte, with a length and without."""
     assert photo(body, kind) == photo(body, kind, None) == IMAGE
 
 
 @pytest.mark.parametrize(
-    ("body", "kind"),
+    "text",
     [
-        (b"", "image/jpeg"),
-        (b"{", "application/json"),
-        (b"[" * 100_000, "application/json"),
-        (b"[]", "application/json"),
-        (b'{"img": 1}', "application/json"),
-        (b'{"image": 5}', "application/json"),
-        (b'{"image": ""}', "application/json"),
-        (b'{"image": "%%%"}', "application/json"),
-        (b'{"image": "data:image/png,rawtext"}', "application/json"),
-        (b'{"image": "AAAA", "x": NaN}', "application/json"),
-        (as_json({"image": ENCODED, "webhook": 0}), "application/json"),
-        (as_json({"image": ENCODED, "webhook": []}), "application/json"),
-        (as_json({"image": ENCODED, "webhook_events_filter": False}), "application/json"),
-        (as_json({"image": ENCODED, "webhook_events_filter": [None]}), "application/json"),
-        (b"x", "multipart/form-data"),
-        (b"x", "multipart/form-data; boundary=b"),
-        (form("other", IMAGE)[0], form("other", IMAGE)[1]["Content-Type"]),
-        (form("image", IMAGE)[0][:-30], form("image", IMAGE)[1]["Content-Type"]),
+        ENCODED,
+        ENCODED.rstrip("=") + "==",
+        ENCODED.rstrip("="),
+        URL_SAFE,
+        WRAPPED,
+        WRAPPED.replace("\n", "\r\n"),
+        f"  {ENCODED}\n",
+        URI,
+        "data:image/png;charset=utf-8;name=a.png;base64," + ENCODED,
+        "data:;base64," + ENCODED,
+        "data:;charset=utf-8;base64," + quote(ENCODED, safe=""),
+        "DATA:IMAGE/PNG;BASE64," + ENCODED,
+        "\n data:image/png; base64, " + WRAPPED,
+        "data:image/png," + quote(IMAGE, safe=""),
     ],
 )
-def test_a_malformed_upload_says_how_to_do_it(body: bytes, kind: str) -> None:
-    """Whatever is wrong with the form is a 400."""
-    with pytest.raises((BadRequest, BodyTooLarge)):
-        photo(body, kind)
+def test_base64_and_data_uris_are_read_in_all_their_spellings(text: str) -> None:
+    """Alphabet, padding, white space, parameters, case and %XX change nothing."""
+    assert photo(as_json({"image": text}), JSON) == IMAGE
+
+
+@pytest.mark.parametrize("first", [b"{", b"[", b'"', b"--", b"image=", b"data:"])
+@pytest.mark.parametrize("kind", ["", "image/jpeg", URLENCODED])
+def test_bytes_that_begin_like_text_are_bytes(first: bytes, kind: str) -> None:
+    """What merely begins like JSON or a form, and is no text, is left to the decoders."""
+    assert photo(first + IMAGE, kind) == first + IMAGE
+
+
+def test_line_ends_may_stand_in_jsons_texts() -> None:
+    """A shell that puts wrapped base64 between quotes sends line ends as they are."""
+    assert photo(f'{{"image": "{WRAPPED}"}}'.encode(), JSON) == IMAGE
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZIP", "deflate", "identity"])
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [(IMAGE, "image/png"), (as_json({"image": ENCODED}), JSON), (in_form(IMAGE), FORM)],
+    ids=["raw", "JSON", "form"],
+)
+def test_a_compressed_body_is_inflated(body: bytes, kind: str, coding: str) -> None:
+    """gzip and deflate are read around every form; deflate as zlib and bare."""
+    pack: dict[str, list[Callable[[bytes], bytes]]] = {
+        "deflate": [zlib.compress, lambda body: deflated(body, -15)],
+        "identity": [bytes],
+    }
+    for packed in (how(body) for how in pack.get(coding, [gzip.compress])):
+        assert photo(packed, kind, coding=coding) == IMAGE
+
+
+@pytest.mark.parametrize(
+    ("body", "coding", "error"),
+    [
+        (IMAGE, "br", UnsupportedCoding),
+        (IMAGE, "gzip, gzip", UnsupportedCoding),
+        (IMAGE, "utf-8", UnsupportedCoding),
+        (IMAGE, "gzip", BadRequest),
+        (IMAGE, "deflate", BadRequest),
+        (gzip.compress(IMAGE)[:-9], "gzip", BadRequest),
+        (gzip.compress(IMAGE) + b"more", "gzip", BadRequest),
+        (b"", "gzip", BadRequest),
+        (gzip.compress(bytes(LIMIT + 1)), "gzip", BodyTooLarge),
+        (gzip.compress(IMAGE), "", UnsupportedImage),
+    ],
+)
+def test_a_coding_that_is_not_what_it_says_is_refused(
+    body: bytes, coding: str, error: type[Macule]
+) -> None:
+    """Unknown codings, wrong ones, cut ones and bombs each have their own refusal."""
+    with pytest.raises(error):
+        photo(body, "image/png", coding=coding)
+
+
+def test_a_bomb_is_refused_before_it_is_inflated() -> None:
+    """A body that inflates to 200 MB takes no more memory than its price."""
+    bomb = gzip.compress(bytes(200 * 2**20), 9)
+    asked = request(bomb, "image/png", coding="gzip")
+    most = upload.price(asked, 2**20)
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(BodyTooLarge):
+            upload.photo(asked, 2**20)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < most
+
+
+def test_an_answer_to_instances_is_asked_for_by_them() -> None:
+    """`instances` alone are a batch; texts beside them are kept."""
+    batch = upload.photo(request(as_json({"instances": [ENCODED], "webhook": "w"}), JSON), LIMIT)
+    plain = upload.photo(request(as_json({"image": ENCODED}), JSON), LIMIT)
+
+    assert (batch.is_batch, batch.texts["webhook"]) == (True, "w")
+    assert not plain.is_batch
+
+
+def test_texts_come_beside_an_urlencoded_photo() -> None:
+    """They may stand before it and behind it."""
+    body = urlencode({"webhook": "https://a.b/?c", "image": URI, "webhook_events_filter": "e"})
+
+    found = upload.photo(request(body.encode(), URLENCODED), LIMIT)
+
+    assert found == (IMAGE, {"webhook": "https://a.b/?c", "webhook_events_filter": "e"}, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "told"),
+    [
+        (b"", "image/jpeg", "came without a Content-Length"),
+        (b"{", JSON, "is not JSON"),
+        (b"[" * 100_000, JSON, "more than 1,000 values"),
+        (b"[]", JSON, "`image`"),
+        (b'{"img": 1}', JSON, "`image`"),
+        (b'{"image": 5}', JSON, "`image`"),
+        (b'{"image": ""}', JSON, "no image"),
+        (b'{"image": "%%%"}', JSON, "not base64"),
+        (b'{"image": "AAAA", "x": NaN}', JSON, "is not JSON"),
+        (b"hello", JSON, "is not JSON"),
+        (as_json({"image": ENCODED, "webhook": 0}), JSON, "`webhook` is not text"),
+        (as_json({"image": ENCODED, "webhook": []}), JSON, "`webhook` is not text"),
+        (as_json({"image": ENCODED, "webhook_events_filter": False}), JSON, "is not text"),
+        (as_json({"image": ENCODED, "webhook_events_filter": [None]}), JSON, "is not text"),
+        (as_json({"image": str(ENCODED.encode())}), JSON, ".decode('ascii')"),
+        (as_json({"image": "https://example.com/a.jpg"}), JSON, "nothing is fetched"),
+        (as_json({"image": "blob:https://example.com/a"}), JSON, "nothing is fetched"),
+        (as_json({"image": WRAPPED.replace("\n", "\\n")}), JSON, "backslash"),
+        (as_json({"image": ENCODED.rstrip("=") + "=" + ENCODED}), JSON, "not base64"),
+        (as_json({"image": CUT}), JSON, "not base64"),
+        (as_json({"instances": []}), JSON, "`instances`"),
+        (as_json({"instances": {}}), JSON, "`instances`"),
+        (as_json({"instances": [{"a": 1, "b": 2}]}), JSON, "`instances`"),
+        (as_json({"instances": [{"b64": ENCODED}] * 2}), JSON, "one photo"),
+        (as_json({"image": [ENCODED] * 2}), JSON, "one photo"),
+        (as_json({"instances": [[[[0.5] * 3] * 224] * 224]}), JSON, "/v2"),
+        (as_json({"image": ENCODED}), "image/jpeg", "Content-Type is not application/json"),
+        (CUT.encode(), "text/plain", "not base64"),
+        (str(ENCODED.encode()).encode(), "text/plain", ".decode('ascii')"),
+        (b"photo=" + ENCODED.encode(), URLENCODED, "`photo`"),
+        (b"image=%%", URLENCODED, "not base64"),
+        (IMAGE.decode("utf-8", "replace").encode(), "image/png", "binaryMediaTypes"),
+        (IMAGE.decode("latin-1").encode(), "image/png", "binaryMediaTypes"),
+        (b"\xff\xd8\xff\xe0\x00".decode("latin-1").encode(), "image/jpeg", "turned into text"),
+        (IMAGE.translate(None, b"\0\r\n"), URLENCODED, "--data-binary"),
+        (b"\xff\xd8\xff\xe0\x10JFIF\x01" * 9, "application/octet-stream", "--data-binary"),
+        (b"x", "multipart/form-data", "has no boundary"),
+        (in_form(IMAGE), JSON, "has no boundary"),
+        (in_form(IMAGE), URLENCODED, "has no boundary"),
+        (in_form(IMAGE), "", "has no boundary"),
+        (b"x", FORM, "malformed"),
+        (IMAGE, FORM, "malformed"),
+        (in_form(IMAGE), "multipart/form-data; boundary=c", "malformed"),
+        (in_form(IMAGE, 'name="photo"'), FORM, "`photo`"),
+        (in_form(b"", 'name="image"; filename=""'), FORM, "no file was chosen"),
+        (in_form(IMAGE)[:-5] + in_form(IMAGE), FORM, "one photo"),
+        (in_form(IMAGE)[:-5] + in_form(IMAGE, 'name="file"'), FORM, "one photo"),
+        (in_form(IMAGE.decode("utf-8", "replace").encode()), FORM, "binaryMediaTypes"),
+        (form("image", IMAGE)[0][:-30], form("image", IMAGE)[1]["Content-Type"], "malformed"),
+    ],
+)  # fmt: skip
+def test_a_malformed_upload_says_what_is_wrong(body: bytes, kind: str, told: str) -> None:
+    """Whatever is wrong with the form is a 400 whose sentence names it."""
+    with pytest.raises(BadRequest) as raised:
+        upload.photo(request(body, kind), 2**20)
+
+    assert told in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
         (bytes(LIMIT + 1), "image/jpeg"),
-        (as_json({"image": base64.b64encode(bytes(LIMIT + 1)).decode()}), "application/json"),
+        (bytes(LIMIT + 1), ""),
+        (as_json({"image": base64.b64encode(bytes(LIMIT + 1)).decode()}), JSON),
+        (base64.b64encode(bytes(LIMIT + 1)), "text/plain"),
+        (urlencode({"image": base64.b64encode(bytes(LIMIT + 1))}).encode(), URLENCODED),
         (form("image", bytes(LIMIT + 1))[0], form("image", b"")[1]["Content-Type"]),
     ],
 )
@@ -97,28 +296,51 @@ def test_a_form_of_a_thousand_parts_is_refused() -> None:
     part = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n'
 
     with pytest.raises(BadRequest):
-        photo(part * 1000 + b"--b--\r\n", "multipart/form-data; boundary=b")
+        photo(part * 1000 + b"--b--\r\n", FORM)
+
+
+MANY = 2**22
+BIG = bytes(range(251)) * (MANY * 3 // 251)  # 12 MB
+BIG_TEXT = base64.b64encode(BIG)
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("body", "kind"),
     [
-        b'{"image": "AAAA", "x": [' + b"[]," * 2**20 + b"0]}",
-        b'{"image": "AAAA", "x": [' + b'{"a":1},' * 2**20 + b"0]}",
-        b'{"image": "' + b"A" * 2**22 + b'\\ud83d\\ude00"}',
-        b'{"image": "' + b"A" * 2**22 + "\U0001f600".encode() + b'"}',
-        b'{"image": "' + b"ab " * (2**20 + 1) + b'"}',
+        (b'{"image": "AAAA", "x": [' + b"[]," * 2**20 + b"0]}", JSON),
+        (b'{"image": "AAAA", "x": [' + b'{"a":1},' * 2**20 + b"0]}", JSON),
+        (b'{"image": "' + b"A" * MANY + b'\\ud83d\\ude00"}', JSON),
+        (b'{"image": "' + b"A" * MANY + "\U0001f600".encode() + b'"}', JSON),
+        (b'{"image": "' + b"ab " * (2**20 + 1) + b'"}', JSON),
+        (as_json({"instances": [{"b64": BIG_TEXT.decode()}]}), JSON),
+        (b'{"image": "data:image/png,' + quote(b"\x89" * MANY).encode() + b'"}', JSON),
+        (b'{"image": "data:;base64,' + b"%41" * MANY + b'"}', JSON),
+        (BIG_TEXT, "text/plain"),
+        (base64.encodebytes(BIG), "image/jpeg"),
+        (b"image=" + b"%41" * MANY, URLENCODED),
+        (b"x=" + b"%41" * MANY + b"&image=AAAA", URLENCODED),
+        (b"&".join([b"x=1"] * MANY) + b"&image=AAAA", URLENCODED),
+        (in_form(BIG_TEXT), FORM),
+        (in_form(b"data:image/png," + b"%41" * MANY), FORM),
     ],
-    ids=["lists", "objects", "an escape", "a wide character", "white space"],
-)
-def test_json_takes_no_more_than_its_price(text: bytes) -> None:
+    ids=[
+        "lists", "objects", "an escape", "a wide character", "white space", "an instance",
+        "a quoted URI", "quoted base64", "base64", "wrapped base64", "a quoted field",
+        "another field", "many fields", "base64 in a form", "a URI in a form",
+    ],
+)  # fmt: skip
+def test_no_form_takes_more_than_its_price(body: bytes, kind: str) -> None:
     """What would become many times its size is refused, or read within what is held for it."""
+    asked = request(body, kind)
+    most = upload.price(asked, len(body)) - upload.DECODING_BYTES
+
     tracemalloc.start()
     try:
-        with pytest.raises(BadRequest):
-            upload._from_json(Body(BytesIO(text), len(text)), 2**23, inf)
+        with suppress(BadRequest):
+            upload.photo(asked, len(body))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
 
-    assert peak < upload.DECODING_BYTES + upload.JSON_COPIES * len(text)
+    # a chunk and pieces; and what BytesIO has in reserve and does not touch
+    assert peak < most + len(body) // 8 + 2**20

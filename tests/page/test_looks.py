@@ -275,7 +275,7 @@ def test_a_visit_has_a_history_that_can_be_forgotten(visit: Open) -> None:
 
 
 def test_operators_ask_only_while_they_look(visit: Open) -> None:
-    """/memory/ and /ready/ are asked for at `?ops` alone, where the gauge is."""
+    """/memory/ and /ready/ are asked for at `?ops` alone; the gauge says when that was."""
     with visit() as visitor:
         to_chosen(visitor)
         assert not visitor.page.is_visible("#operators")
@@ -286,6 +286,7 @@ def test_operators_ask_only_while_they_look(visit: Open) -> None:
     assert before == []
     assert "ready" in shown
     assert "MB" in shown
+    assert re.search(r"Read at\s+\d+:\d\d:\d\d", shown)
 
 
 def test_the_first_view_is_light(visit: Open, service: Service) -> None:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from pathlib import Path
 
 import pytest
@@ -119,9 +119,11 @@ def test_the_plain_form_answers_as_the_api_does(service: Service) -> None:
     text, kind = form("image", b"<script>alert(1)</script>")
     bad = service.call("POST", "/page/?top_k=<b>", text, {**kind, "X-Request-Id": "me"})
     none = service.call("POST", "/page/", b"", {"Content-Type": "text/plain"})
+    instances = json.dumps({"instances": [b64encode(photo()).decode()]}).encode()
+    listed = service.call("POST", "/page/?lang=vi", instances, {"Content-Type": "application/json"})
 
-    assert [answer.status for answer in (good, bad, none)] == [200, 400, 400]
-    for answer in (good, bad, none):
+    assert [answer.status for answer in (good, bad, none, listed)] == [200, 400, 400, 200]
+    for answer in (good, bad, none, listed):
         assert answer.headers["content-type"] == page.HTML
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["cache-control"] == "no-store"
@@ -129,6 +131,7 @@ def test_the_plain_form_answers_as_the_api_does(service: Service) -> None:
     assert good.headers["x-request-id"] == "me"
     assert "total;dur=" in good.headers["server-timing"]
     assert WORDS["vi"]["not_skin"] in good.body.decode()
+    assert WORDS["vi"]["not_skin"] in listed.body.decode()
     assert "Request me" in bad.body.decode()
 
 

@@ -47,12 +47,23 @@ def photo(request: Request) -> Response:
     """POST /predict/: classify the photo in the body.
 
     Query: `top_k` (1 or more: how many labels to return), `explain=cam`.
+    Where it came as `instances`, as TF Serving's and Vertex AI's clients send it, they read the
+    answer as the one of `predictions`.
     """
     chosen = settings.current()
     top_k, with_cam = wishes(request)
     expect(request, chosen)
-    outcome = answered(request, lambda: receive(request, chosen).image, chosen, top_k, with_cam)
-    return told(http.as_json(outcome.answer), outcome)
+    is_batch = False
+
+    def received() -> bytes:
+        nonlocal is_batch
+        found = receive(request, chosen)
+        is_batch = found.is_batch
+        return found.image
+
+    outcome = answered(request, received, chosen, top_k, with_cam)
+    answer = {"predictions": [outcome.answer]} if is_batch else outcome.answer
+    return told(http.as_json(answer), outcome)
 
 
 def answered(

@@ -10,7 +10,7 @@ import signal
 import sys
 from typing import Any
 
-from macule import classify, packages, settings, store
+from macule import classify, model, native_log, packages, settings, store
 from macule.errors import BadImage, BadRequest, BadSetting, Macule, Unavailable
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # argparse exits with 2 itself
@@ -125,9 +125,9 @@ def plan(options: argparse.Namespace) -> int:
 
     chosen = _chosen(options.model)
     need, warm = plan.measure(chosen.model)
-    for line in plan.lines(need, warm, options.limit, chosen.max_image_pixels):
-        print(line)
-    return OK
+    told, holds = plan.report(need, warm, options.limit, chosen.max_image_pixels)
+    print(*told, sep="\n")
+    return OK if holds else FAILED
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -194,6 +194,8 @@ def predict(options: argparse.Namespace) -> int:
         try:
             body = _read(file, chosen.max_image_bytes)
             cam = options.explain == "cam"
+            with native_log.held():
+                model.warm(chosen.model)
             answer = classify.predict(
                 body, chosen, options.top_k, cam, asks=False, keeps=False
             ).answer
@@ -222,6 +224,9 @@ def batch(options: argparse.Namespace) -> int:
         queue = here.current().queue
     again = "the same command, without --restart, goes on from here"
     try:
+        if queue is None:
+            with native_log.held():
+                model.warm(chosen.model)
         tally = batch.run(
             options.source,
             options.out,

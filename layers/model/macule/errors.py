@@ -15,6 +15,7 @@ Macule
 ├── BodyTooLarge 413      more bytes than the limit
 ├── ImageTooLarge 413     more pixels than the limit
 ├── UnsupportedImage 415  not a format that is served
+├── UnsupportedCoding 415 the body is compressed in a way that is not read
 ├── BadImage 422          a served format, but it cannot be decoded
 ├── Unreadable 422        `macule batch`, the Python API: the file is gone, or may not be read
 ├── SlowImage 422         decoding it takes longer than the limit
@@ -131,6 +132,14 @@ class ImageTooLarge(Macule):
 
 class UnsupportedImage(Macule):
     status, slug, title = 415, "unsupported-image", "Not an image format that is served"
+
+
+class UnsupportedCoding(Macule):
+    status, slug, title = 415, "unsupported-coding", "Not a content coding that is read"
+
+    def headers(self) -> dict[str, str]:
+        """Name the codings that are read, as RFC 9110, 12.5.3, has it."""
+        return {"Accept-Encoding": "gzip, deflate"}
 
 
 class BadImage(Macule):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from macule import admission, budget, decoding, model, processes
+from macule import admission, budget, decoding, model, native_log, processes
 from macule.decoding import jpeg
 from macule.settings import Where
 
@@ -65,7 +65,8 @@ def measure(where: Where) -> tuple[Need, model.Warm]:
 
     budget.tame()
     before = processes.resident()
-    warm = model.warm(where)
+    with native_log.held():
+        warm = model.warm(where)
     model.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
     grown = warm.grown
     need = Need(
@@ -88,33 +89,48 @@ def fit(least: int, side_px: int | tuple[int, int], limit_mb: float, max_pixels:
     return Fit(limit_mb, free / MB, slots, admission.largest(free, side_px, max_pixels))
 
 
-def lines(
+def ledger(need: Need) -> tuple[dict[str, float], float]:
+    """Return what serving takes, by what asks for it, and the sum: MB, as they are shown.
+
+    Each is rounded before they are summed, so that the lines add up to the last one.
+    """
+    whole = need.python + need.runtime + need.model
+    sizes = {
+        "Python and numpy": need.python,
+        "runtime": need.runtime,
+        "model: weights and arena": need.model,
+        "pages of files, which the kernel takes back": need.private - whole,
+        "service around it": SERVICE_BYTES,
+        "reserve for sockets and answers": admission.RESERVE_BYTES,
+    }
+    tenths = {name: round(10 * size / MB) for name, size in sizes.items()}
+    return {name: count / 10 for name, count in tenths.items()}, sum(tenths.values()) / 10
+
+
+def report(
     need: Need, warm: model.Warm, limits_mb: Sequence[float], max_pixels: int
-) -> Iterator[str]:
-    """Write the ledger and the verdicts for a terminal."""
-    card = warm.card
-    yield f"{card.name} {card.version} ({card.precision}), {_mb(need.service)} MB and a photo"
-    for name, size in (
-        ("Python and numpy", need.python),
-        ("runtime", need.runtime),
-        ("model: weights and arena", need.model),
-        ("of these private", need.private),
-        ("service around it", SERVICE_BYTES),
-        ("reserve", admission.RESERVE_BYTES),
-    ):
-        yield f"  {name:<26} {_mb(size):>6} MB"
+) -> tuple[list[str], bool]:
+    """Write the ledger and a verdict for each limit, or for what clouds sell where there is none.
+
+    Returns: the lines; whether each limit holds, or any of those that are sold.
+    """
+    card, (rows, least_mb) = warm.card, ledger(need)
+    told = [f"{card.name} {card.version} ({card.precision}) takes"]
+    told += [f"  {name:<44}{size:>7.1f} MB" for name, size in rows.items()]
+    told += [f"  {'in all, before the first photo':<44}{least_mb:>7.1f} MB"]
     tiers = [(f"{limit:g} MB", limit) for limit in limits_mb]
-    for name, limit_mb in tiers or [(f"{mb} MB ({name})", mb) for name, mb in TIERS]:
-        found = fit(need.service, card.side_px, limit_mb, max_pixels)
-        if not found.slots:
-            short = f"does not hold; it is {-found.free_mb:.1f} MB short"
-            small = f"holds, but no photo of 12 MP fits into the {found.free_mb:.1f} MB left"
-            yield f"{name}: {short if found.free_mb < 0 else small}"
-            continue
-        largest = ", ".join(f"{kind} {mp:g}" for kind, mp in found.largest_mp.items())
-        yield f"{name}: holds, {found.free_mb:.0f} MB for photos, {found.slots} of 12 MP at once"
-        yield f"  largest, in MP: {largest}"
+    tiers = tiers or [(f"{mb} MB ({name})", mb) for name, mb in TIERS]
+    fits = [fit(int(least_mb * MB), card.side_px, mb, max_pixels) for _, mb in tiers]
+    for (name, _), found in zip(tiers, fits, strict=True):
+        told += [f"{name}: {_verdict(found)}"]
+    return told, (all if limits_mb else any)(found.free_mb >= 0 for found in fits)
 
 
-def _mb(size: int) -> str:
-    return f"{size / MB:.1f}"
+def _verdict(found: Fit) -> str:
+    if found.free_mb < 0:
+        return f"does not hold; it is {-found.free_mb:.1f} MB short"
+    if not found.slots:
+        return f"holds, but no photo of 12 MP fits into the {found.free_mb:.1f} MB left"
+    largest = "; ".join(f"{kind} {mp:g}" for kind, mp in found.largest_mp.items())
+    room = f"holds; the {found.free_mb:.1f} MB left take {found.slots} photos of 12 MP at once"
+    return f"{room}\n  largest photo, in MP: {largest}"

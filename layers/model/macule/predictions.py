@@ -32,7 +32,7 @@ def create(request: Request) -> Response:
     classify.expect(request, chosen)
 
     def received() -> tuple[Order, bytes, decoding.Header]:
-        photo, texts = classify.receive(request, chosen)
+        photo, texts, _ = classify.receive(request, chosen)
         header = decoders.inspect(photo, chosen)  # no photo is refused at once
         order = Order(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
         return order, photo, header

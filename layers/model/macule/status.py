@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from macule import health, http, peer, settings
@@ -39,7 +40,7 @@ PAGE = """<!doctype html>
 {rows}
 </tbody>
 </table>
-<p>Load this page again to ask again.</p>
+<p>Read at <time datetime="{read}Z">{read} UTC</time>. Load this page again to ask again.</p>
 </main>
 </body>
 </html>
@@ -119,7 +120,8 @@ def _html(own: dict[str, Any]) -> str:
             row += f"<td{ill}>{escape(text)}</td>"
         rows.append(f"{row}</tr>")
     heads = "".join(f'<th scope="col">{name}</th>' for name in columns)
-    return PAGE.format(style=STYLE, note=note, heads=heads, rows="\n".join(rows))
+    read = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+    return PAGE.format(style=STYLE, note=note, heads=heads, rows="\n".join(rows), read=read)
 
 
 def _shown(report: dict[str, Any], path: tuple[str, ...]) -> str:

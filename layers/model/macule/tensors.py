@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from macule import upload
-from macule.body import Body
+from macule import data_uri, upload
 from macule.errors import BadRequest
 from macule.http import Response
 
@@ -65,14 +64,14 @@ def json_bytes(headers: Mapping[str, str]) -> int | None:
     return int(given)
 
 
-def split(body: Body, size: int | None, limit_bytes: int, timeout_s: float = inf) -> Parts:
-    """Read *body*, of which *size* bytes are JSON, or all; nothing of it is copied.
+def split(chunks: Iterable[bytes], size: int | None) -> Parts:
+    """Read a body, of which *size* bytes are JSON, or all; nothing of it is copied.
 
-    Raises: as `Body.chunks`; BadRequest where it is shorter than *size*.
+    Raises: BadRequest where it is shorter than *size*.
     """
     want = inf if size is None else size + PREFIX_BYTES
     head, rest = BytesIO(), BytesIO()
-    for chunk in body.chunks(limit_bytes, timeout_s):
+    for chunk in chunks:
         cut = int(max(0, min(len(chunk), want - head.tell())))
         head.write(chunk[:cut])
         rest.write(chunk[cut:])
@@ -173,7 +172,7 @@ def _photo(tensor: Mapping[str, Any], parts: Parts) -> bytes:
         data = data[0]
     if not isinstance(data, str):
         raise BadRequest("`data` of `image` is not a list of one text: the photo in base64.")
-    return upload.from_base64(data, "data")
+    return data_uri.from_text(data)
 
 
 def _numbers(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import macule
-from macule import admission, classify, decoding, health, http, model, settings, upload
-from macule.errors import BadRequest, NoSuchModel
+from macule import admission, classify, codings, decoding, health, http, model, settings, upload
+from macule.errors import NoSuchModel
 from macule.http import Request, Response
 from macule.manifest import Card
 
@@ -76,8 +76,7 @@ def infer(request: Request) -> Response:
 
     chosen = settings.current()
     card = _card(request, chosen)
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise BadRequest("The body is compressed; send it as it is.")
+    codings.named(request)
     asked = Asked()
     request.body.expect(_limit_bytes(request, chosen), chosen.body_timeout_s)
 
@@ -109,12 +108,12 @@ def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[b
     from macule import tensors
 
     size, most = tensors.json_bytes(request.headers), chosen.max_image_bytes
-    limit, length = _limit_bytes(request, chosen), request.body.length
-    cost = limit if length is None else min(length, limit)
+    limit = _limit_bytes(request, chosen)
+    cost = codings.most_bytes(request, limit)
     cost = upload.DECODING_BYTES + max(0, cost - request.body.received_bytes)
     here, sides = admission.current(), decoding.sides(card.side_px)
     with here.room(cost, chosen.admission_timeout_s):
-        parts = tensors.split(request.body, size, limit, chosen.body_timeout_s)
+        parts = tensors.split(codings.chunks(request, limit, chosen.body_timeout_s), size)
     with here.room(tensors.price(parts, sides), chosen.admission_timeout_s):
         return tensors.read(parts, sides, most)
 

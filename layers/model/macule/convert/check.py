@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from macule import decoding, model, store
+from macule import decoding, model, native_log, store
 from macule.convert import images, metrics
 from macule.convert.progress import Progress
 
@@ -31,7 +31,8 @@ def check(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
     """
     _, card = store.fetch(options.folder)
     yield True, f"the card is whole and {card.file} is its file ({card.sha256[:12]}…)"
-    warm = model.warm(options.folder)
+    with native_log.held():
+        warm = model.warm(options.folder)
     yield True, f"LiteRT runs it: {len(card.labels)} labels, {card.precision}"
     pixels = images.drawn(decoding.sides(card.side_px), 8)
     scores = np.stack([model.run(warm, picture[None]).probabilities for picture in pixels])

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule import __version__, decoding, inference, manifest, model, store
+from macule import __version__, decoding, inference, manifest, model, native_log, store
 from macule.convert import compose, evaluation, images, metrics, resample
 from macule.convert.images import Photo
 from macule.convert.progress import Progress
@@ -109,7 +109,8 @@ def ask(folder: str, photos: Sequence[Photo], progress: Progress) -> Answers:
     Raises: Refused where no photo is labelled as the model is, or none can be decoded.
     """
     _, card = store.fetch(folder)
-    warm = model.warm(folder)
+    with native_log.held():
+        warm = model.warm(folder)
     kept, rows, decisions = [], [], []
     for photo in progress.track(photos, len(photos), "asking the model"):
         pixels = images.pixels_of(photo, decoding.sides(card.side_px), card.resize)

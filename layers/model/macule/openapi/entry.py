@@ -25,6 +25,7 @@ from macule.errors import (
     SlowBody,
     SlowImage,
     Unauthorized,
+    UnsupportedCoding,
     UnsupportedImage,
 )
 
@@ -80,6 +81,7 @@ BODY: Failures = (
     BodyTooLarge,
     ImageTooLarge,
     UnsupportedImage,
+    UnsupportedCoding,
     BadImage,
     SlowImage,
 )

@@ -84,8 +84,9 @@ CLASSIFY = Operation(
     "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF, JPEG 2000 and ICO, the first picture; the bytes "
     "decide, not the Content-Type. What is no skin is an answer too: see `decision`. Answers are "
     "kept by content, photos never: the same photo again is answered from memory, unless "
-    "`Cache-Control` says otherwise.",
-    {200: Answer("The prediction.", {JSON: "Prediction"}, ("Server-Timing",))},
+    "`Cache-Control` says otherwise. Photos in `instances`, as clients of TF Serving and Vertex AI "
+    "send them, are answered in `predictions`; one photo a request.",
+    {200: Answer("The prediction.", {JSON: "PredictionOrResponse"}, ("Server-Timing",))},
     PHOTO,
     ("top_k", "explain", "Cache-Control"),
     "Photo",

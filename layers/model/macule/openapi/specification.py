@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from macule import __version__, draining, http
-from macule.errors import Macule, MethodNotAllowed, QuotaExceeded, Unauthorized, Unavailable
+from macule.errors import (
+    Macule,
+    MethodNotAllowed,
+    QuotaExceeded,
+    Unauthorized,
+    Unavailable,
+    UnsupportedImage,
+)
 from macule.http import Exempt, Table
 from macule.openapi.entry import (
     COUNTED,
@@ -31,6 +38,7 @@ SAID: Mapping[type[Macule], tuple[str, ...]] = {
     Unavailable: ("Retry-After",),
     MethodNotAllowed: ("Allow",),
     Unauthorized: ("WWW-Authenticate",),
+    UnsupportedImage: ("Accept-Encoding.maybe",),
     QuotaExceeded: ("Retry-After", "RateLimit", "RateLimit-Policy"),
 }
 ABOUT = """A skin-lesion classifier. A research demonstration: **not a medical device and not a \

@@ -51,6 +51,7 @@ def form(request: Request) -> Response:
     found, language = json.loads(answer.body), _language(request)
     words = _words()
     if answer.status == 200:
+        found = found if "decision" in found else found["predictions"][0]  # it came as `instances`
         shown = json.loads(http.forward(request, "/model/", "GET").body)
         values = _result(found, shown, words[language], language)
     else:

@@ -383,6 +383,7 @@
       })],
       [words.gauge_headroom, `${mb(memory.headroom_mb)} MB`],
       [words.gauge_band, memory.band],
+      [words.gauge_read, new Date().toLocaleTimeString(root.lang)],
     ] : [[words.gauge_state, words.gauge_silent]];
     at("gauge").replaceChildren(...rows.flatMap(([term, text]) => {
       const [left, right] = ["dt", "dd"].map(make);

@@ -1,0 +1,130 @@
+"""Base64 and data: URIs (RFC 4648, RFC 2397), decoded in pieces: a text is never copied whole."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+
+from macule.errors import BadRequest
+
+PIECE_BYTES = 2**14
+START_BYTES = 1024  # in which a data: URI has its comma
+WHITE = b" \t\r\n\f\v"
+TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet
+URI = re.compile(rb"\s*data:([ -+\--~]*),", re.IGNORECASE)
+# No image begins with so many characters of base64 alone; and what is sent in place of it.
+BASE64 = re.compile(rb"\s*(b['\"])?[A-Za-z0-9+/_\-\r\n]{32}[A-Za-z0-9+/_\-=\r\n]*\Z")
+ADDRESS = re.compile(rb"(https?|blob|file|ftp):/?\S*\Z", re.IGNORECASE)
+SPAN_BYTES = 96  # of the beginning, that the above is asked of
+# Texts that people send instead, and what to do.
+MISTAKES = {
+    r"b['\"]": "it begins with b', as str() of Python's bytes does: use .decode('ascii') instead",
+    r"(?i)(https?|blob|file|ftp):": "it is an address, and nothing is fetched: send the photo",
+    r".*\\[nr]": "it has a backslash in it: write line ends as white space, or leave them out",
+}
+
+
+def is_text(start: bytes) -> bool:
+    """Whether bytes that begin with *start* are meant as base64 or a URI, and no image file."""
+    span = start[:SPAN_BYTES]
+    return any((URI.match(start), BASE64.match(span), ADDRESS.match(span)))
+
+
+def from_text(text: str) -> bytes:
+    """Decode base64, of either alphabet, wrapped or not, padded or not; or a data: URI.
+
+    Raises: BadRequest.
+    """
+    found = BytesIO()
+    try:
+        for piece in _decoded(_sliced(text), text[:START_BYTES].encode()):
+            found.write(piece)
+    except ValueError as error:
+        raise _not_base64(text[:START_BYTES]) from error
+    return found.getvalue()
+
+
+def decode_in_place(buffer: BytesIO, quoted: bool = False) -> None:
+    """Put what *buffer* has as base64 or a data: URI in its place: it is never longer.
+
+    *quoted*: whether it is percent-encoded, as a form's values are.
+    Raises: BadRequest.
+    """
+    buffer.seek(0)
+    start, size = buffer.read(START_BYTES), 0
+    pieces = _read(buffer)
+    try:
+        if quoted:
+            pieces, start = _unquoted(pieces), b"".join(_unquoted([start]))
+        for piece in _decoded(pieces, start):
+            buffer.seek(size)
+            size += buffer.write(piece)
+    except ValueError as error:
+        raise _not_base64(start.decode("latin-1")) from error
+    buffer.truncate(size)
+
+
+def _read(buffer: BytesIO) -> Iterator[bytes]:
+    """Read *buffer* from its beginning, though it is written to meanwhile."""
+    at, piece = 0, b" "
+    while piece:
+        buffer.seek(at)
+        piece = buffer.read(PIECE_BYTES)
+        at += len(piece)
+        yield piece
+
+
+def _sliced(text: str) -> Iterator[bytes]:
+    for at in range(0, len(text), PIECE_BYTES):
+        yield text[at : at + PIECE_BYTES].encode()
+
+
+def _decoded(pieces: Iterable[bytes], start: bytes) -> Iterator[bytes]:
+    """Decode *pieces* of a text that begins with *start*. Raises: ValueError."""
+    uri = URI.match(start)
+    if uri is None:
+        return _from_base64(pieces)
+    payload = _unquoted(_behind(pieces, uri.end()))
+    parameters = [part.strip().lower() for part in uri[1].split(b";")[1:]]
+    return _from_base64(payload) if b"base64" in parameters else payload
+
+
+def _behind(pieces: Iterable[bytes], skip: int) -> Iterator[bytes]:
+    """Leave out the first *skip* bytes."""
+    for piece in pieces:
+        yield piece[skip:]
+        skip = max(0, skip - len(piece))
+
+
+def _unquoted(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Replace %XX; one may be cut by the end of a piece."""
+    from urllib.parse import unquote_to_bytes
+
+    rest = b""
+    for piece in pieces:
+        text = rest + piece
+        cut = text.rfind(b"%", max(0, len(text) - 2))
+        rest = b"" if cut < 0 else text[cut:]
+        yield unquote_to_bytes(text[: len(text) - len(rest)])
+    yield unquote_to_bytes(rest)
+
+
+def _from_base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    rest, ended = b"", False
+    for piece in pieces:
+        data, padding, behind = (rest + piece.translate(TO_STANDARD, WHITE)).partition(b"=")
+        if behind.strip(b"=") or (ended and data != rest):
+            raise ValueError("something follows the padding")
+        ended = ended or bool(padding)
+        whole = len(data) // 4 * 4
+        rest = data[whole:]
+        yield binascii.a2b_base64(data[:whole], strict_mode=True)
+    yield binascii.a2b_base64(rest + b"=" * (-len(rest) % 4), strict_mode=True)
+
+
+def _not_base64(start: str) -> BadRequest:
+    why = (text for mistake, text in MISTAKES.items() if re.match(mistake, start.lstrip()))
+    told = next(why, "send the photo's bytes in base64, or as a data: URI")
+    return BadRequest(f"The photo's text is not base64: {told}.")
