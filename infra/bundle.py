@@ -26,7 +26,7 @@ from infra import limits, pins, platforms, prune, sbom
 
 ROOT = Path(__file__).resolve().parent.parent
 MB = 2**20
-LAYER_MOST_MB = 80  # unzipped and without extras; Lambda takes more
+LAYER_MOST_MB = 85  # unzipped and without extras; Lambda takes more
 # What is installed together; the table's extras are parts as well, by the name of their pins.
 PARTS = {
     "runtime": ("ai-edge-litert", "multipart", "numpy", "pi-heif", "pillow"),

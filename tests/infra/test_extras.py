@@ -4,17 +4,16 @@ import base64
 import json
 import re
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pillow_heif
 import pytest
 from bare import Bare, blueprint, first_answer
 from broker import broker
 from bundling import HERE
 from collector import collector, endpoint
-from draw import photo, skin
+from dicoms import dicom
+from draw import photo
 from elsewhere import buckets
 from macule import store
 from macule.store import publish
@@ -85,13 +84,10 @@ def test_services_share_a_cache_and_send_spans(
     assert hit["metrics"]["cache"] == "hit"
 
 
-def test_an_iphones_photo_is_read(bare: Bare, start: tuple[str, dict[str, str]]) -> None:
-    """With heic a HEIC photo is answered."""
-    file = BytesIO()
-    pillow_heif.from_pillow(skin(600, 500)).save(file, quality=90)
-
+def test_a_clinics_photo_is_read(bare: Bare, start: tuple[str, dict[str, str]]) -> None:
+    """With dicom a DICOM photograph is answered."""
     with bare.start(*start) as service:
-        assert first_answer(service, file.getvalue())[0] == 200
+        assert first_answer(service, dicom())[0] == 200
 
 
 @pytest.fixture(scope="module")
