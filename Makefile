@@ -48,7 +48,7 @@ train: .venv-dev/ready  ## make train DATA=folder [OUT=folder]: the default mode
 	.venv-dev/bin/python -m macule.train $(DATA) --out $(or $(OUT),layers/model/macule/weights) \
 	  --work $(or $(WORK),build/train) --page $(or $(PAGE),docs/model-card.md)
 
-PINS ?= serve health queue dev redis otel heic s3 gs parquet convert all wheel lint bench
+PINS ?= serve health queue dev redis otel heic dicom s3 gs parquet convert all wheel lint bench
 pins:  ## resolve requirements/*.in anew; needs uv
 	for set in $(PINS); do uv pip compile --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --override requirements/overrides.txt \

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "limits.toml")
 MB = 2**20
-EXTRAS = ("redis", "otel", "s3", "gs")
+EXTRAS = ("redis", "otel", "dicom", "s3", "gs")
 BANDS = ("loaded", "predicting", "critical", "oom_imminent")
 
 

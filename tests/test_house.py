@@ -56,8 +56,10 @@ MAY_IMPORT = {
     "decoding": {"decoding.formats", "decoding.header", "decoding.pixels"},
     "decoding.avif": {"decoding.iso"},
     "decoding.colour": {"decoding.icc", "decoding.iso", "decoding.png"},
+    "decoding.dicom": {"errors"},
     "decoding.formats": {
         "decoding.avif",
+        "decoding.dicom",
         "decoding.heif",
         "decoding.ico",
         "decoding.iso",

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiffs
+from dicoms import dicom
 from draw import photo, saved, skin
 from macule import admission, decoders, decoding, sandbox, settings
 from macule.decoding import formats
@@ -108,6 +109,7 @@ def kinds() -> dict[str, Callable[[], bytes]]:
         "GIF transparent": partial(saved, palette, "GIF", transparency=3, comment=b"h\xe9"),
         "JPEG with a profile": partial(saved, skin(), "JPEG", icc_profile=written(PRIMARIES[12])),
         "JPEG CMYK": partial(saved, skin().convert("CMYK"), "JPEG", progressive=True),
+        "DICOM": dicom,
         "TIFF JPEG": partial(saved, skin(), "TIFF", compression="jpeg"),
         "TIFF fax": partial(saved, skin().convert("1"), "TIFF", compression="group4"),
         "WEBP animated": partial(

@@ -35,6 +35,8 @@ EXTRAS: Mapping[str, Extra] = {
         ),
         Extra("boto3", "s3", "boto3", "s3"),
         Extra("google-cloud-storage", "gs", "google.cloud.storage", "gs"),
+        Extra("pi-heif", "heic", "pi_heif"),
+        Extra("pydicom", "dicom", "pydicom", "dicom"),
         Extra("pyarrow", "parquet", "pyarrow"),
         Extra("jinja2", "convert", "jinja2"),
         Extra("matplotlib", "convert", "matplotlib"),

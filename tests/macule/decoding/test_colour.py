@@ -8,40 +8,22 @@ from typing import Any
 import numpy as np
 import pillow_heif
 import pytest
+from colours import PROFILES, delta_e, into
 from draw import saved, skin
 from macule import decoding
 from macule.decoding import icc, png
-from PIL import Image, ImageCms
+from PIL import Image
 
-SRGB = ImageCms.createProfile("sRGB")
-P3 = icc.written(icc.PRIMARIES[12])
-ADOBE_RGB = icc.written((0.64, 0.33, 0.21, 0.71, 0.15, 0.06, 0.3127, 0.329), (563 / 256,))
-# The RGB space of a camera's TIFF, whose curve is no sRGB's.
-LINEAR = icc.written(icc.PRIMARIES[9], (1.0,))
+P3 = PROFILES["Display P3"]
 
 
 def decode(body: bytes) -> decoding.Decoded:
     return decoding.decode(body, 64, "squash")
 
 
-def into(picture: Image.Image, profile: bytes) -> Image.Image:
-    """Convert sRGB to a profile, as a camera or an editor does."""
-    target = ImageCms.ImageCmsProfile(BytesIO(profile))
-    converted = ImageCms.profileToProfile(picture, SRGB, target, outputMode="RGB")
-    assert converted is not None
-    converted.info.clear()
-    return converted
-
-
-def delta_e(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the mean distance in CIELAB (CIE 1976) of two model inputs."""
-    to_lab = ImageCms.buildTransform(SRGB, ImageCms.createProfile("LAB"), "RGB", "LAB")
-    lab = []
-    for pixels in (one, other):
-        encoded = np.asarray(ImageCms.applyTransform(Image.fromarray(pixels[0]), to_lab))
-        lightness = encoded[..., :1] * (100 / 255)
-        lab.append(np.concatenate([lightness, encoded[..., 1:].view(np.int8)], -1))
-    return float(np.sqrt(((lab[0] - lab[1]) ** 2).sum(-1)).mean())
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the mean deltaE of two model inputs."""
+    return delta_e(one[0], other[0])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +31,7 @@ def expected() -> np.ndarray:
     return decode(saved(skin(), "PNG")).pixels
 
 
-@pytest.mark.parametrize("name", ["P3", "ADOBE_RGB", "LINEAR"])
+@pytest.mark.parametrize("name", PROFILES)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 def test_twins_in_another_colour_space_are_alike(
     name: str, kind: str, expected: np.ndarray
@@ -57,7 +39,7 @@ def test_twins_in_another_colour_space_are_alike(
     """A picture in Display P3, Adobe RGB or linear BT.2020 is read in the colours of its sRGB twin,
     which it is not where its profile is dropped.
     """
-    profile: bytes = globals()[name]
+    profile = PROFILES[name]
     if kind == "HEIF":
         pillow_heif.register_heif_opener()
     options: dict[str, Any] = {"PNG": {}, "TIFF": {}}.get(kind, {"quality": 95})
@@ -66,8 +48,8 @@ def test_twins_in_another_colour_space_are_alike(
     bare = decode(saved(twin, "PNG"))
 
     assert not found.ignored
-    assert delta_e(found.pixels, expected) <= 2
-    assert delta_e(bare.pixels, expected) > 3
+    assert difference(found.pixels, expected) <= 2
+    assert difference(bare.pixels, expected) > 3
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P"])
@@ -78,7 +60,7 @@ def test_transparency_and_palettes_keep_their_profile(mode: str, expected: np.nd
         twin.putalpha(255)
     body = saved(twin.convert(mode, palette=Image.Palette.ADAPTIVE), "PNG", icc_profile=P3)
 
-    assert delta_e(decode(body).pixels, expected) <= 2.5
+    assert difference(decode(body).pixels, expected) <= 2.5
 
 
 def gray_profile(gamma: float) -> bytes:
@@ -94,7 +76,7 @@ def test_gray_of_another_gamma_is_brought_to_srgb() -> None:
     found = decode(saved(linear, "PNG", icc_profile=gray_profile(1.0)))
 
     assert not found.ignored
-    assert delta_e(found.pixels, decode(saved(gray, "PNG")).pixels) <= 2
+    assert difference(found.pixels, decode(saved(gray, "PNG")).pixels) <= 2
 
 
 def chunked(body: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
@@ -115,7 +97,7 @@ def test_a_png_states_its_colours_in_numbers(expected: np.ndarray) -> None:
         chunked(p3, (b"gAMA", gama), (b"cHRM", chrm)),
         chunked(linear, (b"gAMA", struct.pack(">I", 100_000))),
     ):
-        assert delta_e(decode(body).pixels, expected) <= 2
+        assert difference(decode(body).pixels, expected) <= 2
     unchanged = chunked(saved(skin(), "PNG"), (b"sRGB", b"\0"), (b"gAMA", gama))
     assert (decode(unchanged).pixels == expected).all()
 
@@ -126,7 +108,7 @@ def test_a_heic_states_its_colours_in_numbers(expected: np.ndarray) -> None:
     twin = pillow_heif.from_pillow(into(skin(), P3))
     twin.save(file, quality=95, color_primaries=12, transfer_characteristics=13)
 
-    assert delta_e(decode(file.getvalue()).pixels, expected) <= 2
+    assert difference(decode(file.getvalue()).pixels, expected) <= 2
 
 
 def zeroed(profile: bytes) -> bytes:
@@ -160,7 +142,7 @@ def test_a_profile_that_makes_no_sense_is_not_applied(
 
     assert why in found.ignored
     assert len(found.ignored) <= 120
-    assert delta_e(found.pixels, expected) == 0
+    assert difference(found.pixels, expected) == 0
 
 
 def test_a_png_with_an_endless_profile_is_read(expected: np.ndarray) -> None:
@@ -183,7 +165,7 @@ def test_a_picture_of_pillow_has_its_profile_too(expected: np.ndarray) -> None:
     twin = into(skin(), P3)
     twin.info["icc_profile"] = P3
 
-    assert delta_e(decoding.fit(twin, 64, "squash").pixels, expected) <= 2
+    assert difference(decoding.fit(twin, 64, "squash").pixels, expected) <= 2
 
 
 def cmyk_profile() -> bytes:

@@ -12,7 +12,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from macule.decoding import avif, heif, ico, iso, jpeg, png, webp
+from macule.decoding import avif, dicom, heif, ico, iso, jpeg, png, webp
 from macule.errors import BadImage, CannotFit, SlowImage, UnsupportedImage
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ HOW = {
 }
 # Pillow imports these when it meets a GIF, a colour's name, a palette, EXIF or an ICC profile.
 NEEDED = ("copy", "PIL.ImageCms", "PIL.ImageColor", "PIL.ImagePalette", "PIL.TiffImagePlugin")
+DICOM_HOLDS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"II*\0")
 READ_BYTES = 2**16
 # A piece of a JPEG of several scans can hold hundreds of them, each of the whole image: it is cut
 # small, so that the clock is looked at between them. For all it would cost a tenth of the rate.
@@ -105,7 +106,12 @@ def prepare(body: bytes) -> None:
 
     Raises: UnsupportedImage.
     """
-    _plugin(body)
+    if dicom.is_dicom(body):
+        dicom.prepare()
+        for magic in DICOM_HOLDS:
+            _plugin(magic)
+    else:
+        _plugin(body)
     for name in NEEDED:
         import_module(name)
 
@@ -115,7 +121,9 @@ def unwrap(body: bytes) -> bytes:
 
     Raises: ValueError, struct.error.
     """
-    return ico.largest(body) if body.startswith(ico.SIGNATURE) else body
+    if body.startswith(ico.SIGNATURE):
+        return ico.largest(body)
+    return dicom.picture(body) if dicom.is_dicom(body) else body
 
 
 def open_image(body: bytes, deadline: Deadline) -> ImageFile:
@@ -127,10 +135,10 @@ def open_image(body: bytes, deadline: Deadline) -> ImageFile:
     try:
         image = plugin(Source(body, deadline))
     except ValueError:
-        # Pillow refuses a PNG whose ICC profile is too large; a profile is no reason to.
+        # Pillow refuses a PNG for a text or a profile that is too large; these are no reason to.
         if not body.startswith(png.SIGNATURE):
             raise
-        image = plugin(Source(png.without(body, b"iCCP"), deadline))
+        image = plugin(Source(png.bare(body), deadline))
     if image.format == "HEIF":
         return image
     image.decodermaxblock = SCAN_BYTES if jpeg.coefficients(image, body) else READ_BYTES

@@ -144,9 +144,8 @@ def _jpeg(image: ImageFile, body: bytes) -> tuple[Image, float]:
         nonlocal share
         share = jpeg.coarse_share(image, body, start) if several else jpeg.rows_share(image)
         if share < LEAST_SHARE:
-            raise BadImage(
-                f"The file is cut off: about {share:.0%} of the picture arrived. Send it again."
-            )
+            much = f"about {share:.0%}" if share >= 0.01 else "almost nothing"
+            raise BadImage(f"The file is cut off: {much} of the picture arrived. Send it again.")
         source.at_end = None
         return jpeg.END
 

@@ -38,6 +38,7 @@ RAW = {
     (8, 6): ("RGBA", "RGBA"),
 }
 INFLATED_BYTES = 2**18  # at once
+BESIDE = {b"iCCP", b"iTXt", b"tEXt", b"zTXt"}
 READ_BYTES = 2**16  # what is inflated next is copied, so it is cut small
 
 
@@ -80,9 +81,9 @@ def exif(body: bytes) -> bytes:
     return bytes(next(_chunks(body, b"eXIf"), b""))
 
 
-def without(body: bytes, kind: bytes) -> bytes:
-    """Return the file without its chunks of one kind."""
-    kept = [body[start : start + size] for name, start, size in _places(body) if name != kind]
+def bare(body: bytes) -> bytes:
+    """Return the file without its texts and its profile."""
+    kept = [body[start : start + size] for name, start, size in _places(body) if name not in BESIDE]
     return SIGNATURE + b"".join(kept)
 
 

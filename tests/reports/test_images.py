@@ -1,0 +1,31 @@
+"""Images that failed elsewhere are read as what they show, or refused with what is wrong."""
+
+import numpy as np
+import pytest
+from draw import saved, skin
+from macule import decoding
+from reports.image_reports import REPORTS, SKIN, WHITE, Report
+
+MOST_PIXELS = 120_000_000
+
+
+def seen(body: bytes) -> np.ndarray:
+    decoding.inspect(body, MOST_PIXELS)
+    return decoding.decode(body, 64, "squash", 20).pixels[0].astype(int)
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.source)
+def test_what_failed_elsewhere_is_right_here(report: Report) -> None:
+    """Each file of a public report has the outcome that its reader should have had."""
+    body = report.body()
+
+    if isinstance(report.right, type):
+        with pytest.raises(report.right) as caught:
+            seen(body)
+        assert report.told in str(caught.value)
+    elif report.right == WHITE:
+        assert (seen(body) == 255).all()
+    else:
+        drawn = skin() if report.right == SKIN else skin().convert("L")
+        inks = decoding.inspect(body, MOST_PIXELS).mode == "CMYK"
+        assert np.abs(seen(body) - seen(saved(drawn, "PNG"))).mean() < (12 if inks else 4)
