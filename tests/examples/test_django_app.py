@@ -95,7 +95,7 @@ def test_both_ways_give_the_same_page(apps: dict[str, Service], name: str) -> No
         (None, 400, "Choose a photo first"),
         (b"", 400, "This file is empty"),
         (b"hello", 415, "The bytes are not JPEG, PNG"),
-        (photo()[:3000], 422, "The file is damaged"),
+        (photo()[:3000], 422, "The file is cut off"),
         (b"x" * (10 * MB + 1), 413, "too large. Send one of at most 10 MB"),
         (b"x" * (11 * MB), 413, "too large. Send one of at most 10 MB"),
     ],
