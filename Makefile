@@ -1,16 +1,36 @@
 PYTHON ?= python3
 export PORT ?= 8080
 
-.PHONY: serve test fuzz bench chaos fit tools wheel bundle infra openapi format train pins clean
+.PHONY: help serve check test test-all fuzz bench chaos fit tools wheel bundle infra openapi format \
+  train pins clean
 
 serve: .venv/ready  ## run the service on PORT
 	@exec .venv/bin/python -m infra.serve
 
-test: .venv/ready .venv-dev/ready .venv-lint/ready .venv-wheel/ready  ## format, lint, types, all tests
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+# What starts hundreds of times is byte-compiled before the tests, whatever was edited since.
+# Tests wait more than they compute: half as many workers again as there are processors.
+WORKERS ?= $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
+PYTEST = .venv-dev/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+define STATIC
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/mypy
-	.venv-dev/bin/pytest
+endef
+
+check: .venv-dev/ready  ## format, lint, types, and tests that start nothing: under a minute
+	$(STATIC)
+	$(PYTEST) --fast --hypothesis-profile=fast -m "not slow"
+
+test: .venv/ready .venv-dev/ready .venv-lint/ready .venv-wheel/ready  ## format, lint, types, all tests but the slow ones
+	$(STATIC)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m compileall -q functions infra layers/model
+	$(PYTEST) -m "not slow"
+
+test-all: test  ## make test, and then the slow tests, as CI runs both
+	$(PYTEST) -m slow
 
 fuzz: .venv-dev/ready  ## look for input that breaks the service, for minutes
 	.venv-dev/bin/pytest tests/macule/test_fuzz.py --hypothesis-profile=fuzz

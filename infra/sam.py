@@ -7,14 +7,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from boto3 import Session
-from cfnlint.api import lint as lint_text
-from cfnlint.config import ManualArgs
-from cfnlint.decode import decode_str
-from samtranslator.model.exceptions import InvalidDocumentException
-from samtranslator.parser.parser import Parser
-from samtranslator.translator.translator import Translator
-
 REGION = "eu-west-1"  # some region: the linter asks for one
 VARIABLES = ("MAX_IMAGE_BYTES", "MEMORY_BANDS")  # gunicorn's other limits mean nothing on Lambda
 Document = dict[str, Any]
@@ -29,6 +21,8 @@ class Refused(Exception):
 
 def load(text: str) -> Document:
     """Read YAML with CloudFormation's tags, as plain JSON."""
+    from cfnlint.decode import decode_str
+
     document, problems = decode_str(text)
     if problems:
         raise Refused("; ".join(str(problem) for problem in problems))
@@ -41,6 +35,11 @@ def transform(document: Document, values: Values | None = None) -> Document:
 
     Raises: Refused.
     """
+    from boto3 import Session
+    from samtranslator.model.exceptions import InvalidDocumentException
+    from samtranslator.parser.parser import Parser
+    from samtranslator.translator.translator import Translator
+
     stored = copy.deepcopy(document)
     for resource in stored.get("Resources", {}).values():
         properties = resource.get("Properties", {})
@@ -160,5 +159,8 @@ def schema(document: Document) -> Iterator[str]:
 
 def lint(text: str) -> Iterator[str]:
     """Say what cfn-lint finds, warnings too."""
+    from cfnlint.api import lint as lint_text
+    from cfnlint.config import ManualArgs
+
     for match in lint_text(text, config=ManualArgs(regions=[REGION])):
         yield f"{match.rule.id}: {match.message}"

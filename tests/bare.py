@@ -29,7 +29,7 @@ HIDE = 'mount -t tmpfs none "$0" && exec "$@"'
 
 
 class Bare:
-    """A fresh clone and a fresh environment of *interpreter* in an empty *folder*.
+    """A fresh clone and a fresh environment of *interpreter* in *folder*, made unless it is there.
 
     Without *cloned* the clone is an empty folder too.
     """
@@ -38,6 +38,8 @@ class Bare:
         self, folder: Path, interpreter: str = sys.executable, cloned: bool = True
     ) -> None:
         self.folder, self.clone, self.venv = folder, folder / "clone", folder / "venv"
+        if self.clone.exists():
+            return
         self.clone.mkdir()
         if cloned:
             _clone(self.clone)

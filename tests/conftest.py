@@ -1,4 +1,4 @@
-"""How long hypothesis looks: seconds in the suite, longer by `make fuzz`. And a bad neighbour."""
+"""How long hypothesis looks, which tests are fast, and what many tests share."""
 
 import re
 import signal
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 from macule import sandbox
+from once import once
 from peers import Peer, peer
 from service import ROOT
 
@@ -17,6 +18,28 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 TOOLS = re.compile("could not import '(tensorflow|keras|tf_keras|h5py)'")
+# A file of tests with such a line starts processes, servers or a browser, converts a model, draws
+# reports or lints templates of clouds.
+STARTS = re.compile(
+    r"^import (?:schemathesis|small|subprocess|zoo)\b"
+    r"|^from (?:answers|bare|broker|browser|crowd|elsewhere|machine|mutants|peers|playwright"
+    r"|receivers|runtime_api) import\b"
+    r"|^from .* import .*\b(?:aws|checks|generate|report|running|sam)\b"
+    r"|^ +(?:import keras\b|keras = pytest|pytest\.importorskip)"
+    r"|^def test.*\b(?:bundles|wheel): Path",
+    re.MULTILINE,
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out files that start anything")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what `make check` has no time for, before it is imported."""
+    if not config.getoption("fast") or not collection_path.match("test_*.py"):
+        return None
+    return True if STARTS.search(collection_path.read_text()) else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -30,6 +53,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
 
 
+settings.register_profile("fast", max_examples=50, deadline=None)
 settings.register_profile("suite", max_examples=200, deadline=None)
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)
 settings.load_profile("suite")
@@ -40,9 +64,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, with its source distribution beside it, as `make wheel` makes both."""
-    out = tmp_path_factory.mktemp("dist")
-    subprocess.run(["make", "wheel", f"DIST={out}"], cwd=ROOT, check=True, capture_output=True)
-    (made,) = out.glob("*.whl")
+
+    def make(out: Path) -> None:
+        subprocess.run(["make", "wheel", f"DIST={out}"], cwd=ROOT, check=True, capture_output=True)
+
+    (made,) = once(tmp_path_factory, "dist", make).glob("*.whl")
     return made
 
 

@@ -22,6 +22,8 @@ def skin(width: int = 640, height: int = 480, seed: int = 7) -> Image.Image:
 
 def saved(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     """Write an image to bytes."""
+    if kind == "HEIF":  # six times as fast; decoding takes the same
+        options = {"enc_params": {"preset": "ultrafast"}, **options}
     file = BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()

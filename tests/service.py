@@ -12,12 +12,17 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
 T = TypeVar("T")
+# Found, not imported: each process that collects the tests would take seconds for it.
+needs_tensorflow = pytest.mark.skipif(
+    find_spec("tensorflow") is None, reason="could not import 'tensorflow': it is not installed"
+)
 ROOT = Path(__file__).resolve().parent.parent
 GUNICORN = "make --no-print-directory serve PORT={port}"
 # With all that is installed for development, such as redis-py.

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from service import ROOT
 
 
+@pytest.mark.slow
 def test_a_minute_of_faults_loses_nothing(tmp_path: Path) -> None:
     """Kills, stops, a full disk, stalled senders, a jumping clock: no rule of the report breaks."""
     report = tmp_path / "report.json"

@@ -9,7 +9,7 @@ import pytest
 from macule import errors, settings
 from macule.openapi import specification
 from macule.openapi.operations import FUNCTIONS
-from service import ROOT
+from service import ROOT, needs_tensorflow
 
 PACKAGE = ROOT / "layers/model/macule"
 API = (ROOT / "docs/api.md").read_text()
@@ -528,9 +528,9 @@ def test_nothing_heavy_comes_with_the_routes() -> None:
     assert loaded.strip() == ""
 
 
+@needs_tensorflow
 def test_the_model_card_is_what_the_recipe_wrote() -> None:
     """docs/model-card.md has the figures of the files beside the weights, to the letter."""
-    pytest.importorskip("tensorflow")
     from macule.train import page
 
     assert (ROOT / "docs/model-card.md").read_text() == page.text(

@@ -8,7 +8,7 @@ from io import BytesIO
 
 from macule.decoding.tiff import COMPRESSION, STRIP_ROWS, TILE_ROWS, TILE_WIDTH
 
-JPEG, DEFLATE = 7, 8
+JPEG, DEFLATE, LZMA = 7, 8, 34925
 SHORT, LONG = 3, 4
 PHOTOMETRIC, RGB, YCBCR = 262, 2, 6
 

@@ -9,9 +9,12 @@ import zoo
 from macule.convert import cams, export, gradcam, lite, load, metrics, quantize, run
 from macule.model import quantized
 from numpy.typing import NDArray
+from service import needs_tensorflow
 
-pytest.importorskip("tensorflow")
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    needs_tensorflow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 SIDE_PX = 32
 SCALING = ((127.0,) * 3, (128.0,) * 3)

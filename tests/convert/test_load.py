@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import zoo
-
-pytest.importorskip("tensorflow")
-
 from macule.convert import export, load, vet
+from service import needs_tensorflow
 
 h5py = pytest.importorskip("h5py")
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    needs_tensorflow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 83000000\n"
 WRONG_FILES = {
     "git-LFS pointer": (POINTER, "git lfs pull"),

@@ -253,7 +253,9 @@ def test_without_labels_it_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", list(evidence()))
-@pytest.mark.parametrize("drop", [True, False], ids=["absent", "none"])
+@pytest.mark.parametrize(
+    "drop", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["absent", "none"]
+)
 def test_any_part_may_be_missing(tmp_path: Path, key: str, drop: bool) -> None:
     """Each part may be absent or None, and the report is still written."""
     found = evidence() | {key: None}

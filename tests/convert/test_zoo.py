@@ -6,15 +6,20 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import zoo
-
-pytest.importorskip("tensorflow")
-pytest.importorskip("tf_keras")
-
 from macule.convert import export, lite, load, verdict
 from numpy.typing import NDArray
+from service import needs_tensorflow
 
-# Keras's variables know NumPy 1 alone; it is while these models are written that this shows
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    needs_tensorflow,
+    # Keras's variables know NumPy 1 alone; it is while these models are written that this shows
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+# One of each way to be saved, of each generation of Keras and of each kind of head; the others
+# are combinations, and networks of full depth.
+FAST = {"deep", "logits", "flatten", "attentive", "resized", "exported", "old nested", "old flat"}
+FAST |= {"lite sigmoid", "lite int8"}
+KINDS = [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in zoo.ZOO]
 
 
 class Case(NamedTuple):
@@ -26,7 +31,7 @@ class Case(NamedTuple):
     exported: export.Exported
 
 
-@pytest.fixture(scope="module", params=list(zoo.ZOO))
+@pytest.fixture(scope="module", params=KINDS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Written, loaded and exported at its own size, or at 64 px where that is free."""
     kind = zoo.ZOO[request.param]

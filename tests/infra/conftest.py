@@ -7,14 +7,13 @@ import pytest
 from bundling import bundle
 from documents import commands
 from machine import Machine, booted
+from once import once
 
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All bundles; what was said of them stands in `said`."""
-    out = tmp_path_factory.mktemp("bundles")
-    (out / "said").write_text(bundle(out))
-    return out
+    return once(tmp_path_factory, "bundles", lambda out: (out / "said").write_text(bundle(out)))
 
 
 @pytest.fixture(scope="session")

@@ -6,20 +6,16 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from service import ROOT
 
 from infra import limits, sam
 
 TABLE = limits.read()
-DOCUMENT = sam.load((ROOT / "infra/aws/template.yaml").read_text())
-TEMPLATE = sam.transform(DOCUMENT)
-DEPLOYED = sam.deployed(DOCUMENT)
 BUCKET = sam.STORED.removeprefix("s3://")
 # What moto's CloudFormation passes over; the API's own calls below make the schedule.
 NO_STACK = ("AWS::Lambda::Alias", "AWS::Lambda::Url", "AWS::Scheduler::Schedule")
@@ -35,11 +31,21 @@ TRUST = {
 }
 
 
+@cache
+def document() -> sam.Document:
+    return sam.load((ROOT / "infra/aws/template.yaml").read_text())
+
+
+@cache
+def deployed() -> sam.Document:
+    return sam.deployed(document())
+
+
 def resource(kind: str, name: str = "") -> dict[str, Any]:
     """Find what is deployed of one resource of a kind, by default."""
     found = [
         body["Properties"]
-        for key, body in DEPLOYED["Resources"].items()
+        for key, body in deployed()["Resources"].items()
         if body["Type"] == kind and name in key
     ]
     assert len(found) == 1, (kind, name, len(found))
@@ -50,6 +56,9 @@ def resource(kind: str, name: str = "") -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def aws() -> Iterator[Any]:
     """Clients of a server of our own, with keys that open nothing."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -129,7 +138,7 @@ def test_the_layer_is_predicts_alone(functions: dict[str, dict[str, Any]], bundl
 @pytest.mark.filterwarnings("ignore:Tried to parse:UserWarning")
 def test_cloudformation_takes_the_template(aws: Any, bundles: Path) -> None:
     """The transformed template becomes a stack of what we say it deploys, with our limits."""
-    template = {**TEMPLATE, "Outputs": {}}  # which are the URLs
+    template = {**sam.transform(document()), "Outputs": {}}  # which are the URLs
     region = "us-east-1"  # the functions above have the same names
     aws("s3", region).create_bucket(Bucket=BUCKET)
     for archive in (bundles / "aws").glob("*.zip"):
@@ -156,7 +165,7 @@ def test_cloudformation_takes_the_template(aws: Any, bundles: Path) -> None:
     }
 
     assert stack["StackStatus"] == "CREATE_COMPLETE"
-    kinds = {body["Type"] for body in DEPLOYED["Resources"].values()}
+    kinds = {body["Type"] for body in deployed()["Resources"].values()}
     assert {item["ResourceType"] for item in made if item["ResourceType"]} == kinds - set(NO_STACK)
     for function in (TABLE.predict, TABLE.health):
         name = f"{TABLE.name}-{function.name}"
@@ -165,7 +174,7 @@ def test_cloudformation_takes_the_template(aws: Any, bundles: Path) -> None:
 
 def test_an_open_url_lets_anyone_in(aws: Any, functions: dict[str, dict[str, Any]]) -> None:
     """Both permissions of each URL are taken by the API, and the alias has its own policy."""
-    opened = sam.deployed(DOCUMENT, {"UrlAuth": "NONE"})["Resources"]
+    opened = sam.deployed(document(), {"UrlAuth": "NONE"})["Resources"]
     server = aws("lambda")
     server.publish_version(FunctionName=functions["predict"]["FunctionName"])
     server.create_alias(

@@ -281,7 +281,7 @@ def test_an_array_is_its_pixels(default: Pair) -> None:
         (ROOT, macule.Unreadable, "Is a directory"),
         ("https://example.org/a.jpg", macule.Unreadable, "download the photo first"),
     ],
-    ids=str,
+    ids=lambda value: None if isinstance(value, type | str) else type(value).__name__,
 )
 def test_what_is_no_photo_is_said_in_a_line(
     api: macule.Classifier, given: Any, kind: type[macule.Macule], text: str

@@ -121,7 +121,7 @@ def kinds() -> dict[str, Callable[[], bytes]]:
 def image_formats() -> list[str]:
     """Return Pillow's names of what is served."""
     plugins = {name.upper() for name in formats.PLUGINS.values()} - {"JPEG2K"}
-    return [*plugins, "JPEG2000", "WEBP", "AVIF", "HEIF"]
+    return [*sorted(plugins), "JPEG2000", "WEBP", "AVIF", "HEIF"]
 
 
 # In a process that has decoded nothing yet: the first image of its kind is a thread's first too.

@@ -1,12 +1,12 @@
 """Requests for the same thing at once."""
 
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
 from macule.errors import BadImage, Busy
 from macule.flight import Flight, Flights
+from service import until
 
 
 def crowd(count: int, job: Callable[[], object]) -> None:
@@ -19,16 +19,19 @@ def crowd(count: int, job: Callable[[], object]) -> None:
 
 def test_a_crowd_computes_once() -> None:
     """Of fifty at once one runs the job; the others are given its outcome."""
-    flights, ran, seen = Flights[str](), [], []
+    flights, ran, joined, seen = Flights[str](), [], [], []
 
     def job() -> str:
         ran.append(1)
-        time.sleep(0.2)
+        until(lambda: len(joined) == 49)
         return "outcome"
 
     def one() -> None:
         found = flights.join("key", b"", job)
-        seen.append(found.wait(30) if isinstance(found, Flight) else found)
+        if isinstance(found, Flight):
+            joined.append(found)
+            found = found.wait(30)
+        seen.append(found)
 
     crowd(50, one)
 

@@ -72,7 +72,7 @@ def test_proxies_of_the_environment_are_not_used(
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        (f"http://127.0.0.1:{closed_port()}/", "refused the connection"),
+        ("http://127.0.0.1:{closed}/", "refused the connection"),
         ("http://no-such-host.invalid/", "has a name without an address"),
         (f"http://{'a' * 64}.example/", "has a name without an address"),
     ],
@@ -80,7 +80,7 @@ def test_proxies_of_the_environment_are_not_used(
 def test_who_is_not_there_is_told(url: str, reason: str) -> None:
     """A closed port and a name that nobody has are told apart."""
     with pytest.raises(asking.Unreachable, match=reason):
-        asking.ask(url, 5)
+        asking.ask(url.format(closed=closed_port()), 5)
 
 
 def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

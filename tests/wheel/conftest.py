@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from bare import Bare
+from once import once
 from service import ROOT
 
 PIN = re.compile(r"^[\w.-]+==[^\s;]+(?: ; [^\\\n]+)?", re.MULTILINE)
@@ -13,11 +14,14 @@ PIN = re.compile(r"^[\w.-]+==[^\s;]+(?: ; [^\\\n]+)?", re.MULTILINE)
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Bare:
     """The wheel as the README installs it, with queue too, by our pins; `report.json` is pip's."""
-    there = Bare(tmp_path_factory.mktemp("installed"), cloned=False)
-    pins = there.folder / "pins.txt"
-    pins.write_text("\n".join(PIN.findall((ROOT / "requirements/all.txt").read_text())))
-    (there.clone / "dist").symlink_to(wheel.parent)
-    (line,) = re.findall(r"^v/bin/pip (install .*)$", (ROOT / "README.md").read_text(), re.M)
-    options = f"--quiet --report {there.folder}/report.json -c {pins}"
-    there.run(f"python -m pip {line} {options}".replace("[serve]", "[serve,queue]"), {})
-    return there
+
+    def make(folder: Path) -> None:
+        there = Bare(folder, cloned=False)
+        pins = folder / "pins.txt"
+        pins.write_text("\n".join(PIN.findall((ROOT / "requirements/all.txt").read_text())))
+        (there.clone / "dist").symlink_to(wheel.parent)
+        (line,) = re.findall(r"^v/bin/pip (install .*)$", (ROOT / "README.md").read_text(), re.M)
+        options = f"--quiet --report {folder}/report.json -c {pins}"
+        there.run(f"python -m pip {line} {options}".replace("[serve]", "[serve,queue]"), {})
+
+    return Bare(once(tmp_path_factory, "installed", make), cloned=False)
