@@ -250,11 +250,13 @@ def of(found: dict[str, set[str]], kind: str, path: str = "") -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_checkov_finds_the_exceptions_alone(found: dict[str, set[str]]) -> None:
     """What is not as checkov wants it has a reason, and no reason is left over."""
     assert of(found, "good") == set(EXCEPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CHECKOV)
 def test_checkov_finds_a_slip(found: dict[str, set[str]], path: str) -> None:
     """In each language it names a slip."""

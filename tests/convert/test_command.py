@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from macule import classify, manifest, model, settings
+from macule import classify, cli, manifest, model, settings
 from PIL import Image, ImageDraw
 
 MACULE = [sys.executable, "-m", "macule.cli"]
@@ -195,6 +195,7 @@ def test_check_confirms_it_and_sees_harm(converted: Path, images: Path, tmp_path
     assert macule("check", boasting, "--eval", images).returncode == 1
 
 
+@pytest.mark.slow
 def test_a_wrong_scaling_is_an_error_unless_forced(
     trained: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -234,23 +235,27 @@ def test_without_images_nothing_is_claimed(trained: Path, tmp_path: Path) -> Non
     ],
 )
 def test_what_would_be_wrong_is_refused(
-    words: list[str], told: str, trained: Path, tmp_path: Path
+    words: list[str],
+    told: str,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Each refusal is told, exits with 1 and leaves nothing behind."""
-    done = macule("convert", trained, *words, "--out", tmp_path / "out", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
 
-    assert done.returncode == 1
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+    assert cli.main(["convert", str(trained), *words, "--out", "out"]) == 1
+    assert told in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_foreign_folder_is_not_overwritten(trained: Path, tmp_path: Path) -> None:
     """--out that holds something else is refused; one of macule's own is replaced."""
     (tmp_path / "thesis.txt").write_text("years of work")
-    done = macule("convert", trained, "--labels", "a,b,c", "--out", tmp_path)
+    words = ["convert", str(trained), "--labels", "a,b,c", "--out", str(tmp_path)]
 
-    assert done.returncode == 1
+    assert cli.main(words) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

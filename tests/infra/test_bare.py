@@ -20,6 +20,7 @@ from service import ROOT
 
 from infra import limits
 
+pytestmark = pytest.mark.slow
 TABLE = limits.read()
 EVENTS = Path(__file__).parent / "events"
 PHOTO = photo(4032, 3024, quality=50)  # below a body_mb of 1

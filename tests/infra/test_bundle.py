@@ -50,6 +50,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 def test_two_builds_are_the_same_bytes(bundles: Path, tmp_path: Path) -> None:
     """Every file and both kinds of zip come out identical from a second build."""
     again = bundle(tmp_path)
@@ -124,6 +125,7 @@ def test_a_layer_beyond_its_bound_is_refused(bundles: Path, tmp_path: Path) -> N
 ELF_MACHINES = {b"\x3e\x00": "x86_64", b"\xb7\x00": "arm64"}
 
 
+@pytest.mark.slow
 def test_libraries_are_those_of_each_platforms_machine(tmp_path: Path) -> None:
     """With arm64 Lambda and Knative get its libraries; Render, which has no such machine, does not.
 

@@ -22,6 +22,7 @@ from service import ROOT, until
 
 from infra import limits, pins, platforms
 
+pytestmark = pytest.mark.slow
 PHOTO = photo(600, 500)
 EVENT = json.loads((ROOT / "tests/infra/events/function-url.json").read_text())
 

@@ -16,6 +16,7 @@ from service import ROOT, Answer, need, until
 
 from infra import limits
 
+pytestmark = pytest.mark.slow
 SITE = ROOT / "infra/nginx/macule.conf"
 SERVER, CALLER = "192.0.2.1", "192.0.2.7"  # for documentation, and of that machine's loopback
 MB = 2**20

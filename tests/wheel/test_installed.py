@@ -210,6 +210,7 @@ def test_worker(installed: Bare, empty: Path, tmp_path: Path) -> None:
     assert (answer.status, answer.json()["status"]) == (200, "succeeded")
 
 
+@pytest.mark.slow
 def test_convert(installed: Bare, empty: Path, tmp_path: Path) -> None:
     """With what the extra `convert` brings, a Keras model becomes a folder that the wheel serves.
 

@@ -115,8 +115,8 @@ def test_a_mutant_is_rejected(table: limits.Limits, text: str, slip: str, said: 
 @pytest.mark.parametrize(
     "rollout",
     [
-        {"canary_percent": 0, "alarms": True},
-        {"canary_percent": 1, "alarms": False},
+        pytest.param({"canary_percent": 0, "alarms": True}, marks=pytest.mark.slow),
+        pytest.param({"canary_percent": 1, "alarms": False}, marks=pytest.mark.slow),
         {"canary_percent": 99, "canary_minutes": 1, "alarms": True},
     ],
     ids=str,
