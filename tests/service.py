@@ -145,7 +145,8 @@ def _wait(service: Service, alive: str, wait_s: float = 60) -> None:
             if service.call("GET", alive).status == 200:
                 return
         except OSError:
-            time.sleep(0.02)
+            pass
+        time.sleep(0.02)
     raise AssertionError(f"the service did not come up: {service.log.read_text()[-3000:]}")
 
 
