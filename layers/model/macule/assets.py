@@ -6,7 +6,7 @@ import os
 import re
 import zlib
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from macule import http
@@ -39,7 +39,7 @@ def sent(request: Request, text: Packed, headers: dict[str, str], varies: str = 
         return Response(304, b"", headers)
     if packed:
         return Response(200, text.content, {**headers, "Content-Encoding": "gzip"})
-    return Response(200, zlib.decompress(text.content, GZIP), headers)
+    return Response(200, _plain(text), headers)
 
 
 def file(request: Request, folder: str, kinds: Mapping[str, str]) -> Response:
@@ -78,6 +78,12 @@ def read(path: str) -> bytes:
 def version(path: str) -> str:
     """Name the content of a file."""
     return _checksum(read(path))
+
+
+@lru_cache(maxsize=2)
+def _plain(text: Packed) -> bytes:
+    """Inflate a text. Few callers take no gzip; hundreds that do not read share one copy."""
+    return zlib.decompress(text.content, GZIP)
 
 
 @cache
