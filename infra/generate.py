@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ OUTPUTS = {
 }
 
 
+@cache
 def environment() -> Environment:
     """Return the template language: <<value>> and <% step %>.
 

@@ -129,6 +129,7 @@ def test_the_scaling_is_found_by_accuracy(converted: Path) -> None:
     assert card(converted)["metrics"]["accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_wrapped_file_is_judged_by_what_it_gives(
     trained: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -259,6 +260,7 @@ def test_a_foreign_folder_is_not_overwritten(trained: Path, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_breaking_off_leaves_nothing(trained: Path, images: Path, tmp_path: Path) -> None:
     """Ctrl-C in the middle ends with 130, one line, and no half-written folder."""
     words = ["convert", trained, "--labels", ",".join(LABELS), "--eval", images, "--out", "out"]

@@ -164,6 +164,7 @@ def test_a_worker_without_its_model_does_not_start() -> None:
     assert "There is no folder /nowhere" in ended.stderr
 
 
+@pytest.mark.slow
 def test_memory_in_process_is_what_the_guide_says(apps: dict[str, Service]) -> None:
     """Django and the model together hold the guide's figure at most, and a tenth of it."""
     (old,) = re.findall(r"^\| memory after 12 MP photos \| 608 MB \| (\d+) MB", GUIDE, re.MULTILINE)

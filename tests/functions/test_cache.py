@@ -242,7 +242,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service
         yield service, server
 
 
-@pytest.mark.parametrize("fault", ["killed", "stopped"])
+@pytest.mark.parametrize("fault", ["killed", pytest.param("stopped", marks=pytest.mark.slow)])
 def test_redis_may_die_at_any_time(fault: str, tmp_path: Path) -> None:
     """Killed or stopped under load and back: every answer is 200, few wait, and hits return.
 

@@ -52,6 +52,7 @@ def answered(service: Service, clients: int = 4, rounds: int = 10) -> float:
         return max(pool.map(one, range(clients * rounds)))
 
 
+@pytest.mark.slow
 def test_idle_connections_and_slow_heads_hold_nobody_up(service: Service) -> None:
     """500 connections that say nothing and 300 that never end their head: photos are answered."""
     with connected(service, 500), connected(service, 300, SLOW_HEAD) as slow:
@@ -64,6 +65,7 @@ def test_idle_connections_and_slow_heads_hold_nobody_up(service: Service) -> Non
     assert threads < 100
 
 
+@pytest.mark.slow
 def test_slow_bodies_beside_them_neither(tmp_path: Path) -> None:
     """Four bodies that never come hold no slot: others go on, and these get 408 in their time."""
     head = b"POST /predict/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n\xff\xd8"
@@ -138,6 +140,7 @@ def test_who_sends_on_after_a_refusal_is_answered(service: Service) -> None:
     assert answer.split()[1] == b"400"
 
 
+@pytest.mark.slow
 def test_a_connection_that_goes_may_have_become_readable(tmp_path: Path) -> None:
     """Who has to go as another one comes, and speaks in that moment, does not end the worker."""
     with running(f"prlimit --nofile=128 {GUNICORN}", tmp_path) as service:

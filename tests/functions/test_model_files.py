@@ -121,6 +121,7 @@ def test_a_file_that_is_cut_while_it_serves_is_told(service: Service, folder: Pa
     assert service.call("GET", "/health/").status == 200
 
 
+@pytest.mark.slow
 def test_fuzzed_models_never_end_the_service(service: Service, folder: Path) -> None:
     """Twelve harmed files whose cards vouch for them: health answers, and a good file is taken."""
     good = (folder / "model.tflite").read_bytes()

@@ -38,6 +38,7 @@ def stop(service: Service) -> None:
     until(lambda: service.call("GET", "/ready/").json()["state"] == "draining")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "way"), [(Place, "overlap"), (Passed, "same_port")])
 def test_restarts_under_load_fail_no_request(
     tmp_path: Path, photos: list[bytes], kind: type[Place], way: str
@@ -163,6 +164,7 @@ def test_a_reload_leaves_the_log_as_it_was(tmp_path: Path) -> None:
     assert f'"message":"Worker (pid:{worker}) was sent SIGKILL!' in log
 
 
+@pytest.mark.slow
 def test_killed_workers_cost_what_was_in_flight(tmp_path: Path, photos: list[bytes]) -> None:
     """Three kills: at most one request a client fails each time, and another worker answers."""
     place = Place(tmp_path / "log")

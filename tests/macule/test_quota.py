@@ -105,6 +105,7 @@ def test_whoever_comes_back_when_told_is_let_in() -> None:
     assert (early, memory.take("a")[0]) == (False, True)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_callers_cost_three_megabytes() -> None:
     """The longest unseen are forgotten."""
     memory = Memory((HOUR, SECOND))

@@ -73,8 +73,14 @@ def load(service: Service, seconds: float, ended: threading.Event, clients: int 
     ("why", "environment"),
     [
         ("predictions", {"MAX_REQUESTS": "60", "MEMORY_LIMIT_MB": "512"}),
-        ("predictions", {"MAX_REQUESTS": "60", "MEMORY_LIMIT_MB": "96"}),
-        ("keeps", {"RECYCLE_MB": "1", "MEMORY_LIMIT_MB": "512"}),
+        pytest.param(
+            "predictions",
+            {"MAX_REQUESTS": "60", "MEMORY_LIMIT_MB": "96"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "keeps", {"RECYCLE_MB": "1", "MEMORY_LIMIT_MB": "512"}, marks=pytest.mark.slow
+        ),
     ],
     ids=["by-count", "by-count-without-room-for-two", "by-memory"],
 )

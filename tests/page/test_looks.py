@@ -108,13 +108,20 @@ def assert_a_kind(row: str, label: str, language: str) -> None:
     assert re.search(r"(<5|>95|\b\d0)%", row)
 
 
+@pytest.mark.parametrize(
+    "views",
+    [VIEWS[:2], pytest.param(VIEWS[2:], marks=pytest.mark.slow)],
+    ids=["a phone", "wider"],
+)
 @pytest.mark.parametrize("state", STATES)
-def test_each_state_is_for_everyone(state: str, visit: Open) -> None:
+def test_each_state_is_for_everyone(
+    state: str, views: list[tuple[str, Literal["light", "dark"], int]], visit: Open
+) -> None:
     """axe finds nothing, light and dark, in both languages, and nothing overflows its width."""
     with visit(failures=True, reduced_motion="reduce") as visitor:
         STATES[state](visitor)
         page, found = visitor.page, {}
-        for language, scheme, width in VIEWS:
+        for language, scheme, width in views:
             page.evaluate(f"document.querySelector('nav a[lang={language}]').click()")
             page.emulate_media(color_scheme=scheme)
             page.set_viewport_size({"width": width, "height": 640})

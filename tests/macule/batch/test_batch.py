@@ -140,6 +140,7 @@ def test_a_name_that_is_no_text_is_a_row(tmp_path: Path) -> None:
     assert rows(tmp_path / "r.jsonl")[0]["source"] == f"{tmp_path}/in/\\xff.jpg"
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with_it_loses_and_repeats_nothing(
     many: Path, straight: str, tmp_path: Path
 ) -> None:
@@ -259,6 +260,7 @@ def test_the_command_counts_errors_and_strict_fails_for_them(photos: Path, tmp_p
     assert "5 rows, of them 1 bad-image, 1 body-too-large, 1 unsupported-image" in done.stdout
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(many: Path, tmp_path: Path) -> None:
     """The peak of a fresh process is the same for a quarter of the images and for twice all.
 
