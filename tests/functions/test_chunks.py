@@ -59,7 +59,8 @@ def test_malformed_bodies_are_bad_requests(
 ) -> None:
     """Each is one 400, whatever the route and the mistake; what follows it is not answered.
 
-    A service that is busy says 503 before it reads: such a body is sent again, as clients do.
+    A service that is busy says 503 before it reads, and a reset that overtakes an answer loses it:
+    such a body is sent again, as clients do.
     """
     count = COUNTS[request.node.callspec.params["service"]]
     cases = list(islice(bodies(SEED, photo(64, 48)), count))
@@ -69,7 +70,7 @@ def test_malformed_bodies_are_bad_requests(
         what, body = cases[number]
         path = routes[number % len(routes)]
         statuses = patiently(
-            lambda: send(service, path, body + HIDDEN), lambda statuses: statuses == [503]
+            lambda: send(service, path, body + HIDDEN), lambda statuses: statuses in ([], [503])
         )
         return what, tuple(statuses)
 
