@@ -15,7 +15,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import harness
 import numpy as np
-from macule.convert import export, familiar, measure, quantize
+from macule.convert.graph import export, out_of_distribution
+from macule.convert.quantization import comparison, quantize
 from macule.train import backbone
 from macule.train.__main__ import MIDWAY
 
@@ -29,7 +30,7 @@ def lite0(side_px: int, distance: bool) -> bytes:
     body = backbone.build(side_px)
     features, width = body.output.shape[-1], body.get_layer(MIDWAY).output.shape[-1]
     kernel, bias = random.normal(0, 0.05, (features, CLASSES)), np.zeros(CLASSES)
-    space = familiar.fit(random.normal(0, 1, (400, width)).astype(np.float32))
+    space = out_of_distribution.fit(random.normal(0, 1, (400, width)).astype(np.float32))
     whole = export.attach(body, kernel, bias, (MIDWAY, space) if distance else None)
     images = [random.uniform(-1, 1, (1, side_px, side_px, 3)).astype(np.float32) for _ in range(4)]
     return quantize.int8(whole, images, (-1.0, 1.0))
@@ -46,7 +47,7 @@ def main() -> None:
         "plain Lite0, 256 px, with distance": lite0(256, distance=True),
     }
     rounds = [
-        {name: measure.cost(content) for name, content in files.items()}
+        {name: comparison.cost(content) for name, content in files.items()}
         for _ in range(options.rounds)
     ]
     rows: dict[str, Any] = {

@@ -19,7 +19,7 @@ from typing import Any
 import harness
 
 PYTHON = sys.executable
-MACULE = [PYTHON, "-m", "macule.cli"]
+MACULE = [PYTHON, "-m", "macule.cli.main"]
 
 
 def build(path: Path) -> None:

@@ -19,8 +19,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from macule import keys
-from macule.decoding import png
+from macule.inference.decoding.formats import png
+from macule.security import api_keys
 from PIL import Image
 from service import GUNICORN, READS_IN_SLOTS, ROOT, Answer, Service, running, until
 
@@ -160,7 +160,7 @@ def _inference(service: Service, kept: Kept) -> None:
 
 def _locked(folder: Path, kept: Kept) -> None:
     """A service with keys, of which one is revoked, and with a quota."""
-    (key, pair), (old, revoked) = keys.new("clinic"), keys.new("old")
+    (key, pair), (old, revoked) = api_keys.new("clinic"), api_keys.new("old")
     guards = {"API_KEYS": f"{pair},{revoked}:revoked", "QUOTA": "1/day"}
     with running(GUNICORN, folder, **guards) as service:
         kept.problem(service.predict(PHOTO))

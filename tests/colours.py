@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 
 import numpy as np
-from macule.decoding import icc
+from macule.inference.decoding import icc
 from PIL import Image, ImageCms
 
 SRGB = ImageCms.createProfile("sRGB")

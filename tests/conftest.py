@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
-from macule import sandbox
+from macule.inference import sandbox
 from once import once
 from peers import Peer, peer
 from service import ROOT

@@ -14,7 +14,7 @@ from itertools import pairwise
 import pytest
 import yaml
 from documents import PAGES, blocks
-from macule import cli
+from macule.cli import main
 from service import ROOT, needs_tensorflow
 
 from infra import bundle
@@ -115,7 +115,7 @@ def test_macules_options_exist(arguments: list[str]) -> None:
     """The command's own parser takes every line that calls it."""
     arguments = [re.sub(r"^\$\{?URL\}?$", "https://macule.example", word) for word in arguments]
 
-    assert cli.parser(arguments).parse_args(arguments).run
+    assert main.parser(arguments).parse_args(arguments).run
 
 
 def test_every_file_is_there() -> None:

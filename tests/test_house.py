@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from macule import errors, settings
-from macule.openapi import specification
-from macule.openapi.operations import FUNCTIONS
+from macule.routes.openapi import specification
+from macule.routes.openapi.operations import FUNCTIONS
 from service import ROOT, needs_tensorflow
 
 PACKAGE = ROOT / "layers/model/macule"
@@ -531,8 +531,8 @@ def test_nothing_heavy_comes_with_the_routes() -> None:
 @needs_tensorflow
 def test_the_model_card_is_what_the_recipe_wrote() -> None:
     """docs/model-card.md has the figures of the files beside the weights, to the letter."""
-    from macule.train import page
+    from macule.train import card_page
 
-    assert (ROOT / "docs/model-card.md").read_text() == page.text(
+    assert (ROOT / "docs/model-card.md").read_text() == card_page.text(
         ROOT / "layers/model/macule/weights"
     )

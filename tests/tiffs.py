@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 
-from macule.decoding.tiff import COMPRESSION, STRIP_ROWS, TILE_ROWS, TILE_WIDTH
+from macule.inference.decoding.formats.tiff import COMPRESSION, STRIP_ROWS, TILE_ROWS, TILE_WIDTH
 
 JPEG, DEFLATE, LZMA = 7, 8, 34925
 SHORT, LONG = 3, 4

@@ -13,10 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from macule import classify, cli, manifest, model, settings
+from macule import settings
+from macule.cli import main as cli
+from macule.inference import runtime
+from macule.registry import model_card
+from macule.routes import predict as classify
 from PIL import Image, ImageDraw
 
-MACULE = [sys.executable, "-m", "macule.cli"]
+MACULE = [sys.executable, "-m", "macule.cli.main"]
 LABELS = ["ring", "spot", "stripes"]
 SIDE = 32
 
@@ -105,9 +109,9 @@ def converted(trained: Path, images: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(autouse=True)
 def cold() -> Iterator[None]:
-    model._by_pid.clear()
+    runtime._by_pid.clear()
     yield
-    model._by_pid.clear()
+    runtime._by_pid.clear()
 
 
 def card(folder: Path) -> dict[str, Any]:
@@ -120,7 +124,7 @@ def test_the_folder_is_whole(converted: Path) -> None:
     assert {path.name for path in converted.iterdir()} == {
         "model.tflite", "model.json", "REPORT.md", "report.html",
     }  # fmt: skip
-    assert manifest.read(str(converted)).labels == tuple(LABELS)
+    assert model_card.read(str(converted)).labels == tuple(LABELS)
 
 
 def test_the_scaling_is_found_by_accuracy(converted: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from draw import skin
-from macule import manifest, store
-from macule.convert import evaluate, metrics, resample
-from macule.convert.images import Photo
+from macule.convert.evaluation import bootstrap, evaluate, metrics
+from macule.convert.evaluation.dataset import Photo
+from macule.registry import local, model_card
 
-MACULE = [sys.executable, "-m", "macule.cli", "evaluate"]
+MACULE = [sys.executable, "-m", "macule.cli.main", "evaluate"]
 LABELS = ["nevus", "melanoma", "seborrheic_keratosis"]
 
 
@@ -27,7 +27,7 @@ def answers(count: int = 60) -> evaluate.Answers:
         for i in range(count)
     ]
     decisions = np.where(np.arange(count) % 4, "classified", "inconclusive")
-    card = manifest.read(store.SHIPPED)
+    card = model_card.read(local.SHIPPED)
     return evaluate.Answers(card, photos, metrics.softmax(logits), decisions, truth, 0)
 
 
@@ -61,8 +61,8 @@ def test_images_of_a_group_are_drawn_together() -> None:
     def figures(images: np.ndarray) -> dict[str, float]:
         return {"mean": float(twins[images].mean())}
 
-    together = resample.intervals(figures, [str(i // 2) for i in range(100)])["mean"]
-    apart = resample.intervals(figures, [str(i) for i in range(100)])["mean"]
+    together = bootstrap.intervals(figures, [str(i // 2) for i in range(100)])["mean"]
+    apart = bootstrap.intervals(figures, [str(i) for i in range(100)])["mean"]
 
     ratio = (together[1] - together[0]) / (apart[1] - apart[0])
     assert ratio == pytest.approx(math.sqrt(2), rel=0.15)
@@ -98,7 +98,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_command_writes_page_and_figures(folder: Path) -> None:
     """It prints the figures, and writes JSON and a page that asks for nothing outside itself."""
-    line = [*MACULE, store.SHIPPED, "--data", "data", "--resamples", "20"]
+    line = [*MACULE, local.SHIPPED, "--data", "data", "--resamples", "20"]
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
 
     assert done.returncode == 0, done.stderr
@@ -123,7 +123,7 @@ def test_command_writes_page_and_figures(folder: Path) -> None:
 def test_wrong_data_is_refused(folder: Path, more: list[str], told: str) -> None:
     """One sentence says what is wrong; nothing is written."""
     done = subprocess.run(
-        [*MACULE, store.SHIPPED, *more], cwd=folder, capture_output=True, text=True, timeout=120
+        [*MACULE, local.SHIPPED, *more], cwd=folder, capture_output=True, text=True, timeout=120
     )
 
     assert done.returncode == 1

@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import zoo
-from macule.convert import cams, export, gradcam, lite, load, metrics, quantize, run
-from macule.model import quantized
+from macule.convert.evaluation import batch_inference, metrics
+from macule.convert.graph import cams, export, gradcam
+from macule.convert.quantization import quantize
+from macule.convert.source import load, tflite
+from macule.inference.runtime import quantized
 from numpy.typing import NDArray
 from service import needs_tensorflow
 
@@ -64,9 +67,9 @@ def test_float_file_gives_keras_logits(
     model: Any, content: bytes, images: NDArray[np.uint8]
 ) -> None:
     """The softmax of the file's logits equals Keras's answer within 1e-4."""
-    expected = np.asarray(model(run.scale(images, SCALING)))
+    expected = np.asarray(model(batch_inference.scale(images, SCALING)))
 
-    logits = run.logits(content, images, SCALING)
+    logits = batch_inference.logits(content, images, SCALING)
 
     assert metrics.softmax(logits) == pytest.approx(expected, abs=1e-4)
 
@@ -75,8 +78,8 @@ def test_maps_average_to_the_logits(model: Any, content: bytes, images: NDArray[
     """The mean of each class's map plus its bias is its logit: the maps explain all of it."""
     bias = np.array(model.layers[-1].bias.value)
 
-    for answer in run.outputs(content, images[:5], SCALING):
-        logits, maps = answer[run.LOGITS], answer[run.MAPS]
+    for answer in batch_inference.outputs(content, images[:5], SCALING):
+        logits, maps = answer[batch_inference.LOGITS], answer[batch_inference.MAPS]
         assert maps.shape == (8, 8, 5)
         assert maps.mean(axis=(0, 1)) + bias == pytest.approx(logits, abs=1e-4)
 
@@ -97,7 +100,7 @@ def test_int8_takes_pixels_without_loss(content: bytes, images: NDArray[np.uint8
     detail = quantize.interpreter(shrink(content, images)).get_input_details()[0]
     pixels = np.arange(256, dtype=np.uint8)
 
-    taken = quantized(run.scale(pixels[:, None], SCALING), detail)[:, 0]
+    taken = quantized(batch_inference.scale(pixels[:, None], SCALING), detail)[:, 0]
 
     assert detail["dtype"] is np.int8
     assert (taken == pixels.astype(int) - 128).all()
@@ -106,9 +109,9 @@ def test_int8_takes_pixels_without_loss(content: bytes, images: NDArray[np.uint8
 def test_int8_with_a_float_head_agrees(content: bytes, images: NDArray[np.uint8]) -> None:
     """The int8 file answers as the float one, is smaller, and its logits are not stepped."""
     small = shrink(content, images)
-    exact = metrics.softmax(run.logits(content, images, SCALING))
+    exact = metrics.softmax(batch_inference.logits(content, images, SCALING))
 
-    logits = run.logits(small, images, SCALING)
+    logits = batch_inference.logits(small, images, SCALING)
     figures = metrics.compare(metrics.softmax(logits), exact)
 
     assert figures["top1_agreement"] >= 0.95
@@ -123,14 +126,14 @@ def test_plain_int8_has_integer_outputs(content: bytes, images: NDArray[np.uint8
     details = quantize.interpreter(plain).get_output_details()
 
     assert {detail["dtype"] for detail in details} == {np.int8}
-    assert run.logits(plain, images[:2], SCALING).dtype == np.float32
+    assert batch_inference.logits(plain, images[:2], SCALING).dtype == np.float32
 
 
 def test_fp16_agrees(content: bytes, images: NDArray[np.uint8]) -> None:
     """Half-precision weights move no probability by more than 1 %."""
-    exact = metrics.softmax(run.logits(content, images, SCALING))
+    exact = metrics.softmax(batch_inference.logits(content, images, SCALING))
 
-    halved = metrics.softmax(run.logits(quantize.fp16(content), images, SCALING))
+    halved = metrics.softmax(batch_inference.logits(quantize.fp16(content), images, SCALING))
 
     assert metrics.compare(halved, exact)["max_change"] < 0.01
 
@@ -146,7 +149,7 @@ def test_another_side_is_rebuilt(flat: load.Source) -> None:
     images = load.samples(flat, 4, 48, 24)
 
     made = export.export(flat, 48, 24)
-    logits, maps = lite.outputs(made.content, images)
+    logits, maps = tflite.outputs(made.content, images)
 
     assert maps.shape == (4, 12, 6, 4)
     assert metrics.softmax(logits) == pytest.approx(load.predict(flat, images), abs=1e-3)
@@ -193,7 +196,7 @@ def test_sigmoid_becomes_two_labels(tmp_path: Path) -> None:
     source = load.load(zoo.ZOO["sigmoid"].write(tmp_path))
 
     made = export.export(source, SIDE_PX, SIDE_PX)
-    logits, maps = lite.outputs(made.content, load.samples(source, 3, SIDE_PX, SIDE_PX))
+    logits, maps = tflite.outputs(made.content, load.samples(source, 3, SIDE_PX, SIDE_PX))
 
     assert (logits[:, 0] == 0).all()
     assert (maps[..., 0] == -maps[..., 1]).all()
@@ -205,12 +208,12 @@ def test_quantized_maps_of_a_gated_head(tmp_path: Path) -> None:
     made = export.export(source, SIDE_PX, SIDE_PX)
     images = load.samples(source, 24, SIDE_PX, SIDE_PX)
     bounds = (float(images.min()), float(images.max()))
-    exact = lite.outputs(made.content, images)
+    exact = tflite.outputs(made.content, images)
 
     small = quantize.int8(
         made.content, [image[None] for image in images], bounds, quantize.head(made.content)
     )
-    logits, maps = lite.outputs(small, images)
+    logits, maps = tflite.outputs(small, images)
 
     figures = metrics.compare(metrics.softmax(logits), metrics.softmax(exact[0]))
     assert figures["mean_change"] < 0.02
@@ -261,7 +264,7 @@ def test_a_tflite_without_signature_gets_one(content: bytes) -> None:
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
 
-    signed = lite.signed(bytes(builder.Output()))
+    signed = tflite.signed(bytes(builder.Output()))
 
     assert list(quantize.interpreter(signed).get_signature_list()) == ["serving_default"]
     assert quantize.source(signed)[1] == "image"
@@ -269,7 +272,7 @@ def test_a_tflite_without_signature_gets_one(content: bytes) -> None:
 
 def samples(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     """Calibration inputs."""
-    return [run.scale(image[None], SCALING) for image in images[:40]]
+    return [batch_inference.scale(image[None], SCALING) for image in images[:40]]
 
 
 def shrink(content: bytes, images: NDArray[np.uint8]) -> bytes:

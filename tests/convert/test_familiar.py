@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
-from macule.convert import export, familiar, load, quantize, run
+from macule.convert.evaluation import batch_inference
+from macule.convert.graph import export, out_of_distribution
+from macule.convert.quantization import quantize
+from macule.convert.source import load
 from numpy.typing import NDArray
 
 
@@ -21,14 +24,14 @@ def known(count: int = 200, seed: int = 0) -> NDArray[np.float32]:
 
 def test_known_images_are_about_1_away() -> None:
     """Images like those of the fit, which it never saw, lie about 1 away on average."""
-    space = familiar.fit(known())
+    space = out_of_distribution.fit(known())
 
     assert space.distances(known(seed=1)).mean() == pytest.approx(1, abs=0.3)
 
 
 def test_what_leaves_the_known_directions_is_far() -> None:
     """A step of the usual length in a direction that known images never take is far away."""
-    space = familiar.fit(known())
+    space = out_of_distribution.fit(known())
     strange = known(seed=1) + np.random.default_rng(2).normal(0, 1, (200, 30)).astype(np.float32)
 
     assert space.distances(strange).min() > space.distances(known(seed=3)).max()
@@ -36,7 +39,7 @@ def test_what_leaves_the_known_directions_is_far() -> None:
 
 def test_distance_is_that_of_the_covariance() -> None:
     """The short form equals the Mahalanobis distance under the covariance that it stands for."""
-    space = familiar.fit(known())
+    space = out_of_distribution.fit(known())
     features = known(5, seed=4)
     inverse = np.eye(30) - space.axes @ space.axes.T
     apart = (features - space.mean) * space.gain
@@ -51,8 +54,8 @@ def test_features_that_never_vary_do_no_harm() -> None:
     features = known()
     features[:, :10] = 0
 
-    assert np.isfinite(familiar.fit(features).distances(features)).all()
-    assert np.isfinite(familiar.fit(features * 0).distances(features * 0)).all()
+    assert np.isfinite(out_of_distribution.fit(features).distances(features)).all()
+    assert np.isfinite(out_of_distribution.fit(features * 0).distances(features * 0)).all()
 
 
 def test_file_tells_known_images_from_others(tmp_path: Path) -> None:
@@ -79,12 +82,12 @@ def test_file_tells_known_images_from_others(tmp_path: Path) -> None:
     strange = random.integers(0, 256, others.shape, dtype=np.uint8)
     strange[::2, :, ::4] = 0
 
-    made = export.export(load.load(path), 32, 32, run.scale(shown, still))
-    images = [run.scale(image[None], still) for image in shown]
+    made = export.export(load.load(path), 32, 32, batch_inference.scale(shown, still))
+    images = [batch_inference.scale(image[None], still) for image in shown]
     whole = quantize.int8(made.content, images, (0, 255), quantize.head(made.content))
 
     for content in (made.content, whole):
-        near, far = (run.scores(content, each, still)[1] for each in (others, strange))
+        near, far = (batch_inference.scores(content, each, still)[1] for each in (others, strange))
         assert near is not None
         assert far is not None
         assert (far > np.quantile(near, 0.95)).mean() > 0.9

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from macule.convert import labels
-from macule.convert.refusal import Refused
+from macule.convert.errors import Refused
+from macule.convert.source import labels
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import zoo
-from macule.convert import export, load, vet
+from macule.convert.graph import export
+from macule.convert.source import load, validation
 from service import needs_tensorflow
 
 h5py = pytest.importorskip("h5py")
@@ -282,7 +283,7 @@ CONFIGS = {
 def test_configs_that_reach_beyond_the_model(what: str) -> None:
     """Whatever a config names that runs code or opens files is refused at any depth."""
     with pytest.raises(load.Refused):
-        vet.config("model.keras", {"layers": [{"inner": [CONFIGS[what]]}]})
+        validation.config("model.keras", {"layers": [{"inner": [CONFIGS[what]]}]})
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,7 @@ def test_configs_that_reach_beyond_the_model(what: str) -> None:
 )
 def test_arithmetic_in_a_config_is_allowed(called: str) -> None:
     """Scaling that was written as arithmetic runs nothing but TensorFlow's own operators."""
-    vet.config("model.h5", {"class_name": "TFOpLambda", "config": {"function": called}})
+    validation.config("model.h5", {"class_name": "TFOpLambda", "config": {"function": called}})
 
 
 def test_arrays_in_other_files(tmp_path: Path) -> None:
@@ -345,7 +346,7 @@ def test_folders_that_reach_beyond_the_model(what: str, tmp_path: Path) -> None:
 def test_a_softmax_in_pieces_is_known_by_its_numbers(tmp_path: Path) -> None:
     """A graph that divides exponentials has probabilities; their logarithms become the logits."""
     import tensorflow as tf
-    from macule.convert import lite, verdict
+    from macule.convert.source import output_check, tflite
 
     module = tf.Module()
     random = np.random.default_rng(1)
@@ -366,8 +367,8 @@ def test_a_softmax_in_pieces_is_known_by_its_numbers(tmp_path: Path) -> None:
 
     assert source.output == "softmax"
     assert "softmax" in made.cam["why"]
-    rows = lite.outputs(made.content, images)
-    assert verdict.distribution(rows[0], "logits") == pytest.approx(
+    rows = tflite.outputs(made.content, images)
+    assert output_check.distribution(rows[0], "logits") == pytest.approx(
         load.predict(source, images), abs=1e-4
     )
 

@@ -5,9 +5,10 @@ import subprocess
 import numpy as np
 import pytest
 import small
-from macule.convert import measure, metrics, run
-from macule.convert.measure import Proof
-from macule.convert.precision import Candidate
+from macule.convert.evaluation import batch_inference, metrics
+from macule.convert.quantization import comparison
+from macule.convert.quantization.comparison import Proof
+from macule.convert.quantization.precisions import Candidate
 from numpy.typing import NDArray
 
 TRUTH = np.arange(40) % 3
@@ -16,7 +17,7 @@ TRUTH = np.arange(40) % 3
 @pytest.fixture(scope="module")
 def reference() -> NDArray[np.float64]:
     """The original's probabilities."""
-    logits = run.logits(small.content(), small.pixels(), small.SCALING)
+    logits = batch_inference.logits(small.content(), small.pixels(), small.SCALING)
     return metrics.softmax(logits)
 
 
@@ -24,7 +25,9 @@ def reference() -> NDArray[np.float64]:
 def proof(reference: NDArray[np.float64]) -> Proof:
     """The original as a candidate for its own place."""
     candidate = Candidate("fp32", "fp32", small.content())
-    return measure.prove(candidate, reference, small.pixels(), small.SCALING, TRUTH, small.LABELS)
+    return comparison.prove(
+        candidate, reference, small.pixels(), small.SCALING, TRUTH, small.LABELS
+    )
 
 
 def test_original_is_true_to_itself(proof: Proof) -> None:
@@ -47,7 +50,9 @@ def test_without_labels_there_are_no_such_figures(reference: NDArray[np.float64]
     """Agreement needs no truth; accuracy does."""
     candidate = Candidate("fp32", "fp32", small.content())
 
-    proof = measure.prove(candidate, reference, small.pixels(), small.SCALING, None, small.LABELS)
+    proof = comparison.prove(
+        candidate, reference, small.pixels(), small.SCALING, None, small.LABELS
+    )
 
     assert (proof.labelled, proof.original) == (None, None)
     assert proof.agreement == 1.0
@@ -57,7 +62,7 @@ def test_cost_is_that_of_a_bare_process(proof: Proof) -> None:
     """Whatever this process has loaded, the peak is that of numpy, the runtime and the file."""
     ballast = np.ones(30_000_000)
 
-    spent = measure.cost(small.content())
+    spent = comparison.cost(small.content())
 
     assert ballast.nbytes > 2 * 100 * 2**20
     assert 20 < spent.peak_mb < 100
@@ -67,7 +72,7 @@ def test_cost_is_that_of_a_bare_process(proof: Proof) -> None:
 
 def test_file_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fresh process has a time-out."""
-    monkeypatch.setattr(measure, "PROBE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(comparison, "PROBE_TIMEOUT_S", 0.01)
 
     with pytest.raises(subprocess.TimeoutExpired):
-        measure.cost(small.content())
+        comparison.cost(small.content())

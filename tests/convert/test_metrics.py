@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from macule.convert import metrics
+from macule.convert.evaluation import metrics
 
 LABELS = ["a", "b"]
 

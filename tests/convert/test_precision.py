@@ -6,7 +6,9 @@ import re
 import numpy as np
 import pytest
 import small
-from macule.convert import export, metrics, mixed, precision, quantize, run
+from macule.convert.evaluation import batch_inference, metrics
+from macule.convert.graph import export
+from macule.convert.quantization import mixed_precision, precisions, quantize
 
 
 def quiet(line: str) -> None:
@@ -14,13 +16,13 @@ def quiet(line: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def made() -> list[precision.Candidate]:
+def made() -> list[precisions.Candidate]:
     """Every candidate of the small classifier."""
-    found = precision.candidates(small.content(), small.pixels(), small.SCALING, "auto", quiet)
+    found = precisions.candidates(small.content(), small.pixels(), small.SCALING, "auto", quiet)
     return list(found)
 
 
-def test_auto_offers_every_precision(made: list[precision.Candidate]) -> None:
+def test_auto_offers_every_precision(made: list[precisions.Candidate]) -> None:
     """int8 comes first and the original last, each under a name of its own."""
     names = [each.name for each in made]
 
@@ -34,7 +36,7 @@ def test_auto_offers_every_precision(made: list[precision.Candidate]) -> None:
 @pytest.mark.parametrize("wanted", ["int8", "dynamic", "fp16", "fp32"])
 def test_one_precision_alone(wanted: str) -> None:
     """A precision asked for is the only one offered."""
-    found = precision.candidates(small.content(), small.pixels(8), small.SCALING, wanted, quiet)
+    found = precisions.candidates(small.content(), small.pixels(8), small.SCALING, wanted, quiet)
 
     assert {each.precision for each in found} == {wanted}
 
@@ -42,7 +44,7 @@ def test_one_precision_alone(wanted: str) -> None:
 def test_nothing_is_made_before_it_is_asked_for() -> None:
     """The first candidate comes before the others' work: `auto` stops where one passes."""
     said: list[str] = []
-    found = precision.candidates(
+    found = precisions.candidates(
         small.content(), small.pixels(8), small.SCALING, "auto", said.append
     )
 
@@ -57,7 +59,7 @@ def test_what_cannot_be_made_costs_only_itself(monkeypatch: pytest.MonkeyPatch) 
         raise KeyError("no such tensor")
 
     monkeypatch.setattr(quantize, "static", fail)
-    found = precision.candidates(small.content(), small.pixels(8), small.SCALING, "auto", quiet)
+    found = precisions.candidates(small.content(), small.pixels(8), small.SCALING, "auto", quiet)
     found = {each.name: each for each in found}
 
     assert found["int8"].why == "it cannot be made (KeyError: 'no such tensor')"
@@ -75,19 +77,19 @@ def test_a_network_that_compares_is_quantized() -> None:
     body = keras.Model(inputs, keras.layers.Conv2D(8, 3, 2)(x))
     content = export.attach(body, np.ones((8, 3), np.float32), np.zeros(3, np.float32))
 
-    first = next(precision.candidates(content, small.pixels(8), small.SCALING, "int8", quiet))
+    first = next(precisions.candidates(content, small.pixels(8), small.SCALING, "int8", quiet))
 
     assert (first.why, bool(first.content)) == ("", True)
 
 
-def test_truer_int8_strays_less(made: list[precision.Candidate]) -> None:
+def test_truer_int8_strays_less(made: list[precisions.Candidate]) -> None:
     """On images it never saw, settled weights and a float head halve int8's mean change."""
     pixels = small.pixels(seed=9)
-    reference = metrics.softmax(run.logits(small.content(), pixels, small.SCALING))
+    reference = metrics.softmax(batch_inference.logits(small.content(), pixels, small.SCALING))
 
     change = {
         each.name: metrics.compare(
-            metrics.softmax(run.logits(each.content, pixels, small.SCALING)), reference
+            metrics.softmax(batch_inference.logits(each.content, pixels, small.SCALING)), reference
         )["mean_change"]
         for each in made
     }
@@ -99,15 +101,15 @@ def test_worst_stretch_is_found() -> None:
     """Where one channel is a thousand times as wide as its neighbours, there int8 is given up."""
     content = small.content(outlier=1000.0)
     head = quantize.head(content)
-    images = [run.scale(image[None], small.SCALING) for image in small.pixels()]
-    found = quantize.ranges(content, images, run.bounds(small.SCALING))
-    names = mixed.operators(content, head)
-    cuts = mixed.stretches(names)
+    images = [batch_inference.scale(image[None], small.SCALING) for image in small.pixels()]
+    found = quantize.ranges(content, images, batch_inference.bounds(small.SCALING))
+    names = mixed_precision.operators(content, head)
+    cuts = mixed_precision.stretches(names)
 
-    best = mixed.rank(
+    best = mixed_precision.rank(
         cuts,
         lambda pattern: quantize.static(content, found, f"{head}|{pattern}" if pattern else head),
-        run.logits(content, small.pixels(), small.SCALING),
+        batch_inference.logits(content, small.pixels(), small.SCALING),
         small.pixels(),
         small.SCALING,
         most_growth=np.inf,
@@ -121,7 +123,7 @@ def test_stretches_cover_the_network_once() -> None:
     """Every operator is in one stretch, whatever signs its name has."""
     names = [f"block_{index}/conv(a|b)+{index};" for index in range(60)]
 
-    cuts = mixed.stretches(names)
+    cuts = mixed_precision.stretches(names)
 
     found = [[name for name in names if re.search(pattern, name)] for pattern in cuts.values()]
     assert list(itertools.chain(*found)) == names

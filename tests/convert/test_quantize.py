@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import small
-from macule.convert import metrics, quantize, run
+from macule.convert.evaluation import batch_inference, metrics
+from macule.convert.quantization import quantize
 from numpy.typing import NDArray
 
 
@@ -18,17 +19,17 @@ def content() -> bytes:
 @pytest.fixture(scope="module")
 def images() -> list[NDArray[np.float32]]:
     """Scaled inputs, one by one."""
-    return [run.scale(image[None], small.SCALING) for image in small.pixels()]
+    return [batch_inference.scale(image[None], small.SCALING) for image in small.pixels()]
 
 
 def probabilities(content: bytes) -> Any:
     """The file's answers on other images than those it was calibrated on."""
-    return metrics.softmax(run.logits(content, small.pixels(seed=7), small.SCALING))
+    return metrics.softmax(batch_inference.logits(content, small.pixels(seed=7), small.SCALING))
 
 
 def test_input_step_is_a_pixel(content: bytes, images: list[NDArray[np.float32]]) -> None:
     """With (x-127)/128 the int8 input is pixel - 128, whatever the calibration images hold."""
-    made = quantize.int8(content, images, run.bounds(small.SCALING))
+    made = quantize.int8(content, images, batch_inference.bounds(small.SCALING))
 
     (source,) = quantize.interpreter(made).get_input_details()
     assert source["quantization"] == pytest.approx((1 / 128, -1))
@@ -37,7 +38,7 @@ def test_input_step_is_a_pixel(content: bytes, images: list[NDArray[np.float32]]
 
 def test_float_head_answers_in_float(content: bytes, images: list[NDArray[np.float32]]) -> None:
     """Logits and maps leave a file with a float head as float32, and an int8 one as int8."""
-    bounds = run.bounds(small.SCALING)
+    bounds = batch_inference.bounds(small.SCALING)
 
     mixed = quantize.int8(content, images, bounds, quantize.head(content))
     whole = quantize.int8(content, images, bounds)
@@ -55,7 +56,7 @@ def test_every_recipe_stays_close(content: bytes, images: list[NDArray[np.float3
     head = quantize.head(content)
     made = {
         "fp16": quantize.fp16(content),
-        "int8": quantize.int8(content, images, run.bounds(small.SCALING), head),
+        "int8": quantize.int8(content, images, batch_inference.bounds(small.SCALING), head),
         "dynamic": quantize.dynamic(content),
     }
 
@@ -68,7 +69,9 @@ def test_every_recipe_stays_close(content: bytes, images: list[NDArray[np.float3
 
 def test_bounds_span_all_channels() -> None:
     """A scaling that differs by channel is bounded by the widest."""
-    assert run.bounds(((0.0, 0.0, 127.5), (255.0, 1.0, 127.5))) == pytest.approx((-1.0, 255.0))
+    assert batch_inference.bounds(((0.0, 0.0, 127.5), (255.0, 1.0, 127.5))) == pytest.approx(
+        (-1.0, 255.0)
+    )
 
 
 def test_range_lies_between_the_usual_and_the_outermost() -> None:

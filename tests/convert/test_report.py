@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from macule.convert import markdown, metrics, report
+from macule.convert.evaluation import metrics
+from macule.convert.report import markdown, pages
 
 HOSTILE = '<script>alert("1")</script>|*x* $y$ `z` ![i](http://evil.example/a.png) nốt ruồi'
 LABELS = ["nevus", "melanoma", "seborrheic_keratosis"]
@@ -147,7 +148,7 @@ def unlabelled() -> Any:
 
 def both(folder: Path, found: Any) -> list[str]:
     """Write the report; give the text of both files, the page's as a reader sees it."""
-    report.write(folder, found)
+    pages.write(folder, found)
     page = Reader((folder / "report.html").read_text("utf-8"))
     return [(folder / "REPORT.md").read_text("utf-8"), page.text]
 
@@ -208,7 +209,7 @@ def test_figures_are_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize("found", [evidence(), evidence([HOSTILE, *LABELS[1:]]), unlabelled(), {}])
 def test_the_page_asks_for_nothing(tmp_path: Path, found: Any) -> None:
     """The page has no script, no handler and no address outside itself."""
-    report.write(tmp_path, found)
+    pages.write(tmp_path, found)
     page = (tmp_path / "report.html").read_text("utf-8")
     reader = Reader(page)
 

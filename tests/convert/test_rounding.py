@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import small
-from macule.convert import layers, quantize, rounding, run
+from macule.convert.evaluation import batch_inference
+from macule.convert.quantization import quantize, rounding, tflite_weights
 from numpy.typing import NDArray
 
 
@@ -16,7 +17,7 @@ def content() -> bytes:
 @pytest.fixture(scope="module")
 def images() -> list[NDArray[np.float32]]:
     """Scaled inputs, one by one."""
-    return [run.scale(image[None], small.SCALING) for image in small.pixels()]
+    return [batch_inference.scale(image[None], small.SCALING) for image in small.pixels()]
 
 
 def test_errors_cancel_for_inputs_that_go_together() -> None:
@@ -52,8 +53,8 @@ def test_patches_are_what_a_layer_multiplies(
     content: bytes, images: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Patches times weights plus bias are the layer's output, strides and paddings included."""
-    monkeypatch.setattr(layers, "PLACES", 10_000)
-    found = layers.read(bytearray(content), quantize.head(content))
+    monkeypatch.setattr(tflite_weights, "PLACES", 10_000)
+    found = tflite_weights.read(bytearray(content), quantize.head(content))
     reader = quantize.interpreter(content, keep_all=True)
     reader.set_tensor(reader.get_input_details()[0]["index"], images[0])
     reader.invoke()
@@ -61,13 +62,13 @@ def test_patches_are_what_a_layer_multiplies(
 
     for layer in found:
         values = reader.get_tensor(layer.source)
-        met = layers.patches(layer, values, np.random.default_rng(0))
-        made = met @ layers.group(layer, layer.weights).transpose(0, 2, 1)
+        met = tflite_weights.patches(layer, values, np.random.default_rng(0))
+        made = met @ tflite_weights.group(layer, layer.weights).transpose(0, 2, 1)
         made = made.transpose(1, 0, 2).reshape(met.shape[1], -1) + layer.bias
         output = reader.get_tensor(tensors[layer.output]).reshape(met.shape[1], -1)
         limited = np.clip(made, output.min(axis=0), output.max(axis=0))
         assert np.sort(limited, axis=0) == pytest.approx(np.sort(output, axis=0), abs=1e-4)
-    assert {layer.code for layer in found} == {layers.CONVOLUTION, layers.DEPTHWISE}
+    assert {layer.code for layer in found} == {tflite_weights.CONVOLUTION, tflite_weights.DEPTHWISE}
 
 
 def test_quantized_file_holds_the_settled_weights(
@@ -76,12 +77,12 @@ def test_quantized_file_holds_the_settled_weights(
     """What the quantizer stores, times its step, is the settled weight: no second rounding."""
     head = quantize.head(content)
     settled, grids = rounding.settle(content, images, head)
-    found = quantize.ranges(content, images, run.bounds(small.SCALING))
+    found = quantize.ranges(content, images, batch_inference.bounds(small.SCALING))
 
     reader = quantize.interpreter(quantize.static(settled, found, head, grids), keep_all=True)
 
     stored = {detail["name"]: detail for detail in reader.get_tensor_details()}
-    for layer in layers.read(bytearray(settled), head):
+    for layer in tflite_weights.read(bytearray(settled), head):
         detail = stored[layer.name]
         values = reader.get_tensor(detail["index"]).astype(np.float32)
         assert values * grids[layer.name] == pytest.approx(layer.weights, abs=1e-6)
@@ -93,7 +94,7 @@ def test_head_is_left_alone(content: bytes, images: list[NDArray[np.float32]]) -
 
     settled, grids = rounding.settle(content, images, head)
 
-    before, after = (layers.read(bytearray(file), "^$") for file in (content, settled))
+    before, after = (tflite_weights.read(bytearray(file), "^$") for file in (content, settled))
     kept = [one for one in zip(before, after, strict=True) if one[0].name not in grids]
     assert kept
     assert all((old.weights == new.weights).all() for old, new in kept)
@@ -103,5 +104,7 @@ def test_a_few_images_do(content: bytes, images: list[NDArray[np.float32]]) -> N
     """Two images leave most directions unseen, and the answers still hold."""
     settled, _ = rounding.settle(content, images[:2], quantize.head(content))
 
-    before, after = (run.logits(file, small.pixels(), small.SCALING) for file in (content, settled))
+    before, after = (
+        batch_inference.logits(file, small.pixels(), small.SCALING) for file in (content, settled)
+    )
     assert np.abs(before - after).mean() < 0.1 * before.std()

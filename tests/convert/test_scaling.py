@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from macule.convert import scaling
-from macule.convert.load import Source
-from macule.convert.refusal import Refused
+from macule.convert.errors import Refused
 from macule.convert.scaling import Tried
+from macule.convert.source.load import Source
 
 
 def source(backbone: str | None = None, scales: bool = False, channels: int = 3) -> Source:

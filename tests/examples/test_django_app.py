@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from draw import photo, saved
-from macule import keys
+from macule.security import api_keys
 from PIL import Image
 from service import GUNICORN, ROOT, Answer, Service, form, running
 
@@ -19,7 +19,7 @@ DJANGO = (
     "--bind 127.0.0.1:{port} spots.wsgi"
 )
 WAYS = ("in process", "over HTTP")
-KEY, PAIR = keys.new("django")
+KEY, PAIR = api_keys.new("django")
 GUIDE = (ROOT / "docs/from-tensorflow.md").read_text()
 MB = 2**20
 

@@ -12,7 +12,7 @@ from contextlib import closing
 from types import ModuleType
 
 import pytest
-from macule.jobs import webhooks
+from macule.jobs.webhooks import messages
 from receivers import SECRET
 from service import ROOT
 
@@ -113,13 +113,13 @@ def test_another_body_or_secret_is_forged(example: ModuleType) -> None:
 def test_it_prints_what_it_verified_once(running: tuple["subprocess.Popen[str]", str]) -> None:
     """What the service delivers twice is printed once; what is forged is refused with 401."""
     process, url = running
-    message_id, body = webhooks.message("prediction.completed", {"id": "7"}, time.time())
+    message_id, body = messages.message("prediction.completed", {"id": "7"}, time.time())
     sent = [
-        webhooks.deliver(url, message_id, body, secrets, loopback=True, timeout_s=5)
+        messages.deliver(url, message_id, body, secrets, loopback=True, timeout_s=5)
         for secrets in ([SECRET], [UNKNOWN_SECRET, OTHER_SECRET], [UNKNOWN_SECRET])
     ]
-    last, empty = webhooks.message("prediction.completed", {"id": "8"}, time.time())
-    webhooks.deliver(url, last, empty, [SECRET], loopback=True, timeout_s=5)
+    last, empty = messages.message("prediction.completed", {"id": "8"}, time.time())
+    messages.deliver(url, last, empty, [SECRET], loopback=True, timeout_s=5)
 
     assert process.stdout
     printed = [json.loads(process.stdout.readline()) for _ in range(2)]

@@ -11,13 +11,14 @@ from time import monotonic, sleep
 
 import pytest
 from draw import photo
-from macule import errors, keys
+from macule import errors
+from macule.security import api_keys
 from service import GUNICORN, ROOT, Answer, Service, form, running
 
 FLASK = f"{sys.executable} -m flask --app examples/web_app/app.py run --port {{port}}"
 
 
-KEY, PAIR = keys.new("web")
+KEY, PAIR = api_keys.new("web")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiffs
 from draw import photo
-from macule import sandbox
+from macule.inference import sandbox
 from service import GUNICORN_DEV, Service, running, until
 
 # Two formats more: one decoder does what a conquered one would, one hangs until it is told.

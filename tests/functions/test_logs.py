@@ -12,7 +12,7 @@ import awslambdaric
 import pytest
 import runtime_api
 from draw import photo
-from macule.log import PATIENCE_MS
+from macule.observability.log_format import PATIENCE_MS
 from receivers import SECRET, receiver
 from runtime_api import CLIENT
 from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running, until

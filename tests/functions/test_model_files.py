@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from crowd import children
 from draw import photo
-from macule import store
+from macule.registry import local
 from service import GUNICORN, Service, running, until
 
 ANEW = {"Cache-Control": "no-cache"}
@@ -26,7 +26,7 @@ ANEW = {"Cache-Control": "no-cache"}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     copy = tmp_path / "weights"
-    shutil.copytree(store.SHIPPED, copy)
+    shutil.copytree(local.SHIPPED, copy)
     return copy
 
 
@@ -145,7 +145,7 @@ def test_a_model_that_kills_is_let_alone(service: Service, folder: Path, tmp_pat
     good = (folder / "model.tflite").read_bytes()
     digest = vouch(folder, good + bytes(4))
     run = (
-        "import os, sys, tempfile; tempfile.tempdir = sys.argv[1]; from macule.store import trial\n"
+        "import os, sys, tempfile; tempfile.tempdir = sys.argv[1]; from macule.registry.local import trial\n"
         "with trial.of('/m.tflite', sys.argv[2]): os.abort()"
     )
     for _ in range(2):

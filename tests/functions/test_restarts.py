@@ -17,7 +17,7 @@ from crowd import SERVE, Crowd, Passed, Place, children, free_port
 from draw import photo
 from gunicorn.config import Config
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
-from macule.draining import _close
+from macule.http.draining import _close
 from macule.server.worker import Patient
 from service import FRAMEWORK, GUNICORN, ROOT, Service, running, until
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from draw import photo
-from macule import decoding, manifest, store
+from macule.inference import decoding
+from macule.registry import local, model_card
 from service import GUNICORN, ROOT, Answer, Service, running
 
-CARD = manifest.read(str(store.SHIPPED))
+CARD = model_card.read(str(local.SHIPPED))
 NAME = CARD.name
 SIDES = decoding.sides(CARD.side_px)
 SHAPE = [1, *SIDES, 3]

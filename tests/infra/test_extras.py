@@ -15,8 +15,7 @@ from collector import collector, endpoint
 from dicoms import dicom
 from draw import photo
 from elsewhere import buckets
-from macule import store
-from macule.store import publish
+from macule.registry import local, publish
 from runtime_api import running as lambda_running
 from service import ROOT, until
 
@@ -110,7 +109,7 @@ def test_a_model_comes_from_a_bucket(
     for name, value in stores.items():
         monkeypatch.setenv(name, value)
     target = f"{scheme}://models/lesions"
-    publish.publish(store.SHIPPED, target, "stable")
+    publish.publish(local.SHIPPED, target, "stable")
 
     settings = {**given, **stores, "MODEL_URI": f"{target}/stable"}
     with bare.start(command, settings) as service:

@@ -15,7 +15,7 @@ import yaml
 from broker import broker, worker
 from crowd import free_port
 from draw import photo
-from macule import metrics
+from macule.observability import metrics
 from prometheus import Prometheus, prometheus, promtool
 from prometheus_client.parser import text_string_to_metric_families
 from receivers import SECRET, receiver

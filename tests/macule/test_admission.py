@@ -15,11 +15,12 @@ import pillow_heif
 import pytest
 import tiffs
 from draw import photo, saved, skin
-from macule import admission, decoding
-from macule.admission import LEAST_S, RESERVE_BYTES, Admission, price
-from macule.cache import Memory
+from macule.caching.answers import Memory
 from macule.errors import Busy, CannotFit
-from macule.ladder import Ladder
+from macule.inference import decoding
+from macule.memory import admission
+from macule.memory.admission import LEAST_S, RESERVE_BYTES, Admission, price
+from macule.memory.degradation import Ladder
 
 MB = 2**20
 

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from draw import photo
 from lambda_events import event
-from macule import aws_lambda, classify, health, predictions, v2
+from macule.http.adapters import aws_lambda
+from macule.routes import health, open_inference, predict, predictions
 
 HANDLER = aws_lambda.handler(
     {
         "GET /health/": health.alive,
         "GET /warmup/": health.warmup,
-        "POST /predict/": classify.photo,
+        "POST /predict/": predict.photo,
         "POST /predictions": predictions.create,
-        "GET /v2": v2.server,
+        "GET /v2": open_inference.server,
     }
 )
 # What a direct call may send.

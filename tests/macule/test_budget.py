@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from macule import budget, processes
+from macule.memory import budget, processes
 
 MB = budget.MB
 

@@ -16,11 +16,12 @@ import pytest
 from broker import PASSWORD, Broker, broker
 from hypothesis import given
 from hypothesis import strategies as st
-from macule import cache, manifest, store
-from macule.cache import MOST_VALUE_BYTES, ROW_BYTES, Memory
-from macule.shared import LONGEST_PAUSE_S, TIMEOUT_S, Answers
+from macule.caching import answers
+from macule.caching.answers import MOST_VALUE_BYTES, ROW_BYTES, Memory
+from macule.caching.redis_client import LONGEST_PAUSE_S, TIMEOUT_S, Answers
+from macule.registry import local, model_card
 
-CARD = manifest.read(store.SHIPPED).document
+CARD = model_card.read(local.SHIPPED).document
 NAMES = "abcdef"
 
 
@@ -50,11 +51,11 @@ def test_every_part_of_a_key_makes_another() -> None:
     ]
     parts = product(("a" * 64, "b" * 64), cards, (None, 1, 2), (False, True), (False, True))
 
-    keys = [cache.key(*part) for part in parts]
+    keys = [answers.key(*part) for part in parts]
 
     assert len(set(keys)) == len(keys) == 2 * 5 * 3 * 2 * 2
     assert all(key.startswith("macule:1:answer:") for key in keys)
-    assert cache.key("a", CARD, None) == cache.key("a", dict(reversed(CARD.items())), None)
+    assert answers.key("a", CARD, None) == answers.key("a", dict(reversed(CARD.items())), None)
 
 
 @given(

@@ -20,7 +20,8 @@ import macule
 import numpy as np
 import pytest
 from draw import photo, saved, skin
-from macule import classifier, manifest, store
+from macule.inference import classifier
+from macule.registry import local, model_card
 from PIL import Image
 from service import GUNICORN, ROOT, Service, running
 
@@ -41,7 +42,7 @@ def without_maps(tmp_path_factory: pytest.TempPathFactory) -> str:
     from ai_edge_litert.interpreter import Interpreter
 
     folder = tmp_path_factory.mktemp("without-maps")
-    path, card = store.fetch(store.SHIPPED)
+    path, card = local.fetch(local.SHIPPED)
     content = Path(path).read_bytes()
     outputs = Interpreter(model_content=content).get_output_details()
     kept = [output["index"] for output in outputs if len(output["shape"]) != 4]
@@ -55,9 +56,9 @@ def without_maps(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _rewrite_card(folder: Path, **changes: object) -> None:
     from hashlib import sha256
 
-    document = json.loads(Path(store.SHIPPED, manifest.FILE).read_text())
+    document = json.loads(Path(local.SHIPPED, model_card.FILE).read_text())
     digest = sha256((folder / document["file"]).read_bytes()).hexdigest()
-    (folder / manifest.FILE).write_text(json.dumps({**document, "sha256": digest, **changes}))
+    (folder / model_card.FILE).write_text(json.dumps({**document, "sha256": digest, **changes}))
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +358,7 @@ def test_a_model_that_is_none_is_said_to_be(tmp_path: Path) -> None:
 def test_a_model_comes_from_an_address(api: macule.Classifier, tmp_path: Path) -> None:
     """A card and its file behind an address are fetched, kept where it is said, and answer."""
     with elsewhere.web() as web:
-        web.hold(store.SHIPPED, "/lesions")
+        web.hold(local.SHIPPED, "/lesions")
         fetched = macule.load(f"{web.uri}/lesions", model_cache_dir=tmp_path)
         with pytest.raises(macule.ModelUnavailable, match="neither"):
             macule.load(f"{web.uri}/none", model_cache_dir=tmp_path)
@@ -369,14 +370,14 @@ def test_a_model_comes_from_an_address(api: macule.Classifier, tmp_path: Path) -
 
 def test_models_stand_beside_each_other(default: Pair, other: Pair) -> None:
     """Each classifier keeps its own model, and neither is the service's."""
-    from macule import model
+    from macule.inference import runtime
 
-    before = model.loaded()
+    before = runtime.loaded()
     macule.load()
     assert default.classifier.model != other.classifier.model
     assert default.classifier.labels == other.classifier.labels
     assert "int8" in repr(default.classifier)
-    assert model.loaded() is before
+    assert runtime.loaded() is before
 
 
 def test_threads_may_share_it(api: macule.Classifier) -> None:
@@ -477,7 +478,7 @@ def test_importing_loads_nothing() -> None:
     """`import macule` loads none of the heavy packages, and names all that it exports."""
     code = (
         "import json, sys, macule; heavy = {'numpy', 'PIL', 'ai_edge_litert', 'http', 'logging', "
-        "'dataclasses', 'macule.model', 'macule.classifier'} & set(sys.modules);"
+        "'dataclasses', 'macule.inference.runtime', 'macule.inference.classifier'} & set(sys.modules);"
         "missing = set(macule.__all__) - set(dir(macule));"
         "empty = [name for name in macule.__all__ if not getattr(macule, name)];"
         "print(json.dumps([[*heavy], [*missing], empty]))"
@@ -531,7 +532,7 @@ def test_a_fork_loads_its_own(without_maps: str, tmp_path: Path) -> None:
 
 def test_as_many_are_decoded_as_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many threads ask, memory is that of as many photos as processors."""
-    from macule import decoding
+    from macule.inference import decoding
 
     monkeypatch.setattr(classifier, "_processors", lambda: 2)
     one, decode, inside, most = macule.load(), decoding.decode, Semaphore(2), []

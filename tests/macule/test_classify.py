@@ -6,11 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from draw import photo, skin
-from macule import admission, cache, classify, inference, manifest, model, settings, store
-from macule.admission import Admission
+from macule import settings
+from macule.caching import answers
 from macule.errors import ModelUnavailable
+from macule.inference import classification, runtime
+from macule.memory import admission
+from macule.memory.admission import Admission
+from macule.registry import local, model_card
+from macule.routes import predict as classify
 
-CARD = manifest.read(store.SHIPPED)._replace(
+CARD = model_card.read(local.SHIPPED)._replace(
     inconclusive_below=0.5, unfamiliar_above=2.0, not_skin_above=3.0
 )
 
@@ -18,9 +23,9 @@ CARD = manifest.read(store.SHIPPED)._replace(
 @pytest.fixture(autouse=True)
 def cold() -> Iterator[None]:
     """Each test finds the process cold."""
-    model._by_pid.clear()
+    runtime._by_pid.clear()
     yield
-    model._by_pid.clear()
+    runtime._by_pid.clear()
 
 
 @pytest.mark.parametrize(
@@ -38,22 +43,22 @@ def test_decision_follows_the_thresholds(
     probability: float, distance: float, decision: str
 ) -> None:
     """Far from all known images is no skin, whatever the label; a threshold itself still passes."""
-    assert inference.decide(CARD, probability, distance) == decision
+    assert classification.decide(CARD, probability, distance) == decision
 
 
 def test_a_model_without_a_distance_never_says_not_skin() -> None:
     """Without thresholds for it, and without the score, the probability alone decides."""
     plain = CARD._replace(unfamiliar_above=None, not_skin_above=None)
 
-    assert inference.decide(plain, 0.9, None) == "classified"
-    assert inference.decide(plain, 0.9, 99.0) == "classified"
-    assert inference.decide(plain, 0.4, None) == "inconclusive"
+    assert classification.decide(plain, 0.9, None) == "classified"
+    assert classification.decide(plain, 0.9, 99.0) == "classified"
+    assert classification.decide(plain, 0.4, None) == "inconclusive"
 
 
 @pytest.mark.parametrize("kind", ["plain", "noise", "stripes"])
 def test_what_is_no_skin_is_said_to_be_none(kind: str) -> None:
     """A plain colour, noise and stripes are `not_skin` by the default model."""
-    warm = model.warm(store.SHIPPED)
+    warm = runtime.warm(local.SHIPPED)
     side = int(warm.card.side_px)  # type: ignore[arg-type]
     pixels = np.full((1, side, side, 3), (30, 90, 200), np.uint8)
     if kind == "noise":
@@ -61,9 +66,9 @@ def test_what_is_no_skin_is_said_to_be_none(kind: str) -> None:
     if kind == "stripes":
         pixels[:, :, ::8] = 255
 
-    scores = model.run(warm, pixels)
+    scores = runtime.run(warm, pixels)
 
-    assert inference.decide(warm.card, float(scores.probabilities.max()), scores.distance) == (
+    assert classification.decide(warm.card, float(scores.probabilities.max()), scores.distance) == (
         "not_skin"
     )
 
@@ -74,28 +79,28 @@ def test_a_card_with_thresholds_needs_a_file_that_gives_the_distance() -> None:
     source = {"shape": [1, *[CARD.side_px] * 2, 3]}
 
     with pytest.raises(ModelUnavailable, match=r"gives no distance, which the card's thresholds"):
-        model._agree(CARD, source, shapes)
+        runtime._agree(CARD, source, shapes)
 
 
 def test_drawn_skin_gives_a_finite_distance() -> None:
     """The distance of any picture is a number, 0 or more."""
-    warm = model.warm(store.SHIPPED)
+    warm = runtime.warm(local.SHIPPED)
     pixels = np.asarray(skin(600, 600).resize((int(warm.card.side_px),) * 2))[None]  # type: ignore[arg-type]
-    scores = model.run(warm, pixels)
+    scores = runtime.run(warm, pixels)
 
     assert scores.distance is not None
     assert 0 <= scores.distance < 1e6
 
 
-def at(share: float, kept: cache.Memory | None = None) -> Admission:
+def at(share: float, kept: answers.Memory | None = None) -> Admission:
     """Stand at a share of a limit that is far from any photo's price."""
     return Admission(2**40, lambda: int(share * 2**40), kept=kept)
 
 
 def test_short_of_memory_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the ladder's first rung on each answer is computed; above it, hits come back."""
-    kept, chosen, used = cache.Memory(2**20, 60), settings.read({}), []
-    monkeypatch.setattr(cache, "current", lambda: kept)
+    kept, chosen, used = answers.Memory(2**20, 60), settings.read({}), []
+    monkeypatch.setattr(answers, "current", lambda: kept)
     for share in (0.5, 0.5, 0.86, 0.86, 0.5, 0.5):
         here = at(share, kept)
         monkeypatch.setattr(admission, "current", lambda here=here: here)
@@ -111,8 +116,8 @@ def test_an_answer_without_its_map_for_want_of_memory_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once memory is there again the map is drawn."""
-    kept, chosen = cache.Memory(2**20, 60), settings.read({})
-    monkeypatch.setattr(cache, "current", lambda: kept)
+    kept, chosen = answers.Memory(2**20, 60), settings.read({})
+    monkeypatch.setattr(answers, "current", lambda: kept)
     found = []
     for share in (0.9, 0.5):
         here = at(share)
@@ -126,16 +131,16 @@ def test_an_answer_without_its_map_for_want_of_memory_is_not_kept(
 
 def test_another_setting_or_model_is_another_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept without maps, or by another card, is not given where they are another's."""
-    kept, chosen = cache.Memory(2**20, 60), settings.read({})
-    monkeypatch.setattr(cache, "current", lambda: kept)
+    kept, chosen = answers.Memory(2**20, 60), settings.read({})
+    monkeypatch.setattr(answers, "current", lambda: kept)
     without = chosen._replace(enable_gradcam=False)
 
     first = classify.predict(photo(), without, None, True)[0]
     second = classify.predict(photo(), chosen, None, True)[0]
-    warm = model.warm(store.SHIPPED)
+    warm = runtime.warm(local.SHIPPED)
     document = {**warm.card.document, "thresholds": {"inconclusive": 1.0}}
-    stern = warm._replace(card=manifest.check(document))
-    monkeypatch.setattr(model, "warm", lambda _: stern)
+    stern = warm._replace(card=model_card.check(document))
+    monkeypatch.setattr(runtime, "warm", lambda _: stern)
     third = classify.predict(photo(), chosen, None, True)[0]
 
     assert first["explanation_missing"] == classify.GRADCAM_OFF
@@ -147,10 +152,10 @@ def test_what_cannot_serve_does_not_answer_from_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A process whose model cannot be loaded is unavailable, whatever is kept."""
-    kept, chosen = cache.Memory(2**20, 60), settings.read({})
-    monkeypatch.setattr(cache, "current", lambda: kept)
+    kept, chosen = answers.Memory(2**20, 60), settings.read({})
+    monkeypatch.setattr(answers, "current", lambda: kept)
     classify.predict(photo(), chosen)
-    model._by_pid.clear()
+    runtime._by_pid.clear()
 
     with pytest.raises(ModelUnavailable):
         classify.predict(photo(), chosen._replace(model=str(tmp_path)))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from draw import photo
-from macule import cli
+from macule.cli import main
 
-MACULE = [sys.executable, "-m", "macule.cli"]
+MACULE = [sys.executable, "-m", "macule.cli.main"]
 
 
 def macule(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -96,14 +96,14 @@ def test_a_model_that_is_not_there_is_told(file: Path, tmp_path: Path) -> None:
 
 def test_help_lists_each_command_by_what_it_is_for() -> None:
     """Every command stands once below a task, and none is left out of the tasks."""
-    listed = [name for names in cli.TASKS.values() for name in names]
+    listed = [name for names in main.TASKS.values() for name in names]
     done = macule("--help")
     shown = re.findall(r"^  (\w+) ", done.stdout, re.MULTILINE)
 
     assert done.returncode == 0
     assert shown == listed
-    assert all(f"\n{task}:\n" in done.stdout for task in cli.TASKS)
-    assert set(listed) == set(cli.parser([]).summaries)
+    assert all(f"\n{task}:\n" in done.stdout for task in main.TASKS)
+    assert set(listed) == set(main.parser([]).summaries)
 
 
 @pytest.mark.parametrize(

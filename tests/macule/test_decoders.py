@@ -14,11 +14,13 @@ import pytest
 import tiffs
 from dicoms import dicom
 from draw import photo, saved, skin
-from macule import admission, decoders, decoding, sandbox, settings
-from macule.decoding import formats
-from macule.decoding.header import ORIENTATION_TAG
-from macule.decoding.icc import PRIMARIES, written
+from macule import settings
 from macule.errors import BadImage, Busy, SlowImage
+from macule.inference import decoder_threads, decoding, sandbox
+from macule.inference.decoding import formats
+from macule.inference.decoding.header import ORIENTATION_TAG
+from macule.inference.decoding.icc import PRIMARIES, written
+from macule.memory import admission
 from PIL import Image
 from service import until
 
@@ -157,11 +159,11 @@ def test_a_restricted_decoder_gives_what_any_does() -> None:
     """The pixels are those of `decoding.decode`, and so are its failures."""
     body = photo()
 
-    decoded = decoders.decode(body, 64, "squash", COST, CHOSEN)
+    decoded = decoder_threads.decode(body, 64, "squash", COST, CHOSEN)
 
     assert (decoded.pixels == decoding.decode(body, 64, "squash").pixels).all()
     with pytest.raises(BadImage):
-        decoders.decode(body[:2000], 64, "squash", COST, CHOSEN)
+        decoder_threads.decode(body[:2000], 64, "squash", COST, CHOSEN)
 
 
 # As many layers as the kernel allows, each of which forbids to make a device and nothing else.
@@ -209,7 +211,7 @@ def test_a_decoder_that_reads_piece_by_piece_ends_at_the_time_out(slow: dict[str
     here, hasty = admission.current(), CHOSEN._replace(decode_timeout_s=0.05)
 
     with pytest.raises(SlowImage), here.room(COST, 10):
-        decoders.decode(slow["WEBP"], 64, "squash", COST, hasty)
+        decoder_threads.decode(slow["WEBP"], 64, "squash", COST, hasty)
 
     until(lambda: here.held == 0, 5)
 
@@ -219,7 +221,7 @@ def test_a_decoder_is_waited_for_until_the_time_out(slow: dict[str, bytes]) -> N
     here, hasty = admission.current(), CHOSEN._replace(decode_timeout_s=0.05)
 
     with pytest.raises(SlowImage), here.room(COST, 10):
-        decoders.decode(slow["TIFF"], 64, "squash", COST, hasty)
+        decoder_threads.decode(slow["TIFF"], 64, "squash", COST, hasty)
 
     assert here.held == COST
     until(lambda: here.held == 0, 60)
@@ -231,10 +233,10 @@ def test_decoders_that_are_not_done_keep_their_threads(slow: dict[str, bytes]) -
     hasty = CHOSEN._replace(decode_timeout_s=0.01, admission_timeout_s=5.0)
     for _ in range(here.slots):
         with pytest.raises(SlowImage):
-            decoders.decode(slow["TIFF"], 64, "squash", COST, hasty)
+            decoder_threads.decode(slow["TIFF"], 64, "squash", COST, hasty)
 
     with pytest.raises(Busy):
-        decoders.inspect(photo(), CHOSEN._replace(admission_timeout_s=0.01))
+        decoder_threads.inspect(photo(), CHOSEN._replace(admission_timeout_s=0.01))
     assert here.held == here.slots * COST
     until(lambda: here.held == 0, 60)
-    assert decoders.inspect(photo(), CHOSEN).format == "JPEG"
+    assert decoder_threads.inspect(photo(), CHOSEN).format == "JPEG"

@@ -4,7 +4,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from macule import explain
+from macule.inference import activation_maps
 from PIL import Image
 
 
@@ -16,7 +16,7 @@ def test_the_overlay_keeps_the_shape_of_the_photo() -> None:
     """Both pictures have the photo's shape, at most LONGEST_PX long."""
     pixels = np.full((1, 64, 64, 3), 128, np.uint8)
 
-    pictures = explain.render(np.eye(7, dtype=np.float32), pixels, (1200, 800))
+    pictures = activation_maps.render(np.eye(7, dtype=np.float32), pixels, (1200, 800))
 
     assert opened(pictures.heatmap).size == opened(pictures.overlay).size == (256, 171)
 
@@ -27,7 +27,7 @@ def test_the_overlay_is_coloured_where_the_evidence_is() -> None:
     activation[0, 0], activation[6, 6] = 5, -5
     pixels = np.full((1, 64, 64, 3), 128, np.uint8)
 
-    overlay = opened(explain.render(activation, pixels, (1, 1)).overlay)
+    overlay = opened(activation_maps.render(activation, pixels, (1, 1)).overlay)
 
     corner, opposite = overlay.getpixel((5, 5)), overlay.getpixel((250, 250))
     assert isinstance(corner, tuple)
@@ -40,7 +40,7 @@ def test_no_skin_turns_green() -> None:
     activation = np.linspace(0, 1, 256, dtype=np.float32)[None]
     for colour in ((250, 215, 195), (200, 150, 120), (141, 85, 36), (60, 40, 30), (120, 110, 125)):
         pixels = np.full((1, 64, 64, 3), colour, np.uint8)
-        overlay = np.asarray(opened(explain.render(activation, pixels, (256, 8)).overlay))
+        overlay = np.asarray(opened(activation_maps.render(activation, pixels, (256, 8)).overlay))
         greenness = np.array([-1, 2, -1])
 
         assert (overlay @ greenness <= np.array(colour) @ greenness + 2).all()
@@ -51,7 +51,9 @@ def test_a_map_without_evidence_leaves_the_photo(value: float) -> None:
     """A map with nothing above zero draws nothing and divides by nothing."""
     pixels = np.full((1, 64, 64, 3), 77, np.uint8)
 
-    overlay = opened(explain.render(np.full((7, 7), value, np.float32), pixels, (1, 1)).overlay)
+    overlay = opened(
+        activation_maps.render(np.full((7, 7), value, np.float32), pixels, (1, 1)).overlay
+    )
 
     assert overlay.getextrema() == ((77, 77),) * 3
 
@@ -62,6 +64,9 @@ def test_no_pictures_are_longer_than_is_said() -> None:
     activation = rng.random((256, 256), np.float32)
     pixels = rng.integers(0, 256, (1, 256, 256, 3), np.uint8)
 
-    pictures = explain.render(activation, pixels, (1, 1))
+    pictures = activation_maps.render(activation, pixels, (1, 1))
 
-    assert sum(len(explain.data_uri(png)) for png in pictures) < explain.MOST_CHARACTERS
+    assert (
+        sum(len(activation_maps.data_uri(png)) for png in pictures)
+        < activation_maps.MOST_CHARACTERS
+    )

@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from macule.caching.single_flight import Flight, Flights
 from macule.errors import BadImage, Busy
-from macule.flight import Flight, Flights
 from service import until
 
 

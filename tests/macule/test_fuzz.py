@@ -13,8 +13,6 @@ import numpy as np
 from draw import saved, skin
 from hypothesis import given
 from hypothesis import strategies as st
-from macule import classify, data_uri, decoding, doors, health, upload
-from macule.body import Body
 from macule.errors import (
     BadImage,
     BadRequest,
@@ -25,7 +23,12 @@ from macule.errors import (
     UnsupportedCoding,
     UnsupportedImage,
 )
-from macule.http import Request
+from macule.http import data_uri, uploads
+from macule.http.adapters import wsgi as doors
+from macule.http.application import Request
+from macule.http.body import Body
+from macule.inference import decoding
+from macule.routes import health, predict
 
 SIDE = 32
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -40,7 +43,7 @@ ROUTES = {
     "GET /health/": health.alive,
     "GET /memory/": health.memory,
     "GET /model/": health.card,
-    "POST /predict/": classify.photo,
+    "POST /predict/": predict.photo,
 }
 
 
@@ -172,8 +175,8 @@ def test_any_upload_is_bytes_or_a_named_error(
     headers = {"content-type": kind, "content-encoding": coding}
     request = Request("POST", "/", {}, headers, Body(BytesIO(sent), len(sent) + lying))
     try:
-        assert upload.price(request, 300) >= upload.DECODING_BYTES
-        found = upload.photo(request, 300).image
+        assert uploads.price(request, 300) >= uploads.DECODING_BYTES
+        found = uploads.photo(request, 300).image
     except (BadRequest, BodyTooLarge, UnsupportedCoding, UnsupportedImage):
         return
     assert 0 < len(found) <= 300

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from io import BytesIO
 
 import pytest
-from macule import http, settings
-from macule.body import CHUNK_BYTES, DROP_BYTES, Body
+from macule import settings
 from macule.errors import BadRequest, BodyTooLarge, Busy
-from macule.http import Request, Response
+from macule.http import application
+from macule.http.application import Request, Response
+from macule.http.body import CHUNK_BYTES, DROP_BYTES, Body
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def fresh_settings() -> Iterator[None]:
 
 
 def hello(request: Request) -> Response:
-    return http.as_json({"hello": request.query.get("name", "")})
+    return application.as_json({"hello": request.query.get("name", "")})
 
 
 def busy(request: Request) -> Response:
@@ -30,14 +31,14 @@ def broken(request: Request) -> Response:
     raise RuntimeError("secret path /etc/shadow")
 
 
-TABLE = http.table(
+TABLE = application.table(
     {"GET /hello/": hello, "GET /busy": busy, "GET /broken": broken, "POST /": hello}
 )
 
 
 def ask(method: str, path: str, **headers: str) -> Response:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return http.answer(TABLE, Request(method, path, {}, names, Body(BytesIO(), 0)))
+    return application.answer(TABLE, Request(method, path, {}, names, Body(BytesIO(), 0)))
 
 
 def test_paths_answer_with_and_without_their_slash() -> None:

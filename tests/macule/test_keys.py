@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from macule import keys, settings, startup
+from macule import settings
 from macule.errors import BadSetting, Forbidden, Unauthorized
-from macule.keys import LOOK_S, Ring
+from macule.security import api_keys
+from macule.security.api_keys import LOOK_S, Ring
+from macule.server import startup
 
 ALICE, BOB, OLD = "mk_alice", "mk_bob", "mk_old"
 
@@ -81,7 +83,7 @@ def test_a_revoked_key_is_403() -> None:
 
 def test_a_new_key_is_found_by_what_is_stored() -> None:
     """No two are alike, each has 256 bits, and what is stored does not have it."""
-    made = [keys.new("alice") for _ in range(100)]
+    made = [api_keys.new("alice") for _ in range(100)]
 
     assert len({key for key, _ in made}) == 100
     for key, stored in made:
@@ -194,7 +196,7 @@ def test_a_file_without_keys_lets_nobody_in(
 
 def test_the_command_prints_a_key_and_what_to_store() -> None:
     """Two lines that fit each other; a name that is none is exit code 2."""
-    command = [sys.executable, "-m", "macule.cli", "key", "new"]
+    command = [sys.executable, "-m", "macule.cli.main", "key", "new"]
     made = subprocess.check_output([*command, "alice"], text=True, stderr=subprocess.PIPE)
     key, stored = made.splitlines()
     refused = subprocess.run([*command, "al:ice"], capture_output=True, text=True, check=False)
@@ -206,7 +208,7 @@ def test_the_command_prints_a_key_and_what_to_store() -> None:
 
 def test_the_command_makes_secrets_for_webhooks() -> None:
     """Each is another, and WEBHOOK_SECRETS takes it; `new` without a name is exit code 2."""
-    command = [sys.executable, "-m", "macule.cli", "key"]
+    command = [sys.executable, "-m", "macule.cli.main", "key"]
     made = [
         subprocess.check_output([*command, "webhook"], text=True, stderr=subprocess.PIPE).strip()
         for _ in range(2)

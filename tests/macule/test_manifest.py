@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from macule import manifest, store
 from macule.errors import BadCard
+from macule.registry import local, model_card
 from service import ROOT
 
-DEFAULT = json.loads((Path(store.SHIPPED) / manifest.FILE).read_text())
+DEFAULT = json.loads((Path(local.SHIPPED) / model_card.FILE).read_text())
 
 
 def test_the_default_card_has_every_fact() -> None:
     """The card that ships tells what serving, and a reader, must know."""
-    card = manifest.check(DEFAULT)
+    card = model_card.check(DEFAULT)
 
     assert card.labels == ("nevus", "melanoma", "seborrheic_keratosis")
     assert card.names.keys() == card.document["descriptions"].keys() == {"en", "vi"}
@@ -72,22 +72,22 @@ def test_a_wrong_value_is_named(key: str, value: Any) -> None:
     document = {**copy.deepcopy(DEFAULT), key: value}
 
     with pytest.raises(BadCard, match=key):
-        manifest.check(document)
+        model_card.check(document)
 
 
 def test_keys_must_agree_with_each_other() -> None:
     """A gray model has one mean, a sigmoid two labels."""
     with pytest.raises(BadCard, match="1 number"):
-        manifest.check({**DEFAULT, "channels": "gray"})
+        model_card.check({**DEFAULT, "channels": "gray"})
     with pytest.raises(BadCard, match="as a sigmoid needs"):
-        manifest.check({**DEFAULT, "output": "sigmoid"})
+        model_card.check({**DEFAULT, "output": "sigmoid"})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, "\udcff"])
 def test_what_is_no_card_is_refused(text: str, tmp_path: Path) -> None:
     """A card that is missing, empty or no JSON object is an error of its own."""
     with pytest.raises(BadCard):
-        manifest.read(str(tmp_path))
-    (tmp_path / manifest.FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
+        model_card.read(str(tmp_path))
+    (tmp_path / model_card.FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(BadCard):
-        manifest.read(str(tmp_path))
+        model_card.read(str(tmp_path))

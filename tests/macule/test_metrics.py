@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from macule import metrics
-from macule.cells import CELLS, KEY_BYTES, ROW_BYTES, Cells
+from macule.observability import metrics
+from macule.observability.shared_counters import CELLS, KEY_BYTES, ROW_BYTES, Cells
 from prometheus_client.parser import text_string_to_metric_families
 from service import ROOT
 

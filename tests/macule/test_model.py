@@ -9,30 +9,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 from draw import photo
-from macule import decoding, manifest, model, settings, store
+from macule import settings
 from macule.errors import BadCard, ModelUnavailable
+from macule.inference import decoding, runtime
+from macule.registry import local, model_card
 
 
 @pytest.fixture(autouse=True)
 def cold() -> Iterator[None]:
     """Each test finds the process cold."""
-    model._by_pid.clear()
+    runtime._by_pid.clear()
     yield
-    model._by_pid.clear()
+    runtime._by_pid.clear()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the default model, to be harmed."""
     copy = tmp_path / "weights"
-    shutil.copytree(store.SHIPPED, copy)
+    shutil.copytree(local.SHIPPED, copy)
     return copy
 
 
 def test_probabilities_are_a_distribution() -> None:
     """A photo gives one probability a label, summing to 1, and a map a label."""
-    warm = model.warm(store.SHIPPED)
-    scores = model.run(warm, decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels)
+    warm = runtime.warm(local.SHIPPED)
+    scores = runtime.run(warm, decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels)
 
     assert scores.probabilities.shape == (len(warm.card.labels),)
     assert scores.probabilities.sum() == pytest.approx(1, abs=1e-5)
@@ -42,10 +44,10 @@ def test_probabilities_are_a_distribution() -> None:
 
 def test_maps_average_to_the_logits() -> None:
     """The maps are the class's evidence by place: probabilities follow from their means."""
-    warm = model.warm(store.SHIPPED)
+    warm = runtime.warm(local.SHIPPED)
     pixels = decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels
     other = decoding.decode(photo(300, 900), warm.card.side_px, warm.card.resize).pixels
-    one, two = model.run(warm, pixels), model.run(warm, other)
+    one, two = runtime.run(warm, pixels), runtime.run(warm, other)
     assert one.maps is not None
     assert two.maps is not None
 
@@ -61,9 +63,9 @@ def test_gray_is_pillow_s_and_bgr_is_turned() -> None:
 
     pixels = np.asarray(skin(60, 50))[None]
 
-    gray = model.arrange(pixels, "gray")
+    gray = runtime.arrange(pixels, "gray")
     np.testing.assert_array_equal(gray[0, ..., 0], np.asarray(skin(60, 50).convert("L")))
-    np.testing.assert_array_equal(model.arrange(pixels, "bgr")[..., 0], pixels[..., 2])
+    np.testing.assert_array_equal(runtime.arrange(pixels, "bgr")[..., 0], pixels[..., 2])
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_scores_of_every_kind_become_probabilities(
     output: str, scores: list[float], expected: list[float]
 ) -> None:
     """Logits, probabilities and one sigmoid give the same distribution."""
-    logits = model.as_logits(np.array(scores, np.float32), output)
+    logits = runtime.as_logits(np.array(scores, np.float32), output)
     powers = np.exp(logits - logits.max())
 
     np.testing.assert_allclose(powers / powers.sum(), expected, atol=1e-6)
@@ -88,31 +90,33 @@ def test_scores_of_every_kind_become_probabilities(
 def test_two_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many come first at once, the model is loaded by one and shared by all."""
     loads = []
-    load = model.load
+    load = runtime.load
 
-    def counted(where: settings.Where, on_trial: bool) -> model.Warm:
+    def counted(where: settings.Where, on_trial: bool) -> runtime.Warm:
         loads.append(where)
         return load(where, on_trial)
 
-    monkeypatch.setattr(model, "load", counted)
+    monkeypatch.setattr(runtime, "load", counted)
 
     with ThreadPoolExecutor(8) as pool:
-        warm = set(map(id, pool.map(model.warm, [store.SHIPPED] * 8)))
+        warm = set(map(id, pool.map(runtime.warm, [local.SHIPPED] * 8)))
 
     assert (len(loads), len(warm)) == (1, 1)
 
 
 def test_a_thread_sees_its_own_answer() -> None:
     """Images run at once do not mix their results."""
-    warm = model.warm(store.SHIPPED)
+    warm = runtime.warm(local.SHIPPED)
     inputs = [
         decoding.decode(photo(200 + 50 * n, 300), warm.card.side_px, "squash").pixels
         for n in range(6)
     ]
-    alone = [model.run(warm, pixels).probabilities for pixels in inputs]
+    alone = [runtime.run(warm, pixels).probabilities for pixels in inputs]
 
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda pixels: model.run(warm, pixels).probabilities, inputs * 5))
+        together = list(
+            pool.map(lambda pixels: runtime.run(warm, pixels).probabilities, inputs * 5)
+        )
 
     for index, probabilities in enumerate(together):
         np.testing.assert_array_equal(probabilities, alone[index % 6])
@@ -142,20 +146,20 @@ def test_a_damaged_file_is_refused_and_a_good_one_picked_up(harm, folder: Path) 
     harm(folder / "model.tflite")
 
     with pytest.raises(ModelUnavailable):
-        model.warm(str(folder))
-    failed = model.state()
-    shutil.copy(Path(store.SHIPPED) / "model.tflite", folder)
-    model.warm(str(folder))
+        runtime.warm(str(folder))
+    failed = runtime.state()
+    shutil.copy(Path(local.SHIPPED) / "model.tflite", folder)
+    runtime.warm(str(folder))
 
     assert failed[0] == "failed"
     assert failed[1]
-    assert model.state() == ("ready", "")
+    assert runtime.state() == ("ready", "")
 
 
 def rewrite(folder: Path, **changes: object) -> None:
     import json
 
-    path = folder / manifest.FILE
+    path = folder / model_card.FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -167,36 +171,36 @@ def test_a_file_that_is_no_model_is_refused_though_its_sum_fits(folder: Path) ->
     rewrite(folder, sha256=sha256(b"garbage" * 1000).hexdigest())
 
     with pytest.raises(ModelUnavailable, match="LiteRT"):
-        model.warm(str(folder))
+        runtime.warm(str(folder))
 
 
 def test_a_card_of_another_shape_is_refused(folder: Path) -> None:
     """Side and number of labels must be those of the file."""
     rewrite(folder, side_px=300)
     with pytest.raises(ModelUnavailable, match="its card says"):
-        model.warm(str(folder))
+        runtime.warm(str(folder))
     rewrite(
         folder, side_px=256, labels=["a", "b"], names={"en": ["A", "B"]}, descriptions={}, urgent=[]
     )
     with pytest.raises(ModelUnavailable, match="2 labels"):
-        model.warm(str(folder))
+        runtime.warm(str(folder))
 
 
 def test_a_missing_folder_is_a_bad_card(tmp_path: Path) -> None:
     """No folder at all is told as a card that is not there."""
     with pytest.raises(BadCard):
-        model.warm(str(tmp_path / "nowhere"))
+        runtime.warm(str(tmp_path / "nowhere"))
 
 
 def test_a_model_loaded_before_the_fork_is_loaded_anew(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A process that inherits a model says so, counts as cold and loads its own."""
-    parent = model.warm(store.SHIPPED)
+    parent = runtime.warm(local.SHIPPED)
     monkeypatch.setattr(os, "getpid", lambda: 999_999_999)
 
-    state = model.state()
-    child = model.warm(store.SHIPPED)
+    state = runtime.state()
+    child = runtime.warm(local.SHIPPED)
 
     assert state == ("cold", "")
     assert child is not parent

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from threading import Event
 
 import pytest
-from macule.ordered import in_order
+from macule.inference.ordered_map import in_order
 
 AHEAD = 16
 

@@ -6,14 +6,14 @@ import subprocess
 import tomllib
 
 import pytest
-from macule import packages
+from macule import extras
 from service import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "layers/model/pyproject.toml").read_text())
 
 
-@pytest.mark.parametrize("extra", packages.EXTRAS.values())
-def test_each_is_of_an_extra_of_the_package(extra: packages.Extra) -> None:
+@pytest.mark.parametrize("extra", extras.EXTRAS.values())
+def test_each_is_of_an_extra_of_the_package(extra: extras.Extra) -> None:
     """`pip install './layers/model[EXTRA]'` brings the package that the line names."""
     needs = PYPROJECT["project"]["optional-dependencies"][extra.extra]
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from macule import peer as asking
+from macule.http import client as asking
 from peers import Peer, closed_port
 
 TIMEOUT_S = 0.4

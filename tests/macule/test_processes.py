@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from macule import processes
+from macule.memory import processes
 
 MB = 2**20
 READERS = ["/proc", "/nowhere"]  # without /proc psutil reads

@@ -13,10 +13,11 @@ import pytest
 from broker import broker
 from hypothesis import given
 from hypothesis import strategies as st
-from macule import proxies, quota, settings
+from macule import settings
+from macule.caching.redis_client import Quotas
 from macule.errors import BadSetting, QuotaExceeded
-from macule.quota import MOST_CALLERS, Memory, Meter, Policy
-from macule.shared import Quotas
+from macule.security import client_address, rate_limits
+from macule.security.rate_limits import MOST_CALLERS, Memory, Meter, Policy
 
 HOUR, SECOND = Policy("hour", 5, 3600), Policy("second", 2, 1)
 US = 1_000_000
@@ -44,7 +45,10 @@ class Bucket:
 @given(
     st.lists(
         st.builds(
-            Policy, st.just("a"), st.integers(1, 9), st.sampled_from(list(quota.WINDOWS_S.values()))
+            Policy,
+            st.just("a"),
+            st.integers(1, 9),
+            st.sampled_from(list(rate_limits.WINDOWS_S.values())),
         ),
         min_size=1,
         max_size=3,
@@ -96,7 +100,7 @@ def test_whoever_comes_back_when_told_is_let_in() -> None:
     for _ in range(HOUR.quota):
         memory.take("a")
     _, owed = memory.take("a")
-    wait_s = int(quota._refusal((HOUR,), owed).headers()["Retry-After"])
+    wait_s = int(rate_limits._refusal((HOUR,), owed).headers()["Retry-After"])
     now[0] = (wait_s - 1) * US
     early, _ = memory.take("a")
     now[0] = wait_s * US
@@ -247,8 +251,8 @@ def test_an_address_is_what_the_last_trusted_proxy_saw(peer: str, forwarded: str
     """X-Forwarded-For is read from its end, for as long as the one who wrote it is trusted."""
     trusted = settings.read({"TRUSTED_PROXIES": TRUSTED}).trusted_proxies
 
-    assert proxies.caller(peer, forwarded, trusted) == who
-    assert proxies.caller(peer, forwarded, ()) == proxies.caller(peer, "", ())
+    assert client_address.caller(peer, forwarded, trusted) == who
+    assert client_address.caller(peer, forwarded, ()) == client_address.caller(peer, "", ())
 
 
 @pytest.mark.parametrize("text", ["*", "localhost", "10.0.0.1/8", "10.0.0.0/33"])

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from macule import log, record, traces
-from macule.log import MOST_BYTES, Lines, as_json, as_text
+from macule.observability import access_log, log_format, tracing
+from macule.observability.log_format import MOST_BYTES, Lines, as_json, as_text
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 ANYTHING = st.text(st.characters(), max_size=600) | st.binary(max_size=600).map(
@@ -72,7 +72,7 @@ def test_a_line_has_known_facts_alone(
 ) -> None:
     """What a route might hand on by mistake, a name or a result, is not written."""
     extra = {"filename": "me.jpg", "label": "melanoma", "prediction": "id", "slug": "busy"}
-    record.answered({**FACTS, **extra}, {"decode": 1.234}, {"user-agent": "curl"})
+    access_log.answered({**FACTS, **extra}, {"decode": 1.234}, {"user-agent": "curl"})
     (line,) = told(capfd)
 
     assert line.keys() == {
@@ -102,7 +102,7 @@ def test_what_machines_ask_all_day_is_no_news(
     severity: str | None,
 ) -> None:
     """Pings are for LOG_LEVEL=debug; a refusal for want of room warns, a fault is an error."""
-    record.answered({**FACTS, "route": route, "status": status}, {}, {})
+    access_log.answered({**FACTS, "route": route, "status": status}, {}, {})
 
     assert [line["severity"] for line in told(capfd)] == [severity] * bool(severity)
 
@@ -111,7 +111,7 @@ def test_words_that_callers_invent_are_other(
     lines: logging.Logger, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Neither a method nor a path of one's own becomes a label or a field."""
-    record.answered({**FACTS, "method": "BREW\n{", "route": ""}, {}, {})
+    access_log.answered({**FACTS, "method": "BREW\n{", "route": ""}, {}, {})
     (line,) = told(capfd)
 
     assert (line["method"], line["route"]) == ("other", "other")
@@ -132,7 +132,7 @@ def test_a_handler_of_its_own_form_is_replaced(monkeypatch: pytest.MonkeyPatch) 
     kept, stream = logging.FileHandler(os.devnull), logging.StreamHandler()
     logger = logging.getLogger("gunicorn.error")
     monkeypatch.setattr(logger, "handlers", [kept, stream])
-    log.begin()
+    log_format.begin()
 
     assert logger.handlers[0] is kept
     assert isinstance(logger.handlers[1], Lines)
@@ -163,12 +163,12 @@ def test_a_handler_of_its_own_form_is_replaced(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_the_trace_is_read(headers: dict[str, str], expected: tuple[str, str, bool] | None) -> None:
     """W3C's, Google's and AWS's headers name a trace; what is not as it should be names none."""
-    assert traces.parent(headers) == expected
+    assert tracing.parent(headers) == expected
 
 
 @given(ANYTHING)
 def test_whatever_a_trace_header_holds_ids_are_ids(text: str) -> None:
     """No words of a caller's come through any of the three."""
-    for name in traces.PATTERNS:
-        found = traces.parent({name: text})
+    for name in tracing.PATTERNS:
+        found = tracing.parent({name: text})
         assert not found or set(found.trace_id + found.span_id) <= set("0123456789abcdef")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from crowd import workers
 from draw import photo
-from macule.recycle import SETTLED, STAYS_S, Wear
+from macule.memory.recycling import SETTLED, STAYS_S, Wear
 from service import GUNICORN, Service, running
 
 MB = 2**20

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from macule.refusal import Line
+from macule.security.throttling import Line
 
 
 def test_the_first_does_not_wait_and_the_next_stand_apart() -> None:

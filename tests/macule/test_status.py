@@ -9,12 +9,14 @@ from hashlib import sha256
 from io import BytesIO
 
 import pytest
-from macule import http, settings, status
-from macule.body import Body
-from macule.http import Request, Response
+from macule import settings
+from macule.http import application
+from macule.http.application import Request, Response
+from macule.http.body import Body
+from macule.routes import service_status
 from peers import REPORT, Peer
 
-TABLE = http.table({"GET /memory/": status.memory, "GET /": status.page})
+TABLE = application.table({"GET /memory/": service_status.memory, "GET /": service_status.page})
 Ask = Callable[..., Response]
 
 
@@ -25,7 +27,7 @@ def ask(other: Peer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
     def ask(path: str, way: str, **headers: str) -> Response:
         monkeypatch.setenv("PREDICT_URL", f"{other.url}/{way}")
         settings.current.cache_clear()
-        return http.answer(TABLE, Request("GET", path, {}, headers, Body(BytesIO(), 0)))
+        return application.answer(TABLE, Request("GET", path, {}, headers, Body(BytesIO(), 0)))
 
     yield ask
     settings.current.cache_clear()
@@ -65,7 +67,7 @@ def test_what_nests_almost_too_deep_is_an_answer(ask: Ask, way: str) -> None:
 def test_who_is_asked_by_a_watcher_does_not_ask_on(ask: Ask, other: Peer) -> None:
     """Two health functions that watch each other come to an end."""
     before = len(other.asked)
-    answer = ask("/memory/", "fine", **{"user-agent": status.WATCHER})
+    answer = ask("/memory/", "fine", **{"user-agent": service_status.WATCHER})
 
     assert "predict" not in json.loads(answer.body)
     assert other.paths(before) == []
@@ -110,4 +112,4 @@ def test_the_page_can_be_heard(ask: Ask) -> None:
     assert '<html lang="en">' in text
     assert text.count("<h1>") == text.count("<title>") == text.count("<caption>") == 1
     assert text.count('scope="col"') == 3
-    assert text.count('scope="row"') == text.count("<tr>") - 1 == len(status.ROWS)
+    assert text.count('scope="row"') == text.count("<tr>") - 1 == len(service_status.ROWS)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from macule import decoding, manifest, tensors
-from macule.body import Body
 from macule.errors import Macule
+from macule.http.body import Body
+from macule.inference import decoding
+from macule.registry import model_card
+from macule.routes.open_inference import tensors
 
 SIDES = (5, 7)
 PIXELS = SIDES[0] * SIDES[1] * 3
@@ -58,7 +60,7 @@ def test_whatever_is_said_is_read_or_refused(
     assert {name for name, _ in asked.outputs} <= set(tensors.OUTPUTS)
 
 
-@pytest.mark.parametrize("resize", manifest.RESIZES)
+@pytest.mark.parametrize("resize", model_card.RESIZES)
 def test_pixels_stay_what_they_are(resize: str) -> None:
     """As a photo they are decoded to themselves, to the letter, however photos are fitted."""
     values = np.random.default_rng(7).integers(0, 256, (1, *SIDES, 3), np.uint8)

@@ -12,7 +12,8 @@ from threading import Event
 import elsewhere
 from browser import WORDS, Visit, most_like, visiting
 from elsewhere import Handler
-from macule import keys, store
+from macule.registry import local
+from macule.security import api_keys
 from playwright.sync_api import Browser, Request, expect
 from service import GUNICORN, READS_IN_SLOTS, ROOT, Service, running
 
@@ -112,7 +113,7 @@ def test_a_cold_start_is_told(browser: Browser, tmp_path: Path) -> None:
         handler.wfile.write(content)
 
     with elsewhere.web() as web:
-        web.hold(store.SHIPPED, "/lesions")
+        web.hold(local.SHIPPED, "/lesions")
         web.turns["/lesions/model.json"] = [late]
         settings = {"MODEL_URI": f"{web.uri}/lesions", "MODEL_CACHE_DIR": str(tmp_path / "cache")}
         with (
@@ -220,7 +221,7 @@ def test_the_small_copy_is_offered_where_the_original_is_too_large(
 def test_a_key_is_asked_for_and_kept_for_the_visit(browser: Browser, tmp_path: Path) -> None:
     """The page opens without a key; then it goes with every request, is stored nowhere, and a
     wrong one is said to be."""
-    key, pair = keys.new("clinic")
+    key, pair = api_keys.new("clinic")
     sent: list[str | None] = []
 
     def note(asked: Request) -> None:
@@ -254,7 +255,7 @@ def test_the_form_without_scripts_says_that_it_needs_a_key(
     browser: Browser, tmp_path: Path
 ) -> None:
     """Its answer is the page in words, with the status of /predict/."""
-    pair = keys.new("clinic")[1]
+    pair = api_keys.new("clinic")[1]
     with (
         running(GUNICORN, tmp_path, API_KEYS=pair) as service,
         visiting(browser, address(service), failures=True, java_script_enabled=False) as visitor,

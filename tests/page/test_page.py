@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from browser import CARD, WORDS
 from draw import photo
-from macule import aws_lambda, errors, inference, page
+from macule import errors
+from macule.http.adapters import aws_lambda
+from macule.inference import classification
+from macule.routes import page
 from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running
 
 ROUTES = {"GET /": page.view, "GET /page/{file}": page.file}
@@ -35,7 +38,7 @@ def test_both_languages_say_the_same() -> None:
 
     assert keys(WORDS["en"]) == keys(WORDS["vi"])
     assert sorted(slots[0]) == sorted(slots[1])
-    assert inference.DISCLAIMER.partition(".")[0] in WORDS["en"]["disclaimer"]
+    assert classification.DISCLAIMER.partition(".")[0] in WORDS["en"]["disclaimer"]
 
 
 @pytest.mark.parametrize("failure", failures(), ids=lambda failure: failure.__name__)
@@ -195,7 +198,7 @@ def test_a_view_loads_nothing_heavy() -> None:
         "from io import BytesIO; "
         "b = app({'REQUEST_METHOD': 'GET', 'PATH_INFO': '/', 'wsgi.input': BytesIO()}, print); "
         "assert b'<!doctype' in b[0]; "
-        "print({'numpy', 'PIL', 'ssl', '_hashlib', 'gzip', 'macule.model'} & set(sys.modules))"
+        "print({'numpy', 'PIL', 'ssl', '_hashlib', 'gzip', 'macule.inference.runtime'} & set(sys.modules))"
     )
     said = subprocess.check_output([sys.executable, "-c", code], text=True)
 
@@ -205,8 +208,8 @@ def test_a_view_loads_nothing_heavy() -> None:
 def test_a_view_is_written_once() -> None:
     """The second reader of a language gets the same bytes, and no file is opened for them."""
     code = (
-        "import sys; from macule import page; from macule.body import Body; "
-        "from macule.http import Request; from io import BytesIO; "
+        "import sys; from macule import page; from macule.http.body import Body; "
+        "from macule.http.application import Request; from io import BytesIO; "
         "ask = lambda: page.view(Request('GET', '/', {}, {}, Body(BytesIO(), 0), 0.0)).body; "
         "one = ask(); "
         "sys.addaudithook(lambda event, given: event == 'open' and print(event, given)); "

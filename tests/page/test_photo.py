@@ -9,7 +9,7 @@ import pytest
 from browser import CARD, WORDS, Visit, launched, most_like, visiting
 from colours import PROFILES, delta_e, into
 from draw import saved, skin
-from macule import decoding
+from macule.inference import decoding
 from PIL import Image, ImageFilter
 from playwright.sync_api import Browser
 from service import ROOT, Service

@@ -16,9 +16,9 @@ import pillow_heif
 import tiffs
 from colours import PROFILES, into
 from draw import photo, saved, skin
-from macule.decoding import png
-from macule.decoding.header import ORIENTATION_TAG
 from macule.errors import BadImage, ImageTooLarge, Macule, UnsupportedImage
+from macule.inference.decoding.formats import png
+from macule.inference.decoding.header import ORIENTATION_TAG
 from PIL import Image
 
 SKIN = "the drawn skin"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from draw import saved, skin
-from macule import decoding
+from macule.inference import decoding
 from reports.image_reports import REPORTS, SKIN, WHITE, Report
 
 MOST_PIXELS = 120_000_000

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from macule.convert import images
+from macule.convert.evaluation import dataset
 from macule.train import __main__ as program
 from macule.train import backbone, data, recipe
 from PIL import Image
@@ -92,9 +92,9 @@ def test_card_describes_the_file(made: Path) -> None:
 
 def test_card_is_read_by_the_service(made: Path) -> None:
     """The serving side's own reader accepts the card."""
-    from macule import manifest
+    from macule.registry import model_card
 
-    card = manifest.read(str(made))
+    card = model_card.read(str(made))
 
     assert list(card.labels) == LABELS
 
@@ -144,16 +144,16 @@ def test_training_is_taken_up_where_it_stopped(
 
 def test_the_file_knows_its_images(folder: Path, made: Path) -> None:
     """The card has its thresholds, and noise lies beyond what is familiar."""
-    from macule import inference, model
+    from macule.inference import classification, runtime
 
-    model._by_pid.clear()
-    warm = model.warm(str(made))
+    runtime._by_pid.clear()
+    warm = runtime.warm(str(made))
     noise = np.random.default_rng(0).integers(0, 256, (1, SIDE_PX, SIDE_PX, 3), np.uint8)
-    scores = model.run(warm, noise)
-    model._by_pid.clear()
+    scores = runtime.run(warm, noise)
+    runtime._by_pid.clear()
 
     assert 0 < warm.card.unfamiliar_above <= warm.card.not_skin_above
-    assert inference.decide(warm.card, 1.0, scores.distance) == "not_skin"
+    assert classification.decide(warm.card, 1.0, scores.distance) == "not_skin"
 
 
 def test_classes_are_weighed_evenly() -> None:
@@ -195,7 +195,7 @@ def test_centres_fill_what_frames_lack(tmp_path: Path) -> None:
     rows = ["lesion,label,split,squashed,cropped", "1,round,train,a.png,", "2,square,extra,,b.png"]
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
 
-    photos = images.read(tmp_path, "squashed")
+    photos = dataset.read(tmp_path, "squashed")
     centred = data.centres(tmp_path, photos)
     decoded = data.decode(centred, LABELS, SIDE_PX, frozenset(p.path for p in centred))
 
@@ -220,11 +220,11 @@ def test_imagenet_weights_fill_the_backbone() -> None:
 
 def test_page_tells_what_was_measured(made: Path) -> None:
     """The files beside the weights hold all that the model card's page needs."""
-    from macule.train import page
+    from macule.train import card_page
 
     found = json.loads((made / "evaluation.json").read_text())
 
     assert found["n"] == 9
     assert sum(found["drawn"][name] for name in ("classified", "inconclusive", "not_skin")) == 210
     assert len((made / "curves.csv").read_text().splitlines()) == 1 + 2 * 3
-    assert page.TEMPLATE.exists()
+    assert card_page.TEMPLATE.exists()

@@ -28,8 +28,8 @@ from macule.errors import (
 )
 
 if TYPE_CHECKING:
-    from macule.classifier import Classifier, Result, load
-    from macule.inference import Explanation, Prediction
+    from macule.inference.classification import Explanation, Prediction
+    from macule.inference.classifier import Classifier, Result, load
 else:
     LATER = {
         "Classifier": "classifier",

@@ -11,7 +11,8 @@ import elsewhere
 import pytest
 from draw import photo
 from macule.errors import ModelUnavailable
-from macule.store import gs, objects, s3
+from macule.registry import storage
+from macule.registry.storage import gs, s3
 
 QUIET_S = 10.0
 # the emulator of gs cannot give back a name with ? or #
@@ -42,13 +43,21 @@ def environment(buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Ite
 def test_a_prefix_is_a_batch(scheme: str, tmp_path: Path) -> None:
     """All below a prefix are rows, whatever their names; a folder's mark is none."""
     for name in NAMES[scheme]:
-        assert objects.write(f"{scheme}://models/{scheme}/{name}", photo(90, 60), "", QUIET_S)
-    objects.write(f"{scheme}://models/{scheme}/ä/", b"", "", QUIET_S)
-    objects.write(f"{scheme}://models/other.jpg", b"", "", QUIET_S)
+        assert storage.write(f"{scheme}://models/{scheme}/{name}", photo(90, 60), "", QUIET_S)
+    storage.write(f"{scheme}://models/{scheme}/ä/", b"", "", QUIET_S)
+    storage.write(f"{scheme}://models/other.jpg", b"", "", QUIET_S)
     out = tmp_path / "all.jsonl"
 
     subprocess.run(
-        [sys.executable, "-m", "macule.cli", "batch", f"{scheme}://models/{scheme}/", "--out", out],
+        [
+            sys.executable,
+            "-m",
+            "macule.cli.main",
+            "batch",
+            f"{scheme}://models/{scheme}/",
+            "--out",
+            out,
+        ],
         check=True,
         capture_output=True,
         env=os.environ,
@@ -64,9 +73,9 @@ def test_a_prefix_is_a_batch(scheme: str, tmp_path: Path) -> None:
 def test_a_bucket_is_listed_in_pages() -> None:
     """More names than a page of S3 holds come once each, sorted."""
     for number in range(1003):
-        objects.write(f"s3://models/pages/{number:04}", b"", "", QUIET_S)
+        storage.write(f"s3://models/pages/{number:04}", b"", "", QUIET_S)
 
-    names = list(objects.names("s3://models/pages/", QUIET_S))
+    names = list(storage.names("s3://models/pages/", QUIET_S))
 
     assert names == [f"s3://models/pages/{number:04}" for number in range(1003)]
 
@@ -75,4 +84,4 @@ def test_a_bucket_is_listed_in_pages() -> None:
 def test_a_bucket_that_is_not_there_is_told(scheme: str) -> None:
     """Listing what is not there fails with the bucket's own word, not with an empty batch."""
     with pytest.raises(ModelUnavailable, match=f"{scheme}://nowhere"):
-        list(objects.names(f"{scheme}://nowhere/a", QUIET_S))
+        list(storage.names(f"{scheme}://nowhere/a", QUIET_S))

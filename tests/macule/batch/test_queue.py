@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from draw import photo
-from macule import batch, classify, jobs, settings
+from macule import batch, jobs, settings
 from macule.batch import score
 from macule.errors import Busy, Macule, QueueFull, Unavailable
 from macule.jobs import Job, Order
+from macule.routes import predict as classify
 
 CHOSEN = settings.read({})
 

@@ -10,8 +10,9 @@ import pillow_heif
 import pytest
 from colours import PROFILES, delta_e, into
 from draw import saved, skin
-from macule import decoding
-from macule.decoding import icc, png
+from macule.inference import decoding
+from macule.inference.decoding import icc
+from macule.inference.decoding.formats import png
 from PIL import Image
 
 P3 = PROFILES["Display P3"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from dicoms import dicom
 from draw import photo, saved, skin
-from macule import decoding
-from macule.decoding import icc
 from macule.errors import BadImage, UnsupportedImage
+from macule.inference import decoding
+from macule.inference.decoding import icc
 from pydicom import dataelem
 from pydicom.uid import (
     CTImageStorage,

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tiffs
 from draw import photo, saved, skin
-from macule import decoding
-from macule.decoding import formats, png
 from macule.errors import BadImage, UnsupportedImage
+from macule.inference import decoding
+from macule.inference.decoding import formats
+from macule.inference.decoding.formats import png
 from PIL import Image
 
 ANY = 10**9

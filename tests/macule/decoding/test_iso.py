@@ -9,9 +9,9 @@ import numpy as np
 import pillow_heif
 import pytest
 from draw import saved, skin
-from macule import decoding
-from macule.decoding import avif, heif, iso
 from macule.errors import BadImage, Macule
+from macule.inference import decoding
+from macule.inference.decoding.formats import avif, heif, isobmff
 
 ANY = 10**9
 
@@ -74,7 +74,7 @@ def test_a_stream_larger_than_its_picture_is_bad(make: Any) -> None:
 def test_parameters_within_the_stream_are_bad() -> None:
     """They would replace those that were priced; HEIC's streams have none."""
     body = bytearray(heic())
-    (item,) = [each for each in iso.items(bytes(body)) if each.kind == heif.CODED]
+    (item,) = [each for each in isobmff.items(bytes(body)) if each.kind == heif.CODED]
     start = bytes(body).index(bytes(item.parts[0][:32]))
     body[start + 4] = heif.SPS << 1
 
@@ -86,7 +86,7 @@ def test_an_avif_says_its_size_in_its_sequence_header() -> None:
     """The largest frame and the profile are read, in 4:2:0 and 4:4:4."""
     for subsampling, profile in (("4:2:0", 0), ("4:4:4", 1)):
         body = saved(skin(320, 200), "AVIF", subsampling=subsampling)
-        (item,) = [each for each in iso.items(body) if each.kind == avif.CODED]
+        (item,) = [each for each in isobmff.items(body) if each.kind == avif.CODED]
 
         assert [*avif._sequences(bytes(item.parts[0]))] == [(320, 200, profile)]
 

@@ -10,9 +10,9 @@ import zlib
 import numpy as np
 import pytest
 from draw import photo, saved, skin
-from macule import decoding
-from macule.decoding.header import ORIENTATION_TAG
 from macule.errors import BadImage, ImageTooLarge, SlowImage, UnsupportedImage
+from macule.inference import decoding
+from macule.inference.decoding.header import ORIENTATION_TAG
 from PIL import Image
 
 SIDE = 64

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from draw import saved, skin
-from macule import decoding
-from macule.decoding import png
-from macule.decoding.header import ORIENTATION_TAG
 from macule.errors import BadImage
+from macule.inference import decoding
+from macule.inference.decoding.formats import png
+from macule.inference.decoding.header import ORIENTATION_TAG
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from broker import PASSWORD, Broker, broker
-from macule.doctor import backends
-from macule.doctor.finding import FAIL, OK, WARN, Finding
+from macule.cli.doctor import backends
+from macule.cli.doctor.finding import FAIL, OK, WARN, Finding
 from peers import Peer, closed_port
 
 CHECKS = [backends.cache, backends.broker]

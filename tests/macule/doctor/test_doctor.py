@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from macule import doctor
-from macule.doctor.finding import FAIL, OK
+from macule.cli import doctor
+from macule.cli.doctor.finding import FAIL, OK
 from peers import Peer, closed_port
 from service import GUNICORN, ROOT, running
 

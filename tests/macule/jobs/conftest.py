@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from broker import Broker, broker
-from macule.jobs.valkey import Valkey
+from macule.jobs.broker.redis_queue import Valkey
 
 
 @pytest.fixture(scope="module")

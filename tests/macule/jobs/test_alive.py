@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from macule.jobs import alive
+from macule.jobs import process_lock
 
 MARK = (
     "import sys, time; from pathlib import Path; from macule.jobs import alive; "
@@ -31,20 +31,20 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def test_this_process_lives(tmp_path: Path) -> None:
     """Who marked itself lives, in its own eyes too; who never did is dead."""
-    token = alive.mark(tmp_path)
+    token = process_lock.mark(tmp_path)
 
-    assert not alive.dead(tmp_path, token)
-    assert alive.dead(tmp_path, "0" * 16)
+    assert not process_lock.dead(tmp_path, token)
+    assert process_lock.dead(tmp_path, "0" * 16)
 
 
 def test_a_killed_process_is_dead_and_leaves_nothing(tmp_path: Path) -> None:
     """SIGKILL takes the lock along; whoever asks first takes the file away."""
     process, token = other(tmp_path)
-    lived = not alive.dead(tmp_path, token)
+    lived = not process_lock.dead(tmp_path, token)
     end(process)
 
     assert lived
-    assert alive.dead(tmp_path, token)
+    assert process_lock.dead(tmp_path, token)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -52,9 +52,9 @@ def test_a_mark_sweeps_those_of_the_dead(tmp_path: Path) -> None:
     """What died without a claim, so that nobody asks for it, goes at the next start."""
     process, _ = other(tmp_path)
     end(process)
-    token = alive.mark(tmp_path)
+    token = process_lock.mark(tmp_path)
 
-    assert [path.name for path in tmp_path.iterdir()] == [alive.PREFIX + token]
+    assert [path.name for path in tmp_path.iterdir()] == [process_lock.PREFIX + token]
 
 
 def test_a_fork_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
@@ -73,10 +73,10 @@ def test_a_fork_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
     )
     assert process.stdout
     token, forked = process.stdout.readline().strip(), process.stdout.readline().strip()
-    lived = not alive.dead(tmp_path, token)
+    lived = not process_lock.dead(tmp_path, token)
     process.kill()  # the child lives on, in a group of its own with nobody else
     process.wait()
-    died = alive.dead(tmp_path, token)
+    died = process_lock.dead(tmp_path, token)
     os.killpg(process.pid, signal.SIGKILL)
     process.stdout.close()
 
@@ -86,6 +86,6 @@ def test_a_fork_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
 def test_marks_made_at_once_all_live(tmp_path: Path) -> None:
     """One who sweeps never takes a mark that is just being made for a dead one's."""
     with ThreadPoolExecutor(8) as pool:
-        tokens = list(pool.map(lambda _: alive.mark(tmp_path), range(64)))
+        tokens = list(pool.map(lambda _: process_lock.mark(tmp_path), range(64)))
 
-    assert not any(alive.dead(tmp_path, token) for token in tokens)
+    assert not any(process_lock.dead(tmp_path, token) for token in tokens)

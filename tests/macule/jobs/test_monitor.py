@@ -12,14 +12,14 @@ import pytest
 from broker import WORKER, Broker, worker
 from crowd import free_port
 from draw import photo
-from macule import keys
 from macule.jobs import Order
-from macule.jobs.valkey import Valkey
+from macule.jobs.broker.redis_queue import Valkey
+from macule.security import api_keys
 from prometheus_client.parser import text_string_to_metric_families
 from receivers import SECRET, receiver
 from service import Answer, need, until
 
-COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
+COMMAND = [sys.executable, "-m", "macule.cli.main", "worker"]
 # A worker whose loop may stand still for seconds, and whose second job never ends.
 STILL_S = 4.0
 HANGING = f"""
@@ -146,7 +146,7 @@ def test_a_worker_is_alive_while_its_loop_goes_round(
 
 def test_who_may_ask_is_as_everywhere(queue: Valkey, server: Broker, port: int) -> None:
     """With keys the metrics need one, the liveness check does not; other routes are problems."""
-    key, pair = keys.new("prometheus")
+    key, pair = api_keys.new("prometheus")
     with worker(server, live_s=60, **at(port), API_KEYS=pair):
         assert call(port, "/health/").status == 200
         assert call(port, "/metrics").status == 401

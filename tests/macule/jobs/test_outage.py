@@ -13,8 +13,8 @@ from broker import PASSWORD, Broker, broker
 from crowd import free_port
 from draw import photo
 from macule.errors import QueueUnavailable
-from macule.jobs.outage import Outage
-from macule.jobs.valkey import Valkey
+from macule.jobs.broker.outage import Outage
+from macule.jobs.broker.redis_queue import Valkey
 from redis.exceptions import ReadOnlyError, ResponseError
 from service import GUNICORN_DEV, running
 

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 import service
-from macule.jobs import COMPLETED_EVENT, EVENTS, STARTED_EVENT, Order, outbox, webhooks
-from macule.jobs.courier import Courier, Send
-from macule.jobs.sqlite import Sqlite
+from macule.jobs import COMPLETED_EVENT, EVENTS, STARTED_EVENT, Order
+from macule.jobs.embedded.sqlite_queue import Sqlite
+from macule.jobs.webhooks import messages as webhooks
+from macule.jobs.webhooks import outbox
+from macule.jobs.webhooks.delivery import Courier, Send
 from peers import closed_port
 from receivers import SECRET, Receiver, database, receiver
 

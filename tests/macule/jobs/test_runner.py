@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import service
 from macule.errors import Busy
-from macule.jobs import FAILED, SUCCEEDED, Order, runner
-from macule.jobs.runner import Runner
-from macule.jobs.sqlite import Sqlite
+from macule.jobs import FAILED, SUCCEEDED, Order
+from macule.jobs.embedded import runner
+from macule.jobs.embedded.runner import Runner
+from macule.jobs.embedded.sqlite_queue import Sqlite
 
 until = partial(service.until, wait_s=10)
 

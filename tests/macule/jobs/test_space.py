@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from macule import explain
 from macule.errors import CannotFit, QueueFull
+from macule.inference import activation_maps
 from macule.jobs import EVENTS, SUCCEEDED, Order, rooms
-from macule.jobs.sqlite import Sqlite
+from macule.jobs.embedded.sqlite_queue import Sqlite
 from mounts import mounts
 from service import ROOT
 
 MB = 2**20
 MAP = Order(None, True, "https://caller.example/" + "x" * 1900, EVENTS)
-LONGEST = {"overlay": "data:" + "x" * explain.MOST_CHARACTERS}  # no PNG of a map is longer
+LONGEST = {"overlay": "data:" + "x" * activation_maps.MOST_CHARACTERS}  # no PNG of a map is longer
 BEGIN = """
 import json, os, sys, threading, time
 from pathlib import Path
@@ -258,6 +258,8 @@ def test_a_map_and_a_webhook_are_counted() -> None:
     """The room of a job is that of the longest outcome, and of what its webhook is told."""
     plain, mapped, told = Order(), Order(with_cam=True), Order(webhook="https://a/", events=EVENTS)
 
-    assert sum(rooms(mapped).values()) - sum(rooms(plain).values()) == explain.MOST_CHARACTERS
+    assert (
+        sum(rooms(mapped).values()) - sum(rooms(plain).values()) == activation_maps.MOST_CHARACTERS
+    )
     assert set(rooms(told)) == set(EVENTS)
     assert sum(rooms(plain, 1000).values()) > 100_000

@@ -29,7 +29,7 @@ from macule.errors import (
     QueueUnavailable,
     Unavailable,
 )
-from macule.explain import MOST_CHARACTERS
+from macule.inference.activation_maps import MOST_CHARACTERS
 from macule.jobs import (
     CANCELED,
     EVENTS,
@@ -39,9 +39,9 @@ from macule.jobs import (
     STARTING,
     SUCCEEDED,
     Order,
-    scripts,
 )
-from macule.jobs.valkey import MESSAGE, PARKED, TASK, Valkey
+from macule.jobs.broker import lua_scripts
+from macule.jobs.broker.redis_queue import MESSAGE, PARKED, TASK, Valkey
 from service import ROOT, until
 
 MB = 2**20
@@ -141,7 +141,7 @@ def test_what_is_told_of_jobs_that_are_gone_is_bounded(server: Broker) -> None:
     """
     server.client.flushall()
     queue = opened(server, ttl_s=0.001, most_bytes=2**18)
-    most = 2**18 // scripts.GONE_PART // scripts.GONE_BYTES
+    most = 2**18 // lua_scripts.GONE_PART // lua_scripts.GONE_BYTES
     ids = []
     for _ in range(most + 30):
         ids.append(queue.put(Order(owner="ann"), b"").id)
@@ -157,7 +157,7 @@ def test_what_is_told_of_jobs_that_are_gone_is_bounded(server: Broker) -> None:
     with pytest.raises(JobExpired):
         queue.get(ids[-1], "ann")
     sums = int(server.client.hget("macule:1:sums", "bytes"))
-    assert queue.held().bytes == sums + len(gone) * scripts.GONE_BYTES
+    assert queue.held().bytes == sums + len(gone) * lua_scripts.GONE_BYTES
 
 
 def test_a_job_that_lapsed_holds_no_place(server: Broker) -> None:
@@ -450,7 +450,7 @@ def test_counts_come_back_to_nothing(queue: Valkey, server: Broker) -> None:
     assert server.client.hgetall("macule:1:sums") == {b"bytes": b"0", b"room": b"0"}
     while delivery := queue.due():
         queue.settle(delivery, None)
-    assert queue.held().bytes == len(ids) * scripts.GONE_BYTES  # those are told for a day
+    assert queue.held().bytes == len(ids) * lua_scripts.GONE_BYTES  # those are told for a day
 
 
 def test_workers_outlive_a_server_without_memory(small: Broker) -> None:
@@ -539,7 +539,7 @@ def test_a_web_process_stays_small(server: Broker) -> None:
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from macule import classify, doors, health, processes; import macule.jobs\n"
         "before = processes.resident()\n"
-        "from macule.jobs.valkey import Valkey\n"
+        "from macule.jobs.broker.redis_queue import Valkey\n"
         "queue = Valkey(sys.argv[1], 60, 100)\n"
         "for _ in range(20): queue.put(macule.jobs.Order(), bytes(10**6)); queue.waiting()\n"
         "print((processes.resident() - before) / 2**20, *{'celery', 'kombu'} & set(sys.modules))"

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import pytest
 from elsewhere import certify
 from macule.errors import BadRequest
-from macule.jobs import EVENTS, addresses, webhooks
+from macule.jobs import EVENTS
+from macule.jobs.webhooks import addresses, messages
 from peers import closed_port
 from receivers import SECRET, Receiver, receiver
 
@@ -31,14 +32,14 @@ def there() -> Iterator[Receiver]:
         yield server
 
 
-def deliver(url: str, **others: Any) -> webhooks.Outcome:
+def deliver(url: str, **others: Any) -> messages.Outcome:
     known = {"secrets": [SECRET], "loopback": True, "timeout_s": 0.4} | others
-    return webhooks.deliver(url, "msg_7_completed", b"{}", **known)
+    return messages.deliver(url, "msg_7_completed", b"{}", **known)
 
 
 def test_the_published_vector() -> None:
     """The standard's example is signed as its own libraries sign it."""
-    signature = webhooks.sign(
+    signature = messages.sign(
         [SECRET], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
     )
 
@@ -47,10 +48,10 @@ def test_the_published_vector() -> None:
 
 def test_each_secret_signs() -> None:
     """While keys change there is a signature of each, the newest first."""
-    both = webhooks.sign([OTHER_SECRET, SECRET], "msg_1", 5, b"{}")
+    both = messages.sign([OTHER_SECRET, SECRET], "msg_1", 5, b"{}")
 
     assert both.split() == [
-        webhooks.sign([key], "msg_1", 5, b"{}") for key in (OTHER_SECRET, SECRET)
+        messages.sign([key], "msg_1", 5, b"{}") for key in (OTHER_SECRET, SECRET)
     ]
 
 
@@ -58,7 +59,7 @@ def test_a_message_has_no_pictures() -> None:
     """The job's document is sent without the map's pictures, which show the photo."""
     explanation = {"kind": "cam", "heatmap": "data:image/png;base64,AA", "faithful": True}
     document = {"id": "7", "output": {"explanation": explanation, "predictions": [{"label": "ä"}]}}
-    message_id, body = webhooks.message("prediction.completed", document, 1_600_000_000.25)
+    message_id, body = messages.message("prediction.completed", document, 1_600_000_000.25)
 
     assert message_id == "msg_7_completed"
     assert json.loads(body) == {
@@ -76,7 +77,7 @@ def test_a_message_has_no_pictures() -> None:
 
 def test_ids_tell_events_apart_and_repeats_not() -> None:
     """Receivers drop repeats by an id that a job has once for each event."""
-    ids = [webhooks.message(event, {"id": "7"}, now)[0] for event in EVENTS for now in (1, 2)]
+    ids = [messages.message(event, {"id": "7"}, now)[0] for event in EVENTS for now in (1, 2)]
 
     assert (ids[0], ids[2]) == (ids[1], ids[3])
     assert len(set(ids)) == 2
@@ -94,7 +95,7 @@ def test_ids_tell_events_apart_and_repeats_not() -> None:
 )
 def test_who_may_be_named(url: str) -> None:
     """Names and public addresses over https are taken, with a port, a path and a query."""
-    assert webhooks.check(url, loopback=False) == url
+    assert messages.check(url, loopback=False) == url
 
 
 @pytest.mark.parametrize(
@@ -123,16 +124,16 @@ def test_who_may_be_named(url: str) -> None:
 def test_who_may_not(url: str, why: str) -> None:
     """Whatever else is refused as the job is made, with the reason."""
     with pytest.raises(BadRequest, match=why):
-        webhooks.check(url, loopback=False)
+        messages.check(url, loopback=False)
 
 
 def test_loopback_is_for_tests() -> None:
     """With the setting, plain http to this machine is taken, and to no other."""
-    assert webhooks.check("http://127.0.0.1:9/", loopback=True)
+    assert messages.check("http://127.0.0.1:9/", loopback=True)
     with pytest.raises(BadRequest):
-        webhooks.check("http://8.8.8.8/", loopback=True)
+        messages.check("http://8.8.8.8/", loopback=True)
     with pytest.raises(BadRequest):
-        webhooks.check("https://10.0.0.1/", loopback=True)
+        messages.check("https://10.0.0.1/", loopback=True)
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC.split())
@@ -151,14 +152,14 @@ def test_what_is_public(address: str) -> None:
 
 def test_a_delivery_is_signed_for_now(there: Receiver) -> None:
     """It is a POST of JSON with the standard's three headers, of this moment."""
-    assert deliver(f"{there.url}/204?token=a") == webhooks.Outcome("delivered")
+    assert deliver(f"{there.url}/204?token=a") == messages.Outcome("delivered")
 
     (call,) = there.calls
     sent = int(call.headers["webhook-timestamp"])
     assert (call.path, call.body) == ("/204?token=a", b"{}")
     assert call.headers["content-type"] == "application/json"
     assert call.headers["webhook-id"] == "msg_7_completed"
-    assert call.headers["webhook-signature"] == webhooks.sign(
+    assert call.headers["webhook-signature"] == messages.sign(
         [SECRET], "msg_7_completed", sent, b"{}"
     )
     assert abs(time.time() - sent) < 5
@@ -221,7 +222,7 @@ def test_loopback_is_not_connected_to(there: Receiver, host: str) -> None:
     """However it is written, this machine is refused before a connection, and for good."""
     outcome = deliver(f"http://{host}:{there.server_port}/", loopback=False)
 
-    assert outcome == webhooks.Outcome("over", "has no public address")
+    assert outcome == messages.Outcome("over", "has no public address")
     assert there.calls == []
 
 
@@ -245,7 +246,7 @@ def test_a_name_that_rebinds_gains_nothing(
     second = deliver(url, loopback=False, resolve=resolve)
 
     assert (first.state, left) == ("again", 2)
-    assert second == webhooks.Outcome("over", "has no public address")
+    assert second == messages.Outcome("over", "has no public address")
     assert (reached, there.calls) == (["93.184.215.14"], [])
 
 
@@ -275,8 +276,8 @@ def test_tls_is_checked_against_the_name(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_schedule() -> None:
     """Nine attempts in 18 hours, each pause within a fifth of its own."""
-    pauses = [webhooks.pause_s(attempts, lambda: 0.5) for attempts in range(1, 10)]
-    least, most = (webhooks.pause_s(3, lambda end=end: end) for end in (0.0, 1.0))
+    pauses = [messages.pause_s(attempts, lambda: 0.5) for attempts in range(1, 10)]
+    least, most = (messages.pause_s(3, lambda end=end: end) for end in (0.0, 1.0))
 
-    assert pauses == [*webhooks.PAUSES_S, None]
+    assert pauses == [*messages.PAUSES_S, None]
     assert (least, most) == (pytest.approx(96), pytest.approx(144))

@@ -14,14 +14,14 @@ from broker import Broker, worker
 from draw import photo, saved
 from macule.errors import Busy
 from macule.jobs import CANCELED, EVENTS, FAILED, PROCESSING, SUCCEEDED, Order
-from macule.jobs.valkey import Valkey
-from macule.jobs.worker import Worker
-from macule.recycle import Wear
+from macule.jobs.broker.redis_queue import Valkey
+from macule.memory.recycling import Wear
+from macule.server.queue_worker import Worker
 from PIL import Image
 from receivers import SECRET, receiver
 from service import until
 
-COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
+COMMAND = [sys.executable, "-m", "macule.cli.main", "worker"]
 SIGNED = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
 
 

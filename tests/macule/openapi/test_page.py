@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from macule.openapi import page
+from macule.routes.openapi import page
 from service import ROOT, Service, need
 
 SAMPLE = re.compile(

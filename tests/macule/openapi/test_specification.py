@@ -11,21 +11,23 @@ from typing import Any
 import pytest
 from answers import FILE
 from jsonschema import Draft202012Validator
-from macule import errors, http, openapi, page
-from macule.body import Body
+from macule import errors
 from macule.functions import health, predict
-from macule.http import Request
-from macule.openapi import entry, operations, specification
+from macule.http import application
+from macule.http.application import Request
+from macule.http.body import Body
+from macule.routes import openapi, page
+from macule.routes.openapi import entry, operations, specification
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from service import ROOT
 
 ROUTES = {"predict": predict.ROUTES, "health": health.ROUTES}
 FREE = {
-    "predict": http.exempt(predict.OPEN, predict.FREE),
-    "health": http.exempt(health.OPEN, ()),
+    "predict": application.exempt(predict.OPEN, predict.FREE),
+    "health": application.exempt(health.OPEN, ()),
 }
 DOCUMENTS = {
-    name: specification.document(http.table(it), FREE[name]) for name, it in ROUTES.items()
+    name: specification.document(application.table(it), FREE[name]) for name, it in ROUTES.items()
 }
 # What no operation answers with: of the command line, and in the outcome of a prediction.
 ELSEWHERE = {errors.NoMaps, errors.Unreadable, errors.WorkerDied}
@@ -163,9 +165,9 @@ def test_what_needs_a_key_or_is_counted_says_so() -> None:
 
 
 @pytest.mark.parametrize("handler", [openapi.document, openapi.docs])
-def test_it_is_asked_for_once(handler: http.Handler) -> None:
+def test_it_is_asked_for_once(handler: application.Handler) -> None:
     """Whoever has the answer gets 304 by its ETag, and asks again each time."""
-    request = Request("GET", "/", {}, {}, Body(None, 0), routes=http.table(predict.ROUTES))  # type: ignore[arg-type]
+    request = Request("GET", "/", {}, {}, Body(None, 0), routes=application.table(predict.ROUTES))  # type: ignore[arg-type]
     first = handler(request)
     again = handler(request._replace(headers={"if-none-match": first.headers["ETag"]}))
 
@@ -178,7 +180,7 @@ def test_it_is_not_loaded_before_it_is_asked_for() -> None:
     """Both functions start without the descriptions, the page, or what writes them."""
     code = (
         "import sys, macule.functions.predict, macule.functions.health;"
-        "print(*(name for name in sys.modules if name.startswith('macule.openapi.')), 'html')"
+        "print(*(name for name in sys.modules if name.startswith('macule.routes.openapi.')), 'html')"
     )
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
 

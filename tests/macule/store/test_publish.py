@@ -12,10 +12,9 @@ from uuid import uuid4
 import elsewhere
 import pytest
 from elsewhere import named
-from macule import manifest, store, uri
 from macule.errors import BadRequest, ModelUnavailable
-from macule.settings import Source
-from macule.store import objects, publish, remote
+from macule.registry import local, model_card, publish, remote, storage
+from macule.settings import Source, urls
 
 QUIET_S = 10.0
 
@@ -43,7 +42,7 @@ def target(request: pytest.FixtureRequest) -> str:
 
 
 def source(target: str, cache: Path, name: str = "stable") -> Source:
-    return Source(uri.below(target, name), None, 20.0, str(cache))
+    return Source(urls.below(target, name), None, 20.0, str(cache))
 
 
 def serving(target: str, cache: Path, name: str = "stable") -> str:
@@ -55,7 +54,7 @@ def test_an_alias_moves_and_moves_back(target: str, tmp_path: Path) -> None:
     first = publish.publish(named(tmp_path / "1", "one"), target, "stable")
     assert serving(target, tmp_path / "cache") == "one"
     second = publish.publish(named(tmp_path / "2", "two"), target, "stable")
-    publish.publish(store.SHIPPED, target, "canary")
+    publish.publish(local.SHIPPED, target, "canary")
     assert serving(target, tmp_path / "cache") == "two"
 
     assert publish.rollback(target, "stable") == first
@@ -65,10 +64,10 @@ def test_an_alias_moves_and_moves_back(target: str, tmp_path: Path) -> None:
 
 def test_a_model_s_address_is_a_folder_too(target: str, tmp_path: Path) -> None:
     """MODEL_URI may name what never changes; the address is the card's sha256."""
-    address = publish.publish(store.SHIPPED, target, "stable")
+    address = publish.publish(local.SHIPPED, target, "stable")
 
-    assert address == sha256(Path(store.SHIPPED, manifest.FILE).read_bytes()).hexdigest()
-    assert remote.find(source(target, tmp_path, address)).card == manifest.read(store.SHIPPED)
+    assert address == sha256(Path(local.SHIPPED, model_card.FILE).read_bytes()).hexdigest()
+    assert remote.find(source(target, tmp_path, address)).card == model_card.read(local.SHIPPED)
 
 
 def test_publishing_twice_changes_nothing(target: str, tmp_path: Path) -> None:
@@ -83,14 +82,14 @@ def test_publishing_twice_changes_nothing(target: str, tmp_path: Path) -> None:
 def test_an_address_is_never_written_twice(target: str, tmp_path: Path) -> None:
     """What lies there with another content stays, and the alias does not come to name it."""
     folder = named(tmp_path / "1", "one")
-    address = sha256(Path(folder, manifest.FILE).read_bytes()).hexdigest()
-    place = uri.below(target, address, "model.tflite")
-    assert objects.write(place, b"another", "", QUIET_S)
+    address = sha256(Path(folder, model_card.FILE).read_bytes()).hexdigest()
+    place = urls.below(target, address, "model.tflite")
+    assert storage.write(place, b"another", "", QUIET_S)
 
     if target.startswith("s3"):  # the emulator of the other ignores conditions
         with pytest.raises(ModelUnavailable, match="another content"):
             publish.publish(folder, target, "stable")
-        assert objects.small(place, QUIET_S)[0] == b"another"  # type: ignore[index]
+        assert storage.small(place, QUIET_S)[0] == b"another"  # type: ignore[index]
         with pytest.raises(ModelUnavailable, match="neither"):
             serving(target, tmp_path / "cache")
 
@@ -127,8 +126,8 @@ def test_there_must_be_one_before(target: str, tmp_path: Path) -> None:
 
 def test_a_lost_model_is_not_rolled_back_to(target: str, tmp_path: Path) -> None:
     """Where the one before has gone from the bucket, the alias stays."""
-    gone = json.dumps({"now": publish.publish(store.SHIPPED, target, "a"), "before": "0" * 64})
-    objects.write(uri.below(target, "stable.json"), gone.encode(), "", QUIET_S)
+    gone = json.dumps({"now": publish.publish(local.SHIPPED, target, "a"), "before": "0" * 64})
+    storage.write(urls.below(target, "stable.json"), gone.encode(), "", QUIET_S)
 
     with pytest.raises(ModelUnavailable, match="no longer there"):
         publish.rollback(target, "stable")
@@ -138,10 +137,10 @@ def test_the_last_good_model_outlives_its_bucket(target: str, tmp_path: Path) ->
     """What was fetched serves after the alias is spoilt."""
     publish.publish(named(tmp_path / "1", "one"), target, "stable")
     assert serving(target, tmp_path / "cache") == "one"
-    place = uri.below(target, "stable.json")
-    found = objects.small(place, QUIET_S)
+    place = urls.below(target, "stable.json")
+    found = storage.small(place, QUIET_S)
     assert found
-    assert objects.write(place, b"[]", found[1], QUIET_S)
+    assert storage.write(place, b"[]", found[1], QUIET_S)
 
     assert serving(target, tmp_path / "cache") == "one"
 
@@ -179,7 +178,7 @@ def test_a_dead_bucket_is_bounded(
 
 def macule(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "macule.cli", *arguments],
+        [sys.executable, "-m", "macule.cli.main", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -193,12 +192,12 @@ def test_the_commands(tmp_path: Path) -> None:
     target = f"s3://models/{uuid4().hex}"
     address = publish.publish(named(tmp_path / "1", "one"), target, "canary")
 
-    assert macule("publish", store.SHIPPED, target, "--alias", "canary").returncode == 0
+    assert macule("publish", local.SHIPPED, target, "--alias", "canary").returncode == 0
     done = macule("rollback", target, "--alias", "canary")
     assert (done.returncode, done.stdout) == (0, f"canary names {address}\n")
     done = macule("rollback", target)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "s3://BUCKET" in macule("publish", store.SHIPPED, "https://example.org").stderr
+    assert "s3://BUCKET" in macule("publish", local.SHIPPED, "https://example.org").stderr
     assert macule("rollback", target, "--alias", "../up").returncode == 2
 
 
@@ -207,9 +206,9 @@ def test_what_cannot_run_is_not_published(tmp_path: Path) -> None:
     target = f"s3://models/{uuid4().hex}"
     folder = Path(named(tmp_path / "1", "one"))
     (folder / "model.tflite").write_bytes(b"no model")
-    card = json.loads((folder / manifest.FILE).read_text())
+    card = json.loads((folder / model_card.FILE).read_text())
     described = {**card, "sha256": sha256(b"no model").hexdigest()}
-    (folder / manifest.FILE).write_text(json.dumps(described))
+    (folder / model_card.FILE).write_text(json.dumps(described))
 
     assert "LiteRT" in macule("publish", str(folder), target).stderr
     with pytest.raises(ModelUnavailable, match="neither"):

@@ -16,21 +16,21 @@ from pathlib import Path
 import elsewhere
 import pytest
 from elsewhere import Web, named
-from macule import manifest, model, store
 from macule.errors import BadCard, ModelUnavailable
+from macule.inference import runtime
+from macule.registry import local, model_card, remote
 from macule.settings import Source
-from macule.store import remote
 from service import ROOT
 
 CARD, FILE = "/lesions/model.json", "/lesions/model.tflite"
-SHIPPED = manifest.read(store.SHIPPED)
+SHIPPED = model_card.read(local.SHIPPED)
 
 
 @pytest.fixture
 def web() -> Iterator[Web]:
     """A server with the default model at /lesions."""
     with elsewhere.web() as server:
-        server.hold(store.SHIPPED, "/lesions")
+        server.hold(local.SHIPPED, "/lesions")
         yield server
 
 
@@ -60,7 +60,7 @@ def put_named(web: Web, folder: Path, name: str) -> None:
 def test_a_file_is_fetched_once(web: Web, source: Source) -> None:
     """The second start asks for the card alone, and a pinned one for nothing at all."""
     first = remote.find(source)
-    assert Path(first.path).read_bytes() == Path(store.fetch(store.SHIPPED).path).read_bytes()
+    assert Path(first.path).read_bytes() == Path(local.fetch(local.SHIPPED).path).read_bytes()
     assert web.asked.count(FILE) == 1
 
     web.asked.clear()
@@ -74,9 +74,9 @@ def test_a_file_is_fetched_once(web: Web, source: Source) -> None:
 
 def test_a_folder_is_an_address_too(source: Source) -> None:
     """A plain folder is read where it is; a pin holds for it as well."""
-    here = source._replace(uri=store.SHIPPED)
+    here = source._replace(uri=local.SHIPPED)
 
-    assert remote.find(here) == store.fetch(store.SHIPPED)
+    assert remote.find(here) == local.fetch(local.SHIPPED)
     assert "MODEL_SHA256" in refused(here._replace(sha256="0" * 64))
 
 
@@ -84,7 +84,7 @@ def test_tls_is_verified(source: Source, tmp_path: Path, monkeypatch: pytest.Mon
     """https:// serves where the certificate is trusted, and is refused at once where it is not."""
     certificate, context = elsewhere.certify(tmp_path)
     with elsewhere.web(context) as server:
-        server.hold(store.SHIPPED, "/lesions")
+        server.hold(local.SHIPPED, "/lesions")
         safe = source._replace(uri=f"{server.uri}/lesions")
 
         assert "self-signed certificate" in refused(safe)
@@ -96,7 +96,7 @@ def test_tls_is_verified(source: Source, tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_alias_leads_to_a_folder(web: Web, source: Source) -> None:
     """Where there is no card, NAME.json beside says which folder is meant."""
     address = sha256(web.files[CARD]).hexdigest()
-    web.hold(store.SHIPPED, f"/{address}")
+    web.hold(local.SHIPPED, f"/{address}")
     web.files["/stable.json"] = json.dumps({"now": address, "before": ""}).encode()
     stable = source._replace(uri=f"{web.uri}/stable?sig=secret")
 
@@ -108,7 +108,7 @@ def test_an_alias_leads_to_a_folder(web: Web, source: Source) -> None:
     web.files["/stable.json"] = json.dumps({"now": "../../etc", "before": ""}).encode()
     assert "alias" in refused(stable._replace(cache_dir=f"{source.cache_dir}-2"))
     web.files["/stable.json"] = json.dumps({"now": "0" * 64}).encode()
-    web.hold(store.SHIPPED, f"/{'0' * 64}")
+    web.hold(local.SHIPPED, f"/{'0' * 64}")
     assert "not the one expected" in refused(stable._replace(cache_dir=f"{source.cache_dir}-3"))
 
 
@@ -248,7 +248,7 @@ def test_two_models_are_kept(web: Web, source: Source, tmp_path: Path) -> None:
         put_named(web, tmp_path, name)
         assert remote.find(source).card.name == name
 
-    assert sorted(manifest.read(str(folder)).name for folder in folders(source)) == ["b", "c"]
+    assert sorted(model_card.read(str(folder)).name for folder in folders(source)) == ["b", "c"]
     assert web.asked.count(FILE) == 1
 
 
@@ -267,7 +267,7 @@ def test_what_the_dead_left_goes_and_damage_heals(web: Web, source: Source) -> N
 def find_elsewhere(source: Source, python: str = sys.executable, before: str = "") -> str:
     """Find the model in a process of its own; return its name, or why it is not found."""
     code = (
-        "import sys, resource; from macule.store import remote; from macule.errors import Macule; "
+        "import sys, resource; from macule.registry.local import remote; from macule.errors import Macule; "
         f"from macule.settings import Source\n{before}\n"
         f"try: print(remote.find({source!r}).card.name)\nexcept Macule as error: print(error)"
     )
@@ -334,16 +334,16 @@ def test_a_crowd_waits_once(web: Web, source: Source) -> None:
     """Requests that waited for a fetch that failed share its failure."""
     web.turns[CARD] = [elsewhere.stall] * 99
     slow = source._replace(timeout_s=1.0)
-    model._by_pid.clear()
+    runtime._by_pid.clear()
 
     def ask(_: int) -> None:
         with suppress(ModelUnavailable):
-            model.warm(slow)
+            runtime.warm(slow)
 
     began = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(8)))
-    model._by_pid.clear()
+    runtime._by_pid.clear()
 
     assert time.monotonic() - began < 3
 
@@ -352,7 +352,7 @@ def test_what_fetching_takes_is_given_back(source: Source) -> None:
     """TLS and its kin load in a child: this process grows by less than 3 MB."""
     code = (
         "import resource; from macule import classify; from macule.settings import Source; "
-        "from macule.store import remote; "
+        "from macule.registry.local import remote; "
         "size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = size(); "
         f"remote.find({source!r}); print(size() - before)"
     )

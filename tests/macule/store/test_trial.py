@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from macule import store
 from macule.errors import ModelUnavailable
-from macule.store import trial
+from macule.registry import local, trial_run
 
 DIGEST = "ab" * 32
 RUN = """
@@ -35,7 +34,7 @@ def die(tmp_path: Path, how: str = "os.abort()", digest: str = DIGEST) -> int:
 
 
 def tried(digest: str = DIGEST, first_run: bool = False) -> None:
-    with trial.of("/models/m.tflite", digest, first_run):
+    with trial_run.of("/models/m.tflite", digest, first_run):
         pass
 
 
@@ -59,10 +58,10 @@ def test_it_is_tried_again_after_a_while(tmp_path: Path, folder: Path) -> None:
         for mark in folder.iterdir():
             os.utime(mark, (time.time() - seconds,) * 2)
 
-    age(trial.PAUSE_S + 1)
+    age(trial_run.PAUSE_S + 1)
     tried()
     assert die(tmp_path) < 0
-    age(trial.PAUSE_S + 1)
+    age(trial_run.PAUSE_S + 1)
     with pytest.raises(ModelUnavailable, match="3 processes"):
         tried()
 
@@ -89,7 +88,7 @@ def test_a_file_that_was_run_is_trusted_again(tmp_path: Path, folder: Path) -> N
 
 def test_who_is_at_it_is_not_dead(tmp_path: Path) -> None:
     """Other workers that load the same file at the same time are no deaths."""
-    with trial.of("/models/m.tflite", DIGEST), trial.of("/models/m.tflite", DIGEST):
+    with trial_run.of("/models/m.tflite", DIGEST), trial_run.of("/models/m.tflite", DIGEST):
         tried()
 
 
@@ -106,5 +105,5 @@ def test_what_takes_for_ever_is_ended(tmp_path: Path) -> None:
 
 def test_what_ships_leaves_no_mark(folder: Path) -> None:
     """The default model is not doubted, and its start writes nothing."""
-    with trial.of(os.path.join(store.SHIPPED, "model.tflite"), DIGEST):
+    with trial_run.of(os.path.join(local.SHIPPED, "model.tflite"), DIGEST):
         assert not folder.exists()

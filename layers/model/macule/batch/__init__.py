@@ -10,15 +10,17 @@ import math
 from threading import Event
 from typing import TextIO
 
-from macule import __version__, budget, model, ordered
+from macule import __version__
 from macule.batch import score, source, tables
 from macule.batch.journal import Journal
 from macule.batch.progress import Progress
 from macule.batch.score import Row
 from macule.errors import ModelUnavailable
+from macule.inference import ordered_map, runtime
 from macule.jobs import Queue
+from macule.memory import budget
+from macule.registry import remote
 from macule.settings import Settings
-from macule.store import remote
 
 AHEAD = 64  # rows a worker that may wait for a slow image before them
 WAITING = 16  # jobs at once in a queue: their images are in memory here until they are put
@@ -55,7 +57,7 @@ def run(
     if queue:
         answer, workers = score.through(queue, stop), workers or WAITING
     else:
-        model.warm(chosen.model)
+        runtime.warm(chosen.model)
         answer, workers = score.local(chosen), workers or math.ceil(budget.processors())
 
     def one(name: str) -> Row:
@@ -67,7 +69,7 @@ def run(
         written.resume(names)
         progress = Progress(watcher, written.count, total)
         try:
-            for row in ordered.in_order(names, one, workers, workers * AHEAD, stop.set):
+            for row in ordered_map.in_order(names, one, workers, workers * AHEAD, stop.set):
                 if row["model"] not in (None, card.sha256):
                     raise ModelUnavailable(
                         f"A worker answers with the model {row['model'][:12]}, not with "

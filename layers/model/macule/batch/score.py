@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from threading import Event
 from typing import Any
 
-from macule import classify
 from macule.batch import source
 from macule.errors import BadImage, Busy, Macule, ModelUnavailable, QueueFull, Unavailable
 from macule.jobs import FAILED, SUCCEEDED, Order, Queue
+from macule.routes import predict as classify
 from macule.settings import Settings
 
 Score = Callable[[bytes], Mapping[str, Any]]

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import NamedTuple
 
-from macule import uri
 from macule.errors import BadRequest, BodyTooLarge, Unreadable
-from macule.store import objects
+from macule.registry import storage
+from macule.settings import urls
 
 QUIET_S = 20.0  # without a byte from a bucket
 BUCKETS = ("s3://", "gs://")
@@ -29,9 +29,9 @@ def find(place: str, but: str) -> Source:
     Raises: BadRequest; the names too, and ModelUnavailable where a bucket cannot be listed.
     """
     if place.startswith(BUCKETS):
-        if why := uri.refusal(place):
-            raise BadRequest(f"{uri.shown(place)} {why}.")
-        return Source(objects.names(place, QUIET_S), None)
+        if why := urls.refusal(place):
+            raise BadRequest(f"{urls.shown(place)} {why}.")
+        return Source(storage.names(place, QUIET_S), None)
     if place == "-":
         return Source(_names(sys.stdin.buffer), None)
     if os.path.isdir(place):
@@ -63,11 +63,11 @@ def _load(name: str, most_bytes: int) -> bytes:
 
 
 def _fetch(address: str, most_bytes: int) -> bytes:
-    if why := uri.refusal(address):
+    if why := urls.refusal(address):
         raise Unreadable(f"The address {why}.")
 
     def once() -> bytes | None:
-        found = objects.read(address, QUIET_S)
+        found = storage.read(address, QUIET_S)
         if found is None:
             return None
         body = b""
@@ -77,7 +77,7 @@ def _fetch(address: str, most_bytes: int) -> bytes:
                 break
         return body
 
-    body = objects.patiently(once)
+    body = storage.patiently(once)
     if body is None:
         raise Unreadable("There is nothing at this address, or nothing that may be read.")
     return body

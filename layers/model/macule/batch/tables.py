@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from macule import packages
+from macule import extras
 from macule.errors import BadRequest
 
 GROUP_ROWS = 10_000  # of a parquet file, in memory at once: about 10 MB
@@ -54,7 +54,7 @@ def _parquet(path: str, lines: Iterator[bytes], columns: list[str]) -> None:
 
 
 def _need_pyarrow() -> None:
-    if fault := packages.missing(".parquet", "pyarrow"):
+    if fault := extras.missing(".parquet", "pyarrow"):
         raise BadRequest(f"{fault}; or name a .csv.")
 
 

@@ -14,27 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert import (
-    compose,
-    export,
-    familiar,
-    gate,
-    images,
-    load,
-    measure,
-    precision,
-    report,
-    run,
-    scaling,
-)
-from macule.convert import labels as labelling
-from macule.convert.compose import Given, Tested, Trial
-from macule.convert.images import Images
-from macule.convert.load import Source
+from macule.convert import card as compose
+from macule.convert import scaling
+from macule.convert.card import Given, Tested, Trial
+from macule.convert.errors import Refused
+from macule.convert.evaluation import batch_inference, dataset
+from macule.convert.evaluation.dataset import Images
+from macule.convert.graph import export, out_of_distribution
 from macule.convert.progress import Progress
-from macule.convert.refusal import Refused
-from macule.manifest import FILE
-from macule.model import arrange
+from macule.convert.quantization import acceptance, comparison, precisions
+from macule.convert.report import pages
+from macule.convert.source import labels as labelling
+from macule.convert.source import load
+from macule.convert.source.load import Source
+from macule.inference.runtime import arrange
+from macule.registry.model_card import FILE
 
 STEPS = 7
 LEAST_SIDE_PX, MOST_SIDE_PX = 8, 640
@@ -70,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--constant", action="append", default=[], metavar="NAME=VALUE", help="of a further input")
     add("--name", help="of the model (default: the file's)")
     add("--force", action="store_true", help="keep the scaling asked for, though another is better")
-    for name, default in gate.Gate()._asdict().items():
+    for name, default in acceptance.Gate()._asdict().items():
         if default is not None:
             flag = f"--gate-{name.replace('_', '-')}"
             add(flag, type=float, default=default, metavar="SHARE", help=f"default: {default}")
@@ -96,7 +90,7 @@ def convert(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, An
     exported = _know(given, exported, choice, progress)
 
     progress.step("asking the original")
-    stand_ins = Images(images.drawn(given.side_px), None, 0)
+    stand_ins = Images(dataset.drawn(given.side_px), None, 0)
     judged = given.judged or stand_ins
     trial = Trial(
         judged.pixels,
@@ -113,7 +107,7 @@ def convert(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, An
 
     progress.step(f"writing {out}")
     best = next(one.candidate for one in tested if one.chosen)
-    scores = run.scores(best.content, trial.pixels, trial.scaling, exported.output)
+    scores = batch_inference.scores(best.content, trial.pixels, trial.scaling, exported.output)
     made = compose.Made(given, exported, choice, trial, before, tested, *scores)
     card = compose.card(options, made)
     evidence = compose.evidence(options, typed, made, card)
@@ -121,7 +115,7 @@ def convert(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, An
         (folder / card["file"]).write_bytes(best.content)
         text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
-        report.write(folder, evidence)
+        pages.write(folder, evidence)
     return out, evidence
 
 
@@ -130,8 +124,8 @@ def _read(options: argparse.Namespace, progress: Progress) -> Given:
     progress.step(f"reading {options.model}")
     source = load.load(options.model, _constants(options.constant))
     side_px = _sides(source, options.side)
-    labelled = images.read(options.eval) if options.eval else []
-    plain = images.read(options.calibration) if options.calibration else labelled
+    labelled = dataset.read(options.eval) if options.eval else []
+    plain = dataset.read(options.calibration) if options.calibration else labelled
     folders = sorted({photo.label for photo in labelled if photo.label})
     labels = labelling.read(options.labels, options.model, folders, source.classes)
     texts = {
@@ -144,15 +138,15 @@ def _read(options: argparse.Namespace, progress: Progress) -> Given:
 
     progress.step(f"decoding images to {side_px[0]} x {side_px[1]} px")
 
-    def decoded(photos: list[images.Photo], what: str) -> Images | None:
+    def decoded(photos: list[dataset.Photo], what: str) -> Images | None:
         if not photos:
             return None
-        return images.decode(photos, labels, side_px, options.resize, progress, what)
+        return dataset.decode(photos, labels, side_px, options.resize, progress, what)
 
     # Where one folder knows splits, ranges come from its training images, figures from the others.
-    calibration = images.choose(plain, ["train"], CALIBRATION_IMAGES) if plain else []
+    calibration = dataset.choose(plain, ["train"], CALIBRATION_IMAGES) if plain else []
     unlabelled = [photo._replace(label="") for photo in calibration]
-    evaluation = images.choose(labelled, ["val", "test"], EVALUATION_IMAGES) if labelled else []
+    evaluation = dataset.choose(labelled, ["val", "test"], EVALUATION_IMAGES) if labelled else []
     return Given(
         source, side_px, labels, texts,
         decoded(unlabelled, "for calibration"), decoded(evaluation, "for evaluation"),
@@ -182,11 +176,11 @@ def _know(
     if shown is None or exported.precision != "fp32" or given.source.kind == "tflite":
         return exported
     pixels = shown.pixels if given.evaluation else shown.pixels[::2]
-    if len(pixels) < familiar.LEAST_IMAGES:
+    if len(pixels) < out_of_distribution.LEAST_IMAGES:
         return exported
     progress.say(f"learning from {len(pixels)} images what is familiar")
     numbers = scaling.numbers(choice.name, choice.channels)
-    known = run.scale(arrange(pixels, choice.channels), numbers)
+    known = batch_inference.scale(arrange(pixels, choice.channels), numbers)
     return export.export(given.source, *given.side_px, known)
 
 
@@ -194,7 +188,9 @@ def _reference(source: Source, trial: Trial, progress: Progress) -> NDArray[np.f
     """Ask the original for its probabilities (n, classes), in its own framework."""
     starts = range(0, len(trial.pixels), BATCH)
     parts = [
-        load.predict(source, run.scale(trial.pixels[start : start + BATCH], trial.scaling))
+        load.predict(
+            source, batch_inference.scale(trial.pixels[start : start + BATCH], trial.scaling)
+        )
         for start in progress.track(starts, len(starts), f"batches of {BATCH} images")
     ]
     before = np.concatenate(parts)
@@ -221,15 +217,15 @@ def _prove(
     Raises: Refused where none is left, naming what each failed.
     """
     limit_mb = options.limit_mb - SERVICE_MB if options.limit_mb else None
-    passing = gate.Gate(
+    passing = acceptance.Gate(
         options.gate_agreement, options.gate_mean_change, options.gate_lost, limit_mb
     )
-    made: Iterable[precision.Candidate]
+    made: Iterable[precisions.Candidate]
     if exported.precision == "fp32":
         wanted = options.precision
-        made = precision.candidates(exported.content, samples, trial.scaling, wanted, progress.say)
+        made = precisions.candidates(exported.content, samples, trial.scaling, wanted, progress.say)
     else:
-        made = [precision.Candidate("as it came", exported.precision, exported.content)]
+        made = [precisions.Candidate("as it came", exported.precision, exported.content)]
     tested: list[Tested] = []
     for candidate in made:
         proof, failed = _judge(candidate, exported.output, passing, trial, before, labels)
@@ -252,23 +248,23 @@ def _prove(
 
 
 def _judge(
-    candidate: precision.Candidate,
+    candidate: precisions.Candidate,
     output: str,
-    passing: gate.Gate,
+    passing: acceptance.Gate,
     trial: Trial,
     before: NDArray[np.float32],
     labels: list[str],
-) -> tuple[measure.Proof, list[str]]:
+) -> tuple[comparison.Proof, list[str]]:
     """Prove one candidate; returns the gates that it fails, or why it cannot be judged."""
     if candidate.why:
-        return measure.unproved(candidate), [candidate.why]
+        return comparison.unproved(candidate), [candidate.why]
     try:
-        proof = measure.prove(
+        proof = comparison.prove(
             candidate, before, trial.pixels, trial.scaling, trial.truth, labels, output
         )
     except (ValueError, RuntimeError, subprocess.SubprocessError) as error:
-        return measure.unproved(candidate), [f"LiteRT cannot run it ({str(error)[:160]})"]
-    return proof, gate.verdict(passing, proof)
+        return comparison.unproved(candidate), [f"LiteRT cannot run it ({str(error)[:160]})"]
+    return proof, acceptance.verdict(passing, proof)
 
 
 def _line(one: Tested) -> str:

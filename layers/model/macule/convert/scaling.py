@@ -5,12 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert import metrics, run
-from macule.convert.export import Exported
-from macule.convert.load import Source
+from macule.convert.errors import Refused
+from macule.convert.evaluation import batch_inference, metrics
+from macule.convert.graph.export import Exported
 from macule.convert.progress import Progress
-from macule.convert.refusal import Refused
-from macule.model import arrange
+from macule.convert.source.load import Source
+from macule.inference.runtime import arrange
 
 # (pixel - mean) / std in RGB order, by the names that the command takes.
 KNOWN: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -72,7 +72,7 @@ class Choice(NamedTuple):
     table: list[Tried]
 
 
-def numbers(name: str, channels: str) -> run.Scaling:
+def numbers(name: str, channels: str) -> batch_inference.Scaling:
     """Return mean and std of the scaling *name*, in the order of *channels*."""
     mean, std = KNOWN[name]
     if channels == "gray":
@@ -110,7 +110,7 @@ def try_all(
     weights = len(truth) / counts / len(np.unique(truth))
     tried = []
     for name, order in progress.track(pairs, len(pairs), "trying scalings"):
-        logits = run.logits(
+        logits = batch_inference.logits(
             exported.content, arrange(pixels, order), numbers(name, order), exported.output
         )
         shares = metrics.softmax(logits, metrics.fit_temperature(logits, truth))

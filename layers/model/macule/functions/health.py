@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from macule import aws_lambda, doors, openapi, scrape, status
-from macule import health as routes
+from macule.http.adapters import aws_lambda
+from macule.http.adapters import wsgi as doors
+from macule.routes import health as routes
+from macule.routes import metrics_endpoint, openapi, service_status
 
 if TYPE_CHECKING:
     from flask import Request
@@ -11,9 +13,9 @@ if TYPE_CHECKING:
 
 ROUTES = {
     "GET /health/": routes.alive,
-    "GET /memory/": status.memory,
-    "GET /metrics": scrape.show,
-    "GET /": status.page,
+    "GET /memory/": service_status.memory,
+    "GET /metrics": metrics_endpoint.show,
+    "GET /": service_status.page,
     "GET /openapi.json": openapi.document,
 }
 OPEN = {"GET /health/"}  # without a key, where there are keys

@@ -2,7 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from macule import aws_lambda, classify, doors, health, openapi, page, predictions, scrape, v2
+from macule.http.adapters import aws_lambda
+from macule.http.adapters import wsgi as doors
+from macule.routes import health, metrics_endpoint, open_inference, openapi, page, predictions
+from macule.routes import predict as classify
 
 if TYPE_CHECKING:
     from flask import Request
@@ -18,7 +21,7 @@ ROUTES = {
     "GET /health/": health.alive,
     "GET /ready/": health.ready,
     "GET /memory/": health.memory,
-    "GET /metrics": scrape.show,
+    "GET /metrics": metrics_endpoint.show,
     "GET /warmup/": health.warmup,
     "GET /model/": health.card,
     "POST /predict/": classify.photo,
@@ -26,15 +29,15 @@ ROUTES = {
     "POST /predictions": predictions.create,
     "GET /predictions/{id}": predictions.show,
     "POST /predictions/{id}/cancel": predictions.cancel,
-    "GET /v2": v2.server,
-    "GET /v2/health/live": v2.live,
-    "GET /v2/health/ready": v2.ready,
-    "GET /v2/models/{name}": v2.about,
-    "GET /v2/models/{name}/ready": v2.ready,
-    "POST /v2/models/{name}/infer": v2.infer,
-    "GET /v2/models/{name}/versions/{version}": v2.about,
-    "GET /v2/models/{name}/versions/{version}/ready": v2.ready,
-    "POST /v2/models/{name}/versions/{version}/infer": v2.infer,
+    "GET /v2": open_inference.server,
+    "GET /v2/health/live": open_inference.live,
+    "GET /v2/health/ready": open_inference.ready,
+    "GET /v2/models/{name}": open_inference.about,
+    "GET /v2/models/{name}/ready": open_inference.ready,
+    "POST /v2/models/{name}/infer": open_inference.infer,
+    "GET /v2/models/{name}/versions/{version}": open_inference.about,
+    "GET /v2/models/{name}/versions/{version}/ready": open_inference.ready,
+    "POST /v2/models/{name}/versions/{version}/infer": open_inference.infer,
 }
 # Without a key, where there are keys; the form of the page asks /predict/, which needs one.
 OPEN = {

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from macule.errors import KeyInUse, KeyReused
-from macule.explain import MOST_CHARACTERS
+from macule.inference.activation_maps import MOST_CHARACTERS
 
 STARTING, PROCESSING = "starting", "processing"
 SUCCEEDED, FAILED, CANCELED = "succeeded", "failed", "canceled"

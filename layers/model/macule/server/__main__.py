@@ -12,14 +12,14 @@ CONFIGURATION = "python:macule.server.configuration"
 
 def main() -> None:
     """Run gunicorn in this process; arguments are gunicorn's own."""
-    from macule import packages, settings
+    from macule import extras, settings
     from macule.errors import BadSetting
 
     try:
         settings.read()
     except BadSetting as error:
         sys.exit(f"macule: {error}")
-    if fault := packages.missing("the server", "gunicorn"):
+    if fault := extras.missing("the server", "gunicorn"):
         sys.exit(f"macule: {fault}")
     settings.drop_empty("WEB_CONCURRENCY")  # what is empty is not set; gunicorn disagrees
     from gunicorn.app.wsgiapp import run

@@ -37,7 +37,7 @@ TRANSFERS_SHARE, TRANSFERS_BYTES = 16, 2**25
 
 def on_starting(server: Any) -> None:
     """Check what the settings name, once: a reload must not end a service that runs."""
-    from macule import startup
+    from macule.server import startup
 
     startup.begin()
 
@@ -46,27 +46,30 @@ def when_ready(server: Any) -> None:
     """Leave what workers share to itself: the collector's marks would copy 1 MB of it to each."""
     import gc
 
-    from macule import draining, log, metrics, processes
+    from macule.http import draining
+    from macule.memory import processes
+    from macule.observability import log_format, metrics
 
     processes.first()  # whose descendants the workers are
     draining.announce(server)
     metrics.share(workers)  # what all of them count in, and those that come after
-    log.begin()
+    log_format.begin()
     gc.collect()
     gc.freeze()
 
 
 def on_reload(server: Any) -> None:
     """HUP: let the workers of now serve until others are warm; gunicorn has set up its log anew."""
-    from macule import draining, log
+    from macule.http import draining
+    from macule.observability import log_format
 
     draining.note_reload(server)
-    log.begin()
+    log_format.begin()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Tell a worker that comes after the first ones, and whether it is one too many."""
-    from macule import draining
+    from macule.http import draining
 
     draining.hold()
     worker.replaces = worker.age > workers
@@ -75,41 +78,43 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Watch the worker's memory; one that replaces another is warm before it takes requests."""
-    from macule import budget, draining, recycle
-    from macule.jobs import here
+    from macule.http import draining
+    from macule.jobs import selection
+    from macule.memory import budget, recycling
 
-    draining.prepare(worker, chosen.drain_s, chosen.graceful_timeout_s, here.leave)
-    worker.wear = recycle.watch(chosen)
+    draining.prepare(worker, chosen.drain_s, chosen.graceful_timeout_s, selection.leave)
+    worker.wear = recycling.watch(chosen)
     share = budget.current().limit.bytes // workers // TRANSFERS_SHARE
     worker.transfers.most_bytes = min(share, TRANSFERS_BYTES)
     if chosen.function == "predict":
-        here.resume()
+        selection.resume()
     if worker.replaces:
-        recycle.take_over(chosen.model, worker.ppid, worker.surplus)
+        recycling.take_over(chosen.model, worker.ppid, worker.surplus)
     draining.note_warm(worker)
 
 
 def pre_request(worker: Any, req: Any) -> None:
     """Count what runs; a connection to a service that is being stopped ends with its answer."""
-    from macule import draining
+    from macule.http import draining
 
     draining.let_in(worker, req)
 
 
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     """Count predictions; pings, health checks and whoever is turned away wear nobody out."""
-    from macule import draining, http, recycle
+    from macule.http import application, draining
+    from macule.memory import recycling
 
     if req.body.is_awaited:
         return  # it goes on when its body is there
     draining.let_out(worker, req)
     # a request that broke off early has no method
-    if environ.get("REQUEST_METHOD") == "POST" and resp.status_code not in http.REFUSED:
-        recycle.served(worker.wear, worker.ppid)
+    if environ.get("REQUEST_METHOD") == "POST" and resp.status_code not in application.REFUSED:
+        recycling.served(worker.wear, worker.ppid)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
     """Let the job at hand end; what does not is taken up by the next worker."""
-    from macule.jobs import here
+    from macule.jobs import selection
 
-    here.leave(here.END_S)
+    selection.leave(selection.END_S)

@@ -20,7 +20,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
-from macule.server.chunks import Chunks
+from macule.server.chunked import Chunks
 
 RECEIVE_BYTES = 2**18  # each call gives the GIL away, and may wait 5 ms for it
 PIECE_BYTES = 2**16

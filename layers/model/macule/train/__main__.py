@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from macule.convert import evaluate, images
+from macule.convert.evaluation import dataset, evaluate
 from macule.convert.progress import Progress
-from macule.train import backbone, card, data, page, recipe, tune
+from macule.train import backbone, card, card_page, data, fine_tuning, recipe
 
 ABOUT = Path(__file__).with_name("isic.json")
 MIDWAY = "blocks_10_project_conv"
@@ -27,7 +27,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="runs to average")
     parser.add_argument("--about", type=Path, default=ABOUT, help="JSON: name, source, licences")
     parser.add_argument("--page", type=Path, help="where to write the model card as a page")
-    for name, default in tune.Plan()._asdict().items():
+    for name, default in fine_tuning.Plan()._asdict().items():
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=type(default), default=default, help=f"default: {default}")
     return parser.parse_args(arguments)
@@ -38,7 +38,7 @@ def train(options: argparse.Namespace, network: recipe.Network, say: recipe.Say)
 
     Returns: the card.
     """
-    photos = images.read(options.data, options.column)
+    photos = dataset.read(options.data, options.column)
     centred = data.centres(options.data, photos)
     labels = data.labels(photos)
     say(f"decoding {len(photos) + len(centred)} photos of {len(labels)} labels")
@@ -52,7 +52,7 @@ def train(options: argparse.Namespace, network: recipe.Network, say: recipe.Say)
         )
         for held in (False, True)
     )
-    plan = tune.Plan(**{name: getattr(options, name) for name in tune.Plan._fields})
+    plan = fine_tuning.Plan(**{name: getattr(options, name) for name in fine_tuning.Plan._fields})
     work = options.work or options.out / "work"
     made = recipe.make(network, training, validation, labels, plan, range(options.seeds), work, say)
     about = json.loads(options.about.read_text(encoding="utf-8"))
@@ -62,10 +62,10 @@ def train(options: argparse.Namespace, network: recipe.Network, say: recipe.Say)
     say("measuring it as it serves")
     held = [photo for photo in photos if photo.split == "val"]
     answers = evaluate.ask(str(options.out), held, Progress(1))
-    card.dump(options.out / "evaluation.json", page.measure(options.out, answers))
-    tune.gather(work, options.out / "curves.csv")
+    card.dump(options.out / "evaluation.json", card_page.measure(options.out, answers))
+    fine_tuning.gather(work, options.out / "curves.csv")
     if options.page:
-        page.write(options.page, options.out, answers)
+        card_page.write(options.page, options.out, answers)
     return document
 
 

@@ -9,12 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from macule.convert import familiar, metrics
-from macule.convert.compose import tidy
-from macule.convert.images import Photo
+from macule.convert.card import tidy
+from macule.convert.evaluation import metrics
+from macule.convert.evaluation.dataset import Photo
+from macule.convert.graph import out_of_distribution
 from macule.train.backbone import MEAN, STD
+from macule.train.fine_tuning import Plan
 from macule.train.recipe import CALIBRATION_IMAGES, Made
-from macule.train.tune import Plan
 
 PARTS = (
     "tensorflow-cpu",
@@ -104,8 +105,8 @@ def describe(photos: list[Photo], weights: str, plan: Plan, made: Made) -> dict[
         " per-channel weights rounded by what their layers see, first layers and head in float,"
         f" ranges from {CALIBRATION_IMAGES} training images. Temperature on val; inconclusive"
         f" below the top probability that {metrics.COVERAGE:.0%} of val exceed, and beyond the"
-        f" distance that {familiar.USUAL:.0%} keep within; not skin beyond that of"
-        f" {familiar.NEARLY_ALL:.0%}.",
+        f" distance that {out_of_distribution.USUAL:.0%} keep within; not skin beyond that of"
+        f" {out_of_distribution.NEARLY_ALL:.0%}.",
         "plan": plan._asdict(),
         "seeds_averaged": made.kept,
         "command": "make train DATA=...",

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from macule import decoding
-from macule.convert import images
-from macule.convert.images import Photo
+from macule.convert.evaluation import dataset
+from macule.convert.evaluation.dataset import Photo
+from macule.inference import decoding
 
 # Share of the frame's width that `cropped` shows: the centre square of 4:3, the usual camera's.
 CENTRE = 0.75
@@ -32,7 +32,7 @@ def centres(folder: Path, photos: list[Photo]) -> list[Photo]:
     if not photos or photos[0].row.get("cropped") is None:
         return []
     seen = {photo.row.get("lesion") for photo in photos}
-    return [p for p in images.read(folder, "cropped") if p.row.get("lesion") not in seen]
+    return [p for p in dataset.read(folder, "cropped") if p.row.get("lesion") not in seen]
 
 
 def decode(

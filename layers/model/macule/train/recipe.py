@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert import export, familiar, metrics, quantize, rounding, run
-from macule.train import backbone, tune
+from macule.convert.evaluation import batch_inference, metrics
+from macule.convert.graph import export, out_of_distribution
+from macule.convert.quantization import quantize, rounding
+from macule.train import backbone, fine_tuning
 from macule.train.data import Set
 
 Say = Callable[[str], None]
@@ -47,7 +49,7 @@ def make(
     training: Set,
     validation: Set,
     labels: list[str],
-    plan: tune.Plan,
+    plan: fine_tuning.Plan,
     seeds: range,
     folder: Path,
     say: Say,
@@ -62,7 +64,7 @@ def make(
     weights = []
     for seed in seeds:
         say(f"fine-tuning, seed {seed}")
-        model = tune.run(
+        model = fine_tuning.run(
             network.build(plan.side_px),
             training,
             SCALING,
@@ -118,7 +120,7 @@ def answer(body: Any, weights: list[Any], pixels: NDArray[np.uint8]) -> NDArray[
     """Logits (n, classes) of *body* with the weights of a run, its head's last."""
     *inner, kernel, bias = weights
     body.set_weights(inner)
-    maps = body.predict(run.scale(pixels, SCALING), batch_size=32, verbose=0)
+    maps = body.predict(batch_inference.scale(pixels, SCALING), batch_size=32, verbose=0)
     return np.asarray(maps.mean(axis=(1, 2)) @ kernel + bias, np.float32)
 
 
@@ -138,7 +140,7 @@ def weigh(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[np.f
     from scipy.optimize import minimize
 
     classes = logits.shape[1]
-    weights = tune.balance(truth, classes)[truth]
+    weights = fine_tuning.balance(truth, classes)[truth]
 
     def loss(values: NDArray[np.float64]) -> float:
         shifted = logits + np.append(0, values[1:])
@@ -160,9 +162,9 @@ def write(
     say("learning what is familiar")
     tap = keras.layers.GlobalAveragePooling2D()(body.get_layer(midway).output)
     shown = keras.Model(body.inputs, tap).predict(
-        run.scale(training.pixels, SCALING), batch_size=32, verbose=0
+        batch_inference.scale(training.pixels, SCALING), batch_size=32, verbose=0
     )
-    whole = export.attach(body, kernel, bias, (midway, familiar.fit(shown)))
+    whole = export.attach(body, kernel, bias, (midway, out_of_distribution.fit(shown)))
     say("quantizing")
     samples = calibration(training.pixels)
     mixed = quantize.head(whole, EARLY)
@@ -187,7 +189,7 @@ def judge(
     distances: dict[str, Any] = {}
     for name, content in files.items():
         say(f"validation: {len(validation.truth)} images, {name}, {len(content)} bytes")
-        logits[name], distances[name] = run.scores(content, validation.pixels, SCALING)
+        logits[name], distances[name] = batch_inference.scores(content, validation.pixels, SCALING)
     found = metrics.calibrate(logits["int8"], validation.truth)
     temperature, inconclusive = (round(number, 4) for number in found)
     calibrated = metrics.softmax(logits["int8"], temperature)
@@ -201,11 +203,12 @@ def judge(
     # 150 images are few to say how often int8 changes an answer; that needs no labels
     some = training.pixels[:: max(len(training.pixels) // 500, 1)]
     pair = (
-        metrics.softmax(run.logits(files[k], some, SCALING), temperature) for k in ("int8", "fp32")
+        metrics.softmax(batch_inference.logits(files[k], some, SCALING), temperature)
+        for k in ("int8", "fp32")
     )
     figures["int8"]["against_fp32_on_training_images"] = metrics.compare(*pair)
     figures["int8"]["inconclusive"] = metrics.abstain(calibrated, validation.truth, inconclusive)
-    thresholds = {"inconclusive": inconclusive} | familiar.thresholds(distances["int8"])
+    thresholds = {"inconclusive": inconclusive} | out_of_distribution.thresholds(distances["int8"])
     return Made(files["int8"], temperature, thresholds, kept, figures)
 
 
@@ -220,9 +223,9 @@ def measure(
 def calibration(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     """Draw the scaled images that set the ranges of the int8 activations."""
     chosen = np.random.default_rng(0).permutation(len(pixels))[:CALIBRATION_IMAGES]
-    return [run.scale(pixels[place][None], SCALING) for place in chosen]
+    return [batch_inference.scale(pixels[place][None], SCALING) for place in chosen]
 
 
 def bounds() -> tuple[float, float]:
     """Least and largest scaled pixel."""
-    return run.bounds(SCALING)
+    return batch_inference.bounds(SCALING)

@@ -1,0 +1,1 @@
+"""The `macule` command: one module per family of commands."""

@@ -1,0 +1,1 @@
+"""A model on labelled images: metrics, intervals, the check against its card."""

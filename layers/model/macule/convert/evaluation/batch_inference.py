@@ -1,0 +1,71 @@
+"""A LiteRT file over many images: what quantizing and measuring need, one thread, no server."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from macule.inference.runtime import as_logits, floats, quantized
+
+DISTANCE, LOGITS, MAPS = 1, 2, 4
+Scaling = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def scale(pixels: NDArray[np.uint8], scaling: Scaling) -> NDArray[np.float32]:
+    """Bring uint8 pixels (1, side, side, 3) to the network's range: (pixel - mean) / std."""
+    mean, std = (np.asarray(part, np.float32) for part in scaling)
+    return np.asarray((pixels - mean) / std, np.float32)
+
+
+def bounds(scaling: Scaling) -> tuple[float, float]:
+    """Least and largest scaled pixel, of any channel."""
+    ends = [scale(np.full((1, 1, 1, 1), level, np.uint8), scaling) for level in (0, 255)]
+    return float(min(end.min() for end in ends)), float(max(end.max() for end in ends))
+
+
+def outputs(
+    content: bytes, images: Iterable[NDArray[np.uint8]], scaling: Scaling
+) -> Iterator[dict[int, NDArray[np.float32]]]:
+    """Run the file *content* on each image (side, side, 3).
+
+    Yields: per image its outputs without batch axis, by the rank they have with it: DISTANCE,
+    LOGITS, MAPS.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]
+    targets = interpreter.get_output_details()
+    for image in images:
+        interpreter.set_tensor(source["index"], quantized(scale(image[None], scaling), source))
+        interpreter.invoke()
+        yield {len(t["shape"]): floats(interpreter.get_tensor(t["index"])[0], t) for t in targets}
+
+
+def scores(
+    content: bytes,
+    images: Iterable[NDArray[np.uint8]],
+    scaling: Scaling,
+    output: str = "logits",
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Run the file on each image.
+
+    *output* is what its row holds, as the card says it: logits, probabilities or sigmoid.
+    Returns: the logits (n, classes), and the distances (n,) where the file gives them.
+    """
+    rows, distances = [], []
+    for answer in outputs(content, images, scaling):
+        rows.append(as_logits(answer[LOGITS], output))
+        distances += [answer[DISTANCE]] if DISTANCE in answer else []
+    return np.stack(rows), np.stack(distances) if distances else None
+
+
+def logits(
+    content: bytes,
+    images: Iterable[NDArray[np.uint8]],
+    scaling: Scaling,
+    output: str = "logits",
+) -> NDArray[np.float32]:
+    """Run the file on each image; returns the logits (n, classes) as `scores` does."""
+    return scores(content, images, scaling, output)[0]

@@ -1,0 +1,145 @@
+"""A folder of images to pixels, through the decoder that serves."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from macule.convert.errors import Refused
+from macule.convert.progress import Progress
+from macule.errors import Macule
+from macule.inference import decoding
+
+TABLE = "labels.csv"
+COLUMNS = ("image", "file", "filename", "path", "squashed", "cropped")
+ENDINGS = tuple(
+    ".jpg .jpeg .png .webp .gif .bmp .tif .tiff .heic .heif .avif .jp2".split()  # noqa: SIM905
+)
+
+
+class Photo(NamedTuple):
+    """One image of a folder; `label` and `split` are empty where nothing says them.
+
+    `row` is its row of `labels.csv`, whatever columns that has.
+    """
+
+    path: Path
+    label: str
+    split: str
+    row: Mapping[str, str] = {}
+
+
+class Images(NamedTuple):
+    """Decoded images: `pixels` (n, height, width, 3) uint8 RGB; `truth` (n,) int64 or None."""
+
+    pixels: NDArray[np.uint8]
+    truth: NDArray[np.int64] | None
+    broken: int
+
+
+def read(folder: Path, column: str | None = None) -> list[Photo]:
+    """List a folder's images: by its `labels.csv`, else a folder a class, else without labels.
+
+    Raises: Refused where there is none, or the table lacks a column.
+    """
+    if not folder.is_dir():
+        raise Refused(f"{folder} is not a folder of images.")
+    if (folder / TABLE).is_file():
+        return _from_table(folder, column)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    if not files:
+        raise Refused(f"{folder} holds no image ({', '.join(ENDINGS)}).")
+    classes = [path.relative_to(folder).parts[:-1] for path in files]
+    return [
+        Photo(path, parts[0] if parts else "", "")
+        for path, parts in zip(files, classes, strict=True)
+    ]
+
+
+def choose(photos: Sequence[Photo], splits: Sequence[str], most: int, seed: int = 0) -> list[Photo]:
+    """Draw at most *most* photos, of the named splits where the folder knows splits."""
+    wanted = [photo for photo in photos if photo.split in splits] or list(photos)
+    order = np.random.default_rng(seed).permutation(len(wanted))[:most]
+    return [wanted[place] for place in sorted(order)]
+
+
+def decode(
+    photos: Sequence[Photo],
+    labels: Sequence[str],
+    side_px: tuple[int, int],
+    resize: str,
+    progress: Progress,
+    what: str,
+) -> Images:
+    """Decode *photos* exactly as requests are; a file that cannot be decoded is counted, not fatal.
+
+    Raises: Refused where none can be decoded, or a photo's label is not one of *labels*.
+    """
+    unknown = sorted({photo.label for photo in photos if photo.label} - set(labels))
+    if unknown:
+        raise Refused(
+            f"The images are labelled {', '.join(unknown[:5])}, the model {', '.join(labels[:8])}: "
+            "name folders or rows as the labels are."
+        )
+    pixels, truth = [], []
+    for photo in progress.track(photos, len(photos), what):
+        decoded = pixels_of(photo, side_px, resize)
+        if decoded is None:
+            continue
+        pixels.append(decoded)
+        truth.append(labels.index(photo.label) if photo.label else -1)
+    if not pixels:
+        raise Refused(f"None of the {len(photos)} images can be decoded.")
+    known = np.array(truth, np.int64)
+    broken = len(photos) - len(pixels)
+    return Images(np.stack(pixels), known if (known >= 0).all() else None, broken)
+
+
+def pixels_of(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray[np.uint8] | None:
+    """Decode one photo to (height, width, 3) as a request is; None where that cannot be done."""
+    try:
+        return decoding.decode(photo.path.read_bytes(), side_px, resize).pixels[0]  # type: ignore[no-any-return]
+    except (Macule, OSError):
+        return None
+
+
+def drawn(side_px: tuple[int, int], count: int = 32, seed: int = 0) -> NDArray[np.uint8]:
+    """Draw stand-ins where no image is given: smooth skin tones with a darker spot and grain.
+
+    Returns: (count, height, width, 3), uint8. They set the ranges of int8; they prove nothing.
+    """
+    from PIL.Image import Resampling, fromarray
+
+    rng, (height, width) = np.random.default_rng(seed), side_px
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    pictures = []
+    for _ in range(count):
+        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        tone = np.asarray(fromarray(coarse).resize((width, height), Resampling.BICUBIC), np.float32)
+        base = tone * 0.25 + rng.uniform((120, 80, 60), (235, 190, 170))
+        radius = np.hypot(x - rng.uniform(-0.4, 0.4), (y - rng.uniform(-0.4, 0.4)) * 1.3)
+        spot = 1 / (1 + np.exp((radius - rng.uniform(0.1, 0.7)) * 25))
+        picture = base * (1 - rng.uniform(0.2, 0.8) * spot[..., None])
+        pictures.append(picture + rng.normal(0, rng.uniform(1, 12), picture.shape))
+    return np.asarray(np.clip(np.stack(pictures), 0, 255), np.uint8)
+
+
+def _from_table(folder: Path, column: str | None) -> list[Photo]:
+    """Read `labels.csv`; a row whose image column is empty is left out."""
+    with (folder / TABLE).open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    columns = list(rows[0]) if rows else []
+    chosen = column or next((name for name in COLUMNS if name in columns), "")
+    if "label" not in columns or chosen not in columns:
+        raise Refused(
+            f"{TABLE} has the columns {', '.join(columns) or 'none'}; it needs label and one of "
+            f"{', '.join(COLUMNS)}."
+        )
+    return [
+        Photo(folder / row[chosen], row["label"], row.get("split") or "", row)
+        for row in rows
+        if row[chosen]
+    ]

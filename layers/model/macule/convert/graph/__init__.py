@@ -1,0 +1,1 @@
+"""The model as a frozen TensorFlow graph: inspected, cut, extended, exported."""

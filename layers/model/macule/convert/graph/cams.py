@@ -1,0 +1,196 @@
+"""Grad-CAM of every class inside the graph, where the head has a closed form.
+
+With features f (h, w, k), pooled to p (k), Grad-CAM of the class c is f @ J[:, c] / (h * w), where
+J is the gradient of its logit to p. So it is the tangent that f gives the logit, carried through
+the head's own operators: each linear one applied at every place, each activation gated by its
+slope at p. What is pooled by the greatest value, or flattened, has the same form: the gradients to
+f add up to J, and to the sum of the Dense weights over all places. Maps are h * w times Grad-CAM
+before its ReLU, in units of the logit.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from macule.convert.graph import head, inspection
+from macule.convert.graph.frozen import SAME, Opened, before, moves, splice, value
+from macule.convert.graph.head import RESHAPES, Head, Unknown
+
+LIGHT_BYTES = 2**20
+# scale, and scale * alpha of Klambauer et al. 2017, arXiv 1706.02515
+SELU = (1.0507009873554805, 1.7580993408473766)
+
+
+def attach(
+    opened: Opened, definition: Any, pooled: Head, logits: Any, features: Any
+) -> tuple[Any, Any]:
+    """Build the head on *features* (1, h, w, k): its row of logits, and the maps of each.
+
+    What is small is in the scope `head`, which `quantize.head` keeps float. Where all pooling is
+    averaging, the row is pooled there from the first tangent, so that its weights are in the file
+    once. Hidden layers of more than LIGHT_BYTES are in the scope `tail`, as the model has them:
+    int8 that is averaged only after a Dense layer would lose most of its steps.
+
+    Raises: Unknown.
+    """
+    import tensorflow as tf
+
+    steps, last = head.stages(opened, logits), final(opened, logits)
+    hidden = sum(step.kernel.size for name, step in steps.items() if name not in last)
+    if 4 * hidden <= LIGHT_BYTES:
+        last |= set(head.between(opened, logits, {}))
+    values: dict[str, Any] = {pooled.features.name: features}
+    here: dict[str, Any] = {}
+    for name, step in steps.items():
+        weights = head.reduce(step, pooled)
+        with tf.name_scope(scope(name, last)):
+            here[name] = features if weights is None else conv(features, weights)
+    dense = all(step.kernel.ndim == 2 and name in last for name, step in steps.items())
+    if set(pooled.pools) == {"gap"} and dense:
+        values = {}
+        for name, step in steps.items():
+            shape = opened.graph.get_tensor_by_name(name).shape
+            with tf.name_scope(scope(name, last)):
+                row = tf.reduce_mean(here[name], [1, 2]) + np.asarray(step.bias, np.float32)
+                values[name] = tf.reshape(row, shape)
+    names = head.between(opened, logits, values)
+    for part in ([n for n in names if n not in last], [n for n in names if n in last]):
+        if part:
+            made = splice(definition, values, part, f"{scope(part[0], last)}own")
+            values |= dict(zip(part, made, strict=True))
+    maps = tangent(opened, logits, here, values, last)
+    return values[before(logits).name], maps
+
+
+def final(opened: Opened, logits: Any) -> set[str]:
+    """Names of the tensors that the last Dense layer makes."""
+    names = set()
+    while True:
+        names.add(logits.name)
+        operation = logits.op
+        moving = [source for source in operation.inputs if moves(opened, source)]
+        linear = operation.type in inspection.AFFINE | SAME | RESHAPES and len(moving) == 1
+        if not linear or head.pooling(logits):
+            return names
+        logits = moving[0]
+
+
+def scope(name: str, last: set[str]) -> str:
+    """Scope of what belongs to a tensor of the head; the slash keeps TensorFlow from adding one."""
+    return "head/" if name in last else "tail/"
+
+
+def conv(maps: Any, weights: NDArray[np.float32]) -> Any:
+    """Apply *weights* (k, d) at every place of *maps* (1, h, w, k)."""
+    import tensorflow as tf
+
+    return tf.nn.conv2d(maps, tf.constant(weights[None, None]), 1, "VALID")
+
+
+def tangent(
+    opened: Opened, tensor: Any, here: dict[str, Any], values: dict[str, Any], last: set[str]
+) -> Any:
+    """Carry the maps through the head up to *tensor*, an operator at a time.
+
+    Args:
+      here: tangents (1, h, w, d) known so far, by the name of the tensor; stages are in it.
+      values: the graph that is being built, its tensors by the same names.
+
+    Raises: Unknown.
+    """
+    import tensorflow as tf
+
+    tensor = before(tensor)
+    if tensor.name in here:
+        return here[tensor.name]
+    parts = [
+        tangent(opened, source, here, values, last) if moves(opened, source) else None
+        for source in tensor.op.inputs
+    ]
+
+    def number(source: Any) -> Any:
+        if moves(opened, source):
+            shape = (1, 1, 1, source.shape.num_elements())
+            return tf.reshape(values[before(source).name], shape)
+        return tf.constant(np.asarray(value(opened, source), np.float32).ravel())
+
+    with tf.name_scope(scope(tensor.name, last)):
+        here[tensor.name] = pushed(opened, tensor.op, parts, number)
+    return here[tensor.name]
+
+
+def pushed(opened: Opened, operation: Any, parts: list[Any], number: Callable[[Any], Any]) -> Any:
+    """Derivative of one operator along *parts*, the tangents of its inputs, None where fixed.
+
+    *number* gives an input's value, shaped to act on every place of a map.
+
+    Raises: Unknown.
+    """
+    import tensorflow as tf
+
+    kind, inputs = operation.type, operation.inputs
+    moving = [part for part in parts if part is not None]
+    if kind in RESHAPES and inspection.flat(inputs[0]):
+        return moving[0]
+    if kind in ("MatMul", "Conv2D") and head.constant(opened, operation):
+        return conv(moving[0], head.kernel(opened, operation))
+    if kind == "FusedBatchNormV3":
+        step = inspection.affine(opened, operation, inputs[0])
+        return moving[0] * np.asarray(step[0] if step else 1, np.float32)
+    if kind == "Neg" or (kind == "Sub" and parts[0] is None):
+        return -moving[0]
+    if kind == "Sub" and len(moving) == 2:
+        return moving[0] - moving[1]
+    if kind in ("Add", "AddV2", "BiasAdd", "Sub"):
+        return moving[0] if len(moving) == 1 else moving[0] + moving[1]
+    if kind == "Mul":
+        crossed = zip(parts, reversed(list(inputs)), strict=True)
+        products = [part * number(other) for part, other in crossed if part is not None]
+        return products[0] if len(products) == 1 else products[0] + products[1]
+    if kind == "RealDiv" and parts[1] is None:
+        return moving[0] / number(inputs[1])
+    if kind == "ConcatV2":
+        places = moving[0].shape[:3]
+        sides = zip(parts, inputs[:-1], strict=False)
+        rows = [tf.zeros((*places, s.shape[-1])) if p is None else p for p, s in sides]
+        return tf.concat(rows, 3)
+    if kind == "Softmax":
+        share = tf.nn.softmax(number(inputs[0]))
+        return share * (moving[0] - tf.reduce_sum(share * moving[0], 3, keepdims=True))
+    if kind in head.ACTIVATIONS:
+        return moving[0] * slope(operation, number(inputs[0]))
+    raise Unknown(f"its head has the operator {kind}, whose slope is not known here")
+
+
+def slope(operation: Any, x: Any) -> Any:
+    """Slope of an activation at *x*.
+
+    Gates are signs of a ReLU: LiteRT has no ReluGrad, and the quantizer no range for booleans.
+    """
+    import tensorflow as tf
+
+    kind = operation.type
+    positive = tf.sign(tf.nn.relu(x))
+    if kind == "Relu":
+        return positive
+    if kind == "Relu6":
+        return positive * tf.sign(tf.nn.relu(6 - x))
+    if kind == "LeakyRelu":
+        alpha = operation.get_attr("alpha")
+        return positive * (1 - alpha) + alpha
+    if kind == "Sigmoid":
+        y = tf.sigmoid(x)
+        return y * (1 - y)
+    if kind == "Tanh":
+        y = tf.tanh(x)
+        return 1 - y * y
+    if kind in ("Erf", "Erfc"):
+        return tf.exp(-x * x) * (2 if kind == "Erf" else -2) / np.pi**0.5
+    if kind == "Softplus":
+        return tf.sigmoid(x)
+    falling = tf.exp(tf.minimum(x, 0.0))
+    if kind == "Selu":
+        return positive * SELU[0] + (1 - positive) * falling * SELU[1]
+    return falling

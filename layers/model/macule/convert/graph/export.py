@@ -1,0 +1,264 @@
+"""A classifier to a float LiteRT file: one signature, batch 1, logits and activation maps."""
+
+import tempfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from macule.convert.graph import cams, gradcam, out_of_distribution
+from macule.convert.graph import frozen as graph
+from macule.convert.graph.head import Unknown
+from macule.convert.graph.outputs import Plan, draw, know
+from macule.convert.source import load, output_check, restore, tflite
+from macule.convert.source.load import Refused, Source
+
+SIDES_PX = (8, 640)
+TOLERANCE = 1e-3
+NUDGES = 8  # of all pixels: an answer near a boundary does not fall over at every one
+# BatchNormalization folds into the layer before it; all else must be in the file. Of the networks
+# of keras.applications MobileNetV2 at alpha 0.35 keeps least, 95 %.
+LEAST_SHARE = 0.8
+
+
+class Exported(NamedTuple):
+    """A LiteRT file and what is known of it.
+
+    `content`: input (1, h, w, c) float32 in the model's own range; outputs `logits` (1, classes)
+      and, where the head has a closed form, `cams` (1, fh, fw, classes), and `distance` (1,) from
+      the known images where some were given: rank tells them apart.
+    `output`: what the row holds: "logits"; "probabilities" or "sigmoid" of a wrapped `.tflite`.
+    `cam`: `faithful`, and either `head`, `max_error` and `correlation` against a GradientTape
+      Grad-CAM before its ReLU, or `why` there are no maps.
+    `precision`: "fp32", or a wrapped file's own: "int8", "fp16", "dynamic".
+    """
+
+    content: bytes
+    output: str
+    cam: dict[str, Any]
+    precision: str
+
+
+def export(
+    source: Source, height: int, width: int, known: NDArray[np.float32] | None = None
+) -> Exported:
+    """Make the LiteRT file of *source* for images of *height* x *width*, and check it.
+
+    *known*: images (n, height, width, c) of the kind to come, in the range that the model takes.
+    Raises: Refused.
+    """
+    low, high = SIDES_PX
+    name = source.model.name
+    if not (low <= height <= high and low <= width <= high):
+        raise Refused(f"{name} at {height} x {width} px: give a --side of {low} to {high}.")
+    if source.kind == "tflite":
+        return wrap(source, height, width)
+    plan = draw(load.at(source, height, width), load.opaque(source))
+    plan = plan if known is None else know(plan, known)
+    images = load.samples(source, 4, height, width)
+    try:
+        content, outputs = made(source, plan, images)
+    except (Unknown, Refused) as error:
+        if plan.head is None:
+            raise
+        # maps are an addition: what LiteRT cannot do for them must not cost the model
+        why = str(error) if isinstance(error, Unknown) else "LiteRT cannot compute its maps"
+        plan = plan._replace(head=None, why=why)
+        content, outputs = made(source, plan, images)
+    cam: dict[str, Any] = {"faithful": False, "why": plan.why}
+    if plan.head:
+        cam = gradcam.compare(plan.frozen, plan.head, plan.logits.name, images, outputs[1])
+    return Exported(content, "logits", cam, "fp32")
+
+
+def made(
+    source: Source, plan: Plan, images: NDArray[np.float32]
+) -> tuple[bytes, list[NDArray[np.float32]]]:
+    """Write a plan and check the file; returns it with its outputs on *images*.
+
+    Raises: Refused, Unknown.
+    """
+    from tensorflow.lite.python.convert_phase import ConverterError
+
+    try:
+        content = write(lambda image: serve(plan, image), plan.frozen.shape)
+    except (*restore.BROKEN, ConverterError) as error:
+        raise Refused(unsupported(source.model.name, error)) from error
+    graph.tidy()
+    return content, check(source, content, images, graph.bytes_of(plan.opened))
+
+
+def serve(plan: Plan, image: Any) -> dict[str, Any]:
+    """Build the graph that is served: the model's own, its logits, and the maps beside them.
+
+    Raises: Unknown.
+    """
+    import tensorflow as tf
+
+    definition, wanted = plan.frozen.definition, plan.logits
+    given = {f"{graph.IMAGE}:0": image}
+    tap = [plan.known[0]] if plan.known else []
+    if plan.head is None:
+        row, *tapped = graph.splice(definition, given, [wanted.name, *tap], "")
+        maps = None
+    else:
+        features, *tapped = graph.splice(definition, given, [plan.head.features.name, *tap], "")
+        row, maps = cams.attach(plan.opened, definition, plan.head, wanted, features)
+    with tf.name_scope("head/"):
+        row = tf.reshape(row, (1, plan.answer.units))
+        if plan.answer.logits is None:
+            row = tf.math.log(tf.maximum(row, 1e-7))
+        if plan.answer.units == 1:
+            # softmax([0, z]) is [1 - sigmoid(z), sigmoid(z)]; the first label's evidence is -z
+            row = tf.pad(row, [[0, 0], [1, 0]])
+            maps = None if maps is None else tf.concat([-maps, maps], 3)
+        found = {"logits": row} | ({} if maps is None else {"cams": maps})
+        if plan.known:
+            pooled = tf.reduce_mean(tapped[0], [1, 2])
+            found["distance"] = out_of_distribution.measure(plan.known[1], pooled)
+        return found
+
+
+def write(
+    serve: Callable[[Any], dict[str, Any]], shape: tuple[int, ...], owner: Any = None
+) -> bytes:
+    """Save *serve* as the only signature, batch fixed to 1, and convert it.
+
+    *owner* holds the variables that *serve* reads: without it Keras 3 hides them from the
+    converter, which then drops all weights in silence.
+    """
+    import tensorflow as tf
+
+    module = tf.Module() if owner is None else owner
+    wanted = tf.TensorSpec((1, *shape), tf.float32, graph.IMAGE)
+    function = tf.function(serve, input_signature=[wanted], autograph=False)
+    with tempfile.TemporaryDirectory() as folder, restore.quiet():
+        tf.saved_model.save(module, folder, signatures={"serving_default": function})
+        del function, module
+        graph.tidy()
+        return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+
+
+def unsupported(name: str, error: BaseException) -> str:
+    """Say which operator LiteRT lacks."""
+    import re
+
+    found = sorted(set(re.findall(r"tf\.([A-Z]\w+)", str(error))))
+    what = f"the operator {found[0]}" if found else f"a part ({' '.join(str(error).split())[:100]})"
+    return (
+        f"{name} has {what}, which LiteRT does not know: replace the layer that uses it, and save "
+        "the model again."
+    )
+
+
+def check(
+    source: Source, content: bytes, images: NDArray[np.float32], weights: int
+) -> list[NDArray[np.float32]]:
+    """Compare the file with the model; returns its outputs on *images*, logits first.
+
+    Raises: Refused where weights were lost or answers differ.
+    """
+    name = source.model.name
+    if len(content) < LEAST_SHARE * weights:
+        raise Refused(
+            f"{name} lost weights in conversion ({len(content)} bytes of {weights}): report it "
+            "with the model's summary()."
+        )
+    try:
+        outputs = tflite.outputs(content, images)
+    except (ValueError, RuntimeError) as error:
+        raise Refused(unsupported(name, error)) from error
+    expected = load.predict(source, images)
+    change = np.abs(output_check.distribution(outputs[0], "logits") - expected).max()
+    if not change <= TOLERANCE and not change <= unrest(source, images, expected):
+        raise Refused(
+            f"{name} answers differently after conversion (by {change:.3g}, allowed {TOLERANCE}): "
+            "report it with the model's summary()."
+        )
+    return outputs
+
+
+def unrest(source: Source, images: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Say how far the model's own answers move when each pixel does by a hundred-thousandth.
+
+    A network that multiplies rounding errors, an untrained one say, cannot be converted closer than
+    that; what it is worth is then the business of the gates.
+    """
+    random = np.random.default_rng(0)
+    return max(
+        float(np.abs(load.predict(source, images * noise) - expected).max())
+        for noise in random.normal(1, 1e-5, (NUDGES, *images.shape)).astype(np.float32)
+    )
+
+
+def wrap(source: Source, height: int, width: int) -> Exported:
+    """Take a `.tflite` as it is.
+
+    Raises: Refused where another size is asked for.
+    """
+    file: tflite.Lite = source.model
+    if (height, width) != file.shape[:2]:
+        raise Refused(
+            f"{file.name} takes {file.shape[0]} x {file.shape[1]} px, which is fixed in a .tflite: "
+            "leave --side out, or convert the model it was made from."
+        )
+    output = {"softmax": "probabilities"}.get(file.output, file.output)
+    why = "a .tflite is served as it is, and its gradients are not known"
+    return Exported(
+        tflite.signed(file.content), output, {"faithful": False, "why": why}, file.precision
+    )
+
+
+def attach(
+    body: Any,
+    kernel: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    known: tuple[str, out_of_distribution.Space] | None = None,
+) -> bytes:
+    """Export the Keras model *body* with a GAP + Dense head as a float32 `.tflite`.
+
+    Args:
+      body: Keras model from one image batch to feature maps (n, h, w, features).
+      kernel: (features, classes), the Dense layer's weights.
+      bias: (classes,).
+      known: a layer of *body*, and the space of known images in its pooled output.
+
+    Returns: the file. Input (1, side, side, 3) float32, scaled. Outputs `cams` (1, h, w, classes),
+      `logits` (1, classes) and, with *known*, `distance` (1,), all float32.
+
+    Pooling and a Dense layer commute: with cams = features * kernel at every place, logits =
+    mean(cams) + bias, and each cam is the class's Grad-CAM before its ReLU. So the explanation
+    costs one output and no second pass.
+    """
+    import keras
+    import tensorflow as tf
+
+    weights = tf.constant(np.asarray(kernel, np.float32)[None, None])
+    shift = tf.constant(np.asarray(bias, np.float32))
+    tapped = body
+    if known:
+        tapped = keras.Model(body.inputs, [body.output, body.get_layer(known[0]).output])
+
+    def serve(image: Any) -> dict[str, Any]:
+        seen = tapped(image, training=False)
+        features = seen[0] if known else seen
+        with tf.name_scope("head"):
+            maps = tf.nn.conv2d(features, weights, 1, "VALID")
+            found = {"cams": maps, "logits": tf.reduce_mean(maps, [1, 2]) + shift}
+            if known:
+                found["distance"] = out_of_distribution.measure(
+                    known[1], tf.reduce_mean(seen[1], [1, 2])
+                )
+            return found
+
+    return write(serve, body.input_shape[1:], hold(body))
+
+
+def hold(body: Any) -> Any:
+    """Make the module that owns the body's variables."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.held = [variable.value for variable in body.variables]
+    return module

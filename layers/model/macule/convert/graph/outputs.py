@@ -1,0 +1,88 @@
+"""What is to be made of a frozen graph: its logits, its maps, and how familiar an image is."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from macule.convert.graph import frozen as graph
+from macule.convert.graph import head, inspection, out_of_distribution
+
+
+class Plan(NamedTuple):
+    """A graph, its output, and its head; or why it has none that maps can be made for.
+
+    `known`: the tensor at `midway`, and the space of known images in its features; None where none
+    were given.
+    """
+
+    frozen: graph.Frozen
+    opened: graph.Opened
+    answer: inspection.Output
+    head: head.Head | None
+    why: str
+    known: tuple[str, out_of_distribution.Space] | None = None
+
+    @property
+    def logits(self) -> Any:
+        """The tensor of the logits; the output itself where they cannot be told from it."""
+        return self.opened.graph.get_tensor_by_name(self.answer.logits or self.frozen.output)
+
+
+def know(plan: Plan, images: NDArray[np.float32]) -> Plan:
+    """Learn what is familiar from *images* (n, h, w, c), in the range that the model takes."""
+    tap = midway(plan.opened)
+    if tap is None or len(images) < out_of_distribution.LEAST_IMAGES:
+        return plan
+    return plan._replace(
+        known=(tap.name, out_of_distribution.fit(features(plan, tap.name, images)))
+    )
+
+
+def midway(opened: graph.Opened) -> Any | None:
+    """Find the last feature maps before the network halves them for the last time.
+
+    The last features tell classes apart and little else; these still know what is no skin
+    (docs/decisions.md has both).
+    """
+    maps = [
+        tensor
+        for operation in opened.graph.get_operations()
+        for tensor in operation.outputs
+        if graph.moves(opened, tensor) and tensor.dtype.is_floating
+        if tensor.shape.rank == 4 and tensor.shape[1] and tensor.shape[2]
+    ]
+    areas = [tensor.shape[1] * tensor.shape[2] for tensor in maps]
+    least = min((area for area in areas if area > 1), default=0)
+    larger = [tensor for tensor, area in zip(maps, areas, strict=True) if area >= 2 * least]
+    return larger[-1] if larger and larger[-1].name != opened.image.name else None
+
+
+def features(plan: Plan, name: str, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Run the graph on each image; returns the means (n, d) of the maps *name*."""
+    import tensorflow as tf
+
+    def see(image: Any) -> Any:
+        given = {f"{graph.IMAGE}:0": image}
+        return tf.reduce_mean(graph.splice(plan.frozen.definition, given, [name], "")[0], [1, 2])
+
+    shape = tf.TensorSpec((1, *plan.frozen.shape))
+    run = tf.function(see, input_signature=[shape], autograph=False)
+    return np.concatenate([run(tf.constant(image[None])).numpy() for image in images])
+
+
+def draw(frozen: graph.Frozen, opaque: bool = False) -> Plan:
+    """Find the output and the head of a frozen graph.
+
+    *opaque*: its probabilities were found to be made by no plain softmax.
+    """
+    opened = graph.read(frozen)
+    answer = inspection.output(opened)
+    if opaque or answer.logits is None:
+        answer = answer._replace(kind="softmax", logits=None)
+        return Plan(frozen, opened, answer, None, "its output is made by no plain softmax")
+    try:
+        found = head.find(opened, opened.graph.get_tensor_by_name(answer.logits))
+    except head.Unknown as error:
+        return Plan(frozen, opened, answer, None, str(error))
+    return Plan(frozen, opened, answer, found, "")

@@ -1,0 +1,227 @@
+"""The tables of a conversion report below its first screen."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from macule.convert.evaluation import metrics
+from macule.convert.report.facts import Evidence, arrays, labels, megabytes
+from macule.convert.report.formatting import NONE, Cell, Table, known, number, percent, table, unit
+
+MOST_PAIRS = 12
+
+
+def files(evidence: Evidence) -> list[dict[str, Any]]:
+    """List the original and every candidate in the order tried, each with a `title`."""
+    original = dict(evidence.get("original") or {})
+    tried = [dict(part) for part in evidence.get("candidates") or []]
+    for part in tried:
+        part["title"] = str(part.get("name")) + (" (chosen)" if part.get("chosen") else "")
+    if original:
+        original["title"] = original.get("name", "original")
+    return [original, *tried] if original else tried
+
+
+def answers(evidence: Evidence) -> Table:
+    """How each file answers: against the original, and against the labels where there are any."""
+    head = ["file", "gate", "same top answer", "mean change", "largest change"]
+    labelled = any(known(part.get("accuracy")) for part in files(evidence))
+    head += ["accuracy", "balanced accuracy", "mean AUC"] * labelled
+    rows = []
+    for part in files(evidence):
+        row = [
+            part["title"],
+            passed(part),
+            percent(part.get("agreement")),
+            number(part.get("mean_change"), 4),
+            number(part.get("max_change")),
+        ]
+        if labelled:
+            areas = [area for area in (part.get("auc") or {}).values() if known(area)]
+            row += [percent(part.get("accuracy")), percent(part.get("balanced_accuracy"))]
+            row.append(number(sum(areas) / len(areas)) if areas else NONE)
+        rows.append(row)
+    return table("What each file answers", head, rows)
+
+
+def passed(part: dict[str, Any]) -> Cell:
+    """Whether a candidate passed the gate; the original is what it is held against."""
+    if "chosen" not in part and "failed" not in part:
+        return Cell("reference")
+    return Cell("✗ failed", tone="bad") if part.get("failed") else Cell("✓ passed", tone="ok")
+
+
+def costs(evidence: Evidence) -> Table:
+    """Size, latency and memory of each file, drawn against the greatest of its column."""
+    parts = files(evidence)
+    threads = sorted({int(count) for part in parts for count in part.get("p50_ms") or {}})
+    columns = [("size", "MB", [megabytes(part) for part in parts])]
+    columns.append(("load", "ms", [part.get("load_ms") for part in parts]))
+    for count in threads:
+        took = [{int(k): v for k, v in (part.get("p50_ms") or {}).items()} for part in parts]
+        name = f"median, {count} thread{'s' * (count > 1)}"
+        columns.append((name, "ms", [part.get(count) for part in took]))
+    columns.append(("peak memory", "MB", [part.get("peak_mb") for part in parts]))
+    cells = [bars(values, name) for _, name, values in columns]
+    rows = [[part["title"], *row] for part, *row in zip(parts, *cells, strict=True)]
+    return table(
+        "What each file costs (bars: against the greatest of the column)",
+        ["file", *(name for name, _, _ in columns)],
+        rows,
+        "bars",
+    )
+
+
+def bars(values: list[Any], name: str) -> list[Cell]:
+    """Draw a column of figures from 0 to the greatest of them."""
+    top = max((value for value in values if known(value)), default=0)
+    return [
+        Cell(unit(value, name), value / top if known(value) and top else None) for value in values
+    ]
+
+
+def refusals(evidence: Evidence) -> list[str]:
+    """Say why each candidate that failed did."""
+    return [
+        f"{part.get('name')} failed: {sentence}."
+        for part in evidence.get("candidates") or []
+        for sentence in part.get("failed") or []
+    ]
+
+
+def classes(evidence: Evidence) -> Table | None:
+    """Each class before and after: its images, AUC, and sensitivity with a 95 % interval."""
+    before, after, truth = arrays(evidence)
+    if truth is None:
+        return None
+    names, rows = labels(evidence), []
+    shares = [metrics.sensitivity(p.argmax(axis=1), truth, len(names)) for p in (before, after)]
+    for index, label in enumerate(names):
+        positive = truth == index
+        areas = [metrics.auc(part[:, index], positive) for part in (before, after)]
+        count = int(positive.sum())
+        found = [interval(share[index], count) for share in shares]
+        change = number(areas[1] - areas[0], 3, "+")
+        rows.append([label, count, *map(number, areas), change, *found])
+    head = ["class", "n", "AUC before", "AUC after", "change"]
+    return table("Each class", [*head, "sensitivity before", "sensitivity after"], rows)
+
+
+def interval(share: float, count: int) -> str:
+    """Write a share of *count* with its 95 % interval after Wilson."""
+    if not count:
+        return NONE
+    low, high = metrics.wilson(share, count)
+    return f"{percent(share)} ({low * 100:.0f} to {high * 100:.0f})"
+
+
+def confusion(evidence: Evidence) -> list[Table]:
+    """Count true class by answer, before and after; each tint is the share of its row."""
+    before, after, truth = arrays(evidence)
+    if truth is None:
+        return []
+    names = labels(evidence)
+    found = []
+    for title, part in (("Before: the original", before), ("After: the converted file", after)):
+        answer, rows = part.argmax(axis=1), []
+        for index, label in enumerate(names):
+            given = answer[truth == index]
+            counts = [int((given == other).sum()) for other in range(len(names))]
+            tints = [Cell(str(c), c / len(given)) if c else Cell("0") for c in counts]
+            rows.append([label, *tints])
+        caption = f"{title} (n = {len(truth)})"
+        found.append(table(caption, ["labelled as", *names], rows, "matrix"))
+    return found
+
+
+def mistakes(evidence: Evidence) -> Table | None:
+    """The most frequent wrong answers before and after, for many classes in little room."""
+    before, after, truth = arrays(evidence)
+    if truth is None:
+        return None
+    names = labels(evidence)
+    was, now = (Counter(zip(truth, p.argmax(axis=1), strict=True)) for p in (before, after))
+    pairs = sorted({p for p in was | now if p[0] != p[1]}, key=lambda p: -was[p] - now[p])
+    rows = [[names[a], names[b], was[a, b], now[a, b]] for a, b in pairs[:MOST_PAIRS]]
+    caption = f"The {len(rows)} most frequent of {len(pairs)} kinds of wrong answers"
+    return table(caption, ["labelled as", "answered", "before", "after"], rows)
+
+
+def changed(evidence: Evidence) -> tuple[str, Table | None]:
+    """Say how many top answers changed, what the labels say of them, and list the commonest.
+
+    The evidence must have probabilities.
+    """
+    before, after, truth = arrays(evidence)
+    was, now = before.argmax(axis=1), after.argmax(axis=1)
+    other = was != now
+    names, count = labels(evidence), int(other.sum())
+    text = f"The top answer changed on {count} of {len(was)} images."
+    if truth is not None and count:
+        better, worse = int((now == truth)[other].sum()), int((was == truth)[other].sum())
+        text += (
+            f" By the labels, {better} became right, {worse} became wrong and"
+            f" {count - better - worse} stayed wrong."
+        )
+    pairs = Counter(zip(was[other], now[other], strict=True)).most_common()
+    rows = [[names[a], names[b], times] for (a, b), times in pairs[:MOST_PAIRS]]
+    caption = f"The {len(rows)} most frequent of {len(pairs)} kinds of changed answers"
+    return text, table(caption, ["before", "after", "images"], rows) if rows else None
+
+
+def scalings(evidence: Evidence) -> Table | None:
+    """What each scaling of the pixels gave on the labelled images."""
+    found = evidence.get("scaling") or {}
+    if not found.get("table"):
+        return None
+    rows = []
+    for row in found["table"]:
+        name = str(row.get("name"))
+        name += " (chosen)" if name == found.get("chosen") else ""
+        shares = [row.get(key) for key in ("accuracy", "balanced_accuracy", "confidence")]
+        rows.append([name, *map(percent, shares)])
+    head = ["scaling", "accuracy", "balanced accuracy", "mean confidence"]
+    count = found.get("n")
+    caption = f"Scalings tried, {'number of images not given' if count is None else f'n = {count}'}"
+    return table(caption, head, rows)
+
+
+def glossary(evidence: Evidence) -> Table | None:
+    """The labels in their order, with their names by language."""
+    card = evidence.get("card") or {}
+    names = card.get("names") or {}
+    if not card.get("labels"):
+        return None
+    rows = []
+    for index, label in enumerate(card["labels"]):
+        given = [names[k][index] if index < len(names[k]) else NONE for k in names]
+        rows.append([index, label, *given])
+    return table("Labels, in the order of the outputs", ["place", "label", *names], rows)
+
+
+def likenesses(given: list[Mapping[str, Any]]) -> Table:
+    """How alike the maps of both models are, image by image."""
+    rows = [
+        [index, part.get("label", NONE), *(absent(part, key) for key in ("before", "after")), r]
+        for index, part in enumerate(given, 1)
+        for r in [number(likeness(part), 2)]
+    ]
+    return table("Maps", ["image", "class", "before", "after", "likeness"], rows)
+
+
+def absent(part: Mapping[str, Any], key: str) -> str:
+    return "no map" if part.get(key) is None else "map"
+
+
+def likeness(part: Mapping[str, Any]) -> float:
+    """Correlate the positive parts of two maps (fh, fw); nan if one is absent, flat or other."""
+    maps = [part.get(key) for key in ("before", "after")]
+    if maps[0] is None or maps[1] is None or np.shape(maps[0]) != np.shape(maps[1]):
+        return math.nan
+    first, second = (np.maximum(np.asarray(found, np.float64), 0).ravel() for found in maps)
+    if not first.std() or not second.std():
+        return math.nan
+    return float(np.corrcoef(first, second)[0, 1])

@@ -1,0 +1,1 @@
+"""A user's model file to one model with known inputs, outputs and labels."""

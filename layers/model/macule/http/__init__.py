@@ -1,0 +1,1 @@
+"""The HTTP protocol: messages, the application, request bodies, uploads, adapters. No routes."""

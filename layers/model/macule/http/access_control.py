@@ -1,0 +1,49 @@
+"""Whether whoever asks may: by a key where there are keys, and as often as a quota allows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from macule import settings
+
+if TYPE_CHECKING:
+    from macule.http.application import Request
+
+
+def caller(request: Request) -> str:
+    """Find whose key the request carries, where keys are asked for.
+
+    Raises: Unauthorized, Forbidden. BadSetting: it fails every route alike, and says so.
+    """
+    source = settings.current().api_keys
+    # a browser asks by OPTIONS, without a key, whether it may send one
+    asked = request.method != "OPTIONS" and _named(request) not in request.free.keys
+    if not source or request.caller or not asked:
+        return request.caller
+    from macule.security import api_keys as keys
+
+    return keys.ring(source).caller(request.headers)
+
+
+def counted(request: Request) -> dict[str, str]:
+    """Count what costs against the caller's quota; return the headers that say what is left.
+
+    Raises: QuotaExceeded.
+    """
+    chosen, methods = settings.current(), request.routes.get(request.route, {})
+    if not chosen.quota or request.method != "POST" or "POST" not in methods:
+        return {}
+    if _named(request) in request.free.quotas:
+        return {}
+    from macule.security import client_address, rate_limits
+
+    forwarded = request.headers.get("x-forwarded-for", "")
+    who = f"key {request.caller}"
+    if not request.caller:
+        who = client_address.caller(request.address, forwarded, chosen.trusted_proxies)
+    return rate_limits.meter(chosen.quota, chosen.redis_url).take(who)
+
+
+def _named(request: Request) -> str:
+    method = "GET" if request.method == "HEAD" else request.method
+    return f"{method} {request.route}"

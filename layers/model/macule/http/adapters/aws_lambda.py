@@ -1,0 +1,173 @@
+"""The AWS Lambda adapter: an event in, the same `Request` as from WSGI behind it, and back."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+from macule import settings
+from macule.http import application
+from macule.http.adapters import wsgi
+from macule.http.application import Handler, Request, Response
+from macule.http.body import Body
+
+SCHEDULE = "schedule"  # the caller of a request that did not come over HTTP
+SCHEDULERS = ("aws.events", "aws.scheduler")  # EventBridge rules and EventBridge Scheduler
+DEFAULT = "$default"  # an HTTP API's stage without a name, and its route for every other path
+TEXT = ("text/", "application/json", "application/problem+json")
+
+
+class UnknownEvent(Exception):
+    """The event is neither an HTTP request nor a warm-up.
+
+    It is raised, not answered: a queue or a bus that gets an answer takes its message as processed
+    and deletes it.
+    """
+
+
+def handler(
+    routes: Mapping[str, Handler], unlocked: Iterable[str] = (), uncounted: Iterable[str] = ()
+) -> Callable[[Any, object], dict[str, Any]]:
+    """Return the handler that Lambda calls; for *unlocked* and *uncounted* see `doors.wsgi`.
+
+    It reads events of function URLs, HTTP APIs (1.0 and 2.0), REST APIs, load balancers and
+    warm-up schedules.
+    Raises: UnknownEvent, from the handler, for any other event.
+    """
+    table, boot_ms = wsgi.start(routes)
+    free = application.exempt(unlocked, uncounted)
+
+    def handle(event: Any, context: object) -> dict[str, Any]:
+        request = wsgi.ping(_request(event, boot_ms))
+        answer = _to_event(application.answer(table, request, free), request.method)
+        if "headers" not in event and "multiValueHeaders" in event:  # a balancer set to lists
+            answer["multiValueHeaders"] = {k: [v] for k, v in answer.pop("headers").items()}
+        return answer
+
+    if settings.makes_snapshot() and "/warmup" in table:
+        from macule.http.adapters import snapstart
+
+        asked = _warmup(boot_ms)._replace(routes=table, free=free)
+        # forwarded: no line, count or span of it may be in the snapshot
+        snapstart.register(lambda: application.forward(asked, asked.path))
+    return handle
+
+
+def _request(event: Any, boot_ms: float) -> Request:
+    fields = event if isinstance(event, Mapping) else {}
+    context = fields.get("requestContext")
+    context = context if isinstance(context, Mapping) else {}
+    about = context.get("http")
+    method = about.get("method") if isinstance(about, Mapping) else fields.get("httpMethod")
+    if isinstance(method, str):
+        return _from_event(fields, context, method, boot_ms)
+    if _is_warmup(fields):
+        return _warmup(boot_ms)
+    raise UnknownEvent(
+        f"The event is {_kind(event)}: neither an HTTP request nor a warm-up. Send requests "
+        "through a function URL, an API or a load balancer; warm up with "
+        '{"warmup": true} or an EventBridge schedule.'
+    )
+
+
+def _is_warmup(event: Mapping[str, Any]) -> bool:
+    """Recognise the template's schedule, and schedules of EventBridge that have no input."""
+    scheduled = event.get("detail-type") == "Scheduled Event" and event.get("source") in SCHEDULERS
+    return scheduled or event.get("warmup") is True
+
+
+def _warmup(boot_ms: float) -> Request:
+    """Ask for /warmup/ without a key: only principals that may invoke the function send this."""
+    return Request("GET", "/warmup/", {}, {}, Body(BytesIO(), 0), boot_ms, caller=SCHEDULE)
+
+
+def _kind(event: Any) -> str:
+    """Describe an event without quoting it: it may hold anything."""
+    if not isinstance(event, Mapping):
+        kinds = {type(None): "null", str: "a string", list: "a list", bool: "true or false"}
+        return kinds.get(type(event), "a number")
+    records = event.get("Records")
+    first = records[0] if isinstance(records, list) and records else event
+    source = first.get("eventSource") or first.get("EventSource") or first.get("source")
+    return f"from {source[:40]}" if isinstance(source, str) else "an object of another kind"
+
+
+def _from_event(
+    event: Mapping[str, Any], context: Mapping[str, Any], method: str, boot_ms: float
+) -> Request:
+    """Read the events of a function URL and HTTP API (2.0), of an API or a balancer (1.0)."""
+    balancer = "elb" in context
+    query = event.get("rawQueryString")
+    if query is None:
+        lists = event.get("multiValueQueryStringParameters")
+        pairs = lists or event.get("queryStringParameters") or {}
+        # a balancer hands on what was sent, an API what it means
+        query = urlencode(pairs, doseq=True, quote_via=_as_sent if balancer else quote)
+    lists = event.get("multiValueHeaders") or {}
+    headers = event.get("headers") or {name: values[-1] for name, values in lists.items()}
+    headers = {name.lower(): value for name, value in headers.items()}
+    body = _body(event)
+    # a balancer says whom it heard by what it adds to the header
+    heard = headers.get("x-forwarded-for", "").rpartition(",")[2].strip() if balancer else ""
+    about = context.get("http") or context.get("identity") or {}
+    return Request(
+        method,
+        _path(event, context),
+        dict(parse_qsl(query, keep_blank_values=True)),
+        headers,
+        Body(BytesIO(body), len(body)),
+        boot_ms,
+        address=about.get("sourceIp") or heard,
+    )
+
+
+def _path(event: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    """Return the path without what an API puts before it.
+
+    | event | its path |
+    |---|---|
+    | 2.0 of a named stage, on a custom domain too | `rawPath` is /STAGE/path |
+    | 2.0 of $default, function URL, load balancer | path |
+    | REST API | path; on a custom domain its base path and perhaps the stage come before it |
+    | 1.0 of an HTTP API | /STAGE/path; on a custom domain /BASE/path |
+
+    `resource` of the last two, with its parameters filled in, is the path that the API matched.
+    """
+    path: str = event.get("rawPath") or event.get("path") or "/"
+    matched = event.get("resource") or DEFAULT
+    if "rawPath" not in event and matched != DEFAULT:
+        given = event.get("pathParameters") or {}
+        filled = re.sub(r"\{([^}+]+)\+?\}", lambda name: str(given.get(name[1], "")), matched)
+        return (filled or "/") if path.rstrip("/").endswith(filled.rstrip("/")) else path
+    stage = context.get("stage") or DEFAULT
+    staged = "version" in event and stage != DEFAULT and f"{path}/".startswith(f"/{stage}/")
+    return (path.removeprefix(f"/{stage}") or "/") if staged else path
+
+
+def _body(event: Mapping[str, Any]) -> bytes:
+    text = event.get("body") or ""
+    try:
+        return b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode()
+    except Base64Error:
+        return b""
+
+
+def _as_sent(text: Any, *how: object) -> str:
+    return str(text)
+
+
+def _to_event(response: Response, method: str) -> dict[str, Any]:
+    packed = "Content-Encoding" in response.headers
+    text = not packed and response.headers.get("Content-Type", "text/").startswith(TEXT)
+    body = b"" if method == "HEAD" else response.body
+    return {
+        "statusCode": response.status,
+        "headers": response.headers,
+        "isBase64Encoded": not text,
+        "body": body.decode() if text else b64encode(body).decode("ascii"),
+    }

@@ -1,0 +1,21 @@
+"""A file's bytes to one model input: formats, their price, their colours. Pure; knows no network.
+
+Conversion, evaluation, serving and the Python API share it.
+"""
+
+from macule.inference.decoding.formats import SERVED, prepare, slow
+from macule.inference.decoding.header import Header, inspect
+from macule.inference.decoding.pixels import Decoded, decode, fit, measure, sides
+
+__all__ = [
+    "SERVED",
+    "Decoded",
+    "Header",
+    "decode",
+    "fit",
+    "inspect",
+    "measure",
+    "prepare",
+    "sides",
+    "slow",
+]

@@ -1,0 +1,69 @@
+"""The colours of an image: what its file says of them, and every mode to 8 bits without alpha."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from macule.inference.decoding import icc
+from macule.inference.decoding.formats import isobmff, png
+from macule.inference.decoding.icc import Colour
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def of(image: Image, body: bytes) -> Colour:
+    """Return the profile of an image's values, as the specification of its format ranks them.
+
+    *body*: the file; b"" where there is none.
+    """
+    info, kind = image.info, image.format
+    coded = png.coded_colour(body) if kind == "PNG" else None
+    if kind in {"AVIF", "HEIF"} and not info.get("icc_profile"):
+        coded = isobmff.coded_colour(body)
+    if coded:
+        return icc.coded(*coded)
+    if profile := info.get("icc_profile"):
+        return icc.embedded(image.mode, profile)
+    if (
+        kind == "PNG"
+        and "gamma" in info
+        and "srgb" not in info
+        and image.mode in icc.SPACES[b"RGB "]
+    ):
+        return icc.measured(info["gamma"], info.get("chromaticity", ()))
+    return Colour(b"")
+
+
+def peak(image: Image) -> float:
+    """Return the value that means white in an image of more than 8 bits."""
+    if image.mode.startswith("I;16"):
+        return 65535.0
+    if image.mode not in {"I", "F"}:
+        return 255.0
+    extrema = image.getextrema()
+    highest = extrema[1] if isinstance(extrema[1], int | float) else 255.0
+    return next((white for white in (1.0, 255.0, 65535.0) if highest <= white), highest)
+
+
+def plain(image: Image, peak: float, profile: bytes = b"") -> Image:
+    """Convert any mode to RGB, transparency over white; CMYK stays as it is for its *profile*.
+
+    *peak*: the value that becomes 255.
+    """
+    import numpy as np
+    from PIL.Image import fromarray, new
+
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "CMYK" and profile:
+        return image
+    if image.mode[0] in "IF":
+        levels = np.asarray(image, np.float32) * (255.0 / peak)
+        return fromarray(np.clip(levels, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        white = new("RGB", image.size, "white")
+        white.paste(seen, mask=seen.getchannel("A"))
+        return white
+    return image.convert("RGB")

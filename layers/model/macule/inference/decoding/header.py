@@ -1,0 +1,124 @@
+"""What the first bytes of an image tell: size, mode, orientation, and the memory decoding takes."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from macule.errors import ImageTooLarge
+from macule.inference.decoding import formats
+from macule.inference.decoding.formats import avif, heif, jpeg, jpeg2000, png, tiff, webp
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+ORIENTATION_TAG = 0x0112
+# EXIF orientation -> the name of Pillow's transpose that sets the image upright.
+UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+COPIES = 2  # of a picture that is taken out of a container
+TURNED = (5, 6, 7, 8)  # these swap width and height
+
+
+class Header(NamedTuple):
+    """What the first bytes tell: size in pixels before turning, Pillow's mode, EXIF orientation.
+
+    `held_bytes` is what the decoder holds a pixel, beside the image itself: 0 for a JPEG that is
+    decoded row by row, 3 for a progressive one in 4:2:0. `stripped`: decoded strip by strip, or
+    scaled while it is decoded; there is never a whole image. `scales`: by what the decoder can
+    divide width and height, the largest first.
+    """
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    orientation: int
+    held_bytes: float
+    stripped: bool
+    scales: tuple[int, ...] = ()
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height in pixels as a viewer shows it."""
+        turned = self.orientation in TURNED
+        return (self.height, self.width) if turned else (self.width, self.height)
+
+
+def inspect(body: bytes, max_pixels: int) -> Header:
+    """Read the header of *body*; no pixel is decoded.
+
+    Raises: UnsupportedImage, BadImage, ImageTooLarge.
+    """
+    with formats.failures():
+        file, body = body, formats.unwrap(body)
+        image = formats.open_image(body, formats.Deadline())
+        unwrapped = 0 if file is body else COPIES * len(body) / (image.width * image.height)
+        header = Header(
+            image.format or "",
+            image.width,
+            image.height,
+            image.mode,
+            orientation(image),
+            _held_bytes(image, body) + unwrapped,
+            image.format in {"WEBP", "HEIF"} or png.form(body) is not None,
+            _scales(image, body),
+        )
+    check_pixels(header.width, header.height, max_pixels)
+    return header
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raises: ImageTooLarge."""
+    if width * height > max_pixels:
+        raise ImageTooLarge(
+            f"The image has {width} x {height} pixels; at most {max_pixels:,} are served. Send a "
+            "smaller copy.",
+            pixels=width * height,
+            limit_pixels=max_pixels,
+        )
+
+
+def orientation(image: Image) -> int:
+    """Return the EXIF orientation 1 to 8; 1 where there is none or it cannot be read."""
+    if not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1  # asking a PNG for EXIF that it lacks would decode all of it
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except (LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error):
+        return 1
+    return value if value in UPRIGHT else 1
+
+
+def _held_bytes(image: ImageFile, body: bytes) -> float:
+    """Return the bytes a pixel that the decoder of *image* holds beside it (docs/memory.md)."""
+    match image.format:
+        case "WEBP":
+            return webp.frame(body, image.size).held_bytes
+        case "HEIF":
+            return heif.held_bytes(body, image.size, image.mode[-1] in "Aa")
+        case "AVIF":
+            return avif.held_bytes(body, image.size, len(image.getbands()))
+        case "JPEG2000":
+            return jpeg2000.held_bytes(body, image.size)
+        case "TIFF":
+            return tiff.held_bytes(image)
+    return 2 * jpeg.coefficients(image, body)
+
+
+def _scales(image: ImageFile, body: bytes) -> tuple[int, ...]:
+    if image.format == "JPEG2000":
+        return jpeg2000.scales(body, image.size)
+    return jpeg.SCALES if image.format == "JPEG" else ()

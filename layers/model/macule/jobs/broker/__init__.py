@@ -1,0 +1,1 @@
+"""The queue on Redis or Valkey, for any number of processes and machines."""

@@ -1,0 +1,1 @@
+"""Standard Webhooks: messages and signatures, allowed addresses, the outbox, delivery."""

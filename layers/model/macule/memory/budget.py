@@ -1,0 +1,168 @@
+"""The memory that this service may use, and its share in use: limits, cgroups, bands."""
+
+from __future__ import annotations
+
+import os
+import time
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from typing import NamedTuple
+
+from macule import settings
+from macule.memory import processes
+from macule.memory.processes import read_text
+
+MB = 2**20
+CGROUPS = "/sys/fs/cgroup"
+BAND_TTL_S = 1.0
+# glibc's mallopt. Left alone, it raises its own thresholds after the first large image and keeps
+# up to 64 MB of freed heap, an arena a thread: 122 MB instead of 94 through functions-framework
+# after 200 photos of 12 MP, at the same speed (docs/memory.md).
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+ALLOCATOR = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: MB, M_TRIM_THRESHOLD: 4 * MB}
+# By cgroup version: the file of the total, and what of memory.stat is page cache and shared memory.
+USED_KEYS = {
+    1: ("memory.usage_in_bytes", "total_cache", "total_shmem"),
+    2: ("memory.current", "file", "shmem"),
+}
+# From MEMORY_BANDS' first share of the limit to its last; below it idle.
+BANDS = ("loaded", "predicting", "critical", "oom_imminent")
+
+
+class Limit(NamedTuple):
+    """The tightest memory limit that is known, and who says so."""
+
+    bytes: int
+    source: str
+
+
+def limit(platform_mb: int | None, setting_mb: int | None) -> Limit:
+    """Return the smallest of the limits of cgroup v2, v1, platform and setting; else the host's."""
+    known = [Limit(size, source) for size, source in _cgroup_limits()]
+    known += [Limit(platform_mb * MB, "platform")] if platform_mb else []
+    known += [Limit(setting_mb * MB, "MEMORY_LIMIT_MB")] if setting_mb else []
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([*known, Limit(host, "host")])
+
+
+def used(limit: Limit) -> int:
+    """Return the bytes that count against *limit* and cannot be reclaimed.
+
+    Under a cgroup's limit that is the kernel's own account less the page cache; else this process.
+    """
+    if limit.source.startswith("cgroup"):
+        for version, folder in _cgroup_folders():
+            with suppress(OSError, ValueError, KeyError):
+                stat = dict(
+                    line.split() for line in read_text(f"{folder}/memory.stat").splitlines()
+                )
+                total, cache, shared = USED_KEYS[version]
+                cached = int(stat[cache]) - int(stat[shared])
+                return int(read_text(f"{folder}/{total}")) - cached
+    return processes.resident()
+
+
+def processors() -> float:
+    """Return how many processors this process may use: its own, or fewer by a cgroup's quota."""
+    found = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 1.0
+    for folder in (f"{CGROUPS}", f"{CGROUPS}/cpu"):
+        with suppress(OSError, ValueError):
+            quota, period = read_text(f"{folder}/cpu.max").split()
+            found = min(found, int(quota) / int(period))
+        with suppress(OSError, ValueError):
+            quota = read_text(f"{folder}/cpu.cfs_quota_us")
+            if int(quota) > 0:
+                found = min(found, int(quota) / int(read_text(f"{folder}/cpu.cfs_period_us")))
+    return max(found, 0.01)
+
+
+def band_of(share: float) -> str:
+    """Name the band that a share (0 to 1) of the limit lies in."""
+    passed = bisect_right(settings.current().memory_bands, share)
+    return BANDS[passed - 1] if passed else "idle"
+
+
+class Budget:
+    """This process's limit, and the service's band: measured once a second, it rides on answers."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self._band = "idle"
+        self._until = 0.0
+
+    def band(self) -> str:
+        """Name the band of all processes of the service."""
+        now = time.monotonic()
+        if now >= self._until:
+            self._until = now + BAND_TTL_S
+            self._band = band_of(processes.usage(processes.of_service()).pss / self.limit.bytes)
+        return self._band
+
+
+@cache
+def current() -> Budget:
+    """Return this process's budget; its limit is read at the first call."""
+    chosen = settings.current()
+    return Budget(limit(chosen.platform_memory_mb, chosen.memory_limit_mb))
+
+
+def tame() -> None:
+    """Make malloc give freed image buffers back, BLAS start no threads, and bound libtiff.
+
+    Before any thread begins, as the first that each one allocates makes an arena of its own, and
+    before numpy is loaded: its BLAS starts a thread for each core, which spin. Nothing here
+    multiplies matrices with it; without them a start takes 0.18 CPU-seconds instead of 0.26.
+    A JPEG within a TIFF is decoded in one call of libtiff, and each of its scans takes as long as a
+    baseline JPEG: libtiff's bound of 100 scans is lowered to twice what encoders write.
+    """
+    import ctypes
+
+    settings.tell("OPENBLAS_NUM_THREADS", "1")
+    settings.tell("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", "20")
+
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ALLOCATOR.items():
+            mallopt(option, value)
+
+
+def give_back() -> None:
+    """Collect garbage, and return free memory to the system: some milliseconds."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _cgroup_limits() -> Iterator[tuple[int, str]]:
+    """Yield the memory limits of this process's cgroups and of those around them."""
+    for version, folder in _cgroup_folders():
+        name = "memory.max" if version == 2 else "memory.limit_in_bytes"
+        root = CGROUPS if version == 2 else f"{CGROUPS}/memory"
+        while folder.startswith(root):
+            with suppress(OSError, ValueError):  # v2 says "max" where there is no limit
+                yield int(read_text(f"{folder}/{name}")), f"cgroup v{version}"
+            folder = os.path.dirname(folder)
+
+
+def _cgroup_folders() -> Iterator[tuple[int, str]]:
+    """Yield the version and the folder of this process's memory cgroup, v2 first.
+
+    In a container without a cgroup namespace the path is the host's: then the mount is the cgroup.
+    """
+    lines = []
+    with suppress(OSError):
+        lines = read_text(f"{processes.PROC}/self/cgroup").splitlines()
+    for line in sorted(lines):  # "0::/path" is v2 and sorts first
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        version, root = (2, CGROUPS) if not controllers else (1, f"{CGROUPS}/memory")
+        folder = os.path.normpath(root + path)
+        folder = folder if os.path.isdir(folder) else root
+        if os.path.exists(f"{folder}/memory.stat"):
+            yield version, folder

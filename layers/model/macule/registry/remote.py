@@ -1,0 +1,117 @@
+"""Where the settings' model is on this machine, once it has been fetched if it must be.
+
+Fetching runs in a process of its own: TLS takes 9 MB for good, boto3 40, Google's client 50, and
+a process can be ended when its time is over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from contextlib import suppress
+
+from macule.errors import BadCard, ModelUnavailable
+from macule.registry import local, retention
+from macule.settings import Source, Where, urls
+
+log = logging.getLogger("macule")
+# The child finds modules where this process does: platforms extend sys.path as they please.
+CHILD = "import sys; sys.path[:] = sys.argv[1:]; from macule.registry.local import download; download.main()"
+
+
+def find(where: Where) -> local.Weights:
+    """Find the model, fetch it if it is elsewhere, and check its file.
+
+    Where that fails the last one that came from there serves, unless another is pinned.
+
+    Raises: BadCard, ModelUnavailable.
+    """
+    if not isinstance(where, Source):
+        return local.fetch(where)
+    if "://" not in where.uri:
+        return _as_pinned(local.fetch(where.uri), where)
+    root = _cache(where)
+    for folder in retention.folders(root) if where.sha256 else ():
+        with suppress(ModelUnavailable):
+            return _as_pinned(local.fetch(folder), where)
+    try:
+        return _as_pinned(local.fetch(_fetched(where, root)), where)
+    except ModelUnavailable as error:
+        last = None if where.sha256 else retention.now(root)
+        if last is None:
+            raise
+        facts = {"event": "model_fallback", "slug": error.slug}
+        log.warning("the last good model serves: %s", error, extra={"facts": facts})
+        return local.fetch(last)
+
+
+def _as_pinned(found: local.Weights, source: Source) -> local.Weights:
+    if source.sha256 and source.sha256 != found.card.sha256:
+        raise ModelUnavailable(
+            f"{found.card.file} is not the one that MODEL_SHA256 names: its sha256 begins "
+            f"{found.card.sha256[:12]}."
+        )
+    return found
+
+
+def _fetched(source: Source, root: str) -> str:
+    """Fetch in a child, and return the folder."""
+    import signal
+    import subprocess
+
+    order = {
+        "address": source.uri,  # by standard input: arguments are seen by all
+        "pinned": source.sha256,
+        "root": root,
+        "timeout_s": source.timeout_s,
+    }
+    try:
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", CHILD, *sys.path],
+            input=json.dumps(order).encode(),
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+    except OSError as error:
+        raise ModelUnavailable(
+            f"No process can be started to fetch the model ({error.strerror})."
+        ) from error
+    if done.returncode == -signal.SIGALRM:
+        raise ModelUnavailable(
+            f"{urls.shown(source.uri)} did not bring the model within {source.timeout_s:g} s "
+            "(MODEL_TIMEOUT_S)."
+        )
+    if done.returncode != 0:
+        raise ModelUnavailable(
+            f"Fetching the model ended with code {done.returncode}"
+            + (", as where memory is short." if done.returncode == -signal.SIGKILL else ".")
+        )
+    answer: dict[str, str] = json.loads(done.stdout)
+    if "error" in answer:
+        kind = BadCard if answer["slug"] == BadCard.slug else ModelUnavailable
+        raise kind(answer["error"])
+    return answer["folder"]
+
+
+def _cache(source: Source) -> str:
+    """Return this address's own folder, where no other user can have put anything."""
+    import stat
+    from hashlib import sha256
+    from tempfile import gettempdir
+
+    try:
+        top = source.cache_dir or os.path.join(gettempdir(), f"macule-{os.geteuid()}")
+        root = os.path.join(top, sha256(urls.shown(source.uri).encode()).hexdigest()[:16])
+        for folder in (top, root):
+            os.makedirs(folder, 0o700, exist_ok=True)
+        found = [os.lstat(folder) for folder in ([root] if source.cache_dir else [top, root])]
+    except OSError as error:
+        raise ModelUnavailable(
+            f"There can be no cache for the model ({error.strerror}); see MODEL_CACHE_DIR."
+        ) from error
+    others = stat.S_IWGRP | stat.S_IWOTH
+    if any(folder.st_uid != os.geteuid() or folder.st_mode & others for folder in found):
+        raise ModelUnavailable("Others can write to the model's cache; see MODEL_CACHE_DIR.")
+    return root

@@ -1,0 +1,127 @@
+"""The routes that operators read: alive, ready, memory, warm-up, the card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from macule import settings
+from macule.caching import answers as cache
+from macule.http import application, draining
+from macule.http.application import Request, Response
+from macule.inference import decoding, runtime
+from macule.jobs import selection
+from macule.memory import admission, budget, processes
+
+MB = 2**20
+RETRY_AFTER_S = "1"
+
+
+def alive(request: Request) -> Response:
+    """GET /health/: this process answers. Never touches the model, never waits for it."""
+    if "application/json" in request.headers.get("accept", ""):
+        return application.as_json({"status": "ok"})
+    return Response(200, b"ok", {"Content-Type": "text/plain; charset=utf-8"})
+
+
+def ready(request: Request) -> Response:
+    """GET /ready/: 200 when a model is warm and the service stays, else 503; never waits for it."""
+    state, reason = ("draining", "") if draining.now() else runtime.state()
+    warm = runtime.loaded()
+    document: dict[str, Any] = {"state": state, "model": warm.identity() if warm else None}
+    if reason:
+        document["detail"] = reason
+    if state == "ready":
+        return application.as_json(document)
+    return application.as_json(document, 503, Retry_After=RETRY_AFTER_S)
+
+
+def memory(request: Request) -> Response:
+    """GET /memory/: what all processes of this service use, of what limit."""
+    return application.as_json(report())
+
+
+def report() -> dict[str, Any]:
+    """Measure what /memory/ answers."""
+    chosen, limit = settings.current(), budget.current().limit
+    pids = processes.of_service()
+    used = processes.usage(pids)
+    share = used.pss / limit.bytes
+    band = budget.band_of(share)
+    held, answers, waiting = admission.current(), cache.current(), selection.waiting()
+    return {
+        "status": band if band in ("critical", "oom_imminent") else "ok",
+        "memory": {
+            "rss_mb": _mb(used.rss),
+            "vms_mb": _mb(used.vms),
+            "percent": round(share * 100, 2),
+        },
+        "model_loaded": runtime.loaded() is not None,
+        "gradcam_enabled": chosen.enable_gradcam,
+        "pss_mb": _mb(used.pss),
+        "peak_mb": _mb(used.peak),
+        "limit_mb": _mb(limit.bytes),
+        "limit_source": limit.source,
+        "headroom_mb": _mb(max(0, held.free())),
+        "band": band,
+        "slots": {
+            "threads": chosen.threads,
+            "images": held.rung().slots or held.slots,
+            "admitted": held.admitted,
+            "waiting": held.waiting,
+        },
+        "ledger": {
+            "processes": len(pids),
+            "unreclaimable_mb": _mb(budget.used(limit)),
+            "held_mb": _mb(held.held),
+            "reserve_mb": _mb(admission.RESERVE_BYTES),
+            "cache_mb": _mb(answers.held_bytes) if answers else 0.0,
+            **_jobs(waiting),
+            **_model(held.free(), chosen.max_image_pixels),
+        },
+    }
+
+
+def warmup(request: Request) -> Response:
+    """GET /warmup/: load the model and run it once; a warm one is left alone."""
+    warm = runtime.warm(settings.current().model)
+    if "first" not in warm.stages:
+        import numpy as np  # after model.warm, which counts what its import takes
+
+        runtime.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
+    stages = {name: round(spent, 1) for name, spent in warm.stages.items()}
+    return application.as_json(
+        {"state": "ready", "cold_start_ms": warm.cold_start_ms, "stages_ms": stages}
+    )
+
+
+def card(request: Request) -> Response:
+    """GET /model/: the card of the model that serves; one that is elsewhere is fetched first."""
+    return application.as_json(runtime.card(settings.current().model).document)
+
+
+def _jobs(waiting: selection.Backlog | None) -> dict[str, Any]:
+    if waiting is None:
+        return {}
+    held = waiting.held
+    return {
+        "jobs": waiting.jobs,
+        "jobs_mb": _mb(held.bytes),
+        "jobs_limit_mb": _mb(held.most_bytes),
+    }
+
+
+def _model(free: int, max_pixels: int) -> dict[str, Any]:
+    """What the model takes of this process, and the largest photo of each kind that fits now."""
+    warm = runtime.loaded()
+    if warm is None:
+        return {}
+    grown = warm.grown
+    return {
+        "runtime_mb": _mb(grown["import"]),
+        "model_mb": _mb(grown["load"] + grown.get("first", 0)),
+        "largest_mp": admission.largest(max(0, free), warm.card.side_px, max_pixels),
+    }
+
+
+def _mb(size: int) -> float:
+    return round(size / MB, 1)

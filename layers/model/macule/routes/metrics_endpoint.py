@@ -1,0 +1,86 @@
+"""GET /metrics: what was counted, and the service as it is now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import cache
+
+from macule import __version__
+from macule.errors import Unavailable
+from macule.http.application import Request, Response
+from macule.inference import runtime
+from macule.jobs import selection
+from macule.memory import admission, budget, processes
+from macule.observability import metrics
+from macule.observability.metrics import Values
+
+QUEUED = "/predictions"
+NOTHING: Values = {}
+# What not every service can tell; where it cannot, there is no such line.
+OWN = (
+    "macule_jobs_waiting",
+    "macule_jobs_limit",
+    "macule_jobs_held_bytes",
+    "macule_jobs_limit_bytes",
+    "macule_webhooks_waiting",
+    "macule_worker_alive",
+)
+
+
+def show(request: Request) -> Response:
+    """GET /metrics: Prometheus's text, over all processes of this service."""
+    return answer(_queue() if QUEUED in request.routes else {})  # health leaves the queue closed
+
+
+def answer(own: Mapping[str, Values]) -> Response:
+    """Answer with all metrics; *own*: those of OWN that this service can tell."""
+    measured = {**dict.fromkeys(OWN, NOTHING), **_memory(), **own, **_what()}
+    body = metrics.text(measured).encode()
+    return Response(200, body, {"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _memory() -> dict[str, Values]:
+    limit, held, pids = budget.current().limit, admission.current(), processes.of_service()
+    used = processes.usage(pids)
+    band = budget.band_of(used.pss / limit.bytes)
+    return {
+        "macule_memory_pss_bytes": {(): used.pss},
+        "macule_memory_rss_bytes": {(): used.rss},
+        "macule_memory_unreclaimable_bytes": {(): budget.used(limit)},
+        "macule_memory_limit_bytes": {(): limit.bytes},
+        "macule_memory_headroom_bytes": {(): max(0, held.free())},
+        "macule_memory_band": {(name,): name == band for name in ("idle", *budget.BANDS)},
+        "macule_processes": {(): len(pids)},
+        "macule_slots": {(): held.rung().slots or held.slots},
+    }
+
+
+def _queue() -> dict[str, Values]:
+    """Ask the queue that this service fills; one that does not answer has no figures."""
+    try:
+        waiting = selection.backlog()
+    except Unavailable:
+        return {}
+    held = waiting.held
+    return {
+        "macule_jobs_waiting": {(): waiting.jobs},
+        "macule_jobs_limit": {(): waiting.most_jobs},
+        "macule_webhooks_waiting": {(): waiting.webhooks},
+        "macule_jobs_held_bytes": {(): held.bytes},
+        "macule_jobs_limit_bytes": {(): held.most_bytes},
+    }
+
+
+def _what() -> dict[str, Values]:
+    warm = runtime.loaded()
+    return {
+        "macule_build_info": {(__version__,): 1},
+        "macule_model_info": {tuple(warm.identity().values()): 1} if warm else {},
+        "process_start_time_seconds": {(): _started_s()},
+    }
+
+
+@cache
+def _started_s() -> float:
+    return round(time.time() - processes.age_ms() / 1e3, 2)

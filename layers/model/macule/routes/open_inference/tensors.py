@@ -1,0 +1,268 @@
+"""The Open Inference Protocol's bodies: tensors in, bounded before decoding, and tensors out."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from macule.errors import BadRequest
+from macule.http import data_uri, uploads
+from macule.http.application import Response
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+HEADER = "Inference-Header-Content-Length"
+JSON_BYTES = 2**16  # what the JSON may weigh beside its tensor
+PREFIX_BYTES = 4  # the length before an element of BYTES
+PIXEL_BYTES = {"FP32": 4, "UINT8": 1}
+OUTPUTS = ("probabilities", "labels", "decision")
+# Extensions that would change what an answer means, were they passed over.
+UNKNOWN = ("classification", "shared_memory_region")
+MAX_ID = 1000
+
+
+class Asked(NamedTuple):
+    """What the JSON says beside its tensor: an id; names of outputs, and whether each is binary."""
+
+    id: str = ""
+    outputs: tuple[tuple[str, bool], ...] = ()
+
+
+class Parts(NamedTuple):
+    """A body in pieces: its JSON, the next PREFIX_BYTES, and the rest."""
+
+    text: bytes
+    prefix: bytes
+    rest: bytes
+
+
+class Tensor(NamedTuple):
+    """One output: FP32 of numbers, or BYTES of texts."""
+
+    datatype: str
+    shape: list[int]
+    data: list[Any]
+
+
+def json_bytes(headers: Mapping[str, str]) -> int | None:
+    """Read how long the JSON at the body's beginning is; None where it is all of it.
+
+    Raises: BadRequest.
+    """
+    given = headers.get(HEADER.lower())
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit() and len(given) < 9 and int(given) <= JSON_BYTES):
+        raise BadRequest(f"{HEADER} is not a number of bytes, {JSON_BYTES} at most.")
+    return int(given)
+
+
+def split(chunks: Iterable[bytes], size: int | None) -> Parts:
+    """Read a body, of which *size* bytes are JSON, or all; nothing of it is copied.
+
+    Raises: BadRequest where it is shorter than *size*.
+    """
+    want = inf if size is None else size + PREFIX_BYTES
+    head, rest = BytesIO(), BytesIO()
+    for chunk in chunks:
+        cut = int(max(0, min(len(chunk), want - head.tell())))
+        head.write(chunk[:cut])
+        rest.write(chunk[cut:])
+    text = head.getvalue()
+    if size is None:
+        return Parts(text, b"", b"")
+    if len(text) < size:
+        raise BadRequest(f"{HEADER} is {size}; the body has {len(text)} bytes.")
+    return Parts(text[:size], text[size:], rest.getvalue())
+
+
+def price(parts: Parts, sides: tuple[int, int]) -> int:
+    """Estimate the bytes that `read` takes beside *parts*.
+
+    Raises: BadRequest where the JSON has more values than any tensor here.
+    """
+    values = uploads.values(parts.text, _most_values(sides))
+    binary = min(len(parts.rest), 4 * _count(sides))  # a photo's bytes are not copied
+    return 3 * len(parts.text) + uploads.VALUE_BYTES * values + 5 * binary
+
+
+def read(parts: Parts, sides: tuple[int, int], max_image_bytes: int) -> tuple[bytes, Asked]:
+    """Return the image file that *parts* hold, or pixels of *sides* as one, and what is asked.
+
+    Raises: BadRequest, BodyTooLarge.
+    """
+    document = _object(uploads.parsed(parts.text, _most_values(sides)), "the body")
+    asked = Asked(_id(document), _outputs(document))
+    tensor = _input(document, len(parts.prefix) + len(parts.rest))
+    kind, shape = (tensor.get("name"), tensor.get("datatype")), tensor.get("shape")
+    if kind == ("image", "BYTES") and shape in ([1], [1, 1]):
+        return uploads.within(_photo(tensor, parts), max_image_bytes), asked
+    if kind in (("pixels", "FP32"), ("pixels", "UINT8")) and shape == [1, *sides, 3]:
+        return _bitmap(_numbers(tensor, parts, _count(sides)), sides), asked
+    raise BadRequest(
+        f"The input is {' '.join(map(_short, (*kind, shape)))}. It is `image`, BYTES [1]; or "
+        f"`pixels`, FP32 or UINT8 {[1, *sides, 3]}: one image a request."
+    )
+
+
+def write(document: Mapping[str, Any], asked: Asked, tensors: Mapping[str, Tensor]) -> Response:
+    """Answer with *document* and the outputs that are asked for, binary ones behind the JSON."""
+    listed, blobs = [], []
+    for name, binary in asked.outputs:
+        datatype, shape, data = tensors[name]
+        about: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
+        if binary:
+            blobs.append(_packed(datatype, data))
+            about["parameters"] = {"binary_data_size": len(blobs[-1])}
+        else:
+            about["data"] = data
+        listed.append(about)
+    text = json.dumps({**document, "outputs": listed}, separators=(",", ":")).encode()
+    if not blobs:
+        return Response(200, text, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/octet-stream", HEADER: str(len(text))}
+    return Response(200, b"".join([text, *blobs]), headers)
+
+
+def _count(sides: tuple[int, int]) -> int:
+    return sides[0] * sides[1] * 3
+
+
+def _most_values(sides: tuple[int, int]) -> int:
+    """Bound the JSON: pixels, the lists around them, and all else that there may be."""
+    return 2 * _count(sides) + uploads.MAX_VALUES
+
+
+def _input(document: Mapping[str, Any], sent: int) -> dict[str, Any]:
+    """Take the one input, which has `data`, or all the *sent* bytes behind the JSON."""
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1:
+        raise BadRequest("`inputs` is not a list of one tensor: `image`, or `pixels`.")
+    tensor = _object(inputs[0], "the input")
+    size = _parameters(tensor).get("binary_data_size")
+    if size is not None and (type(size) is not int or size != sent):
+        raise BadRequest(f"binary_data_size is {_short(size)}; {sent} bytes follow the JSON.")
+    if ("data" in tensor) == (size is not None) or (sent and size is None):
+        raise BadRequest("A tensor has either `data`, or binary_data_size and its bytes.")
+    return tensor
+
+
+def _packed(datatype: str, data: list[Any]) -> bytes:
+    if datatype == "FP32":
+        return struct.pack(f"<{len(data)}f", *data)
+    texts = [text.encode() for text in data]
+    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+
+
+def _photo(tensor: Mapping[str, Any], parts: Parts) -> bytes:
+    """Take one element of BYTES: with its length before it, or as base64 in JSON."""
+    if "data" not in tensor:
+        if len(parts.prefix) < PREFIX_BYTES or parts.prefix != struct.pack("<I", len(parts.rest)):
+            raise BadRequest("The element of BYTES is not 4 bytes of length and as many after it.")
+        return parts.rest
+    data = tensor["data"]
+    while isinstance(data, list) and len(data) == 1:
+        data = data[0]
+    if not isinstance(data, str):
+        raise BadRequest("`data` of `image` is not a list of one text: the photo in base64.")
+    return data_uri.from_text(data)
+
+
+def _numbers(
+    tensor: Mapping[str, Any], parts: Parts, count: int
+) -> NDArray[np.float32 | np.float64 | np.uint8]:
+    """Take *count* pixel values."""
+    import numpy as np
+
+    if "data" not in tensor:
+        size = PIXEL_BYTES[tensor["datatype"]]
+        if len(parts.prefix) + len(parts.rest) != count * size:
+            raise BadRequest(f"`pixels` takes {count * size} bytes: {count} values of {size}.")
+        return np.frombuffer(parts.prefix + parts.rest, "<f4" if size == 4 else np.uint8)
+    try:
+        values = np.array(tensor["data"], object).ravel()
+        if values.size == count and set(map(type, values)) <= {int, float}:
+            return values.astype(np.float64)
+    except (OverflowError, ValueError):
+        pass  # an integer beyond all floats, lists of several lengths
+    raise BadRequest(f"`data` of `pixels` is not {count} numbers, nested or not.")
+
+
+def _bitmap(values: NDArray[np.float32 | np.float64 | np.uint8], sides: tuple[int, int]) -> bytes:
+    """Write RGB values, 0 to 255, as a BMP: so they walk the path of any photo.
+
+    Raises: BadRequest.
+    """
+    import numpy as np
+
+    if not ((values >= 0) & (values <= 255)).all():  # not a number is neither
+        raise BadRequest("`pixels` has values that are not 0 to 255.")
+    height, width = sides
+    pixels = np.rint(values).astype(np.uint8).reshape(height, width, 3)
+    rows = np.zeros((height, -(-width * 3 // 4) * 4), np.uint8)
+    rows[:, : width * 3] = pixels[::-1, :, ::-1].reshape(height, width * 3)
+    begin = 54
+    file = struct.pack("<2sI4xI", b"BM", begin + rows.size, begin)
+    about = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, rows.size, 0, 0, 0, 0)
+    return file + about + rows.tobytes()
+
+
+def _id(document: Mapping[str, Any]) -> str:
+    given = document.get("id", "")
+    if not isinstance(given, str) or len(given) > MAX_ID:
+        raise BadRequest(f"`id` is not a text of {MAX_ID} characters at most.")
+    return given
+
+
+def _outputs(document: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
+    """Read which outputs are asked for, all where none are named, and which of them binary."""
+    binary = _flag(_parameters(document), "binary_data_output", False)
+    listed = document.get("outputs") or [{"name": name} for name in OUTPUTS]
+    if not isinstance(listed, list):
+        raise BadRequest("`outputs` is not a list.")
+    found: dict[str, bool] = {}
+    for output in listed:
+        about = _object(output, "an output")
+        name = about.get("name")
+        if name not in OUTPUTS or name in found:
+            raise BadRequest(f"The output {_short(name)} is not one of {', '.join(OUTPUTS)}, once.")
+        found[name] = _flag(_parameters(about), "binary_data", binary)
+    return tuple(found.items())
+
+
+def _parameters(about: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = _object(about.get("parameters") or {}, "`parameters`")
+    if unknown := [name for name in UNKNOWN if name in parameters]:
+        raise BadRequest(f"The parameter {unknown[0]} is not known here.")
+    return parameters
+
+
+def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise BadRequest(f"{name} is {_short(value)}, not true or false.")
+    return value
+
+
+def _object(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadRequest(f"The JSON of {what} is no object.")
+    return value
+
+
+def _short(value: object) -> str:
+    """Show the beginning of what was sent, which may be large."""
+    if isinstance(value, str):
+        return ascii(value[:40])
+    if isinstance(value, list) and all(isinstance(part, int) for part in value[:8]):
+        return ascii(value[:8])[:80]
+    return (
+        ascii(value)[:40] if isinstance(value, int | float) else f"of type {type(value).__name__}"
+    )

@@ -1,0 +1,251 @@
+"""The upload page: its view, its files, and its form for who has no JavaScript."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from macule.http import application, static_files
+from macule.http.application import Request, Response
+
+FOLDER = os.path.dirname(__file__)
+HTML = "text/html; charset=utf-8"
+# What may be asked for by name, and nothing else.
+KINDS = {
+    "style.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "api.js": "text/javascript; charset=utf-8",
+    "photo.js": "text/javascript; charset=utf-8",
+    "example.jpg": "image/jpeg",
+}
+LANGUAGES = ("en", "vi")  # the first where the reader asks for neither
+SLOT = re.compile(r'\{\{([\w.]+)\}\}|(data-word="(\w+)"[^>]*>)')
+GUARDS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+    "Permissions-Policy": "camera=(self)",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def view(request: Request) -> Response:
+    """GET /: the page, in the language that the reader asks for. Query: `lang`."""
+    headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **GUARDS}
+    return static_files.sent(request, _page(_language(request)), headers, "Accept-Language, ")
+
+
+def file(request: Request) -> Response:
+    """GET /page/{file}: a file of the page; kept by browsers where its address has its version."""
+    return static_files.file(request, FOLDER, KINDS)
+
+
+def form(request: Request) -> Response:
+    """POST /page/: what POST /predict/ answers, as a page. Query: `lang`, and its."""
+    answer = application.forward(request, "/predict/")
+    found, language = json.loads(answer.body), _language(request)
+    words = _words()
+    if answer.status == 200:
+        found = found if "decision" in found else found["predictions"][0]  # it came as `instances`
+        shown = json.loads(application.forward(request, "/model/", "GET").body)
+        values = _result(found, shown, words[language], language)
+    else:
+        values = _problem(found, answer, words, language)
+    body = _html(language, "../", values)
+    headers = {**answer.headers, **GUARDS, "Content-Type": HTML}
+    return answer._replace(body=body, headers=headers)
+
+
+def _result(
+    found: Mapping[str, Any], card: Mapping[str, Any], words: Mapping[str, Any], language: str
+) -> dict[str, str]:
+    """Write the slots of an answer; a photo that the model cannot judge has no figures."""
+    kinds = _kinds(found, card, language)
+    names = [*_texts(card, "names", language).values()] or [kind.name for kind in kinds]
+    decision, model, best = found["decision"], found["model"], kinds[0]
+    told = {"name": best.name, "count": len(names), "names": ", ".join(names)}
+    told["step"] = _step(card)
+    made = {**model, "model": model["name"], "ms": round(found["metrics"]["total_ms"])}
+    slots = {
+        "view": "result",
+        "decision": decision,
+        "verdict": _text(words[decision]),
+        "verdict_name": _text(best.name if decision == "classified" else ""),
+        "soon": _text(words.get(_soon(decision, best.label, card), "")),
+        "meaning": _text(words[f"{decision}_meaning"].format(**told)),
+        "kinds": _text(words["kinds"].format(**told)),
+        "made_by": _text(words["made_by"].format(**made)),
+    }
+    return slots if decision == "not_skin" else {**slots, **_figures(found, kinds, words, told)}
+
+
+class Kind(NamedTuple):
+    """One label of an answer, as the page shows it."""
+
+    label: str
+    name: str
+    description: str
+    probability: float
+
+
+def _kinds(found: Mapping[str, Any], card: Mapping[str, Any], language: str) -> list[Kind]:
+    """Name what an answer has, the likeliest first, as the card does in *language*."""
+    names, descriptions = (_texts(card, key, language) for key in ("names", "descriptions"))
+    return [
+        Kind(
+            row["label"],
+            names.get(row["label"], row["name"]),
+            descriptions.get(row["label"], ""),
+            row["probability"],
+        )
+        for row in found["predictions"]
+    ]
+
+
+def _texts(card: Mapping[str, Any], key: str, language: str) -> dict[str, str]:
+    """Return what the card says of each label; in English where it lacks *language*."""
+    known = card.get(key, {})
+    texts = known.get(language) or known.get("en", ())
+    return dict(zip(card.get("labels", ()), texts, strict=False))
+
+
+def _soon(decision: str, label: str, card: Mapping[str, Any]) -> str:
+    """Name the words that say how soon to see a doctor; "" where none do."""
+    if label in card.get("urgent", ()) and decision != "not_skin":
+        return "soon_urgent"
+    return f"soon_{decision}"
+
+
+def _step(card: Mapping[str, Any]) -> int:
+    """Return to what per cent figures are rounded: no finer than the model's calibration error."""
+    error = card.get("metrics", {}).get("ece_after")
+    return 5 if error is not None and error <= 0.05 else 10
+
+
+def _figures(
+    found: Mapping[str, Any],
+    kinds: Iterable[Kind],
+    words: Mapping[str, Any],
+    told: Mapping[str, Any],
+) -> dict[str, str]:
+    """Write the slots of what the model found: a bar for each kind, and the map if there is one."""
+    cam = found["explanation"]
+    alt = _text(words["alt_heat"].format(**told))
+    slots = {
+        "bars": "".join(_bar(kind, told["step"]) for kind in kinds),
+        "rounded": _text(words["rounded"].format(**told)),
+    }
+    if not cam:
+        return {**slots, "no_map": _text(words["no_map"])}
+    return {
+        **slots,
+        "overlay": f' src="{_text(cam["overlay"])}" alt="{alt}"',
+        "heat_hidden": "",
+        "heat_label": _text(words["heat"].format(**told)),
+        "rough": "" if cam["faithful"] else _text(words["rough"]),
+    }
+
+
+def _problem(
+    found: Mapping[str, Any], answer: Response, words: Mapping[str, Any], language: str
+) -> dict[str, str]:
+    """Write the slots of a problem document; an unknown one is told by its status."""
+    own, kind = words[language], str(found["type"]).rpartition(":")[2]
+    known = own["problems"]
+    if kind not in known:
+        kind = words["statuses"].get(str(answer.status), "internal")
+    head, *advice = known[kind]
+    if "limit_bytes" in found:
+        advice.insert(0, own["most"].format(limit=f"{found['limit_bytes'] / 2**20:.3g} MB"))
+    if after := answer.headers.get("Retry-After"):
+        advice.append(own["retry_in"].format(seconds=after))
+    return {
+        "view": "problem",
+        "problem_head": _text(head),
+        "problem_advice": _text(" ".join(advice)),
+        "problem_id": _text(own["request"].format(id=found["request_id"])),
+    }
+
+
+def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
+    """Fill the slots of page.html with *values*, and its elements with their words."""
+    words = _words()
+    own = {
+        **{name: static_files.version(os.path.join(FOLDER, name)) for name in KINDS},
+        "lang": language,
+        "root": root,
+        "words": _script(words),
+        "thumbnail": "data:image/webp;base64," + b64encode(_read("thumbnail.webp")).decode(),
+        f"{language}_current": ' aria-current="true"',
+        "overlay": ' alt=""',
+        "heat_hidden": " hidden",
+        **values,
+    }
+
+    def fill(slot: re.Match[str]) -> str:
+        name, element, word = slot.groups()
+        return own.get(name, "") if name else element + _text(words[language][word])
+
+    return SLOT.sub(fill, _read("page.html").decode()).encode()
+
+
+def _script(document: Mapping[str, Any]) -> str:
+    """Write JSON that ends no element: "<" stands in its texts alone, which can be written so."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", r"\u003c")
+
+
+def _bar(kind: Kind, step: int) -> str:
+    share = _text(_share(kind.probability, step))
+    return (
+        f'<li><span class="name">{_text(kind.name)}</span> <span class="share">{share}</span>'
+        f'<svg class="bar" aria-hidden="true"><rect width="{100 * kind.probability:.1f}%" '
+        f'height="100%"/></svg><span class="hint">{_text(kind.description)}</span></li>'
+    )
+
+
+def _share(probability: float, step: int) -> str:
+    """Write a probability in per cent, rounded to *step*, never as the certainty that it is not."""
+    rounded = step * int(100 * probability / step + 0.5)
+    if rounded == 0:
+        return f"<{(step + 1) // 2}%"
+    return f">{100 - (step + 1) // 2}%" if rounded == 100 else f"{rounded}%"
+
+
+def _language(request: Request) -> str:
+    """Choose among LANGUAGES: as the query says, else as the browser likes them best."""
+    asked = request.query.get("lang", "")
+    if asked in LANGUAGES:
+        return asked
+    liked: dict[str, float] = {}
+    for part in request.headers.get("accept-language", "").lower().split(","):
+        name, _, rest = part.partition(";")
+        liked.setdefault(name.strip()[:2], static_files.quality(rest))
+    return max(LANGUAGES, key=lambda language: liked.get(language, 0.0))
+
+
+@cache
+def _page(language: str) -> static_files.Packed:
+    """Write the page once a process: 8 kB a language are kept."""
+    return static_files.pack(_html(language, "", {"view": "choose"}))
+
+
+def _read(name: str) -> bytes:
+    return static_files.read(os.path.join(FOLDER, name))
+
+
+def _words() -> dict[str, Any]:
+    words: dict[str, Any] = json.loads(_read("words.json"))
+    return words
+
+
+def _text(text: object) -> str:
+    """Escape for HTML, in an element or a quoted attribute."""
+    from html import escape
+
+    return escape(str(text))

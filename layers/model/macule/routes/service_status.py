@@ -1,0 +1,135 @@
+"""The health function's own routes: its report beside that of the predict function it watches."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from macule import settings
+from macule.http import application, client
+from macule.http.application import Request, Response
+from macule.routes import health
+
+WATCHER = "macule-health"  # whoever is asked by it does not ask on: two would ask each other
+STYLE = """
+:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif }
+h1 { font-size: 1.4rem; margin: 0 }
+body { max-width: 36rem; margin: 0 auto; padding: 1rem }
+table { width: 100%; border-collapse: collapse; margin: 1rem 0 }
+caption { text-align: left }
+th, td { padding: .4rem .6rem .4rem 0; border-bottom: 1px solid #8888; text-align: left }
+th, td { vertical-align: top; overflow-wrap: anywhere }
+tbody th { width: 34%; font-weight: normal }
+.ill { padding: .4rem .6rem; border-left: .3rem solid #d33; background: #d332 }
+"""
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>macule: status</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+<h1>macule: status</h1>
+{note}
+<table>
+<caption>What <code>GET /memory/</code> says. MB is 2<sup>20</sup> bytes.</caption>
+<thead><tr><th scope="col">what</th>{heads}</tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+<p>Read at <time datetime="{read}Z">{read} UTC</time>. Load this page again to ask again.</p>
+</main>
+</body>
+</html>
+"""
+# What the page shows of a report, by its name there: a key, or one below another.
+ROWS = {
+    "Status": ("status",),
+    "Band": ("band",),
+    "Memory, MB": ("pss_mb",),
+    "Share of the limit, %": ("memory", "percent"),
+    "Peak, MB": ("peak_mb",),
+    "Limit, MB": ("limit_mb",),
+    "Limit's source": ("limit_source",),
+    "Headroom, MB": ("headroom_mb",),
+    "Model loaded": ("model_loaded",),
+}
+MOST_CHARACTERS = 40  # of a value that another service wrote
+
+
+def memory(request: Request) -> Response:
+    """GET /memory/ of the health function: its own report, and predict's where it watches one."""
+    return application.as_json(_reports(request))
+
+
+def page(request: Request) -> Response:
+    """GET /: the same for a person, without scripts and without reloading itself."""
+    return application.as_html(_html(_reports(request)), STYLE)
+
+
+def watched(url: str, timeout_s: float, key: str | None = None) -> dict[str, Any]:
+    """Ask the predict function at *url* for its report of memory, which loads no model.
+
+    Returns: the report, or why there is none: {"error": "refused the connection"}.
+    """
+    try:
+        sent = {"User-Agent": WATCHER, **({"X-API-Key": key} if key else {})}
+        reply = client.ask(f"{url}/memory/", timeout_s, headers=sent)
+    except client.Unreachable as error:
+        return {"error": str(error)}
+    if reply.status != 200:
+        return {"error": f"answered {reply.status}"}
+    try:
+        document = json.loads(reply.body)
+        # What is passed on must be JSON again, some levels deeper: Python also reads infinities,
+        # half characters and what nests too deep to be written.
+        json.dumps([[[document]]], ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return {"error": "answered what is not JSON"}
+    if not isinstance(document, dict) or "band" not in document:
+        return {"error": "answered JSON that is no report of memory"}
+    return document
+
+
+def _reports(request: Request) -> dict[str, Any]:
+    own, chosen = health.report(), settings.current()
+    if chosen.predict_url and request.headers.get("user-agent") != WATCHER:
+        own["predict"] = watched(chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key)
+    return own
+
+
+def _html(own: dict[str, Any]) -> str:
+    """Write the page; what the other service wrote is escaped and cut."""
+    from html import escape
+
+    other, columns = own.get("predict"), {"health": own}
+    note = "<p>No predict function is watched: <code>PREDICT_URL</code> is not set.</p>"
+    if other and "band" in other:
+        columns["predict"], note = other, ""
+    elif other:
+        note = f'<p class="ill">predict {escape(other["error"])}.</p>'
+    rows = []
+    for name, path in ROWS.items():
+        row = f'<tr><th scope="row">{name}</th>'
+        for report in columns.values():
+            text = _shown(report, path)
+            ill = ' class="ill"' if name == "Status" and text != "ok" else ""
+            row += f"<td{ill}>{escape(text)}</td>"
+        rows.append(f"{row}</tr>")
+    heads = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    read = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+    return PAGE.format(style=STYLE, note=note, heads=heads, rows="\n".join(rows), read=read)
+
+
+def _shown(report: dict[str, Any], path: tuple[str, ...]) -> str:
+    value: Any = report
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)[:MOST_CHARACTERS] if isinstance(value, str | int | float) else "not said"

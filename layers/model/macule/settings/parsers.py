@@ -1,0 +1,218 @@
+"""Parsers of settings: each takes a variable's text and returns its value.
+
+Raises: ValueError, whose text is what was expected; it never repeats the value.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from urllib.parse import parse_qsl, urlsplit
+
+from macule.settings import urls
+
+MOST = 10**9  # of any whole number: no counter of a library overflows
+NUMBER = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
+TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+LEVELS = ("debug", "info", "warning", "error", "critical")
+OTHER_LEVELS = {"warn": "warning", "err": "error", "fatal": "critical"}
+# Of TLS; anything else in a query would reach a constructor of redis-py.
+REDIS_OPTIONS = {
+    "ssl_cert_reqs": ("none", "optional", "required"),
+    "ssl_check_hostname": ("true", "false"),
+    "ssl_ca_certs": (),
+    "ssl_certfile": (),
+    "ssl_keyfile": (),
+}
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def whole(least: int, most: int = MOST) -> Callable[[str], int]:
+    """Parse digits alone: no sign, space or underscore."""
+    expected = f"a whole number of at least {least}" + (f", at most {most}" if most < MOST else "")
+
+    def parse(text: str) -> int:
+        digits = text.isascii() and text.isdigit() and len(text) <= 20
+        if not digits or not least <= int(text) <= most:
+            raise ValueError(expected)
+        return int(text)
+
+    return parse
+
+
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    """Parse a plain decimal number."""
+
+    def parse(text: str) -> float:
+        if not NUMBER.fullmatch(text) or not least <= float(text) <= most:
+            raise ValueError(f"a number of seconds, {least:g} to {most:.0f}")
+        return float(text)
+
+    return parse
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Parse one of *words*, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(" or ".join(words))
+        return text.lower()
+
+    return parse
+
+
+def truth(text: str) -> bool:
+    if text.lower() not in (*TRUE, *FALSE):
+        raise ValueError("true or false")
+    return text.lower() in TRUE
+
+
+def level(text: str) -> str:
+    """Parse a level of `logging`, in the spellings that other programs take."""
+    name = OTHER_LEVELS.get(text.lower(), text.lower())
+    if name not in LEVELS:
+        raise ValueError(" or ".join(LEVELS))
+    return name.upper()
+
+
+def shares(text: str) -> tuple[float, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    found = tuple(float(part) for part in parts if NUMBER.fullmatch(part))
+    rising = len(parts) == len(found) == 4 and 0 < found[0] < found[1] < found[2] < found[3] <= 1
+    if not rising:
+        raise ValueError("four rising shares, 0 to 1, such as 0.3,0.7,0.88,0.98")
+    return found
+
+
+def sha256(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise ValueError("64 hexadecimal digits")
+    return text.lower()
+
+
+def folder(text: str) -> str:
+    """Parse a path; `~` is the home folder, as in a shell, which does not read settings."""
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise ValueError("a path: no user of that name has a home")
+    return path
+
+
+def host(text: str) -> str:
+    """Parse what a server listens on; an IPv6 address gets the brackets that a port needs."""
+    from ipaddress import IPv6Address
+
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        IPv6Address(bare)
+        return f"[{bare}]"
+    except ValueError:
+        if HOST.fullmatch(text):
+            return text
+    raise ValueError("an address or a name to listen on, such as 0.0.0.0, :: or localhost")
+
+
+def web_address(text: str) -> str:
+    """Parse an address that requests go to; a last slash is dropped."""
+    parts = urls.split(text)
+    if not parts or parts.scheme not in DEFAULT_PORTS or set("@?#") & set(text):
+        raise ValueError("an address such as https://predict.example, without a user, ? or #")
+    return text.rstrip("/")
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Parse origins, and write them as browsers send them: in lower case, without a default port.
+
+    Source: RFC 6454, section 6.2.
+    """
+    return tuple("*" if part == "*" else _origin(part) for part in items(text, "origins"))
+
+
+def items(text: str, what: str) -> list[str]:
+    """Split a comma-separated list; one without any item would switch off what it is set for."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise ValueError(f"a list of {what}: it has none")
+    return found
+
+
+def redis_address(*schemes: str) -> Callable[[str], str]:
+    """Parse the address of a database of Redis or Valkey, as redis-py and Celery both read it."""
+    shape = f"{schemes[0]}://[user:password@]host[:port][/database]"
+    expected = f"{shape} ({' or '.join(schemes)}; what is no letter or digit in a password as %XX)"
+
+    def parse(text: str) -> str:
+        try:
+            parts = urlsplit(text)
+            numbered = parts.port != 0
+        except ValueError:  # a port that is no number, as behind a password with a slash
+            raise ValueError(expected) from None
+        options = parse_qsl(parts.query, keep_blank_values=True)
+        given = dict(options)
+        if parts.scheme not in schemes or not numbered or not _printable(text) or parts.fragment:
+            raise ValueError(expected)
+        if len(given) < len(options):
+            raise ValueError(f"{shape}: an option stands there twice")
+        if parts.scheme == "unix":
+            _known(given, {"db": ()})
+            if not parts.path.strip("/") or not given.get("db", "0").isdecimal():
+                raise ValueError("unix:///path/of/the/socket[?db=NUMBER]")
+        else:
+            _known(given, REDIS_OPTIONS if parts.scheme == "rediss" else {})
+            if not parts.hostname or not re.fullmatch("(/[0-9]{0,5})?", parts.path):
+                raise ValueError(expected)
+        return text
+
+    return parse
+
+
+def header_value(text: str) -> str:
+    if not _printable(text):
+        raise ValueError("a key: it has spaces or signs that no header may have")
+    return text
+
+
+def webhook_secrets(text: str) -> tuple[str, ...]:
+    """Parse keys of Standard Webhooks, the newest first."""
+    from base64 import b64decode
+    from binascii import Error
+
+    secrets = items(text, "secrets")
+    for place, secret in enumerate(secrets, 1):
+        try:
+            size = len(b64decode(secret.removeprefix("whsec_"), validate=True))
+        except Error:
+            size = 0
+        if not secret.startswith("whsec_") or not 24 <= size <= 64:
+            raise ValueError(
+                f"a list of secrets that `macule key webhook` makes: number {place} is not whsec_ "
+                "and base64 of 24 to 64 bytes"
+            )
+    return tuple(secrets)
+
+
+def _origin(text: str) -> str:
+    parts = urls.split(text)
+    if not parts or parts.scheme not in DEFAULT_PORTS or set("@?#") & set(text):
+        parts = None
+    if not parts or parts.path.strip("/"):
+        raise ValueError("a list of origins such as https://app.example, without a path, or *")
+    name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    port = "" if parts.port in (None, DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
+    return f"{parts.scheme}://{name}{port}"
+
+
+def _known(given: Mapping[str, str], options: Mapping[str, tuple[str, ...]]) -> None:
+    for name, value in given.items():
+        if name not in options or not value:
+            some = f"only {', '.join(options)}" if options else "none"
+            raise ValueError(f"an address whose options are known: this scheme takes {some}")
+        if options[name] and value.lower() not in options[name]:
+            raise ValueError(f"an address whose {name} is {' or '.join(options[name])}")
+
+
+def _printable(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text

@@ -1,0 +1,170 @@
+"""Fine-tune a backbone and its head, epoch by epoch; can be stopped and taken up again."""
+
+import csv
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from macule.train import augmentation
+from macule.train.data import Set
+
+Scaling = tuple[tuple[float, ...], tuple[float, ...]]
+Say = Callable[[str], None]
+
+
+class Plan(NamedTuple):
+    """How long and how hard to train; `side_px` is that of the crops."""
+
+    side_px: int = 224
+    epochs: int = 20
+    batch: int = 32
+    rate: float = 2e-4
+    decay: float = 0.02  # of weights, a step at full rate
+    dropout: float = 0.3
+    smoothing: float = 0.05
+    memory: float = 0.995  # of the running mean of the weights, a step
+
+
+def run(
+    body: Any,
+    training: Set,
+    scaling: Scaling,
+    classes: int,
+    plan: Plan,
+    seed: int,
+    folder: Path,
+    say: Say,
+) -> Any:
+    """Train *body* with a new head; after each epoch *folder* holds what the next one needs.
+
+    Returns: the trained model (n, side_px, side_px, 3), scaled, to logits, its weights the mean
+    of the last steps'.
+    """
+    import keras
+
+    kept = folder / "state.keras"
+    if kept.exists():
+        model, done = keras.models.load_model(kept), resume(folder, plan)
+        say(f"taken up after epoch {done}")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        keras.utils.set_random_seed(seed)
+        model, done = compose(body, classes, plan, len(training.truth)), 0
+    weights = balance(training.truth, classes)
+    for epoch in range(done, plan.epochs):
+        began = time.monotonic()
+        shown = batches(training, weights, scaling, plan, (seed, epoch))
+        history = model.fit(shown, verbose=0, shuffle=False).history
+        figures = {
+            "epoch": epoch + 1,
+            "loss": history["loss"][0],
+            "accuracy": history["accuracy"][0],
+        }
+        note(folder / "curves.csv", figures)
+        model.save(kept)
+        (folder / "done.json").write_text(json.dumps({"done": epoch + 1} | plan._asdict()))
+        left = (time.monotonic() - began) * (plan.epochs - epoch - 1) / 60
+        say(
+            f"epoch {epoch + 1} of {plan.epochs}: loss {figures['loss']:.3f},"
+            f" accuracy {figures['accuracy']:.3f}, {left:.0f} min left"
+        )
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    return model
+
+
+def resume(folder: Path, plan: Plan) -> int:
+    """Return the epochs that lie behind the state in *folder*.
+
+    Raises: ValueError where it was trained by another plan.
+    """
+    kept = json.loads((folder / "done.json").read_text())
+    done = int(kept.pop("done"))
+    if kept != plan._asdict():
+        raise ValueError(f"{folder} was begun with {kept}: give another --work, or the same plan")
+    return done
+
+
+def compose(body: Any, classes: int, plan: Plan, images: int) -> Any:
+    """Put pooling, dropout and a Dense head on *body*, and compile it."""
+    import keras
+
+    pooled = keras.layers.GlobalAveragePooling2D()(body.output)
+    dropped = keras.layers.Dropout(plan.dropout)(pooled)
+    model = keras.Model(body.input, keras.layers.Dense(classes, name="head")(dropped))
+    steps = -(-images // plan.batch) * plan.epochs
+    rate = keras.optimizers.schedules.CosineDecay(
+        plan.rate / 10, steps - steps // 20, warmup_target=plan.rate, warmup_steps=steps // 20
+    )
+    optimizer = keras.optimizers.AdamW(
+        rate,
+        weight_decay=plan.decay,
+        global_clipnorm=1.0,
+        use_ema=True,
+        ema_momentum=plan.memory,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    loss = keras.losses.CategoricalCrossentropy(True, plan.smoothing)
+    model.compile(optimizer, loss, weighted_metrics=[], metrics=["accuracy"])
+    return model
+
+
+def balance(truth: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """Weigh each class by the root of its rarity: half way to equal, mean 1 over the images."""
+    counts = np.maximum(np.bincount(truth, minlength=classes), 1)
+    weights = 1 / np.sqrt(counts)
+    return np.asarray(weights / weights[truth].mean(), np.float32)
+
+
+def batches(
+    images: Set, weights: NDArray[np.float32], scaling: Scaling, plan: Plan, seed: tuple[int, ...]
+) -> Any:
+    """Give one epoch of augmented batches: scaled pixels, one-hot truth, weights of the images.
+
+    The same each time for the same *seed*.
+    """
+    import tensorflow as tf
+
+    classes, (mean, std) = len(weights), (np.asarray(part, np.float32) for part in scaling)
+
+    def draw() -> Iterator[tuple[Any, Any, Any]]:
+        random = np.random.default_rng(seed)
+        order = random.permutation(len(images.truth))
+        for start in range(0, len(order), plan.batch):
+            chosen = order[start : start + plan.batch]
+            soiled = np.stack([augmentation.soil(each, random) for each in images.pixels[chosen]])
+            framed = augmentation.light(augmentation.frame(soiled, plan.side_px, random), random)
+            truth = images.truth[chosen]
+            yield (framed - mean) / std, np.eye(classes, dtype=np.float32)[truth], weights[truth]
+
+    signature = (
+        tf.TensorSpec((None, plan.side_px, plan.side_px, 3), tf.float32),
+        tf.TensorSpec((None, classes), tf.float32),
+        tf.TensorSpec((None,), tf.float32),
+    )
+    count = -(-len(images.truth) // plan.batch)
+    made = tf.data.Dataset.from_generator(draw, output_signature=signature)
+    return made.apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
+
+
+def note(path: Path, figures: dict[str, Any]) -> None:
+    """Add a line to a CSV file, its header first."""
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, figures)
+        if fresh:
+            writer.writeheader()
+        writer.writerow(figures)
+
+
+def gather(folder: Path, path: Path) -> None:
+    """Write the curves of every seed below *folder* into one CSV file."""
+    path.unlink(missing_ok=True)
+    for curves in sorted(folder.glob("seed-*/curves.csv")):
+        with curves.open(newline="") as file:
+            for row in csv.DictReader(file):
+                note(path, {"seed": curves.parent.name.removeprefix("seed-")} | row)
