@@ -28,7 +28,7 @@ import harness
 from broker import Broker, broker
 
 WEB = [sys.executable, "-m", "infra.serve"]
-WORKER = [sys.executable, "-m", "macule.cli.main", "worker"]
+WORKER = [sys.executable, "-m", "macule.cli", "worker"]
 CLIENTS = 8
 
 

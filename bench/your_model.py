@@ -19,7 +19,7 @@ from typing import Any
 import harness
 
 PYTHON = sys.executable
-MACULE = [PYTHON, "-m", "macule.cli.main"]
+MACULE = [PYTHON, "-m", "macule.cli"]
 
 
 def build(path: Path) -> None:

@@ -20,7 +20,7 @@ from crowd import children
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVE = [sys.executable, "-m", "infra.serve"]
-WORK = [sys.executable, "-m", "macule.cli.main", "worker"]
+WORK = [sys.executable, "-m", "macule.cli", "worker"]
 LOOK_S = 0.05
 STOP_S = 40.0
 DISK_MB = 16

@@ -20,7 +20,7 @@ from macule.registry import model_card
 from macule.routes import predict as classify
 from PIL import Image, ImageDraw
 
-MACULE = [sys.executable, "-m", "macule.cli.main"]
+MACULE = [sys.executable, "-m", "macule.cli"]
 LABELS = ["ring", "spot", "stripes"]
 SIDE = 32
 

@@ -13,7 +13,7 @@ from macule.convert.evaluation import bootstrap, evaluate, metrics
 from macule.convert.evaluation.dataset import Photo
 from macule.registry import local, model_card
 
-MACULE = [sys.executable, "-m", "macule.cli.main", "evaluate"]
+MACULE = [sys.executable, "-m", "macule.cli", "evaluate"]
 LABELS = ["nevus", "melanoma", "seborrheic_keratosis"]
 
 

@@ -161,7 +161,7 @@ def test_warm_up_needs_a_key_over_http(locked: Service) -> None:
 
 def test_health_and_doctor_carry_a_key(tmp_path: Path) -> None:
     """PREDICT_KEY lets the health function and `macule doctor` in; without it both say why not."""
-    doctor = [sys.executable, "-m", "macule.cli.main", "doctor"]
+    doctor = [sys.executable, "-m", "macule.cli", "doctor"]
     with running(GUNICORN, tmp_path, API_KEYS=KEYS) as predict:
         url = f"http://127.0.0.1:{predict.port}"
         with running(HEALTH, tmp_path, PREDICT_URL=url, PREDICT_KEY="mk_bob") as health:

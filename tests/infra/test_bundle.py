@@ -89,7 +89,7 @@ def test_no_bundle_carries_the_tools(bundles: Path) -> None:
     """Converter and trainer stay out, and the command in a bundle does not offer them."""
     held = {path.relative_to(bundles) for path in bundles.rglob("macule/*")}
     done = subprocess.run(
-        [*f"{BARE} macule.cli.main convert mine.keras".split()],
+        [*f"{BARE} macule.cli convert mine.keras".split()],
         cwd=bundles / "render/predict",
         capture_output=True,
         text=True,
@@ -267,7 +267,7 @@ def test_the_queues_bundle_works_on_predictions(bundles: Path, tmp_path: Path) -
         environment = {"BROKER_URL": server.url}
         service = stack.enter_context(running(web, tmp_path, folder, **environment))
         worker = subprocess.Popen(
-            [*f"{BARE} macule.cli.main".split(), "worker"],
+            [*f"{BARE} macule.cli".split(), "worker"],
             cwd=folder,
             env={**os.environ, **environment},
         )

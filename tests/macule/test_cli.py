@@ -12,7 +12,7 @@ import pytest
 from draw import photo
 from macule.cli import main
 
-MACULE = [sys.executable, "-m", "macule.cli.main"]
+MACULE = [sys.executable, "-m", "macule.cli"]
 
 
 def macule(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:

@@ -25,8 +25,8 @@ from macule.errors import (
 )
 from macule.http import data_uri, uploads
 from macule.http.adapters import wsgi as doors
-from macule.http.application import Request
 from macule.http.body import Body
+from macule.http.messages import Request
 from macule.inference import decoding
 from macule.routes import health, predict
 

@@ -7,9 +7,9 @@ from io import BytesIO
 import pytest
 from macule import settings
 from macule.errors import BadRequest, BodyTooLarge, Busy
-from macule.http import application
-from macule.http.application import Request, Response
+from macule.http import application, messages, routing
 from macule.http.body import CHUNK_BYTES, DROP_BYTES, Body
+from macule.http.messages import Request, Response
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def fresh_settings() -> Iterator[None]:
 
 
 def hello(request: Request) -> Response:
-    return application.as_json({"hello": request.query.get("name", "")})
+    return messages.as_json({"hello": request.query.get("name", "")})
 
 
 def busy(request: Request) -> Response:
@@ -31,7 +31,7 @@ def broken(request: Request) -> Response:
     raise RuntimeError("secret path /etc/shadow")
 
 
-TABLE = application.table(
+TABLE = routing.table(
     {"GET /hello/": hello, "GET /busy": busy, "GET /broken": broken, "POST /": hello}
 )
 

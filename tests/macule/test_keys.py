@@ -196,7 +196,7 @@ def test_a_file_without_keys_lets_nobody_in(
 
 def test_the_command_prints_a_key_and_what_to_store() -> None:
     """Two lines that fit each other; a name that is none is exit code 2."""
-    command = [sys.executable, "-m", "macule.cli.main", "key", "new"]
+    command = [sys.executable, "-m", "macule.cli", "key", "new"]
     made = subprocess.check_output([*command, "alice"], text=True, stderr=subprocess.PIPE)
     key, stored = made.splitlines()
     refused = subprocess.run([*command, "al:ice"], capture_output=True, text=True, check=False)
@@ -208,7 +208,7 @@ def test_the_command_prints_a_key_and_what_to_store() -> None:
 
 def test_the_command_makes_secrets_for_webhooks() -> None:
     """Each is another, and WEBHOOK_SECRETS takes it; `new` without a name is exit code 2."""
-    command = [sys.executable, "-m", "macule.cli.main", "key"]
+    command = [sys.executable, "-m", "macule.cli", "key"]
     made = [
         subprocess.check_output([*command, "webhook"], text=True, stderr=subprocess.PIPE).strip()
         for _ in range(2)

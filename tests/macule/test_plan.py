@@ -16,7 +16,7 @@ from macule.registry import local, model_card
 MB = 2**20
 NEED = plan.Need(27 * MB, 9 * MB, 21 * MB, 27 * MB)
 SHIPPED: Any = SimpleNamespace(card=model_card.read(local.SHIPPED))  # nothing is loaded here
-PLAN = [sys.executable, "-m", "macule.cli.main", "plan"]
+PLAN = [sys.executable, "-m", "macule.cli", "plan"]
 
 
 def test_the_default_model_holds_where_it_was_measured_to_hold() -> None:

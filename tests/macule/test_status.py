@@ -10,13 +10,13 @@ from io import BytesIO
 
 import pytest
 from macule import settings
-from macule.http import application
-from macule.http.application import Request, Response
+from macule.http import application, routing
 from macule.http.body import Body
+from macule.http.messages import Request, Response
 from macule.routes import service_status
 from peers import REPORT, Peer
 
-TABLE = application.table({"GET /memory/": service_status.memory, "GET /": service_status.page})
+TABLE = routing.table({"GET /memory/": service_status.memory, "GET /": service_status.page})
 Ask = Callable[..., Response]
 
 

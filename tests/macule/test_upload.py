@@ -14,8 +14,8 @@ from urllib.parse import quote, urlencode
 import pytest
 from macule.errors import BadRequest, BodyTooLarge, Macule, UnsupportedCoding, UnsupportedImage
 from macule.http import uploads
-from macule.http.application import Request
 from macule.http.body import Body
+from macule.http.messages import Request
 from service import form
 
 IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40 + b"\xfb\xff"

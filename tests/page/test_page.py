@@ -209,7 +209,7 @@ def test_a_view_is_written_once() -> None:
     """The second reader of a language gets the same bytes, and no file is opened for them."""
     code = (
         "import sys; from macule import page; from macule.http.body import Body; "
-        "from macule.http.application import Request; from io import BytesIO; "
+        "from macule.http.messages import Request; from io import BytesIO; "
         "ask = lambda: page.view(Request('GET', '/', {}, {}, Body(BytesIO(), 0), 0.0)).body; "
         "one = ask(); "
         "sys.addaudithook(lambda event, given: event == 'open' and print(event, given)); "

@@ -18,7 +18,7 @@ from macule.batch.progress import Progress
 from macule.errors import BadRequest, Unavailable
 from pyarrow import parquet
 
-MACULE = [sys.executable, "-m", "macule.cli.main", "batch"]
+MACULE = [sys.executable, "-m", "macule.cli", "batch"]
 CHOSEN = settings.read({})
 MANY = 140
 

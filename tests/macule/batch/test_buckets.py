@@ -52,7 +52,7 @@ def test_a_prefix_is_a_batch(scheme: str, tmp_path: Path) -> None:
         [
             sys.executable,
             "-m",
-            "macule.cli.main",
+            "macule.cli",
             "batch",
             f"{scheme}://models/{scheme}/",
             "--out",

@@ -20,7 +20,7 @@ HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
 
 def examine(url: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "macule.cli.main", "doctor", url],
+        [sys.executable, "-m", "macule.cli", "doctor", url],
         capture_output=True,
         text=True,
         check=False,

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from receivers import SECRET, receiver
 from service import Answer, need, until
 
-COMMAND = [sys.executable, "-m", "macule.cli.main", "worker"]
+COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
 # A worker whose loop may stand still for seconds, and whose second job never ends.
 STILL_S = 4.0
 HANGING = f"""

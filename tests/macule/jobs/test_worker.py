@@ -21,7 +21,7 @@ from PIL import Image
 from receivers import SECRET, receiver
 from service import until
 
-COMMAND = [sys.executable, "-m", "macule.cli.main", "worker"]
+COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
 SIGNED = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
 
 

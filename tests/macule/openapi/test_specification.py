@@ -13,9 +13,9 @@ from answers import FILE
 from jsonschema import Draft202012Validator
 from macule import errors
 from macule.functions import health, predict
-from macule.http import application
-from macule.http.application import Request
+from macule.http import messages, routing
 from macule.http.body import Body
+from macule.http.messages import Request
 from macule.routes import openapi, page
 from macule.routes.openapi import entry, operations, specification
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -23,11 +23,11 @@ from service import ROOT
 
 ROUTES = {"predict": predict.ROUTES, "health": health.ROUTES}
 FREE = {
-    "predict": application.exempt(predict.OPEN, predict.FREE),
-    "health": application.exempt(health.OPEN, ()),
+    "predict": routing.exempt(predict.OPEN, predict.FREE),
+    "health": routing.exempt(health.OPEN, ()),
 }
 DOCUMENTS = {
-    name: specification.document(application.table(it), FREE[name]) for name, it in ROUTES.items()
+    name: specification.document(routing.table(it), FREE[name]) for name, it in ROUTES.items()
 }
 # What no operation answers with: of the command line, and in the outcome of a prediction.
 ELSEWHERE = {errors.NoMaps, errors.Unreadable, errors.WorkerDied}
@@ -165,9 +165,9 @@ def test_what_needs_a_key_or_is_counted_says_so() -> None:
 
 
 @pytest.mark.parametrize("handler", [openapi.document, openapi.docs])
-def test_it_is_asked_for_once(handler: application.Handler) -> None:
+def test_it_is_asked_for_once(handler: messages.Handler) -> None:
     """Whoever has the answer gets 304 by its ETag, and asks again each time."""
-    request = Request("GET", "/", {}, {}, Body(None, 0), routes=application.table(predict.ROUTES))  # type: ignore[arg-type]
+    request = Request("GET", "/", {}, {}, Body(None, 0), routes=routing.table(predict.ROUTES))  # type: ignore[arg-type]
     first = handler(request)
     again = handler(request._replace(headers={"if-none-match": first.headers["ETag"]}))
 

@@ -178,7 +178,7 @@ def test_a_dead_bucket_is_bounded(
 
 def macule(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "macule.cli.main", *arguments],
+        [sys.executable, "-m", "macule.cli", *arguments],
         capture_output=True,
         text=True,
         check=False,

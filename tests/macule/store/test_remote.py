@@ -267,7 +267,7 @@ def test_what_the_dead_left_goes_and_damage_heals(web: Web, source: Source) -> N
 def find_elsewhere(source: Source, python: str = sys.executable, before: str = "") -> str:
     """Find the model in a process of its own; return its name, or why it is not found."""
     code = (
-        "import sys, resource; from macule.registry.local import remote; from macule.errors import Macule; "
+        "import sys, resource; from macule.registry import remote; from macule.errors import Macule; "
         f"from macule.settings import Source\n{before}\n"
         f"try: print(remote.find({source!r}).card.name)\nexcept Macule as error: print(error)"
     )
@@ -352,7 +352,7 @@ def test_what_fetching_takes_is_given_back(source: Source) -> None:
     """TLS and its kin load in a child: this process grows by less than 3 MB."""
     code = (
         "import resource; from macule import classify; from macule.settings import Source; "
-        "from macule.registry.local import remote; "
+        "from macule.registry import remote; "
         "size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = size(); "
         f"remote.find({source!r}); print(size() - before)"
     )

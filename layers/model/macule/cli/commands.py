@@ -187,7 +187,7 @@ def worker(options: argparse.Namespace) -> int:
     counters = metrics.share(file=options.counters)
     log_format.begin()
     if queue_worker.serve(chosen):  # a process of the same id, with memory as at the start
-        again, file = [sys.executable, "-m", "macule.cli.main", "worker"], counters.keep()
+        again, file = [sys.executable, "-m", "macule.cli", "worker"], counters.keep()
         os.execv(sys.executable, again if file is None else [*again, f"--counters={file}"])  # noqa: S606
     return OK
 

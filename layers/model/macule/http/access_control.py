@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from macule import settings
 
 if TYPE_CHECKING:
-    from macule.http.application import Request
+    from macule.http.messages import Request
 
 
 def caller(request: Request) -> str:

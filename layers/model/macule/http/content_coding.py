@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from math import inf
 
 from macule.errors import BadRequest, BodyTooLarge, UnsupportedCoding
-from macule.http.application import Request
+from macule.http.messages import Request
 
 PIECE_BYTES = 2**16
 RATIO = 1032  # deflate makes nothing smaller than by so much: two bits for 258 bytes

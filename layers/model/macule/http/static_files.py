@@ -10,8 +10,8 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from macule.errors import NotFound
-from macule.http import application
-from macule.http.application import Request, Response
+from macule.http import messages
+from macule.http.messages import Request, Response
 
 GZIP = 31  # zlib's word for a gzip file, without that module
 AGE_S = 31_536_000  # a file's address changes with its content
@@ -35,7 +35,7 @@ def sent(request: Request, text: Packed, headers: dict[str, str], varies: str = 
     packed = _takes_gzip(request.headers.get("accept-encoding", ""))
     headers["ETag"] = tag = f'"{text.version}{"-gzip" if packed else ""}"'
     headers["Vary"] = f"{varies}Accept-Encoding"
-    if application.knows(request, tag):
+    if messages.knows(request, tag):
         return Response(304, b"", headers)
     if packed:
         return Response(200, text.content, {**headers, "Content-Encoding": "gzip"})
@@ -58,7 +58,7 @@ def file(request: Request, folder: str, kinds: Mapping[str, str]) -> Response:
     if not kinds[name].startswith("image/"):
         return sent(request, _text_file(path), headers)
     headers["ETag"] = tag = f'"{version(path)}"'
-    known = application.knows(request, tag)
+    known = messages.knows(request, tag)
     return Response(304 if known else 200, b"" if known else read(path), headers)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 from macule.errors import BadRequest, BodyTooLarge, UnsupportedImage
 from macule.http import content_coding, data_uri
-from macule.http.application import Request
+from macule.http.messages import Request
 
 FIELDS = ("image", "file")
 TEXTS = (WEBHOOK, EVENTS) = ("webhook", "webhook_events_filter")  # what may come beside it

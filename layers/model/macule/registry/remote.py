@@ -18,7 +18,9 @@ from macule.settings import Source, Where, urls
 
 log = logging.getLogger("macule")
 # The child finds modules where this process does: platforms extend sys.path as they please.
-CHILD = "import sys; sys.path[:] = sys.argv[1:]; from macule.registry.local import download; download.main()"
+CHILD = (
+    "import sys; sys.path[:] = sys.argv[1:]; from macule.registry import download; download.main()"
+)
 
 
 def find(where: Where) -> local.Weights:

@@ -6,8 +6,8 @@ from typing import Any
 
 from macule import settings
 from macule.caching import answers as cache
-from macule.http import application, draining
-from macule.http.application import Request, Response
+from macule.http import draining, messages
+from macule.http.messages import Request, Response
 from macule.inference import decoding, runtime
 from macule.jobs import selection
 from macule.memory import admission, budget, processes
@@ -19,7 +19,7 @@ RETRY_AFTER_S = "1"
 def alive(request: Request) -> Response:
     """GET /health/: this process answers. Never touches the model, never waits for it."""
     if "application/json" in request.headers.get("accept", ""):
-        return application.as_json({"status": "ok"})
+        return messages.as_json({"status": "ok"})
     return Response(200, b"ok", {"Content-Type": "text/plain; charset=utf-8"})
 
 
@@ -31,13 +31,13 @@ def ready(request: Request) -> Response:
     if reason:
         document["detail"] = reason
     if state == "ready":
-        return application.as_json(document)
-    return application.as_json(document, 503, Retry_After=RETRY_AFTER_S)
+        return messages.as_json(document)
+    return messages.as_json(document, 503, Retry_After=RETRY_AFTER_S)
 
 
 def memory(request: Request) -> Response:
     """GET /memory/: what all processes of this service use, of what limit."""
-    return application.as_json(report())
+    return messages.as_json(report())
 
 
 def report() -> dict[str, Any]:
@@ -89,14 +89,14 @@ def warmup(request: Request) -> Response:
 
         runtime.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
     stages = {name: round(spent, 1) for name, spent in warm.stages.items()}
-    return application.as_json(
+    return messages.as_json(
         {"state": "ready", "cold_start_ms": warm.cold_start_ms, "stages_ms": stages}
     )
 
 
 def card(request: Request) -> Response:
     """GET /model/: the card of the model that serves; one that is elsewhere is fetched first."""
-    return application.as_json(runtime.card(settings.current().model).document)
+    return messages.as_json(runtime.card(settings.current().model).document)
 
 
 def _jobs(waiting: selection.Backlog | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from functools import cache
 
 from macule import __version__
 from macule.errors import Unavailable
-from macule.http.application import Request, Response
+from macule.http.messages import Request, Response
 from macule.inference import runtime
 from macule.jobs import selection
 from macule.memory import admission, budget, processes

@@ -13,8 +13,8 @@ from macule import settings
 from macule.caching import answers, single_flight
 from macule.caching.single_flight import Flight
 from macule.errors import BadRequest
-from macule.http import application, uploads
-from macule.http.application import Request, Response
+from macule.http import messages, uploads
+from macule.http.messages import Request, Response
 from macule.inference import activation_maps, classification, decoder_threads, decoding, runtime
 from macule.memory import admission
 from macule.memory.degradation import Rung
@@ -55,7 +55,7 @@ def photo(request: Request) -> Response:
 
     outcome = answered(request, received, chosen, top_k, with_cam)
     answer = {"predictions": [outcome.answer]} if is_batch else outcome.answer
-    return told(application.as_json(answer), outcome)
+    return told(messages.as_json(answer), outcome)
 
 
 def answered(

@@ -9,8 +9,8 @@ from typing import Any
 
 from macule import jobs, settings
 from macule.errors import BadRequest, NoWebhooks
-from macule.http import application, draining
-from macule.http.application import Request, Response
+from macule.http import draining, messages
+from macule.http.messages import Request, Response
 from macule.inference import decoder_threads, decoding
 from macule.jobs import Job, Order, selection
 from macule.memory import admission
@@ -62,7 +62,7 @@ def create(request: Request) -> Response:
 def show(request: Request) -> Response:
     """GET /predictions/{id}: how far it is, and its outcome; 304 if that is known by its ETag."""
     job = selection.current().queue.get(request.names["id"], request.caller)
-    return application.tagged(request, _answer(job))
+    return messages.tagged(request, _answer(job))
 
 
 def cancel(request: Request) -> Response:
@@ -73,7 +73,7 @@ def cancel(request: Request) -> Response:
 
 
 def _answer(job: Job, status: int = 200) -> Response:
-    answer = application.as_json(jobs.document(job), status)
+    answer = messages.as_json(jobs.document(job), status)
     if not job.ended:
         answer.headers["Retry-After"] = str(RETRY_AFTER_S)
     return answer

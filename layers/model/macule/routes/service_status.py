@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from macule import settings
-from macule.http import application, client
-from macule.http.application import Request, Response
+from macule.http import client, messages
+from macule.http.messages import Request, Response
 from macule.routes import health
 
 WATCHER = "macule-health"  # whoever is asked by it does not ask on: two would ask each other
@@ -64,12 +64,12 @@ MOST_CHARACTERS = 40  # of a value that another service wrote
 
 def memory(request: Request) -> Response:
     """GET /memory/ of the health function: its own report, and predict's where it watches one."""
-    return application.as_json(_reports(request))
+    return messages.as_json(_reports(request))
 
 
 def page(request: Request) -> Response:
     """GET /: the same for a person, without scripts and without reloading itself."""
-    return application.as_html(_html(_reports(request)), STYLE)
+    return messages.as_html(_html(_reports(request)), STYLE)
 
 
 def watched(url: str, timeout_s: float, key: str | None = None) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from io import BytesIO
 from threading import Thread
 
 from macule.errors import BadSetting
-from macule.http import application
-from macule.http.application import Request, Response
+from macule.http import application, messages, routing
 from macule.http.body import Body
+from macule.http.messages import Request, Response
 from macule.routes import metrics_endpoint
 
 log = logging.getLogger("macule")
@@ -49,7 +49,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def start(listener: socket.socket, fault: Fault) -> None:
     """Answer from now on, in a thread; what needs a key on a web process needs it here."""
-    routes = application.table(
+    routes = routing.table(
         {
             "GET /health/": lambda _: _health(fault()),
             "GET /metrics": lambda _: metrics_endpoint.answer(
@@ -57,7 +57,7 @@ def start(listener: socket.socket, fault: Fault) -> None:
             ),
         }
     )
-    free = application.exempt(["GET /health/"], [])
+    free = routing.exempt(["GET /health/"], [])
     Thread(target=_serve, args=[listener, routes, free], name="monitor", daemon=True).start()
     log.info("metrics are at port %d", listener.getsockname()[1])
 
@@ -67,7 +67,7 @@ def _health(fault: str) -> Response:
     return Response(status, text.encode(), {"Content-Type": "text/plain; charset=utf-8"})
 
 
-def _serve(listener: socket.socket, routes: application.Table, free: application.Exempt) -> None:
+def _serve(listener: socket.socket, routes: messages.Table, free: messages.Exempt) -> None:
     while True:
         try:
             connection, address = listener.accept()
@@ -91,9 +91,7 @@ def _head(connection: socket.socket) -> bytes:
     return head
 
 
-def _answered(
-    head: bytes, address: str, routes: application.Table, free: application.Exempt
-) -> bytes:
+def _answered(head: bytes, address: str, routes: messages.Table, free: messages.Exempt) -> bytes:
     """Answer a request by its head."""
     first, *lines = head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     try:

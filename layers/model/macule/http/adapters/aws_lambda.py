@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from macule import settings
-from macule.http import application
+from macule.http import application, routing
 from macule.http.adapters import wsgi
-from macule.http.application import Handler, Request, Response
 from macule.http.body import Body
+from macule.http.messages import Handler, Request, Response
 
 SCHEDULE = "schedule"  # the caller of a request that did not come over HTTP
 SCHEDULERS = ("aws.events", "aws.scheduler")  # EventBridge rules and EventBridge Scheduler
@@ -40,7 +40,7 @@ def handler(
     Raises: UnknownEvent, from the handler, for any other event.
     """
     table, boot_ms = wsgi.start(routes)
-    free = application.exempt(unlocked, uncounted)
+    free = routing.exempt(unlocked, uncounted)
 
     def handle(event: Any, context: object) -> dict[str, Any]:
         request = wsgi.ping(_request(event, boot_ms))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from macule.http.application import Response
+from macule.http.messages import Response
 from macule.memory import budget, processes
 
 

@@ -9,9 +9,9 @@ from socket import SHUT_RD, socket
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from macule.http import application
-from macule.http.application import Handler, Request
+from macule.http import application, messages, routing
 from macule.http.body import Body
+from macule.http.messages import Handler, Request
 from macule.memory import budget, processes
 from macule.observability import log_format, metrics
 from macule.server import startup
@@ -35,7 +35,7 @@ def wsgi(
       uncounted: routes that POST and are counted against no quota.
     """
     table, boot_ms = start(routes)
-    free = application.exempt(unlocked, uncounted)
+    free = routing.exempt(unlocked, uncounted)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = ping(_from_environ(environ, boot_ms))
@@ -63,7 +63,7 @@ def from_flask(request: FlaskRequest, app: WSGIApplication) -> FlaskResponse:
     return Response.from_app(app, request.environ)
 
 
-def start(routes: Mapping[str, Handler]) -> tuple[application.Table, float]:
+def start(routes: Mapping[str, Handler]) -> tuple[messages.Table, float]:
     """Do what comes once a process, before any request; return the table, and the start's ms.
 
     Raises: SystemExit, with one line, where a setting cannot be used.
@@ -73,7 +73,7 @@ def start(routes: Mapping[str, Handler]) -> tuple[application.Table, float]:
     budget.tame()
     metrics.share()
     log_format.begin()
-    return application.table(routes), boot_ms
+    return routing.table(routes), boot_ms
 
 
 def ping(request: Request) -> Request:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import macule
 from macule import settings
 from macule.errors import NoSuchModel
-from macule.http import application, content_coding, uploads
-from macule.http.application import Request, Response
+from macule.http import content_coding, messages, uploads
+from macule.http.messages import Request, Response
 from macule.inference import decoding, runtime
 from macule.memory import admission
 from macule.registry.model_card import Card
@@ -26,7 +26,7 @@ PHOTO = "an encoded photo, of any format and size that is served; in JSON its ba
 
 def server(request: Request) -> Response:
     """GET /v2: what serves."""
-    return application.as_json(
+    return messages.as_json(
         {
             "name": "macule",
             "version": macule.__version__,
@@ -37,7 +37,7 @@ def server(request: Request) -> Response:
 
 def live(request: Request) -> Response:
     """GET /v2/health/live: this process answers. Never touches the model."""
-    return application.as_json({"live": True})
+    return messages.as_json({"live": True})
 
 
 def ready(request: Request) -> Response:
@@ -47,7 +47,7 @@ def ready(request: Request) -> Response:
     runtime.warm(chosen.model)
     answer = health.ready(request)
     headers = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
-    return application.as_json({**named, "ready": answer.status == 200}, answer.status, **headers)
+    return messages.as_json({**named, "ready": answer.status == 200}, answer.status, **headers)
 
 
 def about(request: Request) -> Response:
@@ -63,7 +63,7 @@ def about(request: Request) -> Response:
         _described("labels", "BYTES", labels, "whose probabilities they are"),
         _described("decision", "BYTES", [1], "classified, inconclusive or not_skin"),
     ]
-    return application.as_json(
+    return messages.as_json(
         {
             "name": card.name,
             "versions": [card.version],

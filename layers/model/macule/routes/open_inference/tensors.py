@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from macule.errors import BadRequest
 from macule.http import data_uri, uploads
-from macule.http.application import Response
+from macule.http.messages import Response
 
 if TYPE_CHECKING:
     import numpy as np

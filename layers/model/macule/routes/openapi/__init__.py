@@ -7,7 +7,7 @@ from collections.abc import Callable
 from threading import Lock
 
 from macule.http import static_files
-from macule.http.application import Exempt, Request, Response
+from macule.http.messages import Exempt, Request, Response
 
 FOLDER = os.path.join(os.path.dirname(__file__), "page")
 FILES = {"docs.css": "text/css; charset=utf-8", "docs.js": "text/javascript; charset=utf-8"}

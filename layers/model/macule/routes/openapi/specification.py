@@ -16,8 +16,8 @@ from macule.errors import (
     Unavailable,
     UnsupportedImage,
 )
-from macule.http import application, draining
-from macule.http.application import Exempt, Table
+from macule.http import draining, routing
+from macule.http.messages import Exempt, Table
 from macule.routes.openapi.entry import (
     COUNTED,
     EVERY_ERROR,
@@ -121,14 +121,14 @@ def _paths(described: Mapping[str, Operation], routes: Table, free: Exempt, kept
     paths: Node = {}
     for route, operation in described.items():
         method, path = route.split(" ")
-        plain = application.plain(route)
-        if method not in routes.get(application.bare(path), {}):
+        plain = routing.plain(route)
+        if method not in routes.get(routing.bare(path), {}):
             continue
         unlocked = plain in free.keys
         refusals = () if unlocked else LOCKED
         if method == "POST" and plain not in free.quotas:
             refusals += COUNTED
-        if application.bare(path) not in draining.OPEN:
+        if routing.bare(path) not in draining.OPEN:
             refusals += STOPPED
         whole = operation._replace(errors=(*operation.errors, *refusals))
         paths.setdefault(path, {})[method.lower()] = _operation(whole, kept, unlocked)

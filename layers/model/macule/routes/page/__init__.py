@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from macule.http import application, static_files
-from macule.http.application import Request, Response
+from macule.http.messages import Request, Response
 
 FOLDER = os.path.dirname(__file__)
 HTML = "text/html; charset=utf-8"
