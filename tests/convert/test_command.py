@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 from macule import settings
 from macule.cli import main as cli
-from macule.inference import runtime
+from macule.inference import pipeline, runtime
 from macule.registry import model_card
-from macule.routes import predict as classify
 from PIL import Image, ImageDraw
 
 MACULE = [sys.executable, "-m", "macule.cli"]
@@ -166,7 +165,7 @@ def test_it_answers_as_the_original(converted: Path, trained: Path, images: Path
     chosen = settings.read({"MODEL_DIR": str(converted)})
     agreed = []
     for path in sorted(images.rglob("*.png"))[::5]:
-        answer = classify.predict(path.read_bytes(), chosen).answer
+        answer = pipeline.predict(path.read_bytes(), chosen).answer
         pixels = np.asarray(
             Image.open(path).resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32
         )

@@ -18,8 +18,9 @@ from draw import photo, saved, skin
 from macule.caching.answers import Memory
 from macule.errors import Busy, CannotFit
 from macule.inference import decoding
-from macule.memory import admission
-from macule.memory.admission import LEAST_S, RESERVE_BYTES, Admission, price
+from macule.inference.decoding import cost
+from macule.inference.decoding.cost import price
+from macule.memory.admission import LEAST_S, RESERVE_BYTES, Admission
 from macule.memory.degradation import Ladder
 
 MB = 2**20
@@ -76,7 +77,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 PEAK = """
 import sys
 from macule import budget, decoding
-budget.tame()
+allocator.configure()
 def kilobytes(key): return next(int(l.split()[1]) for l in open('/proc/self/status') if key in l)
 small, large = (open(path, 'rb').read() for path in sys.argv[1:])
 decoding.inspect(small, 10**9); decoding.decode(small, 224, 'squash')
@@ -251,11 +252,11 @@ def test_room_is_given_back_when_decoding_fails() -> None:
 
 def test_largest_photos_are_those_that_just_fit() -> None:
     """What is named fits and a little more does not; the pixel limit caps what is cheap."""
-    found = admission.largest(40 * MB, 256, 120_000_000)
+    found = cost.largest_mp(40 * MB, 256, 120_000_000)
 
     assert found["JPEG"] == found["PNG"] == found["WebP"] == pytest.approx(120, abs=0.1)
     for name in ("JPEG, progressive", "WebP, lossless", "HEIC", "BMP"):
-        kind, held_bytes, stripped, scales = admission.KINDS[name]
+        kind, held_bytes, stripped, scales = cost.KINDS[name]
         side = (found[name] * 1e6 / 12) ** 0.5
         costs = [
             price(
@@ -271,7 +272,7 @@ def test_largest_photos_are_those_that_just_fit() -> None:
 
 def test_nothing_fits_where_nothing_is_free() -> None:
     """Without a byte to spare no photo is promised."""
-    assert set(admission.largest(0, 256, 10**8).values()) == {0.0}
+    assert set(cost.largest_mp(0, 256, 10**8).values()) == {0.0}
 
 
 def test_images_beyond_the_slots_wait_for_their_turn() -> None:

@@ -8,13 +8,13 @@ import pytest
 from draw import photo
 from lambda_events import event
 from macule.http.adapters import aws_lambda
-from macule.routes import health, open_inference, predict, predictions
+from macule.routes import classify, health, open_inference, predictions
 
 HANDLER = aws_lambda.handler(
     {
         "GET /health/": health.alive,
         "GET /warmup/": health.warmup,
-        "POST /predict/": predict.photo,
+        "POST /predict/": classify.photo,
         "POST /predictions": predictions.create,
         "GET /v2": open_inference.server,
     }

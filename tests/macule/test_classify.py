@@ -9,11 +9,10 @@ from draw import photo, skin
 from macule import settings
 from macule.caching import answers
 from macule.errors import ModelUnavailable
-from macule.inference import classification, runtime
+from macule.inference import classification, pipeline, runtime
 from macule.memory import admission
 from macule.memory.admission import Admission
 from macule.registry import local, model_card
-from macule.routes import predict as classify
 
 CARD = model_card.read(local.SHIPPED)._replace(
     inconclusive_below=0.5, unfamiliar_above=2.0, not_skin_above=3.0
@@ -106,7 +105,7 @@ def test_short_of_memory_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(admission, "current", lambda here=here: here)
         with here.room(1, 0):  # as the route does for the body
             pass
-        used.append((classify.predict(photo(), chosen)[0]["metrics"]["cache"], kept.held_bytes > 0))
+        used.append((pipeline.predict(photo(), chosen)[0]["metrics"]["cache"], kept.held_bytes > 0))
 
     twice = [("miss", True), ("hit", True)]
     assert used == [*twice, ("miss", False), ("miss", False), *twice]
@@ -122,9 +121,9 @@ def test_an_answer_without_its_map_for_want_of_memory_is_not_kept(
     for share in (0.9, 0.5):
         here = at(share)
         monkeypatch.setattr(admission, "current", lambda here=here: here)
-        found.append(classify.predict(photo(), chosen, None, True)[0])
+        found.append(pipeline.predict(photo(), chosen, None, True)[0])
 
-    assert found[0]["explanation_missing"] == classify.SHORT
+    assert found[0]["explanation_missing"] == pipeline.SHORT
     assert found[1]["metrics"]["cache"] == "miss"
     assert found[1]["explanation"]["kind"] == "cam"
 
@@ -135,15 +134,15 @@ def test_another_setting_or_model_is_another_answer(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(answers, "current", lambda: kept)
     without = chosen._replace(enable_gradcam=False)
 
-    first = classify.predict(photo(), without, None, True)[0]
-    second = classify.predict(photo(), chosen, None, True)[0]
+    first = pipeline.predict(photo(), without, None, True)[0]
+    second = pipeline.predict(photo(), chosen, None, True)[0]
     warm = runtime.warm(local.SHIPPED)
     document = {**warm.card.document, "thresholds": {"inconclusive": 1.0}}
     stern = warm._replace(card=model_card.check(document))
     monkeypatch.setattr(runtime, "warm", lambda _: stern)
-    third = classify.predict(photo(), chosen, None, True)[0]
+    third = pipeline.predict(photo(), chosen, None, True)[0]
 
-    assert first["explanation_missing"] == classify.GRADCAM_OFF
+    assert first["explanation_missing"] == pipeline.GRADCAM_OFF
     assert [answer["metrics"]["cache"] for answer in (first, second, third)] == ["miss"] * 3
     assert third["decision"] == "inconclusive"
 
@@ -154,8 +153,8 @@ def test_what_cannot_serve_does_not_answer_from_the_cache(
     """A process whose model cannot be loaded is unavailable, whatever is kept."""
     kept, chosen = answers.Memory(2**20, 60), settings.read({})
     monkeypatch.setattr(answers, "current", lambda: kept)
-    classify.predict(photo(), chosen)
+    pipeline.predict(photo(), chosen)
     runtime._by_pid.clear()
 
     with pytest.raises(ModelUnavailable):
-        classify.predict(photo(), chosen._replace(model=str(tmp_path)))
+        pipeline.predict(photo(), chosen._replace(model=str(tmp_path)))

@@ -28,7 +28,7 @@ from macule.http.adapters import wsgi as doors
 from macule.http.body import Body
 from macule.http.messages import Request
 from macule.inference import decoding
-from macule.routes import health, predict
+from macule.routes import classify, health
 
 SIDE = 32
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -43,7 +43,7 @@ ROUTES = {
     "GET /health/": health.alive,
     "GET /memory/": health.memory,
     "GET /model/": health.card,
-    "POST /predict/": predict.photo,
+    "POST /predict/": classify.photo,
 }
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from macule.http.adapters import aws_lambda
-from macule.routes import predict
+from macule.routes import classify
 from macule.security import api_keys
 from reports.request_reports import REPORTS, Report
 from service import FRAMEWORK, GUNICORN, Service, running
 
-HANDLER = aws_lambda.handler({"POST /predict/": predict.photo})
+HANDLER = aws_lambda.handler({"POST /predict/": classify.photo})
 KEY, PAIR = api_keys.new("reports")
 SETTINGS = {"ALLOWED_ORIGINS": "https://app.example", "API_KEYS": PAIR, "CACHE_MB": "0"}
 SERVERS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK.replace("{name}", "predict")}

@@ -12,8 +12,8 @@ from draw import photo
 from macule import batch, jobs, settings
 from macule.batch import score
 from macule.errors import Busy, Macule, QueueFull, Unavailable
+from macule.inference import pipeline
 from macule.jobs import Job, Order
-from macule.routes import predict as classify
 
 CHOSEN = settings.read({})
 
@@ -86,7 +86,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_workers_answer_what_this_process_would(photos: Path, tmp_path: Path) -> None:
     """Rows are the same either way, errors too; never more jobs wait than the batch has workers."""
-    queue = Memory(lambda image: classify.predict(image, CHOSEN)[0], room=100)
+    queue = Memory(lambda image: pipeline.predict(image, CHOSEN)[0], room=100)
     batch.run(str(photos), str(tmp_path / "here.jsonl"), CHOSEN)
     batch.run(str(photos), str(tmp_path / "there.jsonl"), CHOSEN, queue=queue, workers=4)
 
@@ -96,7 +96,7 @@ def test_workers_answer_what_this_process_would(photos: Path, tmp_path: Path) ->
 
 def test_a_full_queue_is_waited_for(photos: Path, tmp_path: Path) -> None:
     """QueueFull is no answer: the image comes again until there is room."""
-    queue = Memory(lambda image: classify.predict(image, CHOSEN)[0], room=1)
+    queue = Memory(lambda image: pipeline.predict(image, CHOSEN)[0], room=1)
 
     tally = batch.run(str(photos), str(tmp_path / "all.csv"), CHOSEN, queue=queue, workers=4)
 
@@ -112,7 +112,7 @@ def test_a_busy_worker_is_asked_again(photos: Path, tmp_path: Path) -> None:
         left[0] -= 1
         if left[0] >= 0:
             raise Busy("Others hold the memory.")
-        return classify.predict(image, CHOSEN)[0]
+        return pipeline.predict(image, CHOSEN)[0]
 
     def always(image: bytes) -> Mapping[str, Any]:
         raise Busy("Others hold the memory.")
@@ -129,7 +129,7 @@ def test_workers_with_another_model_are_told(photos: Path, tmp_path: Path) -> No
     """An answer of another model is no row of this batch."""
 
     def other(image: bytes) -> Mapping[str, Any]:
-        answer = json.loads(json.dumps(classify.predict(image, CHOSEN)[0]))
+        answer = json.loads(json.dumps(pipeline.predict(image, CHOSEN)[0]))
         answer["model"]["sha256"] = "0" * 64
         return dict(answer)
 

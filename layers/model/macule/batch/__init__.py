@@ -18,7 +18,7 @@ from macule.batch.score import Row
 from macule.errors import ModelUnavailable
 from macule.inference import ordered_map, runtime
 from macule.jobs import Queue
-from macule.memory import budget
+from macule.memory import allocator, budget
 from macule.registry import remote
 from macule.settings import Settings
 
@@ -42,7 +42,7 @@ def run(
     Returns: how many rows have which status.
     Raises: BadRequest for what was asked; Unavailable for what may pass: the rows so far stay.
     """
-    budget.tame()
+    allocator.configure()
     write = tables.writer(out)
     card = remote.find(chosen.model).card
     labels, stop = list(card.labels), Event()

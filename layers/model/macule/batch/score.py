@@ -8,8 +8,8 @@ from typing import Any
 
 from macule.batch import source
 from macule.errors import BadImage, Busy, Macule, ModelUnavailable, QueueFull, Unavailable
+from macule.inference import pipeline
 from macule.jobs import FAILED, SUCCEEDED, Order, Queue
-from macule.routes import predict as classify
 from macule.settings import Settings
 
 Score = Callable[[bytes], Mapping[str, Any]]
@@ -60,7 +60,7 @@ def local(chosen: Settings) -> Score:
 
     def score(body: bytes) -> Mapping[str, Any]:
         try:
-            return classify.predict(body, chosen).answer
+            return pipeline.predict(body, chosen).answer
         except ModelUnavailable as error:  # it is loaded: this image makes its numbers none
             raise BadImage(str(error)) from error
 

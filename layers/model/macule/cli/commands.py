@@ -12,9 +12,8 @@ from typing import Any
 
 from macule import extras, settings
 from macule.errors import BadImage, BadRequest, BadSetting, Macule, Unavailable
-from macule.inference import native_stderr, runtime
+from macule.inference import native_stderr, pipeline, runtime
 from macule.registry import local
-from macule.routes import predict as classify
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # argparse exits with 2 itself
 REPORT = ("jinja2", "matplotlib")
@@ -201,7 +200,7 @@ def predict(options: argparse.Namespace) -> int:
             cam = options.explain == "cam"
             with native_stderr.held():
                 runtime.warm(chosen.model)
-            answer = classify.predict(
+            answer = pipeline.predict(
                 body, chosen, options.top_k, cam, asks=False, keeps=False
             ).answer
         except Macule as error:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from macule.inference import decoding, native_stderr
 from macule.inference import runtime as model
+from macule.inference.decoding import cost
 from macule.inference.decoding.formats import jpeg
-from macule.memory import admission, budget, processes
+from macule.memory import admission, allocator, processes
 from macule.settings import Where
 
 MB = 2**20
@@ -65,7 +66,7 @@ def measure(where: Where) -> tuple[Need, model.Warm]:
     """
     import numpy as np
 
-    budget.tame()
+    allocator.configure()
     before = processes.resident()
     with native_stderr.held():
         warm = model.warm(where)
@@ -87,8 +88,8 @@ def fit(least: int, side_px: int | tuple[int, int], limit_mb: float, max_pixels:
     """
     free = int(limit_mb * MB) - least
     header = decoding.Header(*PHOTO, "RGB", 1, 0.0, False, jpeg.SCALES)
-    slots = max(0, free // admission.price(header, side_px))
-    return Fit(limit_mb, free / MB, slots, admission.largest(free, side_px, max_pixels))
+    slots = max(0, free // cost.price(header, side_px))
+    return Fit(limit_mb, free / MB, slots, cost.largest_mp(free, side_px, max_pixels))
 
 
 def ledger(need: Need) -> tuple[dict[str, float], float]:

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from macule.http.adapters import aws_lambda
-from macule.http.adapters import wsgi as doors
+from macule.http.adapters import aws_lambda, flask, wsgi
 from macule.routes import health as routes
 from macule.routes import metrics_endpoint, openapi, service_status
+from macule.server import startup
 
 if TYPE_CHECKING:
     from flask import Request
@@ -20,10 +20,11 @@ ROUTES = {
 }
 OPEN = {"GET /health/"}  # without a key, where there are keys
 
-app = doors.wsgi(ROUTES, OPEN)  # gunicorn
+startup.begin()
+app = wsgi.app(ROUTES, OPEN)  # gunicorn
 handler = aws_lambda.handler(ROUTES, OPEN)  # AWS Lambda
 
 
 def health(request: "Request") -> "Response":
     """Answer for functions-framework: Cloud Run functions, local."""
-    return doors.from_flask(request, app)
+    return flask.respond(request, app)

@@ -2,10 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from macule.http.adapters import aws_lambda
-from macule.http.adapters import wsgi as doors
-from macule.routes import health, metrics_endpoint, open_inference, openapi, page, predictions
-from macule.routes import predict as classify
+from macule.http.adapters import aws_lambda, flask, wsgi
+from macule.routes import (
+    classify,
+    health,
+    metrics_endpoint,
+    open_inference,
+    openapi,
+    page,
+    predictions,
+)
+from macule.server import startup
 
 if TYPE_CHECKING:
     from flask import Request
@@ -53,10 +60,11 @@ OPEN = {
 # Where there is a quota, every other POST counts.
 FREE = {"POST /predictions/{id}/cancel", "POST /page/"}
 
-app = doors.wsgi(ROUTES, OPEN, FREE)  # gunicorn: Render, make serve. Flask is never imported
+startup.begin()
+app = wsgi.app(ROUTES, OPEN, FREE)  # gunicorn: Render, make serve. Flask is never imported
 handler = aws_lambda.handler(ROUTES, OPEN, FREE)  # AWS Lambda
 
 
 def predict(request: "Request") -> "Response":
     """Answer for functions-framework: Cloud Run functions, local."""
-    return doors.from_flask(request, app)
+    return flask.respond(request, app)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from macule import settings
+from macule.errors import BadSetting
 
 if TYPE_CHECKING:
     from macule.http.messages import Request
@@ -20,9 +22,9 @@ def caller(request: Request) -> str:
     asked = request.method != "OPTIONS" and _named(request) not in request.free.keys
     if not source or request.caller or not asked:
         return request.caller
-    from macule.security import api_keys as keys
+    from macule.security import api_keys
 
-    return keys.ring(source).caller(request.headers)
+    return api_keys.ring(source).caller(request.headers)
 
 
 def counted(request: Request) -> dict[str, str]:
@@ -35,13 +37,28 @@ def counted(request: Request) -> dict[str, str]:
         return {}
     if _named(request) in request.free.quotas:
         return {}
-    from macule.security import client_address, rate_limits
+    from macule.security import rate_limits
+
+    who = f"key {request.caller}" if request.caller else _address(request, chosen)
+    return rate_limits.meter(chosen.quota, chosen.redis_url).take(who)
+
+
+def logged_address(request: Request) -> str:
+    """Return the client's address where LOG_ADDRESSES asks for it, else "".
+
+    Raises: nothing: an unusable setting has failed the request already, and the log says why.
+    """
+    with suppress(BadSetting):
+        chosen = settings.current()
+        return _address(request, chosen) if chosen.log_addresses else ""
+    return ""
+
+
+def _address(request: Request, chosen: settings.Settings) -> str:
+    from macule.security import client_address
 
     forwarded = request.headers.get("x-forwarded-for", "")
-    who = f"key {request.caller}"
-    if not request.caller:
-        who = client_address.caller(request.address, forwarded, chosen.trusted_proxies)
-    return rate_limits.meter(chosen.quota, chosen.redis_url).take(who)
+    return client_address.caller(request.address, forwarded, chosen.trusted_proxies)
 
 
 def _named(request: Request) -> str:

@@ -94,7 +94,7 @@ def _tell(request: Request, response: Response, began: float) -> None:
         "ms": round((time.perf_counter() - began) * 1e3, 2),
         "bytes": body.read_bytes,
         "band": response.headers.get("X-Memory-Band"),
-        "address": request.address,
+        "address": access_control.logged_address(request),
     }
     access_log.answered(facts, stages, request.headers)
 

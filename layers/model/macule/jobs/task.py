@@ -8,9 +8,9 @@ from typing import Any
 
 from macule import settings
 from macule.errors import Macule, Unavailable, document
+from macule.inference import pipeline
 from macule.jobs import FAILED, SUCCEEDED, Order
 from macule.observability import access_log
-from macule.routes import predict as classify
 
 log = logging.getLogger("macule")
 
@@ -22,7 +22,7 @@ def outcome(order: Order, image: bytes, chosen: settings.Settings) -> tuple[str,
     Raises: Unavailable, where it may be tried again.
     """
     try:
-        done = classify.predict(image, chosen, order.top_k, order.with_cam)
+        done = pipeline.predict(image, chosen, order.top_k, order.with_cam)
     except Unavailable:
         raise
     except Macule as error:

@@ -17,11 +17,6 @@ from macule.memory.processes import read_text
 MB = 2**20
 CGROUPS = "/sys/fs/cgroup"
 BAND_TTL_S = 1.0
-# glibc's mallopt. Left alone, it raises its own thresholds after the first large image and keeps
-# up to 64 MB of freed heap, an arena a thread: 122 MB instead of 94 through functions-framework
-# after 200 photos of 12 MP, at the same speed (docs/memory.md).
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-ALLOCATOR = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: MB, M_TRIM_THRESHOLD: 4 * MB}
 # By cgroup version: the file of the total, and what of memory.stat is page cache and shared memory.
 USED_KEYS = {
     1: ("memory.usage_in_bytes", "total_cache", "total_shmem"),
@@ -106,36 +101,6 @@ def current() -> Budget:
     """Return this process's budget; its limit is read at the first call."""
     chosen = settings.current()
     return Budget(limit(chosen.platform_memory_mb, chosen.memory_limit_mb))
-
-
-def tame() -> None:
-    """Make malloc give freed image buffers back, BLAS start no threads, and bound libtiff.
-
-    Before any thread begins, as the first that each one allocates makes an arena of its own, and
-    before numpy is loaded: its BLAS starts a thread for each core, which spin. Nothing here
-    multiplies matrices with it; without them a start takes 0.18 CPU-seconds instead of 0.26.
-    A JPEG within a TIFF is decoded in one call of libtiff, and each of its scans takes as long as a
-    baseline JPEG: libtiff's bound of 100 scans is lowered to twice what encoders write.
-    """
-    import ctypes
-
-    settings.tell("OPENBLAS_NUM_THREADS", "1")
-    settings.tell("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", "20")
-
-    with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ALLOCATOR.items():
-            mallopt(option, value)
-
-
-def give_back() -> None:
-    """Collect garbage, and return free memory to the system: some milliseconds."""
-    import ctypes
-    import gc
-
-    gc.collect()
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _cgroup_limits() -> Iterator[tuple[int, str]]:

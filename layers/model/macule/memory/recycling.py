@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 from macule import settings
 from macule.errors import Unavailable
-from macule.inference import runtime
 from macule.memory import admission, budget, processes
 from macule.observability import metrics
 
@@ -114,14 +113,14 @@ def tell(reason: str) -> None:
     metrics.add("macule_recycles_total")
 
 
-def take_over(where: settings.Where, arbiter: int, surplus: bool) -> None:
+def take_over(warm_up: Callable[[], object], arbiter: int, surplus: bool) -> None:
     """Warm this worker before it accepts a request; then let the oldest go if it is one too many.
 
     A model that has become unreadable meanwhile leaves the old worker, which has it, in its place.
     """
     while True:
         try:
-            runtime.warm(where)
+            warm_up()
             break
         except Unavailable:
             if not surplus:

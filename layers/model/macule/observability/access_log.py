@@ -44,8 +44,8 @@ def answered(facts: Facts, stages: Mapping[str, float], headers: Mapping[str, st
     metrics.share().look()
     parent, level, chosen = tracing.parent(headers), _level(route, status), _settings()
     told = _known({**facts, "method": method, "route": route})
-    if chosen and chosen.log_addresses:
-        told["address"] = _address(facts["address"], headers, chosen)
+    if facts["address"]:
+        told["address"] = facts["address"]
     if chosen and chosen.otel_endpoint:
         told["trace"] = tracing.tell(told, stages, parent)
     elif parent:
@@ -81,12 +81,6 @@ def _write(level: int, message: str, event: str, facts: Facts, stages: Mapping[s
 def _known(facts: Facts) -> dict[str, Any]:
     """Leave what may be told."""
     return {name: facts[name] for name in FIELDS if facts.get(name) not in (None, "", False)}
-
-
-def _address(peer: str, headers: Mapping[str, str], chosen: settings.Settings) -> str:
-    from macule.security import client_address
-
-    return client_address.caller(peer, headers.get("x-forwarded-for", ""), chosen.trusted_proxies)
 
 
 def _settings() -> settings.Settings | None:

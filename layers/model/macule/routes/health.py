@@ -9,6 +9,7 @@ from macule.caching import answers as cache
 from macule.http import draining, messages
 from macule.http.messages import Request, Response
 from macule.inference import decoding, runtime
+from macule.inference.decoding import cost
 from macule.jobs import selection
 from macule.memory import admission, budget, processes
 
@@ -119,7 +120,7 @@ def _model(free: int, max_pixels: int) -> dict[str, Any]:
     return {
         "runtime_mb": _mb(grown["import"]),
         "model_mb": _mb(grown["load"] + grown.get("first", 0)),
-        "largest_mp": admission.largest(max(0, free), warm.card.side_px, max_pixels),
+        "largest_mp": cost.largest_mp(max(0, free), warm.card.side_px, max_pixels),
     }
 
 

@@ -11,11 +11,11 @@ from macule import jobs, settings
 from macule.errors import BadRequest, NoWebhooks
 from macule.http import draining, messages
 from macule.http.messages import Request, Response
-from macule.inference import decoder_threads, decoding
+from macule.inference import decoder_threads, decoding, pipeline
 from macule.jobs import Job, Order, selection
 from macule.memory import admission
 from macule.observability import metrics
-from macule.routes import predict
+from macule.routes import classify
 
 MOST_WAIT_S = 60.0
 LOOK_S = 0.03  # while a caller waits for the end of a job
@@ -29,21 +29,21 @@ def create(request: Request) -> Response:
     Query as POST /predict/. Headers: `Prefer: respond-async` or `wait=N`, `Idempotency-Key`.
     """
     chosen, desk = settings.current(), selection.current()
-    top_k, with_cam = predict.wishes(request)
+    top_k, with_cam = classify.wishes(request)
     wait_s = _wait(request.headers.get("prefer", ""))
     key = request.headers.get("idempotency-key")
     if key is not None and not KEY.fullmatch(key):
         raise BadRequest("The Idempotency-Key is not 1 to 128 visible ASCII characters.")
-    predict.expect(request, chosen)
+    classify.expect(request, chosen)
 
     def received() -> tuple[Order, bytes, decoding.Header]:
-        photo, texts, _ = predict.receive(request, chosen)
+        photo, texts, _ = classify.receive(request, chosen)
         header = decoder_threads.inspect(photo, chosen)  # no photo is refused at once
         order = Order(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
         return order, photo, header
 
     order, photo, header = admission.current().turn(received, chosen.admission_timeout_s)
-    fingerprint = predict.sha256(predict.sha256(photo).encode() + repr(order).encode())
+    fingerprint = pipeline.sha256(pipeline.sha256(photo).encode() + repr(order).encode())
     job = desk.queue.put(order, photo, key or "", fingerprint)
     del photo
     desk.wake()
@@ -56,7 +56,7 @@ def create(request: Request) -> Response:
             job = desk.queue.get(job.id, request.caller)
     answer = _answer(job, 200 if job.ended else 202)
     answer.headers.update({"Location": f"/predictions/{job.id}", **applied})
-    return answer._replace(facts=predict.seen(header))
+    return answer._replace(facts=pipeline.seen(header))
 
 
 def show(request: Request) -> Response:

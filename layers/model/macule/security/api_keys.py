@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from threading import Lock
-from typing import NamedTuple
 
 from macule.errors import BadSetting, Forbidden, Unauthorized
+from macule.settings import access
+from macule.settings.access import NAME, Entry
 
 log = logging.getLogger("macule")
 
@@ -23,17 +23,7 @@ PREFIX = "mk_"  # so that a key that lies about is known for one
 WEBHOOK_PREFIX = "whsec_"
 KEY_BYTES = 32
 LOOK_S = 1.0  # between two looks at a file
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-ENTRY = re.compile(rf"({NAME.pattern}):([0-9a-fA-F]{{64}})(:revoked)?")
 HEADER, SCHEME = "x-api-key", "bearer"
-
-
-class Entry(NamedTuple):
-    """Whose a key is, and the SHA-256 of it."""
-
-    name: str
-    digest: bytes
-    revoked: bool
 
 
 class Ring:
@@ -51,7 +41,7 @@ class Ring:
         self._looked_at = clock()
         self._seen = _mark(self._path) if self._path else None
         self._fault = ""
-        self.entries = _read(self._path) if self._path else parse(source.split(","))
+        self.entries = _read(self._path) if self._path else access.keys(source.split(","))
 
     def caller(self, headers: Mapping[str, str]) -> str:
         """Return the name of the key that *headers* carry.
@@ -103,27 +93,6 @@ def ring(source: str) -> Ring:
     return Ring(source)
 
 
-def parse(lines: list[str]) -> tuple[Entry, ...]:
-    """Read `name:hash` or `name:hash:revoked` of each line; # begins a comment.
-
-    A name may have several keys, so that one can take over from another.
-    Raises: BadSetting, by the line's number alone.
-    """
-    entries: dict[bytes, Entry] = {}
-    for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        match = ENTRY.fullmatch(text)
-        if not match:
-            raise BadSetting(f"API_KEYS: number {number} is not name:sha256 (`macule key new`).")
-        entry = Entry(match[1], bytes.fromhex(match[2]), bool(match[3]))
-        if entry.digest in entries:
-            raise BadSetting(f"API_KEYS: number {number} repeats a hash.")
-        entries[entry.digest] = entry
-    return tuple(entries.values())
-
-
 def new(name: str) -> tuple[str, str]:
     """Make a key for *name*; return it, and the pair that API_KEYS keeps of it.
 
@@ -165,7 +134,7 @@ def _digest(key: str) -> bytes:
 def _read(path: str) -> tuple[Entry, ...]:
     try:
         with open(path, encoding="utf-8") as file:
-            entries = parse(file.readlines())
+            entries = access.keys(file.readlines())
     except (OSError, ValueError) as error:
         why = (isinstance(error, OSError) and error.strerror) or "it is no text"
         raise BadSetting(f"API_KEYS: the file cannot be read: {why}.") from None

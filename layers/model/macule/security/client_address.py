@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from macule.settings.access import Network
 
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 IPV6_PREFIX = 64  # the least that one subscriber gets, so whoever has an address has all of these
-
-
-def parse(text: str) -> tuple[Network, ...]:
-    """Read addresses and networks, comma-separated.
-
-    Raises: ValueError, saying what was expected.
-    """
-    parts = filter(None, map(str.strip, text.split(",")))
-    try:
-        return tuple(ip_network(part) for part in parts)
-    except ValueError:
-        raise ValueError("addresses or networks such as 10.0.0.0/8, comma-separated") from None
 
 
 def caller(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:

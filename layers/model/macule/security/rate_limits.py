@@ -12,33 +12,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from macule.errors import BadSetting, QuotaExceeded
+from macule.settings.access import US, Policy
 
 if TYPE_CHECKING:
     from macule.caching.redis_client import Quotas
 
-WINDOWS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
-MOST_QUOTA = 1_000_000
 MOST_CALLERS = 10_000  # whose numbers are kept; 3 MB, a test measures it
-US = 1_000_000  # microseconds in a second: whole numbers add up alike in Python and Lua
 
 
 _making = Lock()
-
-
-class Policy(NamedTuple):
-    """A number of requests in a window; its name is the window's."""
-
-    name: str
-    quota: int
-    window_s: int
-
-    @property
-    def interval_us(self) -> int:
-        """The time in which one request's worth comes back."""
-        return self.window_s * US // self.quota
 
 
 class Memory:
@@ -95,23 +80,6 @@ class Meter:
         if not admitted:
             raise _refusal(self._policies, owed)
         return _headers(self._policies, self._policies, owed)
-
-
-def parse(text: str) -> tuple[Policy, ...]:
-    """Read "60/minute" or "1000/hour,10/second".
-
-    Raises: ValueError, saying what was expected.
-    """
-    policies = []
-    for part in filter(None, map(str.strip, text.split(","))):
-        number, _, unit = (word.strip() for word in part.partition("/"))
-        whole = number.isascii() and number.isdigit() and 1 <= int(number[:8]) <= MOST_QUOTA
-        if not whole or unit not in WINDOWS_S:
-            raise ValueError("numbers, 1 to 1000000, by second, minute, hour or day: 60/minute")
-        policies.append(Policy(unit, int(number), WINDOWS_S[unit]))
-    if len({policy.name for policy in policies}) < len(policies):
-        raise ValueError("one number for each of second, minute, hour and day")
-    return tuple(policies)
 
 
 def meter(policies: tuple[Policy, ...], redis_url: str | None) -> Meter:

@@ -1,14 +1,13 @@
-"""How callers without a key are paced, and how an answer leaves before the body is read."""
+"""How fast callers without a key are answered: one after the other, at a steady pace."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from threading import Lock
 
 from macule import settings
-from macule.http.body import Body
 
 APART_S = 0.005  # 200 a second take 8 % of a processor, nearly all of it gunicorn's
 SHARE = 4  # of the threads, the one part that may wait; whoever comes then is answered at once
@@ -49,17 +48,3 @@ class Line:
 def line() -> Line:
     """Return this process's line."""
     return Line(APART_S, max(1, settings.current().threads // SHARE))
-
-
-class Answer:
-    """An answer that goes out before the rest of the request's body is looked at."""
-
-    def __init__(self, answer: list[bytes], body: Body) -> None:
-        self._answer, self._body = answer, body
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._answer)
-
-    def close(self) -> None:
-        """Be done with the body: a server calls this when it has sent the answer (PEP 3333)."""
-        self._body.drop()

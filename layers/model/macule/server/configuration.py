@@ -5,6 +5,7 @@ from typing import Any
 
 from macule import settings
 from macule.errors import BadSetting
+from macule.inference import runtime
 
 try:
     chosen = settings.read()
@@ -39,7 +40,7 @@ def on_starting(server: Any) -> None:
     """Check what the settings name, once: a reload must not end a service that runs."""
     from macule.server import startup
 
-    startup.begin()
+    startup.check_settings()
 
 
 def when_ready(server: Any) -> None:
@@ -89,7 +90,7 @@ def post_worker_init(worker: Any) -> None:
     if chosen.function == "predict":
         selection.resume()
     if worker.replaces:
-        recycling.take_over(chosen.model, worker.ppid, worker.surplus)
+        recycling.take_over(lambda: runtime.warm(chosen.model), worker.ppid, worker.surplus)
     draining.note_warm(worker)
 
 

@@ -28,7 +28,7 @@ from macule.jobs import task as work
 from macule.jobs.broker import lua_scripts
 from macule.jobs.broker.redis_queue import LIVE_S, LOOK_S, TASK, TIMEOUT_S, Delivery, Valkey
 from macule.jobs.webhooks import messages
-from macule.memory import budget, processes, recycling
+from macule.memory import allocator, processes, recycling
 from macule.server import queue_worker_http
 
 T = TypeVar("T")
@@ -192,7 +192,7 @@ def serve(
     Returns: why another process is to take its place, else "".
     Raises: BadSetting, ModelUnavailable, before it takes any.
     """
-    budget.tame()
+    allocator.configure()
     url, port = chosen.broker_url or "", chosen.worker_metrics_port
     host = chosen.bind.rpartition(":")[0].strip("[]")
     listener = None if port is None else queue_worker_http.listen(host, port)

@@ -13,6 +13,8 @@ from functools import cache
 
 from macule import jobs, settings
 from macule.errors import BadSetting, Macule
+from macule.memory import allocator
+from macule.observability import log_format, metrics
 from macule.settings import Settings, Source
 
 MB = 2**20
@@ -82,7 +84,7 @@ def check(chosen: Settings) -> None:
 
 
 @cache
-def begin() -> None:
+def check_settings() -> None:
     """Check this process's settings, once for it and those that it forks.
 
     Raises: SystemExit, which prints one line: where a platform imports a function, any other
@@ -92,6 +94,17 @@ def begin() -> None:
         check(settings.current())
     except BadSetting as error:
         raise SystemExit(f"macule: {error}") from None
+
+
+def begin() -> None:
+    """Prepare a process that serves: check its settings, then set up allocator, metrics and log.
+
+    Raises: SystemExit, which prints one line.
+    """
+    check_settings()
+    allocator.configure()
+    metrics.share()
+    log_format.begin()
 
 
 def _missing(name: str, *needed: str) -> str:

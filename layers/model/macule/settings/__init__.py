@@ -11,8 +11,7 @@ from macule.errors import BadSetting
 from macule.settings import parsers, urls
 
 if TYPE_CHECKING:
-    from macule.security.client_address import Network
-    from macule.security.rate_limits import Policy
+    from macule.settings.access import Network, Policy
 
 T = TypeVar("T")
 MB = 2**20
@@ -202,21 +201,21 @@ def _uri(text: str) -> str:
 
 def _keys(text: str) -> str:
     """Check pairs of names and hashes; a file that has them is read at the start."""
-    from macule.security import api_keys as keys
+    from macule.settings import access
 
     if "/" in text:
         return parsers.folder(text)
-    keys.parse(parsers.items(text, "name:sha256 pairs (`macule key new NAME`)"))
+    access.keys(parsers.items(text, "name:sha256 pairs (`macule key new NAME`)"))
     return text
 
 
 def _quota(text: str) -> tuple[Policy, ...]:
-    from macule.security import rate_limits
+    from macule.settings import access
 
-    return rate_limits.parse(",".join(parsers.items(text, "quotas such as 60/minute")))
+    return access.rate_limits(",".join(parsers.items(text, "quotas such as 60/minute")))
 
 
 def _proxies(text: str) -> tuple[Network, ...]:
-    from macule.security import client_address
+    from macule.settings import access
 
-    return client_address.parse(",".join(parsers.items(text, "addresses or networks")))
+    return access.networks(",".join(parsers.items(text, "addresses or networks")))

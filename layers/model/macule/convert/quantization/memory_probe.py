@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from macule.memory import budget, processes
+from macule.memory import allocator, budget, processes
 
 RUNS = 15
 BUDGET_S = 5.0  # a network of a second an image is timed on few runs
@@ -24,7 +24,7 @@ def probe(path: str) -> dict[str, Any]:
     Returns: `load_ms` (file to ready), `p50_ms` by number of threads, `peak_mb` of this process
       with one thread, imports included.
     """
-    budget.tame()
+    allocator.configure()
     import ai_edge_litert.interpreter  # noqa: F401, before the clock starts: imports are not load
 
     p50_ms, load_ms, peak_mb = {}, 0.0, 0.0

@@ -15,6 +15,7 @@ from macule.http import application, routing
 from macule.http.adapters import wsgi
 from macule.http.body import Body
 from macule.http.messages import Handler, Request, Response
+from macule.memory import processes
 
 SCHEDULE = "schedule"  # the caller of a request that did not come over HTTP
 SCHEDULERS = ("aws.events", "aws.scheduler")  # EventBridge rules and EventBridge Scheduler
@@ -33,13 +34,13 @@ class UnknownEvent(Exception):
 def handler(
     routes: Mapping[str, Handler], unlocked: Iterable[str] = (), uncounted: Iterable[str] = ()
 ) -> Callable[[Any, object], dict[str, Any]]:
-    """Return the handler that Lambda calls; for *unlocked* and *uncounted* see `doors.wsgi`.
+    """Return the handler that Lambda calls; for *unlocked* and *uncounted* see `wsgi.app`.
 
     It reads events of function URLs, HTTP APIs (1.0 and 2.0), REST APIs, load balancers and
     warm-up schedules.
     Raises: UnknownEvent, from the handler, for any other event.
     """
-    table, boot_ms = wsgi.start(routes)
+    table, boot_ms = routing.table(routes), processes.age_ms()
     free = routing.exempt(unlocked, uncounted)
 
     def handle(event: Any, context: object) -> dict[str, Any]:

@@ -1,43 +1,39 @@
-"""The WSGI adapter, and Flask's on it: a WSGI environ in, a `Request` behind it."""
+"""The WSGI adapter: a WSGI environ to a `Request`, and a `Response` back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from socket import SHUT_RD, socket
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from macule.http import application, messages, routing
+from macule.http import application, routing
 from macule.http.body import Body
 from macule.http.messages import Handler, Request
-from macule.memory import budget, processes
-from macule.observability import log_format, metrics
-from macule.server import startup
+from macule.memory import processes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-    from flask import Request as FlaskRequest
-    from werkzeug.wrappers import Response as FlaskResponse
 
 # Paths that a scheduler is pointed at; a ping to another path is answered as what it asks for.
 PINGED = ("", "/", "/predict", "/predict/")
 
 
-def wsgi(
+def app(
     routes: Mapping[str, Handler], unlocked: Iterable[str] = (), uncounted: Iterable[str] = ()
 ) -> WSGIApplication:
-    """Open the WSGI door: gunicorn's, and through Flask that of functions-framework.
+    """Make the WSGI application that serves *routes*, for gunicorn and any other WSGI server.
 
     Args:
       unlocked: routes that ask for no key, where there are keys.
       uncounted: routes that POST and are counted against no quota.
     """
-    table, boot_ms = start(routes)
+    table, boot_ms = routing.table(routes), processes.age_ms()
     free = routing.exempt(unlocked, uncounted)
 
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = ping(_from_environ(environ, boot_ms))
         response = application.answer(table, request, free)
         if response.status in application.REFUSED:
@@ -49,31 +45,9 @@ def wsgi(
         body = [] if request.method == "HEAD" else [response.body]
         if not request.body.left:
             return body
-        from macule.security.throttling import Answer
+        return Unread(body, request.body)
 
-        return Answer(body, request.body)
-
-    return app
-
-
-def from_flask(request: FlaskRequest, app: WSGIApplication) -> FlaskResponse:
-    """Pass a Flask request through the WSGI door: functions-framework, Cloud Run functions."""
-    from werkzeug.wrappers import Response
-
-    return Response.from_app(app, request.environ)
-
-
-def start(routes: Mapping[str, Handler]) -> tuple[messages.Table, float]:
-    """Do what comes once a process, before any request; return the table, and the start's ms.
-
-    Raises: SystemExit, with one line, where a setting cannot be used.
-    """
-    boot_ms = processes.age_ms()
-    startup.begin()
-    budget.tame()
-    metrics.share()
-    log_format.begin()
-    return routing.table(routes), boot_ms
+    return respond
 
 
 def ping(request: Request) -> Request:
@@ -118,3 +92,17 @@ def _hang_up(connection: socket | None) -> Callable[[], None] | None:
             connection.shutdown(SHUT_RD)
 
     return shut
+
+
+class Unread:
+    """A response that is sent before the rest of the request body is read."""
+
+    def __init__(self, answer: list[bytes], body: Body) -> None:
+        self._answer, self._body = answer, body
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._answer)
+
+    def close(self) -> None:
+        """Be done with the body: a server calls this when it has sent the answer (PEP 3333)."""
+        self._body.drop()

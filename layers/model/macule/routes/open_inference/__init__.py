@@ -15,7 +15,7 @@ from macule.http.messages import Request, Response
 from macule.inference import decoding, runtime
 from macule.memory import admission
 from macule.registry.model_card import Card
-from macule.routes import health, predict
+from macule.routes import classify, health
 
 if TYPE_CHECKING:
     from macule.routes.open_inference.tensors import Asked
@@ -89,7 +89,7 @@ def infer(request: Request) -> Response:
         photo, asked = _receive(request, card, chosen)
         return photo
 
-    outcome = predict.answered(request, receive, chosen)
+    outcome = classify.answered(request, receive, chosen)
     answer = outcome.answer
     found = {row["label"]: row["probability"] for row in answer["predictions"]}
     shape = [1, len(card.labels)]
@@ -104,7 +104,7 @@ def infer(request: Request) -> Response:
         "id": asked.id or answer["id"],
         "parameters": {"disclaimer": answer["disclaimer"]},
     }
-    return predict.told(write(document, asked, outputs), outcome)
+    return classify.told(write(document, asked, outputs), outcome)
 
 
 def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[bytes, Asked]:

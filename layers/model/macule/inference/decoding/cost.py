@@ -1,0 +1,57 @@
+"""What decoding an image costs in bytes, estimated from its header alone."""
+
+from __future__ import annotations
+
+from macule.inference.decoding import Header, sides
+from macule.inference.decoding.formats import avif, heif, jpeg, webp
+from macule.inference.decoding.pixels import READ_STRIP_PIXELS, STRIP_PIXELS
+
+# Bytes a decoded pixel, by Pillow mode; other modes hold 4. What a decoder holds of a whole image
+# beside it is in `decoding`. Kept true by a test that measures real decodes in fresh processes.
+MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+DECODER_BYTES = {"JPEG2000": 16}  # 4 a channel
+SLACK = 1.06
+STRIP_BYTES, READ_STRIP_BYTES = 4, 48  # a pixel of a strip: rows, copies, what is being inflated
+# What people send: Pillow's format, bytes held a pixel, by strips or not, scales; all of it RGB.
+KINDS = {
+    "JPEG": ("JPEG", 0.0, False, jpeg.SCALES),
+    "JPEG, progressive": ("JPEG", 3.0, False, jpeg.SCALES),
+    "PNG": ("PNG", 0.0, True, ()),
+    "WebP": ("WEBP", 0.0, True, ()),
+    "WebP, lossless": ("WEBP", webp.HELD_LOSSLESS, True, ()),
+    "HEIC": ("HEIF", heif.HELD_BYTES, True, ()),
+    "AVIF": ("AVIF", avif.HELD_BYTES, False, ()),
+    "BMP": ("BMP", 0.0, False, ()),
+    "TIFF": ("TIFF", 0.0, False, ()),
+}
+
+
+def price(header: Header, side_px: int | tuple[int, int]) -> int:
+    """Estimate the peak bytes of decoding an image, from its header alone."""
+    target = sides(side_px)
+    drafted = min(header.width, header.height) // max(target)
+    by = next((scale for scale in header.scales if drafted >= scale), 1)
+    width, height = header.width // by, header.height // by
+    across, down = (
+        max(1, size // (2 * side)) for size, side in ((width, target[1]), (height, target[0]))
+    )
+    small = 3 * (width // across) * (height // down)
+    held = int(header.pixels * header.held_bytes * SLACK)
+    if header.stripped:
+        return held + small + max(READ_STRIP_PIXELS, width * down) * READ_STRIP_BYTES
+    a_pixel = MODE_BYTES.get(header.mode, 4) + DECODER_BYTES.get(header.format, 0)
+    strip = max(STRIP_PIXELS, width * down)
+    return held + int(header.pixels / by**2 * a_pixel * SLACK) + small + strip * STRIP_BYTES
+
+
+def largest_mp(free: int, side_px: int | tuple[int, int], max_pixels: int) -> dict[str, float]:
+    """Find the largest 4:3 photo of each kind that *free* bytes and *max_pixels* allow, in MP."""
+    found = {}
+    for name, (kind, held_bytes, stripped, scales) in KINDS.items():
+        low, high = 0, int((max_pixels / 12) ** 0.5)
+        while low < high:  # the greatest n whose photo of 4n x 3n fits
+            n = (low + high + 1) // 2
+            header = Header(kind, 4 * n, 3 * n, "RGB", 1, held_bytes, stripped, scales)
+            low, high = (n, high) if price(header, side_px) <= free else (low, n - 1)
+        found[name] = round(12 * low * low / 1e6, 1)
+    return found
