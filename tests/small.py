@@ -19,7 +19,7 @@ def content(outlier: float = 1.0) -> bytes:
     *outlier* widens one channel between the last two convolutions, and its reader undoes it.
     """
     keras = pytest.importorskip("keras")
-    from macule.convert.graph import export
+    from macule.convert import export
 
     keras.utils.set_random_seed(6)
     layers = keras.layers

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from macule import settings
-from macule.cli import main as cli
+from macule.cli.main import main
 from macule.inference import pipeline, runtime
 from macule.registry import model_card
 from PIL import Image, ImageDraw
@@ -249,7 +249,7 @@ def test_what_would_be_wrong_is_refused(
     """Each refusal is told, exits with 1 and leaves nothing behind."""
     monkeypatch.chdir(tmp_path)
 
-    assert cli.main(["convert", str(trained), *words, "--out", "out"]) == 1
+    assert main(["convert", str(trained), *words, "--out", "out"]) == 1
     assert told in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -259,7 +259,7 @@ def test_a_foreign_folder_is_not_overwritten(trained: Path, tmp_path: Path) -> N
     (tmp_path / "thesis.txt").write_text("years of work")
     words = ["convert", str(trained), "--labels", "a,b,c", "--out", str(tmp_path)]
 
-    assert cli.main(words) == 1
+    assert main(words) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from draw import skin
-from macule.convert.evaluation import bootstrap, evaluate, metrics
+from macule.convert import evaluate
+from macule.convert.evaluation import bootstrap, metrics
 from macule.convert.evaluation.dataset import Photo
 from macule.registry import local, model_card
 

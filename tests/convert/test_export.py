@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import zoo
+from macule.convert import export
+from macule.convert.errors import Refused
 from macule.convert.evaluation import batch_inference, metrics
-from macule.convert.graph import cams, export, gradcam
+from macule.convert.graph import cams, gradcam
 from macule.convert.quantization import quantize
 from macule.convert.source import load, tflite
 from macule.inference.runtime import quantized
@@ -161,7 +163,7 @@ def test_a_built_in_size_is_not_changed(kind: str, tmp_path: Path) -> None:
     """Where layers have the size built in, another one is refused in a sentence."""
     source = load.load(zoo.ZOO[kind].write(tmp_path))
 
-    with pytest.raises(load.Refused, match=r"takes .*32 (x 32 )?px.* convert ") as refused:
+    with pytest.raises(Refused, match=r"takes .*32 (x 32 )?px.* convert ") as refused:
         export.export(source, 48, 48)
 
     assert "\n" not in str(refused.value)
@@ -170,7 +172,7 @@ def test_a_built_in_size_is_not_changed(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", [7, 641])
 def test_sides_have_limits(flat: load.Source, side: int) -> None:
     """Less than 8 and more than 640 px are refused."""
-    with pytest.raises(load.Refused, match="--side of 8 to 640"):
+    with pytest.raises(Refused, match="--side of 8 to 640"):
         export.export(flat, side, side)
 
 
@@ -179,7 +181,7 @@ def test_lost_weights_are_noticed(flat: load.Source, monkeypatch: pytest.MonkeyP
     real = export.write
     monkeypatch.setattr(export, "write", lambda *given: real(*given)[:500])
 
-    with pytest.raises(load.Refused, match="lost weights"):
+    with pytest.raises(Refused, match="lost weights"):
         export.export(flat, SIDE_PX, SIDE_PX)
 
 
@@ -187,7 +189,7 @@ def test_changed_answers_are_noticed(flat: load.Source, monkeypatch: pytest.Monk
     """A file that answers otherwise than the model is caught by its numbers."""
     monkeypatch.setattr(load, "predict", lambda _, images: np.full((len(images), 4), 0.25))
 
-    with pytest.raises(load.Refused, match="answers differently"):
+    with pytest.raises(Refused, match="answers differently"):
         export.export(flat, SIDE_PX, SIDE_PX)
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
+from macule.convert import export
 from macule.convert.evaluation import batch_inference
-from macule.convert.graph import export, out_of_distribution
+from macule.convert.graph import out_of_distribution
 from macule.convert.quantization import quantize
 from macule.convert.source import load
 from numpy.typing import NDArray

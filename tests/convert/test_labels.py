@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from macule.convert.errors import Refused
-from macule.convert.source import labels
+from macule.convert.source import labelling
 
 
 @pytest.fixture
@@ -29,19 +29,19 @@ def test_a_file_of_any_common_form_is_read(text: str, model: Path) -> None:
     file = model.with_name("classes")
     file.write_text(text, encoding="utf-8")
 
-    assert labels.read(str(file), model, [], 3) == ["nevus", "melanoma", "keratosis"]
+    assert labelling.read(str(file), model, [], 3) == ["nevus", "melanoma", "keratosis"]
 
 
 def test_a_list_is_read_as_it_stands(model: Path) -> None:
     """On the command line the order of the outputs is kept."""
-    assert labels.read("b, a,c", model, [], 3) == ["b", "a", "c"]
+    assert labelling.read("b, a,c", model, [], 3) == ["b", "a", "c"]
 
 
 def test_teachable_machine_s_labels_are_found(model: Path) -> None:
     """labels.txt beside the model counts where none are given."""
     model.with_name("labels.txt").write_text("0 Nốt ruồi\n1 U hắc tố\n")
 
-    assert labels.read(None, model, [], 2) == ["Nốt ruồi", "U hắc tố"]
+    assert labelling.read(None, model, [], 2) == ["Nốt ruồi", "U hắc tố"]
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ def test_teachable_machine_s_labels_are_found(model: Path) -> None:
 def test_wrong_labels_are_refused(text: str | None, classes: int, told: str, model: Path) -> None:
     """Missing, too few, double and empty labels are told with the way out."""
     with pytest.raises(Refused, match=told):
-        labels.read(text, model, [], classes)
+        labelling.read(text, model, [], classes)
 
 
 def test_the_folders_are_a_hint(model: Path) -> None:
     """Without labels the refusal shows the images' folders in Keras's order."""
     with pytest.raises(Refused, match="mel,nv"):
-        labels.read(None, model, ["nv", "mel"], 2)
+        labelling.read(None, model, ["nv", "mel"], 2)
 
 
 def test_names_come_in_languages(tmp_path: Path) -> None:
@@ -71,10 +71,10 @@ def test_names_come_in_languages(tmp_path: Path) -> None:
     file = tmp_path / "names.json"
     file.write_text(json.dumps({"en": ["A", "B"], "vi": ["Một", "Hai"]}), encoding="utf-8")
 
-    assert labels.names(str(file), ["a", "b"])["vi"] == ["Một", "Hai"]
-    assert labels.names(None, ["seborrheic_keratosis"]) == {"en": ["seborrheic keratosis"]}
+    assert labelling.names(str(file), ["a", "b"])["vi"] == ["Một", "Hai"]
+    assert labelling.names(None, ["seborrheic_keratosis"]) == {"en": ["seborrheic keratosis"]}
     with pytest.raises(Refused):
-        labels.names("only one", ["a", "b"])
+        labelling.names("only one", ["a", "b"])
 
 
 def test_descriptions_and_urgent_labels_are_checked(tmp_path: Path) -> None:
@@ -83,13 +83,13 @@ def test_descriptions_and_urgent_labels_are_checked(tmp_path: Path) -> None:
     file.write_text(json.dumps({"en": ["A spot, brown.", "B"], "vi": ["Đốm", "B"]}))
     short.write_text(json.dumps({"en": ["A"]}))
 
-    assert labels.descriptions(str(file), ["a", "b"])["vi"] == ["Đốm", "B"]
-    assert labels.descriptions(None, ["a", "b"]) == {}
-    assert labels.urgent("b", ["a", "b"]) == ["b"]
-    assert labels.urgent(None, ["a", "b"]) == []
+    assert labelling.descriptions(str(file), ["a", "b"])["vi"] == ["Đốm", "B"]
+    assert labelling.descriptions(None, ["a", "b"]) == {}
+    assert labelling.urgent("b", ["a", "b"]) == ["b"]
+    assert labelling.urgent(None, ["a", "b"]) == []
     with pytest.raises(Refused, match="2 texts"):
-        labels.descriptions(str(short), ["a", "b"])
+        labelling.descriptions(str(short), ["a", "b"])
     with pytest.raises(Refused, match="not a file"):
-        labels.descriptions("A. B.", ["a", "b"])
+        labelling.descriptions("A. B.", ["a", "b"])
     with pytest.raises(Refused, match="'c' is not one of the labels a, b"):
-        labels.urgent("c", ["a", "b"])
+        labelling.urgent("c", ["a", "b"])

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import zoo
-from macule.convert.graph import export
+from macule.convert import export
+from macule.convert.errors import Refused
 from macule.convert.source import load, validation
 from service import needs_tensorflow
 
@@ -34,7 +35,7 @@ WRONG_FILES = {
 
 def refusal(path: Path, constants: dict[str, float] | None = None) -> str:
     """The one sentence that a model is refused with."""
-    with pytest.raises(load.Refused) as refused:
+    with pytest.raises(Refused) as refused:
         load.load(path, constants or {})
     text = str(refused.value)
     assert text.endswith(".")
@@ -282,7 +283,7 @@ CONFIGS = {
 @pytest.mark.parametrize("what", CONFIGS)
 def test_configs_that_reach_beyond_the_model(what: str) -> None:
     """Whatever a config names that runs code or opens files is refused at any depth."""
-    with pytest.raises(load.Refused):
+    with pytest.raises(Refused):
         validation.config("model.keras", {"layers": [{"inner": [CONFIGS[what]]}]})
 
 

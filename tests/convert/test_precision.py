@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 import small
+from macule.convert import export
 from macule.convert.evaluation import batch_inference, metrics
-from macule.convert.graph import export
 from macule.convert.quantization import mixed_precision, precisions, quantize
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import zoo
-from macule.convert.graph import export
+from macule.convert import export
 from macule.convert.source import load, output_check, tflite
 from numpy.typing import NDArray
 from service import needs_tensorflow

@@ -15,8 +15,9 @@ from service import GUNICORN_DEV, Service, running, until
 HARMFUL = """
 import os, socket, sys, types
 from macule.functions import predict as main
-from macule import doors, http
-from macule.decoding import formats
+from macule.http import messages
+from macule.http.adapters import wsgi
+from macule.inference.decoding import formats
 from PIL.ImageFile import ImageFile
 
 found, released = {}, []
@@ -61,14 +62,14 @@ for name, plugin in (("Harm", HarmfulImageFile), ("Hang", HangingImageFile)):
 
 def show(request):
     attempts = dict(attempt(request.query["path"], int(request.query["port"])))
-    return http.as_json({"decoder": found, "others": attempts})
+    return messages.as_json({"decoder": found, "others": attempts})
 
 def release(request):
     released.append(True)
-    return http.as_json({})
+    return messages.as_json({})
 
 ROUTES = {**main.ROUTES, "GET /attempts": show, "GET /release": release}
-app = doors.wsgi(ROUTES)
+app = wsgi.app(ROUTES)
 """
 TIMEOUT_S = 3.0
 

@@ -29,13 +29,16 @@ WORDS = {"group_left", "group_right"}
 GROUPS = re.compile(r"\b(?:by|on|without|ignoring) ?\(([^)]*)\)")
 # A service whose photos all meet a fault of ours.
 FAULTY = """
-from macule import doors, health, scrape
+from macule.http.adapters import wsgi
+from macule.routes import health, metrics_endpoint
+from macule.server import startup
 
 def photo(request):
     raise RuntimeError("a fault of ours")
 
-ROUTES = {"POST /predict/": photo, "GET /health/": health.alive, "GET /metrics": scrape.show}
-app = doors.wsgi(ROUTES)
+ROUTES = {"POST /predict/": photo, "GET /health/": health.alive, "GET /metrics": metrics_endpoint.show}
+startup.begin()
+app = wsgi.app(ROUTES)
 """
 JOBS = ("all", "short", "faulty", "viewed", "worker", "gone")
 

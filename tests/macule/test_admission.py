@@ -76,7 +76,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 PEAK = """
 import sys
-from macule import budget, decoding
+from macule.inference import decoding
+from macule.memory import allocator
 allocator.configure()
 def kilobytes(key): return next(int(l.split()[1]) for l in open('/proc/self/status') if key in l)
 small, large = (open(path, 'rb').read() for path in sys.argv[1:])

@@ -109,7 +109,7 @@ def test_no_value_beyond_the_bound_is_kept() -> None:
 
 GROWTH = """
 import os, sys
-from macule.cache import Memory
+from macule.caching.answers import Memory
 def private(): return next(int(l.split()[1]) for l in open("/proc/self/status") if "RssAnon" in l)
 kept, most = Memory(int(sys.argv[1]), 3600), int(sys.argv[1])
 names = (os.urandom(32).hex() for _ in range(20_000))

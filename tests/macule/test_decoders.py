@@ -129,7 +129,8 @@ def image_formats() -> list[str]:
 # In a process that has decoded nothing yet: the first image of its kind is a thread's first too.
 COLD = """
 import sys, threading
-from macule import decoders, settings
+from macule import settings
+from macule.inference import decoder_threads
 def watch(event, arguments):
     if event in ("open", "import") and threading.current_thread().name.startswith("decode"):
         print(event, arguments[0])
@@ -137,8 +138,8 @@ sys.addaudithook(watch)
 chosen = settings.read({})
 for path in sys.argv[1:]:
     body = open(path, "rb").read()
-    decoders.inspect(body, chosen)
-    decoders.decode(body, 64, "squash", 0, chosen)
+    decoder_threads.inspect(body, chosen)
+    decoder_threads.decode(body, 64, "squash", 0, chosen)
 """
 
 
@@ -169,7 +170,8 @@ def test_a_restricted_decoder_gives_what_any_does() -> None:
 # As many layers as the kernel allows, each of which forbids to make a device and nothing else.
 LAYERED = """
 import ctypes, logging, os, sys
-from macule import decoders, sandbox, settings
+from macule import settings
+from macule.inference import decoder_threads, sandbox
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 libc, rule = ctypes.CDLL(None, use_errno=True), ctypes.c_uint64(1 << 6)
 libc.prctl(sandbox.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -178,7 +180,7 @@ for _ in range(16):
     assert libc.syscall(sandbox.RESTRICT_SELF, file, 0) == 0
 body, chosen = open(sys.argv[1], "rb").read(), settings.read({})
 for _ in range(9):
-    decoders.decode(body, 64, "squash", 0, chosen)
+    decoder_threads.decode(body, 64, "squash", 0, chosen)
 """
 
 

@@ -24,7 +24,7 @@ from macule.errors import (
     UnsupportedImage,
 )
 from macule.http import data_uri, uploads
-from macule.http.adapters import wsgi as doors
+from macule.http.adapters import wsgi
 from macule.http.body import Body
 from macule.http.messages import Request
 from macule.inference import decoding
@@ -230,7 +230,7 @@ def test_no_request_is_answered_by_500(
     }
     seen = []
 
-    app = doors.wsgi(ROUTES)
+    app = wsgi.app(ROUTES)
     body = b"".join(app(environ, lambda status, sent: seen.append((status, dict(sent)))))  # type: ignore[arg-type, misc]
 
     status, sent = seen[0]

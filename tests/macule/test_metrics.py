@@ -16,7 +16,7 @@ from service import ROOT
 # Each child counts alone, says so, and ends as it is told; then the parent adds all rows up.
 FORKS = """
 import os, signal, sys
-from macule.cells import Cells
+from macule.observability.shared_counters import Cells
 
 cells = Cells(3)
 for turn in range(int(sys.argv[1])):
@@ -107,7 +107,7 @@ def test_a_row_is_whose_process_lives() -> None:
     """Two processes at once never write the same row, and one too many harms neither."""
     code = """
 import os
-from macule.cells import Cells
+from macule.observability.shared_counters import Cells
 cells = Cells(2)
 def children(count):
     pipes = []

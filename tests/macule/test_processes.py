@@ -48,7 +48,7 @@ def test_the_age_is_that_of_the_process(place: str) -> None:
     psutil counts from the time of boot, which Linux tells in whole seconds.
     """
     code = (
-        "import time; from macule import processes\n"
+        "import time; from macule.memory import processes\n"
         f"processes.PROC = {place!r}; age_ms = processes.age_ms(); time.sleep(0.2)\n"
         "import json; print(json.dumps([age_ms, processes.age_ms()]))"
     )
@@ -63,7 +63,7 @@ def test_the_age_is_that_of_the_process(place: str) -> None:
 # A first process forks a worker, which starts a program; a shell that it comes from is not its own.
 FAMILY = """
 import os, subprocess, sys, time
-from macule import processes
+from macule.memory import processes
 
 processes.PROC = sys.argv[2]
 processes.first()
@@ -99,7 +99,7 @@ def test_without_both_a_service_is_this_process(tmp_path: Path) -> None:
     """Where neither /proc nor psutil is there, the peak of this process is all that is known."""
     code = (
         "import os, sys; sys.modules['psutil'] = None\n"
-        "from macule import processes; processes.PROC = '/nowhere'\n"
+        "from macule.memory import processes; processes.PROC = '/nowhere'\n"
         "assert processes.of_service() == [os.getpid()]\n"
         "assert processes.usage([os.getpid()]) == (0, 0, 0, 0)\n"
         "assert processes.resident() > 2**20 and processes.private() > 2**20\n"

@@ -193,8 +193,8 @@ def test_the_flask_door_serves_it(tmp_path: Path) -> None:
 def test_a_view_loads_nothing_heavy() -> None:
     """The page is served without model, numpy, Pillow or TLS."""
     code = (
-        "import sys; from macule import doors, page; "
-        "app = doors.wsgi({'GET /': page.view}); "
+        "import sys; from macule.http.adapters import wsgi; from macule.routes import page; "
+        "app = wsgi.app({'GET /': page.view}); "
         "from io import BytesIO; "
         "b = app({'REQUEST_METHOD': 'GET', 'PATH_INFO': '/', 'wsgi.input': BytesIO()}, print); "
         "assert b'<!doctype' in b[0]; "
@@ -208,7 +208,7 @@ def test_a_view_loads_nothing_heavy() -> None:
 def test_a_view_is_written_once() -> None:
     """The second reader of a language gets the same bytes, and no file is opened for them."""
     code = (
-        "import sys; from macule import page; from macule.http.body import Body; "
+        "import sys; from macule.routes import page; from macule.http.body import Body; "
         "from macule.http.messages import Request; from io import BytesIO; "
         "ask = lambda: page.view(Request('GET', '/', {}, {}, Body(BytesIO(), 0), 0.0)).body; "
         "one = ask(); "

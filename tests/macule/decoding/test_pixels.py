@@ -196,8 +196,8 @@ def test_a_jpeg_of_several_scans_is_seen_in_its_header() -> None:
 def test_a_12_megapixel_photo_adds_at_most_8_mb() -> None:
     """Decoding a 4032 x 3024 JPEG raises the peak of a fresh, warm process by at most 8 MB."""
     script = """
-import sys; from macule import decoding
-from macule.decoding.header import ORIENTATION_TAG
+import sys; from macule.inference import decoding
+from macule.inference.decoding.header import ORIENTATION_TAG
 def kilobytes(key): return next(int(l.split()[1]) for l in open('/proc/self/status') if key in l)
 decoding.decode(open(sys.argv[1], 'rb').read(), 224, 'squash')
 open('/proc/self/clear_refs', 'w').write('5'); before = kilobytes('VmRSS')

@@ -10,8 +10,8 @@ from pathlib import Path
 from macule.jobs import process_lock
 
 MARK = (
-    "import sys, time; from pathlib import Path; from macule.jobs import alive; "
-    "print(alive.mark(Path(sys.argv[1])), flush=True); time.sleep(60)"
+    "import sys, time; from pathlib import Path; from macule.jobs import process_lock; "
+    "print(process_lock.mark(Path(sys.argv[1])), flush=True); time.sleep(60)"
 )
 
 
@@ -60,8 +60,8 @@ def test_a_mark_sweeps_those_of_the_dead(tmp_path: Path) -> None:
 def test_a_fork_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
     """A child that outlives who marked itself holds none of its lock."""
     code = (
-        "import os, sys, time; from pathlib import Path; from macule.jobs import alive; "
-        "print(alive.mark(Path(sys.argv[1])), flush=True)\n"
+        "import os, sys, time; from pathlib import Path; from macule.jobs import process_lock; "
+        "print(process_lock.mark(Path(sys.argv[1])), flush=True)\n"
         "if os.fork() == 0: print('forked', flush=True)\n"
         "time.sleep(60)"
     )

@@ -16,8 +16,7 @@ import pytest
 import service
 from macule.jobs import COMPLETED_EVENT, EVENTS, STARTED_EVENT, Order
 from macule.jobs.embedded.sqlite_queue import Sqlite
-from macule.jobs.webhooks import messages as webhooks
-from macule.jobs.webhooks import outbox
+from macule.jobs.webhooks import messages, outbox
 from macule.jobs.webhooks.delivery import Courier, Send
 from peers import closed_port
 from receivers import SECRET, Receiver, database, receiver
@@ -70,7 +69,7 @@ def courier(
     folder: Path, timeout_s: float = 5.0, pauses_s: tuple[float, ...] = (0.02,) * 50
 ) -> Iterator[Courier]:
     """Run one whose pauses are short."""
-    send = partial(webhooks.deliver, secrets=[SECRET], loopback=True, timeout_s=timeout_s)
+    send = partial(messages.deliver, secrets=[SECRET], loopback=True, timeout_s=timeout_s)
     pause_s = dict(enumerate(pauses_s, 1)).get
     with opened(folder, send, pause_s) as one:
         yield one
@@ -252,11 +251,11 @@ def test_a_send_that_breaks_is_a_failed_attempt(
     monkeypatch.setattr("threading.excepthook", shown.append)
     sent: list[str] = []
 
-    def send(url: str, message_id: str, body: bytes) -> webhooks.Outcome:
+    def send(url: str, message_id: str, body: bytes) -> messages.Outcome:
         sent.append(message_id)
         if len(sent) == 1:
             raise ZeroDivisionError
-        return webhooks.Outcome("delivered")
+        return messages.Outcome("delivered")
 
     put(table, "1", "https://a.example/")
     with opened(tmp_path, send, lambda _: 0.02):
@@ -288,13 +287,13 @@ def test_stopping_waits_for_what_is_under_way(
     """What was sent is written down before the end, so that nobody sends it again."""
     sent: list[str] = []
 
-    def send(url: str, message_id: str, body: bytes) -> webhooks.Outcome:
+    def send(url: str, message_id: str, body: bytes) -> messages.Outcome:
         sent.append(message_id)
         time.sleep(0.3)
-        return webhooks.Outcome("delivered")
+        return messages.Outcome("delivered")
 
     put(table, "1", there.url)
-    with opened(tmp_path, send, webhooks.pause_s):
+    with opened(tmp_path, send, messages.pause_s):
         until(lambda: sent)
 
     assert pending(table) == []
@@ -304,13 +303,13 @@ PROCESS = """
 import sys, time
 from functools import partial
 from pathlib import Path
-from macule.jobs import webhooks
-from macule.jobs.courier import Courier
-from macule.jobs.sqlite import Sqlite
+from macule.jobs.webhooks import messages
+from macule.jobs.webhooks.delivery import Courier
+from macule.jobs.embedded.sqlite_queue import Sqlite
 from receivers import SECRET
 
 folder = Path(sys.argv[1])
-send = partial(webhooks.deliver, secrets=[SECRET], loopback=True, timeout_s=5)
+send = partial(messages.deliver, secrets=[SECRET], loopback=True, timeout_s=5)
 queue = Sqlite(folder, 60, 10)
 Courier(queue.changing, folder, queue.token, send, lambda _: 0.3).start()
 time.sleep(60)

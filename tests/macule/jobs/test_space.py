@@ -25,8 +25,9 @@ import json, os, sys, threading, time
 from pathlib import Path
 sys.path.insert(0, "tests")
 from macule.errors import Unavailable
-from macule.jobs import outbox, document
-from macule.jobs.sqlite import Sqlite
+from macule.jobs import document
+from macule.jobs.webhooks import outbox
+from macule.jobs.embedded.sqlite_queue import Sqlite
 from mounts import fill
 from test_space import LONGEST, MAP, SUCCEEDED
 
@@ -122,8 +123,8 @@ def test_webhooks_are_delivered_on_a_full_disk(disk: Path) -> None:
     (said,) = on_a_small_disk(
         disk,
         """
-from macule.jobs.courier import Courier
-from macule.jobs.webhooks import Outcome
+from macule.jobs.webhooks.delivery import Courier
+from macule.jobs.webhooks.messages import Outcome
 queue, sent = opened(), []
 while isinstance(offer(queue, b"i"), str):
     pass

@@ -478,7 +478,7 @@ def test_a_wrong_address_is_said_without_its_password() -> None:
 
 def test_a_broker_without_its_client_is_named() -> None:
     """Where redis-py is not installed BROKER_URL is an error that says how to go on."""
-    code = "from macule.jobs import here; here.current()"
+    code = "from macule.jobs import selection; selection.current()"
     environment = {**os.environ, "BROKER_URL": "redis://127.0.0.1"}
     run = subprocess.run(
         [ROOT / ".venv/bin/python", "-c", code],
@@ -537,7 +537,7 @@ def test_a_web_process_stays_small(server: Broker) -> None:
     code = (
         # redis-py loads OpenTelemetry wherever that is installed: 2 MB that no broker asks for
         "import sys; sys.modules['opentelemetry'] = None\n"
-        "from macule import classify, doors, health, processes; import macule.jobs\n"
+        "from macule.http.adapters import wsgi; from macule.memory import processes; from macule.routes import classify, health; import macule.jobs\n"
         "before = processes.resident()\n"
         "from macule.jobs.broker.redis_queue import Valkey\n"
         "queue = Valkey(sys.argv[1], 60, 100)\n"

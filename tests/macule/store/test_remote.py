@@ -351,7 +351,7 @@ def test_a_crowd_waits_once(web: Web, source: Source) -> None:
 def test_what_fetching_takes_is_given_back(source: Source) -> None:
     """TLS and its kin load in a child: this process grows by less than 3 MB."""
     code = (
-        "import resource; from macule import classify; from macule.settings import Source; "
+        "import resource; from macule.routes import classify; from macule.settings import Source; "
         "from macule.registry import remote; "
         "size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = size(); "
         f"remote.find({source!r}); print(size() - before)"

@@ -14,9 +14,9 @@ DIGEST = "ab" * 32
 RUN = """
 import os, sys, tempfile, time
 tempfile.tempdir = sys.argv[1]
-from macule.store import trial
-trial.MOST_S = 0.3
-with trial.of("/models/m.tflite", sys.argv[2]):
+from macule.registry import trial_run
+trial_run.MOST_S = 0.3
+with trial_run.of("/models/m.tflite", sys.argv[2]):
     exec(sys.argv[3])
 """
 

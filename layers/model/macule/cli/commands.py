@@ -59,8 +59,8 @@ def evaluate(options: argparse.Namespace) -> int:
     if fault := extras.missing("`macule evaluate`", *REPORT):
         complain(fault)
         return MISUSED
+    from macule.convert import evaluate
     from macule.convert.errors import Refused
-    from macule.convert.evaluation import evaluate
     from macule.convert.report import evaluation_page
 
     typed = shlex.join(["macule", *sys.argv[1:]])

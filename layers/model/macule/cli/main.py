@@ -218,12 +218,8 @@ OFFLINE = {
         "check that a model's files are what its card says",
     ),
     "evaluate": (
-        "macule.convert.evaluation.evaluate",
+        "macule.convert.evaluate",
         commands.evaluate,
         "measure a model on photos whose labels you know",
     ),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

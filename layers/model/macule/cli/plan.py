@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from macule.inference import decoding, native_stderr
-from macule.inference import runtime as model
+from macule.inference import decoding, native_stderr, runtime
 from macule.inference.decoding import cost
 from macule.inference.decoding.formats import jpeg
 from macule.memory import admission, allocator, processes
@@ -59,7 +58,7 @@ class Fit(NamedTuple):
     largest_mp: dict[str, float]
 
 
-def measure(where: Where) -> tuple[Need, model.Warm]:
+def measure(where: Where) -> tuple[Need, runtime.Warm]:
     """Load a model in this process, run it once, and see what that took.
 
     Raises: ModelUnavailable, BadCard.
@@ -69,8 +68,8 @@ def measure(where: Where) -> tuple[Need, model.Warm]:
     allocator.configure()
     before = processes.resident()
     with native_stderr.held():
-        warm = model.warm(where)
-    model.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
+        warm = runtime.warm(where)
+    runtime.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
     grown = warm.grown
     need = Need(
         before,
@@ -111,7 +110,7 @@ def ledger(need: Need) -> tuple[dict[str, float], float]:
 
 
 def report(
-    need: Need, warm: model.Warm, limits_mb: Sequence[float], max_pixels: int
+    need: Need, warm: runtime.Warm, limits_mb: Sequence[float], max_pixels: int
 ) -> tuple[list[str], bool]:
     """Write the ledger and a verdict for each limit, or for what clouds sell where there is none.
 

@@ -14,18 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert import card as compose
-from macule.convert import scaling
-from macule.convert.card import Given, Tested, Trial
+from macule.convert import card_builder, export, scaling
+from macule.convert.card_builder import Given, Tested, Trial
 from macule.convert.errors import Refused
 from macule.convert.evaluation import batch_inference, dataset
 from macule.convert.evaluation.dataset import Images
-from macule.convert.graph import export, out_of_distribution
+from macule.convert.graph import out_of_distribution
 from macule.convert.progress import Progress
 from macule.convert.quantization import acceptance, comparison, precisions
 from macule.convert.report import pages
-from macule.convert.source import labels as labelling
-from macule.convert.source import load
+from macule.convert.source import labelling, load
 from macule.convert.source.load import Source
 from macule.inference.runtime import arrange
 from macule.registry.model_card import FILE
@@ -108,9 +106,9 @@ def convert(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, An
     progress.step(f"writing {out}")
     best = next(one.candidate for one in tested if one.chosen)
     scores = batch_inference.scores(best.content, trial.pixels, trial.scaling, exported.output)
-    made = compose.Made(given, exported, choice, trial, before, tested, *scores)
-    card = compose.card(options, made)
-    evidence = compose.evidence(options, typed, made, card)
+    made = card_builder.Made(given, exported, choice, trial, before, tested, *scores)
+    card = card_builder.card(options, made)
+    evidence = card_builder.evidence(options, typed, made, card)
     with _whole(out) as folder:
         (folder / card["file"]).write_bytes(best.content)
         text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False)

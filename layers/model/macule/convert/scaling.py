@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from macule.convert.errors import Refused
 from macule.convert.evaluation import batch_inference, metrics
-from macule.convert.graph.export import Exported
+from macule.convert.export import Exported
 from macule.convert.progress import Progress
 from macule.convert.source.load import Source
 from macule.inference.runtime import arrange

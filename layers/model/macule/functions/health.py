@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from macule.http.adapters import aws_lambda, flask, wsgi
-from macule.routes import health as routes
 from macule.routes import metrics_endpoint, openapi, service_status
+from macule.routes.health import alive
 from macule.server import startup
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from werkzeug.wrappers import Response
 
 ROUTES = {
-    "GET /health/": routes.alive,
+    "GET /health/": alive,
     "GET /memory/": service_status.memory,
     "GET /metrics": metrics_endpoint.show,
     "GET /": service_status.page,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from macule import settings
-from macule.caching import answers as cache
+from macule.caching import answers
 from macule.http import draining, messages
 from macule.http.messages import Request, Response
 from macule.inference import decoding, runtime
@@ -48,7 +48,7 @@ def report() -> dict[str, Any]:
     used = processes.usage(pids)
     share = used.pss / limit.bytes
     band = budget.band_of(share)
-    held, answers, waiting = admission.current(), cache.current(), selection.waiting()
+    held, kept, waiting = admission.current(), answers.current(), selection.waiting()
     return {
         "status": band if band in ("critical", "oom_imminent") else "ok",
         "memory": {
@@ -75,7 +75,7 @@ def report() -> dict[str, Any]:
             "unreclaimable_mb": _mb(budget.used(limit)),
             "held_mb": _mb(held.held),
             "reserve_mb": _mb(admission.RESERVE_BYTES),
-            "cache_mb": _mb(answers.held_bytes) if answers else 0.0,
+            "cache_mb": _mb(kept.held_bytes) if kept else 0.0,
             **_jobs(waiting),
             **_model(held.free(), chosen.max_image_pixels),
         },

@@ -5,7 +5,6 @@ from typing import Any
 
 from macule import settings
 from macule.errors import BadSetting
-from macule.inference import runtime
 
 try:
     chosen = settings.read()
@@ -80,6 +79,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Watch the worker's memory; one that replaces another is warm before it takes requests."""
     from macule.http import draining
+    from macule.inference import runtime
     from macule.jobs import selection
     from macule.memory import budget, recycling
 

@@ -23,8 +23,7 @@ from celery.worker import state
 from macule import settings
 from macule.errors import Unavailable
 from macule.inference import runtime
-from macule.jobs import Order
-from macule.jobs import task as work
+from macule.jobs import Order, task
 from macule.jobs.broker import lua_scripts
 from macule.jobs.broker.redis_queue import LIVE_S, LOOK_S, TASK, TIMEOUT_S, Delivery, Valkey
 from macule.jobs.webhooks import messages
@@ -198,7 +197,7 @@ def serve(
     listener = None if port is None else queue_worker_http.listen(host, port)
     queue = Valkey(url, chosen.job_ttl_s, chosen.max_jobs, live_s, look_s)
     warm = runtime.warm(chosen.model)
-    predicted = partial(work.outcome, chosen=chosen)
+    predicted = partial(task.outcome, chosen=chosen)
     grace_s = chosen.graceful_timeout_s
     send = partial(
         messages.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback

@@ -37,10 +37,10 @@ def faults(chosen: Settings) -> Iterator[str]:
 def _examined(chosen: Settings) -> Iterator[str]:
     """Yield a line for each fault, "" for what is well."""
     if chosen.api_keys:
-        from macule.security import api_keys as keys
+        from macule.security import api_keys
 
         try:
-            keys.ring(chosen.api_keys)
+            api_keys.ring(chosen.api_keys)
         except BadSetting as error:
             yield str(error)
     if chosen.otel_endpoint:

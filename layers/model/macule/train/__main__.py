@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from macule.convert.evaluation import dataset, evaluate
+from macule.convert import evaluate
+from macule.convert.evaluation import dataset
 from macule.convert.progress import Progress
 from macule.train import backbone, card, card_page, data, fine_tuning, recipe
 

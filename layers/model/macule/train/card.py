@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from macule.convert.card import tidy
+from macule.convert.card_builder import tidy
 from macule.convert.evaluation import metrics
 from macule.convert.evaluation.dataset import Photo
 from macule.convert.graph import out_of_distribution

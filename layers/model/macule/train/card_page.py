@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from macule.convert.evaluation import evaluate, metrics
+from macule.convert import evaluate
+from macule.convert.evaluation import metrics
 from macule.convert.report import plots
 from macule.inference import classification, decoding, runtime
 from macule.train import drawn_ood

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from macule.convert import export
 from macule.convert.evaluation import batch_inference, metrics
-from macule.convert.graph import export, out_of_distribution
+from macule.convert.graph import out_of_distribution
 from macule.convert.quantization import quantize, rounding
 from macule.train import backbone, fine_tuning
 from macule.train.data import Set

@@ -14,7 +14,7 @@ from macule.http import client
 from macule.inference import sandbox
 from macule.memory import budget
 from macule.routes import service_status
-from macule.security import api_keys as keys
+from macule.security import api_keys
 from macule.server import startup
 
 MB = 2**20
@@ -85,7 +85,7 @@ def connections(chosen: settings.Settings) -> Iterator[Finding]:
 
 def locked(source: str) -> Finding:
     """Say who is let in; a name alone tells nobody's key."""
-    entries = keys.ring(source).entries
+    entries = api_keys.ring(source).entries
     names = sorted({entry.name for entry in entries if not entry.revoked})
     if not names:
         return Finding(WARN, "keys", "nobody is let in: API_KEYS has no key that is not revoked")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.convert.graph import head, inspection
-from macule.convert.graph.frozen import SAME, Opened, before, moves, splice, value
+from macule.convert.graph.frozen_graph import SAME, Opened, before, moves, splice, value
 from macule.convert.graph.head import RESHAPES, Head, Unknown
 
 LIGHT_BYTES = 2**20

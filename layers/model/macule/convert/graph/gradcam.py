@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.graph.frozen import IMAGE, Frozen, splice
+from macule.convert.graph.frozen_graph import IMAGE, Frozen, splice
 from macule.convert.graph.head import Head
 
 FAITHFUL = 0.99

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.convert.graph import inspection
-from macule.convert.graph.frozen import SAME, Opened, before, moves, value
+from macule.convert.graph.frozen_graph import SAME, Opened, before, moves, value
 
 POOLS = {"Mean": "gap", "Max": "gmp", "AvgPool": "gap", "MaxPool": "gmp"}
 ACTIVATIONS = {

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.graph import frozen
-from macule.convert.graph.frozen import Opened, before, moves, value
+from macule.convert.graph.frozen_graph import SAME, Opened, before, moves, value
 
 AFFINE = {"Add", "AddV2", "BiasAdd", "Sub", "Mul", "RealDiv", "FusedBatchNormV3"}
 PICKS = {"GatherV2", "ReverseV2", "Split", "StridedSlice", "Unpack"}
@@ -131,7 +130,7 @@ def door(opened: Opened, names: Mapping[str, str]) -> Door:
             lines.append("Channels reversed: BGR")
             tensor = flipped
             continue
-        elif user is None or user.type not in frozen.SAME | {"Cast"}:
+        elif user is None or user.type not in SAME | {"Cast"}:
             break
         tensor = users[0].outputs[0]
     close()

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.graph import frozen as graph
-from macule.convert.graph import head, inspection, out_of_distribution
+from macule.convert.graph import frozen_graph, head, inspection, out_of_distribution
 
 
 class Plan(NamedTuple):
@@ -16,8 +15,8 @@ class Plan(NamedTuple):
     were given.
     """
 
-    frozen: graph.Frozen
-    opened: graph.Opened
+    frozen: frozen_graph.Frozen
+    opened: frozen_graph.Opened
     answer: inspection.Output
     head: head.Head | None
     why: str
@@ -39,7 +38,7 @@ def know(plan: Plan, images: NDArray[np.float32]) -> Plan:
     )
 
 
-def midway(opened: graph.Opened) -> Any | None:
+def midway(opened: frozen_graph.Opened) -> Any | None:
     """Find the last feature maps before the network halves them for the last time.
 
     The last features tell classes apart and little else; these still know what is no skin
@@ -49,7 +48,7 @@ def midway(opened: graph.Opened) -> Any | None:
         tensor
         for operation in opened.graph.get_operations()
         for tensor in operation.outputs
-        if graph.moves(opened, tensor) and tensor.dtype.is_floating
+        if frozen_graph.moves(opened, tensor) and tensor.dtype.is_floating
         if tensor.shape.rank == 4 and tensor.shape[1] and tensor.shape[2]
     ]
     areas = [tensor.shape[1] * tensor.shape[2] for tensor in maps]
@@ -63,20 +62,22 @@ def features(plan: Plan, name: str, images: NDArray[np.float32]) -> NDArray[np.f
     import tensorflow as tf
 
     def see(image: Any) -> Any:
-        given = {f"{graph.IMAGE}:0": image}
-        return tf.reduce_mean(graph.splice(plan.frozen.definition, given, [name], "")[0], [1, 2])
+        given = {f"{frozen_graph.IMAGE}:0": image}
+        return tf.reduce_mean(
+            frozen_graph.splice(plan.frozen.definition, given, [name], "")[0], [1, 2]
+        )
 
     shape = tf.TensorSpec((1, *plan.frozen.shape))
     run = tf.function(see, input_signature=[shape], autograph=False)
     return np.concatenate([run(tf.constant(image[None])).numpy() for image in images])
 
 
-def draw(frozen: graph.Frozen, opaque: bool = False) -> Plan:
+def draw(frozen: frozen_graph.Frozen, opaque: bool = False) -> Plan:
     """Find the output and the head of a frozen graph.
 
     *opaque*: its probabilities were found to be made by no plain softmax.
     """
-    opened = graph.read(frozen)
+    opened = frozen_graph.read(frozen)
     answer = inspection.output(opened)
     if opaque or answer.logits is None:
         answer = answer._replace(kind="softmax", logits=None)

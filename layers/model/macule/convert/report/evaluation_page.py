@@ -9,7 +9,7 @@ from macule.convert.report.pages import Drawing
 from macule.convert.report.sections import Section, section
 
 if TYPE_CHECKING:
-    from macule.convert.evaluation.evaluate import Answers
+    from macule.convert.evaluate import Answers
 
 DISCLAIMER = (
     "Research demonstration, not a medical device. The figures hold for the images named here;"

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import Refused as Refused
-from macule.convert.graph import frozen as graph
-from macule.convert.graph import gradcam, inspection, outputs
+from macule.convert.errors import Refused
+from macule.convert.graph import frozen_graph, gradcam, inspection, outputs
 from macule.convert.source import file_format, output_check, restore, tflite
 
 # The size at which a model of free input size is looked at; all known backbones take it.
@@ -43,7 +42,7 @@ class Model(NamedTuple):
     name: str
     restored: restore.Restored
     output: inspection.Output
-    graphs: dict[tuple[int, int], graph.Frozen]
+    graphs: dict[tuple[int, int], frozen_graph.Frozen]
 
 
 def load(path: str | Path, constants: Mapping[str, float] = {}) -> Source:
@@ -99,7 +98,7 @@ def examined(name: str, restored: restore.Restored) -> Source:
     height, width, channels = restored.shape
     size = (height or width or FREE_PX, width or height or FREE_PX)
     frozen = freeze(name, restored, size)
-    opened = graph.read(frozen)
+    opened = frozen_graph.read(frozen)
     tensor = opened.output
     if tensor.shape.rank is None or not inspection.flat(tensor) or tensor.shape.rank < 2:
         shape = "x".join(str(part) for part in tensor.shape[1:]) if tensor.shape.rank else "?"
@@ -132,16 +131,16 @@ def examined(name: str, restored: restore.Restored) -> Source:
         door.inside,
         door.scales,
         inspection.backbone(scopes),
-        round(graph.bytes_of(opened) / 2**20, 3),
+        round(frozen_graph.bytes_of(opened) / 2**20, 3),
     )
     return agree(source)
 
 
-def freeze(name: str, restored: restore.Restored, size: tuple[int, int]) -> graph.Frozen:
+def freeze(name: str, restored: restore.Restored, size: tuple[int, int]) -> frozen_graph.Frozen:
     """Freeze a model at an image size that it takes by itself."""
     try:
         with restore.quiet():
-            return graph.freeze(restored.run, (*size, restored.shape[2]))
+            return frozen_graph.freeze(restored.run, (*size, restored.shape[2]))
     except Refused:
         raise
     except restore.BROKEN as error:
@@ -223,13 +222,13 @@ def tensor(images: NDArray[np.float32]) -> Any:
 def resized(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Ask the graph, rebuilt for these images' size."""
     frozen = at(source, images.shape[1], images.shape[2])
-    opened = graph.read(frozen)
+    opened = frozen_graph.read(frozen)
     rows = [opened.session.run(opened.output, {opened.image: image[None]}) for image in images]
     answer = np.stack([row.reshape(-1) for row in rows]).astype(np.float32)
     return output_check.distribution(answer, source.model.output.kind)
 
 
-def at(source: Source, height: int, width: int) -> graph.Frozen:
+def at(source: Source, height: int, width: int) -> frozen_graph.Frozen:
     """The model's frozen graph for an image size.
 
     Raises: Refused where the model has one size only.
@@ -245,7 +244,7 @@ def at(source: Source, height: int, width: int) -> graph.Frozen:
     return model.graphs[wanted]
 
 
-def rebuilt(source: Source, wanted: tuple[int, int]) -> graph.Frozen:
+def rebuilt(source: Source, wanted: tuple[int, int]) -> frozen_graph.Frozen:
     """Give a model of fixed size another one; convolutions and global pooling allow it."""
     frozen = next(iter(source.model.graphs.values()))
     own = f"{frozen.shape[0]} x {frozen.shape[1]}"
@@ -254,10 +253,10 @@ def rebuilt(source: Source, wanted: tuple[int, int]) -> graph.Frozen:
         f"in: convert it without another side."
     )
     try:
-        changed = graph.resize(frozen, (*wanted, source.channels))
+        changed = frozen_graph.resize(frozen, (*wanted, source.channels))
     except ValueError as error:
         raise impossible from error
-    shape = graph.read(changed).output.shape
+    shape = frozen_graph.read(changed).output.shape
     if shape.num_elements() != source.model.output.units:
         raise impossible
     return changed

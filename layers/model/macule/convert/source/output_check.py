@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from macule.convert.errors import Refused
 from macule.convert.evaluation.metrics import softmax
-from macule.convert.graph import frozen
+from macule.convert.graph import frozen_graph
 
 LOSSES_OF_NUMBERS = ("mse", "mae", "meansquared", "meanabsolute", "huber", "logcosh", "mape")
 
@@ -42,10 +42,10 @@ def count(name: str, kind: str, units: int, loss: str) -> int:
     return units
 
 
-def numbers(name: str, opened: frozen.Opened) -> None:
+def numbers(name: str, opened: frozen_graph.Opened) -> None:
     """Refuse weights that are no numbers."""
-    kept = list(frozen.weights(opened).values())
-    if not all(np.isfinite(weights).all() for weights in frozen.values(opened, kept)):
+    kept = list(frozen_graph.weights(opened).values())
+    if not all(np.isfinite(weights).all() for weights in frozen_graph.values(opened, kept)):
         raise Refused(
             f"{name} has weights that are not numbers (NaN or infinite), as a training that broke "
             "down leaves them: use an earlier checkpoint."

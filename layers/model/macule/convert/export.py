@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.graph import cams, gradcam, out_of_distribution
-from macule.convert.graph import frozen as graph
+from macule.convert.errors import Refused
+from macule.convert.graph import cams, frozen_graph, gradcam, out_of_distribution
 from macule.convert.graph.head import Unknown
 from macule.convert.graph.outputs import Plan, draw, know
 from macule.convert.source import load, output_check, restore, tflite
-from macule.convert.source.load import Refused, Source
+from macule.convert.source.load import Source
 
 SIDES_PX = (8, 640)
 TOLERANCE = 1e-3
@@ -85,8 +85,8 @@ def made(
         content = write(lambda image: serve(plan, image), plan.frozen.shape)
     except (*restore.BROKEN, ConverterError) as error:
         raise Refused(unsupported(source.model.name, error)) from error
-    graph.tidy()
-    return content, check(source, content, images, graph.bytes_of(plan.opened))
+    frozen_graph.tidy()
+    return content, check(source, content, images, frozen_graph.bytes_of(plan.opened))
 
 
 def serve(plan: Plan, image: Any) -> dict[str, Any]:
@@ -97,13 +97,15 @@ def serve(plan: Plan, image: Any) -> dict[str, Any]:
     import tensorflow as tf
 
     definition, wanted = plan.frozen.definition, plan.logits
-    given = {f"{graph.IMAGE}:0": image}
+    given = {f"{frozen_graph.IMAGE}:0": image}
     tap = [plan.known[0]] if plan.known else []
     if plan.head is None:
-        row, *tapped = graph.splice(definition, given, [wanted.name, *tap], "")
+        row, *tapped = frozen_graph.splice(definition, given, [wanted.name, *tap], "")
         maps = None
     else:
-        features, *tapped = graph.splice(definition, given, [plan.head.features.name, *tap], "")
+        features, *tapped = frozen_graph.splice(
+            definition, given, [plan.head.features.name, *tap], ""
+        )
         row, maps = cams.attach(plan.opened, definition, plan.head, wanted, features)
     with tf.name_scope("head/"):
         row = tf.reshape(row, (1, plan.answer.units))
@@ -131,12 +133,12 @@ def write(
     import tensorflow as tf
 
     module = tf.Module() if owner is None else owner
-    wanted = tf.TensorSpec((1, *shape), tf.float32, graph.IMAGE)
+    wanted = tf.TensorSpec((1, *shape), tf.float32, frozen_graph.IMAGE)
     function = tf.function(serve, input_signature=[wanted], autograph=False)
     with tempfile.TemporaryDirectory() as folder, restore.quiet():
         tf.saved_model.save(module, folder, signatures={"serving_default": function})
         del function, module
-        graph.tidy()
+        frozen_graph.tidy()
         return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 

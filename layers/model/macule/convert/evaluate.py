@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule import __version__
-from macule.convert import card as compose
+from macule.convert import card_builder
 from macule.convert.errors import Refused
 from macule.convert.evaluation import bootstrap, dataset, metrics
 from macule.convert.evaluation.dataset import Photo
@@ -101,7 +101,7 @@ def evaluate(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, A
     }
     out: Path = options.out or Path("evaluation")
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(compose.tidy(found), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(card_builder.tidy(found), indent=2, ensure_ascii=False, allow_nan=False)
     (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
     (out / "evaluation.html").write_text(evaluation_page.page(found, answers), encoding="utf-8")
     return out, found

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule import __version__
-from macule.convert import scaling
+from macule.convert import export, scaling
 from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.evaluation.dataset import Images
-from macule.convert.graph import export, out_of_distribution
+from macule.convert.graph import out_of_distribution
 from macule.convert.quantization import comparison
 from macule.convert.quantization.acceptance import Gate
 from macule.convert.quantization.comparison import Proof
