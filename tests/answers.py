@@ -24,7 +24,7 @@ from macule.security import api_keys
 from PIL import Image
 from service import GUNICORN, READS_IN_SLOTS, ROOT, Answer, Service, running, until
 
-FILE = ROOT / "layers/model/macule/openapi/examples.json"
+FILE = ROOT / "layers/model/macule/routes/openapi/examples.json"
 WEIGHTS = ROOT / "layers/model/macule/weights"
 PHOTO = (ROOT / "examples/spot.jpg").read_bytes()
 ROUTE = "/predictions"

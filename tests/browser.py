@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, BrowserType, ConsoleMessage, Page, Requ
 from service import ROOT, need
 
 PACKAGE = ROOT / "layers/model/macule"
-WORDS = json.loads((PACKAGE / "page/words.json").read_text())
+WORDS = json.loads((PACKAGE / "routes/page/words.json").read_text())
 CARD = json.loads((PACKAGE / "weights/model.json").read_text())
 QUIET = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

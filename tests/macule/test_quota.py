@@ -17,6 +17,7 @@ from macule import settings
 from macule.caching.redis_client import Quotas
 from macule.errors import BadSetting, QuotaExceeded
 from macule.security import client_address, rate_limits
+from macule.settings import access
 from macule.security.rate_limits import MOST_CALLERS, Memory, Meter, Policy
 
 HOUR, SECOND = Policy("hour", 5, 3600), Policy("second", 2, 1)
@@ -48,7 +49,7 @@ class Bucket:
             Policy,
             st.just("a"),
             st.integers(1, 9),
-            st.sampled_from(list(rate_limits.WINDOWS_S.values())),
+            st.sampled_from(list(access.WINDOWS_S.values())),
         ),
         min_size=1,
         max_size=3,

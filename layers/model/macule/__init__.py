@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from macule.inference.classifier import Classifier, Result, load
 else:
     LATER = {
-        "Classifier": "classifier",
-        "Explanation": "inference",
-        "Prediction": "inference",
-        "Result": "classifier",
-        "load": "classifier",
+        "Classifier": "inference.classifier",
+        "Explanation": "inference.classification",
+        "Prediction": "inference.classification",
+        "Result": "inference.classifier",
+        "load": "inference.classifier",
     }
 
     def __getattr__(name: str) -> object:

@@ -24,12 +24,13 @@ COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
 STILL_S = 4.0
 HANGING = f"""
 import time
-from macule.jobs import work, worker
-outcome, jobs = work.outcome, []
+from macule.jobs import task
+from macule.server import queue_worker
+outcome, jobs = task.outcome, []
 def hang(order, image, chosen):
     jobs.append(order)
     return outcome(order, image, chosen) if len(jobs) == 1 else time.sleep(600)
-work.outcome, worker.STILL_S, worker.longest_s = hang, {STILL_S}, lambda chosen: 0.0
+task.outcome, queue_worker.STILL_S, queue_worker.longest_s = hang, {STILL_S}, lambda chosen: 0.0
 {WORKER}
 """
 

@@ -44,8 +44,8 @@ def answered(facts: Facts, stages: Mapping[str, float], headers: Mapping[str, st
     metrics.share().look()
     parent, level, chosen = tracing.parent(headers), _level(route, status), _settings()
     told = _known({**facts, "method": method, "route": route})
-    if facts["address"]:
-        told["address"] = facts["address"]
+    if facts.get("address"):
+        told["address"] = facts.get("address")
     if chosen and chosen.otel_endpoint:
         told["trace"] = tracing.tell(told, stages, parent)
     elif parent:

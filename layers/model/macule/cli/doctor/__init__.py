@@ -20,7 +20,8 @@ from macule.server import startup
 MB = 2**20
 MODEL = """
 import json, sys
-from macule import plan, settings
+from macule import settings
+from macule.cli import plan
 from macule.errors import Macule
 try:
     need, warm = plan.measure(None if sys.argv[1] == "defaults" else settings.read().model)
