@@ -44,17 +44,17 @@ SERVICES: dict[str, tuple[list[str], dict[str, str], tuple[int, ...]]] = {
 }
 HEAD = """# Side by side
 
-Measured {date} by `{command}` on {cpus} shared cores, one service after another, the same photos to
-each. Ratios to macule's figure come first, then the figure.
+Measured on {date} with `{command}` on {cpus} shared cores. The services run one after
+another and get the same photos. Each cell has the ratio to macule, then the figure.
 """
 FOOT = """
 ![The same as a plot](side-by-side.svg)
 
-Installed: macule {macule:.0f} MB; TensorFlow, Django, LitServe and all else {others:.0f} MB.
+Installed size: macule {macule:.0f} MB; TensorFlow, Django, LitServe and the rest {others:.0f} MB.
 
-`http.server` and LitServe run macule's own file with Pillow and the same runtime. Django runs the
-same network in Keras and decodes photos whole. "none": it did not hold under any limit that was
-tried, or could not be measured here.
+`http.server` and LitServe run the same model file as macule, with Pillow and the same runtime.
+Django runs the same network in Keras and decodes each photo whole. "none" means that the service
+failed under every limit that was tried, or that the value cannot be measured here.
 
 Versions: {versions}."""
 TICKS = (0.5, 1, 2, 5, 10, 20)
@@ -73,7 +73,7 @@ FIGURES = (
     ("p50_8_ms", "8 clients, 12 MP: p50", "ms"),
     ("p99_8_ms", "8 clients, 12 MP: p99", "ms"),
     ("ms_a_photo", "8 clients, 12 MP: time a photo", "ms"),
-    ("least_mb", "least memory limit that holds", "MB"),
+    ("least_mb", "smallest memory limit that works", "MB"),
 )
 
 
