@@ -168,7 +168,7 @@ def test_a_worker_without_its_model_does_not_start() -> None:
 def test_memory_in_process_is_what_the_guide_says(apps: dict[str, Service]) -> None:
     """Django and the model together hold the guide's figure at most, and a tenth of it."""
     (old,) = re.findall(r"^\| memory after 12 MP photos \| 608 MB \| (\d+) MB", GUIDE, re.MULTILINE)
-    (new,) = re.findall(r"Django 6\.1 both in process hold (\d+) MB", GUIDE)
+    (new,) = re.findall(r"Django 6\.1, Django and macule in one process use (\d+) MB", GUIDE)
     figure = int(new if sys.version_info >= (3, 12) else old)  # Django 6 needs 3.12
     large = photo(4000, 3000)
     for _ in range(20):

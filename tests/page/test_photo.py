@@ -132,7 +132,7 @@ def test_the_original_is_one_click_away(visit: Open) -> None:
         visitor.verdict()
 
         assert visitor.sent() == SPOT
-    assert "as it is: 290 kB" in facts
+    assert "unchanged: 290 kB" in facts
 
 
 @pytest.mark.parametrize(

@@ -209,8 +209,8 @@ SLIPS = {
     ),
     "alarms of their own accord": (
         FUNCTIONS,
-        "default     = <<'true' if rollout.alarms else 'false'>>\n  description = \"Make the alert",
-        "default     = <<'false' if rollout.alarms else 'true'>>\n  description = \"Make the alert",
+        "default     = <<'true' if rollout.alarms else 'false'>>\n  description = \"Create the",
+        "default     = <<'false' if rollout.alarms else 'true'>>\n  description = \"Create the",
         "by default",
     ),
     "alarms of nothing": (

@@ -132,7 +132,7 @@ ASKED_SLIPS = {
         "value: ping:0123",
         "API_KEYS is",
     ),
-    "keys that are not mounted": (PREDICT, "name: keys # a", "name: key # a", "the keys are"),
+    "keys that are not mounted": (PREDICT, "name: keys # the", "name: key # the", "the keys are"),
     "a key in the manifest": (
         PREDICT,
         "path: /health/ #",

@@ -7,7 +7,7 @@ MUTANTS = [
     ("render.yaml", "plan: <<plan>>", "plan: small", "is not one of"),
     (
         "render.yaml",
-        "    plan: <<plan>> # the cheapest with predict.memory_mb\n",
+        "    plan: <<plan>> # the cheapest plan with predict.memory_mb\n",
         "",
         "'plan' is a required",
     ),
@@ -36,7 +36,7 @@ MUTANTS = [
     ),
     (
         "infra/render/queue.yaml",
-        "    ipAllowList: [] # reached from inside alone\n",
+        "    ipAllowList: [] # only reachable from the private network\n",
         "",
         "'ipAllowList'",
     ),
