@@ -1,7 +1,7 @@
 PYTHON ?= python3
 export PORT ?= 8080
 
-.PHONY: help serve check test test-all fuzz bench chaos fit tools wheel bundle infra openapi format \
+.PHONY: help serve check test test-all mutants hooks architecture fuzz bench chaos fit tools wheel bundle infra openapi format \
   train pins clean
 
 serve: .venv/ready  ## run the service on PORT
@@ -32,6 +32,12 @@ test: .venv/ready .venv-dev/ready .venv-lint/ready .venv-wheel/ready  ## format,
 test-all: test  ## make test, and then the slow tests, as CI runs both
 	$(PYTEST) -m slow
 
+mutants: .venv-dev/ready  ## mutation testing of inference and memory; make mutants SECONDS=600
+	.venv-dev/bin/python bench/mutants.py --seconds $(or $(SECONDS),600)
+
+hooks: .venv-dev/ready  ## run format, lint, types and imports before each commit
+	.venv-dev/bin/pre-commit install
+
 fuzz: .venv-dev/ready  ## look for input that breaks the service, for minutes
 	.venv-dev/bin/pytest tests/macule/test_fuzz.py --hypothesis-profile=fuzz
 
@@ -56,8 +62,11 @@ bundle: .venv/ready  ## what is uploaded: build/<platform>/<function>
 infra: .venv-dev/ready  ## the templates of all platforms from infra/limits.toml
 	.venv-dev/bin/python -m infra.generate
 
+architecture: .venv-dev/ready  ## the diagram in docs/architecture.md, from the imports
+	.venv-dev/bin/python -m infra.architecture
+
 openapi: .venv/ready .venv-dev/ready  ## the examples of the specification, from real answers
-	@PYTHONPATH=tests .venv-dev/bin/python tests/answers.py
+	@PYTHONPATH=tests .venv-dev/bin/python tests/support/api_examples.py
 
 format: .venv-dev/ready
 	.venv-dev/bin/ruff format .
