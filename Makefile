@@ -39,7 +39,7 @@ hooks: .venv-dev/ready  ## run format, lint, types and imports before each commi
 	.venv-dev/bin/pre-commit install
 
 fuzz: .venv-dev/ready  ## look for input that breaks the service, for minutes
-	.venv-dev/bin/pytest tests/macule/test_fuzz.py --hypothesis-profile=fuzz
+	.venv-dev/bin/pytest tests/macule/routes/test_fuzz.py --hypothesis-profile=fuzz
 
 bench: .venv/ready .venv-dev/ready .venv-bench/ready  ## beside what macule replaces; half an hour
 	.venv-dev/bin/python bench/side_by_side.py

@@ -22,10 +22,10 @@ from typing import Any
 import harness
 
 sys.path[:0] = [str(harness.ROOT / "tests"), str(harness.ROOT)]
-from bare import Bare, blueprint, container, first_answer, hidden, image_command
-from broker import broker
-from bundling import HERE
-from runtime_api import running as lambda_running
+from support.bare_environment import Bare, blueprint, container, first_answer, hidden, image_command
+from support.broker import broker
+from support.bundles import HERE
+from support.lambda_runtime_api import running as lambda_running
 
 from infra import limits
 

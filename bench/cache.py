@@ -17,7 +17,7 @@ from typing import Any
 import harness
 
 sys.path[:0] = [str(harness.ROOT / "tests"), str(harness.ROOT / "layers/model")]
-from broker import broker
+from support.broker import broker
 
 # By the interpreter of the bench, which has redis-py.
 SERVE = [sys.executable, "-m", "infra.serve"]

@@ -33,7 +33,7 @@ sys.path[:0] = [str(ROOT / "bench/chaos"), str(ROOT / "tests")]
 
 from clients import Load, Receiver, ask, form
 from ledger import Ledger
-from receivers import SECRET
+from support.webhook_receivers import SECRET
 
 KEY = "mk_everything"
 CLIENTS = 8

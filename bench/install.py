@@ -18,7 +18,7 @@ from pathlib import Path
 import harness
 
 sys.path[:0] = [str(harness.ROOT / "tests"), str(harness.ROOT)]
-from bare import Bare, first_answer, hidden
+from support.bare_environment import Bare, first_answer, hidden
 
 LOCAL = {"HOST": "127.0.0.1", "DRAIN_S": "0"}
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests")]
 
 import harness
-from broker import Broker, broker
+from support.broker import Broker, broker
 
 WEB = [sys.executable, "-m", "infra.serve"]
 WORKER = [sys.executable, "-m", "macule.cli", "worker"]

@@ -22,7 +22,7 @@ import harness
 
 sys.path[:0] = [str(harness.ROOT / "tests")]
 from jobs_embedded import ask
-from mounts import fill
+from support.mounts import fill
 
 DISK_MB = 24
 TTL_S = 20  # so that outcomes make room, as hours would; each is read before

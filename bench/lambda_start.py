@@ -19,8 +19,8 @@ from typing import Any
 import harness
 
 sys.path[:0] = [str(harness.ROOT / "tests"), str(harness.ROOT)]
-from bundling import bundle
-from runtime_api import running, unpack
+from support.bundles import bundle
+from support.lambda_runtime_api import running, unpack
 
 PHOTO_EVENT = json.loads((harness.ROOT / "tests/infra/events/function-url.json").read_text())
 IMPORTS = "import PIL.Image, ai_edge_litert.interpreter, numpy"

@@ -89,7 +89,6 @@ def mutate(source: str, mutation: Any) -> str | None:
 def main() -> None:
     """Try mutants until the time is over."""
 
-
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=1)

@@ -24,15 +24,17 @@ import harness
 
 sys.path[:0] = [str(harness.ROOT / "tests")]
 
-import crowd
+from support import load_clients
 
 CALM_S = 0.5  # between two disturbances
 
 
-def disturbed(place: crowd.Place, times: int, disturb: Callable[[], None]) -> crowd.Crowd:
+def disturbed(
+    place: load_clients.Place, times: int, disturb: Callable[[], None]
+) -> load_clients.Crowd:
     """Let 8 clients go on while *disturb* is done so often."""
     photos = [(harness.ROOT / "examples/spot.jpg").read_bytes(), harness.photo(1)]
-    clients = crowd.Crowd(lambda: place.port, photos)
+    clients = load_clients.Crowd(lambda: place.port, photos)
     with clients.about():
         time.sleep(CALM_S)
         for _ in range(times):
@@ -42,13 +44,13 @@ def disturbed(place: crowd.Place, times: int, disturb: Callable[[], None]) -> cr
     return clients
 
 
-def restarts(place: crowd.Place, times: int, overlap: bool = False) -> dict[str, Any]:
+def restarts(place: load_clients.Place, times: int, overlap: bool = False) -> dict[str, Any]:
     seen = disturbed(place, times, place.overlap if overlap else place.same_port)
     return {"restarts": times, **seen.counts, "failures": seen.failures()}
 
 
 def reloads(log: Path, times: int) -> dict[str, Any]:
-    place = crowd.Place(log)
+    place = load_clients.Place(log)
 
     def reload() -> None:
         before = place.workers()
@@ -61,10 +63,10 @@ def reloads(log: Path, times: int) -> dict[str, Any]:
 
 
 def kills(log: Path, times: int) -> dict[str, Any]:
-    place = crowd.Place(log)
+    place = load_clients.Place(log)
     back: list[float] = []
     photos = [(harness.ROOT / "examples/spot.jpg").read_bytes(), harness.photo(1)]
-    seen = crowd.Crowd(lambda: place.port, photos)
+    seen = load_clients.Crowd(lambda: place.port, photos)
     with seen.about():
         time.sleep(CALM_S)
         for _ in range(times):
@@ -92,9 +94,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         figures = {
-            "overlap": restarts(crowd.Place(log), options.restarts, overlap=True),
-            "passed": restarts(crowd.Passed(log), options.restarts),
-            "plain": restarts(crowd.Place(log), options.restarts),
+            "overlap": restarts(load_clients.Place(log), options.restarts, overlap=True),
+            "passed": restarts(load_clients.Passed(log), options.restarts),
+            "plain": restarts(load_clients.Place(log), options.restarts),
             "reload": reloads(log, options.reloads),
             "kill": kills(log, options.kills),
         }

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 from macule.inference import sandbox
-from once import once
-from peers import Peer, peer
-from service import ROOT
+from support.once import once
+from support.service import ROOT
+from support.upstreams import Peer, peer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -21,9 +21,10 @@ TOOLS = re.compile("could not import '(tensorflow|keras|tf_keras|h5py)'")
 # A file of tests with such a line starts processes, servers or a browser, converts a model, draws
 # reports or lints templates of clouds.
 STARTS = re.compile(
-    r"^import (?:schemathesis|small|subprocess|zoo)\b"
-    r"|^from (?:answers|bare|broker|browser|crowd|elsewhere|machine|mutants|peers|playwright"
-    r"|receivers|runtime_api) import\b"
+    r"^import (?:schemathesis|subprocess)\b|^from playwright"
+    r"|^from support import .*\b(?:small_model|keras_models|model_sources|load_clients|lambda_runtime_api)\b"
+    r"|^from support\.(?:api_examples|bare_environment|broker|browser|keras_models|lambda_runtime_api"
+    r"|load_clients|machine|model_sources|mutants|small_model|upstreams|webhook_receivers) import\b"
     r"|^from .* import .*\b(?:aws|checks|generate|report|running|sam)\b"
     r"|^ +(?:import keras\b|keras = pytest|pytest\.importorskip)"
     r"|^def test.*\b(?:bundles|wheel): Path",
@@ -31,11 +32,12 @@ STARTS = re.compile(
 )
 
 # Their files take longest, and begin first: no process is left with one when the others are done.
-LONGEST = ("convert", "train", "wheel")
+LONGEST = ("macule/convert", "macule/train", "wheel")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in LONGEST)
+    tests = ROOT / "tests"
+    items.sort(key=lambda item: not item.path.relative_to(tests).as_posix().startswith(LONGEST))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,7 +84,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def browser() -> "Iterator[Browser]":
     """Chromium, once for all tests: Playwright starts once a process."""
-    from browser import launched
+    from support.browser import launched
 
     with launched() as browser:
         yield browser

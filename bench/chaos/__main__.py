@@ -28,13 +28,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests")]
 
 import harness
-from broker import broker
 from clients import Load, Receiver
-from crowd import warm
 from faults import Faults, Scene
 from ledger import Ledger
-from receivers import SECRET
 from stage import SERVE, WORK, Clock, Disk, Model, Supervised, listening
+from support.broker import broker
+from support.load_clients import warm
+from support.webhook_receivers import SECRET
 
 CALM_S = 2.0  # between two faults
 END_S = 240.0  # for what was accepted, once all is whole

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
-from broker import Broker
 from ledger import Ledger
 from stage import Clock, Disk, Model, Supervised
+from support.broker import Broker
 
 HOLD_S = (1.0, 4.0)  # how long a fault that holds goes on
 STALLED = 60  # connections

@@ -16,9 +16,9 @@ from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 import pytest
-from draw import photo
 from playwright.sync_api import Browser, Page
-from service import GUNICORN, READS_IN_SLOTS, ROOT, Service, need, running, until
+from support.images import photo
+from support.service import GUNICORN, READS_IN_SLOTS, ROOT, Service, need, running, until
 
 SPOT = "examples/spot.jpg"
 CLIENTS = {

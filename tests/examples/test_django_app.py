@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from draw import photo, saved
 from macule.security import api_keys
 from PIL import Image
-from service import GUNICORN, ROOT, Answer, Service, form, running
+from support.images import photo, saved
+from support.service import GUNICORN, ROOT, Answer, Service, form, running
 
 DJANGO = (
     f"{sys.executable} -m gunicorn --chdir examples/django_app --workers 1 --threads 4 "

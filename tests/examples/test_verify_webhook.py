@@ -13,8 +13,8 @@ from types import ModuleType
 
 import pytest
 from macule.jobs.webhooks import messages
-from receivers import SECRET
-from service import ROOT
+from support.service import ROOT
+from support.webhook_receivers import SECRET
 
 FILE = ROOT / "examples/verify_webhook.py"
 OTHER_SECRET = "whsec_" + "QUJD" * 10

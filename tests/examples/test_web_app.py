@@ -10,10 +10,10 @@ from threading import Thread
 from time import monotonic, sleep
 
 import pytest
-from draw import photo
 from macule import errors
 from macule.security import api_keys
-from service import GUNICORN, ROOT, Answer, Service, form, running
+from support.images import photo
+from support.service import GUNICORN, ROOT, Answer, Service, form, running
 
 FLASK = f"{sys.executable} -m flask --app examples/web_app/app.py run --port {{port}}"
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from broker import PASSWORD, broker
-from draw import photo, saved
 from PIL import Image
-from service import GUNICORN, GUNICORN_DEV, ROOT, Service, running
+from support.broker import PASSWORD, broker
+from support.images import photo, saved
+from support.service import GUNICORN, GUNICORN_DEV, ROOT, Service, running
 
 OWN = ("id", "metrics")  # what belongs to one answer
 

@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from draw import photo
-from malformed import bodies, chunk, split
-from service import FRAMEWORK, GUNICORN, Service, patiently, running
+from support.images import photo
+from support.malformed_chunks import bodies, chunk, split
+from support.service import FRAMEWORK, GUNICORN, Service, patiently, running
 
 SEED = 7
 COUNTS = {GUNICORN: 1000, FRAMEWORK.replace("{name}", "predict"): 200}

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crowd import workers
-from draw import photo
-from service import GUNICORN, Service, running, until
+from support.images import photo
+from support.load_clients import workers
+from support.service import GUNICORN, Service, running, until
 
 SLOW_HEAD = b"GET /health/ HTTP/1.1\r\nHost: x\r\nX-Slow: "
 LAST = b"GET /health/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiffs
-from draw import photo
 from macule.inference import sandbox
-from service import GUNICORN_DEV, Service, running, until
+from support import tiff_files
+from support.images import photo
+from support.service import GUNICORN_DEV, Service, running, until
 
 # Two formats more: one decoder does what a conquered one would, one hangs until it is told.
 HARMFUL = """
@@ -120,7 +120,9 @@ def test_a_jpeg_in_a_tiff_has_few_scans(service: Service, more: int, status: int
     last = file.rindex(b"\xff\xda")
     strip = file[:last] + file[last:-2] * (1 + more) + file[-2:]
 
-    assert service.predict(tiffs.in_strips(320, 240, [strip], tiffs.JPEG)).status == status
+    assert (
+        service.predict(tiff_files.in_strips(320, 240, [strip], tiff_files.JPEG)).status == status
+    )
 
 
 def test_a_decoder_that_hangs_is_answered_for(service: Service) -> None:

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from crowd import children
-from draw import photo
-from mounts import fill, mounts
-from service import ROOT, Service, running, until
+from support.images import photo
+from support.load_clients import children
+from support.mounts import fill, mounts
+from support.service import ROOT, Service, running, until
 
 SERVE = "exec .venv/bin/python -m infra.serve"
 START = ".venv/bin/python -m infra.serve"

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from peers import Peer, closed_port
-from service import FRAMEWORK, GUNICORN, ROOT, running
+from support.service import FRAMEWORK, GUNICORN, ROOT, running
+from support.upstreams import Peer, closed_port
 
 HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
 HEAVY = {"numpy", "PIL", "ai_edge_litert", "flask", "multipart", "tensorflow"}

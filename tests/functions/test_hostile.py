@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 
 import pytest
-from draw import photo, saved, skin
 from PIL import Image
-from service import GUNICORN, Service, form, running
+from support.images import photo, saved, skin
+from support.service import GUNICORN, Service, form, running
 
 BODY_TIMEOUT_S = 1.0
 

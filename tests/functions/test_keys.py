@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import broker
-from draw import photo
-from service import FRAMEWORK, GUNICORN, GUNICORN_DEV, ROOT, Service, running
+from support.broker import broker
+from support.images import photo
+from support.service import FRAMEWORK, GUNICORN, GUNICORN_DEV, ROOT, Service, running
 
 ALICE, BOB, OLD = ({"X-API-Key": f"mk_{name}"} for name in ("alice", "bob", "old"))
 PHOTO = photo()

@@ -10,12 +10,12 @@ from typing import Any
 
 import awslambdaric
 import pytest
-import runtime_api
-from draw import photo
 from macule.observability.log_format import PATIENCE_MS
-from receivers import SECRET, receiver
-from runtime_api import CLIENT
-from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running, until
+from support import lambda_runtime_api
+from support.images import photo
+from support.lambda_runtime_api import CLIENT
+from support.service import FRAMEWORK, GUNICORN, ROOT, Service, form, running, until
+from support.webhook_receivers import SECRET, receiver
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
@@ -213,7 +213,7 @@ def test_lambda_gets_the_same_lines(tmp_path: Path) -> None:
         "headers": {"x-amzn-trace-id": f"Root=1-{TRACE[:8]}-{TRACE[8:]}"},
         "requestContext": {"http": {"method": "GET"}},
     }
-    with runtime_api.running(tmp_path, 512, tmp_path / "log") as function:
+    with lambda_runtime_api.running(tmp_path, 512, tmp_path / "log") as function:
         function.invoke(event)
         found = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
 

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from broker import broker
-from crowd import children, workers
-from draw import photo
 from prometheus_client.parser import text_string_to_metric_families
-from service import FRAMEWORK, GUNICORN, GUNICORN_DEV, Service, running, until
+from support.broker import broker
+from support.images import photo
+from support.load_clients import children, workers
+from support.service import FRAMEWORK, GUNICORN, GUNICORN_DEV, Service, running, until
 
 TOTAL = ("macule_requests_total", "GET", "/model")
 Samples = dict[tuple[str, ...], float]

@@ -15,10 +15,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from crowd import children
-from draw import photo
 from macule.registry import local
-from service import GUNICORN, Service, running, until
+from support.images import photo
+from support.load_clients import children
+from support.service import GUNICORN, Service, running, until
 
 ANEW = {"Cache-Control": "no-cache"}
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from crowd import children, free_port
-from draw import photo
 from prometheus_client.parser import text_string_to_metric_families
-from service import FRAMEWORK, Service, running
+from support.images import photo
+from support.load_clients import children, free_port
+from support.service import FRAMEWORK, Service, running
 
 # Starts a service, waits until it answers, then starts another beside it.
 SCRIPT = """

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import schemathesis
-from answers import FILE, recorded, small, steady
-from draw import photo
 from hypothesis import strategies as st
 from schemathesis.engine import events, from_schema
-from service import GUNICORN, Service, running
+from support.api_examples import FILE, recorded, small, steady
+from support.images import photo
+from support.service import GUNICORN, Service, running
 
 SECRET = f"whsec_{b64encode(bytes(32)).decode()}"
 # What no schema can say, said here: which bytes are a photo, and which address may be told.

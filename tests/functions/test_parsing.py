@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from service import GUNICORN, Service, running
+from support.service import GUNICORN, Service, running
 
 HIDDEN = b"GET /memory/ HTTP/1.1\r\nHost: x\r\n\r\n"  # must never be answered as a request
 POST = b"POST /health/ HTTP/1.1\r\nHost: x\r\n"

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from draw import photo, saved, skin
 from macule.registry import local
-from service import FRAMEWORK, GUNICORN, ROOT, Service, form, patiently, running
+from support.images import photo, saved, skin
+from support.service import FRAMEWORK, GUNICORN, ROOT, Service, form, patiently, running
 
 ANEW = {"Cache-Control": "no-cache"}
 DOORS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK}

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crowd import workers
-from draw import photo, saved, skin
-from service import GUNICORN, Service, form, running
+from support.images import photo, saved, skin
+from support.load_clients import workers
+from support.service import GUNICORN, Service, form, running
 
 PHOTO = photo()
 

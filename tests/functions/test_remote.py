@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import elsewhere
 import pytest
-from draw import photo
-from elsewhere import Web, named
 from macule.registry import local
-from service import FRAMEWORK, GUNICORN, Service, running
+from support import model_sources
+from support.images import photo
+from support.model_sources import Web, named
+from support.service import FRAMEWORK, GUNICORN, Service, running
 
 DOORS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK.replace("{name}", "predict")}
 
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    with elsewhere.web() as server:
+    with model_sources.web() as server:
         yield server
 
 

@@ -13,13 +13,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from crowd import SERVE, Crowd, Passed, Place, children, free_port
-from draw import photo
 from gunicorn.config import Config
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
 from macule.http.draining import _close
 from macule.server.worker import Patient
-from service import FRAMEWORK, GUNICORN, ROOT, Service, running, until
+from support.images import photo
+from support.load_clients import SERVE, Crowd, Passed, Place, children, free_port
+from support.service import FRAMEWORK, GUNICORN, ROOT, Service, running, until
 
 
 @pytest.fixture

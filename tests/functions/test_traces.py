@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collector import collector, endpoint
-from draw import photo
-from service import GUNICORN_DEV, Service, running, until
+from support.images import photo
+from support.otlp_collector import collector, endpoint
+from support.service import GUNICORN_DEV, Service, running, until
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from draw import photo
 from macule.inference import decoding
 from macule.registry import local, model_card
-from service import GUNICORN, ROOT, Answer, Service, running
+from support.images import photo
+from support.service import GUNICORN, ROOT, Answer, Service, running
 
 CARD = model_card.read(str(local.SHIPPED))
 NAME = CARD.name

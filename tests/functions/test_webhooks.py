@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from draw import photo
-from receivers import SECRET, Call, receiver
-from service import GUNICORN, ROOT, Service, running, until
+from support.images import photo
+from support.service import GUNICORN, ROOT, Service, running, until
+from support.webhook_receivers import SECRET, Call, receiver
 
 TOLD = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
 

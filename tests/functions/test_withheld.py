@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crowd import workers
-from draw import photo
-from service import FRAMEWORK, GUNICORN, Service, running, until
+from support.images import photo
+from support.load_clients import workers
+from support.service import FRAMEWORK, GUNICORN, Service, running, until
 
 THREADS = 4
 CROWD = 48  # twelve for each thread

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bundling import bundle
-from documents import commands
-from machine import Machine, booted
-from once import once
+from support.bundles import bundle
+from support.doc_commands import commands
+from support.machine import Machine, booted
+from support.once import once
 
 
 @pytest.fixture(scope="session")

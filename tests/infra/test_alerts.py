@@ -8,7 +8,7 @@ from pathlib import Path
 from subprocess import PIPE, STDOUT
 from typing import Any, NamedTuple
 
-from service import ROOT, need
+from support.service import ROOT, need
 
 RULES = ROOT / "infra/observability/alerts.yaml"
 MINUTES = 40

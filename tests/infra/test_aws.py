@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service import ROOT
+from support.service import ROOT
 
 from infra import limits, sam
 

@@ -11,12 +11,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from bare import Bare, blueprint, container, first_answer, hidden, image_command
-from broker import broker
-from bundling import HERE
-from draw import photo
-from runtime_api import running as lambda_running
-from service import ROOT
+from support.bare_environment import Bare, blueprint, container, first_answer, hidden, image_command
+from support.broker import broker
+from support.bundles import HERE
+from support.images import photo
+from support.lambda_runtime_api import running as lambda_running
+from support.service import ROOT
 
 from infra import limits
 

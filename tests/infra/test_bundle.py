@@ -13,16 +13,16 @@ from typing import Any
 import pillow_heif
 import psutil
 import pytest
-from broker import broker
-from bundling import bundle
-from colours import PROFILES
-from crowd import children
-from draw import photo, saved, skin
-from lambda_events import event
-from mutants import changed
-from runtime_api import Lambda, unpack
-from runtime_api import running as lambda_running
-from service import FRAMEWORK, ROOT, running
+from support.broker import broker
+from support.bundles import bundle
+from support.colour_images import PROFILES
+from support.images import photo, saved, skin
+from support.lambda_events import event
+from support.lambda_runtime_api import Lambda, unpack
+from support.lambda_runtime_api import running as lambda_running
+from support.load_clients import children
+from support.mutants import changed
+from support.service import FRAMEWORK, ROOT, running
 
 from infra import limits, platforms
 from infra.bundle import Target, build

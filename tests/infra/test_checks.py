@@ -3,8 +3,8 @@
 import subprocess
 
 import pytest
-from mutants import changed
-from service import ROOT
+from support.mutants import changed
+from support.service import ROOT
 
 from infra import checks, generate, limits
 

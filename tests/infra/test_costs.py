@@ -2,7 +2,7 @@
 
 import re
 
-from service import ROOT
+from support.service import ROOT
 
 from infra import costs, limits
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bare import Bare, blueprint, first_answer
-from broker import broker
-from bundling import HERE
-from collector import collector, endpoint
-from dicoms import dicom
-from draw import photo
-from elsewhere import buckets
 from macule.registry import local, publish
-from runtime_api import running as lambda_running
-from service import ROOT, until
+from support.bare_environment import Bare, blueprint, first_answer
+from support.broker import broker
+from support.bundles import HERE
+from support.dicom_files import dicom
+from support.images import photo
+from support.lambda_runtime_api import running as lambda_running
+from support.model_sources import buckets
+from support.otlp_collector import collector, endpoint
+from support.service import ROOT, until
 
 from infra import limits, pins, platforms
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from service import ROOT
+from support.service import ROOT
 
 from infra import bundle, figures
 

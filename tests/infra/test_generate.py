@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mutants import changed
-from service import ROOT
+from support.mutants import changed
+from support.service import ROOT
 
 from infra import generate, platforms
 

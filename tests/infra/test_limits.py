@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from macule import settings
-from mutants import changed
+from support.mutants import changed
 
 from infra import generate, limits, platforms
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from documents import commands
-from draw import photo
-from machine import CERTIFICATE, Machine
-from service import ROOT, Answer, need, until
+from support.doc_commands import commands
+from support.images import photo
+from support.machine import CERTIFICATE, Machine
+from support.service import ROOT, Answer, need, until
 
 from infra import limits
 

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from broker import broker, worker
-from crowd import free_port
-from draw import photo
 from macule.observability import metrics
-from prometheus import Prometheus, prometheus, promtool
 from prometheus_client.parser import text_string_to_metric_families
-from receivers import SECRET, receiver
-from service import GUNICORN, GUNICORN_DEV, ROOT, Service, running, until
+from support.broker import broker, worker
+from support.images import photo
+from support.load_clients import free_port
+from support.prometheus import Prometheus, prometheus, promtool
+from support.service import GUNICORN, GUNICORN_DEV, ROOT, Service, running, until
+from support.webhook_receivers import SECRET, receiver
 
 FOLDER = ROOT / "infra/observability"
 # What Prometheus itself brings: a series of each target, labels of each sample.

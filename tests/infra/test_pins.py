@@ -1,7 +1,7 @@
 """Pins hold for the Python and machine that will run a bundle, whatever pip runs on."""
 
 import pytest
-from service import ROOT
+from support.service import ROOT
 
 from infra import limits, pins, platforms
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from macule import __version__
-from service import ROOT
+from support.service import ROOT
 
 from infra import release
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from mutants import changed
-from service import ROOT
+from support.mutants import changed
+from support.service import ROOT
 
 from infra import generate
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from service import ROOT
+from support.service import ROOT
 
 from infra import sam
 

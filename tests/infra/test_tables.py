@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from mutants import changed, complaints
+from support.mutants import changed, complaints
 
 from infra import checks, generate, platforms
 

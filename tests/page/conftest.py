@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 import pytest
-from browser import Visit, visiting
 from playwright.sync_api import Browser
-from service import GUNICORN, Service, running
+from support.browser import Visit, visiting
+from support.service import GUNICORN, Service, running
 
 Open = Callable[..., AbstractContextManager[Visit]]
 

@@ -10,11 +10,11 @@ from io import BytesIO
 from typing import Literal
 
 import pytest
-from browser import CARD, WORDS, Visit, faults, most_like, too_wide
-from draw import photo, saved
 from PIL import Image, ImageFilter
 from playwright.sync_api import Route
-from service import ROOT, Service
+from support.browser import CARD, WORDS, Visit, faults, most_like, too_wide
+from support.images import photo, saved
+from support.service import ROOT, Service
 
 Open = Callable[..., AbstractContextManager[Visit]]
 SPOT = (ROOT / "examples/spot.jpg").read_bytes()

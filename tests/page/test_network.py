@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 
-import elsewhere
-from browser import WORDS, Visit, most_like, visiting
-from elsewhere import Handler
 from macule.registry import local
 from macule.security import api_keys
 from playwright.sync_api import Browser, Request, expect
-from service import GUNICORN, READS_IN_SLOTS, ROOT, Service, running
+from support import model_sources
+from support.browser import WORDS, Visit, most_like, visiting
+from support.model_sources import Handler
+from support.service import GUNICORN, READS_IN_SLOTS, ROOT, Service, running
 
 Open = Callable[..., AbstractContextManager[Visit]]
 EXAMPLE = ("spot.jpg", "image/jpeg", (ROOT / "examples/spot.jpg").read_bytes())
@@ -112,7 +112,7 @@ def test_a_cold_start_is_told(browser: Browser, tmp_path: Path) -> None:
         handler.head(len(content))
         handler.wfile.write(content)
 
-    with elsewhere.web() as web:
+    with model_sources.web() as web:
         web.hold(local.SHIPPED, "/lesions")
         web.turns["/lesions/model.json"] = [late]
         settings = {"MODEL_URI": f"{web.uri}/lesions", "MODEL_CACHE_DIR": str(tmp_path / "cache")}

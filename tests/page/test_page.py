@@ -10,13 +10,13 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 
 import pytest
-from browser import CARD, WORDS
-from draw import photo
 from macule import errors
 from macule.http.adapters import aws_lambda
 from macule.inference import classification
 from macule.routes import page
-from service import FRAMEWORK, GUNICORN, ROOT, Service, form, running
+from support.browser import CARD, WORDS
+from support.images import photo
+from support.service import FRAMEWORK, GUNICORN, ROOT, Service, form, running
 
 ROUTES = {"GET /": page.view, "GET /page/{file}": page.file}
 

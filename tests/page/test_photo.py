@@ -6,13 +6,13 @@ from contextlib import AbstractContextManager
 from io import BytesIO
 
 import pytest
-from browser import CARD, WORDS, Visit, launched, most_like, visiting
-from colours import PROFILES, delta_e, into
-from draw import saved, skin
 from macule.inference import decoding
 from PIL import Image, ImageFilter
 from playwright.sync_api import Browser
-from service import ROOT, Service
+from support.browser import CARD, WORDS, Visit, launched, most_like, visiting
+from support.colour_images import PROFILES, delta_e, into
+from support.images import saved, skin
+from support.service import ROOT, Service
 
 Open = Callable[..., AbstractContextManager[Visit]]
 SPOT = (ROOT / "examples/spot.jpg").read_bytes()

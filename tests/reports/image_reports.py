@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pillow_heif
-import tiffs
-from colours import PROFILES, into
-from draw import photo, saved, skin
 from macule.errors import BadImage, ImageTooLarge, Macule, UnsupportedImage
 from macule.inference.decoding.formats import png
 from macule.inference.decoding.header import ORIENTATION_TAG
 from PIL import Image
+from support import tiff_files
+from support.colour_images import PROFILES, into
+from support.images import photo, saved, skin
 
 SKIN = "the drawn skin"
 WHITE = "white"
@@ -101,7 +101,7 @@ def clear_palette() -> bytes:
 def tiled() -> bytes:
     rows = np.zeros((640, 640, 3), np.uint8)
     rows[:480] = np.asarray(skin())
-    return tiffs.in_a_tile(640, 480, 640, zlib.compress(rows.tobytes()))
+    return tiff_files.in_a_tile(640, 480, 640, zlib.compress(rows.tobytes()))
 
 
 def with_exif(block: bytes) -> bytes:

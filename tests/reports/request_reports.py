@@ -12,7 +12,7 @@ from base64 import b64encode, encodebytes, urlsafe_b64encode
 from typing import NamedTuple
 from urllib.parse import quote
 
-from draw import photo
+from support.images import photo
 
 PHOTO = photo(96, 72)
 TEXT = b64encode(PHOTO).decode()

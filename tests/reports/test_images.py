@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from draw import saved, skin
 from macule.inference import decoding
 from reports.image_reports import REPORTS, SKIN, WHITE, Report
+from support.images import saved, skin
 
 MOST_PIXELS = 120_000_000
 

@@ -13,7 +13,7 @@ from macule.http.adapters import aws_lambda
 from macule.routes import classify
 from macule.security import api_keys
 from reports.request_reports import REPORTS, Report
-from service import FRAMEWORK, GUNICORN, Service, running
+from support.service import FRAMEWORK, GUNICORN, Service, running
 
 HANDLER = aws_lambda.handler({"POST /predict/": classify.photo})
 KEY, PAIR = api_keys.new("reports")

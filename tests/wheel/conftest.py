@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from bare import Bare
-from once import once
-from service import ROOT
+from support.bare_environment import Bare
+from support.once import once
+from support.service import ROOT
 
 PIN = re.compile(r"^[\w.-]+==[^\s;]+(?: ; [^\\\n]+)?", re.MULTILINE)
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
-from bare import Bare, first_answer
-from broker import broker
-from draw import photo
-from service import ROOT
+from support.bare_environment import Bare, first_answer
+from support.broker import broker
+from support.images import photo
+from support.service import ROOT
 
 from infra.checks.given import instructions
 

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from bare import Bare, first_answer, hidden
-from broker import broker
-from draw import photo
 from macule import __version__
-from service import ROOT, Service
+from support.bare_environment import Bare, first_answer, hidden
+from support.broker import broker
+from support.images import photo
+from support.service import ROOT, Service
 
 LOCAL = {"HOST": "127.0.0.1", "DRAIN_S": "0"}
 KERAS = """

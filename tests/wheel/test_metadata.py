@@ -10,7 +10,7 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
-from service import ROOT
+from support.service import ROOT
 
 LINT = ROOT / ".venv-lint/bin"
 MOST_BYTES = 6 * 2**20

@@ -1,7 +1,7 @@
 """The image of the wheel and compose.yaml: each slip is rejected."""
 
 import pytest
-from mutants import complaints
+from support.mutants import complaints
 
 IMAGE, COMPOSE = "Dockerfile", "compose.yaml"
 SLIPS = {

@@ -1,7 +1,7 @@
 """Cloud Run services, Terraform of functions and of alert policies: each slip is rejected."""
 
 import pytest
-from mutants import changed, complaints
+from support.mutants import changed, complaints
 
 from infra.limits import Limits
 

@@ -1,7 +1,7 @@
 """Knative services and their images: each slip is rejected."""
 
 import pytest
-from mutants import changed, complaints
+from support.mutants import changed, complaints
 
 from infra.limits import Limits
 

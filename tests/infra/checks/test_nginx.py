@@ -1,7 +1,7 @@
 """nginx in front of macule: each slip is rejected."""
 
 import pytest
-from mutants import complaints
+from support.mutants import complaints
 
 PATH = "infra/nginx/macule.conf"
 MUTANTS = [

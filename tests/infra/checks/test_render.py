@@ -1,7 +1,7 @@
 """Render blueprints and the workflow that pings: each slip is rejected."""
 
 import pytest
-from mutants import complaints
+from support.mutants import complaints
 
 MUTANTS = [
     ("render.yaml", "plan: <<plan>>", "plan: small", "is not one of"),

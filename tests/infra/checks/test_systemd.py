@@ -1,7 +1,7 @@
 """systemd units: each slip is rejected."""
 
 import pytest
-from mutants import complaints
+from support.mutants import complaints
 
 from infra import limits
 

@@ -11,12 +11,12 @@ from io import BytesIO, StringIO
 from pathlib import Path
 
 import pytest
-from draw import photo, saved, skin
 from macule import batch, settings
 from macule.batch import journal, source
 from macule.batch.progress import Progress
 from macule.errors import BadRequest, Unavailable
 from pyarrow import parquet
+from support.images import photo, saved, skin
 
 MACULE = [sys.executable, "-m", "macule.cli", "batch"]
 CHOSEN = settings.read({})

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import elsewhere
 import pytest
-from draw import photo
 from macule.errors import ModelUnavailable
 from macule.registry import storage
 from macule.registry.storage import gs, s3
+from support import model_sources
+from support.images import photo
 
 QUIET_S = 10.0
 # the emulator of gs cannot give back a name with ? or #
@@ -21,7 +21,7 @@ NAMES = {"s3": ["1.jpg", "a #1?.jpg", "Ã¤/2.jpg"], "gs": ["1.jpg", "a 1.jpg", "Ã
 
 @pytest.fixture(scope="module")
 def buckets() -> Iterator[dict[str, str]]:
-    with elsewhere.buckets() as environment:
+    with model_sources.buckets() as environment:
         yield environment
 
 

@@ -8,12 +8,12 @@ from threading import Lock, Thread
 from typing import Any
 
 import pytest
-from draw import photo
 from macule import batch, jobs, settings
 from macule.batch import score
 from macule.errors import Busy, Macule, QueueFull, Unavailable
 from macule.inference import pipeline
 from macule.jobs import Job, Order
+from support.images import photo
 
 CHOSEN = settings.read({})
 

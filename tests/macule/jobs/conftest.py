@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from broker import Broker, broker
 from macule.jobs.broker.redis_queue import Valkey
+from support.broker import Broker, broker
 
 
 @pytest.fixture(scope="module")

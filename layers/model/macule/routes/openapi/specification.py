@@ -32,7 +32,7 @@ from macule.routes.openapi.entry import (
 )
 from macule.routes.openapi.operations import FUNCTIONS, TAGS
 
-KEPT = "examples.json"  # written by tests/answers.py
+KEPT = "examples.json"  # written by tests/support/api_examples.py
 SCHEMES = ("Bearer", "X-API-Key")
 # The headers of problems, by the class of the first of a status.
 SAID: Mapping[type[Macule], tuple[str, ...]] = {

@@ -1,0 +1,101 @@
+"""The README's commands run as printed."""
+
+import json
+import re
+import subprocess
+import unicodedata
+from pathlib import Path
+
+import pytest
+from support.service import GUNICORN, ROOT, Service, running
+
+README = (ROOT / "README.md").read_text()
+VIETNAMESE = (ROOT / "README.vi.md").read_text()
+# What a translation leaves as it is.
+KEPT = {
+    "headings": r"^#+(?= )",
+    "code": r"^```.*?^```",
+    "words of code": r"`[^`]+`",
+    "links": r"\]\(([^)]+)\)",
+    "figures": r"\d+(?:\.\d+)*",
+    "rows": r"^\|",
+    "points": r"^- ",
+}
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    with running(GUNICORN, tmp_path_factory.mktemp("logs")) as service:
+        yield service
+
+
+def shell(command: str, service: Service) -> str:
+    here = command.replace("localhost:8080", f"127.0.0.1:{service.port}")
+    return subprocess.check_output(["sh", "-c", here], cwd=ROOT, text=True, timeout=60)
+
+
+def test_the_curl_gives_what_is_printed(service: Service) -> None:
+    """The printed curl, run against `make serve`, gives the printed answer's keys and labels."""
+    (command,) = [block for block in blocks("sh") if block.startswith("curl")]
+    (printed,) = blocks("json")
+    shown, got = json.loads(printed), json.loads(shell(command, service))
+
+    assert got.keys() == shown.keys()
+    assert got["decision"] == shown["decision"]
+    for row, told in zip(got["predictions"], shown["predictions"], strict=True):
+        assert (row["label"], row["name"]) == (told["label"], told["name"])
+        assert row["probability"] == pytest.approx(told["probability"], abs=0.02)
+
+
+def test_the_two_commands_are_targets() -> None:
+    """`make serve` and `make test` are what the README begins with, and make knows them."""
+    for target in re.findall(r"^make (\w+)", blocks("sh")[0], re.MULTILINE):
+        subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_command_without_a_server_runs() -> None:
+    """`macule predict` on the example image answers from the serving environment."""
+    (command,) = re.findall(r"Without a server: `(.*?)`", README)
+    answer = json.loads(subprocess.check_output(command.split(), cwd=ROOT, text=True))
+
+    assert answer["status"] == "succeeded"
+
+
+def test_every_linked_file_is_there() -> None:
+    """No link of the README or of docs/ points to a file that is not."""
+    readmes = [ROOT / name for name in ("README.md", "README.vi.md", "examples/README.md")]
+    for page in [*readmes, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / Path(link)).exists(), f"{page.name}: {link}"
+
+
+def kept(text: str, kind: str) -> list[str]:
+    """Find what of one kind a README holds; code is looked into as a whole alone."""
+    if kind != "code":
+        text = re.sub(KEPT["code"], "", text, flags=re.MULTILINE | re.DOTALL)
+        text = text.replace("README.vi.md", "README.md")  # each links to the other
+    found = re.findall(KEPT[kind], text, re.MULTILINE | re.DOTALL)
+    if kind in ("code", "headings"):
+        return found
+    return sorted(" ".join(part.split()) for part in found)  # a sentence may be turned round
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_both_languages_say_the_same(kind: str) -> None:
+    """README.vi.md has README.md's headings, code, links and figures; only its words differ."""
+    assert kept(VIETNAMESE, kind) == kept(README, kind)
+    assert len(kept(README, kind)) >= 4
+
+
+def test_the_vietnamese_has_its_letters() -> None:
+    """It is written with its marks, in composed letters, as all programs look for them."""
+    assert unicodedata.is_normalized("NFC", VIETNAMESE)
+    assert (
+        len(set(re.findall("[ăâđêôơưạảấầẩẫậắằẳẵặẹẻẽếềểễệỉịọỏốồổỗộớờởỡợụủứừửữựỳỵỷỹ]", VIETNAMESE)))
+        > 40
+    )

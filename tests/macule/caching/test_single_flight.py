@@ -1,0 +1,87 @@
+"""Requests for the same thing at once."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from macule.caching.single_flight import Flight, Flights
+from macule.errors import BadImage, Busy
+from support.service import until
+
+
+def crowd(count: int, job: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=job) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_crowd_computes_once() -> None:
+    """Of fifty at once one runs the job; the others are given its outcome."""
+    flights, ran, joined, seen = Flights[str](), [], [], []
+
+    def job() -> str:
+        ran.append(1)
+        until(lambda: len(joined) == 49)
+        return "outcome"
+
+    def one() -> None:
+        found = flights.join("key", b"", job)
+        if isinstance(found, Flight):
+            joined.append(found)
+            found = found.wait(30)
+        seen.append(found)
+
+    crowd(50, one)
+
+    assert (len(ran), seen) == (1, ["outcome"] * 50)
+
+
+def test_other_things_do_not_wait() -> None:
+    """A flight of one key holds up nobody who wants another."""
+    flights, end = Flights[str](), threading.Event()
+
+    def long() -> str:
+        end.wait(30)
+        return "long"
+
+    thread = threading.Thread(target=flights.join, args=("long", b"", long))
+    thread.start()
+    short = flights.join("short", b"", lambda: "short")
+    end.set()
+    thread.join()
+
+    assert short == "short"
+
+
+def test_a_failure_is_the_one_s_who_met_it() -> None:
+    """Whoever waited for a job that failed finds no outcome, the image, and the key free."""
+    flights, begun, end = Flights[str](), threading.Event(), threading.Event()
+
+    def fail() -> str:
+        begun.set()
+        end.wait(30)
+        raise BadImage("no")
+
+    def lead() -> None:
+        with pytest.raises(BadImage):
+            flights.join("key", b"image", fail)
+
+    thread = threading.Thread(target=lead)
+    thread.start()
+    begun.wait(30)
+    other = flights.join("key", b"image", lambda: "mine")
+    assert isinstance(other, Flight)
+    end.set()
+    found = other.wait(30)
+    thread.join()
+
+    assert (found, other.image) == (None, b"image")
+    assert flights.join("key", b"image", lambda: "mine") == "mine"
+
+
+def test_the_wait_is_bounded() -> None:
+    """A flight that does not land in time is a 503, not a wait without end."""
+    with pytest.raises(Busy, match="same image"):
+        Flight[str](b"").wait(0.01)

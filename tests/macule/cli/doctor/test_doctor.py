@@ -1,0 +1,130 @@
+"""`macule doctor` of an environment: whole, and broken in each way."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from macule.cli import doctor
+from macule.cli.doctor.finding import FAIL, OK
+from support.service import GUNICORN, ROOT, running
+from support.upstreams import Peer, closed_port
+
+MACULE = ROOT / ".venv/bin/macule"
+WEIGHTS = ROOT / "layers/model/macule/weights"
+
+
+def examine(*arguments: str, **environment: str) -> tuple[int, dict[str, str]]:
+    """Return the exit code, and each line by its check."""
+    done = subprocess.run(
+        [MACULE, "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "PORT": str(closed_port()), **environment},
+    )
+    assert "Traceback" not in done.stderr
+    lines = done.stdout.splitlines()
+    return done.returncode, {line[5:].split(":")[0]: line for line in lines}
+
+
+def test_this_environment_is_well() -> None:
+    """The environment that `make serve` uses passes, one line a check."""
+    code, lines = examine()
+
+    assert code == 0
+    assert all(line[:5] in ("ok   ", "warn ") for line in lines.values())
+    checks = {"python", "numpy", "settings", "processors", "model", "memory", "port"}
+    assert checks <= lines.keys()
+    assert "is what its card says" in lines["model"]
+
+
+def test_it_says_whether_decoders_are_restricted(landlock: int) -> None:
+    """On a kernel with Landlock decoders are, and the line has its version."""
+    _, lines = examine()
+
+    assert lines["decoders"] == f"ok   decoders: can open no file (Landlock {landlock})"
+
+
+def test_machines_get_json() -> None:
+    """--json is one object a check, with the same exit code."""
+    done = subprocess.run(
+        [MACULE, "doctor", "--json"],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "MEMORY_LIMIT_MB": "20"},
+    )
+    found = {line["check"]: line for line in map(json.loads, done.stdout.splitlines())}
+
+    assert done.returncode == 1
+    assert found["memory"].keys() == {"level", "check", "text"}
+    assert found["memory"]["level"] == FAIL
+
+
+def test_a_model_that_is_damaged_fails(tmp_path: Path) -> None:
+    """A file that is not its card's is told, and memory cannot be judged."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    shutil.copy(WEIGHTS / "model.json", folder)
+    (folder / "model.tflite").write_bytes(b"damaged")
+    code, lines = examine(MODEL_DIR=str(folder))
+
+    assert code == 1
+    assert lines["model"].startswith("FAIL model: model.tflite is not the file its card describes")
+    assert lines["memory"].startswith("warn ")
+
+
+def test_a_limit_that_is_too_tight_fails() -> None:
+    """The line says who sets it, what the service takes and what is short."""
+    code, lines = examine(MEMORY_LIMIT_MB="50")
+
+    assert code == 1
+    assert lines["memory"].startswith("FAIL memory: 50 MB by MEMORY_LIMIT_MB; the service takes ")
+
+
+def test_a_setting_that_cannot_be_read_fails_and_the_rest_goes_on() -> None:
+    """The variable is named, and the model is examined all the same."""
+    code, lines = examine(THREADS="many")
+
+    assert code == 1
+    assert lines["settings"].startswith("FAIL settings: THREADS='many' is not ")
+    assert lines["model"].startswith("ok ")
+
+
+def test_a_busy_port_fails() -> None:
+    """Another program on PORT is told."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        finding = doctor.port(f"127.0.0.1:{taken.getsockname()[1]}")
+
+    assert finding.level == FAIL
+    assert "Address already in use" in finding.text
+
+
+def test_a_port_where_macule_listens_is_well(tmp_path: Path) -> None:
+    """After deploying, the service itself is what is found there."""
+    with running(GUNICORN, tmp_path) as service:
+        finding = doctor.port(f"0.0.0.0:{service.port}")
+
+    assert finding == (OK, "port", f"macule listens on 0.0.0.0:{service.port}")
+
+
+def test_no_place_for_temporary_files_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn would not start without one."""
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+
+    assert doctor.temporary().level == FAIL
+
+
+def test_a_predict_function_is_asked_where_one_is_set(other: Peer) -> None:
+    """PREDICT_URL must answer with a report."""
+    well, ill = (doctor.predict(f"{other.url}/{way}", 2) for way in ("fine", "busy"))
+
+    assert well.level == OK
+    assert (ill.level, "answered 503" in ill.text) == (FAIL, True)

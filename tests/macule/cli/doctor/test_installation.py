@@ -1,0 +1,114 @@
+"""What is installed, judged from what an interpreter, a C library and wheels say of themselves."""
+
+import compileall
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from macule.cli.doctor import installation
+from macule.cli.doctor.finding import FAIL, OK, WARN
+from macule.cli.doctor.installation import Built
+from support.service import ROOT
+
+NEEDS = [Built((2, 27), "x86_64"), Built((2, 28), "x86_64")]
+PYPROJECT = (ROOT / "layers/model/pyproject.toml").read_text()
+
+
+def test_the_pythons_are_those_of_the_package() -> None:
+    """pyproject.toml allows the same versions."""
+    (least, end) = (".".join(map(str, version)) for version in installation.PYTHONS)
+
+    assert f'requires-python = ">={least},<{end}"' in PYPROJECT
+
+
+def test_the_wheels_are_those_of_the_package() -> None:
+    """Each dependency that Linux has is looked at, and the optional one of `heic`."""
+    needed = tomllib.loads(PYPROJECT)["project"]["dependencies"]
+    names = {re.split(r"[^\w-]", need)[0] for need in needed if "!= 'linux'" not in need}
+
+    assert names == set(installation.WHEELS) - set(installation.OPTIONAL)
+
+
+@pytest.mark.parametrize(
+    ("version", "largest", "level"),
+    [
+        ((3, 10, 9), 2**63 - 1, FAIL),
+        ((3, 11, 0), 2**63 - 1, OK),
+        ((3, 13, 5), 2**31 - 1, FAIL),
+        ((3, 14, 0), 2**63 - 1, OK),
+        ((3, 15, 0), 2**63 - 1, FAIL),
+    ],
+)
+def test_an_interpreter_is_judged(version: tuple[int, ...], largest: int, level: str) -> None:
+    """3.11 to 3.14 in 64 bits will do."""
+    assert installation.python(version, largest).level == level
+
+
+@pytest.mark.parametrize(
+    ("found", "machine", "told"),
+    [
+        (("glibc", "2.36"), "x86_64", "2.36, x86_64"),
+        (("glibc", "2.28"), "x86_64", "2.28, x86_64"),
+        (("glibc", "2.17"), "x86_64", "the wheels need 2.28"),
+        (("glibc", "2.36"), "aarch64", "the wheels are for x86_64, this is aarch64"),
+        (("musl", "1.2.5"), "x86_64", "not Alpine"),
+        (("", ""), "x86_64", "not Alpine"),
+    ],
+)
+def test_a_c_library_is_judged(found: tuple[str, str], machine: str, told: str) -> None:
+    """Too old a glibc, musl, and wheels for another processor are each told with a way out."""
+    finding = installation.libc(found, machine, NEEDS)
+
+    assert told in finding.text
+    assert (finding.level == OK) == (told == f"{found[1]}, {machine}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no manylinux wheels")
+def test_a_wheel_says_what_it_was_built_for() -> None:
+    """numpy names a glibc and a processor; multipart, pure Python, and what is missing do not."""
+    (built,) = installation.built_for("numpy")
+
+    assert (2, 5) < built.glibc < (3, 0)
+    assert installation.built_for("multipart") == installation.built_for("no-such-wheel") == []
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import os; os.kill(os.getpid(), 4)", "processor lacks an instruction"),
+        ("import os; os.kill(os.getpid(), 9)", "memory runs out"),
+        ("import os; os.kill(os.getpid(), 11)", "a fault in compiled code"),
+        ("raise ImportError('libm.so: no version GLIBC_2.99')", "GLIBC_2.99"),
+    ],
+)
+def test_what_kills_a_child_is_told(code: str, told: str) -> None:
+    """An illegal instruction, a kill, a crash and an error leave the one who asked alive."""
+    lived, said = installation.child(code, "")
+
+    assert not lived
+    assert told in said
+
+
+def test_a_missing_wheel_fails_unless_it_is_optional() -> None:
+    """The line names the module, or what is not served without it."""
+    missing = installation.wheel("no-such-wheel", "no_such_module")
+
+    assert missing.level == FAIL
+    assert "No module named 'no_such_module'" in missing.text
+    assert installation.wheel("pillow-heif", "no_such_module").level in (OK, FAIL)
+
+
+def test_byte_code_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start without it takes thrice as long; the line has the command that writes it."""
+    (tmp_path / "uncompiled").mkdir()
+    (tmp_path / "uncompiled/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(installation, "STARTED", ("uncompiled",))
+    missing = installation.compiled()
+    compileall.compile_dir(tmp_path, quiet=1)
+
+    assert missing.level == WARN
+    assert f"python -m compileall -q {tmp_path / 'uncompiled'}" in missing.text
+    assert installation.compiled().level == OK

@@ -1,0 +1,129 @@
+"""`macule doctor URL`: real services pass; what is not macule, or not there, is told."""
+
+import subprocess
+import sys
+import threading
+import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from macule.cli.doctor import remote_service
+from macule.cli.doctor.finding import FAIL
+from macule.http.client import Reply
+from macule.inference import decoding
+from support.service import FRAMEWORK, GUNICORN, running
+from support.upstreams import Peer, closed_port
+
+HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
+
+
+def examine(url: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "macule.cli", "doctor", url],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [GUNICORN, FRAMEWORK.replace("{name}", "predict")])
+def test_a_real_service_passes(tmp_path: Path, command: str) -> None:
+    """Every route, every header and both times, of a cold service and then of a warm one."""
+    with running(command, tmp_path) as service:
+        cold, told = examine(f"http://127.0.0.1:{service.port}")
+        warm, again = examine(f"http://127.0.0.1:{service.port}/")
+
+    assert (cold, warm) == (0, 0), told + again
+    assert "(cold), second" in told
+    assert "(it was warm), second" in again
+    assert "ok   headers: " in told
+    assert "FAIL" not in told + again
+
+
+def test_a_health_function_is_recognised(tmp_path: Path) -> None:
+    """It is asked for nothing that it does not have; what it watches is told."""
+    url = f"http://127.0.0.1:{closed_port()}"
+    with running(HEALTH, tmp_path) as alone, running(HEALTH, tmp_path, PREDICT_URL=url) as watching:
+        well, told = examine(f"http://127.0.0.1:{alone.port}")
+        ill, missed = examine(f"http://127.0.0.1:{watching.port}")
+
+    assert (well, ill) == (0, 1)
+    assert "this is the health function" in told
+    assert "POST" not in told
+    assert "FAIL predict: it refused the connection" in missed
+
+
+def test_another_server_is_no_macule() -> None:
+    """One clear line, and no further question."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        code, told = examine(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+    assert code == 1
+    assert told.startswith("FAIL macule: GET /health/ answered 404 text/html, without")
+    assert len(told.splitlines()) == 1
+
+
+def test_a_closed_port_is_told() -> None:
+    """So is an address that is none, as misuse."""
+    code, told = examine(f"http://127.0.0.1:{closed_port()}")
+
+    assert (code, told) == (1, "FAIL GET /health/: the service refused the connection\n")
+    assert examine("predict.example")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [
+        ("stalls", "the service timed out after 0.5 s"),
+        ("drips", "the service timed out after 0.5 s"),
+        ("redirects", "points to /fine/memory/: examine that"),
+        ("fine", "without X-Memory-Band"),
+        ("noise", "the service does not speak HTTP there"),
+    ],
+)
+def test_whatever_answers_it_ends_in_time(
+    other: Peer, way: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All calls together take no longer than the time they have."""
+    monkeypatch.setattr(remote_service, "TOTAL_S", 0.5)
+    began = time.monotonic()
+    (finding,) = remote_service.findings(f"{other.url}/{way}")
+
+    assert finding.level == FAIL
+    assert told in finding.text
+    assert time.monotonic() - began < 1
+
+
+def test_a_proxy_that_drops_headers_is_told() -> None:
+    """What every answer promises is looked for in each."""
+    reply = Reply(503, {"x-memory-band": "great", "cache-control": "no-store"}, b"{}")
+    wrong = remote_service._wrong_headers(remote_service.Answer(reply, {}, 1.0))
+
+    assert wrong == ["X-Request-Id", "X-Memory-Band", "Retry-After"]
+
+
+def test_the_photo_is_one() -> None:
+    """It is a PNG that this package itself decodes."""
+    pixels = decoding.decode(remote_service._photo(), 64, "squash").pixels
+
+    assert pixels.shape == (1, 64, 64, 3)
+    assert pixels[0, 32, 32].tolist() == [0x5C, 0x3C, 0x30]
+
+
+def test_a_terminal_is_not_steered(other: Peer) -> None:
+    """What a service says is printed without its control characters."""
+    code, told = examine(f"{other.url}/steers")
+
+    assert code == 1
+    assert "\x1b" not in told
+    assert "?[2J" in told

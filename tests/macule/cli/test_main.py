@@ -1,0 +1,125 @@
+"""The `macule` command, as a shell runs it."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from macule.cli import main
+from support.images import photo
+
+MACULE = [sys.executable, "-m", "macule.cli"]
+
+
+def macule(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*MACULE, *arguments], capture_output=True, text=True, check=False, timeout=60, **options
+    )  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "spot.jpg"
+    path.write_bytes(photo())
+    return path
+
+
+def test_a_pipe_gets_one_json_line_a_file(file: Path) -> None:
+    """The answer of POST /predict/ comes as JSON, one line an image, with its file's name."""
+    done = macule("predict", str(file), str(file), "--top-k", "1")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+
+    assert done.returncode == 0
+    assert [answer["file"] for answer in answers] == [str(file)] * 2
+    assert len(answers[0]["predictions"]) == 1
+    assert answers[0]["predictions"] == answers[1]["predictions"]
+
+
+def test_standard_input_is_a_file_too(file: Path) -> None:
+    """`-` reads the image from standard input."""
+    done = subprocess.run(
+        [*MACULE, "predict", "-"], input=file.read_bytes(), capture_output=True, check=True
+    )
+
+    assert json.loads(done.stdout)["status"] == "succeeded"
+
+
+def test_a_terminal_gets_a_table(file: Path) -> None:
+    """On a terminal the answer is a table of names and percentages."""
+    leader, follower = pty.openpty()
+    done = subprocess.run([*MACULE, "predict", str(file)], stdout=follower, check=False, timeout=60)
+    os.close(follower)
+    shown = os.read(leader, 10_000).decode()
+    os.close(leader)
+
+    assert done.returncode == 0
+    assert "Melanoma" in shown
+    assert "%" in shown
+    assert "not a medical device" in shown
+
+
+def test_one_bad_file_does_not_stop_the_others(file: Path, tmp_path: Path) -> None:
+    """Each failure is one line on standard error; the rest is answered; the exit code is 1."""
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+
+    done = macule("predict", str(tmp_path / "missing.jpg"), str(text), str(file))
+
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 1
+    assert "missing.jpg: No such file or directory." in done.stderr
+    assert "notes.txt: The bytes are not JPEG" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_misuse_exits_with_2(file: Path, tmp_path: Path) -> None:
+    """A wrong option, a bad setting and no command are misuse, told in one line."""
+    assert macule().returncode == 2
+    assert macule("predict", str(file), "--top-k", "none").returncode == 2
+    environment = {**os.environ, "MAX_IMAGE_BYTES": "ten"}
+    done = macule("predict", str(file), env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "MAX_IMAGE_BYTES='ten'" in done.stderr
+
+
+def test_a_model_that_is_not_there_is_told(file: Path, tmp_path: Path) -> None:
+    """--model names a folder; without a card in it, the error says so."""
+    done = macule("predict", str(file), "--model", str(tmp_path))
+
+    assert done.returncode == 1
+    assert "There is no model.json" in done.stderr
+
+
+def test_help_lists_each_command_by_what_it_is_for() -> None:
+    """Every command stands once below a task, and none is left out of the tasks."""
+    listed = [name for names in main.TASKS.values() for name in names]
+    done = macule("--help")
+    shown = re.findall(r"^  (\w+) ", done.stdout, re.MULTILINE)
+
+    assert done.returncode == 0
+    assert shown == listed
+    assert all(f"\n{task}:\n" in done.stdout for task in main.TASKS)
+    assert set(listed) == set(main.parser([]).summaries)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("serv", "`serve`"), ("evalute", "`evaluate`"), ("xyzzy", "--help")]
+)
+def test_an_unknown_command_names_the_nearest(typed: str, meant: str) -> None:
+    """A slip is misuse, told in one line with what may have been meant."""
+    done = macule(typed, "x")
+
+    assert done.returncode == 2
+    assert meant in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["predict", "plan"])
+def test_nothing_precedes_the_output(file: Path, command: str) -> None:
+    """What the runtime tells of itself while a model loads is not shown."""
+    done = macule(command, *([str(file)] if command == "predict" else ["--limit", "512"]))
+
+    assert (done.returncode, done.stderr) == (0, "")

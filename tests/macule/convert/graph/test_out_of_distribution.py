@@ -1,0 +1,94 @@
+"""The distance from known images: its form, and what it tells apart."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from macule.convert import export
+from macule.convert.evaluation import batch_inference
+from macule.convert.graph import out_of_distribution
+from macule.convert.quantization import quantize
+from macule.convert.source import load
+from numpy.typing import NDArray
+from support import small_model
+
+
+def known(count: int = 200, seed: int = 0) -> NDArray[np.float32]:
+    """Features of 30 numbers that vary along 3 directions, with a little noise."""
+    random = np.random.default_rng(seed)
+    directions = np.random.default_rng(9).normal(size=(3, 30))
+    return np.asarray(
+        random.normal(size=(count, 3)) @ directions + random.normal(0, 0.4, (count, 30)) + 5,
+        np.float32,
+    )
+
+
+def test_known_images_are_about_1_away() -> None:
+    """Images like those of the fit, which it never saw, lie about 1 away on average."""
+    space = out_of_distribution.fit(known())
+
+    assert space.distances(known(seed=1)).mean() == pytest.approx(1, abs=0.3)
+
+
+def test_what_leaves_the_known_directions_is_far() -> None:
+    """A step of the usual length in a direction that known images never take is far away."""
+    space = out_of_distribution.fit(known())
+    strange = known(seed=1) + np.random.default_rng(2).normal(0, 1, (200, 30)).astype(np.float32)
+
+    assert space.distances(strange).min() > space.distances(known(seed=3)).max()
+
+
+def test_distance_is_that_of_the_covariance() -> None:
+    """The short form equals the Mahalanobis distance under the covariance that it stands for."""
+    space = out_of_distribution.fit(known())
+    features = known(5, seed=4)
+    inverse = np.eye(30) - space.axes @ space.axes.T
+    apart = (features - space.mean) * space.gain
+
+    expected = np.einsum("nd,de,ne->n", apart, inverse, apart) / 30
+
+    np.testing.assert_allclose(space.distances(features), expected, rtol=1e-2)
+
+
+def test_features_that_never_vary_do_no_harm() -> None:
+    """Channels that training left dead, all of them even, give distances that are numbers."""
+    features = known()
+    features[:, :10] = 0
+
+    assert np.isfinite(out_of_distribution.fit(features).distances(features)).all()
+    assert np.isfinite(out_of_distribution.fit(features * 0).distances(features * 0)).all()
+
+
+def test_file_tells_known_images_from_others(tmp_path: Path) -> None:
+    """In the file, int8 too, nearly all noise and stripes lie beyond nearly all known images."""
+    keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    network = keras.Sequential(
+        [
+            layers.Input((small_model.SIDE_PX, small_model.SIDE_PX, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(16, 3, 2, "same", activation="relu"),
+            layers.Conv2D(24, 3, 2, "same", activation="relu"),
+            layers.Conv2D(32, 3, 2, "same", activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    path = f"{tmp_path}/model.keras"
+    network.save(path)
+    still = ((0.0,) * 3, (1.0,) * 3)
+    shown, others = small_model.pixels(100), small_model.pixels(40, seed=8)
+    random = np.random.default_rng(3)
+    strange = random.integers(0, 256, others.shape, dtype=np.uint8)
+    strange[::2, :, ::4] = 0
+
+    made = export.export(load.load(path), 32, 32, batch_inference.scale(shown, still))
+    images = [batch_inference.scale(image[None], still) for image in shown]
+    whole = quantize.int8(made.content, images, (0, 255), quantize.head(made.content))
+
+    for content in (made.content, whole):
+        near, far = (batch_inference.scores(content, each, still)[1] for each in (others, strange))
+        assert near is not None
+        assert far is not None
+        assert (far > np.quantile(near, 0.95)).mean() > 0.9

@@ -1,0 +1,80 @@
+"""A candidate proved against its original."""
+
+import subprocess
+
+import numpy as np
+import pytest
+from macule.convert.evaluation import batch_inference, metrics
+from macule.convert.quantization import comparison
+from macule.convert.quantization.comparison import Proof
+from macule.convert.quantization.precisions import Candidate
+from numpy.typing import NDArray
+from support import small_model
+
+TRUTH = np.arange(40) % 3
+
+
+@pytest.fixture(scope="module")
+def reference() -> NDArray[np.float64]:
+    """The original's probabilities."""
+    logits = batch_inference.logits(
+        small_model.content(), small_model.pixels(), small_model.SCALING
+    )
+    return metrics.softmax(logits)
+
+
+@pytest.fixture(scope="module")
+def proof(reference: NDArray[np.float64]) -> Proof:
+    """The original as a candidate for its own place."""
+    candidate = Candidate("fp32", "fp32", small_model.content())
+    return comparison.prove(
+        candidate, reference, small_model.pixels(), small_model.SCALING, TRUTH, small_model.LABELS
+    )
+
+
+def test_original_is_true_to_itself(proof: Proof) -> None:
+    """The float file agrees with its own answers and loses nothing."""
+    assert (proof.agreement, proof.mean_change, proof.max_change) == (1.0, 0.0, 0.0)
+    assert proof.labelled == proof.original
+    assert (proof.images, proof.bytes) == (40, len(small_model.content()))
+
+
+def test_labelled_figures_are_those_of_the_answers(
+    proof: Proof, reference: NDArray[np.float64]
+) -> None:
+    """Accuracy and each class's AUC come from the probabilities and the truth."""
+    assert proof.labelled is not None
+    assert proof.labelled.accuracy == (reference.argmax(axis=1) == TRUTH).mean()
+    assert proof.labelled.auc["b"] == metrics.auc(reference[:, 1], TRUTH == 1)
+
+
+def test_without_labels_there_are_no_such_figures(reference: NDArray[np.float64]) -> None:
+    """Agreement needs no truth; accuracy does."""
+    candidate = Candidate("fp32", "fp32", small_model.content())
+
+    proof = comparison.prove(
+        candidate, reference, small_model.pixels(), small_model.SCALING, None, small_model.LABELS
+    )
+
+    assert (proof.labelled, proof.original) == (None, None)
+    assert proof.agreement == 1.0
+
+
+def test_cost_is_that_of_a_bare_process(proof: Proof) -> None:
+    """Whatever this process has loaded, the peak is that of numpy, the runtime and the file."""
+    ballast = np.ones(30_000_000)
+
+    spent = comparison.cost(small_model.content())
+
+    assert ballast.nbytes > 2 * 100 * 2**20
+    assert 20 < spent.peak_mb < 100
+    assert set(proof.p50_ms) == {1, 2}
+    assert min(proof.load_ms, *proof.p50_ms.values()) > 0
+
+
+def test_file_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fresh process has a time-out."""
+    monkeypatch.setattr(comparison, "PROBE_TIMEOUT_S", 0.01)
+
+    with pytest.raises(subprocess.TimeoutExpired):
+        comparison.cost(small_model.content())

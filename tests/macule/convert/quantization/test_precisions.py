@@ -1,0 +1,142 @@
+"""Candidates in their order, and the search for what int8 hurts."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from macule.convert import export
+from macule.convert.evaluation import batch_inference, metrics
+from macule.convert.quantization import mixed_precision, precisions, quantize
+from support import small_model
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def made() -> list[precisions.Candidate]:
+    """Every candidate of the small classifier."""
+    found = precisions.candidates(
+        small_model.content(), small_model.pixels(), small_model.SCALING, "auto", quiet
+    )
+    return list(found)
+
+
+def test_auto_offers_every_precision(made: list[precisions.Candidate]) -> None:
+    """int8 comes first and the original last, each under a name of its own."""
+    names = [each.name for each in made]
+
+    assert names[:2] == ["int8", "int8, float head"]
+    assert names[-3:] == ["dynamic", "fp16", "fp32"]
+    assert len(set(names)) == len(names)
+    assert made[-1].content == small_model.content()
+    assert {each.precision for each in made} == {"int8", "dynamic", "fp16", "fp32"}
+
+
+@pytest.mark.parametrize("wanted", ["int8", "dynamic", "fp16", "fp32"])
+def test_one_precision_alone(wanted: str) -> None:
+    """A precision asked for is the only one offered."""
+    found = precisions.candidates(
+        small_model.content(), small_model.pixels(8), small_model.SCALING, wanted, quiet
+    )
+
+    assert {each.precision for each in found} == {wanted}
+
+
+def test_nothing_is_made_before_it_is_asked_for() -> None:
+    """The first candidate comes before the others' work: `auto` stops where one passes."""
+    said: list[str] = []
+    found = precisions.candidates(
+        small_model.content(), small_model.pixels(8), small_model.SCALING, "auto", said.append
+    )
+
+    assert next(found).name == "int8"
+    assert len(said) == 1
+
+
+def test_what_cannot_be_made_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the quantizer fails, its candidates say why and the others are still offered."""
+
+    def fail(*_: object) -> bytes:
+        raise KeyError("no such tensor")
+
+    monkeypatch.setattr(quantize, "static", fail)
+    found = precisions.candidates(
+        small_model.content(), small_model.pixels(8), small_model.SCALING, "auto", quiet
+    )
+    found = {each.name: each for each in found}
+
+    assert found["int8"].why == "it cannot be made (KeyError: 'no such tensor')"
+    assert not found["int8, float head"].content
+    assert all(found[name].content for name in ("dynamic", "fp16", "fp32"))
+
+
+def test_a_network_that_compares_is_quantized() -> None:
+    """Tensors of true and false have ranges too: a network with `where` becomes int8."""
+    keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((small_model.SIDE_PX, small_model.SIDE_PX, 3))
+    x = keras.layers.Conv2D(8, 3, 2)(inputs)
+    x = keras.ops.where(keras.ops.greater(x, 0.0), x, 0.1 * x)
+    body = keras.Model(inputs, keras.layers.Conv2D(8, 3, 2)(x))
+    content = export.attach(body, np.ones((8, 3), np.float32), np.zeros(3, np.float32))
+
+    first = next(
+        precisions.candidates(content, small_model.pixels(8), small_model.SCALING, "int8", quiet)
+    )
+
+    assert (first.why, bool(first.content)) == ("", True)
+
+
+def test_truer_int8_strays_less(made: list[precisions.Candidate]) -> None:
+    """On images it never saw, settled weights and a float head halve int8's mean change."""
+    pixels = small_model.pixels(seed=9)
+    reference = metrics.softmax(
+        batch_inference.logits(small_model.content(), pixels, small_model.SCALING)
+    )
+
+    change = {
+        each.name: metrics.compare(
+            metrics.softmax(batch_inference.logits(each.content, pixels, small_model.SCALING)),
+            reference,
+        )["mean_change"]
+        for each in made
+    }
+
+    assert change["int8, float head"] < change["int8"] / 2
+
+
+def test_worst_stretch_is_found() -> None:
+    """Where one channel is a thousand times as wide as its neighbours, there int8 is given up."""
+    content = small_model.content(outlier=1000.0)
+    head = quantize.head(content)
+    images = [
+        batch_inference.scale(image[None], small_model.SCALING) for image in small_model.pixels()
+    ]
+    found = quantize.ranges(content, images, batch_inference.bounds(small_model.SCALING))
+    names = mixed_precision.operators(content, head)
+    cuts = mixed_precision.stretches(names)
+
+    best = mixed_precision.rank(
+        cuts,
+        lambda pattern: quantize.static(content, found, f"{head}|{pattern}" if pattern else head),
+        batch_inference.logits(content, small_model.pixels(), small_model.SCALING),
+        small_model.pixels(),
+        small_model.SCALING,
+        most_growth=np.inf,
+    )
+
+    (worst,) = (name for name in names if re.search(cuts[best[0]], name))
+    assert "wide" in worst or "last" in worst
+
+
+def test_stretches_cover_the_network_once() -> None:
+    """Every operator is in one stretch, whatever signs its name has."""
+    names = [f"block_{index}/conv(a|b)+{index};" for index in range(60)]
+
+    cuts = mixed_precision.stretches(names)
+
+    found = [[name for name in names if re.search(pattern, name)] for pattern in cuts.values()]
+    assert list(itertools.chain(*found)) == names

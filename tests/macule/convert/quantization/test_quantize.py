@@ -1,0 +1,88 @@
+"""The quantizer's recipes on a small file."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from macule.convert.evaluation import batch_inference, metrics
+from macule.convert.quantization import quantize
+from numpy.typing import NDArray
+from support import small_model
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    """The small classifier."""
+    return small_model.content()
+
+
+@pytest.fixture(scope="module")
+def images() -> list[NDArray[np.float32]]:
+    """Scaled inputs, one by one."""
+    return [
+        batch_inference.scale(image[None], small_model.SCALING) for image in small_model.pixels()
+    ]
+
+
+def probabilities(content: bytes) -> Any:
+    """The file's answers on other images than those it was calibrated on."""
+    return metrics.softmax(
+        batch_inference.logits(content, small_model.pixels(seed=7), small_model.SCALING)
+    )
+
+
+def test_input_step_is_a_pixel(content: bytes, images: list[NDArray[np.float32]]) -> None:
+    """With (x-127)/128 the int8 input is pixel - 128, whatever the calibration images hold."""
+    made = quantize.int8(content, images, batch_inference.bounds(small_model.SCALING))
+
+    (source,) = quantize.interpreter(made).get_input_details()
+    assert source["quantization"] == pytest.approx((1 / 128, -1))
+    assert source["dtype"] == np.int8
+
+
+def test_float_head_answers_in_float(content: bytes, images: list[NDArray[np.float32]]) -> None:
+    """Logits and maps leave a file with a float head as float32, and an int8 one as int8."""
+    bounds = batch_inference.bounds(small_model.SCALING)
+
+    mixed = quantize.int8(content, images, bounds, quantize.head(content))
+    whole = quantize.int8(content, images, bounds)
+
+    kinds = [
+        {np.dtype(detail["dtype"]) for detail in quantize.interpreter(made).get_output_details()}
+        for made in (mixed, whole)
+    ]
+    assert kinds == [{np.dtype(np.float32)}, {np.dtype(np.int8)}]
+
+
+def test_every_recipe_stays_close(content: bytes, images: list[NDArray[np.float32]]) -> None:
+    """fp16 hardly moves a probability, int8 with a float head and dynamic move it little."""
+    before = probabilities(content)
+    head = quantize.head(content)
+    made = {
+        "fp16": quantize.fp16(content),
+        "int8": quantize.int8(content, images, batch_inference.bounds(small_model.SCALING), head),
+        "dynamic": quantize.dynamic(content),
+    }
+
+    change = {name: np.abs(probabilities(file) - before).mean() for name, file in made.items()}
+
+    assert change["fp16"] < 0.002
+    assert max(change.values()) < 0.05
+    assert all(len(file) < len(content) for file in made.values())
+
+
+def test_bounds_span_all_channels() -> None:
+    """A scaling that differs by channel is bounded by the widest."""
+    assert batch_inference.bounds(((0.0, 0.0, 127.5), (255.0, 1.0, 127.5))) == pytest.approx(
+        (-1.0, 255.0)
+    )
+
+
+def test_range_lies_between_the_usual_and_the_outermost() -> None:
+    """Images that end at 1, 1 and 4 make a range up to 3: halfway from their mean to the most."""
+    seen: quantize.Range = {}
+    for most in (1.0, 1.0, 4.0):
+        seen = quantize.follow(seen, quantize.extremes(np.zeros(1), np.full(1, most)))
+
+    assert quantize.between(seen)["max"] == pytest.approx(3.0)
+    assert quantize.between(seen)["min"] == 0

@@ -1,0 +1,132 @@
+"""`macule evaluate`: figures worked out by hand, and the command over a real model."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from macule.convert import evaluate
+from macule.convert.evaluation import bootstrap, metrics
+from macule.convert.evaluation.dataset import Photo
+from macule.registry import local, model_card
+from support.images import skin
+
+MACULE = [sys.executable, "-m", "macule.cli", "evaluate"]
+LABELS = ["nevus", "melanoma", "seborrheic_keratosis"]
+
+
+def answers(count: int = 60) -> evaluate.Answers:
+    """Seeded answers of the shipped card's labels, right two times of three."""
+    random = np.random.default_rng(3)
+    truth = np.arange(count) % 3
+    logits = random.normal(0, 1, (count, 3)) + 1.5 * np.eye(3)[truth]
+    photos = [
+        Photo(Path(f"{i}.jpg"), LABELS[truth[i]], "", {"lesion": str(i // 2), "sex": "fm"[i % 2]})
+        for i in range(count)
+    ]
+    decisions = np.where(np.arange(count) % 4, "classified", "inconclusive")
+    card = model_card.read(local.SHIPPED)
+    return evaluate.Answers(card, photos, metrics.softmax(logits), decisions, truth, 0)
+
+
+def test_figures_lie_within_their_intervals() -> None:
+    """Every figure has an interval around it, and those of all classes their mean."""
+    found = evaluate.figures(answers(), 200)
+
+    for name, part in found["figures"].items():
+        if not name.startswith("ece"):
+            assert part["low"] <= part["value"] <= part["high"], name
+    areas = [found["figures"][f"auc/{label}"]["value"] for label in LABELS]
+    assert found["figures"]["mean_auc"]["value"] == pytest.approx(sum(areas) / 3)
+    assert found["resampled_by"] == "lesion"
+    assert np.sum(found["confusion"]) == 60
+
+
+def test_decisions_are_counted_by_label() -> None:
+    """Coverage is the share that is classified, and each label's decisions sum to its images."""
+    found = evaluate.figures(answers(), 10)
+
+    assert found["abstention"]["coverage"] == 0.75
+    assert sum(found["decisions"]["melanoma"].values()) == 20
+    assert [row["group"] for row in found["subgroups"]] == ["f", "m"]
+
+
+def test_images_of_a_group_are_drawn_together() -> None:
+    """Twins of one lesion say no more than one: their interval is as wide as that of half."""
+    values = np.random.default_rng(1).normal(size=50)
+    twins = np.repeat(values, 2)
+
+    def figures(images: np.ndarray) -> dict[str, float]:
+        return {"mean": float(twins[images].mean())}
+
+    together = bootstrap.intervals(figures, [str(i // 2) for i in range(100)])["mean"]
+    apart = bootstrap.intervals(figures, [str(i) for i in range(100)])["mean"]
+
+    ratio = (together[1] - together[0]) / (apart[1] - apart[0])
+    assert ratio == pytest.approx(math.sqrt(2), rel=0.15)
+
+
+def test_risk_grows_with_coverage_of_the_unsure() -> None:
+    """The surest answers come first, and those of one confidence together."""
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.2], [0.6, 0.4]])
+
+    points = metrics.risks(probabilities, np.array([0, 1, 0, 1]))
+
+    assert points == [(0.25, 0.0), (0.75, pytest.approx(1 / 3)), (1.0, 0.5)]
+
+
+def test_ages_become_spans() -> None:
+    """Ages are gathered in spans of twenty years; what is no number is unknown."""
+    assert [evaluate.kind("age_approx", text) for text in ("55", "55.0", "5", "", "old")] == [
+        "40 to 59", "40 to 59", "00 to 19", "unknown", "unknown",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder a class with drawn skin, one with a label that the model lacks, a broken file."""
+    for place, label in enumerate([*LABELS, "screenshot"]):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(4):
+            path = tmp_path / "data" / label / f"{number}.png"
+            skin(80 + 10 * number, 70 + place).save(path)
+    (tmp_path / "data" / "nevus" / "broken.png").write_bytes(b"no image")
+    return tmp_path
+
+
+def test_command_writes_page_and_figures(folder: Path) -> None:
+    """It prints the figures, and writes JSON and a page that asks for nothing outside itself."""
+    line = [*MACULE, local.SHIPPED, "--data", "data", "--resamples", "20"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert "balanced accuracy" in done.stdout
+    found = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    assert (found["n"], found["broken"]) == (12, 1)
+    assert set(found["decisions"]) == {*LABELS, "screenshot"}
+    page = (folder / "evaluation" / "evaluation.html").read_text()
+    assert page.count("<svg") == 3
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--data", "nowhere"], "nowhere is not a folder of images."),
+        (["--data", "data/screenshot"], "The images are labelled (none), the model nevus"),
+        (["--data", "data", "--split", "test"], "data has no split 'test'; it has: none."),
+    ],
+)
+def test_wrong_data_is_refused(folder: Path, more: list[str], told: str) -> None:
+    """One sentence says what is wrong; nothing is written."""
+    done = subprocess.run(
+        [*MACULE, local.SHIPPED, *more], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert not (folder / "evaluation").exists()

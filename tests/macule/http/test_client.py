@@ -1,0 +1,126 @@
+"""Asking another service: an answer or a reason, always in time."""
+
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from macule.http import client
+from support.upstreams import Peer, closed_port
+
+TIMEOUT_S = 0.4
+REASONS = {
+    "stalls": "timed out after 0.4 s",
+    "drips": "timed out after 0.4 s",
+    "drips-headers": "timed out after 0.4 s",
+    "drips-continue": "timed out after 0.4 s",
+    "huge": "answered with more than 262,144 bytes",
+    "closes": "closed the connection before it answered",
+    "noise": "does not speak HTTP there",
+}
+
+
+def test_an_answer_comes_back_whole(other: Peer) -> None:
+    """Status, headers in lower case and body are the other's."""
+    reply = client.ask(f"{other.url}/fine/memory/?a=b", 5)
+
+    assert (reply.status, int(reply.headers["content-length"])) == (200, len(reply.body))
+    assert other.asked[-1].startswith("GET /fine/memory/?a=b HTTP/1.1")
+
+
+@pytest.mark.parametrize("way", REASONS)
+def test_whatever_comes_it_ends_in_time_with_a_reason(other: Peer, way: str) -> None:
+    """One who stalls, drips or talks without end holds nobody longer than the time-out."""
+    began = time.monotonic()
+    with pytest.raises(client.Unreachable) as caught:
+        client.ask(f"{other.url}/{way}/", TIMEOUT_S)
+
+    assert str(caught.value) == REASONS[way]
+    assert time.monotonic() - began < TIMEOUT_S + 0.3
+
+
+def test_a_thread_that_was_given_up_ends(other: Peer) -> None:
+    """The connection to one who drips is shut, so that nothing is left of the question."""
+    before = set(threading.enumerate())
+    with pytest.raises(client.Unreachable):
+        client.ask(f"{other.url}/drips/", TIMEOUT_S)
+    left = [thread for thread in set(threading.enumerate()) - before if "talk" in thread.name]
+    for thread in left:
+        thread.join(2)
+
+    assert not any(thread.is_alive() for thread in left)
+
+
+def test_a_redirect_is_an_answer(other: Peer) -> None:
+    """Where it points to is not asked."""
+    before = len(other.asked)
+
+    assert client.ask(f"{other.url}/redirects/", 5).status == 302
+    assert other.paths(before) == ["/redirects/"]
+
+
+def test_proxies_of_the_environment_are_not_used(
+    other: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """http_proxy, meant for something else, does not come between."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
+
+    assert client.ask(f"{other.url}/fine/", 5).status == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:{closed}/", "refused the connection"),
+        ("http://no-such-host.invalid/", "has a name without an address"),
+        (f"http://{'a' * 64}.example/", "has a name without an address"),
+    ],
+)
+def test_who_is_not_there_is_told(url: str, reason: str) -> None:
+    """A closed port and a name that nobody has are told apart."""
+    with pytest.raises(client.Unreachable, match=reason):
+        client.ask(url.format(closed=closed_port()), 5)
+
+
+def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """https is asked under a certificate that is trusted, and not under any other."""
+    import http.server
+    import ssl
+
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost "
+        f"-addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}".split(),
+        check=True,
+        capture_output=True,
+    )
+
+    class Quiet(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://localhost:{server.server_port}/"
+        with pytest.raises(client.Unreachable, match="certificate that is not trusted: self-sign"):
+            client.ask(url, 5)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        status = client.ask(url, 5).status
+        server.shutdown()
+
+    assert status == 204
+
+
+def test_plain_http_at_a_tls_address_is_told(other: Peer) -> None:
+    """https to a port of plain HTTP is a reason too."""
+    with pytest.raises(client.Unreachable, match=r"does not agree on TLS|closed the connection"):
+        client.ask(other.url.replace("http:", "https:"), TIMEOUT_S)

@@ -1,0 +1,160 @@
+"""What an answer is worth: the decision, by the thresholds of the card."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from macule import settings
+from macule.caching import answers
+from macule.errors import ModelUnavailable
+from macule.inference import classification, pipeline, runtime
+from macule.memory import admission
+from macule.memory.admission import Admission
+from macule.registry import local, model_card
+from support.images import photo, skin
+
+CARD = model_card.read(local.SHIPPED)._replace(
+    inconclusive_below=0.5, unfamiliar_above=2.0, not_skin_above=3.0
+)
+
+
+@pytest.fixture(autouse=True)
+def cold() -> Iterator[None]:
+    """Each test finds the process cold."""
+    runtime._by_pid.clear()
+    yield
+    runtime._by_pid.clear()
+
+
+@pytest.mark.parametrize(
+    ("probability", "distance", "decision"),
+    [
+        (0.9, 1.0, "classified"),
+        (0.5, 2.0, "classified"),
+        (0.49, 1.0, "inconclusive"),
+        (0.9, 2.1, "inconclusive"),
+        (0.9, 3.1, "not_skin"),
+        (0.1, 3.1, "not_skin"),
+    ],
+)
+def test_decision_follows_the_thresholds(
+    probability: float, distance: float, decision: str
+) -> None:
+    """Far from all known images is no skin, whatever the label; a threshold itself still passes."""
+    assert classification.decide(CARD, probability, distance) == decision
+
+
+def test_a_model_without_a_distance_never_says_not_skin() -> None:
+    """Without thresholds for it, and without the score, the probability alone decides."""
+    plain = CARD._replace(unfamiliar_above=None, not_skin_above=None)
+
+    assert classification.decide(plain, 0.9, None) == "classified"
+    assert classification.decide(plain, 0.9, 99.0) == "classified"
+    assert classification.decide(plain, 0.4, None) == "inconclusive"
+
+
+@pytest.mark.parametrize("kind", ["plain", "noise", "stripes"])
+def test_what_is_no_skin_is_said_to_be_none(kind: str) -> None:
+    """A plain colour, noise and stripes are `not_skin` by the default model."""
+    warm = runtime.warm(local.SHIPPED)
+    side = int(warm.card.side_px)  # type: ignore[arg-type]
+    pixels = np.full((1, side, side, 3), (30, 90, 200), np.uint8)
+    if kind == "noise":
+        pixels = np.random.default_rng(1).integers(0, 256, pixels.shape, np.uint8)
+    if kind == "stripes":
+        pixels[:, :, ::8] = 255
+
+    scores = runtime.run(warm, pixels)
+
+    assert classification.decide(warm.card, float(scores.probabilities.max()), scores.distance) == (
+        "not_skin"
+    )
+
+
+def test_a_card_with_thresholds_needs_a_file_that_gives_the_distance() -> None:
+    """A file without the output that the card's thresholds are about is refused when it loads."""
+    shapes = {2: {"shape": [1, len(CARD.labels)]}, 4: {"shape": [1, 8, 8, 3]}}
+    source = {"shape": [1, *[CARD.side_px] * 2, 3]}
+
+    with pytest.raises(ModelUnavailable, match=r"gives no distance, which the card's thresholds"):
+        runtime._agree(CARD, source, shapes)
+
+
+def test_drawn_skin_gives_a_finite_distance() -> None:
+    """The distance of any picture is a number, 0 or more."""
+    warm = runtime.warm(local.SHIPPED)
+    pixels = np.asarray(skin(600, 600).resize((int(warm.card.side_px),) * 2))[None]  # type: ignore[arg-type]
+    scores = runtime.run(warm, pixels)
+
+    assert scores.distance is not None
+    assert 0 <= scores.distance < 1e6
+
+
+def at(share: float, kept: answers.Memory | None = None) -> Admission:
+    """Stand at a share of a limit that is far from any photo's price."""
+    return Admission(2**40, lambda: int(share * 2**40), kept=kept)
+
+
+def test_short_of_memory_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the ladder's first rung on each answer is computed; above it, hits come back."""
+    kept, chosen, used = answers.Memory(2**20, 60), settings.read({}), []
+    monkeypatch.setattr(answers, "current", lambda: kept)
+    for share in (0.5, 0.5, 0.86, 0.86, 0.5, 0.5):
+        here = at(share, kept)
+        monkeypatch.setattr(admission, "current", lambda here=here: here)
+        with here.room(1, 0):  # as the route does for the body
+            pass
+        used.append((pipeline.predict(photo(), chosen)[0]["metrics"]["cache"], kept.held_bytes > 0))
+
+    twice = [("miss", True), ("hit", True)]
+    assert used == [*twice, ("miss", False), ("miss", False), *twice]
+
+
+def test_an_answer_without_its_map_for_want_of_memory_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once memory is there again the map is drawn."""
+    kept, chosen = answers.Memory(2**20, 60), settings.read({})
+    monkeypatch.setattr(answers, "current", lambda: kept)
+    found = []
+    for share in (0.9, 0.5):
+        here = at(share)
+        monkeypatch.setattr(admission, "current", lambda here=here: here)
+        found.append(pipeline.predict(photo(), chosen, None, True)[0])
+
+    assert found[0]["explanation_missing"] == pipeline.SHORT
+    assert found[1]["metrics"]["cache"] == "miss"
+    assert found[1]["explanation"]["kind"] == "cam"
+
+
+def test_another_setting_or_model_is_another_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept without maps, or by another card, is not given where they are another's."""
+    kept, chosen = answers.Memory(2**20, 60), settings.read({})
+    monkeypatch.setattr(answers, "current", lambda: kept)
+    without = chosen._replace(enable_gradcam=False)
+
+    first = pipeline.predict(photo(), without, None, True)[0]
+    second = pipeline.predict(photo(), chosen, None, True)[0]
+    warm = runtime.warm(local.SHIPPED)
+    document = {**warm.card.document, "thresholds": {"inconclusive": 1.0}}
+    stern = warm._replace(card=model_card.check(document))
+    monkeypatch.setattr(runtime, "warm", lambda _: stern)
+    third = pipeline.predict(photo(), chosen, None, True)[0]
+
+    assert first["explanation_missing"] == pipeline.GRADCAM_OFF
+    assert [answer["metrics"]["cache"] for answer in (first, second, third)] == ["miss"] * 3
+    assert third["decision"] == "inconclusive"
+
+
+def test_what_cannot_serve_does_not_answer_from_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A process whose model cannot be loaded is unavailable, whatever is kept."""
+    kept, chosen = answers.Memory(2**20, 60), settings.read({})
+    monkeypatch.setattr(answers, "current", lambda: kept)
+    pipeline.predict(photo(), chosen)
+    runtime._by_pid.clear()
+
+    with pytest.raises(ModelUnavailable):
+        pipeline.predict(photo(), chosen._replace(model=str(tmp_path)))

@@ -1,0 +1,207 @@
+"""The warm global, over the real runtime and the default weights."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from macule import settings
+from macule.errors import BadCard, ModelUnavailable
+from macule.inference import decoding, runtime
+from macule.registry import local, model_card
+from support.images import photo
+
+
+@pytest.fixture(autouse=True)
+def cold() -> Iterator[None]:
+    """Each test finds the process cold."""
+    runtime._by_pid.clear()
+    yield
+    runtime._by_pid.clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the default model, to be harmed."""
+    copy = tmp_path / "weights"
+    shutil.copytree(local.SHIPPED, copy)
+    return copy
+
+
+def test_probabilities_are_a_distribution() -> None:
+    """A photo gives one probability a label, summing to 1, and a map a label."""
+    warm = runtime.warm(local.SHIPPED)
+    scores = runtime.run(warm, decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels)
+
+    assert scores.probabilities.shape == (len(warm.card.labels),)
+    assert scores.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert scores.maps is not None
+    assert scores.maps.shape[-1] == len(warm.card.labels)
+
+
+def test_maps_average_to_the_logits() -> None:
+    """The maps are the class's evidence by place: probabilities follow from their means."""
+    warm = runtime.warm(local.SHIPPED)
+    pixels = decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels
+    other = decoding.decode(photo(300, 900), warm.card.side_px, warm.card.resize).pixels
+    one, two = runtime.run(warm, pixels), runtime.run(warm, other)
+    assert one.maps is not None
+    assert two.maps is not None
+
+    change = np.log(one.probabilities) - np.log(two.probabilities)
+    evidence = (one.maps.mean((0, 1)) - two.maps.mean((0, 1))) / warm.card.temperature
+
+    np.testing.assert_allclose(change - change[0], evidence - evidence[0], atol=2e-3)
+
+
+def test_gray_is_pillow_s_and_bgr_is_turned() -> None:
+    """Channels are arranged as Keras's loaders do: gray by Pillow's luma, bgr reversed."""
+    from support.images import skin
+
+    pixels = np.asarray(skin(60, 50))[None]
+
+    gray = runtime.arrange(pixels, "gray")
+    np.testing.assert_array_equal(gray[0, ..., 0], np.asarray(skin(60, 50).convert("L")))
+    np.testing.assert_array_equal(runtime.arrange(pixels, "bgr")[..., 0], pixels[..., 2])
+
+
+@pytest.mark.parametrize(
+    ("output", "scores", "expected"),
+    [
+        ("logits", [0.0, np.log(3.0)], [0.25, 0.75]),
+        ("probabilities", [0.25, 0.75], [0.25, 0.75]),
+        ("sigmoid", [0.75], [0.25, 0.75]),
+        ("probabilities", [0.0, 1.0], [0.0, 1.0]),
+    ],
+)
+def test_scores_of_every_kind_become_probabilities(
+    output: str, scores: list[float], expected: list[float]
+) -> None:
+    """Logits, probabilities and one sigmoid give the same distribution."""
+    logits = runtime.as_logits(np.array(scores, np.float32), output)
+    powers = np.exp(logits - logits.max())
+
+    np.testing.assert_allclose(powers / powers.sum(), expected, atol=1e-6)
+
+
+def test_two_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many come first at once, the model is loaded by one and shared by all."""
+    loads = []
+    load = runtime.load
+
+    def counted(where: settings.Where, on_trial: bool) -> runtime.Warm:
+        loads.append(where)
+        return load(where, on_trial)
+
+    monkeypatch.setattr(runtime, "load", counted)
+
+    with ThreadPoolExecutor(8) as pool:
+        warm = set(map(id, pool.map(runtime.warm, [local.SHIPPED] * 8)))
+
+    assert (len(loads), len(warm)) == (1, 1)
+
+
+def test_a_thread_sees_its_own_answer() -> None:
+    """Images run at once do not mix their results."""
+    warm = runtime.warm(local.SHIPPED)
+    inputs = [
+        decoding.decode(photo(200 + 50 * n, 300), warm.card.side_px, "squash").pixels
+        for n in range(6)
+    ]
+    alone = [runtime.run(warm, pixels).probabilities for pixels in inputs]
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(
+            pool.map(lambda pixels: runtime.run(warm, pixels).probabilities, inputs * 5)
+        )
+
+    for index, probabilities in enumerate(together):
+        np.testing.assert_array_equal(probabilities, alone[index % 6])
+
+
+def harm_missing(file: Path) -> None:
+    file.unlink()
+
+
+def harm_truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def harm_pointer(file: Path) -> None:
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+
+
+def harm_changed(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [harm_missing, harm_truncated, harm_pointer, harm_changed])
+def test_a_damaged_file_is_refused_and_a_good_one_picked_up(harm, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    """What is not the card's file gives a reason; once it is mended, the next call loads it."""
+    harm(folder / "model.tflite")
+
+    with pytest.raises(ModelUnavailable):
+        runtime.warm(str(folder))
+    failed = runtime.state()
+    shutil.copy(Path(local.SHIPPED) / "model.tflite", folder)
+    runtime.warm(str(folder))
+
+    assert failed[0] == "failed"
+    assert failed[1]
+    assert runtime.state() == ("ready", "")
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    import json
+
+    path = folder / model_card.FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_file_that_is_no_model_is_refused_though_its_sum_fits(folder: Path) -> None:
+    """A card may vouch for garbage; the runtime's refusal is told, not raised as its own error."""
+    from hashlib import sha256
+
+    (folder / "model.tflite").write_bytes(b"garbage" * 1000)
+    rewrite(folder, sha256=sha256(b"garbage" * 1000).hexdigest())
+
+    with pytest.raises(ModelUnavailable, match="LiteRT"):
+        runtime.warm(str(folder))
+
+
+def test_a_card_of_another_shape_is_refused(folder: Path) -> None:
+    """Side and number of labels must be those of the file."""
+    rewrite(folder, side_px=300)
+    with pytest.raises(ModelUnavailable, match="its card says"):
+        runtime.warm(str(folder))
+    rewrite(
+        folder, side_px=256, labels=["a", "b"], names={"en": ["A", "B"]}, descriptions={}, urgent=[]
+    )
+    with pytest.raises(ModelUnavailable, match="2 labels"):
+        runtime.warm(str(folder))
+
+
+def test_a_missing_folder_is_a_bad_card(tmp_path: Path) -> None:
+    """No folder at all is told as a card that is not there."""
+    with pytest.raises(BadCard):
+        runtime.warm(str(tmp_path / "nowhere"))
+
+
+def test_a_model_loaded_before_the_fork_is_loaded_anew(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that inherits a model says so, counts as cold and loads its own."""
+    parent = runtime.warm(local.SHIPPED)
+    monkeypatch.setattr(os, "getpid", lambda: 999_999_999)
+
+    state = runtime.state()
+    child = runtime.warm(local.SHIPPED)
+
+    assert state == ("cold", "")
+    assert child is not parent
+    assert "before the fork" in caplog.text

@@ -1,0 +1,122 @@
+"""The thread that works on the embedded queue: it begins with work, ends without, and insists."""
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from macule.errors import Busy
+from macule.jobs import FAILED, SUCCEEDED, Order
+from macule.jobs.embedded import runner
+from macule.jobs.embedded.runner import Runner
+from macule.jobs.embedded.sqlite_queue import Sqlite
+from support import service
+
+until = partial(service.until, wait_s=10)
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "LEAST_PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Sqlite]:
+    queue = Sqlite(tmp_path, 60, 100)
+    yield queue
+    until(lambda: not jobs_thread())  # it would ask a closed queue again and again
+    queue.close()
+
+
+def jobs_thread() -> bool:
+    return any(thread.name == "jobs" for thread in threading.enumerate())
+
+
+def test_it_lives_while_there_is_work(queue: Sqlite) -> None:
+    """One thread works through all that waits, one at a time, and is gone afterwards."""
+    order: list[bytes] = []
+
+    def work(order_: Order, image: bytes) -> tuple[str, dict[str, Any]]:
+        order.append(image)
+        return SUCCEEDED, {"image": image.decode()}
+
+    worker = Runner(queue, work)
+    made = [queue.put(Order(), str(n).encode()) for n in range(20)]
+    for _ in range(20):
+        worker.wake()
+    until(lambda: queue.waiting() == 0 and not jobs_thread())
+    queue.put(Order(), b"later")
+    worker.wake()
+    until(lambda: queue.waiting() == 0 and not jobs_thread())
+
+    assert order == [*(str(n).encode() for n in range(20)), b"later"]
+    assert queue.get(made[7].id, "").outcome == {"image": "7"}
+
+
+def test_what_is_short_is_waited_for(queue: Sqlite) -> None:
+    """A job refused for want of memory is tried again, however often, and counts no death."""
+    tries = []
+
+    def work(order: Order, image: bytes) -> tuple[str, dict[str, Any]]:
+        tries.append(time.monotonic())
+        if len(tries) < 5:
+            raise Busy("Memory has run short.")
+        return SUCCEEDED, {}
+
+    job = queue.put(Order(), b"image")
+    Runner(queue, work).wake()
+    until(lambda: queue.get(job.id, "").ended)
+    pauses = [after - before for before, after in itertools.pairwise(tries)]
+
+    assert queue.get(job.id, "").status == SUCCEEDED
+    assert queue.get(job.id, "").attempts == 1
+    assert pauses[-1] > pauses[0]
+
+
+def test_an_outcome_is_written_once_the_disk_can(
+    queue: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full when a job ends is waited for; the work is not done twice."""
+    job, worked, told = queue.put(Order(), b"image"), [], []
+
+    def work(order: Order, image: bytes) -> tuple[str, dict[str, Any]]:
+        worked.append(image)
+        return FAILED, {"status": 422}
+
+    def full(*arguments: object) -> None:
+        told.append(arguments)
+        if len(told) in (2, 3):  # the first is the job's begin
+            raise OSError("full")
+
+    queue.on_change(full, lambda: None)
+    Runner(queue, work).wake()
+    until(lambda: queue.get(job.id, "").ended)
+
+    assert worked == [b"image"]
+    assert len(told) == 4
+
+
+def test_stop_lets_the_job_at_hand_end(queue: Sqlite) -> None:
+    """What is being worked on ends, what waits stays, and nothing new begins."""
+    begun, release = threading.Event(), threading.Event()
+
+    def work(order: Order, image: bytes) -> tuple[str, dict[str, Any]]:
+        begun.set()
+        release.wait(10)
+        return SUCCEEDED, {}
+
+    worker = Runner(queue, work)
+    first, second = (queue.put(Order(), b"image") for _ in range(2))
+    worker.wake()
+    begun.wait(10)
+    threading.Timer(0.1, release.set).start()
+    worker.stop(10)
+    worker.wake()
+
+    assert queue.get(first.id, "").status == SUCCEEDED
+    assert queue.get(second.id, "").status == "starting"
+    assert not jobs_thread()

@@ -1,0 +1,93 @@
+"""The card."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from macule.errors import BadCard
+from macule.registry import local, model_card
+from support.service import ROOT
+
+DEFAULT = json.loads((Path(local.SHIPPED) / model_card.FILE).read_text())
+
+
+def test_the_default_card_has_every_fact() -> None:
+    """The card that ships tells what serving, and a reader, must know."""
+    card = model_card.check(DEFAULT)
+
+    assert card.labels == ("nevus", "melanoma", "seborrheic_keratosis")
+    assert card.names.keys() == card.document["descriptions"].keys() == {"en", "vi"}
+    assert card.document["urgent"] == ["melanoma"]
+    assert {"source", "licence", "training", "metrics"} <= card.document.keys()
+
+
+def test_training_writes_the_texts_that_ship() -> None:
+    """The next `make train` gives the card the names, descriptions and urgent labels it has."""
+    about = json.loads((ROOT / "layers/model/macule/train/isic.json").read_text())
+
+    for key in ("names", "descriptions"):
+        for language, texts in about[key].items():
+            assert [texts[label] for label in DEFAULT["labels"]] == DEFAULT[key][language]
+    assert about["urgent"] == DEFAULT["urgent"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("schema", 2),
+        ("name", ""),
+        ("file", "../model.tflite"),
+        ("sha256", "abc"),
+        ("labels", ["a"]),
+        ("labels", ["a", "a", "b"]),
+        ("labels", ["a", "", "b"]),
+        ("labels", "nevus"),
+        ("names", {"en": ["one"]}),
+        ("names", {"vi": ["a", "b", "c"]}),
+        ("descriptions", {"en": ["one"]}),
+        ("descriptions", ["a", "b", "c"]),
+        ("urgent", ["not a label"]),
+        ("urgent", "melanoma"),
+        ("side_px", 0),
+        ("side_px", True),
+        ("side_px", "224"),
+        ("resize", "stretch"),
+        ("side_px", [100]),
+        ("side_px", [100, 4]),
+        ("output", "scores"),
+        ("channels", "rbg"),
+        ("scaling", {"mean": [0, 0, 0], "std": [1, 0, 1]}),
+        ("scaling", None),
+        ("temperature", 0),
+        ("thresholds", {"inconclusive": 2}),
+        ("thresholds", {"inconclusive": 0.5, "not_skin": 2.0}),
+        ("thresholds", {"inconclusive": 0.5, "unfamiliar": 3.0, "not_skin": 2.0}),
+        ("thresholds", {"inconclusive": 0.5, "unfamiliar": -1.0, "not_skin": 2.0}),
+    ],
+)
+def test_a_wrong_value_is_named(key: str, value: Any) -> None:
+    """The error names the key and what was expected."""
+    document = {**copy.deepcopy(DEFAULT), key: value}
+
+    with pytest.raises(BadCard, match=key):
+        model_card.check(document)
+
+
+def test_keys_must_agree_with_each_other() -> None:
+    """A gray model has one mean, a sigmoid two labels."""
+    with pytest.raises(BadCard, match="1 number"):
+        model_card.check({**DEFAULT, "channels": "gray"})
+    with pytest.raises(BadCard, match="as a sigmoid needs"):
+        model_card.check({**DEFAULT, "output": "sigmoid"})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, "\udcff"])
+def test_what_is_no_card_is_refused(text: str, tmp_path: Path) -> None:
+    """A card that is missing, empty or no JSON object is an error of its own."""
+    with pytest.raises(BadCard):
+        model_card.read(str(tmp_path))
+    (tmp_path / model_card.FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BadCard):
+        model_card.read(str(tmp_path))

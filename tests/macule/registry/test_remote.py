@@ -1,0 +1,364 @@
+"""A model from elsewhere: fetched once, checked, kept; and what elsewhere may do to us."""
+
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from macule.errors import BadCard, ModelUnavailable
+from macule.inference import runtime
+from macule.registry import local, model_card, remote
+from macule.settings import Source
+from support import model_sources
+from support.model_sources import Web, named
+from support.service import ROOT
+
+CARD, FILE = "/lesions/model.json", "/lesions/model.tflite"
+SHIPPED = model_card.read(local.SHIPPED)
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    """A server with the default model at /lesions."""
+    with model_sources.web() as server:
+        server.hold(local.SHIPPED, "/lesions")
+        yield server
+
+
+@pytest.fixture
+def source(web: Web, tmp_path: Path) -> Source:
+    return Source(f"{web.uri}/lesions", None, 20.0, str(tmp_path / "cache"))
+
+
+def folders(source: Source) -> list[Path]:
+    return [path for path in Path(str(source.cache_dir)).glob("*/*") if path.is_dir()]
+
+
+def refused(source: Source, kind: type[ModelUnavailable] = ModelUnavailable) -> str:
+    """Return why nothing is served; what callers read never has a secret or a path in it."""
+    with pytest.raises(kind) as caught:
+        remote.find(source)
+    text = str(caught.value)
+    assert "secret" not in text
+    assert str(source.cache_dir) not in text
+    return text
+
+
+def put_named(web: Web, folder: Path, name: str) -> None:
+    web.hold(named(folder / name, name), "/lesions")
+
+
+def test_a_file_is_fetched_once(web: Web, source: Source) -> None:
+    """The second start asks for the card alone, and a pinned one for nothing at all."""
+    first = remote.find(source)
+    assert Path(first.path).read_bytes() == Path(local.fetch(local.SHIPPED).path).read_bytes()
+    assert web.asked.count(FILE) == 1
+
+    web.asked.clear()
+    assert remote.find(source) == first
+    assert web.asked == [CARD]
+
+    web.asked.clear()
+    assert remote.find(source._replace(sha256=SHIPPED.sha256)) == first
+    assert web.asked == []
+
+
+def test_a_folder_is_an_address_too(source: Source) -> None:
+    """A plain folder is read where it is; a pin holds for it as well."""
+    here = source._replace(uri=local.SHIPPED)
+
+    assert remote.find(here) == local.fetch(local.SHIPPED)
+    assert "MODEL_SHA256" in refused(here._replace(sha256="0" * 64))
+
+
+def test_tls_is_verified(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """https:// serves where the certificate is trusted, and is refused at once where it is not."""
+    certificate, context = model_sources.certify(tmp_path)
+    with model_sources.web(context) as server:
+        server.hold(local.SHIPPED, "/lesions")
+        safe = source._replace(uri=f"{server.uri}/lesions")
+
+        assert "self-signed certificate" in refused(safe)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert remote.find(safe).card == SHIPPED
+        assert "https://" in safe.uri
+
+
+def test_an_alias_leads_to_a_folder(web: Web, source: Source) -> None:
+    """Where there is no card, NAME.json beside says which folder is meant."""
+    address = sha256(web.files[CARD]).hexdigest()
+    web.hold(local.SHIPPED, f"/{address}")
+    web.files["/stable.json"] = json.dumps({"now": address, "before": ""}).encode()
+    stable = source._replace(uri=f"{web.uri}/stable?sig=secret")
+
+    assert remote.find(stable).card == SHIPPED
+    web.asked.clear()
+    remote.find(stable)
+    assert web.asked == ["/stable/model.json", "/stable.json"]
+
+    web.files["/stable.json"] = json.dumps({"now": "../../etc", "before": ""}).encode()
+    assert "alias" in refused(stable._replace(cache_dir=f"{source.cache_dir}-2"))
+    web.files["/stable.json"] = json.dumps({"now": "0" * 64}).encode()
+    web.hold(local.SHIPPED, f"/{'0' * 64}")
+    assert "not the one expected" in refused(stable._replace(cache_dir=f"{source.cache_dir}-3"))
+
+
+@pytest.mark.parametrize("turn", [model_sources.stall, model_sources.drip])
+def test_time_is_bounded_in_all(web: Web, source: Source, turn: model_sources.Turn) -> None:
+    """A body that stalls, or of which a byte comes now and then, ends when the time is over."""
+    web.turns[FILE] = [turn] * 9
+    began = time.monotonic()
+
+    assert "within 0.6 s (MODEL_TIMEOUT_S)" in refused(source._replace(timeout_s=0.6))
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    "turn", [model_sources.cut, model_sources.status(503), model_sources.status(429)]
+)
+def test_what_passes_is_tried_again(web: Web, source: Source, turn: model_sources.Turn) -> None:
+    """A truncated body, 503 and 429 are followed by another try, which is good."""
+    web.turns = {CARD: [turn], FILE: [turn]}
+
+    assert remote.find(source).card == SHIPPED
+    assert web.asked.count(FILE) == 2
+
+
+def test_a_stall_leaves_time_for_another_try(web: Web, source: Source) -> None:
+    """One silent connection does not use up all the time."""
+    web.turns[FILE] = [model_sources.stall]
+
+    assert remote.find(source._replace(timeout_s=3.0)).card == SHIPPED
+
+
+def test_four_tries_are_enough(web: Web, source: Source) -> None:
+    """A server that stays broken is given up, with its last answer."""
+    web.turns[CARD] = [model_sources.status(503)] * 9
+
+    assert "answers 503; tried 4 times" in refused(source)
+    assert web.asked == [CARD] * 4
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        (model_sources.status(401), "answers 401"),
+        (model_sources.status(404), "neither a model.json"),
+        (model_sources.status(403), "or they may not be read"),
+        (model_sources.redirect("file:///etc/passwd"), "redirects"),
+        (model_sources.redirect("http://example.org/?secret"), "begins with http://"),
+        (model_sources.redirect("s3://models/secret"), "redirects"),
+        (model_sources.redirect("https://secret@example.org/"), "user name"),
+        (model_sources.redirect(CARD), "redirects too often"),
+        (model_sources.boast, "over 1,048,576 bytes"),
+    ],
+)
+def test_what_stays_is_not_tried_again(
+    web: Web, source: Source, turn: model_sources.Turn, reason: str
+) -> None:
+    """Refusals, redirects to another scheme or host in clear, and loops end at once."""
+    web.files[CARD] += b" " * 2**20
+    web.turns[CARD] = [turn] * 9
+
+    assert reason in refused(source._replace(uri=source.uri + "?sig=secret"))
+    assert len(web.asked) <= 6
+
+
+def test_redirects_are_followed(web: Web, source: Source) -> None:
+    """A few redirects on the way are fine."""
+    web.turns[FILE] = [model_sources.redirect("/a")]
+    web.turns["/a"] = [model_sources.redirect(f"{web.uri}/b")]
+    web.files["/b"] = web.files[FILE]
+
+    assert remote.find(source).card == SHIPPED
+
+
+def test_another_file_than_the_card_s_is_refused(web: Web, source: Source) -> None:
+    """The error has the beginnings of both digests; nothing is kept."""
+    web.files[FILE] = b"something else"
+
+    text = refused(source)
+    assert sha256(b"something else").hexdigest()[:12] in text
+    assert SHIPPED.sha256[:12] in text
+    assert folders(source) == []
+
+
+def test_only_the_pinned_file_serves(web: Web, source: Source, tmp_path: Path) -> None:
+    """With MODEL_SHA256 another model is neither loaded, nor served from what was kept."""
+    assert "MODEL_SHA256 begins 000000000000" in refused(source._replace(sha256="0" * 64))
+    assert FILE not in web.asked
+
+    remote.find(source)
+    web.files.clear()
+    refused(source._replace(sha256="0" * 64))
+
+
+def test_a_card_must_be_one(web: Web, source: Source) -> None:
+    """A card that is no JSON, or not a card, is named as such."""
+    web.files[CARD] = b"<html>"
+    assert "not readable JSON" in refused(source, BadCard)
+
+    web.files[CARD] = b"{}"
+    assert "schema" in refused(source, BadCard)
+
+
+def test_a_file_that_cannot_be_meant_is_not_begun(web: Web, source: Source) -> None:
+    """A terabyte is refused by its announcement."""
+    web.turns[FILE] = [model_sources.boast]
+
+    assert "1048576 MB" in refused(source)
+
+
+@pytest.mark.parametrize("harm", ["dead", "lies", "slow"])
+def test_the_last_good_model_serves(
+    web: Web,
+    source: Source,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    harm: str,
+) -> None:
+    """While its place is dead, slow or lies, what was good serves, with a warning."""
+    good = remote.find(source)
+    put_named(web, tmp_path, "next")
+    if harm == "dead":
+        source = source._replace(timeout_s=0.5)
+        web.turns[CARD] = [lambda handler, _: handler.connection.close()] * 9
+    elif harm == "lies":
+        web.files[CARD] = web.files[CARD].replace(b"98d8", b"0000")
+    else:
+        source = source._replace(timeout_s=0.5)
+        web.turns[CARD] = [model_sources.stall] * 9
+
+    with caplog.at_level(logging.WARNING, "macule"):
+        assert remote.find(source) == good
+    assert len(caplog.records) == 1
+    assert "the last good model serves" in caplog.text
+
+
+def test_two_models_are_kept(web: Web, source: Source, tmp_path: Path) -> None:
+    """The one in use and the one before; a new card of the same file costs no second download."""
+    for name in "abc":
+        put_named(web, tmp_path, name)
+        assert remote.find(source).card.name == name
+
+    assert sorted(model_card.read(str(folder)).name for folder in folders(source)) == ["b", "c"]
+    assert web.asked.count(FILE) == 1
+
+
+def test_what_the_dead_left_goes_and_damage_heals(web: Web, source: Source) -> None:
+    """Half a download of a killed process is removed; a damaged file is loaded again."""
+    path = Path(remote.find(source).path)
+    left = path.parent.parent / f".{'0' * 64}"
+    left.mkdir()
+    path.write_bytes(b"damaged")
+
+    assert remote.find(source._replace(sha256=SHIPPED.sha256)).card == SHIPPED
+    assert not left.exists()
+    assert web.asked.count(FILE) == 2
+
+
+def find_elsewhere(source: Source, python: str = sys.executable, before: str = "") -> str:
+    """Find the model in a process of its own; return its name, or why it is not found."""
+    code = (
+        "import sys, resource; from macule.registry import remote; from macule.errors import Macule; "
+        f"from macule.settings import Source\n{before}\n"
+        f"try: print(remote.find({source!r}).card.name)\nexcept Macule as error: print(error)"
+    )
+    return subprocess.check_output([python, "-c", code], text=True, timeout=30)
+
+
+def test_two_starts_load_once(web: Web, source: Source) -> None:
+    """Of processes that start at once on an empty cache one loads, and both serve."""
+    with ThreadPoolExecutor(3) as pool:
+        names = list(pool.map(find_elsewhere, [source] * 3))
+
+    assert names == [f"{SHIPPED.name}\n"] * 3
+    assert web.asked.count(FILE) == 1
+
+
+def test_a_write_that_fails_is_told(source: Source) -> None:
+    """Where the disk takes no more, the error says so, and nothing half-written stays."""
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))"
+
+    assert "File too large" in find_elsewhere(source, before=limit)
+    assert folders(source) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+def test_a_disk_too_small_is_told_before(web: Web, source: Source, tmp_path: Path) -> None:
+    """The size that is announced is held against what is free."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        assert "1 MB free" in refused(source._replace(cache_dir=str(disk)))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_nothing_temporary_to_write_to_is_told(source: Source) -> None:
+    """Where Python finds no temporary folder, the error names the setting that gives one."""
+    none = "import tempfile; tempfile._candidate_tempdir_list = lambda: []"
+
+    assert "MODEL_CACHE_DIR" in find_elsewhere(source._replace(cache_dir=None), before=none)
+
+
+def test_a_cache_that_others_write_is_not_used(source: Source) -> None:
+    """What another user may have put there could be any model."""
+    remote.find(source)
+    (root,) = Path(str(source.cache_dir)).iterdir()
+    root.chmod(0o777)
+
+    assert "Others can write" in refused(source)
+
+
+@pytest.mark.parametrize(("scheme", "extra"), [("s3", "s3"), ("gs", "gs")])
+def test_a_missing_extra_is_named(source: Source, scheme: str, extra: str) -> None:
+    """The serving environment has neither client; the error says what to install."""
+    bucket = source._replace(uri=f"{scheme}://models/stable")
+    found = find_elsewhere(bucket, str(ROOT / ".venv/bin/python"))
+
+    assert f"pip install './layers/model[{extra}]'" in found
+
+
+def test_a_crowd_waits_once(web: Web, source: Source) -> None:
+    """Requests that waited for a fetch that failed share its failure."""
+    web.turns[CARD] = [model_sources.stall] * 99
+    slow = source._replace(timeout_s=1.0)
+    runtime._by_pid.clear()
+
+    def ask(_: int) -> None:
+        with suppress(ModelUnavailable):
+            runtime.warm(slow)
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    runtime._by_pid.clear()
+
+    assert time.monotonic() - began < 3
+
+
+def test_what_fetching_takes_is_given_back(source: Source) -> None:
+    """TLS and its kin load in a child: this process grows by less than 3 MB."""
+    code = (
+        "import resource; from macule.routes import classify; from macule.settings import Source; "
+        "from macule.registry import remote; "
+        "size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = size(); "
+        f"remote.find({source!r}); print(size() - before)"
+    )
+    grown_kb = int(subprocess.check_output([sys.executable, "-c", code], text=True))
+
+    assert grown_kb < 3 * 1024
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > grown_kb

@@ -1,0 +1,115 @@
+"""The status page and the report beside it: safe whatever the other service says."""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from hashlib import sha256
+from io import BytesIO
+
+import pytest
+from macule import settings
+from macule.http import application, routing
+from macule.http.body import Body
+from macule.http.messages import Request, Response
+from macule.routes import service_status
+from support.upstreams import REPORT, Peer
+
+TABLE = routing.table({"GET /memory/": service_status.memory, "GET /": service_status.page})
+Ask = Callable[..., Response]
+
+
+@pytest.fixture
+def ask(other: Peer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
+    """Ask a health function that watches the peer behaving in one way."""
+
+    def ask(path: str, way: str, **headers: str) -> Response:
+        monkeypatch.setenv("PREDICT_URL", f"{other.url}/{way}")
+        settings.current.cache_clear()
+        return application.answer(TABLE, Request("GET", path, {}, headers, Body(BytesIO(), 0)))
+
+    yield ask
+    settings.current.cache_clear()
+
+
+def test_a_report_is_passed_on_as_it_came(ask: Ask) -> None:
+    """`predict` is the other's document, key by key."""
+    assert json.loads(ask("/memory/", "fine").body)["predict"] == REPORT
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("busy", "answered 503"),
+        ("list", "answered JSON that is no report of memory"),
+        ("error", "answered JSON that is no report of memory"),
+        ("infinity", "answered what is not JSON"),
+        ("surrogate", "answered what is not JSON"),
+        ("deep-90000", "answered what is not JSON"),
+    ],
+)
+def test_what_is_no_report_is_told(ask: Ask, way: str, reason: str) -> None:
+    """What could not be written as JSON again does not become this service's failure."""
+    answer, page = ask("/memory/", way), ask("/", way)
+
+    assert (answer.status, page.status) == (200, 200)
+    assert json.loads(answer.body)["predict"] == {"error": reason}
+    assert f"predict {reason}." in page.body.decode()
+
+
+@pytest.mark.parametrize("way", [f"deep-{depth}" for depth in range(940, 1000, 4)])
+def test_what_nests_almost_too_deep_is_an_answer(ask: Ask, way: str) -> None:
+    """Wherever Python's recursion ends, the answer is 200."""
+    assert ask("/memory/", way).status == ask("/", way).status == 200
+
+
+def test_who_is_asked_by_a_watcher_does_not_ask_on(ask: Ask, other: Peer) -> None:
+    """Two health functions that watch each other come to an end."""
+    before = len(other.asked)
+    answer = ask("/memory/", "fine", **{"user-agent": service_status.WATCHER})
+
+    assert "predict" not in json.loads(answer.body)
+    assert other.paths(before) == []
+
+
+def test_the_page_escapes_and_cuts_what_the_other_says(ask: Ask) -> None:
+    """A report of scripts, lists and endless numbers is text in a table."""
+    page = ask("/", "script").body.decode()
+
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "0" * 41 not in page
+    assert "not said" in page
+
+
+def test_the_page_needs_nothing_but_itself(ask: Ask) -> None:
+    """No script, no link, no reload; the policy allows its one style alone."""
+    page = ask("/", "fine")
+    text = page.body.decode()
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    policy = page.headers["Content-Security-Policy"]
+
+    assert "default-src 'none'" in policy
+    assert f"'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'" in policy
+    assert re.search(r"<script|<link|http-equiv|\b(src|href|style|on\w+)=", text) is None
+
+
+def test_the_page_says_when_it_was_read(ask: Ask) -> None:
+    """The time stands there for people and programs, in UTC."""
+    before = datetime.now(UTC).replace(microsecond=0)
+    text = ask("/", "fine").body.decode()
+    (read,) = re.findall(r'<time datetime="(.*?)">', text)
+
+    assert before <= datetime.fromisoformat(read) <= datetime.now(UTC)
+    assert f">{read.removesuffix('Z')} UTC</time>" in text
+
+
+def test_the_page_can_be_heard(ask: Ask) -> None:
+    """It names its language and title; each row and column has a header."""
+    text = ask("/", "fine").body.decode()
+
+    assert '<html lang="en">' in text
+    assert text.count("<h1>") == text.count("<title>") == text.count("<caption>") == 1
+    assert text.count('scope="col"') == 3
+    assert text.count('scope="row"') == text.count("<tr>") - 1 == len(service_status.ROWS)

@@ -1,0 +1,228 @@
+"""A service whose settings cannot be used does not start, and one line says why, everywhere."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from http.client import HTTPConnection
+from pathlib import Path
+
+import awslambdaric
+import pytest
+from macule.registry import local
+from macule.security.api_keys import new
+from macule.server import startup
+from macule.settings import read
+from support.lambda_runtime_api import CLIENT
+from support.service import ROOT, running, until
+from support.upstreams import closed_port
+
+PYTHON = str(ROOT / ".venv/bin/python")  # without redis, celery, OpenTelemetry, boto3
+SERVE = [PYTHON, "-m", "infra.serve"]
+# What stops a start, and a word of the line that says so; FOLDER is an empty folder, FILE a file.
+BAD = {
+    "WEB_CONCURRENCY=x": "a whole number",
+    "THREADS=many": "a whole number",
+    "HOST=unix:/run/macule.sock": "an address or a name",
+    "DECODE_TIMEOUT_S=0": "seconds",
+    "ALLOWED_ORIGINS=https://a.example/path": "without a path",
+    "API_KEYS=,": "it has none",
+    "API_KEYS=/nowhere/keys": "cannot be read",
+    "MODEL_DIR=/nowhere": "there is nothing of that name",
+    "MODEL_DIR=FOLDER": "no model.json",
+    "MODEL_DIR=FILE": "is not a folder",
+    "MODEL_URI=/nowhere": "there is nothing of that name",
+    "MEMORY_LIMIT_MB=32": "MB",
+    "DATA_DIR=FILE": "is not a folder",
+    "DATA_DIR=/proc/macule": "can be written",
+    "REDIS_URL=redis://127.0.0.1/cache": "/database",
+    "REDIS_URL=redis://127.0.0.1": "the package redis",
+    "BROKER_URL=redis://127.0.0.1": "the package redis",
+    "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1": "the package opentelemetry",
+    "MODEL_URI=s3://models/stable": "the package boto3",
+    "MODEL_URI=gs://models/stable": "the package google-cloud-storage",
+}
+ONE_OF_EACH_KIND = ["DECODE_TIMEOUT_S=0", "MODEL_DIR=/nowhere", "REDIS_URL=redis://127.0.0.1"]
+
+
+def environment(setting: str, folder: Path) -> dict[str, str]:
+    """Return this process's environment with one setting more."""
+    (folder / "empty").mkdir()
+    (folder / "file").touch()
+    value = setting.replace("FOLDER", str(folder / "empty")).replace("FILE", str(folder / "file"))
+    name, _, value = value.partition("=")
+    return {**os.environ, "HOST": "127.0.0.1", "PORT": str(closed_port()), name: value}
+
+
+def refused(command: list[str], environ: dict[str, str], cwd: Path = ROOT) -> str:
+    """Run what must not start; return the one line that it says."""
+    done = subprocess.run(
+        command, env=environ, cwd=cwd, capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert done.returncode not in (0, None)
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(("setting", "said"), BAD.items())
+def test_one_line_stops_the_start(setting: str, said: str, tmp_path: Path) -> None:
+    """Where gunicorn serves nothing comes up, and the line names the variable and what is wrong."""
+    line = refused(SERVE, environment(setting, tmp_path))
+
+    assert line.startswith(f"macule: {setting.partition('=')[0]}")
+    assert said in line
+
+
+@pytest.mark.parametrize("setting", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize(
+    "command",
+    [
+        [PYTHON, "-m", "gunicorn", "-c", "python:macule.server.configuration"],
+        [".venv/bin/functions-framework", "--source=functions/predict/main.py", "--target=predict"],
+        [".venv/bin/macule", "serve"],
+    ],
+    ids=["gunicorn", "functions-framework", "macule serve"],
+)
+def test_it_is_the_same_line_everywhere(setting: str, command: list[str], tmp_path: Path) -> None:
+    """Each way to start a service says what the others say."""
+    environ = environment(setting, tmp_path)
+
+    assert refused(command, environ) == refused(SERVE, environ)
+
+
+@pytest.mark.parametrize("setting", ONE_OF_EACH_KIND)
+def test_lambda_fails_its_init_with_that_line(setting: str, tmp_path: Path) -> None:
+    """AWS's runtime client ends before it asks for an event; the line is in the log."""
+    client = tmp_path / "client"
+    client.mkdir()
+    for pattern in CLIENT:
+        for path in Path(awslambdaric.__file__).parent.parent.glob(pattern):
+            (client / path.name).symlink_to(path)
+    environ = environment(setting, tmp_path)
+    paths = [str(ROOT / "functions/predict"), str(ROOT / "layers/model"), str(client)]
+    runtime = {
+        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{closed_port()}",
+        "PYTHONPATH": ":".join(paths),
+    }
+    command = [sys.executable, "-S", "-m", "awslambdaric", "main.handler"]
+
+    assert refused(command, {**environ, **runtime}) == refused(SERVE, environ)
+
+
+@pytest.mark.parametrize("setting", ONE_OF_EACH_KIND)
+def test_the_doctor_fails_where_the_service_does(setting: str, tmp_path: Path) -> None:
+    """`macule doctor` has the line that stops the start, and exits with 1."""
+    environ = environment(setting, tmp_path)
+    done = subprocess.run(
+        [".venv/bin/macule", "doctor"],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    line = refused(SERVE, environ).removeprefix("macule: ")
+
+    assert done.returncode == 1
+    assert f"FAIL settings: {line}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "said"),
+    [
+        ("worker", "BROKER_URL=redis://127.0.0.1", "the package redis"),
+        ("worker", "BROKER_URL=amqp://127.0.0.1", "redis://"),
+        ("predict examples/spot.jpg", "MODEL_DIR=/nowhere", "MODEL_DIR='/nowhere' is not a folder"),
+        ("batch examples --out /dev/null.csv", "MODEL_DIR=/nowhere", "MODEL_DIR='/nowhere'"),
+        ("plan", "MODEL_DIR=/nowhere", "MODEL_DIR='/nowhere'"),
+        ("predict examples/spot.jpg", "THREADS=x", "THREADS='x'"),
+    ],
+)
+def test_commands_say_it_in_one_line_too(
+    command: str, setting: str, said: str, tmp_path: Path
+) -> None:
+    """A command that cannot begin says why, without a traceback."""
+    line = refused([".venv/bin/macule", *command.split()], environment(setting, tmp_path))
+
+    assert line.startswith("macule: ")
+    assert said in line
+
+
+def test_a_reload_does_not_end_a_service_that_runs(tmp_path: Path) -> None:
+    """What would stop a start does not stop a service at SIGHUP: mended, it goes on."""
+    folder, keys = tmp_path / "weights", tmp_path / "keys"
+    (key, pair), key_file = new("clinic"), {"API_KEYS": str(keys)}
+    shutil.copytree(local.SHIPPED, folder)
+    keys.write_text(pair)
+    photo = (ROOT / "examples/spot.jpg").read_bytes()
+    with running(" ".join(SERVE), tmp_path, MODEL_DIR=str(folder), **key_file) as service:
+        shutil.rmtree(folder)
+        keys.unlink()
+        os.kill(service.process.pid, signal.SIGHUP)
+        until(lambda: "model not loaded" in service.log.read_text())
+        broken = service.predict(photo, **{"X-API-Key": key}).status
+        shutil.copytree(local.SHIPPED, folder)
+        mended = service.predict(photo, **{"X-API-Key": key}).status
+
+    assert (broken, mended) == (503, 200)
+
+
+def test_an_ipv6_address_is_listened_on(tmp_path: Path) -> None:
+    """HOST=::1 serves at [::1]."""
+    port = closed_port()
+    environ = environment("HOST=::1", tmp_path) | {"PORT": str(port)}
+    process = subprocess.Popen(SERVE, cwd=ROOT, env=environ)
+    try:
+        until(lambda: answers("::1", port))
+    finally:
+        process.terminate()
+        process.wait(30)
+
+    assert process.returncode == 0
+
+
+def answers(host: str, port: int) -> bool:
+    connection = HTTPConnection(host, port, timeout=10)
+    try:
+        connection.request("GET", "/health/")
+        return connection.getresponse().status == 200
+    except ConnectionError:
+        return False
+    finally:
+        connection.close()
+
+
+def test_what_is_well_has_no_fault(tmp_path: Path) -> None:
+    """Folders that are there or can be made, a limit that holds; nothing is left in them."""
+    data = tmp_path / "new" / "data"
+    chosen = read({"DATA_DIR": str(data), "MODEL_DIR": local.SHIPPED, "MEMORY_LIMIT_MB": "96"})
+
+    assert list(startup.faults(chosen)) == []
+    assert list(data.iterdir()) == []
+
+
+def test_health_needs_nothing_of_predict() -> None:
+    """A function without a model and a queue is not stopped by theirs."""
+    theirs = {"MODEL_DIR": "/nowhere", "DATA_DIR": "/proc/x", "MEMORY_LIMIT_MB": "24"}
+
+    assert list(startup.faults(read({**theirs, "FUNCTION_TARGET": "health"}))) == []
+    assert len(list(startup.faults(read(theirs)))) == len(theirs)
+
+
+def test_memory_is_judged_without_loading_a_model() -> None:
+    """The check imports neither numpy nor the runtime, and what it asks for is below the truth."""
+    code = (
+        "import sys; from macule import settings; from macule.server import startup; "
+        "print(*startup.faults(settings.read())); "
+        "print({'numpy', 'ai_edge_litert'} & {*sys.modules})"
+    )
+    environ = {**os.environ, "MEMORY_LIMIT_MB": "40"}
+    done = subprocess.run([PYTHON, "-c", code], env=environ, capture_output=True, text=True)
+    fault, heavy = done.stdout.splitlines()
+
+    assert fault.startswith("MEMORY_LIMIT_MB=40 is not enough for this model: a worker takes more")
+    assert heavy == "set()"

@@ -1,0 +1,48 @@
+"""Augmented images: their range, their seed, and that the lesion stays."""
+
+import numpy as np
+import pytest
+from macule.train import augmentation
+from numpy.typing import NDArray
+from support.images import skin
+
+
+def images(count: int = 6) -> NDArray[np.uint8]:
+    """Drawn skin, 64 x 64."""
+    return np.stack([np.asarray(skin(64, 64))] * count)
+
+
+def test_soiling_keeps_shape_and_seed() -> None:
+    """Hair, rulers, blur and JPEG give an image of the same shape, the same for the same seed."""
+    image = images(1)[0]
+    runs = [
+        [augmentation.soil(image, random) for _ in range(40)]
+        for random in (np.random.default_rng(3), np.random.default_rng(3))
+    ]
+
+    assert all(a.shape == image.shape and a.dtype == np.uint8 for a in runs[0])
+    assert all((a == b).all() for a, b in zip(*runs, strict=True))
+    assert 5 < sum((a != image).any() for a in runs[0]) < 40
+
+
+def test_frames_are_cut_and_lit_within_range() -> None:
+    """Frames have the side asked for, stay within 0 to 255, and differ from one another."""
+    pytest.importorskip("tensorflow")
+    random = np.random.default_rng(5)
+
+    framed = augmentation.light(augmentation.frame(images(), 48, random), random).numpy()
+
+    assert framed.shape == (6, 48, 48, 3)
+    assert framed.min() >= 0
+    assert framed.max() <= 255
+    assert np.abs(framed[0] - framed[1]).mean() > 2
+
+
+def test_nothing_black_comes_in_at_the_edges() -> None:
+    """Where a turned frame leaves the image, the image is mirrored: white stays white."""
+    pytest.importorskip("tensorflow")
+    white = np.full((8, 64, 64, 3), 255, np.uint8)
+
+    framed = augmentation.frame(white, 48, np.random.default_rng(1)).numpy()
+
+    assert framed.min() == 255

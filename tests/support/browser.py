@@ -1,0 +1,142 @@
+"""A real browser for the tests: Debian's Chromium, and what a visitor of the page sees."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserType, ConsoleMessage, Page, Request, sync_playwright
+
+from support.service import ROOT, need
+
+PACKAGE = ROOT / "layers/model/macule"
+WORDS = json.loads((PACKAGE / "routes/page/words.json").read_text())
+CARD = json.loads((PACKAGE / "weights/model.json").read_text())
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+FAKE_CAMERA = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
+# What a browser says of any answer of 400 and above, wished for or not.
+FAILED = "Failed to load resource"
+# WCAG 2.0 to 2.2, A and AA, and what axe holds to be good besides.
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+# Playwright does not show the bytes of a Blob that is sent; the page's own call does.
+KEEP_SENT = """
+const send = XMLHttpRequest.prototype.send;
+XMLHttpRequest.prototype.send = function (body) {
+  window.sent = body;
+  return send.call(this, body);
+};
+"""
+READ_SENT = """
+() => new Promise((done) => {
+  const reader = new FileReader();
+  reader.onload = () => done(reader.result.split(",")[1]);
+  reader.readAsDataURL(window.sent);
+})
+"""
+
+
+@contextmanager
+def launched(kind: BrowserType | None = None, arguments: str = FAKE_CAMERA) -> Iterator[Browser]:
+    """Run Chromium; *kind* is that of a browser which runs already, as Playwright starts once."""
+    options = {
+        "executable_path": need("chromium", "chromium", "google-chrome"),
+        "args": [*QUIET.split(), *arguments.split()],
+    }
+    if kind:
+        with kind.launch(**options) as browser:
+            yield browser
+        return
+    with sync_playwright() as playwright, playwright.chromium.launch(**options) as browser:
+        yield browser
+
+
+def faults(page: Page) -> list[str]:
+    """Return what axe finds wrong with the page as it is."""
+    options = {"runOnly": RULES, "resultTypes": ["violations"]}
+    found = Axe().run(page, options=options).response["violations"]
+    return [f"{fault['id']}: {[node['html'][:100] for node in fault['nodes']]}" for fault in found]
+
+
+def too_wide(page: Page) -> bool:
+    return bool(page.evaluate("document.documentElement.scrollWidth > innerWidth"))
+
+
+def most_like(language: str = "en", label: str = "nevus") -> str:
+    """Return what the page says of a photo that is classified as *label*."""
+    name = CARD["names"][language][CARD["labels"].index(label)]
+    return f"{WORDS[language]['classified']}\n{name}"
+
+
+class Visit:
+    """One visitor: a page, what its console said, and what it asked for."""
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self.page, self.origin = page, origin
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self.said.append(f"uncaught: {error}"))
+        page.on("request", self._see)
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.said.append(message.text)
+
+    def _see(self, request: Request) -> None:
+        if not request.url.startswith(("data:", "blob:")):
+            self.asked.append(request.url)
+
+    def sent(self) -> bytes:
+        """Return the body that was sent last."""
+        return b64decode(self.page.evaluate(READ_SENT))
+
+    def choose(self, *files: tuple[str, str, bytes]) -> None:
+        """Choose files, each a name, a media type and its bytes."""
+        self.page.set_input_files(
+            "#file",
+            [{"name": name, "mimeType": kind, "buffer": body} for name, kind, body in files],
+        )
+
+    def analyse(self) -> None:
+        self.page.click("#analyse")
+
+    def verdict(self) -> str:
+        """Wait for the answer and return what it says first."""
+        self.page.wait_for_selector("#verdict:visible")
+        return self.page.inner_text("#verdict")
+
+    def problem(self) -> str:
+        """Wait for a failure and return what is said of it."""
+        self.page.wait_for_selector("#problem-head:visible")
+        return self.page.inner_text(".in-problem")
+
+
+@contextmanager
+def visiting(
+    browser: Browser, url: str, *, path: str = "", failures: bool = False, **context: Any
+) -> Iterator[Visit]:
+    """Open a page of the service at *url*; its console was silent, and it asked nobody else.
+
+    Args:
+      path: where the page is below *url*.
+      failures: whether answers of 400 and above are part of the test.
+    """
+    with browser.new_context(**{"locale": "en-GB", **context}) as visitor:
+        visitor.set_default_timeout(20_000)
+        page = visitor.new_page()
+        if context.get("java_script_enabled", True):
+            page.add_init_script(KEEP_SENT)
+        visit = Visit(page, url)
+        page.goto(url + path)
+        yield visit
+        said = [text for text in visit.said if not (failures and text.startswith(FAILED))]
+        elsewhere = [asked for asked in visit.asked if not asked.startswith(url)]
+
+        assert (said, elsewhere) == ([], [])

@@ -1,0 +1,178 @@
+"""Real servers for the tests: started on a free port of loopback, ended by their own pid."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+# Found, not imported: each process that collects the tests would take seconds for it.
+needs_tensorflow = pytest.mark.skipif(
+    find_spec("tensorflow") is None, reason="could not import 'tensorflow': it is not installed"
+)
+ROOT = Path(__file__).resolve().parents[2]
+GUNICORN = "make --no-print-directory serve PORT={port}"
+# With all that is installed for development, such as redis-py.
+GUNICORN_DEV = ".venv-dev/bin/python -m infra.serve"
+FRAMEWORK = (
+    ".venv/bin/functions-framework --source functions/{name}/main.py --target {name} --port {port}"
+)
+# Its server reads a body where an image is decoded: one that does not come holds that place.
+READS_IN_SLOTS = FRAMEWORK.replace("{name}", "predict")
+
+
+# What the tests of a service are written for, whatever limits.toml says today.
+SETTINGS = {
+    "THREADS": "256",
+    "GRACEFUL_TIMEOUT_S": "25",
+    "MAX_IMAGE_BYTES": str(10 * 2**20),
+    "MEMORY_BANDS": "0.3,0.7,0.88,0.98",
+}
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Service:
+    """One running service."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process, self.port, self.log = process, port, log
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, names, response.read())
+        finally:
+            connection.close()
+
+    def predict(self, body: bytes, query: str = "", **headers: str) -> Answer:
+        return self.call("POST", f"/predict/{query}", body, headers)
+
+
+def patiently(ask: Callable[[], T], is_busy: Callable[[T], bool]) -> T:
+    """Ask again, as clients do, while a slow machine is busy: a minute at most."""
+    for _ in range(60):
+        answer = ask()
+        if not is_busy(answer):
+            break
+        time.sleep(1)
+    return answer
+
+
+@contextmanager
+def running(
+    command: str | list[str],
+    folder: Path,
+    cwd: Path = ROOT,
+    alive: str = "/health/",
+    port: int = 0,
+    **environment: str,
+) -> Iterator[Service]:
+    """Start *command* with a free `{port}`, wait until *alive* answers, end it with SIGTERM.
+
+    A list's words may have spaces in them.
+    """
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+    log = folder / f"service-{port}.log"
+    words = command.split() if isinstance(command, str) else command
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [word.format(port=port) for word in words],
+            cwd=cwd,
+            env={
+                **os.environ,
+                **SETTINGS,
+                "HOST": "127.0.0.1",
+                "PORT": str(port),
+                "DATA_DIR": str(folder / "data"),  # no two tests share a queue
+                "DRAIN_S": "0",  # nobody else comes
+                **environment,
+            },
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    service = Service(process, port, log)
+    try:
+        _wait(service, alive)
+        yield service
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait(service: Service, alive: str, wait_s: float = 60) -> None:
+    end = time.monotonic() + wait_s
+    while time.monotonic() < end and service.process.poll() is None:
+        try:
+            if service.call("GET", alive).status == 200:
+                return
+        except OSError:
+            pass
+        time.sleep(0.02)
+    raise AssertionError(f"the service did not come up: {service.log.read_text()[-3000:]}")
+
+
+def need(package: str, *programs: str) -> str:
+    """Find one of *programs*; without any the test fails in CI, and is skipped elsewhere."""
+    found = next(filter(None, map(shutil.which, programs)), None)
+    if found:
+        return found
+    why = f"{programs[0]} is not installed: apt-get install {package}"
+    return pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+
+
+def until(happened: Callable[[], object], wait_s: float = 20) -> None:
+    """Wait until *happened* says so; fail where that takes longer than *wait_s*."""
+    end = time.monotonic() + wait_s
+    while not happened():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def form(field: str, body: bytes, name: str = "a.jpg") -> tuple[bytes, dict[str, str]]:
+    """Write a multipart form of one file."""
+    boundary = "tests-boundary"
+    head = (
+        f"--{boundary}\r\nContent-Disposition: form-data; "
+        f'name="{field}"; filename="{name}"\r\nContent-Type: image/jpeg\r\n\r\n'
+    ).encode()
+    kind = f"multipart/form-data; boundary={boundary}"
+    return head + body + f"\r\n--{boundary}--\r\n".encode(), {"Content-Type": kind}
