@@ -2,8 +2,8 @@
 
     .venv-dev/bin/python bench/mutants.py [--seconds 600] [--seed 1] [--rooms memory inference]
 
-cosmic-ray lists every mutation of the rooms' modules. A sample by seed is applied one at a time in a
-copy of the tree, and the tests of that module run. A mutant is killed when a test fails or the
+cosmic-ray lists every mutation of the rooms' modules. A sample by seed is applied one at a time in
+a copy of the tree, and the tests of that module run. A mutant is killed when a test fails or the
 tests take ten times as long as without it. Writes bench/results/mutants.json with the survivors.
 """
 
@@ -103,7 +103,7 @@ def main() -> None:
         path = os.pathsep.join([str(Path(folder) / "layers/model"), str(Path(folder) / "tests")])
         environ = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         found = mutations(options.rooms)
-        random.Random(options.seed).shuffle(found)
+        random.Random(options.seed).shuffle(found)  # noqa: S311
         times: dict[Path, float] = {}
         counts: dict[str, Counter[str]] = {}
         survivors = []

@@ -22,9 +22,9 @@ TOOLS = re.compile("could not import '(tensorflow|keras|tf_keras|h5py)'")
 # reports or lints templates of clouds.
 STARTS = re.compile(
     r"^import (?:schemathesis|subprocess)\b|^from playwright"
-    r"|^from support import .*\b(?:small_model|keras_models|model_sources|load_clients|lambda_runtime_api)\b"
-    r"|^from support\.(?:api_examples|bare_environment|broker|browser|keras_models|lambda_runtime_api"
-    r"|load_clients|machine|model_sources|mutants|small_model|upstreams|webhook_receivers) import\b"
+    r"|^from support(?: import .*\b|\.)(?:api_examples|bare_environment|broker|browser|keras_models"
+    r"|lambda_runtime_api|load_clients|machine|model_sources|mutants|small_model|upstreams"
+    r"|webhook_receivers)\b"
     r"|^from .* import .*\b(?:aws|checks|generate|report|running|sam)\b"
     r"|^ +(?:import keras\b|keras = pytest|pytest\.importorskip)"
     r"|^def test.*\b(?:bundles|wheel): Path",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from macule.registry import local
 from support.service import ROOT
-from test_readme import KEPT, kept
+from support.translations import KEPT, kept
 
 ENGLISH, VIETNAMESE = (
     (ROOT / f"docs/from-tensorflow{ending}.md").read_text().replace(".vi.md", ".md")

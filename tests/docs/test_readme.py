@@ -8,19 +8,10 @@ from pathlib import Path
 
 import pytest
 from support.service import GUNICORN, ROOT, Service, running
+from support.translations import KEPT, kept
 
 README = (ROOT / "README.md").read_text()
 VIETNAMESE = (ROOT / "README.vi.md").read_text()
-# What a translation leaves as it is.
-KEPT = {
-    "headings": r"^#+(?= )",
-    "code": r"^```.*?^```",
-    "words of code": r"`[^`]+`",
-    "links": r"\]\(([^)]+)\)",
-    "figures": r"\d+(?:\.\d+)*",
-    "rows": r"^\|",
-    "points": r"^- ",
-}
 
 
 def blocks(kind: str) -> list[str]:
@@ -72,17 +63,6 @@ def test_every_linked_file_is_there() -> None:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in link:
                 assert (page.parent / Path(link)).exists(), f"{page.name}: {link}"
-
-
-def kept(text: str, kind: str) -> list[str]:
-    """Find what of one kind a README holds; code is looked into as a whole alone."""
-    if kind != "code":
-        text = re.sub(KEPT["code"], "", text, flags=re.MULTILINE | re.DOTALL)
-        text = text.replace("README.vi.md", "README.md")  # each links to the other
-    found = re.findall(KEPT[kind], text, re.MULTILINE | re.DOTALL)
-    if kind in ("code", "headings"):
-        return found
-    return sorted(" ".join(part.split()) for part in found)  # a sentence may be turned round
 
 
 @pytest.mark.parametrize("kind", KEPT)

@@ -145,7 +145,8 @@ def test_a_model_that_kills_is_let_alone(service: Service, folder: Path, tmp_pat
     good = (folder / "model.tflite").read_bytes()
     digest = vouch(folder, good + bytes(4))
     run = (
-        "import os, sys, tempfile; tempfile.tempdir = sys.argv[1]; from macule.registry import trial_run\n"
+        "import os, sys, tempfile; from macule.registry import trial_run\n"
+        "tempfile.tempdir = sys.argv[1]\n"
         "with trial_run.of('/m.tflite', sys.argv[2]): os.abort()"
     )
     for _ in range(2):

@@ -36,7 +36,8 @@ from macule.server import startup
 def photo(request):
     raise RuntimeError("a fault of ours")
 
-ROUTES = {"POST /predict/": photo, "GET /health/": health.alive, "GET /metrics": metrics_endpoint.show}
+ROUTES = {"POST /predict/": photo, "GET /health/": health.alive}
+ROUTES["GET /metrics"] = metrics_endpoint.show
 startup.begin()
 app = wsgi.app(ROUTES)
 """

@@ -1,7 +1,9 @@
-"""The house is whole: everything is documented, and every import points inward."""
+"""The structure of the project: imports point one way, and everything is documented."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,394 +15,6 @@ from support.service import ROOT, needs_tensorflow
 
 PACKAGE = ROOT / "layers/model/macule"
 API = (ROOT / "docs/api.md").read_text()
-# Offline, with TensorFlow: what serves knows nothing of it; `commands` imports it when it is asked.
-TOOLS = ("convert", "train")
-# What a module may know of its own package. http knows no route, decoding knows no model.
-MAY_IMPORT = {
-    "errors": set(),
-    "uri": set(),
-    "keys": {"errors"},
-    "proxies": set(),
-    "quota": {"errors", "packages", "shared"},
-    "values": {"uri"},
-    "settings": {"errors", "keys", "proxies", "quota", "uri", "values"},
-    "packages": set(),
-    "startup": {"errors", "jobs", "keys", "manifest", "packages", "settings", "store"},
-    "processes": set(),
-    "budget": {"processes", "settings"},
-    "cells": set(),
-    "metrics": {"cells"},
-    "log": {"errors", "metrics", "settings"},
-    "traces": {"settings"},
-    "record": {"errors", "metrics", "proxies", "settings", "traces"},
-    "manifest": {"errors"},
-    "store.kept": {"errors"},
-    "store": {"errors", "store.kept", "manifest"},
-    "store.web": {"errors", "uri"},
-    "store.s3": {"errors", "packages", "uri"},
-    "store.gs": {"errors", "packages", "uri"},
-    "store.objects": {"errors", "store.gs", "store.s3", "store.web"},
-    "store.alias": {"errors"},
-    "store.download": {
-        "store.alias",
-        "errors",
-        "store.kept",
-        "manifest",
-        "store.objects",
-        "store",
-        "uri",
-    },
-    "store.remote": {"errors", "store.kept", "settings", "store", "uri"},
-    "store.trial": {"errors", "store"},
-    "store.publish": {"store.alias", "errors", "manifest", "store.objects", "store", "uri"},
-    "decoding": {"decoding.formats", "decoding.header", "decoding.pixels"},
-    "decoding.avif": {"decoding.iso"},
-    "decoding.colour": {"decoding.icc", "decoding.iso", "decoding.png"},
-    "decoding.dicom": {"errors"},
-    "decoding.formats": {
-        "decoding.avif",
-        "decoding.dicom",
-        "decoding.heif",
-        "decoding.ico",
-        "decoding.iso",
-        "decoding.jpeg",
-        "decoding.png",
-        "decoding.webp",
-        "errors",
-    },
-    "decoding.header": {
-        "decoding.avif",
-        "decoding.formats",
-        "decoding.heif",
-        "decoding.jpeg",
-        "decoding.jpeg2000",
-        "decoding.png",
-        "decoding.tiff",
-        "decoding.webp",
-        "errors",
-    },
-    "decoding.heif": {"decoding.iso"},
-    "decoding.icc": set(),
-    "decoding.ico": set(),
-    "decoding.iso": set(),
-    "decoding.jpeg": set(),
-    "decoding.jpeg2000": set(),
-    "decoding.pixels": {
-        "decoding.colour",
-        "decoding.formats",
-        "decoding.header",
-        "decoding.heif",
-        "decoding.icc",
-        "decoding.jpeg",
-        "decoding.jpeg2000",
-        "decoding.png",
-        "decoding.webp",
-        "errors",
-    },
-    "decoding.png": set(),
-    "decoding.tiff": set(),
-    "decoding.webp": set(),
-    "sandbox": set(),
-    "decoders": {"admission", "errors", "decoding", "sandbox", "settings"},
-    "admission": {
-        "budget",
-        "cache",
-        "decoding",
-        "decoding.avif",
-        "decoding.heif",
-        "decoding.jpeg",
-        "decoding.pixels",
-        "decoding.webp",
-        "errors",
-        "ladder",
-        "metrics",
-        "settings",
-    },
-    "shared": {"errors"},
-    "cache": {"errors", "metrics", "packages", "settings", "shared"},
-    "flight": {"errors"},
-    "ladder": {"metrics"},
-    "native_log": set(),
-    "plan": {
-        "admission",
-        "budget",
-        "decoding",
-        "decoding.jpeg",
-        "model",
-        "native_log",
-        "processes",
-        "settings",
-    },
-    "model": {
-        "errors",
-        "decoding",
-        "manifest",
-        "metrics",
-        "processes",
-        "settings",
-        "store",
-        "store.remote",
-        "store.trial",
-    },
-    "draining": {"errors"},
-    "recycle": {"admission", "budget", "errors", "metrics", "model", "processes", "settings"},
-    "explain": set(),
-    "inference": {"explain", "decoding", "manifest", "model"},
-    "ordered": set(),
-    "photos": {"errors"},
-    "classifier": {
-        "budget",
-        "errors",
-        "decoding",
-        "inference",
-        "manifest",
-        "model",
-        "ordered",
-        "photos",
-        "settings",
-        "store",
-        "uri",
-        "values",
-    },
-    "jobs": {"errors", "explain"},
-    "jobs.addresses": {"peer"},
-    "jobs.alive": set(),
-    "jobs.courier": {"errors", "jobs.alive", "jobs.outbox", "jobs.webhooks"},
-    "jobs.outbox": {"jobs", "jobs.webhooks", "metrics"},
-    "jobs.webhooks": {"errors", "jobs.addresses", "metrics", "peer", "uri"},
-    "jobs.space": {"errors", "jobs"},
-    "jobs.sqlite": {"errors", "jobs", "jobs.alive", "jobs.space", "metrics"},
-    "jobs.work": {"classify", "errors", "jobs", "record", "settings"},
-    "jobs.runner": {"errors", "jobs", "jobs.sqlite"},
-    "jobs.here": {
-        "budget",
-        "errors",
-        "jobs",
-        "jobs.courier",
-        "jobs.outbox",
-        "jobs.runner",
-        "jobs.sqlite",
-        "jobs.valkey",
-        "jobs.webhooks",
-        "jobs.work",
-        "model",
-        "packages",
-        "settings",
-    },
-    "jobs.scripts": set(),
-    "jobs.outage": {"errors"},
-    "jobs.valkey": {"errors", "jobs", "jobs.outage", "jobs.scripts", "jobs.webhooks", "metrics"},
-    "jobs.monitor": {"body", "errors", "http", "scrape"},
-    "jobs.worker": {
-        "budget",
-        "errors",
-        "jobs",
-        "jobs.monitor",
-        "jobs.scripts",
-        "jobs.valkey",
-        "jobs.webhooks",
-        "jobs.work",
-        "model",
-        "processes",
-        "recycle",
-        "settings",
-    },
-    "body": {"errors"},
-    "gate": {"errors", "http", "keys", "proxies", "quota", "settings"},
-    "http": {"body", "budget", "draining", "errors", "gate", "record", "settings"},
-    "codings": {"errors", "http"},
-    "data_uri": {"errors"},
-    "upload": {"codings", "data_uri", "errors", "http"},
-    "classify": {
-        "admission",
-        "cache",
-        "decoders",
-        "errors",
-        "explain",
-        "flight",
-        "http",
-        "decoding",
-        "inference",
-        "ladder",
-        "model",
-        "settings",
-        "upload",
-    },
-    "predictions": {
-        "admission",
-        "classify",
-        "decoders",
-        "draining",
-        "errors",
-        "http",
-        "decoding",
-        "jobs",
-        "jobs.here",
-        "jobs.webhooks",
-        "metrics",
-        "settings",
-    },
-    "scrape": {
-        "admission",
-        "budget",
-        "errors",
-        "http",
-        "jobs.here",
-        "metrics",
-        "model",
-        "processes",
-    },
-    "health": {
-        "admission",
-        "budget",
-        "cache",
-        "draining",
-        "http",
-        "decoding",
-        "jobs.here",
-        "model",
-        "processes",
-        "settings",
-    },
-    "tensors": {"data_uri", "errors", "http", "upload"},
-    "v2": {
-        "admission",
-        "classify",
-        "codings",
-        "errors",
-        "health",
-        "http",
-        "decoding",
-        "manifest",
-        "model",
-        "settings",
-        "tensors",
-        "upload",
-    },
-    "peer": set(),
-    "status": {"health", "http", "peer", "settings"},
-    "refusal": {"body", "settings"},
-    "aws_lambda": {"body", "doors", "http", "settings", "snapstart"},
-    "snapstart": {"budget", "http", "processes"},
-    "doors": {"body", "budget", "http", "log", "metrics", "processes", "refusal", "startup"},
-    "assets": {"errors", "http"},
-    "page": {"assets", "http"},
-    "openapi": {"assets", "http", "openapi.page", "openapi.specification"},
-    "openapi.entry": {"errors"},
-    "openapi.inference": {"errors", "openapi.entry"},
-    "openapi.operations": {"errors", "openapi.entry", "openapi.inference"},
-    "openapi.page": {
-        "openapi.page.markup",
-        "openapi.page.samples",
-        "openapi.page.tables",
-        "openapi.page.tryout",
-    },
-    "openapi.page.markup": set(),
-    "openapi.page.samples": set(),
-    "openapi.page.tables": {"openapi.page.markup"},
-    "openapi.page.tryout": {"openapi.page.markup", "openapi.page.samples"},
-    "openapi.specification": {
-        "draining",
-        "errors",
-        "http",
-        "openapi.entry",
-        "openapi.operations",
-    },
-    "doctor.finding": set(),
-    "doctor.backends": {"doctor.finding"},
-    "doctor.wheels": {"doctor.finding"},
-    "doctor.visit": {"budget", "doctor.finding", "peer", "decoding.png"},
-    "doctor": {
-        "budget",
-        "doctor.backends",
-        "errors",
-        "doctor.finding",
-        "keys",
-        "packages",
-        "peer",
-        "plan",
-        "sandbox",
-        "settings",
-        "startup",
-        "status",
-        "doctor.wheels",
-    },
-    "batch.source": {"errors", "store.objects", "uri"},
-    "batch.score": {"batch.source", "classify", "errors", "jobs", "settings"},
-    "batch.journal": {"batch.score", "errors"},
-    "batch.tables": {"errors", "packages"},
-    "batch.progress": set(),
-    "batch": {
-        "batch.journal",
-        "batch.progress",
-        "batch.score",
-        "batch.source",
-        "batch.tables",
-        "budget",
-        "errors",
-        "jobs",
-        "model",
-        "ordered",
-        "settings",
-        "store.remote",
-    },
-    "cli": {"commands", "errors", "values"},
-    "functions": set(),
-    "functions.predict": {
-        "aws_lambda",
-        "classify",
-        "doors",
-        "health",
-        "openapi",
-        "page",
-        "predictions",
-        "scrape",
-        "v2",
-    },
-    "functions.health": {"aws_lambda", "doors", "health", "openapi", "scrape", "status"},
-    "server": set(),
-    "server.__main__": {"errors", "packages", "settings"},
-    "server.configuration": {
-        "budget",
-        "draining",
-        "errors",
-        "http",
-        "jobs.here",
-        "log",
-        "metrics",
-        "processes",
-        "recycle",
-        "settings",
-        "startup",
-    },
-    "server.worker": {"server.connection", "server.transfers"},
-    "server.connection": {"server.chunks"},
-    "server.transfers": {"server.connection"},
-    "server.chunks": set(),
-    "commands": {
-        "batch",
-        "convert",
-        "convert.refusal",
-        "classify",
-        "doctor",
-        "errors",
-        "doctor.finding",
-        "jobs.worker",
-        "jobs.here",
-        "keys",
-        "log",
-        "metrics",
-        "model",
-        "native_log",
-        "packages",
-        "plan",
-        "store.publish",
-        "settings",
-        "startup",
-        "store",
-        "doctor.visit",
-    },
-}
 
 
 def failures(kind: type[errors.Macule] = errors.Macule) -> list[type[errors.Macule]]:
@@ -408,39 +22,57 @@ def failures(kind: type[errors.Macule] = errors.Macule) -> list[type[errors.Macu
 
 
 def modules() -> dict[str, Path]:
-    """Find the package's modules: `http`, `store` (a folder's front), `store.kept`; no tools."""
+    """Find the modules that serve, by dotted name without `macule`."""
     found = {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
         for path in PACKAGE.rglob("*.py")
-        if path.relative_to(PACKAGE).parts[0] not in TOOLS
+        if path.relative_to(PACKAGE).parts[0] not in ("convert", "train")
     }
     del found["__init__"]
     return found
 
 
-def imported(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "macule":
-            inside = str(node.module).partition(".")[2]
-            both = {f"{inside}.{alias.name}".strip(".") for alias in node.names}
-            names |= {name if name in modules() else inside for name in both}
-    return names - {""}
+def test_rooms_import_only_rooms_below_them() -> None:
+    """The contracts in pyproject.toml hold, and none of them lists an exception."""
+    lint = Path(sys.executable).with_name("lint-imports")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "layers/model")}
+    done = subprocess.run(
+        [lint, "--no-cache"], cwd=ROOT, env=environ, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert "ignore_imports" not in (ROOT / "pyproject.toml").read_text()
 
 
-def test_every_module_has_its_place() -> None:
-    """Each module imports only what the path of a request lets it know."""
-    too_much = {
-        name: imported(path) - MAY_IMPORT.get(name, set()) for name, path in modules().items()
-    }
+def test_every_room_says_what_is_in_it() -> None:
+    """Each package has a docstring, and docs/architecture.md names each room."""
+    packages = [path.parent for path in PACKAGE.rglob("__init__.py")]
+    documented = (ROOT / "docs/architecture.md").read_text()
+    rooms = {path.name for path in packages if path.parent == PACKAGE}
+    silent = [
+        p for p in packages if not ast.get_docstring(ast.parse((p / "__init__.py").read_text()))
+    ]
 
-    assert {name: names for name, names in too_much.items() if names} == {}
-    assert set(MAY_IMPORT) == set(modules())
+    assert silent == []
+    assert [room for room in sorted(rooms) if f"`{room}`" not in documented] == []
+
+
+def test_the_diagram_is_that_of_the_code() -> None:
+    """docs/architecture.md has the imports between rooms as they are: `make architecture`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.architecture", "--check"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "layers/model")},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_setting_is_documented() -> None:
     """docs/api.md has each variable that settings.py reads."""
-    source = (PACKAGE / "settings.py").read_text()
+    source = (PACKAGE / "settings/__init__.py").read_text()
     variables = set(re.findall(r'get\("(\w+)"|get\(\'(\w+)\'', source))
     names = {first or second for first, second in variables} | set(
         settings.PLATFORM_MEMORY_VARIABLES
@@ -514,18 +146,39 @@ def test_every_name_of_the_specification_is_documented() -> None:
     assert [name for name in sorted(names) if not re.search(rf'[`"/]{name}["`:/]', API)] == []
 
 
-def test_nothing_heavy_comes_with_the_routes() -> None:
-    """Importing every route loads neither numpy, Pillow, a runtime, Flask, TensorFlow nor TLS."""
-    import subprocess
+def loaded(code: str) -> set[str]:
+    """Run *code* in a process of its own; return the modules that it has loaded."""
+    run = f"import sys; {code}; print(*sys.modules)"
+    return set(subprocess.check_output([sys.executable, "-c", run], text=True).split())
 
-    code = (
-        "import sys; from macule.http.adapters import wsgi; from macule.routes import classify, health, open_inference; "
-        "print(*{'numpy', 'PIL', 'ai_edge_litert', 'flask', 'tensorflow', 'ssl', 'subprocess'} "
-        "& set(sys.modules))"
+
+@pytest.mark.parametrize("function", ["predict", "health"])
+def test_nothing_heavy_comes_with_the_routes(function: str) -> None:
+    """Importing a function loads neither numpy, Pillow, a runtime, Flask, TensorFlow nor TLS."""
+    found = loaded(f"import macule.functions.{function}")
+
+    assert not found & {
+        "numpy",
+        "PIL",
+        "ai_edge_litert",
+        "flask",
+        "tensorflow",
+        "ssl",
+        "subprocess",
+    }
+    assert not {name for name in found if name.startswith(("macule.convert", "macule.train"))}
+
+
+def test_the_health_function_answers_without_numpy_and_pillow() -> None:
+    """After GET on all of its routes neither they nor a runtime are in its process."""
+    ask = (
+        "from io import BytesIO; from macule.functions.health import ROUTES, app; "
+        "asked = [{'REQUEST_METHOD': 'GET', 'PATH_INFO': route.split(' ')[1], "
+        "'wsgi.input': BytesIO()} for route in ROUTES]; "
+        "[b''.join(app(environ, lambda *_: None)) for environ in asked]"
     )
-    loaded = subprocess.check_output([sys.executable, "-c", code], text=True)
 
-    assert loaded.strip() == ""
+    assert not loaded(ask) & {"numpy", "PIL", "ai_edge_litert"}
 
 
 @needs_tensorflow

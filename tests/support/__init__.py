@@ -1,1 +1,1 @@
-"""What tests and benches share: real servers, clients that misbehave, images and models drawn in code."""
+"""What tests and benches share: real servers, misbehaving clients, images and models from code."""

@@ -478,7 +478,8 @@ def test_importing_loads_nothing() -> None:
     """`import macule` loads none of the heavy packages, and names all that it exports."""
     code = (
         "import json, sys, macule; heavy = {'numpy', 'PIL', 'ai_edge_litert', 'http', 'logging', "
-        "'dataclasses', 'macule.inference.runtime', 'macule.inference.classifier'} & set(sys.modules);"
+        "'dataclasses', 'macule.inference.runtime', 'macule.inference.classifier'} "
+        "& set(sys.modules);"
         "missing = set(macule.__all__) - set(dir(macule));"
         "empty = [name for name in macule.__all__ if not getattr(macule, name)];"
         "print(json.dumps([[*heavy], [*missing], empty]))"

@@ -269,7 +269,8 @@ def test_what_the_dead_left_goes_and_damage_heals(web: Web, source: Source) -> N
 def find_elsewhere(source: Source, python: str = sys.executable, before: str = "") -> str:
     """Find the model in a process of its own; return its name, or why it is not found."""
     code = (
-        "import sys, resource; from macule.registry import remote; from macule.errors import Macule; "
+        "import sys, resource; from macule.errors import Macule; "
+        "from macule.registry import remote; "
         f"from macule.settings import Source\n{before}\n"
         f"try: print(remote.find({source!r}).card.name)\nexcept Macule as error: print(error)"
     )

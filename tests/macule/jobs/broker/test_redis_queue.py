@@ -537,7 +537,7 @@ def test_a_web_process_stays_small(server: Broker) -> None:
     code = (
         # redis-py loads OpenTelemetry wherever that is installed: 2 MB that no broker asks for
         "import sys; sys.modules['opentelemetry'] = None\n"
-        "from macule.http.adapters import wsgi; from macule.memory import processes; from macule.routes import classify, health; import macule.jobs\n"
+        "import macule.functions.predict, macule.jobs\nfrom macule.memory import processes\n"
         "before = processes.resident()\n"
         "from macule.jobs.broker.redis_queue import Valkey\n"
         "queue = Valkey(sys.argv[1], 60, 100)\n"

@@ -47,7 +47,8 @@ def elsewhere(folder: Path, code: str) -> str:
     """Run *code* on the queue in a process of its own, which dies as if killed."""
     begin = (
         "import os, sys; from pathlib import Path; from macule.jobs import *; "
-        "from macule.jobs.embedded.sqlite_queue import Sqlite; queue = Sqlite(Path(sys.argv[1]), 60, 5000)\n"
+        "from macule.jobs.embedded.sqlite_queue import Sqlite; "
+        "queue = Sqlite(Path(sys.argv[1]), 60, 5000)\n"
     )
     command = [sys.executable, "-c", f"{begin}{code}\nsys.stdout.flush(); os._exit(9)", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -233,7 +234,8 @@ def test_no_two_processes_take_one_job(tmp_path: Path) -> None:
     )
     begin = (
         "import sys; from pathlib import Path; from macule.jobs import *; "
-        "from macule.jobs.embedded.sqlite_queue import Sqlite; queue = Sqlite(Path(sys.argv[1]), 60, 5000)\n"
+        "from macule.jobs.embedded.sqlite_queue import Sqlite; "
+        "queue = Sqlite(Path(sys.argv[1]), 60, 5000)\n"
     )
     workers = [
         subprocess.Popen(
