@@ -8,7 +8,7 @@ serve: .venv/ready  ## run the service on PORT
 	@exec .venv/bin/python -m infra.serve
 
 help:  ## this list
-	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 # What starts hundreds of times is byte-compiled before the tests, whatever was edited since.
 # Tests wait more than they compute: half as many workers again as there are processors.

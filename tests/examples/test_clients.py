@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic, sleep
@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import pytest
 from playwright.sync_api import Browser, Page
+from support import loopback
 from support.images import photo
+from support.loopback import Loopback
 from support.service import GUNICORN, READS_IN_SLOTS, ROOT, Service, need, running, until
 
 SPOT = "examples/spot.jpg"
@@ -99,15 +101,8 @@ def page(pages: str, browser: Browser) -> Iterator[Page]:
 
 @contextmanager
 def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with loopback.serving(Loopback(handler)) as server:
+        yield server.url
 
 
 class Call(NamedTuple):

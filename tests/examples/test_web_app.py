@@ -4,15 +4,14 @@ import html
 import re
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from time import monotonic, sleep
 
 import pytest
 from macule import errors
 from macule.security import api_keys
 from support.images import photo
+from support.loopback import Handler, Loopback, serving
 from support.service import GUNICORN, ROOT, Answer, Service, form, running
 
 FLASK = f"{sys.executable} -m flask --app examples/web_app/app.py run --port {{port}}"
@@ -35,7 +34,7 @@ def app(macule: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield service
 
 
-class Model(BaseHTTPRequestHandler):
+class Model(Handler):
     """A model service that answers with `turns`, one after the other, and the last for ever."""
 
     turns: list[tuple[int, dict[str, str], bytes]]
@@ -50,19 +49,12 @@ class Model(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def model() -> Iterator[type[Model]]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Model) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        Model.url = f"http://127.0.0.1:{server.server_port}"
+    with serving(Loopback(Model)) as server:
+        Model.url = server.url
         yield Model
-        server.shutdown()
-        thread.join()
 
 
 def send(app: Service, body: bytes, path: str = "/") -> Answer:

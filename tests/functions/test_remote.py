@@ -23,7 +23,7 @@ def web() -> Iterator[Web]:
 def service(request: pytest.FixtureRequest, web: Web, tmp_path: Path) -> Iterator[Service]:
     """A service that starts before its model is there."""
     settings = {
-        "MODEL_URI": f"{web.uri}/lesions?sig=secret",
+        "MODEL_URI": f"{web.url}/lesions?sig=secret",
         "MODEL_CACHE_DIR": str(tmp_path / "cache"),
     }
     with running(DOORS[request.param], tmp_path, **settings) as service:
@@ -48,7 +48,7 @@ def test_a_service_fetches_its_model(service: Service, web: Web, tmp_path: Path)
 
 def test_a_start_without_network_serves_the_last_good(web: Web, tmp_path: Path) -> None:
     """A service that starts while the place is dead serves what it had, and logs one warning."""
-    settings = {"MODEL_URI": f"{web.uri}/lesions", "MODEL_CACHE_DIR": str(tmp_path / "cache")}
+    settings = {"MODEL_URI": f"{web.url}/lesions", "MODEL_CACHE_DIR": str(tmp_path / "cache")}
     web.hold(local.SHIPPED, "/lesions")
     with running(GUNICORN, tmp_path, **settings) as service:
         before = service.predict(photo()).json()

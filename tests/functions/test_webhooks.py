@@ -65,7 +65,7 @@ def test_both_events_are_told_and_signed(tmp_path: Path, example: ModuleType) ->
 def test_a_webhook_survives_a_kill(tmp_path: Path) -> None:
     """Told to nobody, as the receiver is away, it is told after the service was killed and came."""
     with receiver() as target:
-        port = target.server_port
+        port = target.port
     data = str(tmp_path / "data")
     with running(GUNICORN, tmp_path, DATA_DIR=data, **TOLD) as service:
         job_id = make(service, webhook=f"http://127.0.0.1:{port}/").json()["id"]

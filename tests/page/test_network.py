@@ -115,7 +115,7 @@ def test_a_cold_start_is_told(browser: Browser, tmp_path: Path) -> None:
     with model_sources.web() as web:
         web.hold(local.SHIPPED, "/lesions")
         web.turns["/lesions/model.json"] = [late]
-        settings = {"MODEL_URI": f"{web.uri}/lesions", "MODEL_CACHE_DIR": str(tmp_path / "cache")}
+        settings = {"MODEL_URI": f"{web.url}/lesions", "MODEL_CACHE_DIR": str(tmp_path / "cache")}
         with (
             running(GUNICORN, tmp_path, **settings) as service,
             visiting(browser, address(service)) as visitor,

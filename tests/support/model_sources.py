@@ -16,17 +16,17 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 from pathlib import Path
-from threading import Event, Thread
 
 from macule.registry import local, model_card
+
+from support import loopback
 
 Turn = Callable[["Handler", bytes], None]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(loopback.Handler):
     """Answers with a file, unless a misbehaviour is next in turn for its path."""
 
     server: Web
@@ -49,27 +49,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(size))
         self.end_headers()
 
-    def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
 
-
-class Web(ThreadingHTTPServer):
+class Web(loopback.Loopback):
     """`files` by path, misbehaving `turns` by path, and the paths that were `asked` for."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.files: dict[str, bytes] = {}
         self.turns: dict[str, list[Turn]] = {}
         self.asked: list[str] = []
-        self.over = Event()
-
-    @property
-    def uri(self) -> str:
-        scheme = "https" if isinstance(self.socket, ssl.SSLSocket) else "http"
-        return f"{scheme}://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, *arguments: object) -> None:
-        """Clients hang up."""
 
     def hold(self, folder: str | Path, path: str) -> None:
         """Serve the model in *folder* below *path*."""
@@ -109,18 +97,8 @@ def certify(folder: Path) -> tuple[Path, ssl.SSLContext]:
 
 @contextmanager
 def web(tls: ssl.SSLContext | None = None) -> Iterator[Web]:
-    server = Web()
-    if tls:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with loopback.serving(Web(), tls) as server:
         yield server
-    finally:
-        server.over.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def stall(handler: Handler, content: bytes) -> None:

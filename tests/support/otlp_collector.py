@@ -5,29 +5,26 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from support.loopback import Handler, Loopback, serving
+
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
 
 
-class Collector(ThreadingHTTPServer):
+class Collector(Loopback):
     """Keeps each span it is sent; *stalls* answers nothing until `over`."""
 
-    daemon_threads = True
-    block_on_close = False
-
     def __init__(self, stalls: bool) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.stalls, self.over = stalls, Event()
+        super().__init__(_Handler)
+        self.stalls = stalls
         self.spans: list[Any] = []
         self.names: set[str] = set()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: Collector
 
     def do_POST(self) -> None:
@@ -48,22 +45,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @contextmanager
 def collector(stalls: bool = False) -> Iterator[Collector]:
-    with Collector(stalls) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.over.set()
-            server.shutdown()
-            thread.join()
+    with serving(Collector(stalls)) as server:
+        yield server
 
 
 def endpoint(server: Collector) -> dict[str, str]:
-    return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}", **SOON}
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": server.url, **SOON}

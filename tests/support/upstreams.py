@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from socketserver import StreamRequestHandler, ThreadingTCPServer
+from socketserver import StreamRequestHandler
+
+from support.loopback import Loopback, serving
 
 REPORT = {"status": "ok", "band": "idle", "model_loaded": False, "memory": {"percent": 3.5}}
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
-class Peer(ThreadingTCPServer):
+class Peer(Loopback):
     """Answers by the first part of the path; `asked` has the request lines."""
 
-    daemon_threads = True
-    block_on_close = False
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.asked: list[str] = []
-        self.over = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def paths(self, since: int) -> list[str]:
         """Return what was asked for since so many requests, by those that know what is here.
@@ -35,9 +28,6 @@ class Peer(ThreadingTCPServer):
         """
         paths = [line.split()[1] for line in self.asked[since:] if line.startswith("GET /")]
         return [path for path in paths if path.split("/")[1] in WAYS]
-
-    def handle_error(self, *_: object) -> None:
-        """Whoever asked is gone, as is meant."""
 
 
 class _Handler(StreamRequestHandler):
@@ -100,15 +90,8 @@ WAYS: dict[str, Callable[[_Handler], object]] = {
 @contextmanager
 def peer() -> Iterator[Peer]:
     """Run one on a free port."""
-    with Peer() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.over.set()
-            server.shutdown()
-            thread.join()
+    with serving(Peer()) as server:
+        yield server
 
 
 def closed_port() -> int:

@@ -6,10 +6,10 @@ import sqlite3
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
 from typing import NamedTuple
+
+from support.loopback import Handler, Loopback, serving
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the standard's own example
 
@@ -20,7 +20,7 @@ class Call(NamedTuple):
     body: bytes
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: Receiver
 
     def do_POST(self) -> None:
@@ -45,45 +45,21 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.end_headers()
 
-    def log_message(self, *_: object) -> None:
-        pass
 
-
-class Receiver(ThreadingHTTPServer):
+class Receiver(Loopback):
     """Answers with the next of `turns`, else the status in the path, and headers it `says`."""
 
-    daemon_threads = True
-    block_on_close = False
-
     def __init__(self, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(_Handler, port)
         self.calls: list[Call] = []
         self.turns: list[int] = []
         self.says: dict[str, str] = {}
-        self.over = Event()
-
-    @property
-    def url(self) -> str:
-        scheme = "https" if isinstance(self.socket, ssl.SSLSocket) else "http"
-        return f"{scheme}://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, *_: object) -> None:
-        """Senders hang up, as is meant."""
 
 
 @contextmanager
 def receiver(port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
-    with Receiver(port) as server:
-        if tls:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.over.set()
-            server.shutdown()
-            thread.join()
+    with serving(Receiver(port), tls) as server:
+        yield server
 
 
 def database(folder: Path) -> sqlite3.Connection:

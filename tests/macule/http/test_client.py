@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from macule.http import client
+from support.loopback import Handler, Loopback, serving
 from support.upstreams import Peer, closed_port
 
 TIMEOUT_S = 0.4
@@ -85,7 +86,6 @@ def test_who_is_not_there_is_told(url: str, reason: str) -> None:
 
 def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """https is asked under a certificate that is trusted, and not under any other."""
-    import http.server
     import ssl
 
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -96,26 +96,19 @@ def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         capture_output=True,
     )
 
-    class Quiet(http.server.BaseHTTPRequestHandler):
+    class Empty(Handler):
         def do_GET(self) -> None:
             self.send_response(204)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"https://localhost:{server.server_port}/"
+    with serving(Loopback(Empty), context) as server:
+        url = f"https://localhost:{server.port}/"
         with pytest.raises(client.Unreachable, match="certificate that is not trusted: self-sign"):
             client.ask(url, 5)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         status = client.ask(url, 5).status
-        server.shutdown()
 
     assert status == 204
 

@@ -359,9 +359,9 @@ def test_a_model_comes_from_an_address(api: macule.Classifier, tmp_path: Path) -
     """A card and its file behind an address are fetched, kept where it is said, and answer."""
     with model_sources.web() as web:
         web.hold(local.SHIPPED, "/lesions")
-        fetched = macule.load(f"{web.uri}/lesions", model_cache_dir=tmp_path)
+        fetched = macule.load(f"{web.url}/lesions", model_cache_dir=tmp_path)
         with pytest.raises(macule.ModelUnavailable, match="neither"):
-            macule.load(f"{web.uri}/none", model_cache_dir=tmp_path)
+            macule.load(f"{web.url}/none", model_cache_dir=tmp_path)
 
     assert fetched.model == api.model
     assert fetched.predict(SPOT) == api.predict(SPOT)

@@ -36,7 +36,7 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture
 def source(web: Web, tmp_path: Path) -> Source:
-    return Source(f"{web.uri}/lesions", None, 20.0, str(tmp_path / "cache"))
+    return Source(f"{web.url}/lesions", None, 20.0, str(tmp_path / "cache"))
 
 
 def folders(source: Source) -> list[Path]:
@@ -85,7 +85,7 @@ def test_tls_is_verified(source: Source, tmp_path: Path, monkeypatch: pytest.Mon
     certificate, context = model_sources.certify(tmp_path)
     with model_sources.web(context) as server:
         server.hold(local.SHIPPED, "/lesions")
-        safe = source._replace(uri=f"{server.uri}/lesions")
+        safe = source._replace(uri=f"{server.url}/lesions")
 
         assert "self-signed certificate" in refused(safe)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -98,7 +98,7 @@ def test_an_alias_leads_to_a_folder(web: Web, source: Source) -> None:
     address = sha256(web.files[CARD]).hexdigest()
     web.hold(local.SHIPPED, f"/{address}")
     web.files["/stable.json"] = json.dumps({"now": address, "before": ""}).encode()
-    stable = source._replace(uri=f"{web.uri}/stable?sig=secret")
+    stable = source._replace(uri=f"{web.url}/stable?sig=secret")
 
     assert remote.find(stable).card == SHIPPED
     web.asked.clear()
@@ -176,7 +176,7 @@ def test_what_stays_is_not_tried_again(
 def test_redirects_are_followed(web: Web, source: Source) -> None:
     """A few redirects on the way are fine."""
     web.turns[FILE] = [model_sources.redirect("/a")]
-    web.turns["/a"] = [model_sources.redirect(f"{web.uri}/b")]
+    web.turns["/a"] = [model_sources.redirect(f"{web.url}/b")]
     web.files["/b"] = web.files[FILE]
 
     assert remote.find(source).card == SHIPPED

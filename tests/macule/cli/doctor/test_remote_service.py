@@ -2,9 +2,8 @@
 
 import subprocess
 import sys
-import threading
 import time
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from macule.cli.doctor import remote_service
 from macule.cli.doctor.finding import FAIL
 from macule.http.client import Reply
 from macule.inference import decoding
+from support.loopback import Loopback, serving
 from support.service import FRAMEWORK, GUNICORN, running
 from support.upstreams import Peer, closed_port
 
@@ -63,10 +63,8 @@ def test_another_server_is_no_macule() -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        code, told = examine(f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
+    with serving(Loopback(Quiet)) as server:
+        code, told = examine(server.url)
 
     assert code == 1
     assert told.startswith("FAIL macule: GET /health/ answered 404 text/html, without")

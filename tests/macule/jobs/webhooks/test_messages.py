@@ -220,7 +220,7 @@ def test_who_is_not_there_is_tried_again() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "127.1", "0"])
 def test_loopback_is_not_connected_to(there: Receiver, host: str) -> None:
     """However it is written, this machine is refused before a connection, and for good."""
-    outcome = deliver(f"http://{host}:{there.server_port}/", loopback=False)
+    outcome = deliver(f"http://{host}:{there.port}/", loopback=False)
 
     assert outcome == messages.Outcome("over", "has no public address")
     assert there.calls == []
@@ -240,7 +240,7 @@ def test_a_name_that_rebinds_gains_nothing(
         raise ConnectionRefusedError
 
     monkeypatch.setattr(addresses, "create_connection", dial)
-    url = f"http://rebinds.example:{there.server_port}/"
+    url = f"http://rebinds.example:{there.port}/"
     first = deliver(url, loopback=False, resolve=resolve)
     left = len(answers)
     second = deliver(url, loopback=False, resolve=resolve)
@@ -252,7 +252,7 @@ def test_a_name_that_rebinds_gains_nothing(
 
 def test_of_many_addresses_the_admitted_are_tried(there: Receiver) -> None:
     """Private ones among them are left out; one that leads nowhere does not hide the next."""
-    places = [("10.0.0.1", 9), ("127.0.0.1", closed_port()), ("127.0.0.1", there.server_port)]
+    places = [("10.0.0.1", 9), ("127.0.0.1", closed_port()), ("127.0.0.1", there.port)]
     found = [(2, 1, 6, "", place) for place in places]
 
     assert deliver("http://many.example/", resolve=lambda *_: found).state == "delivered"
@@ -265,7 +265,7 @@ def test_tls_is_checked_against_the_name(tmp_path: Path, monkeypatch: pytest.Mon
         stranger = deliver(f"{server.url}/", timeout_s=5)
         monkeypatch.setenv("SSL_CERT_FILE", str(pem))
         trusted = deliver(f"{server.url}/", timeout_s=5)
-        here = [(2, 1, 6, "", ("127.0.0.1", server.server_port))]
+        here = [(2, 1, 6, "", ("127.0.0.1", server.port))]
         misnamed = deliver("https://a.example/", timeout_s=5, resolve=lambda *_: here)
 
     assert (stranger.state, trusted.state, misnamed.state) == ("again", "delivered", "again")

@@ -214,7 +214,7 @@ def test_one_that_hangs_holds_up_no_other(tmp_path: Path, table: sqlite3.Connect
     """With twenty messages waiting for a host that hangs, another's arrive at once."""
     with receiver() as stuck, receiver() as well, courier(tmp_path, timeout_s=2) as one:
         for name in range(20):
-            put(table, f"a{name}", f"http://localhost:{stuck.server_port}/stalls")
+            put(table, f"a{name}", f"http://localhost:{stuck.port}/stalls")
         one.wake()
         until(lambda: len(stuck.calls) == 2)
         began = time.monotonic()
