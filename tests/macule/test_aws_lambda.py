@@ -10,7 +10,7 @@ from lambda_events import event
 from macule.http.adapters import aws_lambda
 from macule.routes import classify, health, open_inference, predictions
 
-HANDLER = aws_lambda.handler(
+HANDLER = aws_lambda.create_handler(
     {
         "GET /health/": health.alive,
         "GET /warmup/": health.warmup,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from macule.inference.classification import Explanation, Prediction
     from macule.inference.classifier import Classifier, Result, load
 else:
-    LATER = {
+    LAZY_EXPORTS = {
         "Classifier": "inference.classifier",
         "Explanation": "inference.classification",
         "Prediction": "inference.classification",
@@ -41,14 +41,14 @@ else:
 
     def __getattr__(name: str) -> object:
         """Import what is asked for: the service and the health function pay nothing for it."""
-        if name not in LATER:
+        if name not in LAZY_EXPORTS:
             raise AttributeError(f"module 'macule' has no attribute {name!r}")
         from importlib import import_module
 
-        return getattr(import_module(f"macule.{LATER[name]}"), name)
+        return getattr(import_module(f"macule.{LAZY_EXPORTS[name]}"), name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *LATER})
+        return sorted({*globals(), *LAZY_EXPORTS})
 
 
 __all__ = [

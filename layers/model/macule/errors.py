@@ -228,7 +228,7 @@ class CannotFit(Macule):
     status, slug, title = 507, "cannot-fit", "This image can never fit this instance"
 
 
-def document(error: Macule) -> dict[str, Any]:
+def problem_document(error: Macule) -> dict[str, Any]:
     """Describe *error* for a caller, as RFC 9457 has it."""
     ours = isinstance(error, BadSetting) or type(error) is Macule
     return {

@@ -47,12 +47,12 @@ EXTRAS: Mapping[str, Extra] = {
 }
 
 
-def missing(what: str, *packages: str) -> str:
+def missing_message(what: str, *packages: str) -> str:
     """Say that *what* needs one of *packages* that is not installed; "" if all are."""
-    return next((needed(what, name) for name in packages if not installed(name)), "")
+    return next((install_message(what, name) for name in packages if not is_installed(name)), "")
 
 
-def installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
     """Look for a package's module, without importing the package."""
     from importlib.util import find_spec
 
@@ -62,7 +62,7 @@ def installed(package: str) -> bool:
         return False
 
 
-def needed(what: str, package: str) -> str:
+def install_message(what: str, package: str) -> str:
     """Say in one line that *what* needs *package*, and how to get it."""
     extra = EXTRAS[package]
     way = f"run `pip install './layers/model[{extra.extra}]'`"

@@ -147,7 +147,7 @@ def test_a_worker_is_alive_while_its_loop_goes_round(
 
 def test_who_may_ask_is_as_everywhere(queue: Valkey, server: Broker, port: int) -> None:
     """With keys the metrics need one, the liveness check does not; other routes are problems."""
-    key, pair = api_keys.new("prometheus")
+    key, pair = api_keys.create_key("prometheus")
     with worker(server, live_s=60, **at(port), API_KEYS=pair):
         assert call(port, "/health/").status == 200
         assert call(port, "/metrics").status == 401

@@ -18,11 +18,11 @@ ROUTES = {
     "GET /": service_status.page,
     "GET /openapi.json": openapi.document,
 }
-OPEN = {"GET /health/"}  # without a key, where there are keys
+PUBLIC_ROUTES = {"GET /health/"}  # without a key, where there are keys
 
-startup.begin()
-app = wsgi.app(ROUTES, OPEN)  # gunicorn
-handler = aws_lambda.handler(ROUTES, OPEN)  # AWS Lambda
+startup.initialize()
+app = wsgi.create_app(ROUTES, PUBLIC_ROUTES)  # gunicorn
+handler = aws_lambda.create_handler(ROUTES, PUBLIC_ROUTES)  # AWS Lambda
 
 
 def health(request: "Request") -> "Response":

@@ -47,7 +47,7 @@ ROUTES = {
     "POST /v2/models/{name}/versions/{version}/infer": open_inference.infer,
 }
 # Without a key, where there are keys; the form of the page asks /predict/, which needs one.
-OPEN = {
+PUBLIC_ROUTES = {
     "GET /health/",
     "GET /ready/",
     "GET /",
@@ -58,11 +58,13 @@ OPEN = {
     "GET /docs/{file}",
 }
 # Where there is a quota, every other POST counts.
-FREE = {"POST /predictions/{id}/cancel", "POST /page/"}
+UNMETERED_ROUTES = {"POST /predictions/{id}/cancel", "POST /page/"}
 
-startup.begin()
-app = wsgi.app(ROUTES, OPEN, FREE)  # gunicorn: Render, make serve. Flask is never imported
-handler = aws_lambda.handler(ROUTES, OPEN, FREE)  # AWS Lambda
+startup.initialize()
+app = wsgi.create_app(
+    ROUTES, PUBLIC_ROUTES, UNMETERED_ROUTES
+)  # gunicorn: Render, make serve. Flask is never imported
+handler = aws_lambda.create_handler(ROUTES, PUBLIC_ROUTES, UNMETERED_ROUTES)  # AWS Lambda
 
 
 def predict(request: "Request") -> "Response":

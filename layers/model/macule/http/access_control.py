@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from macule.http.messages import Request
 
 
-def caller(request: Request) -> str:
+def authenticate(request: Request) -> str:
     """Find whose key the request carries, where keys are asked for.
 
     Raises: Unauthorized, Forbidden. BadSetting: it fails every route alike, and says so.
     """
     source = settings.current().api_keys
     # a browser asks by OPTIONS, without a key, whether it may send one
-    asked = request.method != "OPTIONS" and _named(request) not in request.free.keys
+    asked = request.method != "OPTIONS" and _route_name(request) not in request.free.keys
     if not source or request.caller or not asked:
         return request.caller
     from macule.security import api_keys
 
-    return api_keys.ring(source).caller(request.headers)
+    return api_keys.key_store(source).caller(request.headers)
 
 
-def counted(request: Request) -> dict[str, str]:
+def check_rate_limit(request: Request) -> dict[str, str]:
     """Count what costs against the caller's quota; return the headers that say what is left.
 
     Raises: QuotaExceeded.
@@ -35,12 +35,12 @@ def counted(request: Request) -> dict[str, str]:
     chosen, methods = settings.current(), request.routes.get(request.route, {})
     if not chosen.quota or request.method != "POST" or "POST" not in methods:
         return {}
-    if _named(request) in request.free.quotas:
+    if _route_name(request) in request.free.quotas:
         return {}
     from macule.security import rate_limits
 
     who = f"key {request.caller}" if request.caller else _address(request, chosen)
-    return rate_limits.meter(chosen.quota, chosen.redis_url).take(who)
+    return rate_limits.rate_limiter(chosen.quota, chosen.redis_url).take(who)
 
 
 def logged_address(request: Request) -> str:
@@ -58,9 +58,9 @@ def _address(request: Request, chosen: settings.Settings) -> str:
     from macule.security import client_address
 
     forwarded = request.headers.get("x-forwarded-for", "")
-    return client_address.caller(request.address, forwarded, chosen.trusted_proxies)
+    return client_address.identify(request.address, forwarded, chosen.trusted_proxies)
 
 
-def _named(request: Request) -> str:
+def _route_name(request: Request) -> str:
     method = "GET" if request.method == "HEAD" else request.method
     return f"{method} {request.route}"

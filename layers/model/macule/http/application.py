@@ -11,43 +11,47 @@ from functools import partial
 from macule import errors, settings
 from macule.errors import Macule, MethodNotAllowed, NotFound
 from macule.http import access_control, cors, draining, messages, routing
-from macule.http.messages import NOTHING, Exempt, Request, Response, Table
+from macule.http.messages import NO_EXEMPTIONS, Exemptions, Request, Response, RouteTable
 from macule.memory import budget
 from macule.observability import access_log
 
 log = logging.getLogger("macule")
 
-REFUSED = (401, 403, 429)  # whoever may not ask at all is answered before the body is read
+REFUSED_STATUSES = (401, 403, 429)  # whoever may not ask at all is answered before the body is read
 ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
 # What browsers are to refuse of any answer; a page brings its own policy. HSTS is the platform's.
-SAFE = {
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-INFERENCE = "/v2"  # below it stand the Open Inference Protocol's routes, and its form of an error
+OPEN_INFERENCE_PREFIX = (
+    "/v2"  # below it stand the Open Inference Protocol's routes, and its form of an error
+)
 
 
-def answer(routes: Table, request: Request, free: Exempt = NOTHING) -> Response:
+def respond(routes: RouteTable, request: Request, free: Exemptions = NO_EXEMPTIONS) -> Response:
     """Answer *request*; whatever goes wrong becomes a problem document, never a traceback."""
     began = request.body.once("began", time.perf_counter)
     request_id = _request_id(request.headers.get("x-request-id", ""))
-    response = forward(request._replace(id=request_id, routes=routes, free=free), request.path)
-    _tell(request, response, began)
+    response = dispatch(request._replace(id=request_id, routes=routes, free=free), request.path)
+    _log_request(request, response, began)
     return response
 
 
-def forward(request: Request, path: str, method: str = "") -> Response:
+def dispatch(request: Request, path: str, method: str = "") -> Response:
     """Answer *request* as if it had asked for *path*, of which nothing is told by itself."""
-    route, names = routing.find(request.routes, routing.bare(path))
+    route, names = routing.match(request.routes, routing.normalize_path(path))
     method = method or request.method
     request = request._replace(method=method, path=path, route=route, names=names)
     counted: dict[str, str] = {}
     try:
-        request = request._replace(caller=access_control.caller(request))
-        counted = request.body.once(("quota", route), partial(access_control.counted, request))
-        response = _routed(request)
+        request = request._replace(caller=access_control.authenticate(request))
+        counted = request.body.once(
+            ("quota", route), partial(access_control.check_rate_limit, request)
+        )
+        response = _call_handler(request)
     except Macule as error:
         if error.status == 500:
             log.error("%s: %s", error.title, error)
@@ -58,11 +62,11 @@ def forward(request: Request, path: str, method: str = "") -> Response:
     response.headers.update(counted)
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Request-Id"] = request.id
-    response.headers.update({**SAFE, **response.headers})
+    response.headers.update({**SECURITY_HEADERS, **response.headers})
     response.headers["Content-Length"] = str(len(response.body))
     try:
         response.headers["X-Memory-Band"] = budget.current().band()
-        cors.share(request, response, settings.current().allowed_origins)
+        cors.add_headers(request, response, settings.current().allowed_origins)
     except Macule:
         pass  # a setting that cannot be read has been answered above
     told = {"id": request.id, "route": route, "key": request.caller}
@@ -71,16 +75,18 @@ def forward(request: Request, path: str, method: str = "") -> Response:
 
 def problem(error: Macule, request: Request) -> Response:
     """Write *error* as an RFC 9457 problem document."""
-    document = {**errors.document(error), "request_id": request.id}
-    if f"{request.path}/".startswith(f"{INFERENCE}/"):  # its clients read this member alone
+    document = {**errors.problem_document(error), "request_id": request.id}
+    if f"{request.path}/".startswith(
+        f"{OPEN_INFERENCE_PREFIX}/"
+    ):  # its clients read this member alone
         document["error"] = document["detail"]
-    response = messages.as_json(document, error.status)
+    response = messages.json_response(document, error.status)
     response.headers["Content-Type"] = "application/problem+json"
     response.headers.update(error.headers())
     return response._replace(facts={**error.figures, "slug": error.slug})
 
 
-def _tell(request: Request, response: Response, began: float) -> None:
+def _log_request(request: Request, response: Response, began: float) -> None:
     """Hand all that is known of a request to `record`."""
     body, stages = request.body, dict(response.stages)
     if body.began is not None:
@@ -99,14 +105,14 @@ def _tell(request: Request, response: Response, began: float) -> None:
     access_log.answered(facts, stages, request.headers)
 
 
-def _routed(request: Request) -> Response:
+def _call_handler(request: Request) -> Response:
     """Call what serves the request's route."""
     if not request.route:
         raise NotFound(f"There is no {request.path[:80]} here.", routes=sorted(request.routes))
     methods = request.routes[request.route]
     method = "GET" if request.method == "HEAD" else request.method
     if method in methods:
-        request.body.once("let in", partial(draining.refuse, request.route))
+        request.body.once("let in", partial(draining.refuse_if_draining, request.route))
         return methods[method](request)
     allowed = sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
     if method == "OPTIONS":

@@ -18,10 +18,10 @@ CHUNK_BYTES = 2**18  # each read gives the GIL away, and may wait 5 ms for it
 # After an answer the rest of a body is read and dropped, or the caller's client sees its connection
 # break instead of the answer. Bounded: beyond this it does break. `macule.server` does it without a
 # thread, and for longer.
-DROP_BYTES = 32 * 2**20
-DROP_S = 1.0
-LOOK_S = 0.1  # at the clock, while bodies are read
-LEAST_BYTES_PER_S = 2**15  # a photo of 3 MB within 100 s: a phone at the edge of its network
+MAX_DISCARD_BYTES = 32 * 2**20
+DISCARD_TIMEOUT_S = 1.0
+CHECK_INTERVAL_S = 0.1  # at the clock, while bodies are read
+MIN_BYTES_PER_S = 2**15  # a photo of 3 MB within 100 s: a phone at the edge of its network
 
 
 class Body:
@@ -44,7 +44,7 @@ class Body:
         self.arrival_s = self.read_s = 0.0
         self._ended = length == 0
         self._late = False
-        self._patience_s = 1 / LEAST_BYTES_PER_S  # more, for each byte that came
+        self._patience_s = 1 / MIN_BYTES_PER_S  # more, for each byte that came
 
     def chunks(self, limit_bytes: int, timeout_s: float = math.inf) -> Iterator[bytes]:
         """Yield the body in pieces, never more than *limit_bytes* in all.
@@ -118,8 +118,8 @@ class Body:
         """Read and drop what is left, within bounds; then hang up."""
         self._patience_s = 0.0
         try:
-            with self._watched(DROP_S):
-                while self._read < DROP_BYTES and self._next():
+            with self._watched(DISCARD_TIMEOUT_S):
+                while self._read < MAX_DISCARD_BYTES and self._next():
                     pass
         except BadRequest:
             pass
@@ -156,7 +156,7 @@ class Body:
         if self._ended or hang_up is None or timeout_s == math.inf:
             yield
             return
-        with _watch().over(self, time.monotonic() + timeout_s):
+        with _deadline_watcher().over(self, time.monotonic() + timeout_s):
             yield
 
     def hurry(self, end: float) -> None:
@@ -167,7 +167,7 @@ class Body:
             self._hang_up()
 
 
-class Watch:
+class DeadlineWatcher:
     """Looks at the clock for all who read a body: starting a thread for each takes 1 ms of 5."""
 
     def __init__(self) -> None:
@@ -195,12 +195,12 @@ class Watch:
                     body.hurry(end)
                 if not self._ends:
                     self._some.clear()
-            time.sleep(LOOK_S)
+            time.sleep(CHECK_INTERVAL_S)
 
 
 @functools.cache
-def _watch() -> Watch:
-    return Watch()
+def _deadline_watcher() -> DeadlineWatcher:
+    return DeadlineWatcher()
 
 
 def _too_slow(received_bytes: int) -> SlowBody:

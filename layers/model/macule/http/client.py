@@ -9,8 +9,8 @@ from threading import Event, Thread
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-AGENT = "macule"
-MOST_BYTES = 2**18  # of an answer's body: macule's longest without a map has about 4 kB
+USER_AGENT = "macule"
+MAX_BODY_BYTES = 2**18  # of an answer's body: macule's longest without a map has about 4 kB
 Connect = Callable[[tuple[str, int], float], socket]
 
 
@@ -29,7 +29,7 @@ class Reply(NamedTuple):
     body: bytes
 
 
-def ask(
+def request(
     url: str,
     timeout_s: float,
     method: str = "GET",
@@ -59,9 +59,9 @@ def ask(
     def talk() -> None:
         from http.client import HTTPException
 
-        sent = {"User-Agent": AGENT, "Connection": "close", **(headers or {})}
+        sent = {"User-Agent": USER_AGENT, "Connection": "close", **(headers or {})}
         try:
-            with connect(_place(url), timeout_s) as plain:
+            with connect(_host_and_port(url), timeout_s) as plain:
                 outcome.append(_exchange(url, plain, connected, method, body, sent, with_body))
         except Unreachable as error:
             outcome.append(error)
@@ -80,12 +80,12 @@ def ask(
             line.shutdown(SHUT_RDWR)
     if isinstance(found, Unreachable):
         raise found
-    if len(found.body) > MOST_BYTES:
-        raise Unreachable(f"answered with more than {MOST_BYTES:,} bytes")
+    if len(found.body) > MAX_BODY_BYTES:
+        raise Unreachable(f"answered with more than {MAX_BODY_BYTES:,} bytes")
     return found
 
 
-def _place(url: str) -> tuple[str, int]:
+def _host_and_port(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
@@ -105,7 +105,7 @@ def _exchange(
 
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    with plain.dup() as line, closing(HTTPConnection(*_place(url))) as connection:
+    with plain.dup() as line, closing(HTTPConnection(*_host_and_port(url))) as connection:
         connected(line)  # TLS takes the other handle over
         connection.sock = plain
         if parts.scheme == "https":
@@ -114,7 +114,7 @@ def _exchange(
         connection.request(method, target, body, {"Host": parts.netloc, **headers})
         with connection.getresponse() as response:
             names = {name.lower(): value for name, value in response.getheaders()}
-            read = response.read(MOST_BYTES + 1) if with_body else b""
+            read = response.read(MAX_BODY_BYTES + 1) if with_body else b""
             return Reply(response.status, names, read)
 
 

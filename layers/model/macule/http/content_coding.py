@@ -9,12 +9,12 @@ from macule.errors import BadRequest, BodyTooLarge, UnsupportedCoding
 from macule.http.messages import Request
 
 PIECE_BYTES = 2**16
-RATIO = 1032  # deflate makes nothing smaller than by so much: two bits for 258 bytes
+MAX_DEFLATE_RATIO = 1032  # deflate makes nothing smaller than by so much: two bits for 258 bytes
 ALIASES = {"identity": "", "x-gzip": "gzip"}
-GZIP_OR_ZLIB, RAW = 47, -15  # zlib's words for how a stream begins
+GZIP_OR_ZLIB_WBITS, RAW_WBITS = 47, -15  # zlib's words for how a stream begins
 
 
-def named(request: Request) -> str:
+def parse_coding(request: Request) -> str:
     """Return the coding of a request's body: gzip, deflate, or "" where there is none.
 
     Raises: UnsupportedCoding.
@@ -29,25 +29,25 @@ def named(request: Request) -> str:
     return coding
 
 
-def most_bytes(request: Request, limit_bytes: int) -> int:
+def max_decoded_bytes(request: Request, limit_bytes: int) -> int:
     """Return how many bytes the body may have, inflated: *limit_bytes* at most.
 
     Raises: UnsupportedCoding.
     """
-    ratio, length = RATIO if named(request) else 1, request.body.length
+    ratio, length = MAX_DEFLATE_RATIO if parse_coding(request) else 1, request.body.length
     return limit_bytes if length is None else min(length * ratio, limit_bytes)
 
 
-def chunks(request: Request, limit_bytes: int, timeout_s: float = inf) -> Iterator[bytes]:
+def decoded_chunks(request: Request, limit_bytes: int, timeout_s: float = inf) -> Iterator[bytes]:
     """Yield the body in pieces, inflated, never more than *limit_bytes* in all.
 
     Raises: as `Body.chunks`; UnsupportedCoding; BadRequest where it is not what its coding says.
     """
-    coding, found = named(request), request.body.chunks(limit_bytes, timeout_s)
-    return _inflated(found, coding, limit_bytes) if coding else found
+    coding, found = parse_coding(request), request.body.chunks(limit_bytes, timeout_s)
+    return _inflate(found, coding, limit_bytes) if coding else found
 
 
-def _inflated(packed: Iterable[bytes], coding: str, limit_bytes: int) -> Iterator[bytes]:
+def _inflate(packed: Iterable[bytes], coding: str, limit_bytes: int) -> Iterator[bytes]:
     """Inflate PIECE_BYTES at a time, so that no more than *limit_bytes* is ever made."""
     import zlib
 
@@ -55,7 +55,7 @@ def _inflated(packed: Iterable[bytes], coding: str, limit_bytes: int) -> Iterato
     try:
         for chunk in packed:
             if inflater is None:
-                inflater = zlib.decompressobj(_window(coding, chunk))
+                inflater = zlib.decompressobj(_wbits(coding, chunk))
             rest, full = chunk, True
             while rest or full:  # a full piece may not be all that was made of its input
                 piece = inflater.decompress(rest, PIECE_BYTES)
@@ -75,10 +75,10 @@ def _inflated(packed: Iterable[bytes], coding: str, limit_bytes: int) -> Iterato
         raise BadRequest(f"The {coding} body was not sent to its end.")
 
 
-def _window(coding: str, start: bytes) -> int:
+def _wbits(coding: str, start: bytes) -> int:
     """Tell how deflate begins: as zlib, as RFC 9110 has it, or bare, as some clients send it."""
     is_zlib = start[0] & 15 == 8 and (len(start) < 2 or int.from_bytes(start[:2]) % 31 == 0)
-    return RAW if coding == "deflate" and not is_zlib else GZIP_OR_ZLIB
+    return RAW_WBITS if coding == "deflate" and not is_zlib else GZIP_OR_ZLIB_WBITS
 
 
 def _too_large(limit_bytes: int) -> BodyTooLarge:

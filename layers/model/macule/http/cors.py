@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from macule.http.messages import Request, Response
 
-EXPOSED = (
+EXPOSED_HEADERS = (
     "X-Request-Id, Server-Timing, X-Memory-Band, Retry-After, Location, ETag, Preference-Applied, "
     "Inference-Header-Content-Length, RateLimit, RateLimit-Policy, WWW-Authenticate"
 )
 
 
-def share(request: Request, response: Response, allowed: tuple[str, ...]) -> None:
+def add_headers(request: Request, response: Response, allowed: tuple[str, ...]) -> None:
     """Let front ends of the allowed origins read the answer (CORS)."""
     if not allowed:
         return
@@ -19,7 +19,7 @@ def share(request: Request, response: Response, allowed: tuple[str, ...]) -> Non
     if origin not in allowed and not (origin and "*" in allowed):
         return
     headers["Access-Control-Allow-Origin"] = origin
-    headers["Access-Control-Expose-Headers"] = EXPOSED
+    headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
     if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
         headers["Access-Control-Allow-Methods"] = headers.get("Allow", "GET")
         wanted = request.headers.get("access-control-request-headers", "")

@@ -11,13 +11,13 @@ from macule.errors import BadRequest
 
 PIECE_BYTES = 2**14
 START_BYTES = 1024  # in which a data: URI has its comma
-WHITE = b" \t\r\n\f\v"
-TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet
+WHITESPACE = b" \t\r\n\f\v"
+URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet
 URI = re.compile(rb"\s*data:([ -+\--~]*),", re.IGNORECASE)
 # No image begins with so many characters of base64 alone; and what is sent in place of it.
 BASE64 = re.compile(rb"\s*(b['\"])?[A-Za-z0-9+/_\-\r\n]{32}[A-Za-z0-9+/_\-=\r\n]*\Z")
-ADDRESS = re.compile(rb"(https?|blob|file|ftp):/?\S*\Z", re.IGNORECASE)
-SPAN_BYTES = 96  # of the beginning, that the above is asked of
+URL = re.compile(rb"(https?|blob|file|ftp):/?\S*\Z", re.IGNORECASE)
+DETECTION_BYTES = 96  # of the beginning, that the above is asked of
 # Texts that people send instead, and what to do.
 MISTAKES = {
     r"b['\"]": "it begins with b', as str() of Python's bytes does: use .decode('ascii') instead",
@@ -26,20 +26,20 @@ MISTAKES = {
 }
 
 
-def is_text(start: bytes) -> bool:
+def looks_encoded(start: bytes) -> bool:
     """Whether bytes that begin with *start* are meant as base64 or a URI, and no image file."""
-    span = start[:SPAN_BYTES]
-    return any((URI.match(start), BASE64.match(span), ADDRESS.match(span)))
+    span = start[:DETECTION_BYTES]
+    return any((URI.match(start), BASE64.match(span), URL.match(span)))
 
 
-def from_text(text: str) -> bytes:
+def decode(text: str) -> bytes:
     """Decode base64, of either alphabet, wrapped or not, padded or not; or a data: URI.
 
     Raises: BadRequest.
     """
     found = BytesIO()
     try:
-        for piece in _decoded(_sliced(text), text[:START_BYTES].encode()):
+        for piece in _decode_pieces(_slices(text), text[:START_BYTES].encode()):
             found.write(piece)
     except ValueError as error:
         raise _not_base64(text[:START_BYTES]) from error
@@ -57,8 +57,8 @@ def decode_in_place(buffer: BytesIO, quoted: bool = False) -> None:
     pieces = _read(buffer)
     try:
         if quoted:
-            pieces, start = _unquoted(pieces), b"".join(_unquoted([start]))
-        for piece in _decoded(pieces, start):
+            pieces, start = _percent_decode(pieces), b"".join(_percent_decode([start]))
+        for piece in _decode_pieces(pieces, start):
             buffer.seek(size)
             size += buffer.write(piece)
     except ValueError as error:
@@ -76,29 +76,29 @@ def _read(buffer: BytesIO) -> Iterator[bytes]:
         yield piece
 
 
-def _sliced(text: str) -> Iterator[bytes]:
+def _slices(text: str) -> Iterator[bytes]:
     for at in range(0, len(text), PIECE_BYTES):
         yield text[at : at + PIECE_BYTES].encode()
 
 
-def _decoded(pieces: Iterable[bytes], start: bytes) -> Iterator[bytes]:
+def _decode_pieces(pieces: Iterable[bytes], start: bytes) -> Iterator[bytes]:
     """Decode *pieces* of a text that begins with *start*. Raises: ValueError."""
     uri = URI.match(start)
     if uri is None:
-        return _from_base64(pieces)
-    payload = _unquoted(_behind(pieces, uri.end()))
+        return _decode_base64(pieces)
+    payload = _percent_decode(_skip(pieces, uri.end()))
     parameters = [part.strip().lower() for part in uri[1].split(b";")[1:]]
-    return _from_base64(payload) if b"base64" in parameters else payload
+    return _decode_base64(payload) if b"base64" in parameters else payload
 
 
-def _behind(pieces: Iterable[bytes], skip: int) -> Iterator[bytes]:
+def _skip(pieces: Iterable[bytes], skip: int) -> Iterator[bytes]:
     """Leave out the first *skip* bytes."""
     for piece in pieces:
         yield piece[skip:]
         skip = max(0, skip - len(piece))
 
 
-def _unquoted(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _percent_decode(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Replace %XX; one may be cut by the end of a piece."""
     from urllib.parse import unquote_to_bytes
 
@@ -111,10 +111,12 @@ def _unquoted(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield unquote_to_bytes(rest)
 
 
-def _from_base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _decode_base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
     rest, ended = b"", False
     for piece in pieces:
-        data, padding, behind = (rest + piece.translate(TO_STANDARD, WHITE)).partition(b"=")
+        data, padding, behind = (
+            rest + piece.translate(URL_SAFE_TO_STANDARD, WHITESPACE)
+        ).partition(b"=")
         if behind.strip(b"=") or (ended and data != rest):
             raise ValueError("something follows the padding")
         ended = ended or bool(padding)

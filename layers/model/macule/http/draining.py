@@ -27,46 +27,46 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("macule")
 
-LOOK_S = 0.02
-TOLD_S = 0.2  # a signal to the whole process group may reach a worker before the arbiter
+POLL_S = 0.02
+SIGNAL_DELAY_S = 0.2  # a signal to the whole process group may reach a worker before the arbiter
 MARGIN_S = 1.0  # of the grace, for what comes after the last answer
 # Operators look on until the end; the form of the page asks /predict, and says in words what it is.
-OPEN = frozenset({"/health", "/ready", "/memory", "/metrics", "/page"})
+EXEMPT_ROUTES = frozenset({"/health", "/ready", "/memory", "/metrics", "/page"})
 STOPPING, RELOADED, WARM, SIZE = slice(0, 1), slice(8, 16), slice(16, 24), 24
 
 
-def now() -> bool:
+def is_draining() -> bool:
     """Is this service being stopped?"""
-    if _page()[STOPPING] != b"\0":
+    if _shared_page()[STOPPING] != b"\0":
         return True
     # functions-framework: the handler of SIGTERM is gunicorn's own worker's
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return getattr(worker, "alive", True) is False
 
 
-def refuse(route: str) -> None:
+def refuse_if_draining(route: str) -> None:
     """Let nothing new begin in a service that is being stopped.
 
     Raises: Draining.
     """
-    if route not in OPEN and now():
+    if route not in EXEMPT_ROUTES and is_draining():
         raise Draining("This instance is being stopped; the next one answers in a moment.")
 
 
-def announce(server: Any) -> None:
+def install_arbiter_handler(server: Any) -> None:
     """Have gunicorn's arbiter tell its workers, before it dismisses them, that all is to stop."""
-    _page()  # workers inherit it
+    _shared_page()  # workers inherit it
 
     def stop(number: int, frame: object) -> None:
         if os.getpid() == server.pid:  # not a worker that has no handler of its own yet
-            _page()[STOPPING] = b"\1"
+            _shared_page()[STOPPING] = b"\1"
         server.signal(number, frame)
 
     signal.signal(signal.SIGTERM, stop)
-    os.register_at_fork(after_in_parent=_let_through)
+    os.register_at_fork(after_in_parent=_unblock_sigterm)
 
 
-def hold() -> None:
+def block_sigterm() -> None:
     """Have SIGTERM wait, before a fork, until the worker has its handler: `prepare`.
 
     Until then a worker has the arbiter's handler, where the signal is lost: the arbiter would wait
@@ -75,12 +75,14 @@ def hold() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
-def note_reload(server: Any) -> None:
+def record_reload(server: Any) -> None:
     """Note, in the arbiter, which workers are to be replaced by HUP."""
     _write(RELOADED, server.worker_age)
 
 
-def prepare(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None]) -> None:
+def install_worker_handler(
+    worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None]
+) -> None:
     """Have gunicorn's *worker* leave in good order at SIGTERM.
 
     Args:
@@ -95,58 +97,58 @@ def prepare(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], Non
             worker.method_queue.defer(begin)  # a handler must not start a thread
 
     def begin() -> None:
-        Thread(target=_leave, args=(worker, drain_s, grace_s, flush), daemon=True).start()
+        Thread(target=_drain, args=(worker, drain_s, grace_s, flush), daemon=True).start()
 
     signal.signal(signal.SIGTERM, leave)
     signal.siginterrupt(signal.SIGTERM, False)
-    _let_through()
+    _unblock_sigterm()
 
 
-def note_warm(worker: Any) -> None:
+def record_warm(worker: Any) -> None:
     """Note that *worker* is about to accept requests: those before it may go."""
     _write(WARM, max(worker.age, _read(WARM)))
 
 
-def let_in(worker: Any, request: Any) -> None:
+def request_started(worker: Any, request: Any) -> None:
     """Count a request that begins; while the service stops, have its connection closed after it."""
-    if now():
+    if is_draining():
         request.force_close()
     else:
         worker.running.add(id(request))
 
 
-def let_out(worker: Any, request: Any) -> None:
+def request_finished(worker: Any, request: Any) -> None:
     """Count a request that was answered."""
     worker.running.discard(id(request))
 
 
-def _let_through() -> None:
+def _unblock_sigterm() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def _leave(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None]) -> None:
+def _drain(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None]) -> None:
     """Wait until *worker* may end; it accepts meanwhile."""
     began = time.monotonic()
     end = began + max(0.0, grace_s - MARGIN_S)
 
     def replaced() -> bool:
-        late = time.monotonic() > began + TOLD_S
+        late = time.monotonic() > began + SIGNAL_DELAY_S
         return late and not (worker.age <= _read(RELOADED) and _read(WARM) <= _read(RELOADED))
 
-    while not now() and not replaced() and time.monotonic() < end:
-        time.sleep(LOOK_S)
-    if now():
+    while not is_draining() and not replaced() and time.monotonic() < end:
+        time.sleep(POLL_S)
+    if is_draining():
         log.info("worker %d stops: %d requests run", os.getpid(), len(worker.running))
         flush()
         until = min(end, began + drain_s)
         while time.monotonic() < until or (worker.running and time.monotonic() < end):
-            time.sleep(LOOK_S)
-    worker.method_queue.defer(_close, worker)
+            time.sleep(POLL_S)
+    worker.method_queue.defer(_close_listeners, worker)
 
 
-def _close(worker: Any) -> None:
+def _close_listeners(worker: Any) -> None:
     """Accept what has connected, close, and leave the rest to gunicorn: it waits for what runs."""
-    for listener in worker.sockets if now() else ():
+    for listener in worker.sockets if is_draining() else ():
         waiting = poll()
         waiting.register(listener, POLLIN)
         # bounded: more may come as fast as they are accepted, or none be accepted for want of files
@@ -162,7 +164,7 @@ def _close(worker: Any) -> None:
 
 
 @cache
-def _page() -> mmap:
+def _shared_page() -> mmap:
     """Return memory that an arbiter and its workers share."""
     from mmap import mmap
 
@@ -170,8 +172,8 @@ def _page() -> mmap:
 
 
 def _read(place: slice) -> int:
-    return int.from_bytes(_page()[place])
+    return int.from_bytes(_shared_page()[place])
 
 
 def _write(place: slice, value: int) -> None:
-    _page()[place] = value.to_bytes(8)
+    _shared_page()[place] = value.to_bytes(8)

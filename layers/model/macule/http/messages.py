@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 from macule.http.body import Body
 
-ANYBODY = ""  # the caller, where there are no keys
+ANONYMOUS = ""  # the caller, where there are no keys
 
 
-class Exempt(NamedTuple):
+class Exemptions(NamedTuple):
     """What is asked for no key, and what is counted against no quota: "METHOD /path"."""
 
     keys: frozenset[str] = frozenset()
     quotas: frozenset[str] = frozenset()
 
 
-NOTHING = Exempt()
+NO_EXEMPTIONS = Exemptions()
 
 
 class Request(NamedTuple):
@@ -40,10 +40,10 @@ class Request(NamedTuple):
     boot_ms: float = 0.0
     id: str = ""
     route: str = ""
-    routes: Table = types.MappingProxyType({})
-    free: Exempt = NOTHING
+    routes: RouteTable = types.MappingProxyType({})
+    free: Exemptions = NO_EXEMPTIONS
     names: Mapping[str, str] = {}
-    caller: str = ANYBODY
+    caller: str = ANONYMOUS
     address: str = ""
 
 
@@ -61,17 +61,17 @@ class Response(NamedTuple):
 
 
 Handler = Callable[[Request], Response]
-Table = Mapping[str, Mapping[str, Handler]]
+RouteTable = Mapping[str, Mapping[str, Handler]]
 
 
-def as_json(document: Mapping[str, Any], status: int = 200, **headers: str) -> Response:
+def json_response(document: Mapping[str, Any], status: int = 200, **headers: str) -> Response:
     """Answer with JSON; header names are written with underscores."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     return Response(status, body, {"Content-Type": "application/json", **names})
 
 
-def as_html(text: str, style: str) -> Response:
+def html_response(text: str, style: str) -> Response:
     """Answer with a page that may load nothing but *style*, the text of its one style element."""
     import base64
     import hashlib
@@ -85,15 +85,15 @@ def as_html(text: str, style: str) -> Response:
     return Response(200, text.encode(), {"Content-Type": kind, "Content-Security-Policy": policy})
 
 
-def tagged(request: Request, response: Response) -> Response:
+def with_etag(request: Request, response: Response) -> Response:
     """Give *response* an ETag; where the caller knows that one already, answer 304 instead."""
     import hashlib
 
     tag = response.headers["ETag"] = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
-    return response._replace(status=304, body=b"") if knows(request, tag) else response
+    return response._replace(status=304, body=b"") if etag_matches(request, tag) else response
 
 
-def knows(request: Request, tag: str) -> bool:
+def etag_matches(request: Request, tag: str) -> bool:
     """Say whether the caller has what *tag*, an ETag, names."""
     given = request.headers.get("if-none-match", "").split(",")
     return bool({part.strip().removeprefix("W/") for part in given} & {tag, "*"})

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from macule.http.messages import Exempt, Handler, Table
+from macule.http.messages import Exemptions, Handler, RouteTable
 
 
-def table(routes: Mapping[str, Handler]) -> Table:
+def build_table(routes: Mapping[str, Handler]) -> RouteTable:
     """Turn "GET /health/" -> handler into path -> method -> handler, paths without their slash."""
     paths: dict[str, dict[str, Handler]] = {}
     for route, handler in routes.items():
         method, path = route.split(" ")
-        paths.setdefault(bare(path), {})[method] = handler
+        paths.setdefault(normalize_path(path), {})[method] = handler
     return paths
 
 
-def exempt(keys: Iterable[str], quotas: Iterable[str]) -> Exempt:
+def parse_exemptions(keys: Iterable[str], quotas: Iterable[str]) -> Exemptions:
     """Read what is exempt, by names like those of routes."""
-    return Exempt(frozenset(map(plain, keys)), frozenset(map(plain, quotas)))
+    return Exemptions(
+        frozenset(map(normalize_route, keys)), frozenset(map(normalize_route, quotas))
+    )
 
 
-def find(routes: Table, path: str) -> tuple[str, dict[str, str]]:
+def match(routes: RouteTable, path: str) -> tuple[str, dict[str, str]]:
     """Find what answers at *path*: itself, or a route with {names} in place of its parts; or ""."""
     if path in routes:
         return path, {}
@@ -35,12 +37,12 @@ def find(routes: Table, path: str) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
-def plain(route: str) -> str:
+def normalize_route(route: str) -> str:
     """Write "GET /health/" as its route is looked up."""
     method, path = route.split(" ")
-    return f"{method} {bare(path)}"
+    return f"{method} {normalize_path(path)}"
 
 
-def bare(path: str) -> str:
+def normalize_path(path: str) -> str:
     """Drop one trailing slash: every path answers with and without."""
     return path.removesuffix("/") or "/"

@@ -15,18 +15,18 @@ from threading import Lock
 
 from macule.errors import BadSetting, Forbidden, Unauthorized
 from macule.settings import access
-from macule.settings.access import NAME, Entry
+from macule.settings.access import KEY_NAME, KeyEntry
 
 log = logging.getLogger("macule")
 
 PREFIX = "mk_"  # so that a key that lies about is known for one
 WEBHOOK_PREFIX = "whsec_"
 KEY_BYTES = 32
-LOOK_S = 1.0  # between two looks at a file
+RELOAD_INTERVAL_S = 1.0  # between two looks at a file
 HEADER, SCHEME = "x-api-key", "bearer"
 
 
-class Ring:
+class KeyStore:
     """The keys that are let in: pairs, or those of a file that may change.
 
     Args:
@@ -39,16 +39,16 @@ class Ring:
         self._clock = clock
         self._lock = Lock()
         self._looked_at = clock()
-        self._seen = _mark(self._path) if self._path else None
+        self._seen = _file_state(self._path) if self._path else None
         self._fault = ""
-        self.entries = _read(self._path) if self._path else access.keys(source.split(","))
+        self.entries = _read(self._path) if self._path else access.parse_keys(source.split(","))
 
     def caller(self, headers: Mapping[str, str]) -> str:
         """Return the name of the key that *headers* carry.
 
         Raises: Unauthorized, Forbidden.
         """
-        key = _presented(headers)
+        key = _key_from_headers(headers)
         if not key:
             raise Unauthorized("This needs a key: Authorization: Bearer KEY, or X-API-Key: KEY.")
         if self._path:
@@ -69,10 +69,10 @@ class Ring:
         """Read the file anew if it changed; what cannot be read leaves the keys as they are."""
         with self._lock:
             now = self._clock()
-            if now - self._looked_at < LOOK_S:
+            if now - self._looked_at < RELOAD_INTERVAL_S:
                 return
             self._looked_at = now
-            mark = _mark(path)
+            mark = _file_state(path)
             if mark == self._seen and not self._fault:
                 return
             self._seen = mark
@@ -88,32 +88,32 @@ class Ring:
 
 
 @cache
-def ring(source: str) -> Ring:
+def key_store(source: str) -> KeyStore:
     """Return this process's keys of *source*."""
-    return Ring(source)
+    return KeyStore(source)
 
 
-def new(name: str) -> tuple[str, str]:
+def create_key(name: str) -> tuple[str, str]:
     """Make a key for *name*; return it, and the pair that API_KEYS keeps of it.
 
     Raises: BadSetting.
     """
     from base64 import urlsafe_b64encode
 
-    if not NAME.fullmatch(name):
+    if not KEY_NAME.fullmatch(name):
         raise BadSetting("A key's name is 1 to 64 letters, digits and ._- alone.")
     key = PREFIX + urlsafe_b64encode(os.urandom(KEY_BYTES)).decode().rstrip("=")
     return key, f"{name}:{_digest(key).hex()}"
 
 
-def webhook_secret() -> str:
+def create_webhook_secret() -> str:
     """Make one of WEBHOOK_SECRETS, as Standard Webhooks 1.0.0 has them."""
     from base64 import b64encode
 
     return WEBHOOK_PREFIX + b64encode(os.urandom(KEY_BYTES)).decode()
 
 
-def _presented(headers: Mapping[str, str]) -> str:
+def _key_from_headers(headers: Mapping[str, str]) -> str:
     """Return the key in *headers*, "" without one.
 
     X-API-Key goes first: behind Cloud Run's or Lambda's own authorisation the other header is the
@@ -131,10 +131,10 @@ def _digest(key: str) -> bytes:
     return sha256(key.encode(errors="replace")).digest()
 
 
-def _read(path: str) -> tuple[Entry, ...]:
+def _read(path: str) -> tuple[KeyEntry, ...]:
     try:
         with open(path, encoding="utf-8") as file:
-            entries = access.keys(file.readlines())
+            entries = access.parse_keys(file.readlines())
     except (OSError, ValueError) as error:
         why = (isinstance(error, OSError) and error.strerror) or "it is no text"
         raise BadSetting(f"API_KEYS: the file cannot be read: {why}.") from None
@@ -143,7 +143,7 @@ def _read(path: str) -> tuple[Entry, ...]:
     return entries
 
 
-def _mark(path: str) -> tuple[int, int, int] | None:
+def _file_state(path: str) -> tuple[int, int, int] | None:
     """Return what changes with a file; None where there is none."""
     try:
         about = os.stat(path)

@@ -11,16 +11,16 @@ Address = IPv4Address | IPv6Address
 IPV6_PREFIX = 64  # the least that one subscriber gets, so whoever has an address has all of these
 
 
-def caller(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
+def identify(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
     """Name who asks: an IPv4 address, or the network of an IPv6 address.
 
     *forwarded*, X-Forwarded-For, is what anybody may have sent, but for what trusted proxies added
     at its end: it is read from there, for as long as the one who said so is trusted.
     """
-    address = _address(peer)
+    address = _parse(peer)
     hops = [part.strip() for part in forwarded.split(",")] if forwarded else []
     while hops and address is not None and any(address in network for network in trusted):
-        before = _address(hops.pop())
+        before = _parse(hops.pop())
         if before is None:  # what a trusted proxy would not have written
             break
         address = before
@@ -29,7 +29,7 @@ def caller(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
     return str(address or "unknown")
 
 
-def _address(text: str) -> Address | None:
+def _parse(text: str) -> Address | None:
     try:
         address = ip_address(text)
     except ValueError:

@@ -15,18 +15,18 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from macule.errors import BadSetting, QuotaExceeded
-from macule.settings.access import US, Policy
+from macule.settings.access import US_PER_S, Policy
 
 if TYPE_CHECKING:
     from macule.caching.redis_client import Quotas
 
-MOST_CALLERS = 10_000  # whose numbers are kept; 3 MB, a test measures it
+MAX_CALLERS = 10_000  # whose numbers are kept; 3 MB, a test measures it
 
 
-_making = Lock()
+_creation_lock = Lock()
 
 
-class Memory:
+class MemoryLimiter:
     """What this process's callers owe, the longest unseen going first.
 
     Args:
@@ -57,17 +57,17 @@ class Memory:
                 pairs = zip(owed, self._policies, strict=True)
                 owed = [us + policy.interval_us for us, policy in pairs]
             self._full_at[caller] = tuple(now + us for us in owed)
-            if len(self._full_at) > MOST_CALLERS:
+            if len(self._full_at) > MAX_CALLERS:
                 self._full_at.popitem(last=False)
         return admitted, owed
 
 
-class Meter:
+class RateLimiter:
     """Counts in Redis where there is one that answers, else in this process."""
 
     def __init__(self, policies: Sequence[Policy], shared: Quotas | None = None) -> None:
         self._policies = policies
-        self._memory = Memory(policies)
+        self._memory = MemoryLimiter(policies)
         self._shared = shared
 
     def take(self, caller: str) -> dict[str, str]:
@@ -78,27 +78,29 @@ class Meter:
         found = self._shared.take(caller) if self._shared else None
         admitted, owed = found or self._memory.take(caller)
         if not admitted:
-            raise _refusal(self._policies, owed)
+            raise _quota_exceeded(self._policies, owed)
         return _headers(self._policies, self._policies, owed)
 
 
-def meter(policies: tuple[Policy, ...], redis_url: str | None) -> Meter:
+def rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLimiter:
     """Return this process's meter."""
-    with _making:  # two at once would each count for itself
-        return _meter(policies, redis_url)
+    with _creation_lock:  # two at once would each count for itself
+        return _rate_limiter(policies, redis_url)
 
 
 @cache
-def _meter(policies: tuple[Policy, ...], redis_url: str | None) -> Meter:
+def _rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLimiter:
     if not redis_url:
-        return Meter(policies)
+        return RateLimiter(policies)
     try:
         from macule.caching.redis_client import Quotas
     except ModuleNotFoundError as error:
         from macule import extras
 
-        raise BadSetting(extras.needed("REDIS_URL", "redis")) from error
-    return Meter(policies, Quotas(redis_url, [(p.name, p.interval_us, p.quota) for p in policies]))
+        raise BadSetting(extras.install_message("REDIS_URL", "redis")) from error
+    return RateLimiter(
+        policies, Quotas(redis_url, [(p.name, p.interval_us, p.quota) for p in policies])
+    )
 
 
 def _exhausted(policies: Sequence[Policy], owed: Sequence[int]) -> list[int]:
@@ -110,11 +112,11 @@ def _exhausted(policies: Sequence[Policy], owed: Sequence[int]) -> list[int]:
     ]
 
 
-def _refusal(policies: Sequence[Policy], owed: Sequence[int]) -> QuotaExceeded:
+def _quota_exceeded(policies: Sequence[Policy], owed: Sequence[int]) -> QuotaExceeded:
     places = _exhausted(policies, owed)
     spent = [policies[place] for place in places]
     owing = [owed[place] for place in places]
-    wait_s = max([1, *(_left(*pair)[1] for pair in zip(spent, owing, strict=True))])
+    wait_s = max([1, *(_remaining(*pair)[1] for pair in zip(spent, owing, strict=True))])
     told = " and ".join(f"{policy.quota:,} a {policy.name}" for policy in spent)
     return QuotaExceeded(
         f"You may ask {told}. Try again in {wait_s} s.",
@@ -133,7 +135,7 @@ def _headers(
     """
     limits = []
     for policy, us in zip(told, owed, strict=True):
-        left, wait_s = _left(policy, us)
+        left, wait_s = _remaining(policy, us)
         limits.append(f'"{policy.name}";r={left};t={wait_s}')
     return {
         "RateLimit-Policy": ", ".join(f'"{p.name}";q={p.quota};w={p.window_s}' for p in policies),
@@ -141,8 +143,8 @@ def _headers(
     }
 
 
-def _left(policy: Policy, owed_us: int) -> tuple[int, int]:
+def _remaining(policy: Policy, owed_us: int) -> tuple[int, int]:
     """Return how many requests are left, and the seconds until there is one more."""
     used = -(-owed_us // policy.interval_us)
     wait_us = owed_us - max(0, used - 1) * policy.interval_us
-    return max(0, policy.quota - used), -(-wait_us // US)
+    return max(0, policy.quota - used), -(-wait_us // US_PER_S)

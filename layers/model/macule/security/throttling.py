@@ -9,11 +9,13 @@ from threading import Lock
 
 from macule import settings
 
-APART_S = 0.005  # 200 a second take 8 % of a processor, nearly all of it gunicorn's
-SHARE = 4  # of the threads, the one part that may wait; whoever comes then is answered at once
+INTERVAL_S = 0.005  # 200 a second take 8 % of a processor, nearly all of it gunicorn's
+WAITING_DIVISOR = (
+    4  # of the threads, the one part that may wait; whoever comes then is answered at once
+)
 
 
-class Line:
+class Pacer:
     """Lets one pass each *apart_s*; the first does not wait."""
 
     def __init__(
@@ -45,6 +47,6 @@ class Line:
 
 
 @cache
-def line() -> Line:
+def pacer() -> Pacer:
     """Return this process's line."""
-    return Line(APART_S, max(1, settings.current().threads // SHARE))
+    return Pacer(INTERVAL_S, max(1, settings.current().threads // WAITING_DIVISOR))

@@ -19,9 +19,9 @@ def main() -> None:
         settings.read()
     except BadSetting as error:
         sys.exit(f"macule: {error}")
-    if fault := extras.missing("the server", "gunicorn"):
+    if fault := extras.missing_message("the server", "gunicorn"):
         sys.exit(f"macule: {fault}")
-    settings.drop_empty("WEB_CONCURRENCY")  # what is empty is not set; gunicorn disagrees
+    settings.unset_if_empty("WEB_CONCURRENCY")  # what is empty is not set; gunicorn disagrees
     from gunicorn.app.wsgiapp import run
 
     sys.argv[1:1] = ["-c", CONFIGURATION]

@@ -6,15 +6,15 @@ only says when it may begin: the end is there, or something that no parser would
 
 from __future__ import annotations
 
-MOST_LINE_BYTES = 4096  # a size and its extensions
-MOST_TRAILER_BYTES = 2**14
+MAX_LINE_BYTES = 4096  # a size and its extensions
+MAX_TRAILER_BYTES = 2**14
 # Sizes, extensions and trailers beside the data: 6 bytes for each line of base64 (76) are allowed.
-FRAMING_BYTES, FRAMING_SHARE = 2**16, 8
+FRAMING_BYTES, FRAMING_DIVISOR = 2**16, 8
 HEX = frozenset(b"0123456789abcdefABCDEF")
-MOST_DIGITS = 12
+MAX_DIGITS = 12
 
 
-class Chunks:
+class ChunkTracker:
     """Follows the frames of a chunked body.
 
     Args:
@@ -44,24 +44,24 @@ class Chunks:
             at = found
         del self._rest[:at]
         framing = self._fed_bytes - self.data_bytes
-        if framing > FRAMING_BYTES + self.data_bytes // FRAMING_SHARE:
+        if framing > FRAMING_BYTES + self.data_bytes // FRAMING_DIVISOR:
             self.is_settled = True
 
     def _next(self, at: int) -> int | None:
         """Read the size line at *at*; return where the next is, None until it is all there."""
         rest = self._rest
-        end = rest.find(b"\r\n", at, at + MOST_LINE_BYTES)
+        end = rest.find(b"\r\n", at, at + MAX_LINE_BYTES)
         if end < 0:
-            self.is_settled = len(rest) - at >= MOST_LINE_BYTES
+            self.is_settled = len(rest) - at >= MAX_LINE_BYTES
             return None
         digits = rest[at:end].partition(b";")[0].rstrip(b" \t")
-        if not 0 < len(digits) <= MOST_DIGITS or not HEX.issuperset(digits):
+        if not 0 < len(digits) <= MAX_DIGITS or not HEX.issuperset(digits):
             self.is_settled = True
             return None
         size = int(digits, 16)
         if not size:
             is_whole = rest.find(b"\r\n\r\n", end) >= 0
-            self.is_settled = is_whole or len(rest) - end > MOST_TRAILER_BYTES
+            self.is_settled = is_whole or len(rest) - end > MAX_TRAILER_BYTES
             return None
         self.data_bytes += size
         self.is_settled = self.data_bytes > self._most_bytes

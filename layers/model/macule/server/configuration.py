@@ -32,7 +32,7 @@ proc_name = "macule"
 
 
 # What bodies and answers on their way may take: one part of the memory, and no more than that.
-TRANSFERS_SHARE, TRANSFERS_BYTES = 16, 2**25
+TRANSFERS_DIVISOR, MAX_TRANSFERS_BYTES = 16, 2**25
 
 
 def on_starting(server: Any) -> None:
@@ -51,7 +51,7 @@ def when_ready(server: Any) -> None:
     from macule.observability import log_format, metrics
 
     processes.first()  # whose descendants the workers are
-    draining.announce(server)
+    draining.install_arbiter_handler(server)
     metrics.share(workers)  # what all of them count in, and those that come after
     log_format.begin()
     gc.collect()
@@ -63,7 +63,7 @@ def on_reload(server: Any) -> None:
     from macule.http import draining
     from macule.observability import log_format
 
-    draining.note_reload(server)
+    draining.record_reload(server)
     log_format.begin()
 
 
@@ -71,7 +71,7 @@ def pre_fork(server: Any, worker: Any) -> None:
     """Tell a worker that comes after the first ones, and whether it is one too many."""
     from macule.http import draining
 
-    draining.hold()
+    draining.block_sigterm()
     worker.replaces = worker.age > workers
     worker.surplus = server.num_workers > workers
 
@@ -83,22 +83,24 @@ def post_worker_init(worker: Any) -> None:
     from macule.jobs import selection
     from macule.memory import budget, recycling
 
-    draining.prepare(worker, chosen.drain_s, chosen.graceful_timeout_s, selection.leave)
+    draining.install_worker_handler(
+        worker, chosen.drain_s, chosen.graceful_timeout_s, selection.leave
+    )
     worker.wear = recycling.watch(chosen)
-    share = budget.current().limit.bytes // workers // TRANSFERS_SHARE
-    worker.transfers.most_bytes = min(share, TRANSFERS_BYTES)
+    share = budget.current().limit.bytes // workers // TRANSFERS_DIVISOR
+    worker.transfers.most_bytes = min(share, MAX_TRANSFERS_BYTES)
     if chosen.function == "predict":
         selection.resume()
     if worker.replaces:
         recycling.take_over(lambda: runtime.warm(chosen.model), worker.ppid, worker.surplus)
-    draining.note_warm(worker)
+    draining.record_warm(worker)
 
 
 def pre_request(worker: Any, req: Any) -> None:
     """Count what runs; a connection to a service that is being stopped ends with its answer."""
     from macule.http import draining
 
-    draining.let_in(worker, req)
+    draining.request_started(worker, req)
 
 
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
@@ -108,9 +110,12 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
 
     if req.body.is_awaited:
         return  # it goes on when its body is there
-    draining.let_out(worker, req)
+    draining.request_finished(worker, req)
     # a request that broke off early has no method
-    if environ.get("REQUEST_METHOD") == "POST" and resp.status_code not in application.REFUSED:
+    if (
+        environ.get("REQUEST_METHOD") == "POST"
+        and resp.status_code not in application.REFUSED_STATUSES
+    ):
         recycling.served(worker.wear, worker.ppid)
 
 

@@ -20,17 +20,17 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
-from macule.server.chunked import Chunks
+from macule.server.chunked import ChunkTracker
 
 RECEIVE_BYTES = 2**18  # each call gives the GIL away, and may wait 5 ms for it
 PIECE_BYTES = 2**16
 WAKE_BYTES = 2**15  # the poller is woken for so much, or for the rest
-DROP_BYTES = 2**16  # of an unread body, if they are there: then the connection stays
+MAX_DISCARD_BYTES = 2**16  # of an unread body, if they are there: then the connection stays
 UNSENT_BYTES = 2**16  # that the kernel holds for a client that does not read
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class BodyMissing(BaseException):
+class BodyPending(BaseException):
     """Ends a request, before anything is answered, that is to begin again when its body is there.
 
     It is no Exception, so that what an application catches does not catch this.
@@ -128,7 +128,7 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         return bytes(self.buf.getvalue())
 
 
-class Input(Body):  # type: ignore[misc]
+class RequestBody(Body):  # type: ignore[misc]
     """A request's body as an application reads it; or has the poller receive it first (`arrive`).
 
     Args:
@@ -145,7 +145,7 @@ class Input(Body):  # type: ignore[misc]
         self.is_late = False  # it did not come in time
         self.is_awaited = False
         self._unreader, self._length, self._expects = unreader, length, expects
-        self._frames: Chunks | None = None
+        self._frames: ChunkTracker | None = None
         self._left, self._came_bytes = length or 0, 0
         self._over: bool | None = None
 
@@ -158,7 +158,7 @@ class Input(Body):  # type: ignore[misc]
         """
         if not self.began:
             self.began = time.perf_counter()
-            self._frames = Chunks(most_bytes) if self._length is None else None
+            self._frames = ChunkTracker(most_bytes) if self._length is None else None
             self._follow(self._unreader.buf.getvalue())
             while self.missing_bytes and self.received_bytes < PIECE_BYTES and self.receive():
                 pass
@@ -171,7 +171,7 @@ class Input(Body):  # type: ignore[misc]
             self._unreader.forget()
             raise (TimeoutError if self.is_late else EOFError)(self._came_bytes)
         self._invite()
-        raise BodyMissing(timeout_s)
+        raise BodyPending(timeout_s)
 
     @property
     def is_settled(self) -> bool:
@@ -235,7 +235,7 @@ class Input(Body):  # type: ignore[misc]
         try:
             while data := super().read(PIECE_BYTES):
                 dropped += len(data)
-                if dropped > DROP_BYTES:
+                if dropped > MAX_DISCARD_BYTES:
                     return False
         except (OSError, ParseException):  # not there yet, or malformed
             return False
@@ -244,7 +244,7 @@ class Input(Body):  # type: ignore[misc]
         return True
 
 
-class LeadingRequest(Request):  # type: ignore[misc]
+class HeadFirstRequest(Request):  # type: ignore[misc]
     """A request that needs no more of its body than the application reads of it."""
 
     body: Any
@@ -256,7 +256,7 @@ class LeadingRequest(Request):  # type: ignore[misc]
         expects, self._expected_100_continue = self._expected_100_continue, False
         reader = self.body.reader
         length = None if isinstance(reader, ChunkedReader) else reader.length
-        self.body = Input(reader, self.unreader, length, expects)
+        self.body = RequestBody(reader, self.unreader, length, expects)
 
     def should_close(self) -> bool:
         """Say that the connection ends with this answer; where it begins, the body must be over."""
@@ -266,7 +266,7 @@ class LeadingRequest(Request):  # type: ignore[misc]
 class Parser(RequestParser):  # type: ignore[misc]
     """Yields a request again whose body has come meanwhile."""
 
-    mesg_class = LeadingRequest
+    mesg_class = HeadFirstRequest
     again = False
 
     def __init__(self, cfg: Any, sock: Socket, address: Any) -> None:

@@ -32,15 +32,15 @@ from macule.server import queue_worker_http
 
 T = TypeVar("T")
 log = logging.getLogger("macule")
-LEAST_PAUSE_S, MOST_PAUSE_S = 0.5, 30.0  # while the queue, memory or the model is short
+MIN_PAUSE_S, MAX_PAUSE_S = 0.5, 30.0  # while the queue, memory or the model is short
 SWEEP_S = 1.0
-ANEW_S = 5.0  # after Celery gave up
-SENDERS = 2  # threads that deliver webhooks: one receiver that hangs leaves others room
-BEAT_S = 1.0
-STILL_S = 30.0  # beyond what a job may take, after which the loop stands still
+RESTART_PAUSE_S = 5.0  # after Celery gave up
+WEBHOOK_THREADS = 2  # threads that deliver webhooks: one receiver that hangs leaves others room
+HEARTBEAT_S = 1.0
+STALL_S = 30.0  # beyond what a job may take, after which the loop stands still
 MARGIN_S = 300.0  # beyond what a job may wait for; it costs nothing that a time-out comes late
 
-Work = Callable[[Order, bytes], tuple[str, Mapping[str, Any]]]
+RunJob = Callable[[Order, bytes], tuple[str, Mapping[str, Any]]]
 Send = Callable[[str, str, bytes], messages.Outcome]  # url, message id, body
 
 
@@ -57,7 +57,7 @@ class Worker:
     def __init__(
         self,
         queue: Valkey,
-        work: Work,
+        work: RunJob,
         wear: recycling.Wear,
         grace_s: float,
         send: Send | None = None,
@@ -77,7 +77,7 @@ class Worker:
     def begin(self) -> None:
         """Start the threads beside the one that works."""
         Thread(target=self._keep, name="keeper", daemon=True).start()
-        for _ in range(SENDERS if self._send else 0):
+        for _ in range(WEBHOOK_THREADS if self._send else 0):
             Thread(target=self._tell, args=[self._send], name="webhooks", daemon=True).start()
 
     def leave(self) -> None:
@@ -104,7 +104,7 @@ class Worker:
         away_s, still_s = now - self._reached, now - self._beaten
         if away_s > self._queue.live_s:
             return f"the broker has not answered for {away_s:.0f} s"
-        if still_s > self._longest_s + STILL_S:
+        if still_s > self._longest_s + STALL_S:
             return f"the loop that brings jobs has stood still for {still_s:.0f} s"
         return ""
 
@@ -118,7 +118,7 @@ class Worker:
         try:
             status, outcome = self._work(job.order, image)
         except Unavailable as error:
-            pause_s = _pause_s(returned)
+            pause_s = _retry_pause_s(returned)
             log.warning("job %s waits for %.0f s: %s", job_id, pause_s, error)
             self._patiently(lambda: self._queue.give_back(job_id, pause_s))
         except BaseException:  # the process is to end at once
@@ -156,7 +156,7 @@ class Worker:
             if delivery is None:
                 self._stopping.wait(SWEEP_S)
                 continue
-            pause_s = _sent(delivery, send)
+            pause_s = _deliver(delivery, send)
             self._patiently(partial(self._queue.settle, delivery, pause_s))
 
     def _drop(self) -> None:
@@ -169,7 +169,7 @@ class Worker:
 
     def _patiently(self, action: Callable[[], T], to_the_end: bool = False) -> T | None:
         """Try again what is unavailable, after pauses that grow, until this process is to end."""
-        pause_s = LEAST_PAUSE_S
+        pause_s = MIN_PAUSE_S
         while True:
             try:
                 return action()
@@ -178,7 +178,7 @@ class Worker:
             if self._stopping.is_set() and not to_the_end:
                 return None
             time.sleep(pause_s)
-            pause_s = min(MOST_PAUSE_S, pause_s * 2)
+            pause_s = min(MAX_PAUSE_S, pause_s * 2)
 
 
 def serve(
@@ -204,9 +204,9 @@ def serve(
     )
     told = send if chosen.webhook_secrets else None
     wear = recycling.watch(chosen)
-    worker = Worker(queue, predicted, wear, grace_s, told, longest_s(chosen))
+    worker = Worker(queue, predicted, wear, grace_s, told, max_job_s(chosen))
     app = Celery("macule", broker=url, set_as_current=False)
-    app.conf.update(configuration(chosen))
+    app.conf.update(celery_configuration(chosen))
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator]
     def predict(job_id: str) -> None:
@@ -215,14 +215,14 @@ def serve(
             state.should_stop = 0
 
     def ready(sender: Any, **_: Any) -> None:
-        sender.hub.call_repeatedly(BEAT_S, worker.beat)
+        sender.hub.call_repeatedly(HEARTBEAT_S, worker.beat)
         # not before Celery listens to SIGTERM
         log.info("worker %d is ready: %s %s", os.getpid(), warm.card.name, warm.card.version)
 
     def leaving(**_: Any) -> None:
         worker.leave()
 
-    signals.setup_logging.connect(_silent)  # the command has set logging up
+    signals.setup_logging.connect(_ignore)  # the command has set logging up
     signals.worker_ready.connect(ready)
     signals.worker_shutting_down.connect(leaving)
     # One process and one job at a time: the model is loaded once, and a second core is a second
@@ -239,19 +239,21 @@ def serve(
     if listener:
         queue_worker_http.start(listener, worker.fault)
     celery.start()
-    reason = worker.ended(ANEW_S)  # it ends where the server has no memory left for its commands
+    reason = worker.ended(
+        RESTART_PAUSE_S
+    )  # it ends where the server has no memory left for its commands
     if reason:
         recycling.tell(reason)
     return reason
 
 
-def longest_s(chosen: settings.Settings) -> float:
+def max_job_s(chosen: settings.Settings) -> float:
     """Return the seconds that a job may take, with the model fetched for it."""
     fetch_s = chosen.model.timeout_s if isinstance(chosen.model, settings.Source) else 0.0
     return fetch_s + 3 * chosen.admission_timeout_s + 2 * chosen.decode_timeout_s
 
 
-def configuration(chosen: settings.Settings) -> dict[str, Any]:
+def celery_configuration(chosen: settings.Settings) -> dict[str, Any]:
     """Say how Celery is to run here."""
     return {
         "accept_content": ["json"],
@@ -263,7 +265,7 @@ def configuration(chosen: settings.Settings) -> dict[str, Any]:
             "socket_connect_timeout": TIMEOUT_S,
             "socket_keepalive": True,
             "socket_timeout": 5 * TIMEOUT_S,
-            "visibility_timeout": longest_s(chosen) + MARGIN_S,
+            "visibility_timeout": max_job_s(chosen) + MARGIN_S,
         },
         "task_acks_late": True,
         "task_default_queue": lua_scripts.QUEUE,
@@ -274,7 +276,7 @@ def configuration(chosen: settings.Settings) -> dict[str, Any]:
     }
 
 
-def _sent(delivery: Delivery, send: Send) -> float | None:
+def _deliver(delivery: Delivery, send: Send) -> float | None:
     """Try once to deliver a webhook; return the pause until the next try, None if there is none."""
     try:
         outcome = send(delivery.url, delivery.message_id, delivery.body)
@@ -289,10 +291,10 @@ def _sent(delivery: Delivery, send: Send) -> float | None:
     return None
 
 
-def _silent(**_: Any) -> None:
+def _ignore(**_: Any) -> None:
     """Keep Celery from setting up logging."""
 
 
-def _pause_s(returned: int) -> float:
+def _retry_pause_s(returned: int) -> float:
     """Say how long a job waits that was given back before so often."""
-    return min(MOST_PAUSE_S, 2.0**returned) * random.uniform(0.5, 1.0)  # noqa: S311
+    return min(MAX_PAUSE_S, 2.0**returned) * random.uniform(0.5, 1.0)  # noqa: S311

@@ -15,11 +15,11 @@ from typing import Any
 
 from macule.server.connection import WAKE_BYTES, Connection
 
-MOST_BYTES = 2**22  # unless the memory limit is known
-SEND_S = 10.0  # for an answer, and a second more for each LEAST_BYTES_PER_S that was taken
-LEAST_BYTES_PER_S = 2**15
-STOPPED_S = 0.5  # a client that moved nothing for so long may be cut off where memory lacks
-LOOK_S = 0.1  # between looks at all of them
+DEFAULT_MAX_BYTES = 2**22  # unless the memory limit is known
+SEND_TIMEOUT_S = 10.0  # for an answer, and a second more for each LEAST_BYTES_PER_S that was taken
+MIN_BYTES_PER_S = 2**15
+STALLED_S = 0.5  # a client that moved nothing for so long may be cut off where memory lacks
+CHECK_INTERVAL_S = 0.1  # between looks at all of them
 
 
 class Transfers:
@@ -38,7 +38,7 @@ class Transfers:
         on_gone: Callable[[Connection], None],
     ) -> None:
         self.poller: Any = None
-        self.most_bytes = MOST_BYTES
+        self.most_bytes = DEFAULT_MAX_BYTES
         self._on_received, self._on_sent, self._on_gone = on_received, on_sent, on_gone
         # in the order in which they began; a dict is a set that keeps it
         self._receiving = dict[Connection, None]()
@@ -62,7 +62,7 @@ class Transfers:
 
     def send(self, conn: Connection) -> None:
         """Send the rest of an answer."""
-        conn.patience_s = SEND_S
+        conn.patience_s = SEND_TIMEOUT_S
         self._begin(conn, conn.sock.unsent_bytes)
         self._sending[conn] = None
         self.poller.register(conn.sock, selectors.EVENT_WRITE, partial(self._on_writable, conn))
@@ -74,7 +74,7 @@ class Transfers:
     def look(self) -> None:
         """Cut off what is late; find memory where it lacks, else go on with what was paused."""
         now = time.monotonic()
-        if now > self._looked + LOOK_S:
+        if now > self._looked + CHECK_INTERVAL_S:
             self._looked = now
             waited_for = (*self._receiving, *self._sending)
             for conn in [conn for conn in waited_for if self._end(conn) <= now]:
@@ -144,12 +144,12 @@ class Transfers:
             self._on_sent(conn)
 
     def _end(self, conn: Connection) -> float:
-        return conn.began + conn.patience_s + conn.moved_bytes / LEAST_BYTES_PER_S
+        return conn.began + conn.patience_s + conn.moved_bytes / MIN_BYTES_PER_S
 
     def _stopped(self, now: float) -> list[Connection]:
         """Return those that have moved nothing of late, the slowest first."""
         waited_for = (*self._receiving, *self._sending)
-        stopped = [conn for conn in waited_for if conn.moved_at <= now - STOPPED_S]
+        stopped = [conn for conn in waited_for if conn.moved_at <= now - STALLED_S]
         return sorted(stopped, key=lambda conn: conn.moved_bytes / (now - conn.began))
 
     def _favour_one(self) -> None:

@@ -23,33 +23,35 @@ from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker
 
-from macule.server.connection import BodyMissing, Connection
+from macule.server.connection import BodyPending, Connection
 from macule.server.transfers import Transfers
 
-HEAD_S = 10.0  # a head fits the first packets; a slow phone may repeat one of them twice
-MOST_HEAD_BYTES = 2**15
+HEAD_TIMEOUT_S = 10.0  # a head fits the first packets; a slow phone may repeat one of them twice
+MAX_HEAD_BYTES = 2**15
 # What a client still sends after its last answer is dropped, and its end waited for: many clients
 # read an answer only when they have sent all of their request. What silence ends, and what does at
 # the latest.
-LINGER_S, MOST_LINGER_S = 5.0, 30.0
-MOST_LINGER_BYTES = 2**27
+LINGER_TIMEOUT_S, MAX_LINGER_S = 5.0, 30.0
+MAX_LINGER_BYTES = 2**27
 LINGER_WAKE_BYTES = 2**15
 CHUNK_BYTES = 2**16
-ACCEPTED = 64  # connections at once; a crowd that connects holds the next one up for less
-IDLE_S = 0.5  # after which a connection without a head, or after its last answer, may have to go
-SHED = 16  # of them at once, where connections or files run short
-FULL_S = 0.05  # pause where there is no room, and no connection that could go
-NO_FILE = (errno.EMFILE, errno.ENFILE)
-REFUSAL = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+ACCEPT_BATCH = 64  # connections at once; a crowd that connects holds the next one up for less
+MIN_IDLE_S = (
+    0.5  # after which a connection without a head, or after its last answer, may have to go
+)
+MAX_SHED = 16  # of them at once, where connections or files run short
+FULL_PAUSE_S = 0.05  # pause where there is no room, and no connection that could go
+NO_FILE_ERRNOS = (errno.EMFILE, errno.ENFILE)
+ERROR_RESPONSE = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 TOO_LARGE, MALFORMED = b"431 Request Header Fields Too Large", b"400 Bad Request"
 
 
-def is_whole(head: bytes) -> bool:
+def is_complete_head(head: bytes) -> bool:
     """Is all of a request's head there? Empty lines before it are none of it."""
     return b"\r\n\r\n" in head.lstrip(b"\r\n")
 
 
-class Patient(ThreadWorker):  # type: ignore[misc]
+class PollingWorker(ThreadWorker):  # type: ignore[misc]
     """Waits for heads and ends without threads.
 
     `pending_conns` wait for a head, `keepalived_conns` for another request, `lingering_conns` for
@@ -70,7 +72,7 @@ class Patient(ThreadWorker):  # type: ignore[misc]
 
     def accept(self, listener: socket.socket) -> None:
         """Accept those who have come, unless the listener was closed in this batch of events."""
-        for _ in range(ACCEPTED):
+        for _ in range(ACCEPT_BATCH):
             if not self.alive or self.nr_conns >= self.worker_connections:
                 return
             if not self._accept_one(listener):
@@ -81,39 +83,39 @@ class Patient(ThreadWorker):  # type: ignore[misc]
         try:
             client, address = listener.accept()
         except OSError as error:
-            self.lacks_files = error.errno in NO_FILE
-            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, *NO_FILE):
+            self.lacks_files = error.errno in NO_FILE_ERRNOS
+            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, *NO_FILE_ERRNOS):
                 raise
             return False
         self.nr_conns += 1
         conn = Connection(self.cfg, client, address, listener.getsockname())
-        self._await(conn, self.pending_conns, HEAD_S, self.on_pending_socket_readable)
+        self._await(conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable)
         return True
 
     def on_client_socket_readable(self, conn: Any, _: socket.socket) -> None:
         """Let another request of a kept connection wait for its head too."""
         self._forget(conn, self.keepalived_conns)
-        self._await(conn, self.pending_conns, HEAD_S, self.on_pending_socket_readable)
+        self._await(conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable)
 
     def on_pending_socket_readable(self, conn: Any, client: socket.socket) -> None:
         """Give a connection a thread if its head is whole; else wait for more than is there."""
         try:
-            head = client.recv(MOST_HEAD_BYTES, socket.MSG_PEEK)
+            head = client.recv(MAX_HEAD_BYTES, socket.MSG_PEEK)
         except BlockingIOError:
             return
         except OSError:
             head = b""
         if not head:
             self._drop(conn, self.pending_conns)
-        elif is_whole(head):
+        elif is_complete_head(head):
             self._forget(conn, self.pending_conns)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             conn.data_ready = True
             self.enqueue_req(conn)
-        elif len(head) == MOST_HEAD_BYTES or b"\n\n" in head:
+        elif len(head) == MAX_HEAD_BYTES or b"\n\n" in head:
             self._forget(conn, self.pending_conns)
             with suppress(OSError):
-                client.send(REFUSAL % (MALFORMED if b"\n\n" in head else TOO_LARGE))
+                client.send(ERROR_RESPONSE % (MALFORMED if b"\n\n" in head else TOO_LARGE))
             self._hang_up(conn)
         else:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(head) + 1)
@@ -127,17 +129,17 @@ class Patient(ThreadWorker):  # type: ignore[misc]
         except OSError:
             count = 0
         conn.moved_bytes += count
-        if not count or conn.moved_bytes > MOST_LINGER_BYTES:
+        if not count or conn.moved_bytes > MAX_LINGER_BYTES:
             self._drop(conn, self.lingering_conns)
         else:
             self.lingering_conns.remove(conn)
             self.lingering_conns.append(conn)
-            conn.timeout = min(time.monotonic() + LINGER_S, conn.began + MOST_LINGER_S)
+            conn.timeout = min(time.monotonic() + LINGER_TIMEOUT_S, conn.began + MAX_LINGER_S)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Wait for the body that a request lacks, or for the client to take all of its answer."""
         error = None if fs.cancelled() else fs.exception()
-        if isinstance(error, BodyMissing):
+        if isinstance(error, BodyPending):
             self.transfers.receive(conn, error.timeout_s)
             return
         self.transfers.release(conn)
@@ -160,7 +162,7 @@ class Patient(ThreadWorker):  # type: ignore[misc]
         """
         kept = not fs.cancelled() and not fs.exception() and fs.result()
         rest = conn.parser.unreader.unread_bytes() if kept else b""
-        if not kept or (rest and not is_whole(rest)):
+        if not kept or (rest and not is_complete_head(rest)):
             self._hang_up(conn)
         else:
             super().finish_request(conn, fs)
@@ -168,7 +170,7 @@ class Patient(ThreadWorker):  # type: ignore[misc]
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Look soon again for what may go, where there is no room."""
         is_full = not self._accepting or self.transfers.is_full
-        super().wait_for_and_dispatch_events(min(timeout, FULL_S) if is_full else timeout)
+        super().wait_for_and_dispatch_events(min(timeout, FULL_PAUSE_S) if is_full else timeout)
 
     def murder_pending(self) -> None:
         """Close what has had its time; where connections or files lack, some of what only waits."""
@@ -177,10 +179,10 @@ class Patient(ThreadWorker):  # type: ignore[misc]
         while self.lingering_conns and self.lingering_conns[0].timeout <= time.monotonic():
             self._drop(self.lingering_conns[0], self.lingering_conns)
         if self.lacks_files or self.nr_conns >= self.worker_connections:
-            dropped = [self._drop_idle() for _ in range(SHED)]
+            dropped = [self._drop_idle() for _ in range(MAX_SHED)]
             self.transfers.cut_off_slowest(dropped.count(False))
             if self.lacks_files and not any(dropped):
-                time.sleep(FULL_S)
+                time.sleep(FULL_PAUSE_S)
             self.lacks_files = False
 
     def _hang_up(self, conn: Any) -> None:
@@ -195,7 +197,7 @@ class Patient(ThreadWorker):  # type: ignore[misc]
             return
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LINGER_WAKE_BYTES)
         conn.began, conn.moved_bytes = time.monotonic(), 0
-        self._await(conn, self.lingering_conns, LINGER_S, self.on_lingering_socket_readable)
+        self._await(conn, self.lingering_conns, LINGER_TIMEOUT_S, self.on_lingering_socket_readable)
 
     def _await(
         self, conn: Any, conns: deque[Any], most_s: float, on_readable: Callable[..., None]
@@ -222,8 +224,8 @@ class Patient(ThreadWorker):  # type: ignore[misc]
         """Close what has waited longest: for an end, a head, another request; is there any?"""
         now = time.monotonic()
         for conns, most_s in (
-            (self.lingering_conns, LINGER_S - IDLE_S),
-            (self.pending_conns, HEAD_S - IDLE_S),
+            (self.lingering_conns, LINGER_TIMEOUT_S - MIN_IDLE_S),
+            (self.pending_conns, HEAD_TIMEOUT_S - MIN_IDLE_S),
             (self.keepalived_conns, math.inf),
         ):
             if conns and conns[0].timeout < now + most_s:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from macule.settings import urls
 
-MOST = 10**9  # of any whole number: no counter of a library overflows
+MAX_INTEGER = 10**9  # of any whole number: no counter of a library overflows
 NUMBER = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -29,9 +29,11 @@ REDIS_OPTIONS = {
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def whole(least: int, most: int = MOST) -> Callable[[str], int]:
+def integer(least: int, most: int = MAX_INTEGER) -> Callable[[str], int]:
     """Parse digits alone: no sign, space or underscore."""
-    expected = f"a whole number of at least {least}" + (f", at most {most}" if most < MOST else "")
+    expected = f"a whole number of at least {least}" + (
+        f", at most {most}" if most < MAX_INTEGER else ""
+    )
 
     def parse(text: str) -> int:
         digits = text.isascii() and text.isdigit() and len(text) <= 20
@@ -64,13 +66,13 @@ def one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
-def truth(text: str) -> bool:
+def boolean(text: str) -> bool:
     if text.lower() not in (*TRUE, *FALSE):
         raise ValueError("true or false")
     return text.lower() in TRUE
 
 
-def level(text: str) -> str:
+def log_level(text: str) -> str:
     """Parse a level of `logging`, in the spellings that other programs take."""
     name = OTHER_LEVELS.get(text.lower(), text.lower())
     if name not in LEVELS:
@@ -78,7 +80,7 @@ def level(text: str) -> str:
     return name.upper()
 
 
-def shares(text: str) -> tuple[float, ...]:
+def rising_fractions(text: str) -> tuple[float, ...]:
     parts = [part.strip() for part in text.split(",")]
     found = tuple(float(part) for part in parts if NUMBER.fullmatch(part))
     rising = len(parts) == len(found) == 4 and 0 < found[0] < found[1] < found[2] < found[3] <= 1
@@ -115,7 +117,7 @@ def host(text: str) -> str:
     raise ValueError("an address or a name to listen on, such as 0.0.0.0, :: or localhost")
 
 
-def web_address(text: str) -> str:
+def http_url(text: str) -> str:
     """Parse an address that requests go to; a last slash is dropped."""
     parts = urls.split(text)
     if not parts or parts.scheme not in DEFAULT_PORTS or set("@?#") & set(text):
@@ -128,10 +130,10 @@ def origins(text: str) -> tuple[str, ...]:
 
     Source: RFC 6454, section 6.2.
     """
-    return tuple("*" if part == "*" else _origin(part) for part in items(text, "origins"))
+    return tuple("*" if part == "*" else _origin(part) for part in split_list(text, "origins"))
 
 
-def items(text: str, what: str) -> list[str]:
+def split_list(text: str, what: str) -> list[str]:
     """Split a comma-separated list; one without any item would switch off what it is set for."""
     found = [part.strip() for part in text.split(",") if part.strip()]
     if not found:
@@ -139,7 +141,7 @@ def items(text: str, what: str) -> list[str]:
     return found
 
 
-def redis_address(*schemes: str) -> Callable[[str], str]:
+def redis_url(*schemes: str) -> Callable[[str], str]:
     """Parse the address of a database of Redis or Valkey, as redis-py and Celery both read it."""
     shape = f"{schemes[0]}://[user:password@]host[:port][/database]"
     expected = f"{shape} ({' or '.join(schemes)}; what is no letter or digit in a password as %XX)"
@@ -152,16 +154,16 @@ def redis_address(*schemes: str) -> Callable[[str], str]:
             raise ValueError(expected) from None
         options = parse_qsl(parts.query, keep_blank_values=True)
         given = dict(options)
-        if parts.scheme not in schemes or not numbered or not _printable(text) or parts.fragment:
+        if parts.scheme not in schemes or not numbered or not _is_printable(text) or parts.fragment:
             raise ValueError(expected)
         if len(given) < len(options):
             raise ValueError(f"{shape}: an option stands there twice")
         if parts.scheme == "unix":
-            _known(given, {"db": ()})
+            _check_options(given, {"db": ()})
             if not parts.path.strip("/") or not given.get("db", "0").isdecimal():
                 raise ValueError("unix:///path/of/the/socket[?db=NUMBER]")
         else:
-            _known(given, REDIS_OPTIONS if parts.scheme == "rediss" else {})
+            _check_options(given, REDIS_OPTIONS if parts.scheme == "rediss" else {})
             if not parts.hostname or not re.fullmatch("(/[0-9]{0,5})?", parts.path):
                 raise ValueError(expected)
         return text
@@ -170,7 +172,7 @@ def redis_address(*schemes: str) -> Callable[[str], str]:
 
 
 def header_value(text: str) -> str:
-    if not _printable(text):
+    if not _is_printable(text):
         raise ValueError("a key: it has spaces or signs that no header may have")
     return text
 
@@ -180,7 +182,7 @@ def webhook_secrets(text: str) -> tuple[str, ...]:
     from base64 import b64decode
     from binascii import Error
 
-    secrets = items(text, "secrets")
+    secrets = split_list(text, "secrets")
     for place, secret in enumerate(secrets, 1):
         try:
             size = len(b64decode(secret.removeprefix("whsec_"), validate=True))
@@ -205,7 +207,7 @@ def _origin(text: str) -> str:
     return f"{parts.scheme}://{name}{port}"
 
 
-def _known(given: Mapping[str, str], options: Mapping[str, tuple[str, ...]]) -> None:
+def _check_options(given: Mapping[str, str], options: Mapping[str, tuple[str, ...]]) -> None:
     for name, value in given.items():
         if name not in options or not value:
             some = f"only {', '.join(options)}" if options else "none"
@@ -214,5 +216,5 @@ def _known(given: Mapping[str, str], options: Mapping[str, tuple[str, ...]]) -> 
             raise ValueError(f"an address whose {name} is {' or '.join(options[name])}")
 
 
-def _printable(text: str) -> bool:
+def _is_printable(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-SCHEMES = ("https", "s3", "gs")
+MODEL_SCHEMES = ("https", "s3", "gs")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -22,7 +22,7 @@ def split(text: str) -> SplitResult | None:
     return parts if whole and usual else None
 
 
-def refusal(uri: str) -> str:
+def rejection_reason(uri: str) -> str:
     """Say why *uri* is not followed; empty if it is. Plain http is for this machine alone."""
     try:
         parts = urlsplit(uri)
@@ -32,37 +32,37 @@ def refusal(uri: str) -> str:
         return "is no address"
     if "@" in parts.netloc:
         return "has a user name in it, which would end up in logs"
-    if parts.scheme in SCHEMES or (parts.scheme == "http" and parts.hostname in LOOPBACK):
+    if parts.scheme in MODEL_SCHEMES or (parts.scheme == "http" and parts.hostname in LOOPBACK):
         return "" if parts.hostname else "names no host or bucket"
     return f"begins with {parts.scheme}://, not with https://, s3:// or gs://"
 
 
-def below(uri: str, *names: str) -> str:
+def append_path(uri: str, *names: str) -> str:
     """Append to the path; a query, as signed addresses have, stays at the end."""
     parts = urlsplit(uri)
     path = "/".join([parts.path.rstrip("/"), *names])
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
-def beside(uri: str, name: str) -> str:
+def sibling(uri: str, name: str) -> str:
     """Replace the last part of the path."""
     parts = urlsplit(uri)
     parent = parts.path.rstrip("/").rpartition("/")[0]
-    return below(urlunsplit(parts._replace(path=parent)), name)
+    return append_path(urlunsplit(parts._replace(path=parent)), name)
 
 
-def last(uri: str) -> str:
+def last_segment(uri: str) -> str:
     """Return the last part of the path."""
     return urlsplit(uri).path.rstrip("/").rpartition("/")[2]
 
 
-def bucket(uri: str) -> tuple[str, str]:
+def split_bucket(uri: str) -> tuple[str, str]:
     """Split an s3:// or gs:// address into bucket and key, which may have a ? or # in it."""
     name, _, key = uri.partition("://")[2].partition("/")
     return name, key
 
 
-def shown(uri: str) -> str:
+def redact(uri: str) -> str:
     """Leave out what callers may not see: a query signs the address."""
     parts = urlsplit(uri)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -19,8 +19,8 @@ from macule.memory import processes
 
 SCHEDULE = "schedule"  # the caller of a request that did not come over HTTP
 SCHEDULERS = ("aws.events", "aws.scheduler")  # EventBridge rules and EventBridge Scheduler
-DEFAULT = "$default"  # an HTTP API's stage without a name, and its route for every other path
-TEXT = ("text/", "application/json", "application/problem+json")
+DEFAULT_STAGE = "$default"  # an HTTP API's stage without a name, and its route for every other path
+TEXT_TYPES = ("text/", "application/json", "application/problem+json")
 
 
 class UnknownEvent(Exception):
@@ -31,7 +31,7 @@ class UnknownEvent(Exception):
     """
 
 
-def handler(
+def create_handler(
     routes: Mapping[str, Handler], unlocked: Iterable[str] = (), uncounted: Iterable[str] = ()
 ) -> Callable[[Any, object], dict[str, Any]]:
     """Return the handler that Lambda calls; for *unlocked* and *uncounted* see `wsgi.app`.
@@ -40,12 +40,12 @@ def handler(
     warm-up schedules.
     Raises: UnknownEvent, from the handler, for any other event.
     """
-    table, boot_ms = routing.table(routes), processes.age_ms()
-    free = routing.exempt(unlocked, uncounted)
+    table, boot_ms = routing.build_table(routes), processes.age_ms()
+    free = routing.parse_exemptions(unlocked, uncounted)
 
     def handle(event: Any, context: object) -> dict[str, Any]:
-        request = wsgi.ping(_request(event, boot_ms))
-        answer = _to_event(application.answer(table, request, free), request.method)
+        request = wsgi.rewrite_ping(_request(event, boot_ms))
+        answer = _to_event(application.respond(table, request, free), request.method)
         if "headers" not in event and "multiValueHeaders" in event:  # a balancer set to lists
             answer["multiValueHeaders"] = {k: [v] for k, v in answer.pop("headers").items()}
         return answer
@@ -55,7 +55,7 @@ def handler(
 
         asked = _warmup(boot_ms)._replace(routes=table, free=free)
         # forwarded: no line, count or span of it may be in the snapshot
-        snapstart.register(lambda: application.forward(asked, asked.path))
+        snapstart.register(lambda: application.dispatch(asked, asked.path))
     return handle
 
 
@@ -70,7 +70,7 @@ def _request(event: Any, boot_ms: float) -> Request:
     if _is_warmup(fields):
         return _warmup(boot_ms)
     raise UnknownEvent(
-        f"The event is {_kind(event)}: neither an HTTP request nor a warm-up. Send requests "
+        f"The event is {_describe(event)}: neither an HTTP request nor a warm-up. Send requests "
         "through a function URL, an API or a load balancer; warm up with "
         '{"warmup": true} or an EventBridge schedule.'
     )
@@ -87,7 +87,7 @@ def _warmup(boot_ms: float) -> Request:
     return Request("GET", "/warmup/", {}, {}, Body(BytesIO(), 0), boot_ms, caller=SCHEDULE)
 
 
-def _kind(event: Any) -> str:
+def _describe(event: Any) -> str:
     """Describe an event without quoting it: it may hold anything."""
     if not isinstance(event, Mapping):
         kinds = {type(None): "null", str: "a string", list: "a list", bool: "true or false"}
@@ -108,7 +108,7 @@ def _from_event(
         lists = event.get("multiValueQueryStringParameters")
         pairs = lists or event.get("queryStringParameters") or {}
         # a balancer hands on what was sent, an API what it means
-        query = urlencode(pairs, doseq=True, quote_via=_as_sent if balancer else quote)
+        query = urlencode(pairs, doseq=True, quote_via=_unquoted if balancer else quote)
     lists = event.get("multiValueHeaders") or {}
     headers = event.get("headers") or {name: values[-1] for name, values in lists.items()}
     headers = {name.lower(): value for name, value in headers.items()}
@@ -140,13 +140,13 @@ def _path(event: Mapping[str, Any], context: Mapping[str, Any]) -> str:
     `resource` of the last two, with its parameters filled in, is the path that the API matched.
     """
     path: str = event.get("rawPath") or event.get("path") or "/"
-    matched = event.get("resource") or DEFAULT
-    if "rawPath" not in event and matched != DEFAULT:
+    matched = event.get("resource") or DEFAULT_STAGE
+    if "rawPath" not in event and matched != DEFAULT_STAGE:
         given = event.get("pathParameters") or {}
         filled = re.sub(r"\{([^}+]+)\+?\}", lambda name: str(given.get(name[1], "")), matched)
         return (filled or "/") if path.rstrip("/").endswith(filled.rstrip("/")) else path
-    stage = context.get("stage") or DEFAULT
-    staged = "version" in event and stage != DEFAULT and f"{path}/".startswith(f"/{stage}/")
+    stage = context.get("stage") or DEFAULT_STAGE
+    staged = "version" in event and stage != DEFAULT_STAGE and f"{path}/".startswith(f"/{stage}/")
     return (path.removeprefix(f"/{stage}") or "/") if staged else path
 
 
@@ -158,13 +158,13 @@ def _body(event: Mapping[str, Any]) -> bytes:
         return b""
 
 
-def _as_sent(text: Any, *how: object) -> str:
+def _unquoted(text: Any, *how: object) -> str:
     return str(text)
 
 
 def _to_event(response: Response, method: str) -> dict[str, Any]:
     packed = "Content-Encoding" in response.headers
-    text = not packed and response.headers.get("Content-Type", "text/").startswith(TEXT)
+    text = not packed and response.headers.get("Content-Type", "text/").startswith(TEXT_TYPES)
     body = b"" if method == "HEAD" else response.body
     return {
         "statusCode": response.status,

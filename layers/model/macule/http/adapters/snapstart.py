@@ -25,11 +25,11 @@ def register(warm_up: Callable[[], Response]) -> None:
         register_before_snapshot,
     )
 
-    register_before_snapshot(_prepare, warm_up)
-    register_after_restore(renew)
+    register_before_snapshot(_run_warm_up, warm_up)
+    register_after_restore(reset_after_restore)
 
 
-def renew() -> None:
+def reset_after_restore() -> None:
     """Make anew what copies must not share: the state of `random`, the age, what was measured."""
     import random  # gives OpenTelemetry the ids of spans
 
@@ -38,7 +38,7 @@ def renew() -> None:
     budget.current.cache_clear()
 
 
-def _prepare(warm_up: Callable[[], Response]) -> None:
+def _run_warm_up(warm_up: Callable[[], Response]) -> None:
     response = warm_up()
     if response.status != 200:
         raise SnapshotFailed(

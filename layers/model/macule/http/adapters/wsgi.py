@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 # Paths that a scheduler is pointed at; a ping to another path is answered as what it asks for.
-PINGED = ("", "/", "/predict", "/predict/")
+PING_PATHS = ("", "/", "/predict", "/predict/")
 
 
-def app(
+def create_app(
     routes: Mapping[str, Handler], unlocked: Iterable[str] = (), uncounted: Iterable[str] = ()
 ) -> WSGIApplication:
     """Make the WSGI application that serves *routes*, for gunicorn and any other WSGI server.
@@ -30,33 +30,33 @@ def app(
       unlocked: routes that ask for no key, where there are keys.
       uncounted: routes that POST and are counted against no quota.
     """
-    table, boot_ms = routing.table(routes), processes.age_ms()
-    free = routing.exempt(unlocked, uncounted)
+    table, boot_ms = routing.build_table(routes), processes.age_ms()
+    free = routing.parse_exemptions(unlocked, uncounted)
 
     def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        request = ping(_from_environ(environ, boot_ms))
-        response = application.answer(table, request, free)
-        if response.status in application.REFUSED:
+        request = rewrite_ping(_from_environ(environ, boot_ms))
+        response = application.respond(table, request, free)
+        if response.status in application.REFUSED_STATUSES:
             from macule.security import throttling
 
-            throttling.line().wait()
+            throttling.pacer().wait()
         status = f"{response.status} {HTTPStatus(response.status).phrase}"
         start_response(status, list(response.headers.items()))
         body = [] if request.method == "HEAD" else [response.body]
         if not request.body.left:
             return body
-        return Unread(body, request.body)
+        return UnreadBodyResponse(body, request.body)
 
     return respond
 
 
-def ping(request: Request) -> Request:
+def rewrite_ping(request: Request) -> Request:
     """Recognise a warm-up by its headers and let it ask for /warmup/."""
     pings = (
         request.headers.get("x-warmup") == "1"
         or request.headers.get("x-cloudscheduler", "").lower() == "true"
     )
-    if pings and request.body.length in (None, 0) and request.path in PINGED:
+    if pings and request.body.length in (None, 0) and request.path in PING_PATHS:
         return request._replace(method="GET", path="/warmup/")
     return request
 
@@ -76,13 +76,13 @@ def _from_environ(environ: WSGIEnvironment, boot_ms: float) -> Request:
         environ.get("PATH_INFO") or "/",
         dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)),
         headers,
-        Body(environ["wsgi.input"], length, _hang_up(environ.get("gunicorn.socket"))),
+        Body(environ["wsgi.input"], length, _abort_read(environ.get("gunicorn.socket"))),
         boot_ms,
         address=environ.get("REMOTE_ADDR", ""),
     )
 
 
-def _hang_up(connection: socket | None) -> Callable[[], None] | None:
+def _abort_read(connection: socket | None) -> Callable[[], None] | None:
     """Make what ends a read that waits for a sender; an answer can still be sent."""
     if connection is None:
         return None
@@ -94,7 +94,7 @@ def _hang_up(connection: socket | None) -> Callable[[], None] | None:
     return shut
 
 
-class Unread:
+class UnreadBodyResponse:
     """A response that is sent before the rest of the request body is read."""
 
     def __init__(self, answer: list[bytes], body: Body) -> None:
