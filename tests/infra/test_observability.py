@@ -37,8 +37,8 @@ def photo(request):
     raise RuntimeError("a fault of ours")
 
 ROUTES = {"POST /predict/": photo, "GET /health/": health.alive, "GET /metrics": metrics_endpoint.show}
-startup.begin()
-app = wsgi.app(ROUTES)
+startup.initialize()
+app = wsgi.create_app(ROUTES)
 """
 JOBS = ("all", "short", "faulty", "viewed", "worker", "gone")
 

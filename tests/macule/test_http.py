@@ -146,6 +146,6 @@ def test_an_unread_body_is_dropped_within_bounds() -> None:
     """What is left of a body behind its answer is dropped, but not without end."""
     stream = BytesIO(bytes(MAX_DISCARD_BYTES + 10 * CHUNK_BYTES))
 
-    Body(stream, None).drop()
+    Body(stream, None).discard()
 
     assert stream.tell() == MAX_DISCARD_BYTES

@@ -32,7 +32,7 @@ PAIRS = [
 def caller(ring: KeyStore, key: str) -> str:
     """Return whose *key* is, or the name of what went wrong."""
     try:
-        return ring.caller({"x-api-key": key})
+        return ring.authenticate({"x-api-key": key})
     except (Unauthorized, Forbidden) as error:
         return type(error).__name__
 
@@ -50,7 +50,7 @@ def caller(ring: KeyStore, key: str) -> str:
 )
 def test_a_key_is_found_in_either_header(headers: dict[str, str], name: str) -> None:
     """Bearer in any case, X-API-Key before it, and several keys of one name."""
-    assert KeyStore(",".join(PAIRS)).caller(headers) == name
+    assert KeyStore(",".join(PAIRS)).authenticate(headers) == name
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_key_is_found_in_either_header(headers: dict[str, str], name: str) -> 
 def test_without_a_known_key_it_is_401(headers: dict[str, str], wrong: bool) -> None:
     """No key is told from a wrong one, and a hash is no key."""
     with pytest.raises(Unauthorized) as caught:
-        KeyStore(",".join(PAIRS)).caller(headers)
+        KeyStore(",".join(PAIRS)).authenticate(headers)
 
     asked = caught.value.headers()["WWW-Authenticate"]
     assert asked == 'Bearer realm="macule"' + (', error="invalid_token"' if wrong else "")
@@ -90,7 +90,7 @@ def test_a_new_key_is_found_by_what_is_stored() -> None:
         assert key.startswith("mk_")
         assert len(key) == 3 + 43
         assert key not in stored
-        assert KeyStore(stored).caller({"x-api-key": key}) == "alice"
+        assert KeyStore(stored).authenticate({"x-api-key": key}) == "alice"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_the_command_prints_a_key_and_what_to_store() -> None:
     key, stored = made.splitlines()
     refused = subprocess.run([*command, "al:ice"], capture_output=True, text=True, check=False)
 
-    assert KeyStore(stored).caller({"authorization": f"Bearer {key}"}) == "alice"
+    assert KeyStore(stored).authenticate({"authorization": f"Bearer {key}"}) == "alice"
     assert refused.returncode == 2
     assert "letters, digits" in refused.stderr
 

@@ -217,7 +217,7 @@ def test_memory_is_judged_without_loading_a_model() -> None:
     """The check imports neither numpy nor the runtime, and what it asks for is below the truth."""
     code = (
         "import sys; from macule import settings; from macule.server import startup; "
-        "print(*startup.faults(settings.read())); "
+        "print(*startup.find_faults(settings.read())); "
         "print({'numpy', 'ai_edge_litert'} & {*sys.modules})"
     )
     environ = {**os.environ, "MEMORY_LIMIT_MB": "40"}

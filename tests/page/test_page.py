@@ -194,7 +194,7 @@ def test_a_view_loads_nothing_heavy() -> None:
     """The page is served without model, numpy, Pillow or TLS."""
     code = (
         "import sys; from macule.http.adapters import wsgi; from macule.routes import page; "
-        "app = wsgi.app({'GET /': page.view}); "
+        "app = wsgi.create_app({'GET /': page.view}); "
         "from io import BytesIO; "
         "b = app({'REQUEST_METHOD': 'GET', 'PATH_INFO': '/', 'wsgi.input': BytesIO()}, print); "
         "assert b'<!doctype' in b[0]; "

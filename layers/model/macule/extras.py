@@ -11,13 +11,13 @@ from macule import __version__
 class Extra(NamedTuple):
     """A package, the extra of layers/model/pyproject.toml that has it, a module that it brings.
 
-    `bundled` is its name among the extras of infra/limits.toml, "" where no bundle takes it.
+    `bundle_extra` is its name among the extras of infra/limits.toml, "" where no bundle takes it.
     """
 
     package: str
     extra: str
     module: str
-    bundled: str = ""
+    bundle_extra: str = ""
 
 
 EXTRAS: Mapping[str, Extra] = {
@@ -70,6 +70,6 @@ def install_message(what: str, package: str) -> str:
         way = "run `make tools`, then `.venv-dev/bin/macule`,"
     way += " in a checkout of macule, elsewhere install the wheel's file with its extra: "
     way += f"`pip install './macule-{__version__}-py3-none-any.whl[{extra.extra}]'`"
-    if extra.bundled:
-        way += f', or for a bundle set extras = ["{extra.bundled}"] in infra/limits.toml'
+    if extra.bundle_extra:
+        way += f', or for a bundle set extras = ["{extra.bundle_extra}"] in infra/limits.toml'
     return f"{what} needs the package {package}, which is not installed: {way}"

@@ -30,7 +30,7 @@ outcome, jobs = task.outcome, []
 def hang(order, image, chosen):
     jobs.append(order)
     return outcome(order, image, chosen) if len(jobs) == 1 else time.sleep(600)
-task.outcome, queue_worker.STILL_S, queue_worker.longest_s = hang, {STILL_S}, lambda chosen: 0.0
+task.outcome, queue_worker.STALL_S, queue_worker.max_job_s = hang, {STILL_S}, lambda chosen: 0.0
 {WORKER}
 """
 

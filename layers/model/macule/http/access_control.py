@@ -19,12 +19,12 @@ def authenticate(request: Request) -> str:
     """
     source = settings.current().api_keys
     # a browser asks by OPTIONS, without a key, whether it may send one
-    asked = request.method != "OPTIONS" and _route_name(request) not in request.free.keys
+    asked = request.method != "OPTIONS" and _route_name(request) not in request.exemptions.keys
     if not source or request.caller or not asked:
         return request.caller
     from macule.security import api_keys
 
-    return api_keys.key_store(source).caller(request.headers)
+    return api_keys.key_store(source).authenticate(request.headers)
 
 
 def check_rate_limit(request: Request) -> dict[str, str]:
@@ -35,7 +35,7 @@ def check_rate_limit(request: Request) -> dict[str, str]:
     chosen, methods = settings.current(), request.routes.get(request.route, {})
     if not chosen.quota or request.method != "POST" or "POST" not in methods:
         return {}
-    if _route_name(request) in request.free.quotas:
+    if _route_name(request) in request.exemptions.quotas:
         return {}
     from macule.security import rate_limits
 

@@ -31,11 +31,11 @@ OPEN_INFERENCE_PREFIX = (
 )
 
 
-def respond(routes: RouteTable, request: Request, free: Exemptions = NO_EXEMPTIONS) -> Response:
+def respond(routes: RouteTable, request: Request, exemptions: Exemptions = NO_EXEMPTIONS) -> Response:
     """Answer *request*; whatever goes wrong becomes a problem document, never a traceback."""
-    began = request.body.once("began", time.perf_counter)
+    began = request.body.compute_once("began", time.perf_counter)
     request_id = _request_id(request.headers.get("x-request-id", ""))
-    response = dispatch(request._replace(id=request_id, routes=routes, free=free), request.path)
+    response = dispatch(request._replace(id=request_id, routes=routes, exemptions=exemptions), request.path)
     _log_request(request, response, began)
     return response
 
@@ -48,7 +48,7 @@ def dispatch(request: Request, path: str, method: str = "") -> Response:
     counted: dict[str, str] = {}
     try:
         request = request._replace(caller=access_control.authenticate(request))
-        counted = request.body.once(
+        counted = request.body.compute_once(
             ("quota", route), partial(access_control.check_rate_limit, request)
         )
         response = _call_handler(request)
@@ -89,8 +89,8 @@ def problem(error: Macule, request: Request) -> Response:
 def _log_request(request: Request, response: Response, began: float) -> None:
     """Hand all that is known of a request to `record`."""
     body, stages = request.body, dict(response.stages)
-    if body.began is not None:
-        waited_ms = stages.pop("wait", 0.0) + (body.began - began - body.arrival_s) * 1e3
+    if body.started_at is not None:
+        waited_ms = stages.pop("wait", 0.0) + (body.started_at - began - body.arrival_s) * 1e3
         read_ms = (body.arrival_s + body.read_s) * 1e3
         stages = {"wait": waited_ms, "read": read_ms, **stages}
     facts = {
@@ -112,7 +112,7 @@ def _call_handler(request: Request) -> Response:
     methods = request.routes[request.route]
     method = "GET" if request.method == "HEAD" else request.method
     if method in methods:
-        request.body.once("let in", partial(draining.refuse_if_draining, request.route))
+        request.body.compute_once("let in", partial(draining.refuse_if_draining, request.route))
         return methods[method](request)
     allowed = sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
     if method == "OPTIONS":

@@ -29,22 +29,22 @@ class Body:
 
     Args:
       length: None where the sender gave none.
-      hang_up: ends what *stream* waits for; without it a slow sender is waited for as long as the
+      abort_read: ends what *stream* waits for; without it a slow sender is waited for as long as the
         server's own time-outs say.
     """
 
     def __init__(
-        self, stream: BinaryIO, length: int | None, hang_up: Callable[[], None] | None = None
+        self, stream: BinaryIO, length: int | None, abort_read: Callable[[], None] | None = None
     ) -> None:
         self._stream = stream
         self.length = length
-        self._hang_up = hang_up
+        self._abort_read = abort_read
         self._read = 0
-        self.began: float | None = None  # the first read, by time.perf_counter
+        self.started_at: float | None = None  # the first read, by time.perf_counter
         self.arrival_s = self.read_s = 0.0
         self._ended = length == 0
-        self._late = False
-        self._patience_s = 1 / MIN_BYTES_PER_S  # more, for each byte that came
+        self._is_late = False
+        self._s_per_byte = 1 / MIN_BYTES_PER_S  # more, for each byte that came
 
     def chunks(self, limit_bytes: int, timeout_s: float = math.inf) -> Iterator[bytes]:
         """Yield the body in pieces, never more than *limit_bytes* in all.
@@ -55,12 +55,12 @@ class Body:
         """
         if self.length is not None and self.length > limit_bytes:
             raise _too_large(limit_bytes, self.length)
-        with self._watched(timeout_s):
+        with self._with_deadline(timeout_s):
             while chunk := self._next():
                 if self._read > limit_bytes:
                     raise _too_large(limit_bytes, self._read)
                 yield chunk
-        if self._late:
+        if self._is_late:
             raise _too_slow(self._read)
         if self.length is not None and self._read < self.length:
             raise self._cut_short()
@@ -70,7 +70,7 @@ class Body:
         """The bytes that came so far, whatever the sender says of them."""
         return self._read
 
-    def expect(self, limit_bytes: int, timeout_s: float = math.inf) -> None:
+    def wait_for_arrival(self, limit_bytes: int, timeout_s: float = math.inf) -> None:
         """Have the server receive the body before anything is held for it, if it can.
 
         Such a server answers the request from its beginning again when the body is there.
@@ -78,53 +78,53 @@ class Body:
         """
         if self.length is not None and self.length > limit_bytes:
             raise _too_large(limit_bytes, self.length)
-        arrive = getattr(self._stream, "arrive", None)
-        if arrive is None or self._ended:
+        wait = getattr(self._stream, "wait_for_arrival", None)
+        if wait is None or self._ended:
             return
         try:
-            size = arrive(limit_bytes, timeout_s)
+            size = wait(limit_bytes, timeout_s)
         except TimeoutError as error:
-            self._note_arrival(*error.args)
+            self._record_arrival(*error.args)
             raise _too_slow(self._read) from None
         except EOFError as error:
-            self._note_arrival(*error.args)
+            self._record_arrival(*error.args)
             raise self._cut_short() from None
-        self.arrival_s = time.perf_counter() - self._stream.began  # type: ignore[attr-defined]
+        self.arrival_s = time.perf_counter() - self._stream.started_at  # type: ignore[attr-defined]
         if size > limit_bytes:
             raise _too_large(limit_bytes, size)
 
-    def _note_arrival(self, count: int) -> None:
-        self.began, self._read = time.perf_counter(), count
-        self.arrival_s = self.began - self._stream.began  # type: ignore[attr-defined]
+    def _record_arrival(self, count: int) -> None:
+        self.started_at, self._read = time.perf_counter(), count
+        self.arrival_s = self.started_at - self._stream.started_at  # type: ignore[attr-defined]
 
     @property
     def received_bytes(self) -> int:
         """The bytes that lie in memory, unread."""
         return getattr(self._stream, "received_bytes", 0)
 
-    def once(self, name: object, find: Callable[[], T]) -> T:
-        """Return what *find* finds; where the request is begun again, what it found before."""
-        notes: dict[object, T] = getattr(self._stream, "notes", {})
-        if name not in notes:
-            notes[name] = find()
-        return notes[name]
+    def compute_once(self, name: object, compute: Callable[[], T]) -> T:
+        """Return what *compute* finds; where the request is begun again, what it found before."""
+        computed: dict[object, T] = getattr(self._stream, "computed", {})
+        if name not in computed:
+            computed[name] = compute()
+        return computed[name]
 
     @property
-    def left(self) -> bool:
+    def has_unread(self) -> bool:
         """Is there something unread that the server does not deal with itself?"""
-        return not self._ended and not hasattr(self._stream, "arrive")
+        return not self._ended and not hasattr(self._stream, "wait_for_arrival")
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Read and drop what is left, within bounds; then hang up."""
-        self._patience_s = 0.0
+        self._s_per_byte = 0.0
         try:
-            with self._watched(DISCARD_TIMEOUT_S):
+            with self._with_deadline(DISCARD_TIMEOUT_S):
                 while self._read < MAX_DISCARD_BYTES and self._next():
                     pass
         except BadRequest:
             pass
-        if not self._ended and self._hang_up:
-            self._hang_up()
+        if not self._ended and self._abort_read:
+            self._abort_read()
         self._ended = True
 
     def _next(self) -> bytes:
@@ -132,12 +132,12 @@ class Body:
             return b""
         want = CHUNK_BYTES if self.length is None else min(CHUNK_BYTES, self.length - self._read)
         asked = time.perf_counter()
-        self.began = self.began or asked
+        self.started_at = self.started_at or asked
         try:
             chunk = self._stream.read(want) if want else b""
         except Exception as error:  # each server has its own for a sender who is gone or malformed
             self._ended = True
-            if self._late:
+            if self._is_late:
                 return b""
             raise BadRequest("The body is malformed, or was not sent to its end.") from error
         self.read_s += time.perf_counter() - asked
@@ -150,21 +150,21 @@ class Body:
         return BadRequest(f"The body ended after {self._read}{of} bytes.")
 
     @contextmanager
-    def _watched(self, timeout_s: float) -> Iterator[None]:
+    def _with_deadline(self, timeout_s: float) -> Iterator[None]:
         """Hang up on a sender who is slower than allowed: a read that blocks sees no clock."""
-        hang_up = self._hang_up
-        if self._ended or hang_up is None or timeout_s == math.inf:
+        abort_read = self._abort_read
+        if self._ended or abort_read is None or timeout_s == math.inf:
             yield
             return
-        with _deadline_watcher().over(self, time.monotonic() + timeout_s):
+        with _deadline_watcher().watch(self, time.monotonic() + timeout_s):
             yield
 
-    def hurry(self, end: float) -> None:
+    def abort_if_late(self, end: float) -> None:
         """Hang up if *end* has passed, and a second more for each LEAST_BYTES_PER_S that came."""
-        late = end + self._read * self._patience_s <= time.monotonic()
-        if late and not self._late and self._hang_up:
-            self._late = True
-            self._hang_up()
+        late = end + self._read * self._s_per_byte <= time.monotonic()
+        if late and not self._is_late and self._abort_read:
+            self._is_late = True
+            self._abort_read()
 
 
 class DeadlineWatcher:
@@ -172,29 +172,29 @@ class DeadlineWatcher:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._ends: dict[Body, float] = {}
-        self._some = Event()
+        self._deadlines: dict[Body, float] = {}
+        self._has_bodies = Event()
         Thread(target=self._run, daemon=True).start()
 
     @contextmanager
-    def over(self, body: Body, end: float) -> Iterator[None]:
+    def watch(self, body: Body, end: float) -> Iterator[None]:
         """Have *body* hurry while it is read."""
         with self._lock:
-            self._ends[body] = end
-            self._some.set()
+            self._deadlines[body] = end
+            self._has_bodies.set()
         try:
             yield
         finally:
             with self._lock:
-                self._ends.pop(body, None)
+                self._deadlines.pop(body, None)
 
     def _run(self) -> None:
-        while self._some.wait():
+        while self._has_bodies.wait():
             with self._lock:
-                for body, end in self._ends.items():
-                    body.hurry(end)
-                if not self._ends:
-                    self._some.clear()
+                for body, end in self._deadlines.items():
+                    body.abort_if_late(end)
+                if not self._deadlines:
+                    self._has_bodies.clear()
             time.sleep(CHECK_INTERVAL_S)
 
 

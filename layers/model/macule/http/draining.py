@@ -88,12 +88,12 @@ def install_worker_handler(
     Args:
       flush: what is to be done as the service begins to stop, beside what runs.
     """
-    worker.running = set[int]()  # the requests that were let in
-    worker.leaving = False
+    worker.running_requests = set[int]()  # the requests that were let in
+    worker.is_draining = False
 
     def leave(number: int, frame: object) -> None:
-        if not worker.leaving:  # a signal to the whole group comes twice: from the arbiter too
-            worker.leaving = True
+        if not worker.is_draining:  # a signal to the whole group comes twice: from the arbiter too
+            worker.is_draining = True
             worker.method_queue.defer(begin)  # a handler must not start a thread
 
     def begin() -> None:
@@ -114,12 +114,12 @@ def request_started(worker: Any, request: Any) -> None:
     if is_draining():
         request.force_close()
     else:
-        worker.running.add(id(request))
+        worker.running_requests.add(id(request))
 
 
 def request_finished(worker: Any, request: Any) -> None:
     """Count a request that was answered."""
-    worker.running.discard(id(request))
+    worker.running_requests.discard(id(request))
 
 
 def _unblock_sigterm() -> None:
@@ -138,10 +138,10 @@ def _drain(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None
     while not is_draining() and not replaced() and time.monotonic() < end:
         time.sleep(POLL_S)
     if is_draining():
-        log.info("worker %d stops: %d requests run", os.getpid(), len(worker.running))
+        log.info("worker %d stops: %d requests run", os.getpid(), len(worker.running_requests))
         flush()
         until = min(end, began + drain_s)
-        while time.monotonic() < until or (worker.running and time.monotonic() < end):
+        while time.monotonic() < until or (worker.running_requests and time.monotonic() < end):
             time.sleep(POLL_S)
     worker.method_queue.defer(_close_listeners, worker)
 

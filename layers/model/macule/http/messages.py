@@ -41,7 +41,7 @@ class Request(NamedTuple):
     id: str = ""
     route: str = ""
     routes: RouteTable = types.MappingProxyType({})
-    free: Exemptions = NO_EXEMPTIONS
+    exemptions: Exemptions = NO_EXEMPTIONS
     names: Mapping[str, str] = {}
     caller: str = ANONYMOUS
     address: str = ""

@@ -81,12 +81,12 @@ class Upload(NamedTuple):
 
 
 def wait_for_body(request: Request, max_image_bytes: int, timeout_s: float = inf) -> None:
-    """Have the body come before anything is held for it, as `Body.expect` has it.
+    """Have the body come before anything is held for it, as `Body.wait_for_arrival` has it.
 
     Raises: BadRequest, BodyTooLarge, SlowBody, UnsupportedCoding.
     """
     content_coding.parse_coding(request)
-    request.body.expect(_limit_bytes(request, max_image_bytes), timeout_s)
+    request.body.wait_for_arrival(_limit_bytes(request, max_image_bytes), timeout_s)
 
 
 def estimate_bytes(request: Request, max_image_bytes: int) -> int:

@@ -38,12 +38,12 @@ class KeyStore:
         self._path = source if "/" in source else None
         self._clock = clock
         self._lock = Lock()
-        self._looked_at = clock()
-        self._seen = _file_state(self._path) if self._path else None
+        self._checked_at = clock()
+        self._loaded_state = _file_state(self._path) if self._path else None
         self._fault = ""
         self.entries = _read(self._path) if self._path else access.parse_keys(source.split(","))
 
-    def caller(self, headers: Mapping[str, str]) -> str:
+    def authenticate(self, headers: Mapping[str, str]) -> str:
         """Return the name of the key that *headers* carry.
 
         Raises: Unauthorized, Forbidden.
@@ -52,7 +52,7 @@ class KeyStore:
         if not key:
             raise Unauthorized("This needs a key: Authorization: Bearer KEY, or X-API-Key: KEY.")
         if self._path:
-            self._look(self._path)
+            self._reload_if_changed(self._path)
         digest, found = _digest(key), None
         from hmac import compare_digest
 
@@ -65,17 +65,17 @@ class KeyStore:
             raise Forbidden("This key has been revoked. Ask the operator for another.")
         return found.name
 
-    def _look(self, path: str) -> None:
+    def _reload_if_changed(self, path: str) -> None:
         """Read the file anew if it changed; what cannot be read leaves the keys as they are."""
         with self._lock:
             now = self._clock()
-            if now - self._looked_at < RELOAD_INTERVAL_S:
+            if now - self._checked_at < RELOAD_INTERVAL_S:
                 return
-            self._looked_at = now
-            mark = _file_state(path)
-            if mark == self._seen and not self._fault:
+            self._checked_at = now
+            state = _file_state(path)
+            if state == self._loaded_state and not self._fault:
                 return
-            self._seen = mark
+            self._loaded_state = state
             try:
                 self.entries, fault = _read(path), ""
             except BadSetting as error:

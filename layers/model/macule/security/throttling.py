@@ -16,16 +16,16 @@ WAITING_DIVISOR = (
 
 
 class Pacer:
-    """Lets one pass each *apart_s*; the first does not wait."""
+    """Lets one pass each *interval_s*; the first does not wait."""
 
     def __init__(
         self,
-        apart_s: float,
-        most: int,
+        interval_s: float,
+        max_waiting: int,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._apart_s, self._most = apart_s, most
+        self._interval_s, self._max_waiting = interval_s, max_waiting
         self._clock, self._sleep = clock, sleep
         self._lock = Lock()
         self._waiting = 0
@@ -35,10 +35,10 @@ class Pacer:
         """Wait for one's turn, unless too many do."""
         with self._lock:
             now = self._clock()
-            if self._waiting >= self._most:
+            if self._waiting >= self._max_waiting:
                 return
             self._waiting += 1
-            at, self._next = max(now, self._next), max(now, self._next) + self._apart_s
+            at, self._next = max(now, self._next), max(now, self._next) + self._interval_s
         try:
             self._sleep(at - now)
         finally:

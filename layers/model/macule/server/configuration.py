@@ -14,7 +14,7 @@ except BadSetting as error:  # gunicorn would print its traceback
 wsgi_app = f"macule.functions.{chosen.function}:app"
 bind = chosen.bind
 workers = chosen.workers
-worker_class = "macule.server.worker.Patient"
+worker_class = "macule.server.worker.PollingWorker"
 threads = chosen.threads
 timeout = chosen.worker_timeout_s  # of a worker that no longer beats, not of a request
 graceful_timeout = chosen.graceful_timeout_s
@@ -72,8 +72,8 @@ def pre_fork(server: Any, worker: Any) -> None:
     from macule.http import draining
 
     draining.block_sigterm()
-    worker.replaces = worker.age > workers
-    worker.surplus = server.num_workers > workers
+    worker.is_replacement = worker.age > workers
+    worker.is_surplus = server.num_workers > workers
 
 
 def post_worker_init(worker: Any) -> None:
@@ -88,11 +88,11 @@ def post_worker_init(worker: Any) -> None:
     )
     worker.wear = recycling.watch(chosen)
     share = budget.current().limit.bytes // workers // TRANSFERS_DIVISOR
-    worker.transfers.most_bytes = min(share, MAX_TRANSFERS_BYTES)
+    worker.transfers.max_bytes = min(share, MAX_TRANSFERS_BYTES)
     if chosen.function == "predict":
         selection.resume()
-    if worker.replaces:
-        recycling.take_over(lambda: runtime.warm(chosen.model), worker.ppid, worker.surplus)
+    if worker.is_replacement:
+        recycling.take_over(lambda: runtime.warm(chosen.model), worker.ppid, worker.is_surplus)
     draining.record_warm(worker)
 
 
@@ -108,7 +108,7 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     from macule.http import application, draining
     from macule.memory import recycling
 
-    if req.body.is_awaited:
+    if req.body.is_pending:
         return  # it goes on when its body is there
     draining.request_finished(worker, req)
     # a request that broke off early has no method

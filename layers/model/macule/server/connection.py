@@ -1,4 +1,4 @@
-"""One connection of `worker.Patient`: no thread waits for its client, to send or to receive.
+"""One connection of `worker.PollingWorker`: no thread waits for its client, to send or to receive.
 
 What a client sends slowly is received by the worker's poller, what it reads slowly is sent by it; a
 thread has a request only when all of it is there. A body that nothing reads is not waited for: its
@@ -54,9 +54,9 @@ class Socket(socket.socket):
     def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ARG002
         """Send what the client takes, and keep the rest."""
         self.unsent.append(memoryview(data))
-        self.send_on()
+        self.flush()
 
-    def send_on(self) -> int:
+    def flush(self) -> int:
         """Send what the client takes; return how many bytes that is."""
         total = 0
         while self.unsent:
@@ -85,10 +85,10 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         self.has_ended = False  # nothing more is read from the socket
         self._pieces = deque[bytearray]()
 
-    def receive(self, most_bytes: int) -> bytes | None:
+    def receive(self, max_bytes: int) -> bytes | None:
         """Take what the socket has, and return it; None: nothing now; empty: the client's end."""
         try:
-            data: bytes = self.sock.recv(min(most_bytes, RECEIVE_BYTES), socket.MSG_DONTWAIT)
+            data: bytes = self.sock.recv(min(max_bytes, RECEIVE_BYTES), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         except OSError:
@@ -114,7 +114,7 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         self.received_bytes -= len(data)
         return data
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Drop what was received and not read."""
         self._pieces.clear()
         self.received_bytes = 0
@@ -135,46 +135,46 @@ class RequestBody(Body):  # type: ignore[misc]
       length: None for a body in chunks.
       expects: the client waits for a 100 before it sends.
 
-    `notes` are the application's, kept while the request waits for its body.
+    `computed` are the application's, kept while the request waits for its body.
     """
 
     def __init__(self, reader: Any, unreader: Unreader, length: int | None, expects: bool) -> None:
         super().__init__(reader)
-        self.notes: dict[Any, Any] = {}
-        self.began = 0.0
+        self.computed: dict[Any, Any] = {}
+        self.started_at = 0.0
         self.is_late = False  # it did not come in time
-        self.is_awaited = False
+        self.is_pending = False
         self._unreader, self._length, self._expects = unreader, length, expects
-        self._frames: ChunkTracker | None = None
-        self._left, self._came_bytes = length or 0, 0
-        self._over: bool | None = None
+        self._chunk_tracker: ChunkTracker | None = None
+        self._left, self._received_total = length or 0, 0
+        self._is_discarded: bool | None = None
 
-    def arrive(self, most_bytes: int, timeout_s: float) -> int:
+    def wait_for_arrival(self, max_bytes: int, timeout_s: float) -> int:
         """Wait in the poller until all of the body is there; return how many bytes it has.
 
-        It may take *timeout_s*; more than *most_bytes* are not waited for.
+        It may take *timeout_s*; more than *max_bytes* are not waited for.
         Raises: TimeoutError, or EOFError if the client ended it, with the bytes that came;
           BodyMissing, which must pass.
         """
-        if not self.began:
-            self.began = time.perf_counter()
-            self._frames = ChunkTracker(most_bytes) if self._length is None else None
-            self._follow(self._unreader.buf.getvalue())
+        if not self.started_at:
+            self.started_at = time.perf_counter()
+            self._chunk_tracker = ChunkTracker(max_bytes) if self._length is None else None
+            self._track(self._unreader.buf.getvalue())
             while self.missing_bytes and self.received_bytes < PIECE_BYTES and self.receive():
                 pass
-        self.is_awaited = not (self.is_settled or self.is_late or self.has_ended)
-        if self.is_settled:
+        self.is_pending = not (self.is_done or self.is_late or self.has_ended)
+        if self.is_done:
             self._unreader.has_ended = True
-            return self._frames.data_bytes if self._frames else self._length or 0
-        if not self.is_awaited:
-            self._over = False
-            self._unreader.forget()
-            raise (TimeoutError if self.is_late else EOFError)(self._came_bytes)
-        self._invite()
+            return self._chunk_tracker.data_bytes if self._chunk_tracker else self._length or 0
+        if not self.is_pending:
+            self._is_discarded = False
+            self._unreader.clear()
+            raise (TimeoutError if self.is_late else EOFError)(self._received_total)
+        self._send_continue()
         raise BodyPending(timeout_s)
 
     @property
-    def is_settled(self) -> bool:
+    def is_done(self) -> bool:
         """Is all of the body there, or enough of it to refuse it?"""
         return not self.missing_bytes
 
@@ -191,45 +191,45 @@ class RequestBody(Body):  # type: ignore[misc]
     @property
     def missing_bytes(self) -> int:
         """How many bytes are still to come, at least."""
-        return self._frames.missing_bytes if self._frames else max(0, self._left)
+        return self._chunk_tracker.missing_bytes if self._chunk_tracker else max(0, self._left)
 
     def receive(self) -> int:
         """Take what the socket has; return how many bytes that is."""
-        data = self._unreader.receive(RECEIVE_BYTES if self._frames else self._left)
+        data = self._unreader.receive(RECEIVE_BYTES if self._chunk_tracker else self._left)
         if data == b"":
             self._unreader.has_ended = True
-        self._follow(data or b"")
+        self._track(data or b"")
         return len(data or b"")
 
-    def is_over(self) -> bool:
+    def discard_rest(self) -> bool:
         """Drop what is there of the rest, without waiting: was that all of the body?"""
-        if self._over is None:
-            self._over = not self.failed and self._drop()
-        return self._over
+        if self._is_discarded is None:
+            self._is_discarded = not self.failed and self._discard()
+        return self._is_discarded
 
     def read(self, size: int | None = None) -> bytes:
         """Read; whoever waits to be asked for the body is asked now."""
-        self._invite()
+        self._send_continue()
         return bytes(super().read(size))
 
     def readline(self, size: int | None = None) -> bytes:
         """Read a line, as `read` does."""
-        self._invite()
+        self._send_continue()
         return bytes(super().readline(size))
 
-    def _follow(self, data: bytes) -> None:
-        self._came_bytes += len(data)
-        if self._frames:
-            self._frames.feed(data)
+    def _track(self, data: bytes) -> None:
+        self._received_total += len(data)
+        if self._chunk_tracker:
+            self._chunk_tracker.feed(data)
         else:
             self._left -= len(data)
 
-    def _invite(self) -> None:
+    def _send_continue(self) -> None:
         expects, self._expects = self._expects, False
         if expects and not self._unreader.buf.tell():
             self._unreader.sock.sendall(CONTINUE)
 
-    def _drop(self) -> bool:
+    def _discard(self) -> bool:
         sock, dropped = self._unreader.sock, 0
         sock.setblocking(False)
         try:
@@ -260,22 +260,22 @@ class HeadFirstRequest(Request):  # type: ignore[misc]
 
     def should_close(self) -> bool:
         """Say that the connection ends with this answer; where it begins, the body must be over."""
-        return bool(super().should_close()) or not self.body.is_over()
+        return bool(super().should_close()) or not self.body.discard_rest()
 
 
 class Parser(RequestParser):  # type: ignore[misc]
     """Yields a request again whose body has come meanwhile."""
 
     mesg_class = HeadFirstRequest
-    again = False
+    repeat = False
 
     def __init__(self, cfg: Any, sock: Socket, address: Any) -> None:
         super().__init__(cfg, sock, address)
         self.unreader = Unreader(sock)
 
     def __next__(self) -> Any:
-        if self.again:
-            self.again = False
+        if self.repeat:
+            self.repeat = False
             return self.mesg
         return super().__next__()
 
@@ -288,8 +288,8 @@ class Connection(TConn):  # type: ignore[misc]
 
     def __init__(self, cfg: Any, accepted: socket.socket, client: Any, server: Any) -> None:
         super().__init__(cfg, Socket(accepted), client, server)
-        self.began = self.moved_at = self.patience_s = 0.0
-        self.moved_bytes = 0
+        self.started_at = self.last_transfer_at = self.timeout_s = 0.0
+        self.transferred_bytes = 0
         self.future: Any = None  # of the answer that is being sent
 
     def init(self) -> None:

@@ -57,8 +57,8 @@ def start(listener: socket.socket, fault: Fault) -> None:
             ),
         }
     )
-    free = routing.parse_exemptions(["GET /health/"], [])
-    Thread(target=_serve, args=[listener, routes, free], name="monitor", daemon=True).start()
+    exemptions = routing.parse_exemptions(["GET /health/"], [])
+    Thread(target=_serve, args=[listener, routes, exemptions], name="monitor", daemon=True).start()
     log.info("metrics are at port %d", listener.getsockname()[1])
 
 
@@ -67,7 +67,7 @@ def _health(fault: str) -> Response:
     return Response(status, text.encode(), {"Content-Type": "text/plain; charset=utf-8"})
 
 
-def _serve(listener: socket.socket, routes: messages.RouteTable, free: messages.Exemptions) -> None:
+def _serve(listener: socket.socket, routes: messages.RouteTable, exemptions: messages.Exemptions) -> None:
     while True:
         try:
             connection, address = listener.accept()
@@ -75,7 +75,7 @@ def _serve(listener: socket.socket, routes: messages.RouteTable, free: messages.
             time.sleep(ACCEPT_RETRY_S)
             continue
         with connection, suppress(OSError):
-            connection.sendall(_respond(_read_head(connection), str(address[0]), routes, free))
+            connection.sendall(_respond(_read_head(connection), str(address[0]), routes, exemptions))
 
 
 def _read_head(connection: socket.socket) -> bytes:
@@ -92,7 +92,7 @@ def _read_head(connection: socket.socket) -> bytes:
 
 
 def _respond(
-    head: bytes, address: str, routes: messages.RouteTable, free: messages.Exemptions
+    head: bytes, address: str, routes: messages.RouteTable, exemptions: messages.Exemptions
 ) -> bytes:
     """Answer a request by its head."""
     first, *lines = head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
@@ -105,7 +105,7 @@ def _respond(
     path = target.partition("?")[0]
     body = Body(BytesIO(), 0)
     request = Request(method, path, {}, headers, body, address=address)
-    response = application.respond(routes, request, free)
+    response = application.respond(routes, request, exemptions)
     phrase = HTTPStatus(response.status).phrase
     fields = {**response.headers, "Connection": "close"}
     rows = [f"HTTP/1.1 {response.status} {phrase}", *(f"{k}: {v}" for k, v in fields.items())]

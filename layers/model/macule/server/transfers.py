@@ -38,32 +38,32 @@ class Transfers:
         on_gone: Callable[[Connection], None],
     ) -> None:
         self.poller: Any = None
-        self.most_bytes = DEFAULT_MAX_BYTES
+        self.max_bytes = DEFAULT_MAX_BYTES
         self._on_received, self._on_sent, self._on_gone = on_received, on_sent, on_gone
         # in the order in which they began; a dict is a set that keeps it
         self._receiving = dict[Connection, None]()
         self._paused = dict[Connection, float]()  # they have sent something; and since when
-        self._favoured: Connection | None = None  # is received though memory lacks
+        self._prioritized: Connection | None = None  # is received though memory lacks
         self._sending = dict[Connection, None]()
         self._held = dict[Connection, int]()  # bytes, until the request is answered
         self._held_bytes = 0
-        self._looked = 0.0
+        self._checked_at = 0.0
 
     @property
     def is_full(self) -> bool:
         """Do they take more memory than they may?"""
-        return self._held_bytes > self.most_bytes
+        return self._held_bytes > self.max_bytes
 
     def receive(self, conn: Connection, timeout_s: float) -> None:
         """Receive the rest of a body."""
-        conn.patience_s = timeout_s
-        self._begin(conn, self._body(conn).received_bytes)
+        conn.timeout_s = timeout_s
+        self._start(conn, self._body(conn).received_bytes)
         self._watch(conn)
 
     def send(self, conn: Connection) -> None:
         """Send the rest of an answer."""
-        conn.patience_s = SEND_TIMEOUT_S
-        self._begin(conn, conn.sock.unsent_bytes)
+        conn.timeout_s = SEND_TIMEOUT_S
+        self._start(conn, conn.sock.unsent_bytes)
         self._sending[conn] = None
         self.poller.register(conn.sock, selectors.EVENT_WRITE, partial(self._on_writable, conn))
 
@@ -71,33 +71,33 @@ class Transfers:
         """Forget what a connection held: its request is answered."""
         self._held_bytes -= self._held.pop(conn, 0)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Cut off what is late; find memory where it lacks, else go on with what was paused."""
         now = time.monotonic()
-        if now > self._looked + CHECK_INTERVAL_S:
-            self._looked = now
+        if now > self._checked_at + CHECK_INTERVAL_S:
+            self._checked_at = now
             waited_for = (*self._receiving, *self._sending)
-            for conn in [conn for conn in waited_for if self._end(conn) <= now]:
-                self._cut_off(conn)
+            for conn in [conn for conn in waited_for if self._deadline(conn) <= now]:
+                self._abort(conn)
         if self.is_full:
-            for conn in self._stopped(now):
+            for conn in self._stalled(now):
                 if self.is_full and self._held[conn]:
-                    self._cut_off(conn)
+                    self._abort(conn)
         if self.is_full:
-            self._favour_one()
+            self._prioritize_one()
         else:
             for conn in list(self._paused):
-                self._go_on(conn)
+                self._resume(conn)
 
-    def cut_off_slowest(self, count: int) -> None:
+    def disconnect_slowest(self, count: int) -> None:
         """Cut off some that have stopped, where connections lack."""
-        for conn in self._stopped(time.monotonic())[:count]:
-            self._cut_off(conn)
+        for conn in self._stalled(time.monotonic())[:count]:
+            self._abort(conn)
 
-    def _begin(self, conn: Connection, held_bytes: int) -> None:
+    def _start(self, conn: Connection, held_bytes: int) -> None:
         conn.sock.setblocking(False)
-        conn.began = conn.moved_at = time.monotonic()
-        conn.moved_bytes = 0
+        conn.started_at = conn.last_transfer_at = time.monotonic()
+        conn.transferred_bytes = 0
         self.release(conn)
         self._hold(conn, held_bytes)
 
@@ -107,89 +107,89 @@ class Transfers:
 
     def _watch(self, conn: Connection) -> None:
         self._receiving[conn] = None
-        self._wake(conn)
+        self._set_wake_threshold(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_readable, conn))
 
-    def _wake(self, conn: Connection) -> None:
+    def _set_wake_threshold(self, conn: Connection) -> None:
         """Have the poller wait until it is worth its while."""
         least = min(self._body(conn).missing_bytes, WAKE_BYTES)
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, max(1, least))
 
     def _on_readable(self, conn: Connection, _: object) -> None:
-        conn.moved_at = time.monotonic()
-        if self.is_full and conn is not self._favoured:
-            self._forget(conn)
-            self._paused[conn] = conn.moved_at
+        conn.last_transfer_at = time.monotonic()
+        if self.is_full and conn is not self._prioritized:
+            self._unregister(conn)
+            self._paused[conn] = conn.last_transfer_at
             return
         body = self._body(conn)
         count = body.receive()
-        conn.moved_bytes += count
+        conn.transferred_bytes += count
         self._hold(conn, count)
-        if body.is_settled or body.has_ended:
-            self._receive_no_more(conn)
+        if body.is_done or body.has_ended:
+            self._finish_receiving(conn)
         else:
-            self._wake(conn)
+            self._set_wake_threshold(conn)
 
     def _on_writable(self, conn: Connection, _: object) -> None:
         try:
-            count = conn.sock.send_on()
+            count = conn.sock.flush()
         except OSError:
-            self._cut_off(conn)
+            self._abort(conn)
             return
-        conn.moved_at = time.monotonic()
-        conn.moved_bytes += count
+        conn.last_transfer_at = time.monotonic()
+        conn.transferred_bytes += count
         self._hold(conn, -count)
         if not conn.sock.unsent:
-            self._forget(conn)
+            self._unregister(conn)
             self._on_sent(conn)
 
-    def _end(self, conn: Connection) -> float:
-        return conn.began + conn.patience_s + conn.moved_bytes / MIN_BYTES_PER_S
+    def _deadline(self, conn: Connection) -> float:
+        return conn.started_at + conn.timeout_s + conn.transferred_bytes / MIN_BYTES_PER_S
 
-    def _stopped(self, now: float) -> list[Connection]:
+    def _stalled(self, now: float) -> list[Connection]:
         """Return those that have moved nothing of late, the slowest first."""
         waited_for = (*self._receiving, *self._sending)
-        stopped = [conn for conn in waited_for if conn.moved_at <= now - STALLED_S]
-        return sorted(stopped, key=lambda conn: conn.moved_bytes / (now - conn.began))
+        stalled = [conn for conn in waited_for if conn.last_transfer_at <= now - STALLED_S]
+        return sorted(stalled, key=lambda conn: conn.transferred_bytes / (now - conn.started_at))
 
-    def _favour_one(self) -> None:
+    def _prioritize_one(self) -> None:
         """Go on with one body, unless an answer will free memory."""
         moving = self._receiving.keys() | self._sending.keys() | self._paused.keys()
         is_answering = self._held.keys() - moving
-        if self._paused and not is_answering and not self._favoured:
-            self._favoured = next(iter(self._paused))
-            self._go_on(self._favoured)
+        if self._paused and not is_answering and not self._prioritized:
+            self._prioritized = next(iter(self._paused))
+            self._resume(self._prioritized)
 
-    def _go_on(self, conn: Connection) -> None:
-        conn.moved_at = time.monotonic()
-        conn.began += conn.moved_at - self._paused.pop(conn)
+    def _resume(self, conn: Connection) -> None:
+        conn.last_transfer_at = time.monotonic()
+        conn.started_at += conn.last_transfer_at - self._paused.pop(conn)
         self._watch(conn)
 
-    def _cut_off(self, conn: Connection) -> None:
+    def _abort(self, conn: Connection) -> None:
         """End a transfer: a late body is answered, an answer has been."""
         if conn in self._receiving:
             body = self._body(conn)
             body.receive()  # what the poller was not woken for
-            body.is_late = not body.is_settled
-            self._receive_no_more(conn)
+            body.is_late = not body.is_done
+            self._finish_receiving(conn)
         else:
-            self._forget(conn)
+            self._unregister(conn)
             self.release(conn)
             self._on_gone(conn)
 
-    def _receive_no_more(self, conn: Connection) -> None:
-        self._forget(conn)
+    def _finish_receiving(self, conn: Connection) -> None:
+        self._unregister(conn)
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         if self._body(conn).is_late:
             self.release(conn)
-        conn.parser.again = True
+        conn.parser.repeat = True
         self._on_received(conn)
 
-    def _forget(self, conn: Connection) -> None:
+    def _unregister(self, conn: Connection) -> None:
         self._receiving.pop(conn, None)
         self._sending.pop(conn, None)
-        if conn is self._favoured:
-            self._favoured = None
+        if conn is self._prioritized:
+            self._prioritized = None
         self.poller.unregister(conn.sock)
 
     def _body(self, conn: Connection) -> Any:

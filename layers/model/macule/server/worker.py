@@ -62,7 +62,7 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lingering_conns = deque[Any]()
-        self.lacks_files = False
+        self.is_out_of_files = False
         self.transfers = Transfers(self.enqueue_req, self._finish_sent, self._close)
 
     def run(self) -> None:
@@ -83,19 +83,19 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
         try:
             client, address = listener.accept()
         except OSError as error:
-            self.lacks_files = error.errno in NO_FILE_ERRNOS
+            self.is_out_of_files = error.errno in NO_FILE_ERRNOS
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, *NO_FILE_ERRNOS):
                 raise
             return False
         self.nr_conns += 1
         conn = Connection(self.cfg, client, address, listener.getsockname())
-        self._await(conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable)
+        self._wait_readable(conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable)
         return True
 
     def on_client_socket_readable(self, conn: Any, _: socket.socket) -> None:
         """Let another request of a kept connection wait for its head too."""
-        self._forget(conn, self.keepalived_conns)
-        self._await(conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable)
+        self._unregister(conn, self.keepalived_conns)
+        self._wait_readable(conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable)
 
     def on_pending_socket_readable(self, conn: Any, client: socket.socket) -> None:
         """Give a connection a thread if its head is whole; else wait for more than is there."""
@@ -108,15 +108,15 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
         if not head:
             self._drop(conn, self.pending_conns)
         elif is_complete_head(head):
-            self._forget(conn, self.pending_conns)
+            self._unregister(conn, self.pending_conns)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             conn.data_ready = True
             self.enqueue_req(conn)
         elif len(head) == MAX_HEAD_BYTES or b"\n\n" in head:
-            self._forget(conn, self.pending_conns)
+            self._unregister(conn, self.pending_conns)
             with suppress(OSError):
                 client.send(ERROR_RESPONSE % (MALFORMED if b"\n\n" in head else TOO_LARGE))
-            self._hang_up(conn)
+            self._linger(conn)
         else:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(head) + 1)
 
@@ -128,13 +128,13 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
             return
         except OSError:
             count = 0
-        conn.moved_bytes += count
-        if not count or conn.moved_bytes > MAX_LINGER_BYTES:
+        conn.transferred_bytes += count
+        if not count or conn.transferred_bytes > MAX_LINGER_BYTES:
             self._drop(conn, self.lingering_conns)
         else:
             self.lingering_conns.remove(conn)
             self.lingering_conns.append(conn)
-            conn.timeout = min(time.monotonic() + LINGER_TIMEOUT_S, conn.began + MAX_LINGER_S)
+            conn.timeout = min(time.monotonic() + LINGER_TIMEOUT_S, conn.started_at + MAX_LINGER_S)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Wait for the body that a request lacks, or for the client to take all of its answer."""
@@ -163,7 +163,7 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
         kept = not fs.cancelled() and not fs.exception() and fs.result()
         rest = conn.parser.unreader.unread_bytes() if kept else b""
         if not kept or (rest and not is_complete_head(rest)):
-            self._hang_up(conn)
+            self._linger(conn)
         else:
             super().finish_request(conn, fs)
 
@@ -175,17 +175,17 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
     def murder_pending(self) -> None:
         """Close what has had its time; where connections or files lack, some of what only waits."""
         super().murder_pending()
-        self.transfers.look()
+        self.transfers.check()
         while self.lingering_conns and self.lingering_conns[0].timeout <= time.monotonic():
             self._drop(self.lingering_conns[0], self.lingering_conns)
-        if self.lacks_files or self.nr_conns >= self.worker_connections:
+        if self.is_out_of_files or self.nr_conns >= self.worker_connections:
             dropped = [self._drop_idle() for _ in range(MAX_SHED)]
-            self.transfers.cut_off_slowest(dropped.count(False))
-            if self.lacks_files and not any(dropped):
+            self.transfers.disconnect_slowest(dropped.count(False))
+            if self.is_out_of_files and not any(dropped):
                 time.sleep(FULL_PAUSE_S)
-            self.lacks_files = False
+            self.is_out_of_files = False
 
-    def _hang_up(self, conn: Any) -> None:
+    def _linger(self, conn: Any) -> None:
         """Say that this was all; close when the client has too.
 
         Closing at once, with bytes unread or on their way, would take the answer back.
@@ -196,24 +196,24 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
             self._close(conn)
             return
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LINGER_WAKE_BYTES)
-        conn.began, conn.moved_bytes = time.monotonic(), 0
-        self._await(conn, self.lingering_conns, LINGER_TIMEOUT_S, self.on_lingering_socket_readable)
+        conn.started_at, conn.transferred_bytes = time.monotonic(), 0
+        self._wait_readable(conn, self.lingering_conns, LINGER_TIMEOUT_S, self.on_lingering_socket_readable)
 
-    def _await(
-        self, conn: Any, conns: deque[Any], most_s: float, on_readable: Callable[..., None]
+    def _wait_readable(
+        self, conn: Any, conns: deque[Any], timeout_s: float, on_readable: Callable[..., None]
     ) -> None:
         """Have the poller wait for what comes on a connection."""
         conn.sock.setblocking(False)
-        conn.timeout = time.monotonic() + most_s
+        conn.timeout = time.monotonic() + timeout_s
         conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(on_readable, conn))
 
-    def _forget(self, conn: Any, conns: deque[Any]) -> None:
+    def _unregister(self, conn: Any, conns: deque[Any]) -> None:
         self.poller.unregister(conn.sock)
         conns.remove(conn)
 
     def _drop(self, conn: Any, conns: deque[Any]) -> None:
-        self._forget(conn, conns)
+        self._unregister(conn, conns)
         self._close(conn)
 
     def _close(self, conn: Any) -> None:
@@ -223,12 +223,12 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
     def _drop_idle(self) -> bool:
         """Close what has waited longest: for an end, a head, another request; is there any?"""
         now = time.monotonic()
-        for conns, most_s in (
+        for conns, timeout_s in (
             (self.lingering_conns, LINGER_TIMEOUT_S - MIN_IDLE_S),
             (self.pending_conns, HEAD_TIMEOUT_S - MIN_IDLE_S),
             (self.keepalived_conns, math.inf),
         ):
-            if conns and conns[0].timeout < now + most_s:
+            if conns and conns[0].timeout < now + timeout_s:
                 self._drop(conns[0], conns)
                 return True
         return False

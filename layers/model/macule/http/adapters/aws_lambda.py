@@ -41,11 +41,11 @@ def create_handler(
     Raises: UnknownEvent, from the handler, for any other event.
     """
     table, boot_ms = routing.build_table(routes), processes.age_ms()
-    free = routing.parse_exemptions(unlocked, uncounted)
+    exemptions = routing.parse_exemptions(unlocked, uncounted)
 
     def handle(event: Any, context: object) -> dict[str, Any]:
         request = wsgi.rewrite_ping(_request(event, boot_ms))
-        answer = _to_event(application.respond(table, request, free), request.method)
+        answer = _to_event(application.respond(table, request, exemptions), request.method)
         if "headers" not in event and "multiValueHeaders" in event:  # a balancer set to lists
             answer["multiValueHeaders"] = {k: [v] for k, v in answer.pop("headers").items()}
         return answer
@@ -53,7 +53,7 @@ def create_handler(
     if settings.makes_snapshot() and "/warmup" in table:
         from macule.http.adapters import snapstart
 
-        asked = _warmup(boot_ms)._replace(routes=table, free=free)
+        asked = _warmup(boot_ms)._replace(routes=table, exemptions=exemptions)
         # forwarded: no line, count or span of it may be in the snapshot
         snapstart.register(lambda: application.dispatch(asked, asked.path))
     return handle

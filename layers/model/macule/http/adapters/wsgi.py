@@ -31,11 +31,11 @@ def create_app(
       uncounted: routes that POST and are counted against no quota.
     """
     table, boot_ms = routing.build_table(routes), processes.age_ms()
-    free = routing.parse_exemptions(unlocked, uncounted)
+    exemptions = routing.parse_exemptions(unlocked, uncounted)
 
     def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = rewrite_ping(_from_environ(environ, boot_ms))
-        response = application.respond(table, request, free)
+        response = application.respond(table, request, exemptions)
         if response.status in application.REFUSED_STATUSES:
             from macule.security import throttling
 
@@ -43,7 +43,7 @@ def create_app(
         status = f"{response.status} {HTTPStatus(response.status).phrase}"
         start_response(status, list(response.headers.items()))
         body = [] if request.method == "HEAD" else [response.body]
-        if not request.body.left:
+        if not request.body.has_unread:
             return body
         return UnreadBodyResponse(body, request.body)
 
@@ -105,4 +105,4 @@ class UnreadBodyResponse:
 
     def close(self) -> None:
         """Be done with the body: a server calls this when it has sent the answer (PEP 3333)."""
-        self._body.drop()
+        self._body.discard()

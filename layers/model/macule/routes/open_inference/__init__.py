@@ -84,7 +84,7 @@ def infer(request: Request) -> Response:
     card = _card(request, chosen)
     content_coding.parse_coding(request)
     asked = Asked()
-    request.body.expect(_limit_bytes(request, chosen), chosen.body_timeout_s)
+    request.body.wait_for_arrival(_limit_bytes(request, chosen), chosen.body_timeout_s)
 
     def receive() -> bytes:
         nonlocal asked

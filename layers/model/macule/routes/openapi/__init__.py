@@ -44,7 +44,7 @@ def _document(request: Request) -> str:
 
     from macule.routes.openapi import specification
 
-    document = specification.document(request.routes, request.free)
+    document = specification.document(request.routes, request.exemptions)
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -52,13 +52,13 @@ def _docs(request: Request) -> str:
     from macule.routes.openapi import page, specification
 
     versions = {name: static_files.file_version(os.path.join(FOLDER, name)) for name in FILES}
-    return page.html(specification.document(request.routes, request.free), versions)
+    return page.html(specification.document(request.routes, request.exemptions), versions)
 
 
 def _sent(request: Request, write: Callable[[Request], str], headers: dict[str, str]) -> Response:
     """Let what changes with the version alone be kept; it is asked for anew by its ETag."""
     names = tuple(f"{method} {path}" for path in request.routes for method in request.routes[path])
-    key = write, names, request.free
+    key = write, names, request.exemptions
     with _writing:
         if key not in _written:
             _written[key] = static_files.compress(write(request).encode())
