@@ -1,4 +1,4 @@
-"""Request, Response, and the one place where errors become answers; standard library only."""
+"""The application: from a request to a response, errors included; standard library only."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ from macule.observability import access_log
 
 log = logging.getLogger("macule")
 
-REFUSED_STATUSES = (401, 403, 429)  # whoever may not ask at all is answered before the body is read
+REFUSED_STATUSES = (401, 403, 429)  # sent before the body is read
 ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
-# What browsers are to refuse of any answer; a page brings its own policy. HSTS is the platform's.
+# Defaults for all responses; a page sets its own policy. HSTS is left to the platform.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-OPEN_INFERENCE_PREFIX = (
-    "/v2"  # below it stand the Open Inference Protocol's routes, and its form of an error
-)
+OPEN_INFERENCE_PREFIX = "/v2"  # routes of the Open Inference Protocol, with its error format
 
 
-def respond(routes: RouteTable, request: Request, exemptions: Exemptions = NO_EXEMPTIONS) -> Response:
-    """Answer *request*; whatever goes wrong becomes a problem document, never a traceback."""
-    began = request.body.compute_once("began", time.perf_counter)
+def respond(
+    routes: RouteTable, request: Request, exemptions: Exemptions = NO_EXEMPTIONS
+) -> Response:
+    """Answer and log *request*; every error becomes a problem document, never a traceback."""
+    started_at = request.body.compute_once("started_at", time.perf_counter)
     request_id = _request_id(request.headers.get("x-request-id", ""))
-    response = dispatch(request._replace(id=request_id, routes=routes, exemptions=exemptions), request.path)
-    _log_request(request, response, began)
+    request = request._replace(id=request_id, routes=routes, exemptions=exemptions)
+    response = dispatch(request, request.path)
+    _log_request(request, response, started_at)
     return response
 
 
 def dispatch(request: Request, path: str, method: str = "") -> Response:
-    """Answer *request* as if it had asked for *path*, of which nothing is told by itself."""
+    """Answer *request* as if it were for *path*, without logging it."""
     route, names = routing.match(request.routes, routing.normalize_path(path))
     method = method or request.method
     request = request._replace(method=method, path=path, route=route, names=names)
-    counted: dict[str, str] = {}
+    rate_limit_headers: dict[str, str] = {}
     try:
         request = request._replace(caller=access_control.authenticate(request))
         counted = request.body.compute_once(
@@ -58,8 +59,8 @@ def dispatch(request: Request, path: str, method: str = "") -> Response:
         response = problem(error, request)
     except Exception:
         log.exception("request %s failed", request.id)
-        response = problem(Macule("Something went wrong on our side; the log has it."), request)
-    response.headers.update(counted)
+        response = problem(Macule("The request failed with an unexpected error."), request)
+    response.headers.update(rate_limit_headers)
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Request-Id"] = request.id
     response.headers.update({**SECURITY_HEADERS, **response.headers})
@@ -68,17 +69,17 @@ def dispatch(request: Request, path: str, method: str = "") -> Response:
         response.headers["X-Memory-Band"] = budget.current().band()
         cors.add_headers(request, response, settings.current().allowed_origins)
     except Macule:
-        pass  # a setting that cannot be read has been answered above
-    told = {"id": request.id, "route": route, "key": request.caller}
-    return response._replace(facts={**told, **response.facts})
+        pass  # an invalid setting: the response already reports it
+    facts = {"id": request.id, "route": route, "key": request.caller}
+    return response._replace(facts={**facts, **response.facts})
 
 
 def problem(error: Macule, request: Request) -> Response:
-    """Write *error* as an RFC 9457 problem document."""
+    """Return *error* as an RFC 9457 problem document."""
     document = {**errors.problem_document(error), "request_id": request.id}
     if f"{request.path}/".startswith(
         f"{OPEN_INFERENCE_PREFIX}/"
-    ):  # its clients read this member alone
+    ):  # the only member that its clients read
         document["error"] = document["detail"]
     response = messages.json_response(document, error.status)
     response.headers["Content-Type"] = "application/problem+json"
@@ -86,18 +87,18 @@ def problem(error: Macule, request: Request) -> Response:
     return response._replace(facts={**error.figures, "slug": error.slug})
 
 
-def _log_request(request: Request, response: Response, began: float) -> None:
-    """Hand all that is known of a request to `record`."""
+def _log_request(request: Request, response: Response, started_at: float) -> None:
+    """Pass the facts and stages of a request to the access log."""
     body, stages = request.body, dict(response.stages)
     if body.started_at is not None:
-        waited_ms = stages.pop("wait", 0.0) + (body.started_at - began - body.arrival_s) * 1e3
+        waited_ms = stages.pop("wait", 0.0) + (body.started_at - started_at - body.arrival_s) * 1e3
         read_ms = (body.arrival_s + body.read_s) * 1e3
         stages = {"wait": waited_ms, "read": read_ms, **stages}
     facts = {
         **response.facts,
         "method": request.method,
         "status": response.status,
-        "ms": round((time.perf_counter() - began) * 1e3, 2),
+        "ms": round((time.perf_counter() - started_at) * 1e3, 2),
         "bytes": body.read_bytes,
         "band": response.headers.get("X-Memory-Band"),
         "address": access_control.logged_address(request),
@@ -106,13 +107,13 @@ def _log_request(request: Request, response: Response, began: float) -> None:
 
 
 def _call_handler(request: Request) -> Response:
-    """Call what serves the request's route."""
+    """Call the handler of the request's route and method."""
     if not request.route:
-        raise NotFound(f"There is no {request.path[:80]} here.", routes=sorted(request.routes))
+        raise NotFound(f"There is no route {request.path[:80]}.", routes=sorted(request.routes))
     methods = request.routes[request.route]
     method = "GET" if request.method == "HEAD" else request.method
     if method in methods:
-        request.body.compute_once("let in", partial(draining.refuse_if_draining, request.route))
+        request.body.compute_once("draining", partial(draining.refuse_if_draining, request.route))
         return methods[method](request)
     allowed = sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
     if method == "OPTIONS":
@@ -120,8 +121,8 @@ def _call_handler(request: Request) -> Response:
     raise MethodNotAllowed(f"{request.path[:80]} takes {', '.join(allowed)}.", allowed)
 
 
-def _request_id(given: str) -> str:
-    """Echo the caller's id where it is harmless in a header and a log; else make one."""
-    if given and len(given) <= 128 and ID_CHARACTERS.issuperset(given):
-        return given
+def _request_id(received: str) -> str:
+    """Return the caller's id if it is safe in headers and logs, else a new one."""
+    if received and len(received) <= 128 and ID_CHARACTERS.issuperset(received):
+        return received
     return os.urandom(12).hex()

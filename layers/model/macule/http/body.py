@@ -1,4 +1,4 @@
-"""A request's body: read once, bounded in bytes and in time."""
+"""Request bodies: read once, with limits of bytes and time."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from macule.errors import BadRequest, BodyTooLarge, SlowBody
 
 T = TypeVar("T")
 
-CHUNK_BYTES = 2**18  # each read gives the GIL away, and may wait 5 ms for it
-# After an answer the rest of a body is read and dropped, or the caller's client sees its connection
-# break instead of the answer. Bounded: beyond this it does break. `macule.server` does it without a
-# thread, and for longer.
+CHUNK_BYTES = 2**18  # each read releases the GIL and may wait 5 ms to get it back
+# After a response, the rest of the body is read and discarded: otherwise the client would see a
+# broken connection instead of the response. Beyond these limits the connection does break.
+# `macule.server` discards without a thread, and for longer.
 MAX_DISCARD_BYTES = 32 * 2**20
 DISCARD_TIMEOUT_S = 1.0
-CHECK_INTERVAL_S = 0.1  # at the clock, while bodies are read
-MIN_BYTES_PER_S = 2**15  # a photo of 3 MB within 100 s: a phone at the edge of its network
+CHECK_INTERVAL_S = 0.1  # between checks of the deadlines
+MIN_BYTES_PER_S = 2**15  # a photo of 3 MB within 100 s: a phone on a weak network
 
 
 class Body:
     """A request's bytes, read once.
 
     Args:
-      length: None where the sender gave none.
-      abort_read: ends what *stream* waits for; without it a slow sender is waited for as long as the
-        server's own time-outs say.
+      length: None if the sender gave none.
+      abort_read: interrupts a blocked read of *stream*; without it only the server's own time-outs
+        apply to slow senders.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Body:
         self.arrival_s = self.read_s = 0.0
         self._ended = length == 0
         self._is_late = False
-        self._s_per_byte = 1 / MIN_BYTES_PER_S  # more, for each byte that came
+        self._s_per_byte = 1 / MIN_BYTES_PER_S  # more time for each received byte
 
     def chunks(self, limit_bytes: int, timeout_s: float = math.inf) -> Iterator[bytes]:
-        """Yield the body in pieces, never more than *limit_bytes* in all.
+        """Yield the body in pieces, at most *limit_bytes* in total.
 
-        It may take *timeout_s*, and a second more for each LEAST_BYTES_PER_S that came.
-        Raises: BodyTooLarge, before reading where the length is known; BadRequest if cut short;
+        It may take *timeout_s*, plus a second for each MIN_BYTES_PER_S received.
+        Raises: BodyTooLarge, before reading if the length is known; BadRequest if it is incomplete;
           SlowBody.
         """
         if self.length is not None and self.length > limit_bytes:
@@ -67,14 +67,14 @@ class Body:
 
     @property
     def read_bytes(self) -> int:
-        """The bytes that came so far, whatever the sender says of them."""
+        """The bytes received so far, regardless of the declared length."""
         return self._read
 
     def wait_for_arrival(self, limit_bytes: int, timeout_s: float = math.inf) -> None:
-        """Have the server receive the body before anything is held for it, if it can.
+        """Let the server receive the body before memory is reserved for it, if it can.
 
-        Such a server answers the request from its beginning again when the body is there.
-        Raises: BodyTooLarge, BadRequest, SlowBody, as `chunks`; what only the server catches.
+        Such a server interrupts the request and runs it again when the body has arrived.
+        Raises: BodyTooLarge, BadRequest, SlowBody, as `chunks`; BodyPending, for the server only.
         """
         if self.length is not None and self.length > limit_bytes:
             raise _too_large(limit_bytes, self.length)
@@ -99,11 +99,11 @@ class Body:
 
     @property
     def received_bytes(self) -> int:
-        """The bytes that lie in memory, unread."""
+        """The received bytes that are in memory and not read yet."""
         return getattr(self._stream, "received_bytes", 0)
 
     def compute_once(self, name: object, compute: Callable[[], T]) -> T:
-        """Return what *compute* finds; where the request is begun again, what it found before."""
+        """Return the result of *compute*; the same one if the server runs the request again."""
         computed: dict[object, T] = getattr(self._stream, "computed", {})
         if name not in computed:
             computed[name] = compute()
@@ -111,11 +111,11 @@ class Body:
 
     @property
     def has_unread(self) -> bool:
-        """Is there something unread that the server does not deal with itself?"""
+        """Whether there are unread bytes that the server does not discard itself."""
         return not self._ended and not hasattr(self._stream, "wait_for_arrival")
 
     def discard(self) -> None:
-        """Read and drop what is left, within bounds; then hang up."""
+        """Read and discard the rest, within limits; abort what is left."""
         self._s_per_byte = 0.0
         try:
             with self._with_deadline(DISCARD_TIMEOUT_S):
@@ -130,17 +130,17 @@ class Body:
     def _next(self) -> bytes:
         if self._ended:
             return b""
-        want = CHUNK_BYTES if self.length is None else min(CHUNK_BYTES, self.length - self._read)
-        asked = time.perf_counter()
-        self.started_at = self.started_at or asked
+        size = CHUNK_BYTES if self.length is None else min(CHUNK_BYTES, self.length - self._read)
+        read_at = time.perf_counter()
+        self.started_at = self.started_at or read_at
         try:
-            chunk = self._stream.read(want) if want else b""
-        except Exception as error:  # each server has its own for a sender who is gone or malformed
+            chunk = self._stream.read(size) if size else b""
+        except Exception as error:  # each server has its own for disconnects and malformed bodies
             self._ended = True
             if self._is_late:
                 return b""
-            raise BadRequest("The body is malformed, or was not sent to its end.") from error
-        self.read_s += time.perf_counter() - asked
+            raise BadRequest("The body is malformed or incomplete.") from error
+        self.read_s += time.perf_counter() - read_at
         self._read += len(chunk)
         self._ended = not chunk
         return chunk
@@ -151,7 +151,7 @@ class Body:
 
     @contextmanager
     def _with_deadline(self, timeout_s: float) -> Iterator[None]:
-        """Hang up on a sender who is slower than allowed: a read that blocks sees no clock."""
+        """Abort a blocked read of a slow sender: the reading thread cannot check the clock."""
         abort_read = self._abort_read
         if self._ended or abort_read is None or timeout_s == math.inf:
             yield
@@ -159,16 +159,16 @@ class Body:
         with _deadline_watcher().watch(self, time.monotonic() + timeout_s):
             yield
 
-    def abort_if_late(self, end: float) -> None:
-        """Hang up if *end* has passed, and a second more for each LEAST_BYTES_PER_S that came."""
-        late = end + self._read * self._s_per_byte <= time.monotonic()
-        if late and not self._is_late and self._abort_read:
+    def abort_if_late(self, deadline: float) -> None:
+        """Abort the read after *deadline* plus a second for each MIN_BYTES_PER_S received."""
+        is_late = deadline + self._read * self._s_per_byte <= time.monotonic()
+        if is_late and not self._is_late and self._abort_read:
             self._is_late = True
             self._abort_read()
 
 
 class DeadlineWatcher:
-    """Looks at the clock for all who read a body: starting a thread for each takes 1 ms of 5."""
+    """Checks the deadlines of all bodies in one thread: a thread for each would take 1 ms of 5."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -177,10 +177,10 @@ class DeadlineWatcher:
         Thread(target=self._run, daemon=True).start()
 
     @contextmanager
-    def watch(self, body: Body, end: float) -> Iterator[None]:
-        """Have *body* hurry while it is read."""
+    def watch(self, body: Body, deadline: float) -> Iterator[None]:
+        """Check the deadline of *body* while it is read."""
         with self._lock:
-            self._deadlines[body] = end
+            self._deadlines[body] = deadline
             self._has_bodies.set()
         try:
             yield
@@ -191,8 +191,8 @@ class DeadlineWatcher:
     def _run(self) -> None:
         while self._has_bodies.wait():
             with self._lock:
-                for body, end in self._deadlines.items():
-                    body.abort_if_late(end)
+                for body, deadline in self._deadlines.items():
+                    body.abort_if_late(deadline)
                 if not self._deadlines:
                     self._has_bodies.clear()
             time.sleep(CHECK_INTERVAL_S)
@@ -205,7 +205,7 @@ def _deadline_watcher() -> DeadlineWatcher:
 
 def _too_slow(received_bytes: int) -> SlowBody:
     return SlowBody(
-        f"Only {received_bytes:,} bytes came in time. Send the photo over a faster connection, "
+        f"Only {received_bytes:,} bytes arrived in time. Send the photo over a faster connection, "
         "or a smaller copy.",
         received_bytes=received_bytes,
     )
@@ -213,7 +213,7 @@ def _too_slow(received_bytes: int) -> SlowBody:
 
 def _too_large(limit_bytes: int, found_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(
-        f"The request has {found_bytes:,} bytes or more; at most {limit_bytes:,} are read. Send a "
+        f"The request has at least {found_bytes:,} bytes; the limit is {limit_bytes:,}. Send a "
         "smaller copy of the image.",
         limit_bytes=limit_bytes,
     )

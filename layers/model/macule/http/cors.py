@@ -1,4 +1,4 @@
-"""CORS: front ends of the allowed origins may read the answers (Fetch standard, 3.2)."""
+"""CORS headers for front ends of the allowed origins (Fetch standard, 3.2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXPOSED_HEADERS = (
 
 
 def add_headers(request: Request, response: Response, allowed: tuple[str, ...]) -> None:
-    """Let front ends of the allowed origins read the answer (CORS)."""
+    """Add the headers that let front ends of the *allowed* origins read the response."""
     if not allowed:
         return
     headers, origin = response.headers, request.headers.get("origin", "")
@@ -22,6 +22,6 @@ def add_headers(request: Request, response: Response, allowed: tuple[str, ...]) 
     headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
     if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
         headers["Access-Control-Allow-Methods"] = headers.get("Allow", "GET")
-        wanted = request.headers.get("access-control-request-headers", "")
-        headers["Access-Control-Allow-Headers"] = wanted or "Content-Type"
+        requested = request.headers.get("access-control-request-headers", "")
+        headers["Access-Control-Allow-Headers"] = requested or "Content-Type"
         headers["Access-Control-Max-Age"] = "600"

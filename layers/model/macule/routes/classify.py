@@ -10,7 +10,7 @@ from macule import settings
 from macule.caching import answers, single_flight
 from macule.caching.single_flight import Flight
 from macule.errors import BadRequest
-from macule.http import messages, uploads
+from macule.http import messages, upload_parsing, uploads
 from macule.http.messages import Request, Response
 from macule.inference import pipeline
 from macule.inference.pipeline import Outcome
@@ -90,7 +90,7 @@ def expect(request: Request, chosen: settings.Settings) -> None:
     uploads.wait_for_body(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 
-def receive(request: Request, chosen: settings.Settings) -> uploads.Upload:
+def receive(request: Request, chosen: settings.Settings) -> upload_parsing.Upload:
     """Read the photo in the body, once there is room for it and for what decoding it will take."""
     cost = uploads.estimate_bytes(request, chosen.max_image_bytes)
     with admission.current().room(cost, chosen.admission_timeout_s):

@@ -67,7 +67,9 @@ def _health(fault: str) -> Response:
     return Response(status, text.encode(), {"Content-Type": "text/plain; charset=utf-8"})
 
 
-def _serve(listener: socket.socket, routes: messages.RouteTable, exemptions: messages.Exemptions) -> None:
+def _serve(
+    listener: socket.socket, routes: messages.RouteTable, exemptions: messages.Exemptions
+) -> None:
     while True:
         try:
             connection, address = listener.accept()
@@ -75,7 +77,9 @@ def _serve(listener: socket.socket, routes: messages.RouteTable, exemptions: mes
             time.sleep(ACCEPT_RETRY_S)
             continue
         with connection, suppress(OSError):
-            connection.sendall(_respond(_read_head(connection), str(address[0]), routes, exemptions))
+            connection.sendall(
+                _respond(_read_head(connection), str(address[0]), routes, exemptions)
+            )
 
 
 def _read_head(connection: socket.socket) -> bytes:

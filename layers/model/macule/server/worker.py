@@ -89,13 +89,17 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
             return False
         self.nr_conns += 1
         conn = Connection(self.cfg, client, address, listener.getsockname())
-        self._wait_readable(conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable)
+        self._wait_readable(
+            conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable
+        )
         return True
 
     def on_client_socket_readable(self, conn: Any, _: socket.socket) -> None:
         """Let another request of a kept connection wait for its head too."""
         self._unregister(conn, self.keepalived_conns)
-        self._wait_readable(conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable)
+        self._wait_readable(
+            conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable
+        )
 
     def on_pending_socket_readable(self, conn: Any, client: socket.socket) -> None:
         """Give a connection a thread if its head is whole; else wait for more than is there."""
@@ -197,7 +201,9 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
             return
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LINGER_WAKE_BYTES)
         conn.started_at, conn.transferred_bytes = time.monotonic(), 0
-        self._wait_readable(conn, self.lingering_conns, LINGER_TIMEOUT_S, self.on_lingering_socket_readable)
+        self._wait_readable(
+            conn, self.lingering_conns, LINGER_TIMEOUT_S, self.on_lingering_socket_readable
+        )
 
     def _wait_readable(
         self, conn: Any, conns: deque[Any], timeout_s: float, on_readable: Callable[..., None]
