@@ -201,7 +201,7 @@ def test_every_spelling_of_bytes_is_read_back(
 
     assert data_uri.decode(head + written) == image
     buffer = BytesIO(quote(head + written).encode())
-    data_uri.decode_in_place(buffer, quoted=True)
+    data_uri.decode_in_place(buffer, percent_encoded=True)
     assert buffer.getvalue() == image
 
 

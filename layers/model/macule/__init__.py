@@ -1,4 +1,4 @@
-"""macule: a skin-lesion classifier that knows what it costs.
+"""macule: a skin-lesion classifier that estimates the memory of each image before decoding it.
 
     import macule
 
@@ -40,7 +40,7 @@ else:
     }
 
     def __getattr__(name: str) -> object:
-        """Import what is asked for: the service and the health function pay nothing for it."""
+        """Import the API on first use: the service and the health function do not need it."""
         if name not in LAZY_EXPORTS:
             raise AttributeError(f"module 'macule' has no attribute {name!r}")
         from importlib import import_module

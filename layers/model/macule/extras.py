@@ -1,4 +1,4 @@
-"""Packages that only some settings and commands need: which are missing, and how to get them."""
+"""Optional packages: which are missing, and how to install them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from macule import __version__
 
 
 class Extra(NamedTuple):
-    """A package, the extra of layers/model/pyproject.toml that has it, a module that it brings.
+    """A package, its extra in layers/model/pyproject.toml, and a module that it installs.
 
-    `bundle_extra` is its name among the extras of infra/limits.toml, "" where no bundle takes it.
+    `bundle_extra` is its name among the extras of infra/limits.toml; "" if no bundle has it.
     """
 
     package: str
@@ -48,28 +48,28 @@ EXTRAS: Mapping[str, Extra] = {
 
 
 def missing_message(what: str, *packages: str) -> str:
-    """Say that *what* needs one of *packages* that is not installed; "" if all are."""
+    """Return the message that *what* needs a missing one of *packages*; "" if all are installed."""
     return next((install_message(what, name) for name in packages if not is_installed(name)), "")
 
 
 def is_installed(package: str) -> bool:
-    """Look for a package's module, without importing the package."""
+    """Return whether a package is installed, without importing it."""
     from importlib.util import find_spec
 
     try:
         return find_spec(EXTRAS[package].module) is not None
-    except ModuleNotFoundError:  # nor the package that it would lie in
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
 def install_message(what: str, package: str) -> str:
-    """Say in one line that *what* needs *package*, and how to get it."""
+    """Return one line that *what* needs *package*, and how to install it."""
     extra = EXTRAS[package]
-    way = f"run `pip install './layers/model[{extra.extra}]'`"
+    steps = f"run `pip install './layers/model[{extra.extra}]'`"
     if extra.extra == "convert":
-        way = "run `make tools`, then `.venv-dev/bin/macule`,"
-    way += " in a checkout of macule, elsewhere install the wheel's file with its extra: "
-    way += f"`pip install './macule-{__version__}-py3-none-any.whl[{extra.extra}]'`"
+        steps = "run `make tools`, then `.venv-dev/bin/macule`,"
+    steps += " in a checkout of macule, elsewhere install the wheel's file with its extra: "
+    steps += f"`pip install './macule-{__version__}-py3-none-any.whl[{extra.extra}]'`"
     if extra.bundle_extra:
-        way += f', or for a bundle set extras = ["{extra.bundle_extra}"] in infra/limits.toml'
-    return f"{what} needs the package {package}, which is not installed: {way}"
+        steps += f', or for a bundle set extras = ["{extra.bundle_extra}"] in infra/limits.toml'
+    return f"{what} needs the package {package}, which is not installed: {steps}"

@@ -49,7 +49,7 @@ def dispatch(request: Request, path: str, method: str = "") -> Response:
     rate_limit_headers: dict[str, str] = {}
     try:
         request = request._replace(caller=access_control.authenticate(request))
-        counted = request.body.compute_once(
+        rate_limit_headers = request.body.compute_once(
             ("quota", route), partial(access_control.check_rate_limit, request)
         )
         response = _call_handler(request)

@@ -21,7 +21,7 @@ DETECTION_BYTES = 96  # the patterns above are matched against these
 # Common mistakes, by the start of the text, and how to fix them.
 MISTAKES = {
     r"b['\"]": "it begins with b', like str() of Python's bytes: use .decode('ascii') instead",
-    r"(?i)(https?|blob|file|ftp):": "it is a URL, and macule fetches none: send the photo itself",
+    r"(?i)(https?|blob|file|ftp):": "it is a URL, and nothing is fetched: send the photo itself",
     r".*\\[nr]": "it contains a backslash: write line ends as white space, or leave them out",
 }
 

@@ -10,7 +10,7 @@ from macule.http.messages import Request
 from macule.http.upload_parsing import FORM, FORM_BYTES, USAGE, Upload
 
 DECODING_BYTES = 7 * 2**20  # of a baseline JPEG of 48 MP
-# Of possible JSON: the text as bytes and as characters, then its base64. Other bodies take one copy:
+# Of possible JSON: the text as bytes and as characters, then its base64. Others take one copy:
 # the unused reserve of a growing buffer takes no memory.
 TEXT_COPIES = 2
 

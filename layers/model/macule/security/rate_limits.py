@@ -1,8 +1,8 @@
-"""How much one caller may ask for: the generic cell rate algorithm, in memory or in Redis.
+"""Rate limits: the generic cell rate algorithm (GCRA), in memory or in Redis.
 
-Of each caller and policy one number is kept: the time at which its whole quota is there again (the
-"theoretical arrival time" of ITU-T I.371; see brandur.org/rate-limiting). A quota of 60 a minute is
-60 at once and one each second from then on.
+It keeps one number for each caller and policy: the time at which the whole quota is available again
+(the "theoretical arrival time" of ITU-T I.371; see brandur.org/rate-limiting). A quota of 60 a
+minute allows 60 requests at once, and then one each second.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from macule.settings.access import US_PER_S, Policy
 if TYPE_CHECKING:
     from macule.caching.redis_client import Quotas
 
-MAX_CALLERS = 10_000  # whose numbers are kept; 3 MB, a test measures it
-
+MAX_CALLERS = 10_000  # kept in memory: 3 MB, measured by a test
 
 _creation_lock = Lock()
 
 
 class MemoryLimiter:
-    """What this process's callers owe, the longest unseen going first.
+    """Rate limits in this process; beyond MAX_CALLERS the least recent caller is removed.
 
     Args:
-      clock: microseconds that never go back.
+      clock: monotonic, in microseconds.
     """
 
     def __init__(
@@ -44,14 +43,14 @@ class MemoryLimiter:
         self._full_at: OrderedDict[str, tuple[int, ...]] = OrderedDict()
 
     def take(self, caller: str) -> tuple[bool, list[int]]:
-        """Count a request of *caller*, unless a policy is exhausted.
+        """Count a request of *caller* unless a quota is exhausted.
 
-        Returns: whether it is let in, and the microseconds until each quota is whole again.
+        Returns: whether it is admitted, and the microseconds until each quota is full again.
         """
         with self._lock:
             now = self._clock()
-            kept = self._full_at.pop(caller, (now,) * len(self._policies))
-            owed = [max(0, full_at - now) for full_at in kept]
+            full_times = self._full_at.pop(caller, (now,) * len(self._policies))
+            owed = [max(0, full_at - now) for full_at in full_times]
             admitted = not _exhausted(self._policies, owed)
             if admitted:
                 pairs = zip(owed, self._policies, strict=True)
@@ -63,7 +62,7 @@ class MemoryLimiter:
 
 
 class RateLimiter:
-    """Counts in Redis where there is one that answers, else in this process."""
+    """Rate limits in Redis if it is set and answers, else in this process."""
 
     def __init__(self, policies: Sequence[Policy], shared: Quotas | None = None) -> None:
         self._policies = policies
@@ -71,20 +70,20 @@ class RateLimiter:
         self._shared = shared
 
     def take(self, caller: str) -> dict[str, str]:
-        """Count a request of *caller*; return the headers that say what is left.
+        """Count a request of *caller*; return the RateLimit headers.
 
         Raises: QuotaExceeded.
         """
-        found = self._shared.take(caller) if self._shared else None
-        admitted, owed = found or self._memory.take(caller)
+        result = self._shared.take(caller) if self._shared else None
+        admitted, owed = result or self._memory.take(caller)
         if not admitted:
             raise _quota_exceeded(self._policies, owed)
         return _headers(self._policies, self._policies, owed)
 
 
 def rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLimiter:
-    """Return this process's meter."""
-    with _creation_lock:  # two at once would each count for itself
+    """Return this process's rate limiter."""
+    with _creation_lock:  # two limiters would count separately
         return _rate_limiter(policies, redis_url)
 
 
@@ -104,22 +103,22 @@ def _rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLi
 
 
 def _exhausted(policies: Sequence[Policy], owed: Sequence[int]) -> list[int]:
-    """Return the places of the policies that have no request's worth left."""
+    """Return the indices of the policies without a request left."""
     return [
-        place
-        for place, (policy, us) in enumerate(zip(policies, owed, strict=True))
+        index
+        for index, (policy, us) in enumerate(zip(policies, owed, strict=True))
         if us + policy.interval_us > policy.quota * policy.interval_us
     ]
 
 
 def _quota_exceeded(policies: Sequence[Policy], owed: Sequence[int]) -> QuotaExceeded:
-    places = _exhausted(policies, owed)
-    spent = [policies[place] for place in places]
-    owing = [owed[place] for place in places]
+    indices = _exhausted(policies, owed)
+    spent = [policies[index] for index in indices]
+    owing = [owed[index] for index in indices]
     wait_s = max([1, *(_remaining(*pair)[1] for pair in zip(spent, owing, strict=True))])
-    told = " and ".join(f"{policy.quota:,} a {policy.name}" for policy in spent)
+    quotas = " and ".join(f"{policy.quota:,} requests a {policy.name}" for policy in spent)
     return QuotaExceeded(
-        f"You may ask {told}. Try again in {wait_s} s.",
+        f"Your quota is {quotas}. Try again in {wait_s} s.",
         wait_s,
         _headers(policies, spent, owing),
         **{"violated-policies": [policy.name for policy in spent]},
@@ -127,14 +126,15 @@ def _quota_exceeded(policies: Sequence[Policy], owed: Sequence[int]) -> QuotaExc
 
 
 def _headers(
-    policies: Sequence[Policy], told: Sequence[Policy], owed: Sequence[int]
+    policies: Sequence[Policy], reported: Sequence[Policy], owed: Sequence[int]
 ) -> dict[str, str]:
-    """Write the headers of draft-ietf-httpapi-ratelimit-headers-11.
+    """Return the headers of draft-ietf-httpapi-ratelimit-headers-11.
 
-    Its `t` is the time within which no more than `r` may be asked for: until one more comes back.
+    RateLimit has the remaining requests of *reported* as `r`, and the seconds until there is one
+    more as `t`.
     """
     limits = []
-    for policy, us in zip(told, owed, strict=True):
+    for policy, us in zip(reported, owed, strict=True):
         left, wait_s = _remaining(policy, us)
         limits.append(f'"{policy.name}";r={left};t={wait_s}')
     return {
@@ -144,7 +144,7 @@ def _headers(
 
 
 def _remaining(policy: Policy, owed_us: int) -> tuple[int, int]:
-    """Return how many requests are left, and the seconds until there is one more."""
+    """Return the remaining requests, and the seconds until there is one more."""
     used = -(-owed_us // policy.interval_us)
     wait_us = owed_us - max(0, used - 1) * policy.interval_us
     return max(0, policy.quota - used), -(-wait_us // US_PER_S)

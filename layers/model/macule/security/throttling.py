@@ -1,4 +1,4 @@
-"""How fast callers without a key are answered: one after the other, at a steady pace."""
+"""Throttling of refused callers: their responses are sent at a steady pace."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from threading import Lock
 
 from macule import settings
 
-INTERVAL_S = 0.005  # 200 a second take 8 % of a processor, nearly all of it gunicorn's
-WAITING_DIVISOR = (
-    4  # of the threads, the one part that may wait; whoever comes then is answered at once
-)
+INTERVAL_S = 0.005  # 200 a second take 8 % of a CPU, nearly all of it in gunicorn
+WAITING_DIVISOR = 4  # one in four threads may wait; further responses are sent at once
 
 
 class Pacer:
-    """Lets one pass each *interval_s*; the first does not wait."""
+    """Lets one thread continue each *interval_s*; the first does not wait.
+
+    Args:
+      max_waiting: threads that wait at once; others continue immediately.
+    """
 
     def __init__(
         self,
@@ -32,7 +34,7 @@ class Pacer:
         self._next = 0.0
 
     def wait(self) -> None:
-        """Wait for one's turn, unless too many do."""
+        """Wait for the next free slot, unless too many threads wait."""
         with self._lock:
             now = self._clock()
             if self._waiting >= self._max_waiting:
@@ -48,5 +50,5 @@ class Pacer:
 
 @cache
 def pacer() -> Pacer:
-    """Return this process's line."""
+    """Return this process's pacer."""
     return Pacer(INTERVAL_S, max(1, settings.current().threads // WAITING_DIVISOR))

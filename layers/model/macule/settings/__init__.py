@@ -1,4 +1,4 @@
-"""The only reader and writer of the environment."""
+"""Settings from environment variables; no other module reads or sets them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MB = 2**20
-# What the platforms say of the memory they give, in MB.
+# The memory of the instance in MB, set by the platforms.
 PLATFORM_MEMORY_VARIABLES = ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "FUNCTION_MEMORY_MB")
-# No error repeats a value of these.
+# No error shows the value of these.
 SECRET_VARIABLES = frozenset(
     {"API_KEYS", "BROKER_URL", "MODEL_URI", "PREDICT_KEY", "REDIS_URL", "WEBHOOK_SECRETS"}
 )
@@ -28,7 +28,7 @@ class Source(NamedTuple):
     """Where a model is fetched from: a folder, https://, s3:// or gs://; and how."""
 
     uri: str
-    sha256: str | None  # of the only file that may serve
+    sha256: str | None  # of the expected file; any other is rejected
     timeout_s: float
     cache_dir: str | None
 
@@ -37,7 +37,7 @@ ModelLocation = Source | str | None  # a folder; None is the model in use
 
 
 class Settings(NamedTuple):
-    """What an operator may choose; docs/api.md lists each with its default."""
+    """All settings; docs/api.md lists each with its default."""
 
     model: ModelLocation
     max_image_bytes: int
@@ -86,7 +86,7 @@ class Settings(NamedTuple):
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read all settings.
 
-    Raises: BadSetting, naming the variable, its value and what was expected.
+    Raises: BadSetting, with the variable, its value and what is expected.
     """
 
     def get(name: str, default: T, parse: Callable[[str], T]) -> T:
@@ -96,9 +96,9 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         try:
             return parse(text)
         except ValueError as error:
-            # an address may have a password before its @, a signature in its query
-            hidden = name in SECRET_VARIABLES or set("@?") & set(text)
-            shown = name if hidden else f"{name}={text[:MAX_SHOWN_CHARS]!r}"
+            # a URL may have a password before its @, or a signature in its query
+            is_secret = name in SECRET_VARIABLES or set("@?") & set(text)
+            shown = name if is_secret else f"{name}={text[:MAX_SHOWN_CHARS]!r}"
             raise BadSetting(f"{shown} is not {error}") from None
 
     platform = (get(name, None, parsers.integer(1)) for name in PLATFORM_MEMORY_VARIABLES)
@@ -157,22 +157,22 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
 
 @cache
 def current() -> Settings:
-    """Return this process's settings, read at the first call."""
+    """Return this process's settings, read on the first call."""
     return read()
 
 
 def makes_snapshot(environ: Mapping[str, str] = os.environ) -> bool:
-    """Say whether AWS Lambda starts this process to take a snapshot of it (SnapStart)."""
+    """Return whether AWS Lambda starts this process to take a snapshot of it (SnapStart)."""
     return environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
 
 
 def set_default(name: str, value: str) -> None:
-    """Set a variable that a library reads as it is loaded, unless the operator did."""
+    """Set a variable that a library reads on import, unless the operator has set it."""
     os.environ.setdefault(name, value)
 
 
 def unset_if_empty(name: str) -> None:
-    """Unset a variable that is empty: a library might take that for a value."""
+    """Unset a variable that is empty: libraries may interpret it as a value."""
     if not os.environ.get(name, "").strip():
         os.environ.pop(name, None)
 
@@ -187,20 +187,20 @@ def _model_location(
     if folder and address:
         raise BadSetting("MODEL_DIR and MODEL_URI are both set; unset one.")
     if sha256 and not address:
-        raise BadSetting("MODEL_SHA256 is set without MODEL_URI, whose file it names.")
+        raise BadSetting("MODEL_SHA256 is set without MODEL_URI, whose file it checks.")
     return Source(address, sha256, timeout_s, cache_dir) if address else folder
 
 
 def _model_uri(text: str) -> str:
     if "://" not in text:
         return parsers.folder(text)
-    if why := urls.rejection_reason(text):
-        raise BadSetting(f"MODEL_URI {why}.")
+    if reason := urls.rejection_reason(text):
+        raise BadSetting(f"MODEL_URI {reason}.")
     return text
 
 
 def _keys(text: str) -> str:
-    """Check pairs of names and hashes; a file that has them is read at the start."""
+    """Check `name:hash` pairs; a file with them is read at start."""
     from macule.settings import access
 
     if "/" in text:
