@@ -142,7 +142,7 @@ def test_a_worker_is_alive_while_its_loop_goes_round(
         hung = call(port, "/health/")
 
     assert idle == {200}
-    assert b"the loop that brings jobs has stood still for" in hung.body
+    assert b"the event loop has been stalled for" in hung.body
 
 
 def test_who_may_ask_is_as_everywhere(queue: Valkey, server: Broker, port: int) -> None:
@@ -192,5 +192,5 @@ def test_a_port_that_is_taken_is_said_in_one_line(server: Broker, tmp_path: Path
     assert run.returncode == 2
     assert run.stderr.splitlines() == [
         f"macule: WORKER_METRICS_PORT={number} cannot be opened: Address already in use. "
-        "Each worker of a machine needs a port of its own."
+        "Each worker on a machine needs its own port."
     ]

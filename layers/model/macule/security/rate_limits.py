@@ -116,7 +116,7 @@ def _quota_exceeded(policies: Sequence[Policy], owed: Sequence[int]) -> QuotaExc
     spent = [policies[index] for index in indices]
     owing = [owed[index] for index in indices]
     wait_s = max([1, *(_remaining(*pair)[1] for pair in zip(spent, owing, strict=True))])
-    quotas = " and ".join(f"{policy.quota:,} requests a {policy.name}" for policy in spent)
+    quotas = " and ".join(f"{policy.quota:,} a {policy.name}" for policy in spent)
     return QuotaExceeded(
         f"Your quota is {quotas}. Try again in {wait_s} s.",
         wait_s,

@@ -1,8 +1,8 @@
-"""One connection of `worker.PollingWorker`: no thread waits for its client, to send or to receive.
+"""One connection of `worker.PollingWorker`: no thread waits for a client to send or receive.
 
-What a client sends slowly is received by the worker's poller, what it reads slowly is sent by it; a
-thread has a request only when all of it is there. A body that nothing reads is not waited for: its
-answer says `Connection: close`, and the poller drops what still comes.
+The worker's poller receives from slow senders and sends to slow readers; a thread gets a request
+only when all of it has arrived. A body that is not read is not waited for: the response has
+`Connection: close`, and the poller discards the rest.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from gunicorn.workers.gthread import TConn
 
 from macule.server.chunked import ChunkTracker
 
-RECEIVE_BYTES = 2**18  # each call gives the GIL away, and may wait 5 ms for it
+RECEIVE_BYTES = 2**18  # each call releases the GIL and may wait 5 ms to get it back
 PIECE_BYTES = 2**16
-WAKE_BYTES = 2**15  # the poller is woken for so much, or for the rest
-MAX_DISCARD_BYTES = 2**16  # of an unread body, if they are there: then the connection stays
-UNSENT_BYTES = 2**16  # that the kernel holds for a client that does not read
+WAKE_BYTES = 2**15  # the poller wakes up for this much, or for the rest
+MAX_DISCARD_BYTES = 2**16  # of an unread body that has arrived: up to this, the connection is kept
+UNSENT_BYTES = 2**16  # held by the kernel for a client that does not read
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class BodyPending(BaseException):
-    """Ends a request, before anything is answered, that is to begin again when its body is there.
+    """Interrupts a request before its response; it runs again when its body has arrived.
 
-    It is no Exception, so that what an application catches does not catch this.
+    It is not an Exception, so that an application's handlers do not catch it.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -42,22 +42,22 @@ class BodyPending(BaseException):
 
 
 class Socket(socket.socket):
-    """A client's socket; what the client does not take at once is kept in `unsent`."""
+    """A client's socket; data that the client does not take at once stays in `unsent`."""
 
     def __init__(self, accepted: socket.socket) -> None:
-        about = accepted.family, accepted.type, accepted.proto
-        super().__init__(*about, fileno=accepted.detach())
+        kind = accepted.family, accepted.type, accepted.proto
+        super().__init__(*kind, fileno=accepted.detach())
         self.unsent = deque[memoryview]()
-        with suppress(OSError):  # a socket of another family, or no Linux
+        with suppress(OSError):  # a socket of another family, or not Linux
             self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
     def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ARG002
-        """Send what the client takes, and keep the rest."""
+        """Send what the client takes now, and keep the rest."""
         self.unsent.append(memoryview(data))
         self.flush()
 
     def flush(self) -> int:
-        """Send what the client takes; return how many bytes that is."""
+        """Send what the client takes now; return the number of bytes."""
         total = 0
         while self.unsent:
             try:
@@ -72,12 +72,12 @@ class Socket(socket.socket):
 
     @property
     def unsent_bytes(self) -> int:
-        """The bytes that the client has not taken yet."""
+        """The number of bytes that the client has not taken yet."""
         return sum(map(len, self.unsent))
 
 
 class Unreader(SocketUnreader):  # type: ignore[misc]
-    """Gives gunicorn's parser what was received before, and then what the socket has."""
+    """Gives gunicorn's parser the bytes received before, then those of the socket."""
 
     def __init__(self, sock: Socket) -> None:
         super().__init__(sock)
@@ -86,7 +86,7 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         self._pieces = deque[bytearray]()
 
     def receive(self, max_bytes: int) -> bytes | None:
-        """Take what the socket has, and return it; None: nothing now; empty: the client's end."""
+        """Receive and keep what the socket has; None: nothing now; empty: the client has ended."""
         try:
             data: bytes = self.sock.recv(min(max_bytes, RECEIVE_BYTES), socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -101,7 +101,7 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         return data
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """Return the next bytes, more than is usual where the parser can take them."""
+        """Return the next bytes, more than gunicorn's usual chunk if the parser can take them."""
         if not self._pieces:
             return b"" if self.has_ended else super().chunk(size_hint)
         most = max(self.mxchunk, size_hint or 0)
@@ -115,12 +115,12 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         return data
 
     def clear(self) -> None:
-        """Drop what was received and not read."""
+        """Discard the bytes received and not read."""
         self._pieces.clear()
         self.received_bytes = 0
 
     def unread_bytes(self) -> bytes:
-        """Return what was received behind the last request, and keep it for the next one."""
+        """Return the bytes received after the last request, and keep them for the next one."""
         self.has_ended = False
         while self._pieces:
             self.buf.seek(0, 2)
@@ -129,20 +129,20 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
 
 
 class RequestBody(Body):  # type: ignore[misc]
-    """A request's body as an application reads it; or has the poller receive it first (`arrive`).
+    """A request's body; the application reads it, or first lets the poller receive all of it.
 
     Args:
-      length: None for a body in chunks.
+      length: None for a chunked body.
       expects: the client waits for a 100 before it sends.
 
-    `computed` are the application's, kept while the request waits for its body.
+    `computed` holds the application's results while the request waits for its body.
     """
 
     def __init__(self, reader: Any, unreader: Unreader, length: int | None, expects: bool) -> None:
         super().__init__(reader)
         self.computed: dict[Any, Any] = {}
         self.started_at = 0.0
-        self.is_late = False  # it did not come in time
+        self.is_late = False  # it did not arrive in time
         self.is_pending = False
         self._unreader, self._length, self._expects = unreader, length, expects
         self._chunk_tracker: ChunkTracker | None = None
@@ -150,11 +150,11 @@ class RequestBody(Body):  # type: ignore[misc]
         self._is_discarded: bool | None = None
 
     def wait_for_arrival(self, max_bytes: int, timeout_s: float) -> int:
-        """Wait in the poller until all of the body is there; return how many bytes it has.
+        """Return the size of the body if it has arrived; otherwise wait for it in the poller.
 
         It may take *timeout_s*; more than *max_bytes* are not waited for.
-        Raises: TimeoutError, or EOFError if the client ended it, with the bytes that came;
-          BodyMissing, which must pass.
+        Raises: TimeoutError, or EOFError if the client ended it, with the number of received bytes;
+          BodyPending, which must not be caught.
         """
         if not self.started_at:
             self.started_at = time.perf_counter()
@@ -175,26 +175,26 @@ class RequestBody(Body):  # type: ignore[misc]
 
     @property
     def is_done(self) -> bool:
-        """Is all of the body there, or enough of it to refuse it?"""
+        """Whether all of the body has arrived, or enough to reject it."""
         return not self.missing_bytes
 
     @property
     def has_ended(self) -> bool:
-        """Is nothing more to come: all of it is there, or its sender has ended it?"""
+        """Whether no more bytes will arrive: the body is complete, or the sender ended it."""
         return self._unreader.has_ended
 
     @property
     def received_bytes(self) -> int:
-        """How many bytes of it lie in memory."""
+        """The number of its bytes in memory."""
         return self._unreader.received_bytes
 
     @property
     def missing_bytes(self) -> int:
-        """How many bytes are still to come, at least."""
+        """The minimum of bytes that are still missing."""
         return self._chunk_tracker.missing_bytes if self._chunk_tracker else max(0, self._left)
 
     def receive(self) -> int:
-        """Take what the socket has; return how many bytes that is."""
+        """Receive what the socket has; return the number of bytes."""
         data = self._unreader.receive(RECEIVE_BYTES if self._chunk_tracker else self._left)
         if data == b"":
             self._unreader.has_ended = True
@@ -202,18 +202,18 @@ class RequestBody(Body):  # type: ignore[misc]
         return len(data or b"")
 
     def discard_rest(self) -> bool:
-        """Drop what is there of the rest, without waiting: was that all of the body?"""
+        """Discard what has arrived, without waiting; return whether that was all of the body."""
         if self._is_discarded is None:
             self._is_discarded = not self.failed and self._discard()
         return self._is_discarded
 
     def read(self, size: int | None = None) -> bytes:
-        """Read; whoever waits to be asked for the body is asked now."""
+        """Read; if the client waits for a 100, send it first."""
         self._send_continue()
         return bytes(super().read(size))
 
     def readline(self, size: int | None = None) -> bytes:
-        """Read a line, as `read` does."""
+        """Read a line; if the client waits for a 100, send it first."""
         self._send_continue()
         return bytes(super().readline(size))
 
@@ -237,7 +237,7 @@ class RequestBody(Body):  # type: ignore[misc]
                 dropped += len(data)
                 if dropped > MAX_DISCARD_BYTES:
                     return False
-        except (OSError, ParseException):  # not there yet, or malformed
+        except (OSError, ParseException):  # not arrived yet, or malformed
             return False
         finally:
             sock.setblocking(True)
@@ -245,13 +245,13 @@ class RequestBody(Body):  # type: ignore[misc]
 
 
 class HeadFirstRequest(Request):  # type: ignore[misc]
-    """A request that needs no more of its body than the application reads of it."""
+    """A request that starts before its body has arrived."""
 
     body: Any
     _expected_100_continue: bool
 
     def set_body_reader(self) -> None:
-        """Set what reads the body; gunicorn itself would ask for it before the application does."""
+        """Set the body's reader; without this gunicorn would send the 100 at once."""
         super().set_body_reader()
         expects, self._expected_100_continue = self._expected_100_continue, False
         reader = self.body.reader
@@ -259,12 +259,12 @@ class HeadFirstRequest(Request):  # type: ignore[misc]
         self.body = RequestBody(reader, self.unreader, length, expects)
 
     def should_close(self) -> bool:
-        """Say that the connection ends with this answer; where it begins, the body must be over."""
+        """Return whether the connection closes after this response; it does if body is left."""
         return bool(super().should_close()) or not self.body.discard_rest()
 
 
 class Parser(RequestParser):  # type: ignore[misc]
-    """Yields a request again whose body has come meanwhile."""
+    """Yields a request again when its body has arrived."""
 
     mesg_class = HeadFirstRequest
     repeat = False
@@ -281,7 +281,7 @@ class Parser(RequestParser):  # type: ignore[misc]
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """A connection, and how many bytes it moves since when."""
+    """A connection, with the start, deadline and progress of its transfer."""
 
     sock: Socket
     initialized: bool
@@ -290,10 +290,10 @@ class Connection(TConn):  # type: ignore[misc]
         super().__init__(cfg, Socket(accepted), client, server)
         self.started_at = self.last_transfer_at = self.timeout_s = 0.0
         self.transferred_bytes = 0
-        self.future: Any = None  # of the answer that is being sent
+        self.future: Any = None  # of the response that is being sent
 
     def init(self) -> None:
-        """Make what parses its requests; a thread calls this before the first one."""
+        """Create the parser; a thread calls this before the first request."""
         self.sock.setblocking(True)
         if not self.initialized:
             self.initialized = True

@@ -1,7 +1,7 @@
-"""The port of a worker that is watched: GET /metrics, and GET /health/ for a liveness probe.
+"""The monitoring port of a queue worker: GET /metrics, and GET /health/ for a liveness probe.
 
-One thread answers one connection after the other. A request has HEAD_S to come and is at most
-MOST_HEAD_BYTES long; its body is not read.
+One thread answers one connection at a time. A request must arrive within HEAD_TIMEOUT_S and have at
+most MAX_HEAD_BYTES; its body is not read.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ log = logging.getLogger("macule")
 
 HEAD_TIMEOUT_S = 2.0
 MAX_HEAD_BYTES = 8192
-ACCEPT_RETRY_S = 0.1  # where no connection can be accepted: too many files are open
+ACCEPT_RETRY_S = 0.1  # after accept() failed: too many files are open
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
-Fault = Callable[[], str]  # why a worker is not alive; "" while it is
+Fault = Callable[[], str]  # returns why a worker is not alive; "" while it is
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Open the port.
 
-    Raises: BadSetting, where it cannot be opened.
+    Raises: BadSetting, if it cannot be opened.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -43,12 +43,12 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise BadSetting(
             f"WORKER_METRICS_PORT={port} cannot be opened: {os.strerror(error.errno or 0)}. "
-            "Each worker of a machine needs a port of its own."
+            "Each worker on a machine needs its own port."
         ) from error
 
 
 def start(listener: socket.socket, fault: Fault) -> None:
-    """Answer from now on, in a thread; what needs a key on a web process needs it here."""
+    """Serve in a thread; /metrics needs a key if the service has keys."""
     routes = routing.build_table(
         {
             "GET /health/": lambda _: _health(fault()),
@@ -83,7 +83,7 @@ def _serve(
 
 
 def _read_head(connection: socket.socket) -> bytes:
-    """Read what comes until an empty line; what is too long or late is broken off."""
+    """Read until an empty line, MAX_HEAD_BYTES or HEAD_TIMEOUT_S."""
     head, end = b"", time.monotonic() + HEAD_TIMEOUT_S
     while b"\r\n\r\n" not in head and len(head) <= MAX_HEAD_BYTES:
         connection.settimeout(max(0.001, end - time.monotonic()))
@@ -98,7 +98,7 @@ def _read_head(connection: socket.socket) -> bytes:
 def _respond(
     head: bytes, address: str, routes: messages.RouteTable, exemptions: messages.Exemptions
 ) -> bytes:
-    """Answer a request by its head."""
+    """Return the response, as bytes, to a request's head."""
     first, *lines = head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     try:
         method, target, _ = first.split(" ")
@@ -113,5 +113,5 @@ def _respond(
     phrase = HTTPStatus(response.status).phrase
     fields = {**response.headers, "Connection": "close"}
     rows = [f"HTTP/1.1 {response.status} {phrase}", *(f"{k}: {v}" for k, v in fields.items())]
-    sent = b"" if method == "HEAD" else response.body
-    return "\r\n".join([*rows, "", ""]).encode("latin-1") + sent
+    content = b"" if method == "HEAD" else response.body
+    return "\r\n".join([*rows, "", ""]).encode("latin-1") + content

@@ -1,7 +1,7 @@
-"""What a service checks before it starts: that what its settings name is there and can be used.
+"""Checks before a service starts: what the settings name exists and can be used.
 
-The same check is the first of `macule doctor`. Nothing here connects, or loads a model: it costs
-less than a millisecond, and nothing at all for what is not set.
+`macule doctor` runs the same checks first. They open no connection and load no model: they take
+less than a millisecond, and nothing for settings that are not set.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from macule.settings import Settings, Source
 
 MB = 2**20
 CARD = "model.json"
-PROBE_BYTES = 4096  # that a folder must take: less than any photo
-# What a worker holds after a photo without its model, and admission's reserve: 54 MB are measured
-# (docs/memory.md), less a tenth, as this must never refuse what works. A model adds its file, which
-# is mapped, and its arena, which nobody knows before it is loaded.
+PROBE_BYTES = 4096  # written to test a folder: less than any photo
+# Memory of a worker after one photo, without its model but with admission's reserve: 54 MB measured
+# (docs/memory.md) less a tenth, so that no working limit is rejected. A model adds its file, which
+# is mapped, and its arena, whose size is unknown before loading.
 MIN_WORKER_BYTES = 48 * MB
 REDIS, WORKER = ("redis",), ("redis", "celery")
 OTEL = ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
@@ -30,12 +30,12 @@ STORES = {"s3": "boto3", "gs": "google-cloud-storage"}
 
 
 def find_faults(chosen: Settings) -> Iterator[str]:
-    """Say, a line each, what of *chosen* cannot be used here."""
+    """Yield one line for each setting of *chosen* that cannot be used here."""
     return filter(None, _check_all(chosen))
 
 
 def _check_all(chosen: Settings) -> Iterator[str]:
-    """Yield a line for each fault, "" for what is well."""
+    """Yield a line for each fault, and "" for passed checks."""
     if chosen.api_keys:
         from macule.security import api_keys
 
@@ -53,15 +53,15 @@ def _check_all(chosen: Settings) -> Iterator[str]:
 
 
 def model_faults(chosen: Settings) -> Iterator[str]:
-    """Yield what would keep the model from being found, or from fitting MEMORY_LIMIT_MB."""
-    where, size = chosen.model, 0
-    if isinstance(where, Source) and "://" in where.uri:
-        scheme = where.uri.partition("://")[0]
+    """Yield why the model cannot be found or does not fit MEMORY_LIMIT_MB."""
+    location, size = chosen.model, 0
+    if isinstance(location, Source) and "://" in location.uri:
+        scheme = location.uri.partition("://")[0]
         yield _missing_package("MODEL_URI", STORES[scheme]) if scheme in STORES else ""
-        yield _folder_fault("MODEL_CACHE_DIR", where.cache_dir) if where.cache_dir else ""
+        yield _folder_fault("MODEL_CACHE_DIR", location.cache_dir) if location.cache_dir else ""
     else:
         name, place = (
-            ("MODEL_URI", where.uri) if isinstance(where, Source) else ("MODEL_DIR", where)
+            ("MODEL_URI", location.uri) if isinstance(location, Source) else ("MODEL_DIR", location)
         )
         fault = _model_folder_fault(name, place) if place else ""
         yield fault
@@ -71,24 +71,24 @@ def model_faults(chosen: Settings) -> Iterator[str]:
 
 
 def queue_fault(chosen: Settings, worker: bool = False) -> str:
-    """Say what would keep predictions from being queued here, or worked on by a *worker*."""
+    """Return why predictions cannot be queued here, or run by a *worker*; "" if they can."""
     if chosen.broker_url:
         return _missing_package("BROKER_URL", *(WORKER if worker else REDIS))
     return _write_fault("DATA_DIR", chosen.data_dir) if chosen.data_dir else ""
 
 
 def check(chosen: Settings) -> None:
-    """Raises: BadSetting, of the first fault."""
+    """Raises: BadSetting, with the first fault."""
     for fault in find_faults(chosen):
         raise BadSetting(fault)
 
 
 @cache
 def check_settings() -> None:
-    """Check this process's settings, once for it and those that it forks.
+    """Check this process's settings, once for it and its forks.
 
-    Raises: SystemExit, which prints one line: where a platform imports a function, any other
-      exception would be 20 lines of its traceback.
+    Raises: SystemExit, which prints one line: for any other exception, a platform that imports a
+      function would print a traceback of 20 lines.
     """
     try:
         check(settings.current())
@@ -97,7 +97,7 @@ def check_settings() -> None:
 
 
 def initialize() -> None:
-    """Prepare a process that serves: check its settings, then set up allocator, metrics and log.
+    """Prepare a serving process: check its settings, set up allocator, metrics and log.
 
     Raises: SystemExit, which prints one line.
     """
@@ -114,7 +114,7 @@ def _missing_package(name: str, *needed: str) -> str:
 
 
 def _folder_fault(name: str, folder: str) -> str:
-    """Say that something else than a folder has that name; what is missing can be made."""
+    """Return a fault if *folder* exists and is not a folder; a missing one can be created."""
     if os.path.isdir(folder) or not os.path.lexists(folder):
         return ""
     return f"{name}={folder!r} is not a folder"
@@ -122,14 +122,14 @@ def _folder_fault(name: str, folder: str) -> str:
 
 def _model_folder_fault(name: str, folder: str) -> str:
     if not os.path.lexists(folder):
-        return f"{name}={folder!r} is not a folder: there is nothing of that name"
+        return f"{name}={folder!r} is not a folder: it does not exist"
     if os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, CARD)):
         return f"{name}={folder!r} is not a folder with a model: it has no {CARD}"
     return _folder_fault(name, folder)
 
 
 def _write_fault(name: str, folder: str) -> str:
-    """Write a file and remove it: permissions do not tell of full disks and read-only mounts."""
+    """Write and remove a file: permissions do not reveal full disks and read-only mounts."""
     if fault := _folder_fault(name, folder):
         return fault
     path = os.path.join(folder, f".macule-{os.getpid()}")
@@ -143,7 +143,7 @@ def _write_fault(name: str, folder: str) -> str:
             os.unlink(path)
     except OSError as error:
         if error.errno == ENOSPC and os.path.exists(os.path.join(folder, jobs.FILE)):
-            return ""  # the queue has a reserve there, to finish what it accepted
+            return ""  # the queue has a reserve there, to finish accepted jobs
         return f"{name}={folder!r} is not a folder that can be written: {error.strerror}"
     return ""
 
@@ -163,5 +163,5 @@ def _model_bytes(folder: str | None) -> int:
     folder = folder or local.in_use()
     try:
         return os.stat(os.path.join(folder, model_card.read(folder).file)).st_size
-    except (OSError, Macule):  # told where the model is loaded
+    except (OSError, Macule):  # reported when the model is loaded
         return 0

@@ -1,7 +1,7 @@
-"""Bodies that come and answers that go while no thread waits for them, within a bound of memory.
+"""Transfers of bodies and responses without waiting threads, within a limit of memory.
 
-Where they take more than that, clients that have sent something wait until others are answered, and
-clients that have stopped are cut off, the slowest first.
+Above the limit, clients with data wait until others are answered, and stalled clients are
+disconnected, the slowest first.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 
 from macule.server.connection import WAKE_BYTES, Connection
 
-DEFAULT_MAX_BYTES = 2**22  # unless the memory limit is known
-SEND_TIMEOUT_S = 10.0  # for an answer, and a second more for each LEAST_BYTES_PER_S that was taken
+DEFAULT_MAX_BYTES = 2**22  # until the configuration sets it from the memory limit
+SEND_TIMEOUT_S = 10.0  # for a response, plus a second for each MIN_BYTES_PER_S sent
 MIN_BYTES_PER_S = 2**15
-STALLED_S = 0.5  # a client that moved nothing for so long may be cut off where memory lacks
-CHECK_INTERVAL_S = 0.1  # between looks at all of them
+STALLED_S = 0.5  # a client without progress for so long may be disconnected if memory is short
+CHECK_INTERVAL_S = 0.1  # between checks of all deadlines
 
 
 class Transfers:
-    """What the poller of a worker receives and sends.
+    """The bodies and responses that a worker's poller receives and sends.
 
     Args:
-      on_received: called with a connection when its body is there, late or at its client's end.
-      on_sent: when its answer is sent.
-      on_gone: when its client is gone, or takes its answer too slowly.
+      on_received: called with a connection when its body is complete, late or ended by the client.
+      on_sent: called when the response is sent.
+      on_gone: called when the client has disconnected, or reads the response too slowly.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class Transfers:
         self.poller: Any = None
         self.max_bytes = DEFAULT_MAX_BYTES
         self._on_received, self._on_sent, self._on_gone = on_received, on_sent, on_gone
-        # in the order in which they began; a dict is a set that keeps it
+        # dicts as ordered sets: the oldest transfer is first
         self._receiving = dict[Connection, None]()
-        self._paused = dict[Connection, float]()  # they have sent something; and since when
-        self._prioritized: Connection | None = None  # is received though memory lacks
+        self._paused = dict[Connection, float]()  # with unreceived data; since when
+        self._prioritized: Connection | None = None  # received although memory is short
         self._sending = dict[Connection, None]()
         self._held = dict[Connection, int]()  # bytes, until the request is answered
         self._held_bytes = 0
@@ -51,7 +51,7 @@ class Transfers:
 
     @property
     def is_full(self) -> bool:
-        """Do they take more memory than they may?"""
+        """Whether the transfers take more memory than the limit."""
         return self._held_bytes > self.max_bytes
 
     def receive(self, conn: Connection, timeout_s: float) -> None:
@@ -61,23 +61,23 @@ class Transfers:
         self._watch(conn)
 
     def send(self, conn: Connection) -> None:
-        """Send the rest of an answer."""
+        """Send the rest of a response."""
         conn.timeout_s = SEND_TIMEOUT_S
         self._start(conn, conn.sock.unsent_bytes)
         self._sending[conn] = None
         self.poller.register(conn.sock, selectors.EVENT_WRITE, partial(self._on_writable, conn))
 
     def release(self, conn: Connection) -> None:
-        """Forget what a connection held: its request is answered."""
+        """Release the memory counted for a connection: its request is answered."""
         self._held_bytes -= self._held.pop(conn, 0)
 
     def check(self) -> None:
-        """Cut off what is late; find memory where it lacks, else go on with what was paused."""
+        """End late transfers; if memory is short, end stalled ones, else resume paused ones."""
         now = time.monotonic()
         if now > self._checked_at + CHECK_INTERVAL_S:
             self._checked_at = now
-            waited_for = (*self._receiving, *self._sending)
-            for conn in [conn for conn in waited_for if self._deadline(conn) <= now]:
+            active = (*self._receiving, *self._sending)
+            for conn in [conn for conn in active if self._deadline(conn) <= now]:
                 self._abort(conn)
         if self.is_full:
             for conn in self._stalled(now):
@@ -90,7 +90,7 @@ class Transfers:
                 self._resume(conn)
 
     def disconnect_slowest(self, count: int) -> None:
-        """Cut off some that have stopped, where connections lack."""
+        """End up to *count* stalled transfers, because connections are short."""
         for conn in self._stalled(time.monotonic())[:count]:
             self._abort(conn)
 
@@ -111,9 +111,9 @@ class Transfers:
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_readable, conn))
 
     def _set_wake_threshold(self, conn: Connection) -> None:
-        """Have the poller wait until it is worth its while."""
-        least = min(self._body(conn).missing_bytes, WAKE_BYTES)
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, max(1, least))
+        """Let the poller wake up only for WAKE_BYTES or the rest of the body."""
+        threshold = min(self._body(conn).missing_bytes, WAKE_BYTES)
+        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, max(1, threshold))
 
     def _on_readable(self, conn: Connection, _: object) -> None:
         conn.last_transfer_at = time.monotonic()
@@ -147,13 +147,13 @@ class Transfers:
         return conn.started_at + conn.timeout_s + conn.transferred_bytes / MIN_BYTES_PER_S
 
     def _stalled(self, now: float) -> list[Connection]:
-        """Return those that have moved nothing of late, the slowest first."""
-        waited_for = (*self._receiving, *self._sending)
-        stalled = [conn for conn in waited_for if conn.last_transfer_at <= now - STALLED_S]
+        """Return the connections without progress for STALLED_S, the slowest first."""
+        active = (*self._receiving, *self._sending)
+        stalled = [conn for conn in active if conn.last_transfer_at <= now - STALLED_S]
         return sorted(stalled, key=lambda conn: conn.transferred_bytes / (now - conn.started_at))
 
     def _prioritize_one(self) -> None:
-        """Go on with one body, unless an answer will free memory."""
+        """Resume one paused body, unless a response will free memory."""
         moving = self._receiving.keys() | self._sending.keys() | self._paused.keys()
         is_answering = self._held.keys() - moving
         if self._paused and not is_answering and not self._prioritized:
@@ -166,10 +166,10 @@ class Transfers:
         self._watch(conn)
 
     def _abort(self, conn: Connection) -> None:
-        """End a transfer: a late body is answered, an answer has been."""
+        """End a transfer: the request of a late body is answered, a slow reader is disconnected."""
         if conn in self._receiving:
             body = self._body(conn)
-            body.receive()  # what the poller was not woken for
+            body.receive()  # bytes below the wake threshold
             body.is_late = not body.is_done
             self._finish_receiving(conn)
         else:
