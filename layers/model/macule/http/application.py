@@ -77,10 +77,8 @@ def dispatch(request: Request, path: str, method: str = "") -> Response:
 def problem(error: Macule, request: Request) -> Response:
     """Return *error* as an RFC 9457 problem document."""
     document = {**errors.problem_document(error), "request_id": request.id}
-    if f"{request.path}/".startswith(
-        f"{OPEN_INFERENCE_PREFIX}/"
-    ):  # the only member that its clients read
-        document["error"] = document["detail"]
+    if f"{request.path}/".startswith(f"{OPEN_INFERENCE_PREFIX}/"):
+        document["error"] = document["detail"]  # the only member that its clients read
     response = messages.json_response(document, error.status)
     response.headers["Content-Type"] = "application/problem+json"
     response.headers.update(error.headers())

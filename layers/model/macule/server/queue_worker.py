@@ -243,9 +243,8 @@ def serve(
     if listener:
         queue_worker_http.start(listener, worker.fault)
     celery.start()
-    reason = worker.wait_for_restart(
-        RESTART_PAUSE_S
-    )  # for example if the broker has no memory left for commands
+    # Celery ends, for example, if the broker has no memory left for commands
+    reason = worker.wait_for_restart(RESTART_PAUSE_S)
     if reason:
         recycling.tell(reason)
     return reason

@@ -34,9 +34,8 @@ MAX_LINGER_BYTES = 2**27
 LINGER_WAKE_BYTES = 2**15
 CHUNK_BYTES = 2**16
 ACCEPT_BATCH = 64  # connections accepted at once; bounds the delay of other events
-MIN_IDLE_S = (
-    0.5  # an idle connection (no head, or after its last response) may be closed after this time
-)
+# After this time, a connection without a head or after its last response counts as idle.
+MIN_IDLE_S = 0.5
 MAX_SHED = 16  # idle connections closed at once, when connections or files run out
 FULL_PAUSE_S = 0.05  # pause when connections have run out and none can be closed
 NO_FILE_ERRNOS = (errno.EMFILE, errno.ENFILE)

@@ -30,9 +30,9 @@ def rejection_reason(uri: str) -> str:
     try:
         parts = urlsplit(uri)
     except ValueError:
-        return "is no address"
+        return "is not a valid URL"
     if parts.scheme in ("http", "https") and parts.hostname and not split(uri):
-        return "is no address"
+        return "is not a valid URL"
     if "@" in parts.netloc:
         return "has a user name in it, which would end up in logs"
     if parts.scheme in MODEL_SCHEMES or (parts.scheme == "http" and parts.hostname in LOOPBACK):
