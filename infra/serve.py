@@ -19,7 +19,7 @@ def main() -> None:
         sys.exit(f"macule: {error}")
     told = {**bounds.variables(), "WORKER_TIMEOUT_S": str(bounds.timeout_s)}
     for name, value in told.items():
-        settings.tell(name, value)  # what the operator chose stays
+        settings.set_default(name, value)  # what the operator chose stays
     server.main()
 
 

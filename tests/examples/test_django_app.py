@@ -19,7 +19,7 @@ DJANGO = (
     "--bind 127.0.0.1:{port} spots.wsgi"
 )
 WAYS = ("in process", "over HTTP")
-KEY, PAIR = api_keys.new("django")
+KEY, PAIR = api_keys.create_key("django")
 GUIDE = (ROOT / "docs/from-tensorflow.md").read_text()
 MB = 2**20
 

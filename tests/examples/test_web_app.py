@@ -17,7 +17,7 @@ from support.service import GUNICORN, ROOT, Answer, Service, form, running
 FLASK = f"{sys.executable} -m flask --app examples/web_app/app.py run --port {{port}}"
 
 
-KEY, PAIR = api_keys.new("web")
+KEY, PAIR = api_keys.create_key("web")
 
 
 @pytest.fixture(scope="module")

@@ -62,14 +62,14 @@ for name, plugin in (("Harm", HarmfulImageFile), ("Hang", HangingImageFile)):
 
 def show(request):
     attempts = dict(attempt(request.query["path"], int(request.query["port"])))
-    return messages.as_json({"decoder": found, "others": attempts})
+    return messages.json_response({"decoder": found, "others": attempts})
 
 def release(request):
     released.append(True)
-    return messages.as_json({})
+    return messages.json_response({})
 
 ROUTES = {**main.ROUTES, "GET /attempts": show, "GET /release": release}
-app = wsgi.app(ROUTES)
+app = wsgi.create_app(ROUTES)
 """
 TIMEOUT_S = 3.0
 

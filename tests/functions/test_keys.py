@@ -183,7 +183,7 @@ def test_health_and_doctor_carry_a_key(tmp_path: Path) -> None:
     assert watched["band"]
     assert refused == {"error": "answered 401"}
     assert [done.returncode for done in told] == [0, 1], told
-    assert "FAIL key: This needs a key" in told[1].stdout
+    assert "FAIL key: This route needs a key" in told[1].stdout
 
 
 def test_keys_change_without_a_restart_in_every_worker(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_keys_change_without_a_restart_in_every_worker(tmp_path: Path) -> None:
 def test_a_key_that_cannot_be_read_stops_gunicorn(tmp_path: Path) -> None:
     """The variable is named, and what stands in it is not shown."""
     broken = running(GUNICORN, tmp_path, API_KEYS=f"{pair('alice')},bob:hunter2")
-    with pytest.raises(AssertionError, match="API_KEYS: number 2") as caught, broken:
+    with pytest.raises(AssertionError, match="API_KEYS: entry 2") as caught, broken:
         pass
 
     assert "hunter2" not in str(caught.value)

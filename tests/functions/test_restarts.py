@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from gunicorn.config import Config
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
-from macule.http.draining import _close
-from macule.server.worker import Patient
+from macule.http.draining import _close_listeners
+from macule.server.worker import PollingWorker
 from support.images import photo
 from support.load_clients import SERVE, Crowd, Passed, Place, children, free_port
 from support.service import FRAMEWORK, GUNICORN, ROOT, Service, running, until
@@ -249,10 +249,10 @@ def test_who_waits_for_a_prediction_is_told_where_it_will_be(draining: Service) 
 def test_who_comes_as_the_door_closes_is_left_to_the_next() -> None:
     """A connection in the same batch of events as a worker's end does not break the worker."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        worker = Patient(1, os.getppid(), [listener.dup()], None, 30, Config(), None)
+        worker = PollingWorker(1, os.getppid(), [listener.dup()], None, 30, Config(), None)
         worker.tpool, worker.poller = worker.get_thread_pool(), selectors.DefaultSelector()
         worker.method_queue.init()
-        worker.method_queue.defer(_close, worker)
+        worker.method_queue.defer(_close_listeners, worker)
         with socket.create_connection(listener.getsockname()):
             worker.run()
             listener.settimeout(5)

@@ -38,8 +38,8 @@ def photo(request):
 
 ROUTES = {"POST /predict/": photo, "GET /health/": health.alive}
 ROUTES["GET /metrics"] = metrics_endpoint.show
-startup.begin()
-app = wsgi.app(ROUTES)
+startup.initialize()
+app = wsgi.create_app(ROUTES)
 """
 JOBS = ("all", "short", "faulty", "viewed", "worker", "gone")
 

@@ -140,7 +140,7 @@ def test_a_service_that_cannot_warm_up_is_not_copied(unpacked: Path, tmp_path: P
         code = function.process.wait(30)
 
     assert error["errorType"] == "SnapshotFailed"
-    assert "/warmup/ is answered with 503" in error["errorMessage"]
+    assert "/warmup/ returned 503" in error["errorMessage"]
     assert code == 64
 
 

@@ -172,7 +172,7 @@ def test_a_reload_keeps_the_process(served: Machine) -> None:
 
 def test_keys_come_as_a_credential(served: Machine) -> None:
     """With the drop-in a key is asked for; only root can read the file that has it."""
-    key, pair = api_keys.new("clinic")
+    key, pair = api_keys.create_key("clinic")
     served.run(
         f"umask 077; mkdir -p /etc/macule; echo {pair} > /etc/macule/api-keys;"
         "install -D -m 644 -t /etc/systemd/system/macule.service.d infra/systemd/keys.conf;"

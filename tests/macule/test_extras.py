@@ -25,7 +25,7 @@ def test_what_is_installed_is_found_without_importing_it() -> None:
     code = (
         "import sys; from macule import extras; "
         "print([name for name, extra in extras.EXTRAS.items() "
-        "if extra.extra != 'convert' and not extras.installed(name)], "
+        "if extra.extra != 'convert' and not extras.is_installed(name)], "
         "{'redis', 'celery', 'boto3', 'pyarrow', 'google.cloud.storage'} & {*sys.modules})"
     )
     command = [str(ROOT / ".venv-dev/bin/python"), "-c", code]
@@ -35,7 +35,7 @@ def test_what_is_installed_is_found_without_importing_it() -> None:
 
 def test_what_is_missing_is_said_with_its_remedy() -> None:
     """The serving environment has none of them."""
-    code = "from macule import extras; print(extras.missing('REDIS_URL', 'redis'))"
+    code = "from macule import extras; print(extras.missing_message('REDIS_URL', 'redis'))"
     said = subprocess.check_output([str(ROOT / ".venv/bin/python"), "-c", code], text=True)
 
     assert said.startswith("REDIS_URL needs the package redis, which is not installed: ")

@@ -221,7 +221,7 @@ def test_the_small_copy_is_offered_where_the_original_is_too_large(
 def test_a_key_is_asked_for_and_kept_for_the_visit(browser: Browser, tmp_path: Path) -> None:
     """The page opens without a key; then it goes with every request, is stored nowhere, and a
     wrong one is said to be."""
-    key, pair = api_keys.new("clinic")
+    key, pair = api_keys.create_key("clinic")
     sent: list[str | None] = []
 
     def note(asked: Request) -> None:
@@ -255,7 +255,7 @@ def test_the_form_without_scripts_says_that_it_needs_a_key(
     browser: Browser, tmp_path: Path
 ) -> None:
     """Its answer is the page in words, with the status of /predict/."""
-    pair = api_keys.new("clinic")[1]
+    pair = api_keys.create_key("clinic")[1]
     with (
         running(GUNICORN, tmp_path, API_KEYS=pair) as service,
         visiting(browser, address(service), failures=True, java_script_enabled=False) as visitor,

@@ -156,7 +156,7 @@ def test_a_refusal_says_when_to_come_back(tmp_path: Path) -> None:
 
 def test_the_lambda_adapter_serves_it() -> None:
     """Behind a stage of an API the page is text, what is compressed base64, and addresses fit."""
-    handler = aws_lambda.handler(ROUTES)
+    handler = aws_lambda.create_handler(ROUTES)
 
     def get(path: str, **headers: str) -> dict[str, object]:
         about = {"stage": "prod", "http": {"method": "GET"}}
@@ -194,7 +194,7 @@ def test_a_view_loads_nothing_heavy() -> None:
     """The page is served without model, numpy, Pillow or TLS."""
     code = (
         "import sys; from macule.http.adapters import wsgi; from macule.routes import page; "
-        "app = wsgi.app({'GET /': page.view}); "
+        "app = wsgi.create_app({'GET /': page.view}); "
         "from io import BytesIO; "
         "b = app({'REQUEST_METHOD': 'GET', 'PATH_INFO': '/', 'wsgi.input': BytesIO()}, print); "
         "assert b'<!doctype' in b[0]; "

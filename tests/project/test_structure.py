@@ -116,9 +116,13 @@ def test_the_routes_are_those_of_the_specification(function: str) -> None:
 
 @pytest.mark.parametrize("function", ["predict", "health"])
 def test_what_is_open_or_free_is_a_route(function: str) -> None:
-    """OPEN and FREE of both functions name routes of theirs."""
+    """PUBLIC_ROUTES and UNMETERED_ROUTES of both functions name routes of theirs."""
     source = (PACKAGE / f"functions/{function}.py").read_text()
-    named = re.findall(r"^(?:OPEN|FREE) = \{(.*?)\}(?:  #.*)?$", source, re.MULTILINE | re.DOTALL)
+    named = re.findall(
+        r"^(?:PUBLIC_ROUTES|UNMETERED_ROUTES) = \{(.*?)\}(?:  #.*)?$",
+        source,
+        re.MULTILINE | re.DOTALL,
+    )
     exempt = re.findall(r'"(.+?)"', " ".join(named))
     routes = re.findall(r'"((?:GET|POST) /\S*)": ', source)
 

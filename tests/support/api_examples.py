@@ -161,7 +161,7 @@ def _inference(service: Service, kept: Kept) -> None:
 
 def _locked(folder: Path, kept: Kept) -> None:
     """A service with keys, of which one is revoked, and with a quota."""
-    (key, pair), (old, revoked) = api_keys.new("clinic"), api_keys.new("old")
+    (key, pair), (old, revoked) = api_keys.create_key("clinic"), api_keys.create_key("old")
     guards = {"API_KEYS": f"{pair},{revoked}:revoked", "QUOTA": "1/day"}
     with running(GUNICORN, folder, **guards) as service:
         kept.problem(service.predict(PHOTO))

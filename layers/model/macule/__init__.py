@@ -1,4 +1,4 @@
-"""macule: a skin-lesion classifier that knows what it costs.
+"""macule: a skin-lesion classifier that estimates the memory of each image before decoding it.
 
     import macule
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from macule.inference.classification import Explanation, Prediction
     from macule.inference.classifier import Classifier, Result, load
 else:
-    LATER = {
+    LAZY_EXPORTS = {
         "Classifier": "inference.classifier",
         "Explanation": "inference.classification",
         "Prediction": "inference.classification",
@@ -40,15 +40,15 @@ else:
     }
 
     def __getattr__(name: str) -> object:
-        """Import what is asked for: the service and the health function pay nothing for it."""
-        if name not in LATER:
+        """Import the API on first use: the service and the health function do not need it."""
+        if name not in LAZY_EXPORTS:
             raise AttributeError(f"module 'macule' has no attribute {name!r}")
         from importlib import import_module
 
-        return getattr(import_module(f"macule.{LATER[name]}"), name)
+        return getattr(import_module(f"macule.{LAZY_EXPORTS[name]}"), name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *LATER})
+        return sorted({*globals(), *LAZY_EXPORTS})
 
 
 __all__ = [

@@ -1,37 +1,37 @@
-"""Every failure of macule, and the HTTP status it becomes.
+"""All errors of macule, with their HTTP status.
 
 Macule
 ├── BadRequest 400        the request itself is malformed
-├── Unauthorized 401      no key, or one that nobody has
-├── Forbidden 403         the key is known, and revoked
+├── Unauthorized 401      no key, or an unknown one
+├── Forbidden 403         the key has been revoked
 ├── NotFound 404
-│   ├── NoSuchJob         nobody made it, or somebody else did
-│   └── NoSuchModel       `/v2`: another model serves, or another version of it
+│   ├── NoSuchJob         it does not exist, or belongs to another caller
+│   └── NoSuchModel       `/v2`: another model or version is served
 ├── MethodNotAllowed 405
-├── SlowBody 408          the body did not come in time
-├── JobEnded 409          it cannot be canceled any more
-├── KeyInUse 409          the same Idempotency-Key made a job that has not ended
-├── JobExpired 410        its outcome was kept for JOB_TTL_S
+├── SlowBody 408          the body did not arrive in time
+├── JobEnded 409          it can no longer be canceled
+├── KeyInUse 409          a job with the same Idempotency-Key has not ended
+├── JobExpired 410        its outcome was deleted after JOB_TTL_S
 ├── BodyTooLarge 413      more bytes than the limit
 ├── ImageTooLarge 413     more pixels than the limit
-├── UnsupportedImage 415  not a format that is served
-├── UnsupportedCoding 415 the body is compressed in a way that is not read
-├── BadImage 422          a served format, but it cannot be decoded
-├── Unreadable 422        `macule batch`, the Python API: the file is gone, or may not be read
-├── SlowImage 422         decoding it takes longer than the limit
-├── KeyReused 422         the same Idempotency-Key came with another request
-├── QuotaExceeded 429     this caller has asked as often as it may
-├── BadSetting 500        an environment variable that cannot be read
-├── WorkerDied 500        whoever worked on a job died, again and again
-├── NoMaps 501            the Python API: an activation map is asked for, and there is none
-├── NoWebhooks 501        a webhook is asked for, and the operator has set no secret to sign it with
+├── UnsupportedImage 415  an unsupported image format
+├── UnsupportedCoding 415 an unsupported Content-Encoding
+├── BadImage 422          a supported format, but decoding fails
+├── Unreadable 422        `macule batch`, the Python API: the file is missing or not readable
+├── SlowImage 422         decoding takes longer than the limit
+├── KeyReused 422         the same Idempotency-Key, but another request
+├── QuotaExceeded 429     the caller's quota is exhausted
+├── BadSetting 500        an environment variable has an invalid value
+├── WorkerDied 500        the worker of a job died, repeatedly
+├── NoMaps 501            the Python API: the model has no activation maps
+├── NoWebhooks 501        a webhook is requested, but WEBHOOK_SECRETS is not set
 ├── Unavailable 503       try again after retry_after_s
-│   ├── Busy              others hold the memory this request needs
+│   ├── Busy              other requests hold the memory this one needs
 │   ├── Draining          this instance is being stopped
-│   ├── QueueFull         as many jobs wait as may
-│   ├── QueueUnavailable  the queue's own store cannot be reached or written
-│   └── ModelUnavailable  the model is missing, damaged or not as its card says
-│       └── BadCard       the card itself cannot be read
+│   ├── QueueFull         the maximum number of jobs is waiting
+│   ├── QueueUnavailable  the queue's store cannot be reached or written
+│   └── ModelUnavailable  the model is missing, damaged or does not match its card
+│       └── BadCard       the card cannot be read
 └── CannotFit 507         this image can never fit this instance
 """
 
@@ -43,9 +43,9 @@ Figure = int | float | str | list[str]
 
 
 class Macule(Exception):
-    """A failure whose text may be shown to the caller.
+    """An error whose text may be shown to the caller.
 
-    `figures` are the numbers that matter; they become members of the problem document.
+    `figures` become members of the problem document.
     """
 
     status = 500
@@ -57,7 +57,7 @@ class Macule(Exception):
         self.figures = figures
 
     def headers(self) -> dict[str, str]:
-        """Return what the answer's head must say beside the document."""
+        """Return additional headers of the response."""
         return {}
 
 
@@ -73,7 +73,7 @@ class Unauthorized(Macule):
         self._wrong = wrong
 
     def headers(self) -> dict[str, str]:
-        """Ask for a key as RFC 6750 has it."""
+        """Return the challenge of RFC 6750."""
         error = ', error="invalid_token"' if self._wrong else ""
         return {"WWW-Authenticate": f'Bearer realm="macule"{error}'}
 
@@ -102,7 +102,7 @@ class MethodNotAllowed(Macule):
         self.allow = allow
 
     def headers(self) -> dict[str, str]:
-        """Name the methods that there are."""
+        """Return the allowed methods."""
         return {"Allow": ", ".join(self.allow)}
 
 
@@ -138,7 +138,7 @@ class UnsupportedCoding(Macule):
     status, slug, title = 415, "unsupported-coding", "Not a content coding that is read"
 
     def headers(self) -> dict[str, str]:
-        """Name the codings that are read, as RFC 9110, 12.5.3, has it."""
+        """Return the supported codings (RFC 9110, 12.5.3)."""
         return {"Accept-Encoding": "gzip, deflate"}
 
 
@@ -162,13 +162,13 @@ class QuotaExceeded(Macule):
     status, slug, title = 429, "quota-exceeded", "You have asked as often as you may for now"
 
     def __init__(
-        self, detail: str, retry_after_s: int, told: dict[str, str], **figures: Figure
+        self, detail: str, retry_after_s: int, rate_limit: dict[str, str], **figures: Figure
     ) -> None:
         super().__init__(detail, **figures)
-        self._headers = {"Retry-After": str(retry_after_s), **told}
+        self._headers = {"Retry-After": str(retry_after_s), **rate_limit}
 
     def headers(self) -> dict[str, str]:
-        """Say when to come back, and what the quota is."""
+        """Return Retry-After and the RateLimit headers."""
         return self._headers
 
 
@@ -193,7 +193,7 @@ class Unavailable(Macule):
     retry_after_s = 1
 
     def headers(self) -> dict[str, str]:
-        """Say when to come back."""
+        """Return Retry-After."""
         return {"Retry-After": str(self.retry_after_s)}
 
 
@@ -228,13 +228,16 @@ class CannotFit(Macule):
     status, slug, title = 507, "cannot-fit", "This image can never fit this instance"
 
 
-def document(error: Macule) -> dict[str, Any]:
-    """Describe *error* for a caller, as RFC 9457 has it."""
-    ours = isinstance(error, BadSetting) or type(error) is Macule
+def problem_document(error: Macule) -> dict[str, Any]:
+    """Return the RFC 9457 problem document of *error*.
+
+    Internal errors show no detail to callers.
+    """
+    is_internal = isinstance(error, BadSetting) or type(error) is Macule
     return {
         "type": f"urn:macule:problem:{error.slug}",
         "title": error.title,
         "status": error.status,
-        "detail": "The operator's log says more." if ours else str(error),
+        "detail": "The operator's log has the details." if is_internal else str(error),
         **error.figures,
     }

@@ -1,4 +1,4 @@
-"""Packages that only some settings and commands need: which are missing, and how to get them."""
+"""Optional packages: which are missing, and how to install them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from macule import __version__
 
 
 class Extra(NamedTuple):
-    """A package, the extra of layers/model/pyproject.toml that has it, a module that it brings.
+    """A package, its extra in layers/model/pyproject.toml, and a module that it installs.
 
-    `bundled` is its name among the extras of infra/limits.toml, "" where no bundle takes it.
+    `bundle_extra` is its name among the extras of infra/limits.toml; "" if no bundle has it.
     """
 
     package: str
     extra: str
     module: str
-    bundled: str = ""
+    bundle_extra: str = ""
 
 
 EXTRAS: Mapping[str, Extra] = {
@@ -47,29 +47,29 @@ EXTRAS: Mapping[str, Extra] = {
 }
 
 
-def missing(what: str, *packages: str) -> str:
-    """Say that *what* needs one of *packages* that is not installed; "" if all are."""
-    return next((needed(what, name) for name in packages if not installed(name)), "")
+def missing_message(what: str, *packages: str) -> str:
+    """Return the message that *what* needs a missing one of *packages*; "" if all are installed."""
+    return next((install_message(what, name) for name in packages if not is_installed(name)), "")
 
 
-def installed(package: str) -> bool:
-    """Look for a package's module, without importing the package."""
+def is_installed(package: str) -> bool:
+    """Return whether a package is installed, without importing it."""
     from importlib.util import find_spec
 
     try:
         return find_spec(EXTRAS[package].module) is not None
-    except ModuleNotFoundError:  # nor the package that it would lie in
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
-def needed(what: str, package: str) -> str:
-    """Say in one line that *what* needs *package*, and how to get it."""
+def install_message(what: str, package: str) -> str:
+    """Return one line that *what* needs *package*, and how to install it."""
     extra = EXTRAS[package]
-    way = f"run `pip install './layers/model[{extra.extra}]'`"
+    steps = f"run `pip install './layers/model[{extra.extra}]'`"
     if extra.extra == "convert":
-        way = "run `make tools`, then `.venv-dev/bin/macule`,"
-    way += " in a checkout of macule, elsewhere install the wheel's file with its extra: "
-    way += f"`pip install './macule-{__version__}-py3-none-any.whl[{extra.extra}]'`"
-    if extra.bundled:
-        way += f', or for a bundle set extras = ["{extra.bundled}"] in infra/limits.toml'
-    return f"{what} needs the package {package}, which is not installed: {way}"
+        steps = "run `make tools`, then `.venv-dev/bin/macule`,"
+    steps += " in a checkout of macule, elsewhere install the wheel's file with its extra: "
+    steps += f"`pip install './macule-{__version__}-py3-none-any.whl[{extra.extra}]'`"
+    if extra.bundle_extra:
+        steps += f', or for a bundle set extras = ["{extra.bundle_extra}"] in infra/limits.toml'
+    return f"{what} needs the package {package}, which is not installed: {steps}"

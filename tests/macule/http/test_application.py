@@ -8,7 +8,7 @@ import pytest
 from macule import settings
 from macule.errors import BadRequest, BodyTooLarge, Busy
 from macule.http import application, messages, routing
-from macule.http.body import CHUNK_BYTES, DROP_BYTES, Body
+from macule.http.body import CHUNK_BYTES, MAX_DISCARD_BYTES, Body
 from macule.http.messages import Request, Response
 
 
@@ -20,7 +20,7 @@ def fresh_settings() -> Iterator[None]:
 
 
 def hello(request: Request) -> Response:
-    return messages.as_json({"hello": request.query.get("name", "")})
+    return messages.json_response({"hello": request.query.get("name", "")})
 
 
 def busy(request: Request) -> Response:
@@ -31,14 +31,14 @@ def broken(request: Request) -> Response:
     raise RuntimeError("secret path /etc/shadow")
 
 
-TABLE = routing.table(
+TABLE = routing.build_table(
     {"GET /hello/": hello, "GET /busy": busy, "GET /broken": broken, "POST /": hello}
 )
 
 
 def ask(method: str, path: str, **headers: str) -> Response:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return application.answer(TABLE, Request(method, path, {}, names, Body(BytesIO(), 0)))
+    return application.respond(TABLE, Request(method, path, {}, names, Body(BytesIO(), 0)))
 
 
 def test_paths_answer_with_and_without_their_slash() -> None:
@@ -144,8 +144,8 @@ def test_a_body_cut_short_is_a_bad_request() -> None:
 
 def test_an_unread_body_is_dropped_within_bounds() -> None:
     """What is left of a body behind its answer is dropped, but not without end."""
-    stream = BytesIO(bytes(DROP_BYTES + 10 * CHUNK_BYTES))
+    stream = BytesIO(bytes(MAX_DISCARD_BYTES + 10 * CHUNK_BYTES))
 
-    Body(stream, None).drop()
+    Body(stream, None).discard()
 
-    assert stream.tell() == DROP_BYTES
+    assert stream.tell() == MAX_DISCARD_BYTES

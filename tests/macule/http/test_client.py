@@ -24,7 +24,7 @@ REASONS = {
 
 def test_an_answer_comes_back_whole(other: Peer) -> None:
     """Status, headers in lower case and body are the other's."""
-    reply = client.ask(f"{other.url}/fine/memory/?a=b", 5)
+    reply = client.request(f"{other.url}/fine/memory/?a=b", 5)
 
     assert (reply.status, int(reply.headers["content-length"])) == (200, len(reply.body))
     assert other.asked[-1].startswith("GET /fine/memory/?a=b HTTP/1.1")
@@ -35,7 +35,7 @@ def test_whatever_comes_it_ends_in_time_with_a_reason(other: Peer, way: str) -> 
     """One who stalls, drips or talks without end holds nobody longer than the time-out."""
     began = time.monotonic()
     with pytest.raises(client.Unreachable) as caught:
-        client.ask(f"{other.url}/{way}/", TIMEOUT_S)
+        client.request(f"{other.url}/{way}/", TIMEOUT_S)
 
     assert str(caught.value) == REASONS[way]
     assert time.monotonic() - began < TIMEOUT_S + 0.3
@@ -45,7 +45,7 @@ def test_a_thread_that_was_given_up_ends(other: Peer) -> None:
     """The connection to one who drips is shut, so that nothing is left of the question."""
     before = set(threading.enumerate())
     with pytest.raises(client.Unreachable):
-        client.ask(f"{other.url}/drips/", TIMEOUT_S)
+        client.request(f"{other.url}/drips/", TIMEOUT_S)
     left = [thread for thread in set(threading.enumerate()) - before if "talk" in thread.name]
     for thread in left:
         thread.join(2)
@@ -57,7 +57,7 @@ def test_a_redirect_is_an_answer(other: Peer) -> None:
     """Where it points to is not asked."""
     before = len(other.asked)
 
-    assert client.ask(f"{other.url}/redirects/", 5).status == 302
+    assert client.request(f"{other.url}/redirects/", 5).status == 302
     assert other.paths(before) == ["/redirects/"]
 
 
@@ -67,7 +67,7 @@ def test_proxies_of_the_environment_are_not_used(
     """http_proxy, meant for something else, does not come between."""
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
 
-    assert client.ask(f"{other.url}/fine/", 5).status == 200
+    assert client.request(f"{other.url}/fine/", 5).status == 200
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_proxies_of_the_environment_are_not_used(
 def test_who_is_not_there_is_told(url: str, reason: str) -> None:
     """A closed port and a name that nobody has are told apart."""
     with pytest.raises(client.Unreachable, match=reason):
-        client.ask(url.format(closed=closed_port()), 5)
+        client.request(url.format(closed=closed_port()), 5)
 
 
 def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,9 +106,9 @@ def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with serving(Loopback(Empty), context) as server:
         url = f"https://localhost:{server.port}/"
         with pytest.raises(client.Unreachable, match="certificate that is not trusted: self-sign"):
-            client.ask(url, 5)
+            client.request(url, 5)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        status = client.ask(url, 5).status
+        status = client.request(url, 5).status
 
     assert status == 204
 
@@ -116,4 +116,4 @@ def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_plain_http_at_a_tls_address_is_told(other: Peer) -> None:
     """https to a port of plain HTTP is a reason too."""
     with pytest.raises(client.Unreachable, match=r"does not agree on TLS|closed the connection"):
-        client.ask(other.url.replace("http:", "https:"), TIMEOUT_S)
+        client.request(other.url.replace("http:", "https:"), TIMEOUT_S)

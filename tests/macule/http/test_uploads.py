@@ -30,7 +30,7 @@ def request(body: bytes, kind: str = "", length: int | None = -1, coding: str = 
 
 
 def photo(body: bytes, kind: str, length: int | None = -1, coding: str = "") -> bytes:
-    return uploads.photo(request(body, kind, length, coding), LIMIT).image
+    return uploads.read_upload(request(body, kind, length, coding), LIMIT).image
 
 
 def as_json(document: object) -> bytes:
@@ -182,12 +182,12 @@ def test_a_bomb_is_refused_before_it_is_inflated() -> None:
     """A body that inflates to 200 MB takes no more memory than its price."""
     bomb = gzip.compress(bytes(200 * 2**20), 9)
     asked = request(bomb, "image/png", coding="gzip")
-    most = uploads.price(asked, 2**20)
+    most = uploads.estimate_bytes(asked, 2**20)
 
     tracemalloc.start()
     try:
         with pytest.raises(BodyTooLarge):
-            uploads.photo(asked, 2**20)
+            uploads.read_upload(asked, 2**20)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -197,8 +197,10 @@ def test_a_bomb_is_refused_before_it_is_inflated() -> None:
 
 def test_an_answer_to_instances_is_asked_for_by_them() -> None:
     """`instances` alone are a batch; texts beside them are kept."""
-    batch = uploads.photo(request(as_json({"instances": [ENCODED], "webhook": "w"}), JSON), LIMIT)
-    plain = uploads.photo(request(as_json({"image": ENCODED}), JSON), LIMIT)
+    batch = uploads.read_upload(
+        request(as_json({"instances": [ENCODED], "webhook": "w"}), JSON), LIMIT
+    )
+    plain = uploads.read_upload(request(as_json({"image": ENCODED}), JSON), LIMIT)
 
     assert (batch.is_batch, batch.texts["webhook"]) == (True, "w")
     assert not plain.is_batch
@@ -208,7 +210,7 @@ def test_texts_come_beside_an_urlencoded_photo() -> None:
     """They may stand before it and behind it."""
     body = urlencode({"webhook": "https://a.b/?c", "image": URI, "webhook_events_filter": "e"})
 
-    found = uploads.photo(request(body.encode(), URLENCODED), LIMIT)
+    found = uploads.read_upload(request(body.encode(), URLENCODED), LIMIT)
 
     assert found == (IMAGE, {"webhook": "https://a.b/?c", "webhook_events_filter": "e"}, False)
 
@@ -270,7 +272,7 @@ def test_texts_come_beside_an_urlencoded_photo() -> None:
 def test_a_malformed_upload_says_what_is_wrong(body: bytes, kind: str, told: str) -> None:
     """Whatever is wrong with the form is a 400 whose sentence names it."""
     with pytest.raises(BadRequest) as raised:
-        uploads.photo(request(body, kind), 2**20)
+        uploads.read_upload(request(body, kind), 2**20)
 
     assert told in str(raised.value)
 
@@ -334,12 +336,12 @@ def test_no_form_takes_more_than_its_price(write: Callable[[], bytes], kind: str
     """What would become many times its size is refused, or read within what is held for it."""
     body = write()
     asked = request(body, kind)
-    most = uploads.price(asked, len(body)) - uploads.DECODING_BYTES
+    most = uploads.estimate_bytes(asked, len(body)) - uploads.DECODING_BYTES
 
     tracemalloc.start()
     try:
         with suppress(BadRequest):
-            uploads.photo(asked, len(body))
+            uploads.read_upload(asked, len(body))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -92,7 +92,7 @@ def test_two_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
     load = runtime.load
 
-    def counted(where: settings.Where, on_trial: bool) -> runtime.Warm:
+    def counted(where: settings.ModelLocation, on_trial: bool) -> runtime.Warm:
         loads.append(where)
         return load(where, on_trial)
 

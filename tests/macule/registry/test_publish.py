@@ -42,7 +42,7 @@ def target(request: pytest.FixtureRequest) -> str:
 
 
 def source(target: str, cache: Path, name: str = "stable") -> Source:
-    return Source(urls.below(target, name), None, 20.0, str(cache))
+    return Source(urls.append_path(target, name), None, 20.0, str(cache))
 
 
 def serving(target: str, cache: Path, name: str = "stable") -> str:
@@ -83,7 +83,7 @@ def test_an_address_is_never_written_twice(target: str, tmp_path: Path) -> None:
     """What lies there with another content stays, and the alias does not come to name it."""
     folder = named(tmp_path / "1", "one")
     address = sha256(Path(folder, model_card.FILE).read_bytes()).hexdigest()
-    place = urls.below(target, address, "model.tflite")
+    place = urls.append_path(target, address, "model.tflite")
     assert storage.write(place, b"another", "", QUIET_S)
 
     if target.startswith("s3"):  # the emulator of the other ignores conditions
@@ -127,7 +127,7 @@ def test_there_must_be_one_before(target: str, tmp_path: Path) -> None:
 def test_a_lost_model_is_not_rolled_back_to(target: str, tmp_path: Path) -> None:
     """Where the one before has gone from the bucket, the alias stays."""
     gone = json.dumps({"now": publish.publish(local.SHIPPED, target, "a"), "before": "0" * 64})
-    storage.write(urls.below(target, "stable.json"), gone.encode(), "", QUIET_S)
+    storage.write(urls.append_path(target, "stable.json"), gone.encode(), "", QUIET_S)
 
     with pytest.raises(ModelUnavailable, match="no longer there"):
         publish.rollback(target, "stable")
@@ -137,7 +137,7 @@ def test_the_last_good_model_outlives_its_bucket(target: str, tmp_path: Path) ->
     """What was fetched serves after the alias is spoilt."""
     publish.publish(named(tmp_path / "1", "one"), target, "stable")
     assert serving(target, tmp_path / "cache") == "one"
-    place = urls.below(target, "stable.json")
+    place = urls.append_path(target, "stable.json")
     found = storage.small(place, QUIET_S)
     assert found
     assert storage.write(place, b"[]", found[1], QUIET_S)

@@ -175,8 +175,8 @@ def test_any_upload_is_bytes_or_a_named_error(
     headers = {"content-type": kind, "content-encoding": coding}
     request = Request("POST", "/", {}, headers, Body(BytesIO(sent), len(sent) + lying))
     try:
-        assert uploads.price(request, 300) >= uploads.DECODING_BYTES
-        found = uploads.photo(request, 300).image
+        assert uploads.estimate_bytes(request, 300) >= uploads.DECODING_BYTES
+        found = uploads.read_upload(request, 300).image
     except (BadRequest, BodyTooLarge, UnsupportedCoding, UnsupportedImage):
         return
     assert 0 < len(found) <= 300
@@ -199,9 +199,9 @@ def test_every_spelling_of_bytes_is_read_back(
     if head == "data:,":
         written = quote(image)
 
-    assert data_uri.from_text(head + written) == image
+    assert data_uri.decode(head + written) == image
     buffer = BytesIO(quote(head + written).encode())
-    data_uri.decode_in_place(buffer, quoted=True)
+    data_uri.decode_in_place(buffer, percent_encoded=True)
     assert buffer.getvalue() == image
 
 
@@ -230,7 +230,7 @@ def test_no_request_is_answered_by_500(
     }
     seen = []
 
-    app = wsgi.app(ROUTES)
+    app = wsgi.create_app(ROUTES)
     body = b"".join(app(environ, lambda status, sent: seen.append((status, dict(sent)))))  # type: ignore[arg-type, misc]
 
     status, sent = seen[0]

@@ -16,7 +16,7 @@ from macule.http.messages import Request, Response
 from macule.routes import service_status
 from support.upstreams import REPORT, Peer
 
-TABLE = routing.table({"GET /memory/": service_status.memory, "GET /": service_status.page})
+TABLE = routing.build_table({"GET /memory/": service_status.memory, "GET /": service_status.page})
 Ask = Callable[..., Response]
 
 
@@ -27,7 +27,7 @@ def ask(other: Peer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
     def ask(path: str, way: str, **headers: str) -> Response:
         monkeypatch.setenv("PREDICT_URL", f"{other.url}/{way}")
         settings.current.cache_clear()
-        return application.answer(TABLE, Request("GET", path, {}, headers, Body(BytesIO(), 0)))
+        return application.respond(TABLE, Request("GET", path, {}, headers, Body(BytesIO(), 0)))
 
     yield ask
     settings.current.cache_clear()

@@ -11,7 +11,7 @@ import pytest
 from macule import settings
 from macule.errors import BadSetting, Forbidden, Unauthorized
 from macule.security import api_keys
-from macule.security.api_keys import LOOK_S, Ring
+from macule.security.api_keys import RELOAD_INTERVAL_S, KeyStore
 from macule.server import startup
 
 ALICE, BOB, OLD = "mk_alice", "mk_bob", "mk_old"
@@ -29,10 +29,10 @@ PAIRS = [
 ]
 
 
-def caller(ring: Ring, key: str) -> str:
+def caller(ring: KeyStore, key: str) -> str:
     """Return whose *key* is, or the name of what went wrong."""
     try:
-        return ring.caller({"x-api-key": key})
+        return ring.authenticate({"x-api-key": key})
     except (Unauthorized, Forbidden) as error:
         return type(error).__name__
 
@@ -50,7 +50,7 @@ def caller(ring: Ring, key: str) -> str:
 )
 def test_a_key_is_found_in_either_header(headers: dict[str, str], name: str) -> None:
     """Bearer in any case, X-API-Key before it, and several keys of one name."""
-    assert Ring(",".join(PAIRS)).caller(headers) == name
+    assert KeyStore(",".join(PAIRS)).authenticate(headers) == name
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_key_is_found_in_either_header(headers: dict[str, str], name: str) -> 
 def test_without_a_known_key_it_is_401(headers: dict[str, str], wrong: bool) -> None:
     """No key is told from a wrong one, and a hash is no key."""
     with pytest.raises(Unauthorized) as caught:
-        Ring(",".join(PAIRS)).caller(headers)
+        KeyStore(",".join(PAIRS)).authenticate(headers)
 
     asked = caught.value.headers()["WWW-Authenticate"]
     assert asked == 'Bearer realm="macule"' + (', error="invalid_token"' if wrong else "")
@@ -78,19 +78,19 @@ def test_without_a_known_key_it_is_401(headers: dict[str, str], wrong: bool) -> 
 
 def test_a_revoked_key_is_403() -> None:
     """Whoever has it is told what happened to it."""
-    assert caller(Ring(",".join(PAIRS)), OLD) == "Forbidden"
+    assert caller(KeyStore(",".join(PAIRS)), OLD) == "Forbidden"
 
 
 def test_a_new_key_is_found_by_what_is_stored() -> None:
     """No two are alike, each has 256 bits, and what is stored does not have it."""
-    made = [api_keys.new("alice") for _ in range(100)]
+    made = [api_keys.create_key("alice") for _ in range(100)]
 
     assert len({key for key, _ in made}) == 100
     for key, stored in made:
         assert key.startswith("mk_")
         assert len(key) == 3 + 43
         assert key not in stored
-        assert Ring(stored).caller({"x-api-key": key}) == "alice"
+        assert KeyStore(stored).authenticate({"x-api-key": key}) == "alice"
 
 
 @pytest.mark.parametrize(
@@ -127,14 +127,14 @@ class Clock:
         return self.now
 
     def later(self) -> None:
-        self.now += LOOK_S
+        self.now += RELOAD_INTERVAL_S
 
 
 def test_a_file_s_keys_change_without_a_restart(tmp_path: Path) -> None:
     """A key that is added is let in, one that is taken out is not, and comments are no keys."""
     file, clock = tmp_path / "keys", Clock()
     file.write_text(f"# ours\n{PAIRS[0]}  # until May\n\n")
-    ring = Ring(str(file), clock)
+    ring = KeyStore(str(file), clock)
     before = [caller(ring, ALICE), caller(ring, BOB)]
     (tmp_path / "new").write_text(PAIRS[1])
     os.replace(tmp_path / "new", file)
@@ -154,7 +154,7 @@ def test_a_file_that_breaks_keeps_its_last_keys(
     caplog.set_level(logging.INFO)
     file, clock = tmp_path / "keys", Clock()
     file.write_text(PAIRS[0])
-    ring = Ring(str(file), clock)
+    ring = KeyStore(str(file), clock)
     file.unlink()
     if way == "malformed":
         file.write_text(f"{PAIRS[1]}\nsecret-line\n")
@@ -174,10 +174,10 @@ def test_a_file_that_breaks_keeps_its_last_keys(
 
     assert broken == ["alice"] * 5
     assert len(logged) == 1
-    assert "The 1 keys from before stay." in logged[0]
+    assert "The 1 current keys stay valid." in logged[0]
     assert "secret" not in logged[0]
     assert caller(ring, BOB) == "bob"
-    assert caplog.records[-1].getMessage() == "API_KEYS: read again, 1 keys"
+    assert caplog.records[-1].getMessage() == "API_KEYS: reloaded, 1 keys"
 
 
 def test_a_file_without_keys_lets_nobody_in(
@@ -186,12 +186,12 @@ def test_a_file_without_keys_lets_nobody_in(
     """Taking the last key out shuts the door; it does not open it, nor keep that key."""
     file, clock = tmp_path / "keys", Clock()
     file.write_text(PAIRS[0])
-    ring = Ring(str(file), clock)
+    ring = KeyStore(str(file), clock)
     file.write_text("# none\n")
     clock.later()
 
     assert caller(ring, ALICE) == "Unauthorized"
-    assert "nobody is let in" in caplog.text
+    assert "every caller gets a 401" in caplog.text
 
 
 def test_the_command_prints_a_key_and_what_to_store() -> None:
@@ -201,7 +201,7 @@ def test_the_command_prints_a_key_and_what_to_store() -> None:
     key, stored = made.splitlines()
     refused = subprocess.run([*command, "al:ice"], capture_output=True, text=True, check=False)
 
-    assert Ring(stored).caller({"authorization": f"Bearer {key}"}) == "alice"
+    assert KeyStore(stored).authenticate({"authorization": f"Bearer {key}"}) == "alice"
     assert refused.returncode == 2
     assert "letters, digits" in refused.stderr
 

@@ -16,7 +16,7 @@ from macule import settings
 from macule.caching.redis_client import Quotas
 from macule.errors import BadSetting, QuotaExceeded
 from macule.security import client_address, rate_limits
-from macule.security.rate_limits import MOST_CALLERS, Memory, Meter, Policy
+from macule.security.rate_limits import MAX_CALLERS, MemoryLimiter, Policy, RateLimiter
 from macule.settings import access
 from support.broker import broker
 
@@ -61,7 +61,7 @@ def test_it_lets_through_what_buckets_of_tokens_would(
 ) -> None:
     """Whatever the policies and pauses, and a request that one refuses costs the others nothing."""
     now = [0]
-    memory = Memory(policies, lambda: now[0])
+    memory = MemoryLimiter(policies, lambda: now[0])
     buckets = [Bucket(policy) for policy in policies]
     for wait in [0, *waits]:
         now[0] += wait
@@ -74,7 +74,7 @@ def test_it_lets_through_what_buckets_of_tokens_would(
 
 def test_the_headers_say_what_is_left_and_when_more_comes() -> None:
     """Each policy and its state, as draft-ietf-httpapi-ratelimit-headers-11 writes them."""
-    meter = Meter((HOUR, SECOND))
+    meter = RateLimiter((HOUR, SECOND))
     told = meter.take("a")
     meter.take("a")
     with pytest.raises(QuotaExceeded) as caught:
@@ -97,11 +97,11 @@ def test_the_headers_say_what_is_left_and_when_more_comes() -> None:
 def test_whoever_comes_back_when_told_is_let_in() -> None:
     """Retry-After is enough, and a second less is not."""
     now = [0]
-    memory = Memory((HOUR,), lambda: now[0])
+    memory = MemoryLimiter((HOUR,), lambda: now[0])
     for _ in range(HOUR.quota):
         memory.take("a")
     _, owed = memory.take("a")
-    wait_s = int(rate_limits._refusal((HOUR,), owed).headers()["Retry-After"])
+    wait_s = int(rate_limits._quota_exceeded((HOUR,), owed).headers()["Retry-After"])
     now[0] = (wait_s - 1) * US
     early, _ = memory.take("a")
     now[0] = wait_s * US
@@ -113,7 +113,7 @@ def test_whoever_comes_back_when_told_is_let_in() -> None:
 @pytest.mark.slow
 def test_a_hundred_thousand_callers_cost_three_megabytes() -> None:
     """The longest unseen are forgotten."""
-    memory = Memory((HOUR, SECOND))
+    memory = MemoryLimiter((HOUR, SECOND))
     tracemalloc.start()
     try:
         for number in range(100_000):
@@ -122,7 +122,7 @@ def test_a_hundred_thousand_callers_cost_three_megabytes() -> None:
     finally:
         tracemalloc.stop()
 
-    assert len(memory._full_at) == MOST_CALLERS
+    assert len(memory._full_at) == MAX_CALLERS
     assert held_mb < 3.5
 
 
@@ -139,7 +139,7 @@ def crowd(take: Callable[[str], T], count: int = 64) -> list[T]:
 
 def test_of_64_at_once_as_many_get_in_as_may() -> None:
     """Threads do not count past each other."""
-    memory = Memory((HOUR,))
+    memory = MemoryLimiter((HOUR,))
 
     found = crowd(lambda caller: memory.take(caller)[0])
 
@@ -167,7 +167,7 @@ def test_instances_share_one_quota(tmp_path: Path) -> None:
 def test_the_script_counts_as_memory_does(tmp_path: Path) -> None:
     """The same questions get the same answers, but for the time that they take."""
     policies = (HOUR, Policy("day", 6, 86400))
-    memory = Memory(policies)
+    memory = MemoryLimiter(policies)
     with broker(tmp_path) as server:
         meter = shared(server.url, policies)
         asked = random.Random(0).choices("abc", k=40)
@@ -187,7 +187,7 @@ def test_while_redis_is_gone_each_process_counts(
     """Its quota holds without the server, one line says so, and nonsense there does no harm."""
     with broker(tmp_path) as server:
         there = shared(server.url, (HOUR,))
-        meter = Meter((HOUR,), there)
+        meter = RateLimiter((HOUR,), there)
         server.client.set("macule:1:quota:hour:b", "nonsense")
         server.client.lpush("macule:1:quota:hour:c", "nonsense")
         first = [meter.take(caller)["RateLimit"] for caller in "abc"]
@@ -252,8 +252,8 @@ def test_an_address_is_what_the_last_trusted_proxy_saw(peer: str, forwarded: str
     """X-Forwarded-For is read from its end, for as long as the one who wrote it is trusted."""
     trusted = settings.read({"TRUSTED_PROXIES": TRUSTED}).trusted_proxies
 
-    assert client_address.caller(peer, forwarded, trusted) == who
-    assert client_address.caller(peer, forwarded, ()) == client_address.caller(peer, "", ())
+    assert client_address.identify(peer, forwarded, trusted) == who
+    assert client_address.identify(peer, forwarded, ()) == client_address.identify(peer, "", ())
 
 
 @pytest.mark.parametrize("text", ["*", "localhost", "10.0.0.1/8", "10.0.0.0/33"])

@@ -3,13 +3,13 @@
 import threading
 import time
 
-from macule.security.throttling import Line
+from macule.security.throttling import Pacer
 
 
 def test_the_first_does_not_wait_and_the_next_stand_apart() -> None:
     """One is answered at once; ten at once, one each 5 ms; a pause empties the line."""
     now, slept = [100.0], list[float]()
-    line = Line(0.005, 32, lambda: now[0], lambda wait_s: slept.append(round(wait_s, 6)))
+    line = Pacer(0.005, 32, lambda: now[0], lambda wait_s: slept.append(round(wait_s, 6)))
     for _ in range(10):
         line.wait()
     now[0] += 1
@@ -26,7 +26,7 @@ def test_more_than_may_wait_are_answered_at_once() -> None:
         here.release()
         go.wait(20)
 
-    line = Line(0.005, 3, time.monotonic, sleep)
+    line = Pacer(0.005, 3, time.monotonic, sleep)
     threads = [threading.Thread(target=line.wait) for _ in range(3)]
     for thread in threads:
         thread.start()

@@ -129,9 +129,9 @@ def test_what_is_unavailable_is_tried_again(queue: Valkey) -> None:
 
     job = queue.put(Order(), b"")
     for _ in range(5):
-        Worker(queue, short, Wear(0, None, None, 0.0), 1).one(job.id)
+        Worker(queue, short, Wear(0, None, None, 0.0), 1).run_job(job.id)
     waiting = queue.get(job.id, "")
-    Worker(queue, lambda *_: (SUCCEEDED, {}), Wear(0, None, None, 0.0), 1).one(job.id)
+    Worker(queue, lambda *_: (SUCCEEDED, {}), Wear(0, None, None, 0.0), 1).run_job(job.id)
 
     assert (waiting.status, waiting.attempts) == (PROCESSING, 0)
     assert queue.get(job.id, "").status == SUCCEEDED

@@ -30,7 +30,7 @@ outcome, jobs = task.outcome, []
 def hang(order, image, chosen):
     jobs.append(order)
     return outcome(order, image, chosen) if len(jobs) == 1 else time.sleep(600)
-task.outcome, queue_worker.STILL_S, queue_worker.longest_s = hang, {STILL_S}, lambda chosen: 0.0
+task.outcome, queue_worker.STALL_S, queue_worker.max_job_s = hang, {STILL_S}, lambda chosen: 0.0
 {WORKER}
 """
 
@@ -142,12 +142,12 @@ def test_a_worker_is_alive_while_its_loop_goes_round(
         hung = call(port, "/health/")
 
     assert idle == {200}
-    assert b"the loop that brings jobs has stood still for" in hung.body
+    assert b"the event loop has been stalled for" in hung.body
 
 
 def test_who_may_ask_is_as_everywhere(queue: Valkey, server: Broker, port: int) -> None:
     """With keys the metrics need one, the liveness check does not; other routes are problems."""
-    key, pair = api_keys.new("prometheus")
+    key, pair = api_keys.create_key("prometheus")
     with worker(server, live_s=60, **at(port), API_KEYS=pair):
         assert call(port, "/health/").status == 200
         assert call(port, "/metrics").status == 401
@@ -192,5 +192,5 @@ def test_a_port_that_is_taken_is_said_in_one_line(server: Broker, tmp_path: Path
     assert run.returncode == 2
     assert run.stderr.splitlines() == [
         f"macule: WORKER_METRICS_PORT={number} cannot be opened: Address already in use. "
-        "Each worker of a machine needs a port of its own."
+        "Each worker on a machine needs its own port."
     ]

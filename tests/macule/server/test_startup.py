@@ -11,7 +11,7 @@ from pathlib import Path
 import awslambdaric
 import pytest
 from macule.registry import local
-from macule.security.api_keys import new
+from macule.security.api_keys import create_key
 from macule.server import startup
 from macule.settings import read
 from support.lambda_runtime_api import CLIENT
@@ -29,10 +29,10 @@ BAD = {
     "ALLOWED_ORIGINS=https://a.example/path": "without a path",
     "API_KEYS=,": "it has none",
     "API_KEYS=/nowhere/keys": "cannot be read",
-    "MODEL_DIR=/nowhere": "there is nothing of that name",
+    "MODEL_DIR=/nowhere": "it does not exist",
     "MODEL_DIR=FOLDER": "no model.json",
     "MODEL_DIR=FILE": "is not a folder",
-    "MODEL_URI=/nowhere": "there is nothing of that name",
+    "MODEL_URI=/nowhere": "it does not exist",
     "MEMORY_LIMIT_MB=32": "MB",
     "DATA_DIR=FILE": "is not a folder",
     "DATA_DIR=/proc/macule": "can be written",
@@ -155,7 +155,7 @@ def test_commands_say_it_in_one_line_too(
 def test_a_reload_does_not_end_a_service_that_runs(tmp_path: Path) -> None:
     """What would stop a start does not stop a service at SIGHUP: mended, it goes on."""
     folder, keys = tmp_path / "weights", tmp_path / "keys"
-    (key, pair), key_file = new("clinic"), {"API_KEYS": str(keys)}
+    (key, pair), key_file = create_key("clinic"), {"API_KEYS": str(keys)}
     shutil.copytree(local.SHIPPED, folder)
     keys.write_text(pair)
     photo = (ROOT / "examples/spot.jpg").read_bytes()
@@ -201,7 +201,7 @@ def test_what_is_well_has_no_fault(tmp_path: Path) -> None:
     data = tmp_path / "new" / "data"
     chosen = read({"DATA_DIR": str(data), "MODEL_DIR": local.SHIPPED, "MEMORY_LIMIT_MB": "96"})
 
-    assert list(startup.faults(chosen)) == []
+    assert list(startup.find_faults(chosen)) == []
     assert list(data.iterdir()) == []
 
 
@@ -209,15 +209,15 @@ def test_health_needs_nothing_of_predict() -> None:
     """A function without a model and a queue is not stopped by theirs."""
     theirs = {"MODEL_DIR": "/nowhere", "DATA_DIR": "/proc/x", "MEMORY_LIMIT_MB": "24"}
 
-    assert list(startup.faults(read({**theirs, "FUNCTION_TARGET": "health"}))) == []
-    assert len(list(startup.faults(read(theirs)))) == len(theirs)
+    assert list(startup.find_faults(read({**theirs, "FUNCTION_TARGET": "health"}))) == []
+    assert len(list(startup.find_faults(read(theirs)))) == len(theirs)
 
 
 def test_memory_is_judged_without_loading_a_model() -> None:
     """The check imports neither numpy nor the runtime, and what it asks for is below the truth."""
     code = (
         "import sys; from macule import settings; from macule.server import startup; "
-        "print(*startup.faults(settings.read())); "
+        "print(*startup.find_faults(settings.read())); "
         "print({'numpy', 'ai_edge_litert'} & {*sys.modules})"
     )
     environ = {**os.environ, "MEMORY_LIMIT_MB": "40"}

@@ -209,7 +209,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(name: str, value: str) -> No
     assert said.startswith(name)
     assert said.isprintable()
     assert "sh9" not in said
-    assert name in settings.SECRET or set("@?") & set(value) or repr(value)[:60] in said
+    assert name in settings.SECRET_VARIABLES or set("@?") & set(value) or repr(value)[:60] in said
     assert caught.value.__suppress_context__ or not caught.value.__context__
 
 

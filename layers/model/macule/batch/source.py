@@ -29,8 +29,8 @@ def find(place: str, but: str) -> Source:
     Raises: BadRequest; the names too, and ModelUnavailable where a bucket cannot be listed.
     """
     if place.startswith(BUCKETS):
-        if why := urls.refusal(place):
-            raise BadRequest(f"{urls.shown(place)} {why}.")
+        if why := urls.rejection_reason(place):
+            raise BadRequest(f"{urls.redact(place)} {why}.")
         return Source(storage.names(place, QUIET_S), None)
     if place == "-":
         return Source(_names(sys.stdin.buffer), None)
@@ -63,7 +63,7 @@ def _load(name: str, most_bytes: int) -> bytes:
 
 
 def _fetch(address: str, most_bytes: int) -> bytes:
-    if why := urls.refusal(address):
+    if why := urls.rejection_reason(address):
         raise Unreadable(f"The address {why}.")
 
     def once() -> bytes | None:

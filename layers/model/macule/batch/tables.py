@@ -54,7 +54,7 @@ def _parquet(path: str, lines: Iterator[bytes], columns: list[str]) -> None:
 
 
 def _need_pyarrow() -> None:
-    if fault := extras.missing(".parquet", "pyarrow"):
+    if fault := extras.missing_message(".parquet", "pyarrow"):
         raise BadRequest(f"{fault}; or name a .csv.")
 
 

@@ -104,7 +104,7 @@ def current() -> Store | None:
         except ModuleNotFoundError as error:
             from macule import extras
 
-            raise BadSetting(extras.needed("REDIS_URL", "redis")) from error
+            raise BadSetting(extras.install_message("REDIS_URL", "redis")) from error
         return Answers(chosen.redis_url, chosen.cache_ttl_s, MOST_VALUE_BYTES)
     if not chosen.cache_mb:
         return None

@@ -21,7 +21,7 @@ CONVERT = (*REPORT, "litert-quantizer", "tensorflow-cpu", "tf-keras")
 
 
 def convert(options: argparse.Namespace) -> int:
-    if fault := extras.missing("`macule convert`", *CONVERT):
+    if fault := extras.missing_message("`macule convert`", *CONVERT):
         complain(fault)
         return MISUSED
     from macule.convert import command
@@ -56,7 +56,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    if fault := extras.missing("`macule evaluate`", *REPORT):
+    if fault := extras.missing_message("`macule evaluate`", *REPORT):
         complain(fault)
         return MISUSED
     from macule.convert import evaluate
@@ -162,9 +162,9 @@ def new_key(options: argparse.Namespace) -> int:
         raise BadRequest("It is `macule key new NAME`, or `macule key webhook` without a name.")
     if options.what == "webhook":
         complain("a secret for WEBHOOK_SECRETS and for whoever receives the webhooks:", "key")
-        print(api_keys.webhook_secret())
+        print(api_keys.create_webhook_secret())
         return OK
-    key, pair = api_keys.new(options.name)
+    key, pair = api_keys.create_key(options.name)
     complain("the key, which is kept nowhere, and what API_KEYS or its file is to have:", "key")
     print(f"{key}\n{pair}")
     return OK
@@ -178,7 +178,7 @@ def worker(options: argparse.Namespace) -> int:
     from macule.observability import log_format, metrics
     from macule.server import startup
 
-    if fault := startup.queue(chosen, worker=True):
+    if fault := startup.queue_fault(chosen, worker=True):
         raise BadSetting(fault)
     startup.check(chosen)
     from macule.server import queue_worker
@@ -262,7 +262,7 @@ def _chosen(folder: str | None) -> settings.Settings:
     chosen = settings.read()
     if folder:
         return chosen._replace(model=folder)
-    for fault in filter(None, startup.model(chosen)):
+    for fault in filter(None, startup.model_faults(chosen)):
         raise BadSetting(fault)
     return chosen
 

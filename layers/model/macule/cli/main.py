@@ -182,7 +182,7 @@ def parser(words: list[str]) -> Parser:
 
 def _address(text: str) -> str:
     try:
-        return parsers.web_address(text)
+        return parsers.http_url(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not {error}") from error
 

@@ -9,7 +9,7 @@ from macule.inference import decoding, native_stderr, runtime
 from macule.inference.decoding import cost
 from macule.inference.decoding.formats import jpeg
 from macule.memory import admission, allocator, processes
-from macule.settings import Where
+from macule.settings import ModelLocation
 
 MB = 2**20
 # Around the bare process that is measured here: gunicorn's arbiter, HTTP, threads, and the code
@@ -58,7 +58,7 @@ class Fit(NamedTuple):
     largest_mp: dict[str, float]
 
 
-def measure(where: Where) -> tuple[Need, runtime.Warm]:
+def measure(where: ModelLocation) -> tuple[Need, runtime.Warm]:
     """Load a model in this process, run it once, and see what that took.
 
     Raises: ModelUnavailable, BadCard.

@@ -1,1 +1,1 @@
-"""The two functions: the table of routes of each, and its entry points; nothing else."""
+"""The two functions: for each a table of routes and its entry points."""

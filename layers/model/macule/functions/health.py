@@ -1,4 +1,4 @@
-"""The health function: neither numpy nor a runtime is in its process."""
+"""The health function, whose process loads neither numpy nor a runtime."""
 
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,13 @@ ROUTES = {
     "GET /": service_status.page,
     "GET /openapi.json": openapi.document,
 }
-OPEN = {"GET /health/"}  # without a key, where there are keys
+PUBLIC_ROUTES = {"GET /health/"}  # need no key
 
-startup.begin()
-app = wsgi.app(ROUTES, OPEN)  # gunicorn
-handler = aws_lambda.handler(ROUTES, OPEN)  # AWS Lambda
+startup.initialize()
+app = wsgi.create_app(ROUTES, PUBLIC_ROUTES)  # gunicorn
+handler = aws_lambda.create_handler(ROUTES, PUBLIC_ROUTES)  # AWS Lambda
 
 
 def health(request: "Request") -> "Response":
-    """Answer for functions-framework: Cloud Run functions, local."""
+    """Serve functions-framework: Cloud Run functions, or local."""
     return flask.respond(request, app)

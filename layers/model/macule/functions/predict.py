@@ -1,4 +1,4 @@
-"""The predict function: what it answers, and how it is reached."""
+"""The predict function: its routes and entry points."""
 
 from typing import TYPE_CHECKING
 
@@ -46,8 +46,8 @@ ROUTES = {
     "GET /v2/models/{name}/versions/{version}/ready": open_inference.ready,
     "POST /v2/models/{name}/versions/{version}/infer": open_inference.infer,
 }
-# Without a key, where there are keys; the form of the page asks /predict/, which needs one.
-OPEN = {
+# Routes that need no key; the page's form calls /predict/, which needs one.
+PUBLIC_ROUTES = {
     "GET /health/",
     "GET /ready/",
     "GET /",
@@ -57,14 +57,16 @@ OPEN = {
     "GET /docs/",
     "GET /docs/{file}",
 }
-# Where there is a quota, every other POST counts.
-FREE = {"POST /predictions/{id}/cancel", "POST /page/"}
+# POST routes that are not counted against a quota.
+UNMETERED_ROUTES = {"POST /predictions/{id}/cancel", "POST /page/"}
 
-startup.begin()
-app = wsgi.app(ROUTES, OPEN, FREE)  # gunicorn: Render, make serve. Flask is never imported
-handler = aws_lambda.handler(ROUTES, OPEN, FREE)  # AWS Lambda
+startup.initialize()
+app = wsgi.create_app(
+    ROUTES, PUBLIC_ROUTES, UNMETERED_ROUTES
+)  # gunicorn: Render, make serve. Flask is never imported
+handler = aws_lambda.create_handler(ROUTES, PUBLIC_ROUTES, UNMETERED_ROUTES)  # AWS Lambda
 
 
 def predict(request: "Request") -> "Response":
-    """Answer for functions-framework: Cloud Run functions, local."""
+    """Serve functions-framework: Cloud Run functions, or local."""
     return flask.respond(request, app)

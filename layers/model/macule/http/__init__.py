@@ -1,1 +1,1 @@
-"""The HTTP protocol: messages, the application, request bodies, uploads, adapters. No routes."""
+"""HTTP: messages, the application, request bodies, uploads and adapters. It knows no route."""

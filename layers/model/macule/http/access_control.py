@@ -1,4 +1,4 @@
-"""Whether whoever asks may: by a key where there are keys, and as often as a quota allows."""
+"""Authentication and rate limits of a request."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ if TYPE_CHECKING:
     from macule.http.messages import Request
 
 
-def caller(request: Request) -> str:
-    """Find whose key the request carries, where keys are asked for.
+def authenticate(request: Request) -> str:
+    """Return the name of the request's API key; the current caller if no key is required.
 
-    Raises: Unauthorized, Forbidden. BadSetting: it fails every route alike, and says so.
+    Raises: Unauthorized, Forbidden; BadSetting, on every route.
     """
     source = settings.current().api_keys
-    # a browser asks by OPTIONS, without a key, whether it may send one
-    asked = request.method != "OPTIONS" and _named(request) not in request.free.keys
-    if not source or request.caller or not asked:
+    # browsers send the CORS preflight (OPTIONS) without a key
+    is_required = (
+        request.method != "OPTIONS" and _route_name(request) not in request.exemptions.keys
+    )
+    if not source or request.caller or not is_required:
         return request.caller
     from macule.security import api_keys
 
-    return api_keys.ring(source).caller(request.headers)
+    return api_keys.key_store(source).authenticate(request.headers)
 
 
-def counted(request: Request) -> dict[str, str]:
-    """Count what costs against the caller's quota; return the headers that say what is left.
+def check_rate_limit(request: Request) -> dict[str, str]:
+    """Count a POST against the caller's quota; return the RateLimit headers.
 
     Raises: QuotaExceeded.
     """
     chosen, methods = settings.current(), request.routes.get(request.route, {})
     if not chosen.quota or request.method != "POST" or "POST" not in methods:
         return {}
-    if _named(request) in request.free.quotas:
+    if _route_name(request) in request.exemptions.quotas:
         return {}
     from macule.security import rate_limits
 
-    who = f"key {request.caller}" if request.caller else _address(request, chosen)
-    return rate_limits.meter(chosen.quota, chosen.redis_url).take(who)
+    caller = f"key {request.caller}" if request.caller else _address(request, chosen)
+    return rate_limits.rate_limiter(chosen.quota, chosen.redis_url).take(caller)
 
 
 def logged_address(request: Request) -> str:
-    """Return the client's address where LOG_ADDRESSES asks for it, else "".
+    """Return the client's address if LOG_ADDRESSES is set, else "".
 
-    Raises: nothing: an unusable setting has failed the request already, and the log says why.
+    An invalid setting is not raised here: the request has failed with it already.
     """
     with suppress(BadSetting):
         chosen = settings.current()
@@ -58,9 +60,9 @@ def _address(request: Request, chosen: settings.Settings) -> str:
     from macule.security import client_address
 
     forwarded = request.headers.get("x-forwarded-for", "")
-    return client_address.caller(request.address, forwarded, chosen.trusted_proxies)
+    return client_address.identify(request.address, forwarded, chosen.trusted_proxies)
 
 
-def _named(request: Request) -> str:
+def _route_name(request: Request) -> str:
     method = "GET" if request.method == "HEAD" else request.method
     return f"{method} {request.route}"

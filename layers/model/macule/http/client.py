@@ -1,4 +1,4 @@
-"""Another service over HTTP: one request, bounded in time and bytes, never redirected."""
+"""HTTP client: one request with limits of time and bytes, without redirects."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from threading import Event, Thread
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-AGENT = "macule"
-MOST_BYTES = 2**18  # of an answer's body: macule's longest without a map has about 4 kB
+USER_AGENT = "macule"
+MAX_BODY_BYTES = 2**18  # of a response: macule's longest without an activation map has about 4 kB
 Connect = Callable[[tuple[str, int], float], socket]
 
 
 class Unreachable(Exception):
-    """No answer came. The text says why, and follows the other's name: "refused the connection".
+    """No response. The text continues a sentence after the service's name.
 
-    It is no failure of the one who asked, so it has no HTTP status.
+    For example "refused the connection". It is not the caller's failure: it has no HTTP status.
     """
 
 
 class Reply(NamedTuple):
-    """What came back; header names in lower case."""
+    """A response; header names in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-def ask(
+def request(
     url: str,
     timeout_s: float,
     method: str = "GET",
@@ -38,54 +38,57 @@ def ask(
     connect: Connect = create_connection,
     with_body: bool = True,
 ) -> Reply:
-    """Send one request, and wait at most *timeout_s* for the whole answer.
+    """Send one request and wait at most *timeout_s* for the whole response.
 
-    *connect* finds the host's address and a way there; it may raise Unreachable itself. Without
-    *with_body* the answer's is left unread.
+    A DNS lookup cannot be interrupted, and a socket's time-out restarts with each byte. So a
+    separate thread sends the request, and the connection is shut down after *timeout_s*.
 
-    A name that is being looked up cannot be broken off, and a socket's time-out begins anew with
-    each byte; so a thread of its own asks, and the connection is shut when the time is over.
+    Args:
+      connect: resolves the host and connects to it; may raise Unreachable.
+      with_body: False leaves the response's body unread.
     Raises: Unreachable.
     """
     outcome: list[Reply | Unreachable] = []
-    lines: list[socket] = []
-    over = Event()
+    handles: list[socket] = []
+    has_timed_out = Event()
 
-    def connected(line: socket) -> None:
-        lines.append(line)
-        if over.is_set():
+    def on_connected(handle: socket) -> None:
+        handles.append(handle)
+        if has_timed_out.is_set():
             raise TimeoutError
 
-    def talk() -> None:
+    def exchange() -> None:
         from http.client import HTTPException
 
-        sent = {"User-Agent": AGENT, "Connection": "close", **(headers or {})}
+        all_headers = {"User-Agent": USER_AGENT, "Connection": "close", **(headers or {})}
         try:
-            with connect(_place(url), timeout_s) as plain:
-                outcome.append(_exchange(url, plain, connected, method, body, sent, with_body))
+            with connect(_host_and_port(url), timeout_s) as plain:
+                outcome.append(
+                    _exchange(url, plain, on_connected, method, body, all_headers, with_body)
+                )
         except Unreachable as error:
             outcome.append(error)
         except TimeoutError:
-            pass  # said below, as for whoever drips
+            pass  # reported below, as for a response that is too slow
         except (OSError, HTTPException, ValueError) as error:
             outcome.append(Unreachable(_reason(error)))
 
-    thread = Thread(target=talk, daemon=True)
+    thread = Thread(target=exchange, daemon=True)
     thread.start()
     thread.join(timeout_s)
-    over.set()
-    found = outcome[0] if outcome else Unreachable(f"timed out after {timeout_s:g} s")
-    for line in lines:
-        with suppress(OSError):  # it has ended by itself
-            line.shutdown(SHUT_RDWR)
-    if isinstance(found, Unreachable):
-        raise found
-    if len(found.body) > MOST_BYTES:
-        raise Unreachable(f"answered with more than {MOST_BYTES:,} bytes")
-    return found
+    has_timed_out.set()
+    result = outcome[0] if outcome else Unreachable(f"timed out after {timeout_s:g} s")
+    for handle in handles:
+        with suppress(OSError):  # already closed
+            handle.shutdown(SHUT_RDWR)
+    if isinstance(result, Unreachable):
+        raise result
+    if len(result.body) > MAX_BODY_BYTES:
+        raise Unreachable(f"answered with more than {MAX_BODY_BYTES:,} bytes")
+    return result
 
 
-def _place(url: str) -> tuple[str, int]:
+def _host_and_port(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
@@ -93,20 +96,23 @@ def _place(url: str) -> tuple[str, int]:
 def _exchange(
     url: str,
     plain: socket,
-    connected: Callable[[socket], None],
+    on_connected: Callable[[socket], None],
     method: str,
     body: bytes | None,
     headers: Mapping[str, str],
     with_body: bool,
 ) -> Reply:
-    """Send and read; *connected* gets a handle to hang up with."""
-    import ssl  # megabytes, for those alone who ask
+    """Send the request and read the response.
+
+    *on_connected* gets a second handle of the socket, to shut it down.
+    """
+    import ssl  # takes megabytes: imported only when needed
     from http.client import HTTPConnection
 
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    with plain.dup() as line, closing(HTTPConnection(*_place(url))) as connection:
-        connected(line)  # TLS takes the other handle over
+    with plain.dup() as handle, closing(HTTPConnection(*_host_and_port(url))) as connection:
+        on_connected(handle)  # TLS takes over the other handle
         connection.sock = plain
         if parts.scheme == "https":
             context = ssl.create_default_context()
@@ -114,12 +120,12 @@ def _exchange(
         connection.request(method, target, body, {"Host": parts.netloc, **headers})
         with connection.getresponse() as response:
             names = {name.lower(): value for name, value in response.getheaders()}
-            read = response.read(MOST_BYTES + 1) if with_body else b""
+            read = response.read(MAX_BODY_BYTES + 1) if with_body else b""
             return Reply(response.status, names, read)
 
 
 def _reason(error: Exception) -> str:
-    """Say what went wrong, without the error's own words where they are not for a reader."""
+    """Describe *error* in words that continue "The service ..."."""
     import ssl
 
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -1,4 +1,4 @@
-"""Base64 and data: URIs (RFC 4648, RFC 2397), decoded in pieces: a text is never copied whole."""
+"""Base64 and data: URIs (RFC 4648, RFC 2397), decoded in pieces to avoid copies of the text."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ from io import BytesIO
 from macule.errors import BadRequest
 
 PIECE_BYTES = 2**14
-START_BYTES = 1024  # in which a data: URI has its comma
-WHITE = b" \t\r\n\f\v"
-TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet
+START_BYTES = 1024  # the comma of a data: URI is within these
+WHITESPACE = b" \t\r\n\f\v"
+URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet
 URI = re.compile(rb"\s*data:([ -+\--~]*),", re.IGNORECASE)
-# No image begins with so many characters of base64 alone; and what is sent in place of it.
+# No image file starts with this many base64 characters. URL: a common mistake instead of an image.
 BASE64 = re.compile(rb"\s*(b['\"])?[A-Za-z0-9+/_\-\r\n]{32}[A-Za-z0-9+/_\-=\r\n]*\Z")
-ADDRESS = re.compile(rb"(https?|blob|file|ftp):/?\S*\Z", re.IGNORECASE)
-SPAN_BYTES = 96  # of the beginning, that the above is asked of
-# Texts that people send instead, and what to do.
+URL = re.compile(rb"(https?|blob|file|ftp):/?\S*\Z", re.IGNORECASE)
+DETECTION_BYTES = 96  # the patterns above are matched against these
+# Common mistakes, by the start of the text, and how to fix them.
 MISTAKES = {
-    r"b['\"]": "it begins with b', as str() of Python's bytes does: use .decode('ascii') instead",
-    r"(?i)(https?|blob|file|ftp):": "it is an address, and nothing is fetched: send the photo",
-    r".*\\[nr]": "it has a backslash in it: write line ends as white space, or leave them out",
+    r"b['\"]": "it begins with b', like str() of Python's bytes: use .decode('ascii') instead",
+    r"(?i)(https?|blob|file|ftp):": "it is a URL, and nothing is fetched: send the photo itself",
+    r".*\\[nr]": "it contains a backslash: write line ends as white space, or leave them out",
 }
 
 
-def is_text(start: bytes) -> bool:
-    """Whether bytes that begin with *start* are meant as base64 or a URI, and no image file."""
-    span = start[:SPAN_BYTES]
-    return any((URI.match(start), BASE64.match(span), ADDRESS.match(span)))
+def looks_encoded(start: bytes) -> bool:
+    """Return whether bytes that start with *start* are base64 or a URI, not an image file."""
+    span = start[:DETECTION_BYTES]
+    return any((URI.match(start), BASE64.match(span), URL.match(span)))
 
 
-def from_text(text: str) -> bytes:
-    """Decode base64, of either alphabet, wrapped or not, padded or not; or a data: URI.
+def decode(text: str) -> bytes:
+    """Decode a data: URI, or base64 of either alphabet, with or without line ends and padding.
 
     Raises: BadRequest.
     """
-    found = BytesIO()
+    decoded = BytesIO()
     try:
-        for piece in _decoded(_sliced(text), text[:START_BYTES].encode()):
-            found.write(piece)
+        for piece in _decode_pieces(_slices(text), text[:START_BYTES].encode()):
+            decoded.write(piece)
     except ValueError as error:
         raise _not_base64(text[:START_BYTES]) from error
-    return found.getvalue()
+    return decoded.getvalue()
 
 
-def decode_in_place(buffer: BytesIO, quoted: bool = False) -> None:
-    """Put what *buffer* has as base64 or a data: URI in its place: it is never longer.
+def decode_in_place(buffer: BytesIO, percent_encoded: bool = False) -> None:
+    """Replace base64 or a data: URI in *buffer* by its content, which is never longer.
 
-    *quoted*: whether it is percent-encoded, as a form's values are.
+    *percent_encoded*: as in the values of an urlencoded form.
     Raises: BadRequest.
     """
     buffer.seek(0)
     start, size = buffer.read(START_BYTES), 0
     pieces = _read(buffer)
     try:
-        if quoted:
-            pieces, start = _unquoted(pieces), b"".join(_unquoted([start]))
-        for piece in _decoded(pieces, start):
+        if percent_encoded:
+            pieces, start = _percent_decode(pieces), b"".join(_percent_decode([start]))
+        for piece in _decode_pieces(pieces, start):
             buffer.seek(size)
             size += buffer.write(piece)
     except ValueError as error:
@@ -67,7 +67,7 @@ def decode_in_place(buffer: BytesIO, quoted: bool = False) -> None:
 
 
 def _read(buffer: BytesIO) -> Iterator[bytes]:
-    """Read *buffer* from its beginning, though it is written to meanwhile."""
+    """Yield *buffer* from its beginning, even if it is written to meanwhile."""
     at, piece = 0, b" "
     while piece:
         buffer.seek(at)
@@ -76,30 +76,30 @@ def _read(buffer: BytesIO) -> Iterator[bytes]:
         yield piece
 
 
-def _sliced(text: str) -> Iterator[bytes]:
+def _slices(text: str) -> Iterator[bytes]:
     for at in range(0, len(text), PIECE_BYTES):
         yield text[at : at + PIECE_BYTES].encode()
 
 
-def _decoded(pieces: Iterable[bytes], start: bytes) -> Iterator[bytes]:
-    """Decode *pieces* of a text that begins with *start*. Raises: ValueError."""
+def _decode_pieces(pieces: Iterable[bytes], start: bytes) -> Iterator[bytes]:
+    """Decode *pieces* of a text that starts with *start*. Raises: ValueError."""
     uri = URI.match(start)
     if uri is None:
-        return _from_base64(pieces)
-    payload = _unquoted(_behind(pieces, uri.end()))
+        return _decode_base64(pieces)
+    payload = _percent_decode(_skip(pieces, uri.end()))
     parameters = [part.strip().lower() for part in uri[1].split(b";")[1:]]
-    return _from_base64(payload) if b"base64" in parameters else payload
+    return _decode_base64(payload) if b"base64" in parameters else payload
 
 
-def _behind(pieces: Iterable[bytes], skip: int) -> Iterator[bytes]:
-    """Leave out the first *skip* bytes."""
+def _skip(pieces: Iterable[bytes], skip: int) -> Iterator[bytes]:
+    """Yield *pieces* without the first *skip* bytes."""
     for piece in pieces:
         yield piece[skip:]
         skip = max(0, skip - len(piece))
 
 
-def _unquoted(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Replace %XX; one may be cut by the end of a piece."""
+def _percent_decode(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Decode %XX, also across the end of a piece."""
     from urllib.parse import unquote_to_bytes
 
     rest = b""
@@ -111,12 +111,14 @@ def _unquoted(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield unquote_to_bytes(rest)
 
 
-def _from_base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _decode_base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
     rest, ended = b"", False
     for piece in pieces:
-        data, padding, behind = (rest + piece.translate(TO_STANDARD, WHITE)).partition(b"=")
-        if behind.strip(b"=") or (ended and data != rest):
-            raise ValueError("something follows the padding")
+        data, padding, after = (rest + piece.translate(URL_SAFE_TO_STANDARD, WHITESPACE)).partition(
+            b"="
+        )
+        if after.strip(b"=") or (ended and data != rest):
+            raise ValueError("data follows the padding")
         ended = ended or bool(padding)
         whole = len(data) // 4 * 4
         rest = data[whole:]
@@ -125,6 +127,6 @@ def _from_base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _not_base64(start: str) -> BadRequest:
-    why = (text for mistake, text in MISTAKES.items() if re.match(mistake, start.lstrip()))
-    told = next(why, "send the photo's bytes in base64, or as a data: URI")
-    return BadRequest(f"The photo's text is not base64: {told}.")
+    hints = (text for mistake, text in MISTAKES.items() if re.match(mistake, start.lstrip()))
+    hint = next(hints, "send the photo's bytes in base64, or as a data: URI")
+    return BadRequest(f"The photo's text is not base64: {hint}.")

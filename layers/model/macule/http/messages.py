@@ -1,4 +1,4 @@
-"""Requests, responses and what they have in common: JSON, HTML, ETags. Standard library only."""
+"""Requests and responses; JSON, HTML and ETags. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Any, NamedTuple
 
 from macule.http.body import Body
 
-ANYBODY = ""  # the caller, where there are no keys
+ANONYMOUS = ""  # the caller if the service has no keys
 
 
-class Exempt(NamedTuple):
-    """What is asked for no key, and what is counted against no quota: "METHOD /path"."""
+class Exemptions(NamedTuple):
+    """Routes, as "METHOD /path", that need no key or are not counted against a quota."""
 
     keys: frozenset[str] = frozenset()
     quotas: frozenset[str] = frozenset()
 
 
-NOTHING = Exempt()
+NO_EXEMPTIONS = Exemptions()
 
 
 class Request(NamedTuple):
     """One HTTP request; header names in lower case.
 
-    `boot_ms` is the time from the start of the process to the opening of its door. `answer` adds
-    the rest: `id`, what the caller is told it by; `route`, the path of the entry of `routes` that
-    serves it, "" where none does; `names`, what stood where it has {names}; `caller`, whose it is;
-    `free`, what needs neither key nor quota.
-    `address` is that of whoever sent it to us, as the platform says; often a proxy's.
+    `boot_ms` is the time from the start of the process until it could serve. `address` is the
+    direct client's, as the platform reports it; often a proxy's.
+
+    The application adds the rest: `id`, the X-Request-Id; `route`, the matching path in `routes`,
+    "" if there is none; `names`, the values of the route's {names}; `caller`, the name of the API
+    key; `exemptions`, the routes that need neither key nor quota.
     """
 
     method: str
@@ -40,17 +41,17 @@ class Request(NamedTuple):
     boot_ms: float = 0.0
     id: str = ""
     route: str = ""
-    routes: Table = types.MappingProxyType({})
-    free: Exempt = NOTHING
+    routes: RouteTable = types.MappingProxyType({})
+    exemptions: Exemptions = NO_EXEMPTIONS
     names: Mapping[str, str] = {}
-    caller: str = ANYBODY
+    caller: str = ANONYMOUS
     address: str = ""
 
 
 class Response(NamedTuple):
-    """One HTTP answer.
+    """One HTTP response.
 
-    `facts` and `stages`, milliseconds by name, are never sent: they are for `record`.
+    `facts` and `stages` (milliseconds by name) are not sent: they are for the access log.
     """
 
     status: int
@@ -61,18 +62,18 @@ class Response(NamedTuple):
 
 
 Handler = Callable[[Request], Response]
-Table = Mapping[str, Mapping[str, Handler]]
+RouteTable = Mapping[str, Mapping[str, Handler]]
 
 
-def as_json(document: Mapping[str, Any], status: int = 200, **headers: str) -> Response:
-    """Answer with JSON; header names are written with underscores."""
+def json_response(document: Mapping[str, Any], status: int = 200, **headers: str) -> Response:
+    """Return a JSON response; *headers* have underscores instead of hyphens."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     return Response(status, body, {"Content-Type": "application/json", **names})
 
 
-def as_html(text: str, style: str) -> Response:
-    """Answer with a page that may load nothing but *style*, the text of its one style element."""
+def html_response(text: str, style: str) -> Response:
+    """Return a page that may load nothing but *style*, the text of its only style element."""
     import base64
     import hashlib
 
@@ -85,15 +86,15 @@ def as_html(text: str, style: str) -> Response:
     return Response(200, text.encode(), {"Content-Type": kind, "Content-Security-Policy": policy})
 
 
-def tagged(request: Request, response: Response) -> Response:
-    """Give *response* an ETag; where the caller knows that one already, answer 304 instead."""
+def with_etag(request: Request, response: Response) -> Response:
+    """Add an ETag to *response*; return a 304 if the caller has that version already."""
     import hashlib
 
     tag = response.headers["ETag"] = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
-    return response._replace(status=304, body=b"") if knows(request, tag) else response
+    return response._replace(status=304, body=b"") if etag_matches(request, tag) else response
 
 
-def knows(request: Request, tag: str) -> bool:
-    """Say whether the caller has what *tag*, an ETag, names."""
-    given = request.headers.get("if-none-match", "").split(",")
-    return bool({part.strip().removeprefix("W/") for part in given} & {tag, "*"})
+def etag_matches(request: Request, tag: str) -> bool:
+    """Return whether *tag* is in the request's If-None-Match."""
+    known = request.headers.get("if-none-match", "").split(",")
+    return bool({part.strip().removeprefix("W/") for part in known} & {tag, "*"})

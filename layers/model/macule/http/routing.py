@@ -1,46 +1,48 @@
-"""Routes: "METHOD /path/{name}" to the handler that serves it."""
+"""Routing: from "METHOD /path/{name}" to a handler."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from macule.http.messages import Exempt, Handler, Table
+from macule.http.messages import Exemptions, Handler, RouteTable
 
 
-def table(routes: Mapping[str, Handler]) -> Table:
-    """Turn "GET /health/" -> handler into path -> method -> handler, paths without their slash."""
+def build_table(routes: Mapping[str, Handler]) -> RouteTable:
+    """Convert {"GET /health/": handler} to {path: {method: handler}}, without trailing slashes."""
     paths: dict[str, dict[str, Handler]] = {}
     for route, handler in routes.items():
         method, path = route.split(" ")
-        paths.setdefault(bare(path), {})[method] = handler
+        paths.setdefault(normalize_path(path), {})[method] = handler
     return paths
 
 
-def exempt(keys: Iterable[str], quotas: Iterable[str]) -> Exempt:
-    """Read what is exempt, by names like those of routes."""
-    return Exempt(frozenset(map(plain, keys)), frozenset(map(plain, quotas)))
+def parse_exemptions(keys: Iterable[str], quotas: Iterable[str]) -> Exemptions:
+    """Return the exemptions of routes such as "GET /health/"."""
+    return Exemptions(
+        frozenset(map(normalize_route, keys)), frozenset(map(normalize_route, quotas))
+    )
 
 
-def find(routes: Table, path: str) -> tuple[str, dict[str, str]]:
-    """Find what answers at *path*: itself, or a route with {names} in place of its parts; or ""."""
+def match(routes: RouteTable, path: str) -> tuple[str, dict[str, str]]:
+    """Return the route that matches *path* and the values of its {names}; "" if none does."""
     if path in routes:
         return path, {}
     parts = path.split("/")
     for route in routes:
         pairs = list(zip(route.split("/"), parts, strict=False))
-        named = {known[1:-1]: part for known, part in pairs if known[:1] == "{" and part}
+        names = {known[1:-1]: part for known, part in pairs if known[:1] == "{" and part}
         same = sum(known == part for known, part in pairs)
-        if named and len(pairs) == len(parts) == route.count("/") + 1 == same + len(named):
-            return route, named
+        if names and len(pairs) == len(parts) == route.count("/") + 1 == same + len(names):
+            return route, names
     return "", {}
 
 
-def plain(route: str) -> str:
-    """Write "GET /health/" as its route is looked up."""
+def normalize_route(route: str) -> str:
+    """Normalize the path of "GET /health/"."""
     method, path = route.split(" ")
-    return f"{method} {bare(path)}"
+    return f"{method} {normalize_path(path)}"
 
 
-def bare(path: str) -> str:
-    """Drop one trailing slash: every path answers with and without."""
+def normalize_path(path: str) -> str:
+    """Remove one trailing slash: every path works with and without it."""
     return path.removesuffix("/") or "/"

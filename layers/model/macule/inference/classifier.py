@@ -235,7 +235,7 @@ def _place(model: str | os.PathLike[str] | None) -> str:
         raise BadRequest(f"model is of type {kind}; expected a folder, an address or None.")
     place = os.fspath(model)
     if "://" in place:
-        if why := urls.refusal(place):
+        if why := urls.rejection_reason(place):
             raise BadRequest(f"The model's address {why}.")
         return place
     if not os.path.isdir(place):

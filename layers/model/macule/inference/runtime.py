@@ -16,7 +16,7 @@ from macule.memory import processes
 from macule.observability import metrics
 from macule.registry import remote, trial_run
 from macule.registry.model_card import CHANNELS, Card
-from macule.settings import Source, Where
+from macule.settings import ModelLocation, Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +103,7 @@ def loaded() -> Warm | None:
     return _here().warm
 
 
-def warm(where: Where) -> Warm:
+def warm(where: ModelLocation) -> Warm:
     """Return the model from *where*, loading it at the first call.
 
     Calls meanwhile wait for that one and share its outcome.
@@ -135,7 +135,7 @@ def warm(where: Where) -> Warm:
             here.loading = False
 
 
-def card(where: Where) -> Card:
+def card(where: ModelLocation) -> Card:
     """Return the card of the model from *where*; one that is elsewhere is fetched and loaded.
 
     Raises: ModelUnavailable, BadCard.
@@ -216,7 +216,7 @@ def _here() -> Here:
     return _by_pid[pid]
 
 
-def load(where: Where, on_trial: bool) -> Warm:
+def load(where: ModelLocation, on_trial: bool) -> Warm:
     """Find the file and check it, import the runtime, map it.
 
     In this order, as the process that fetches a model takes memory while it runs.

@@ -53,7 +53,7 @@ def current() -> Here:
         except ModuleNotFoundError as error:
             from macule import extras
 
-            raise BadSetting(extras.needed("BROKER_URL", "redis")) from error
+            raise BadSetting(extras.install_message("BROKER_URL", "redis")) from error
         distant = Valkey(
             chosen.broker_url,
             chosen.job_ttl_s,

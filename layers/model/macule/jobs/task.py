@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from macule import settings
-from macule.errors import Macule, Unavailable, document
+from macule.errors import Macule, Unavailable, problem_document
 from macule.inference import pipeline
 from macule.jobs import FAILED, SUCCEEDED, Order
 from macule.observability import access_log
@@ -27,10 +27,10 @@ def outcome(order: Order, image: bytes, chosen: settings.Settings) -> tuple[str,
         raise
     except Macule as error:
         access_log.worked(FAILED, {"slug": error.slug, "key": order.owner}, {})
-        return FAILED, document(error)
+        return FAILED, problem_document(error)
     except Exception:
         log.exception("a job failed")
         access_log.worked(FAILED, {"slug": Macule.slug, "key": order.owner}, {})
-        return FAILED, document(Macule("Something went wrong on our side; the log has it."))
+        return FAILED, problem_document(Macule("Something went wrong on our side; the log has it."))
     access_log.worked(SUCCEEDED, {**done.facts, "key": order.owner}, done.stages)
     return SUCCEEDED, done.answer

@@ -25,8 +25,8 @@ def configure() -> None:
     """
     import ctypes
 
-    settings.tell("OPENBLAS_NUM_THREADS", "1")
-    settings.tell("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", "20")
+    settings.set_default("OPENBLAS_NUM_THREADS", "1")
+    settings.set_default("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", "20")
 
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

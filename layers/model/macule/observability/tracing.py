@@ -135,7 +135,7 @@ def _provider() -> tuple[TracerProvider, dict[str, str]]:
         def generate_trace_id(self) -> int:
             return int(following["trace_id"], 16)
 
-    settings.tell("OTEL_SERVICE_NAME", "macule")
+    settings.set_default("OTEL_SERVICE_NAME", "macule")
     provider = TracerProvider(id_generator=Ids(), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider, following

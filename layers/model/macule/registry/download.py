@@ -74,18 +74,18 @@ def _alone(root: str) -> Iterator[None]:
 
 def _resolve(address: str, quiet_s: float) -> tuple[str, str]:
     """Find the folder that *address* names, itself or by an alias, and the model's own address."""
-    found = storage.small(urls.below(address, model_card.FILE), quiet_s)
+    found = storage.small(urls.append_path(address, model_card.FILE), quiet_s)
     if found:
         return address, aliases.address(found[0])
-    pointer = urls.beside(address, f"{urls.last(address)}.json")
+    pointer = urls.sibling(address, f"{urls.last_segment(address)}.json")
     found = storage.small(pointer, quiet_s)
     if not found:
         raise ModelUnavailable(
-            f"There is neither a {model_card.FILE} below {urls.shown(address)} nor an alias "
-            f"{urls.last(pointer)}, or they may not be read."
+            f"There is neither a {model_card.FILE} below {urls.redact(address)} nor an alias "
+            f"{urls.last_segment(pointer)}, or they may not be read."
         )
     name = aliases.read(found[0])["now"]
-    return urls.beside(address, name), name
+    return urls.sibling(address, name), name
 
 
 def _is_whole(folder: str) -> bool:
@@ -98,23 +98,23 @@ def _is_whole(folder: str) -> bool:
 
 def _load(place: str, name: str, pinned: str | None, root: str, quiet_s: float) -> None:
     """Load card and file from *place* into *root*; a file that another card came with is taken."""
-    found = storage.small(urls.below(place, model_card.FILE), quiet_s)
+    found = storage.small(urls.append_path(place, model_card.FILE), quiet_s)
     if not found or aliases.address(found[0]) != name:
-        raise ModelUnavailable(f"The card at {urls.shown(place)} is not the one expected there.")
+        raise ModelUnavailable(f"The card at {urls.redact(place)} is not the one expected there.")
     with retention.arriving(root, name) as folder:
         with open(os.path.join(folder, model_card.FILE), "wb") as file:
             file.write(found[0])
         card = model_card.read(folder)
         if pinned and pinned != card.sha256:
             raise ModelUnavailable(
-                f"MODEL_SHA256 begins {pinned[:12]}, but the card at {urls.shown(place)} is of "
+                f"MODEL_SHA256 begins {pinned[:12]}, but the card at {urls.redact(place)} is of "
                 f"{card.sha256[:12]}."
             )
         path = os.path.join(folder, card.file)
         if here := _copy_of(card.sha256, root):
             shutil.copyfile(here, path)
         else:
-            file_uri = urls.below(place, card.file)
+            file_uri = urls.append_path(place, card.file)
             storage.patiently(lambda: _stream(file_uri, path, card.sha256, quiet_s))
 
 
@@ -131,7 +131,7 @@ def _stream(address: str, path: str, expected: str, quiet_s: float) -> None:
     """Write a file while its digest is made, so that it is never held nor read twice."""
     found = storage.read(address, quiet_s)
     if found is None:
-        raise ModelUnavailable(f"{urls.shown(address)} is missing, or may not be read.")
+        raise ModelUnavailable(f"{urls.redact(address)} is missing, or may not be read.")
     announced, _, pieces = found
     disk = os.statvfs(os.path.dirname(path))
     free = disk.f_bavail * disk.f_frsize
@@ -153,6 +153,6 @@ def _stream(address: str, path: str, expected: str, quiet_s: float) -> None:
         )
     if digest.hexdigest() != expected:
         raise ModelUnavailable(
-            f"{urls.shown(address)} is not the file its card describes: its sha256 begins "
+            f"{urls.redact(address)} is not the file its card describes: its sha256 begins "
             f"{digest.hexdigest()[:12]}, the card says {expected[:12]}."
         )

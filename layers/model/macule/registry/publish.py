@@ -25,8 +25,8 @@ def publish(folder: str, target: str, name: str) -> str:
         described = file.read()
     address = aliases.address(described)
     with open(path, "rb") as file:
-        _lay(urls.below(target, address, card.file), file.read())
-    _lay(urls.below(target, address, model_card.FILE), described)
+        _lay(urls.append_path(target, address, card.file), file.read())
+    _lay(urls.append_path(target, address, model_card.FILE), described)
     before, version = _read(target, name)
     if before.get("now") != address:
         _move(target, name, {"now": address, "before": before.get("now", "")}, version)
@@ -43,7 +43,7 @@ def rollback(target: str, name: str) -> str:
     before = pointer.get("before", "")
     if not before:
         raise BadRequest(f"The alias {name} named no model before this one.")
-    if not storage.small(urls.below(target, before, model_card.FILE), QUIET_S):
+    if not storage.small(urls.append_path(target, before, model_card.FILE), QUIET_S):
         raise ModelUnavailable(f"The model before, {before[:12]}, is no longer there.")
     _move(target, name, {"now": before, "before": pointer["now"]}, version)
     return before
@@ -55,7 +55,7 @@ def _lay(address: str, content: bytes) -> None:
         return
     if storage.patiently(lambda: _digest(address)) != sha256(content).hexdigest():
         raise ModelUnavailable(
-            f"{urls.shown(address)} is there with another content. Remove it, and publish again."
+            f"{urls.redact(address)} is there with another content. Remove it, and publish again."
         )
 
 
@@ -68,12 +68,12 @@ def _digest(address: str) -> str:
 
 
 def _read(target: str, name: str) -> tuple[dict[str, str], str]:
-    found = storage.small(urls.below(target, f"{name}.json"), QUIET_S)
+    found = storage.small(urls.append_path(target, f"{name}.json"), QUIET_S)
     return (aliases.read(found[0]), found[1]) if found else ({}, "")
 
 
 def _move(target: str, name: str, pointer: dict[str, str], version: str) -> None:
     """Write the alias unless somebody else has since it was read."""
-    address, content = urls.below(target, f"{name}.json"), json.dumps(pointer).encode()
+    address, content = urls.append_path(target, f"{name}.json"), json.dumps(pointer).encode()
     if not storage.patiently(lambda: storage.write(address, content, version, QUIET_S)):
         raise BadRequest(f"Somebody moved the alias {name} meanwhile. Look, and try again.")

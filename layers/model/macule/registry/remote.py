@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from macule.errors import BadCard, ModelUnavailable
 from macule.registry import local, retention
-from macule.settings import Source, Where, urls
+from macule.settings import ModelLocation, Source, urls
 
 log = logging.getLogger("macule")
 # The child finds modules where this process does: platforms extend sys.path as they please.
@@ -23,7 +23,7 @@ CHILD = (
 )
 
 
-def find(where: Where) -> local.Weights:
+def find(where: ModelLocation) -> local.Weights:
     """Find the model, fetch it if it is elsewhere, and check its file.
 
     Where that fails the last one that came from there serves, unless another is pinned.
@@ -82,7 +82,7 @@ def _fetched(source: Source, root: str) -> str:
         ) from error
     if done.returncode == -signal.SIGALRM:
         raise ModelUnavailable(
-            f"{urls.shown(source.uri)} did not bring the model within {source.timeout_s:g} s "
+            f"{urls.redact(source.uri)} did not bring the model within {source.timeout_s:g} s "
             "(MODEL_TIMEOUT_S)."
         )
     if done.returncode != 0:
@@ -105,7 +105,7 @@ def _cache(source: Source) -> str:
 
     try:
         top = source.cache_dir or os.path.join(gettempdir(), f"macule-{os.geteuid()}")
-        root = os.path.join(top, sha256(urls.shown(source.uri).encode()).hexdigest()[:16])
+        root = os.path.join(top, sha256(urls.redact(source.uri).encode()).hexdigest()[:16])
         for folder in (top, root):
             os.makedirs(folder, 0o700, exist_ok=True)
         found = [os.lstat(folder) for folder in ([root] if source.cache_dir else [top, root])]

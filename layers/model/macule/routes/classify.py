@@ -10,7 +10,7 @@ from macule import settings
 from macule.caching import answers, single_flight
 from macule.caching.single_flight import Flight
 from macule.errors import BadRequest
-from macule.http import messages, uploads
+from macule.http import messages, upload_parsing, uploads
 from macule.http.messages import Request, Response
 from macule.inference import pipeline
 from macule.inference.pipeline import Outcome
@@ -37,7 +37,7 @@ def photo(request: Request) -> Response:
 
     outcome = answered(request, received, chosen, top_k, with_cam)
     answer = {"predictions": [outcome.answer]} if is_batch else outcome.answer
-    return told(messages.as_json(answer), outcome)
+    return told(messages.json_response(answer), outcome)
 
 
 def answered(
@@ -87,14 +87,14 @@ def told(response: Response, outcome: Outcome) -> Response:
 
 def expect(request: Request, chosen: settings.Settings) -> None:
     """Have the photo come before it is its turn, where the server can wait without a thread."""
-    uploads.expect(request, chosen.max_image_bytes, chosen.body_timeout_s)
+    uploads.wait_for_body(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 
-def receive(request: Request, chosen: settings.Settings) -> uploads.Upload:
+def receive(request: Request, chosen: settings.Settings) -> upload_parsing.Upload:
     """Read the photo in the body, once there is room for it and for what decoding it will take."""
-    cost = uploads.price(request, chosen.max_image_bytes)
+    cost = uploads.estimate_bytes(request, chosen.max_image_bytes)
     with admission.current().room(cost, chosen.admission_timeout_s):
-        return uploads.photo(request, chosen.max_image_bytes, chosen.body_timeout_s)
+        return uploads.read_upload(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 
 def wishes(request: Request) -> tuple[int | None, bool]:

@@ -20,25 +20,25 @@ RETRY_AFTER_S = "1"
 def alive(request: Request) -> Response:
     """GET /health/: this process answers. Never touches the model, never waits for it."""
     if "application/json" in request.headers.get("accept", ""):
-        return messages.as_json({"status": "ok"})
+        return messages.json_response({"status": "ok"})
     return Response(200, b"ok", {"Content-Type": "text/plain; charset=utf-8"})
 
 
 def ready(request: Request) -> Response:
     """GET /ready/: 200 when a model is warm and the service stays, else 503; never waits for it."""
-    state, reason = ("draining", "") if draining.now() else runtime.state()
+    state, reason = ("draining", "") if draining.is_draining() else runtime.state()
     warm = runtime.loaded()
     document: dict[str, Any] = {"state": state, "model": warm.identity() if warm else None}
     if reason:
         document["detail"] = reason
     if state == "ready":
-        return messages.as_json(document)
-    return messages.as_json(document, 503, Retry_After=RETRY_AFTER_S)
+        return messages.json_response(document)
+    return messages.json_response(document, 503, Retry_After=RETRY_AFTER_S)
 
 
 def memory(request: Request) -> Response:
     """GET /memory/: what all processes of this service use, of what limit."""
-    return messages.as_json(report())
+    return messages.json_response(report())
 
 
 def report() -> dict[str, Any]:
@@ -90,14 +90,14 @@ def warmup(request: Request) -> Response:
 
         runtime.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
     stages = {name: round(spent, 1) for name, spent in warm.stages.items()}
-    return messages.as_json(
+    return messages.json_response(
         {"state": "ready", "cold_start_ms": warm.cold_start_ms, "stages_ms": stages}
     )
 
 
 def card(request: Request) -> Response:
     """GET /model/: the card of the model that serves; one that is elsewhere is fetched first."""
-    return messages.as_json(runtime.card(settings.current().model).document)
+    return messages.json_response(runtime.card(settings.current().model).document)
 
 
 def _jobs(waiting: selection.Backlog | None) -> dict[str, Any]:

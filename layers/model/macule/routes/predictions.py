@@ -51,7 +51,7 @@ def create(request: Request) -> Response:
     if wait_s is not None:
         applied = {"Preference-Applied": f"wait={wait_s:g}"}
         end = time.monotonic() + wait_s
-        while not job.ended and time.monotonic() < end and not draining.now():
+        while not job.ended and time.monotonic() < end and not draining.is_draining():
             time.sleep(LOOK_S)
             job = desk.queue.get(job.id, request.caller)
     answer = _answer(job, 200 if job.ended else 202)
@@ -62,7 +62,7 @@ def create(request: Request) -> Response:
 def show(request: Request) -> Response:
     """GET /predictions/{id}: how far it is, and its outcome; 304 if that is known by its ETag."""
     job = selection.current().queue.get(request.names["id"], request.caller)
-    return messages.tagged(request, _answer(job))
+    return messages.with_etag(request, _answer(job))
 
 
 def cancel(request: Request) -> Response:
@@ -73,7 +73,7 @@ def cancel(request: Request) -> Response:
 
 
 def _answer(job: Job, status: int = 200) -> Response:
-    answer = messages.as_json(jobs.document(job), status)
+    answer = messages.json_response(jobs.document(job), status)
     if not job.ended:
         answer.headers["Retry-After"] = str(RETRY_AFTER_S)
     return answer

@@ -64,12 +64,12 @@ MOST_CHARACTERS = 40  # of a value that another service wrote
 
 def memory(request: Request) -> Response:
     """GET /memory/ of the health function: its own report, and predict's where it watches one."""
-    return messages.as_json(_reports(request))
+    return messages.json_response(_reports(request))
 
 
 def page(request: Request) -> Response:
     """GET /: the same for a person, without scripts and without reloading itself."""
-    return messages.as_html(_html(_reports(request)), STYLE)
+    return messages.html_response(_html(_reports(request)), STYLE)
 
 
 def watched(url: str, timeout_s: float, key: str | None = None) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def watched(url: str, timeout_s: float, key: str | None = None) -> dict[str, Any
     """
     try:
         sent = {"User-Agent": WATCHER, **({"X-API-Key": key} if key else {})}
-        reply = client.ask(f"{url}/memory/", timeout_s, headers=sent)
+        reply = client.request(f"{url}/memory/", timeout_s, headers=sent)
     except client.Unreachable as error:
         return {"error": str(error)}
     if reply.status != 200:

@@ -1,1 +1,1 @@
-"""API keys, rate limits, client addresses and throttling. Pure: they know no request."""
+"""API keys, rate limits, client addresses and throttling. It knows no HTTP request."""

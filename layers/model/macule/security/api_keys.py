@@ -1,7 +1,7 @@
-"""API keys: made, kept as hashes, and found again by what a request carries.
+"""API keys: creation, storage as hashes, and authentication of a request's headers.
 
-A key is 32 random bytes, so its plain SHA-256 cannot be guessed back: a slow hash, as passwords
-need, would only let strangers spend our time.
+A key is 32 random bytes, so its plain SHA-256 cannot be reversed. A slow hash, as passwords need,
+would only let unauthenticated callers use CPU time.
 """
 
 from __future__ import annotations
@@ -15,109 +15,110 @@ from threading import Lock
 
 from macule.errors import BadSetting, Forbidden, Unauthorized
 from macule.settings import access
-from macule.settings.access import NAME, Entry
+from macule.settings.access import KEY_NAME, KeyEntry
 
 log = logging.getLogger("macule")
 
-PREFIX = "mk_"  # so that a key that lies about is known for one
+PREFIX = "mk_"  # lets secret scanners recognize a leaked key
 WEBHOOK_PREFIX = "whsec_"
 KEY_BYTES = 32
-LOOK_S = 1.0  # between two looks at a file
+RELOAD_INTERVAL_S = 1.0  # between two checks of the file
 HEADER, SCHEME = "x-api-key", "bearer"
 
 
-class Ring:
-    """The keys that are let in: pairs, or those of a file that may change.
+class KeyStore:
+    """The valid keys, from pairs or from a file that may change.
 
     Args:
-      source: `name:hash` pairs, comma-separated; or a path, which has a "/".
-    Raises: BadSetting, which repeats nothing of what it read.
+      source: `name:hash` pairs, comma-separated; or a path, which contains a "/".
+    Raises: BadSetting, whose text contains nothing of the source.
     """
 
     def __init__(self, source: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = source if "/" in source else None
         self._clock = clock
         self._lock = Lock()
-        self._looked_at = clock()
-        self._seen = _mark(self._path) if self._path else None
+        self._checked_at = clock()
+        self._loaded_state = _file_state(self._path) if self._path else None
         self._fault = ""
-        self.entries = _read(self._path) if self._path else access.keys(source.split(","))
+        self.entries = _read(self._path) if self._path else access.parse_keys(source.split(","))
 
-    def caller(self, headers: Mapping[str, str]) -> str:
-        """Return the name of the key that *headers* carry.
+    def authenticate(self, headers: Mapping[str, str]) -> str:
+        """Return the name of the key in *headers*.
 
         Raises: Unauthorized, Forbidden.
         """
-        key = _presented(headers)
+        key = _key_from_headers(headers)
         if not key:
-            raise Unauthorized("This needs a key: Authorization: Bearer KEY, or X-API-Key: KEY.")
+            raise Unauthorized(
+                "This route needs a key. Send Authorization: Bearer KEY, or X-API-Key: KEY."
+            )
         if self._path:
-            self._look(self._path)
-        digest, found = _digest(key), None
+            self._reload_if_changed(self._path)
+        digest, match = _digest(key), None
         from hmac import compare_digest
 
-        for entry in self.entries:  # all of them: how long it takes tells nothing
+        for entry in self.entries:  # all of them, for constant time
             if compare_digest(entry.digest, digest):
-                found = entry
-        if found is None:
-            raise Unauthorized("This key is not known here.", wrong=True)
-        if found.revoked:
+                match = entry
+        if match is None:
+            raise Unauthorized("This key is unknown.", wrong=True)
+        if match.revoked:
             raise Forbidden("This key has been revoked. Ask the operator for another.")
-        return found.name
+        return match.name
 
-    def _look(self, path: str) -> None:
-        """Read the file anew if it changed; what cannot be read leaves the keys as they are."""
+    def _reload_if_changed(self, path: str) -> None:
+        """Read the file again if it changed; if it cannot be read, the current keys stay."""
         with self._lock:
             now = self._clock()
-            if now - self._looked_at < LOOK_S:
+            if now - self._checked_at < RELOAD_INTERVAL_S:
                 return
-            self._looked_at = now
-            mark = _mark(path)
-            if mark == self._seen and not self._fault:
+            self._checked_at = now
+            state = _file_state(path)
+            if state == self._loaded_state and not self._fault:
                 return
-            self._seen = mark
+            self._loaded_state = state
             try:
                 self.entries, fault = _read(path), ""
             except BadSetting as error:
                 fault = str(error)
             changed, self._fault = fault != self._fault, fault
         if not fault:
-            log.info("API_KEYS: read again, %d keys", len(self.entries))
+            log.info("API_KEYS: reloaded, %d keys", len(self.entries))
         elif changed:
-            log.warning("%s The %d keys from before stay.", fault, len(self.entries))
+            log.warning("%s The %d current keys stay valid.", fault, len(self.entries))
 
 
 @cache
-def ring(source: str) -> Ring:
-    """Return this process's keys of *source*."""
-    return Ring(source)
+def key_store(source: str) -> KeyStore:
+    """Return this process's key store for *source*."""
+    return KeyStore(source)
 
 
-def new(name: str) -> tuple[str, str]:
-    """Make a key for *name*; return it, and the pair that API_KEYS keeps of it.
+def create_key(name: str) -> tuple[str, str]:
+    """Return a new key for *name*, and its `name:hash` pair for API_KEYS.
 
     Raises: BadSetting.
     """
     from base64 import urlsafe_b64encode
 
-    if not NAME.fullmatch(name):
-        raise BadSetting("A key's name is 1 to 64 letters, digits and ._- alone.")
+    if not KEY_NAME.fullmatch(name):
+        raise BadSetting("A key's name is 1 to 64 letters, digits and ._- only.")
     key = PREFIX + urlsafe_b64encode(os.urandom(KEY_BYTES)).decode().rstrip("=")
     return key, f"{name}:{_digest(key).hex()}"
 
 
-def webhook_secret() -> str:
-    """Make one of WEBHOOK_SECRETS, as Standard Webhooks 1.0.0 has them."""
+def create_webhook_secret() -> str:
+    """Return a new secret for WEBHOOK_SECRETS, as in Standard Webhooks 1.0.0."""
     from base64 import b64encode
 
     return WEBHOOK_PREFIX + b64encode(os.urandom(KEY_BYTES)).decode()
 
 
-def _presented(headers: Mapping[str, str]) -> str:
-    """Return the key in *headers*, "" without one.
+def _key_from_headers(headers: Mapping[str, str]) -> str:
+    """Return the key in *headers*, "" if there is none.
 
-    X-API-Key goes first: behind Cloud Run's or Lambda's own authorisation the other header is the
-    platform's.
+    X-API-Key takes precedence: the authorization of Cloud Run or Lambda uses the other header.
     """
     if key := headers.get(HEADER, "").strip():
         return key
@@ -131,22 +132,22 @@ def _digest(key: str) -> bytes:
     return sha256(key.encode(errors="replace")).digest()
 
 
-def _read(path: str) -> tuple[Entry, ...]:
+def _read(path: str) -> tuple[KeyEntry, ...]:
     try:
         with open(path, encoding="utf-8") as file:
-            entries = access.keys(file.readlines())
+            entries = access.parse_keys(file.readlines())
     except (OSError, ValueError) as error:
-        why = (isinstance(error, OSError) and error.strerror) or "it is no text"
-        raise BadSetting(f"API_KEYS: the file cannot be read: {why}.") from None
+        reason = (isinstance(error, OSError) and error.strerror) or "it is not text"
+        raise BadSetting(f"API_KEYS: the file cannot be read: {reason}.") from None
     if not entries:
-        log.warning("API_KEYS: the file has no key, so nobody is let in")
+        log.warning("API_KEYS: the file has no key, so every caller gets a 401")
     return entries
 
 
-def _mark(path: str) -> tuple[int, int, int] | None:
-    """Return what changes with a file; None where there is none."""
+def _file_state(path: str) -> tuple[int, int, int] | None:
+    """Return the time, size and inode of a file; None if there is none."""
     try:
-        about = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return about.st_mtime_ns, about.st_size, about.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

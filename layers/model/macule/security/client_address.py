@@ -1,4 +1,4 @@
-"""Whose address a request comes from, where proxies stand in front."""
+"""The client's address of a request behind proxies."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from macule.settings.access import Network
 
 Address = IPv4Address | IPv6Address
-IPV6_PREFIX = 64  # the least that one subscriber gets, so whoever has an address has all of these
+IPV6_PREFIX = 64  # the smallest network of a subscriber, who may use all its addresses
 
 
-def caller(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
-    """Name who asks: an IPv4 address, or the network of an IPv6 address.
+def identify(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
+    """Return the client: an IPv4 address, or the network of an IPv6 address.
 
-    *forwarded*, X-Forwarded-For, is what anybody may have sent, but for what trusted proxies added
-    at its end: it is read from there, for as long as the one who said so is trusted.
+    Clients can forge *forwarded* (X-Forwarded-For), except for the addresses that trusted proxies
+    append. So it is read from its end, as long as the address that added an entry is trusted.
     """
-    address = _address(peer)
+    address = _parse(peer)
     hops = [part.strip() for part in forwarded.split(",")] if forwarded else []
     while hops and address is not None and any(address in network for network in trusted):
-        before = _address(hops.pop())
-        if before is None:  # what a trusted proxy would not have written
+        before = _parse(hops.pop())
+        if before is None:  # no trusted proxy writes this
             break
         address = before
     if isinstance(address, IPv6Address):
@@ -29,12 +29,12 @@ def caller(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
     return str(address or "unknown")
 
 
-def _address(text: str) -> Address | None:
+def _parse(text: str) -> Address | None:
     try:
         address = ip_address(text)
     except ValueError:
         return None
     if isinstance(address, IPv6Address):
-        # an IPv4 caller, as a listener on :: sees it; a zone (%eth0) is dropped
+        # a listener on :: sees IPv4 clients as mapped addresses; a zone (%eth0) is removed
         return address.ipv4_mapped or IPv6Address(int(address))
     return address

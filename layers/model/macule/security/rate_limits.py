@@ -1,8 +1,8 @@
-"""How much one caller may ask for: the generic cell rate algorithm, in memory or in Redis.
+"""Rate limits: the generic cell rate algorithm (GCRA), in memory or in Redis.
 
-Of each caller and policy one number is kept: the time at which its whole quota is there again (the
-"theoretical arrival time" of ITU-T I.371; see brandur.org/rate-limiting). A quota of 60 a minute is
-60 at once and one each second from then on.
+It keeps one number for each caller and policy: the time at which the whole quota is available again
+(the "theoretical arrival time" of ITU-T I.371; see brandur.org/rate-limiting). A quota of 60 a
+minute allows 60 requests at once, and then one each second.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from macule.errors import BadSetting, QuotaExceeded
-from macule.settings.access import US, Policy
+from macule.settings.access import US_PER_S, Policy
 
 if TYPE_CHECKING:
     from macule.caching.redis_client import Quotas
 
-MOST_CALLERS = 10_000  # whose numbers are kept; 3 MB, a test measures it
+MAX_CALLERS = 10_000  # kept in memory: 3 MB, measured by a test
+
+_creation_lock = Lock()
 
 
-_making = Lock()
-
-
-class Memory:
-    """What this process's callers owe, the longest unseen going first.
+class MemoryLimiter:
+    """Rate limits in this process; beyond MAX_CALLERS the least recent caller is removed.
 
     Args:
-      clock: microseconds that never go back.
+      clock: monotonic, in microseconds.
     """
 
     def __init__(
@@ -44,80 +43,82 @@ class Memory:
         self._full_at: OrderedDict[str, tuple[int, ...]] = OrderedDict()
 
     def take(self, caller: str) -> tuple[bool, list[int]]:
-        """Count a request of *caller*, unless a policy is exhausted.
+        """Count a request of *caller* unless a quota is exhausted.
 
-        Returns: whether it is let in, and the microseconds until each quota is whole again.
+        Returns: whether it is admitted, and the microseconds until each quota is full again.
         """
         with self._lock:
             now = self._clock()
-            kept = self._full_at.pop(caller, (now,) * len(self._policies))
-            owed = [max(0, full_at - now) for full_at in kept]
+            full_times = self._full_at.pop(caller, (now,) * len(self._policies))
+            owed = [max(0, full_at - now) for full_at in full_times]
             admitted = not _exhausted(self._policies, owed)
             if admitted:
                 pairs = zip(owed, self._policies, strict=True)
                 owed = [us + policy.interval_us for us, policy in pairs]
             self._full_at[caller] = tuple(now + us for us in owed)
-            if len(self._full_at) > MOST_CALLERS:
+            if len(self._full_at) > MAX_CALLERS:
                 self._full_at.popitem(last=False)
         return admitted, owed
 
 
-class Meter:
-    """Counts in Redis where there is one that answers, else in this process."""
+class RateLimiter:
+    """Rate limits in Redis if it is set and answers, else in this process."""
 
     def __init__(self, policies: Sequence[Policy], shared: Quotas | None = None) -> None:
         self._policies = policies
-        self._memory = Memory(policies)
+        self._memory = MemoryLimiter(policies)
         self._shared = shared
 
     def take(self, caller: str) -> dict[str, str]:
-        """Count a request of *caller*; return the headers that say what is left.
+        """Count a request of *caller*; return the RateLimit headers.
 
         Raises: QuotaExceeded.
         """
-        found = self._shared.take(caller) if self._shared else None
-        admitted, owed = found or self._memory.take(caller)
+        result = self._shared.take(caller) if self._shared else None
+        admitted, owed = result or self._memory.take(caller)
         if not admitted:
-            raise _refusal(self._policies, owed)
+            raise _quota_exceeded(self._policies, owed)
         return _headers(self._policies, self._policies, owed)
 
 
-def meter(policies: tuple[Policy, ...], redis_url: str | None) -> Meter:
-    """Return this process's meter."""
-    with _making:  # two at once would each count for itself
-        return _meter(policies, redis_url)
+def rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLimiter:
+    """Return this process's rate limiter."""
+    with _creation_lock:  # two limiters would count separately
+        return _rate_limiter(policies, redis_url)
 
 
 @cache
-def _meter(policies: tuple[Policy, ...], redis_url: str | None) -> Meter:
+def _rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLimiter:
     if not redis_url:
-        return Meter(policies)
+        return RateLimiter(policies)
     try:
         from macule.caching.redis_client import Quotas
     except ModuleNotFoundError as error:
         from macule import extras
 
-        raise BadSetting(extras.needed("REDIS_URL", "redis")) from error
-    return Meter(policies, Quotas(redis_url, [(p.name, p.interval_us, p.quota) for p in policies]))
+        raise BadSetting(extras.install_message("REDIS_URL", "redis")) from error
+    return RateLimiter(
+        policies, Quotas(redis_url, [(p.name, p.interval_us, p.quota) for p in policies])
+    )
 
 
 def _exhausted(policies: Sequence[Policy], owed: Sequence[int]) -> list[int]:
-    """Return the places of the policies that have no request's worth left."""
+    """Return the indices of the policies without a request left."""
     return [
-        place
-        for place, (policy, us) in enumerate(zip(policies, owed, strict=True))
+        index
+        for index, (policy, us) in enumerate(zip(policies, owed, strict=True))
         if us + policy.interval_us > policy.quota * policy.interval_us
     ]
 
 
-def _refusal(policies: Sequence[Policy], owed: Sequence[int]) -> QuotaExceeded:
-    places = _exhausted(policies, owed)
-    spent = [policies[place] for place in places]
-    owing = [owed[place] for place in places]
-    wait_s = max([1, *(_left(*pair)[1] for pair in zip(spent, owing, strict=True))])
-    told = " and ".join(f"{policy.quota:,} a {policy.name}" for policy in spent)
+def _quota_exceeded(policies: Sequence[Policy], owed: Sequence[int]) -> QuotaExceeded:
+    indices = _exhausted(policies, owed)
+    spent = [policies[index] for index in indices]
+    owing = [owed[index] for index in indices]
+    wait_s = max([1, *(_remaining(*pair)[1] for pair in zip(spent, owing, strict=True))])
+    quotas = " and ".join(f"{policy.quota:,} a {policy.name}" for policy in spent)
     return QuotaExceeded(
-        f"You may ask {told}. Try again in {wait_s} s.",
+        f"Your quota is {quotas}. Try again in {wait_s} s.",
         wait_s,
         _headers(policies, spent, owing),
         **{"violated-policies": [policy.name for policy in spent]},
@@ -125,15 +126,16 @@ def _refusal(policies: Sequence[Policy], owed: Sequence[int]) -> QuotaExceeded:
 
 
 def _headers(
-    policies: Sequence[Policy], told: Sequence[Policy], owed: Sequence[int]
+    policies: Sequence[Policy], reported: Sequence[Policy], owed: Sequence[int]
 ) -> dict[str, str]:
-    """Write the headers of draft-ietf-httpapi-ratelimit-headers-11.
+    """Return the headers of draft-ietf-httpapi-ratelimit-headers-11.
 
-    Its `t` is the time within which no more than `r` may be asked for: until one more comes back.
+    RateLimit has the remaining requests of *reported* as `r`, and the seconds until there is one
+    more as `t`.
     """
     limits = []
-    for policy, us in zip(told, owed, strict=True):
-        left, wait_s = _left(policy, us)
+    for policy, us in zip(reported, owed, strict=True):
+        left, wait_s = _remaining(policy, us)
         limits.append(f'"{policy.name}";r={left};t={wait_s}')
     return {
         "RateLimit-Policy": ", ".join(f'"{p.name}";q={p.quota};w={p.window_s}' for p in policies),
@@ -141,8 +143,8 @@ def _headers(
     }
 
 
-def _left(policy: Policy, owed_us: int) -> tuple[int, int]:
-    """Return how many requests are left, and the seconds until there is one more."""
+def _remaining(policy: Policy, owed_us: int) -> tuple[int, int]:
+    """Return the remaining requests, and the seconds until there is one more."""
     used = -(-owed_us // policy.interval_us)
     wait_us = owed_us - max(0, used - 1) * policy.interval_us
-    return max(0, policy.quota - used), -(-wait_us // US)
+    return max(0, policy.quota - used), -(-wait_us // US_PER_S)

@@ -1,4 +1,4 @@
-"""How fast callers without a key are answered: one after the other, at a steady pace."""
+"""Throttling of refused callers: their responses are sent at a steady pace."""
 
 from __future__ import annotations
 
@@ -9,34 +9,38 @@ from threading import Lock
 
 from macule import settings
 
-APART_S = 0.005  # 200 a second take 8 % of a processor, nearly all of it gunicorn's
-SHARE = 4  # of the threads, the one part that may wait; whoever comes then is answered at once
+INTERVAL_S = 0.005  # 200 a second take 8 % of a CPU, nearly all of it in gunicorn
+WAITING_DIVISOR = 4  # one in four threads may wait; further responses are sent at once
 
 
-class Line:
-    """Lets one pass each *apart_s*; the first does not wait."""
+class Pacer:
+    """Lets one thread continue each *interval_s*; the first does not wait.
+
+    Args:
+      max_waiting: threads that wait at once; others continue immediately.
+    """
 
     def __init__(
         self,
-        apart_s: float,
-        most: int,
+        interval_s: float,
+        max_waiting: int,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._apart_s, self._most = apart_s, most
+        self._interval_s, self._max_waiting = interval_s, max_waiting
         self._clock, self._sleep = clock, sleep
         self._lock = Lock()
         self._waiting = 0
         self._next = 0.0
 
     def wait(self) -> None:
-        """Wait for one's turn, unless too many do."""
+        """Wait for the next free slot, unless too many threads wait."""
         with self._lock:
             now = self._clock()
-            if self._waiting >= self._most:
+            if self._waiting >= self._max_waiting:
                 return
             self._waiting += 1
-            at, self._next = max(now, self._next), max(now, self._next) + self._apart_s
+            at, self._next = max(now, self._next), max(now, self._next) + self._interval_s
         try:
             self._sleep(at - now)
         finally:
@@ -45,6 +49,6 @@ class Line:
 
 
 @cache
-def line() -> Line:
-    """Return this process's line."""
-    return Line(APART_S, max(1, settings.current().threads // SHARE))
+def pacer() -> Pacer:
+    """Return this process's pacer."""
+    return Pacer(INTERVAL_S, max(1, settings.current().threads // WAITING_DIVISOR))

@@ -1,1 +1,1 @@
-"""gunicorn, as it serves a function: its configuration, its worker, its connections; no route."""
+"""The servers: gunicorn's configuration and worker, and the queue worker. It has no route."""

@@ -1,6 +1,6 @@
-"""`python -m macule.server`: gunicorn, unless a setting cannot be used; then one line says so.
+"""`python -m macule.server`: check the settings, then run gunicorn.
 
-gunicorn reads WEB_CONCURRENCY as it is imported: before its configuration could say what is wrong.
+gunicorn reads WEB_CONCURRENCY on import, before its configuration could report an invalid value.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ CONFIGURATION = "python:macule.server.configuration"
 
 
 def main() -> None:
-    """Run gunicorn in this process; arguments are gunicorn's own."""
+    """Run gunicorn in this process with gunicorn's own arguments."""
     from macule import extras, settings
     from macule.errors import BadSetting
 
@@ -19,9 +19,9 @@ def main() -> None:
         settings.read()
     except BadSetting as error:
         sys.exit(f"macule: {error}")
-    if fault := extras.missing("the server", "gunicorn"):
+    if fault := extras.missing_message("the server", "gunicorn"):
         sys.exit(f"macule: {fault}")
-    settings.drop_empty("WEB_CONCURRENCY")  # what is empty is not set; gunicorn disagrees
+    settings.unset_if_empty("WEB_CONCURRENCY")  # gunicorn would parse an empty value
     from gunicorn.app.wsgiapp import run
 
     sys.argv[1:1] = ["-c", CONFIGURATION]

@@ -1,4 +1,4 @@
-"""How gunicorn runs a function: one worker, few threads, nothing loaded before it is needed."""
+"""gunicorn's configuration: one worker by default, and lazy loading."""
 
 import resource
 from typing import Any
@@ -14,108 +14,115 @@ except BadSetting as error:  # gunicorn would print its traceback
 wsgi_app = f"macule.functions.{chosen.function}:app"
 bind = chosen.bind
 workers = chosen.workers
-worker_class = "macule.server.worker.Patient"
+worker_class = "macule.server.worker.PollingWorker"
 threads = chosen.threads
-timeout = chosen.worker_timeout_s  # of a worker that no longer beats, not of a request
+timeout = chosen.worker_timeout_s  # of a worker without heartbeat, not of a request
 graceful_timeout = chosen.graceful_timeout_s
 keepalive = 5
-# Files are left for the model, the queue and what is sent on; beyond that whoever only waits goes.
-files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-worker_connections = 1000 if files == resource.RLIM_INFINITY else max(8, min(1000, files - 64))
+# 64 files are reserved for the model, the queue and outgoing connections. When connections run out,
+# idle ones are closed.
+max_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+is_unlimited = max_files == resource.RLIM_INFINITY
+worker_connections = 1000 if is_unlimited else max(8, min(1000, max_files - 64))
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
-forwarded_allow_ips = ""  # nobody's X-Forwarded-Proto is needed, so nobody's is believed
+forwarded_allow_ips = ""  # X-Forwarded-Proto is not needed, so no client is trusted with it
 control_socket_disable = True  # a service needs no socket in the home folder
 loglevel = "warning"
 proc_name = "macule"
 
 
-# What bodies and answers on their way may take: one part of the memory, and no more than that.
-TRANSFERS_SHARE, TRANSFERS_BYTES = 16, 2**25
+# Memory for bodies and responses in transit: a sixteenth of the limit, at most 32 MB.
+TRANSFERS_DIVISOR, MAX_TRANSFERS_BYTES = 16, 2**25
 
 
 def on_starting(server: Any) -> None:
-    """Check what the settings name, once: a reload must not end a service that runs."""
+    """Check the settings once: a reload must not end a running service."""
     from macule.server import startup
 
     startup.check_settings()
 
 
 def when_ready(server: Any) -> None:
-    """Leave what workers share to itself: the collector's marks would copy 1 MB of it to each."""
+    """Prepare state that workers share; frozen, as the collector would copy 1 MB to each."""
     import gc
 
     from macule.http import draining
     from macule.memory import processes
     from macule.observability import log_format, metrics
 
-    processes.first()  # whose descendants the workers are
-    draining.announce(server)
-    metrics.share(workers)  # what all of them count in, and those that come after
+    processes.first()  # the ancestor of all workers
+    draining.install_arbiter_handler(server)
+    metrics.share(workers)  # counters of all workers, also of later ones
     log_format.begin()
     gc.collect()
     gc.freeze()
 
 
 def on_reload(server: Any) -> None:
-    """HUP: let the workers of now serve until others are warm; gunicorn has set up its log anew."""
+    """HUP: keep the current workers until new ones are warm; gunicorn has set up its log again."""
     from macule.http import draining
     from macule.observability import log_format
 
-    draining.note_reload(server)
+    draining.record_reload(server)
     log_format.begin()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Tell a worker that comes after the first ones, and whether it is one too many."""
+    """Mark a worker that replaces another, and one that is surplus."""
     from macule.http import draining
 
-    draining.hold()
-    worker.replaces = worker.age > workers
-    worker.surplus = server.num_workers > workers
+    draining.block_sigterm()
+    worker.is_replacement = worker.age > workers
+    worker.is_surplus = server.num_workers > workers
 
 
 def post_worker_init(worker: Any) -> None:
-    """Watch the worker's memory; one that replaces another is warm before it takes requests."""
+    """Watch the worker's memory; warm up a replacement before it accepts requests."""
     from macule.http import draining
     from macule.inference import runtime
     from macule.jobs import selection
     from macule.memory import budget, recycling
 
-    draining.prepare(worker, chosen.drain_s, chosen.graceful_timeout_s, selection.leave)
+    draining.install_worker_handler(
+        worker, chosen.drain_s, chosen.graceful_timeout_s, selection.leave
+    )
     worker.wear = recycling.watch(chosen)
-    share = budget.current().limit.bytes // workers // TRANSFERS_SHARE
-    worker.transfers.most_bytes = min(share, TRANSFERS_BYTES)
+    share = budget.current().limit.bytes // workers // TRANSFERS_DIVISOR
+    worker.transfers.max_bytes = min(share, MAX_TRANSFERS_BYTES)
     if chosen.function == "predict":
         selection.resume()
-    if worker.replaces:
-        recycling.take_over(lambda: runtime.warm(chosen.model), worker.ppid, worker.surplus)
-    draining.note_warm(worker)
+    if worker.is_replacement:
+        recycling.take_over(lambda: runtime.warm(chosen.model), worker.ppid, worker.is_surplus)
+    draining.record_warm(worker)
 
 
 def pre_request(worker: Any, req: Any) -> None:
-    """Count what runs; a connection to a service that is being stopped ends with its answer."""
+    """Count running requests; when the service stops, close the connection after its response."""
     from macule.http import draining
 
-    draining.let_in(worker, req)
+    draining.request_started(worker, req)
 
 
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
-    """Count predictions; pings, health checks and whoever is turned away wear nobody out."""
+    """Count predictions for recycling; pings, health checks and refused requests do not count."""
     from macule.http import application, draining
     from macule.memory import recycling
 
-    if req.body.is_awaited:
-        return  # it goes on when its body is there
-    draining.let_out(worker, req)
-    # a request that broke off early has no method
-    if environ.get("REQUEST_METHOD") == "POST" and resp.status_code not in application.REFUSED:
+    if req.body.is_pending:
+        return  # the request runs again when its body has arrived
+    draining.request_finished(worker, req)
+    # a request that failed early has no method
+    if (
+        environ.get("REQUEST_METHOD") == "POST"
+        and resp.status_code not in application.REFUSED_STATUSES
+    ):
         recycling.served(worker.wear, worker.ppid)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Let the job at hand end; what does not is taken up by the next worker."""
+    """Let the current job finish; otherwise the next worker runs it again."""
     from macule.jobs import selection
 
     selection.leave(selection.END_S)

@@ -1,8 +1,8 @@
-"""One connection of `worker.Patient`: no thread waits for its client, to send or to receive.
+"""One connection of `worker.PollingWorker`: no thread waits for a client to send or receive.
 
-What a client sends slowly is received by the worker's poller, what it reads slowly is sent by it; a
-thread has a request only when all of it is there. A body that nothing reads is not waited for: its
-answer says `Connection: close`, and the poller drops what still comes.
+The worker's poller receives from slow senders and sends to slow readers; a thread gets a request
+only when all of it has arrived. A body that is not read is not waited for: the response has
+`Connection: close`, and the poller discards the rest.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
-from macule.server.chunked import Chunks
+from macule.server.chunked import ChunkTracker
 
-RECEIVE_BYTES = 2**18  # each call gives the GIL away, and may wait 5 ms for it
+RECEIVE_BYTES = 2**18  # each call releases the GIL and may wait 5 ms to get it back
 PIECE_BYTES = 2**16
-WAKE_BYTES = 2**15  # the poller is woken for so much, or for the rest
-DROP_BYTES = 2**16  # of an unread body, if they are there: then the connection stays
-UNSENT_BYTES = 2**16  # that the kernel holds for a client that does not read
+WAKE_BYTES = 2**15  # the poller wakes up for this much, or for the rest
+MAX_DISCARD_BYTES = 2**16  # of an unread body that has arrived: up to this, the connection is kept
+UNSENT_BYTES = 2**16  # held by the kernel for a client that does not read
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class BodyMissing(BaseException):
-    """Ends a request, before anything is answered, that is to begin again when its body is there.
+class BodyPending(BaseException):
+    """Interrupts a request before its response; it runs again when its body has arrived.
 
-    It is no Exception, so that what an application catches does not catch this.
+    It is not an Exception, so that an application's handlers do not catch it.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -42,22 +42,22 @@ class BodyMissing(BaseException):
 
 
 class Socket(socket.socket):
-    """A client's socket; what the client does not take at once is kept in `unsent`."""
+    """A client's socket; data that the client does not take at once stays in `unsent`."""
 
     def __init__(self, accepted: socket.socket) -> None:
-        about = accepted.family, accepted.type, accepted.proto
-        super().__init__(*about, fileno=accepted.detach())
+        kind = accepted.family, accepted.type, accepted.proto
+        super().__init__(*kind, fileno=accepted.detach())
         self.unsent = deque[memoryview]()
-        with suppress(OSError):  # a socket of another family, or no Linux
+        with suppress(OSError):  # a socket of another family, or not Linux
             self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
     def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ARG002
-        """Send what the client takes, and keep the rest."""
+        """Send what the client takes now, and keep the rest."""
         self.unsent.append(memoryview(data))
-        self.send_on()
+        self.flush()
 
-    def send_on(self) -> int:
-        """Send what the client takes; return how many bytes that is."""
+    def flush(self) -> int:
+        """Send what the client takes now; return the number of bytes."""
         total = 0
         while self.unsent:
             try:
@@ -72,12 +72,12 @@ class Socket(socket.socket):
 
     @property
     def unsent_bytes(self) -> int:
-        """The bytes that the client has not taken yet."""
+        """The number of bytes that the client has not taken yet."""
         return sum(map(len, self.unsent))
 
 
 class Unreader(SocketUnreader):  # type: ignore[misc]
-    """Gives gunicorn's parser what was received before, and then what the socket has."""
+    """Gives gunicorn's parser the bytes received before, then those of the socket."""
 
     def __init__(self, sock: Socket) -> None:
         super().__init__(sock)
@@ -85,10 +85,10 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         self.has_ended = False  # nothing more is read from the socket
         self._pieces = deque[bytearray]()
 
-    def receive(self, most_bytes: int) -> bytes | None:
-        """Take what the socket has, and return it; None: nothing now; empty: the client's end."""
+    def receive(self, max_bytes: int) -> bytes | None:
+        """Receive and keep what the socket has; None: nothing now; empty: the client has ended."""
         try:
-            data: bytes = self.sock.recv(min(most_bytes, RECEIVE_BYTES), socket.MSG_DONTWAIT)
+            data: bytes = self.sock.recv(min(max_bytes, RECEIVE_BYTES), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         except OSError:
@@ -101,7 +101,7 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         return data
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """Return the next bytes, more than is usual where the parser can take them."""
+        """Return the next bytes, more than gunicorn's usual chunk if the parser can take them."""
         if not self._pieces:
             return b"" if self.has_ended else super().chunk(size_hint)
         most = max(self.mxchunk, size_hint or 0)
@@ -114,13 +114,13 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         self.received_bytes -= len(data)
         return data
 
-    def forget(self) -> None:
-        """Drop what was received and not read."""
+    def clear(self) -> None:
+        """Discard the bytes received and not read."""
         self._pieces.clear()
         self.received_bytes = 0
 
     def unread_bytes(self) -> bytes:
-        """Return what was received behind the last request, and keep it for the next one."""
+        """Return the bytes received after the last request, and keep them for the next one."""
         self.has_ended = False
         while self._pieces:
             self.buf.seek(0, 2)
@@ -128,172 +128,172 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
         return bytes(self.buf.getvalue())
 
 
-class Input(Body):  # type: ignore[misc]
-    """A request's body as an application reads it; or has the poller receive it first (`arrive`).
+class RequestBody(Body):  # type: ignore[misc]
+    """A request's body; the application reads it, or first lets the poller receive all of it.
 
     Args:
-      length: None for a body in chunks.
+      length: None for a chunked body.
       expects: the client waits for a 100 before it sends.
 
-    `notes` are the application's, kept while the request waits for its body.
+    `computed` holds the application's results while the request waits for its body.
     """
 
     def __init__(self, reader: Any, unreader: Unreader, length: int | None, expects: bool) -> None:
         super().__init__(reader)
-        self.notes: dict[Any, Any] = {}
-        self.began = 0.0
-        self.is_late = False  # it did not come in time
-        self.is_awaited = False
+        self.computed: dict[Any, Any] = {}
+        self.started_at = 0.0
+        self.is_late = False  # it did not arrive in time
+        self.is_pending = False
         self._unreader, self._length, self._expects = unreader, length, expects
-        self._frames: Chunks | None = None
-        self._left, self._came_bytes = length or 0, 0
-        self._over: bool | None = None
+        self._chunk_tracker: ChunkTracker | None = None
+        self._left, self._received_total = length or 0, 0
+        self._is_discarded: bool | None = None
 
-    def arrive(self, most_bytes: int, timeout_s: float) -> int:
-        """Wait in the poller until all of the body is there; return how many bytes it has.
+    def wait_for_arrival(self, max_bytes: int, timeout_s: float) -> int:
+        """Return the size of the body if it has arrived; otherwise wait for it in the poller.
 
-        It may take *timeout_s*; more than *most_bytes* are not waited for.
-        Raises: TimeoutError, or EOFError if the client ended it, with the bytes that came;
-          BodyMissing, which must pass.
+        It may take *timeout_s*; more than *max_bytes* are not waited for.
+        Raises: TimeoutError, or EOFError if the client ended it, with the number of received bytes;
+          BodyPending, which must not be caught.
         """
-        if not self.began:
-            self.began = time.perf_counter()
-            self._frames = Chunks(most_bytes) if self._length is None else None
-            self._follow(self._unreader.buf.getvalue())
+        if not self.started_at:
+            self.started_at = time.perf_counter()
+            self._chunk_tracker = ChunkTracker(max_bytes) if self._length is None else None
+            self._track(self._unreader.buf.getvalue())
             while self.missing_bytes and self.received_bytes < PIECE_BYTES and self.receive():
                 pass
-        self.is_awaited = not (self.is_settled or self.is_late or self.has_ended)
-        if self.is_settled:
+        self.is_pending = not (self.is_done or self.is_late or self.has_ended)
+        if self.is_done:
             self._unreader.has_ended = True
-            return self._frames.data_bytes if self._frames else self._length or 0
-        if not self.is_awaited:
-            self._over = False
-            self._unreader.forget()
-            raise (TimeoutError if self.is_late else EOFError)(self._came_bytes)
-        self._invite()
-        raise BodyMissing(timeout_s)
+            return self._chunk_tracker.data_bytes if self._chunk_tracker else self._length or 0
+        if not self.is_pending:
+            self._is_discarded = False
+            self._unreader.clear()
+            raise (TimeoutError if self.is_late else EOFError)(self._received_total)
+        self._send_continue()
+        raise BodyPending(timeout_s)
 
     @property
-    def is_settled(self) -> bool:
-        """Is all of the body there, or enough of it to refuse it?"""
+    def is_done(self) -> bool:
+        """Whether all of the body has arrived, or enough to reject it."""
         return not self.missing_bytes
 
     @property
     def has_ended(self) -> bool:
-        """Is nothing more to come: all of it is there, or its sender has ended it?"""
+        """Whether no more bytes will arrive: the body is complete, or the sender ended it."""
         return self._unreader.has_ended
 
     @property
     def received_bytes(self) -> int:
-        """How many bytes of it lie in memory."""
+        """The number of its bytes in memory."""
         return self._unreader.received_bytes
 
     @property
     def missing_bytes(self) -> int:
-        """How many bytes are still to come, at least."""
-        return self._frames.missing_bytes if self._frames else max(0, self._left)
+        """The minimum of bytes that are still missing."""
+        return self._chunk_tracker.missing_bytes if self._chunk_tracker else max(0, self._left)
 
     def receive(self) -> int:
-        """Take what the socket has; return how many bytes that is."""
-        data = self._unreader.receive(RECEIVE_BYTES if self._frames else self._left)
+        """Receive what the socket has; return the number of bytes."""
+        data = self._unreader.receive(RECEIVE_BYTES if self._chunk_tracker else self._left)
         if data == b"":
             self._unreader.has_ended = True
-        self._follow(data or b"")
+        self._track(data or b"")
         return len(data or b"")
 
-    def is_over(self) -> bool:
-        """Drop what is there of the rest, without waiting: was that all of the body?"""
-        if self._over is None:
-            self._over = not self.failed and self._drop()
-        return self._over
+    def discard_rest(self) -> bool:
+        """Discard what has arrived, without waiting; return whether that was all of the body."""
+        if self._is_discarded is None:
+            self._is_discarded = not self.failed and self._discard()
+        return self._is_discarded
 
     def read(self, size: int | None = None) -> bytes:
-        """Read; whoever waits to be asked for the body is asked now."""
-        self._invite()
+        """Read; if the client waits for a 100, send it first."""
+        self._send_continue()
         return bytes(super().read(size))
 
     def readline(self, size: int | None = None) -> bytes:
-        """Read a line, as `read` does."""
-        self._invite()
+        """Read a line; if the client waits for a 100, send it first."""
+        self._send_continue()
         return bytes(super().readline(size))
 
-    def _follow(self, data: bytes) -> None:
-        self._came_bytes += len(data)
-        if self._frames:
-            self._frames.feed(data)
+    def _track(self, data: bytes) -> None:
+        self._received_total += len(data)
+        if self._chunk_tracker:
+            self._chunk_tracker.feed(data)
         else:
             self._left -= len(data)
 
-    def _invite(self) -> None:
+    def _send_continue(self) -> None:
         expects, self._expects = self._expects, False
         if expects and not self._unreader.buf.tell():
             self._unreader.sock.sendall(CONTINUE)
 
-    def _drop(self) -> bool:
+    def _discard(self) -> bool:
         sock, dropped = self._unreader.sock, 0
         sock.setblocking(False)
         try:
             while data := super().read(PIECE_BYTES):
                 dropped += len(data)
-                if dropped > DROP_BYTES:
+                if dropped > MAX_DISCARD_BYTES:
                     return False
-        except (OSError, ParseException):  # not there yet, or malformed
+        except (OSError, ParseException):  # not arrived yet, or malformed
             return False
         finally:
             sock.setblocking(True)
         return True
 
 
-class LeadingRequest(Request):  # type: ignore[misc]
-    """A request that needs no more of its body than the application reads of it."""
+class HeadFirstRequest(Request):  # type: ignore[misc]
+    """A request that starts before its body has arrived."""
 
     body: Any
     _expected_100_continue: bool
 
     def set_body_reader(self) -> None:
-        """Set what reads the body; gunicorn itself would ask for it before the application does."""
+        """Set the body's reader; without this gunicorn would send the 100 at once."""
         super().set_body_reader()
         expects, self._expected_100_continue = self._expected_100_continue, False
         reader = self.body.reader
         length = None if isinstance(reader, ChunkedReader) else reader.length
-        self.body = Input(reader, self.unreader, length, expects)
+        self.body = RequestBody(reader, self.unreader, length, expects)
 
     def should_close(self) -> bool:
-        """Say that the connection ends with this answer; where it begins, the body must be over."""
-        return bool(super().should_close()) or not self.body.is_over()
+        """Return whether the connection closes after this response; it does if body is left."""
+        return bool(super().should_close()) or not self.body.discard_rest()
 
 
 class Parser(RequestParser):  # type: ignore[misc]
-    """Yields a request again whose body has come meanwhile."""
+    """Yields a request again when its body has arrived."""
 
-    mesg_class = LeadingRequest
-    again = False
+    mesg_class = HeadFirstRequest
+    repeat = False
 
     def __init__(self, cfg: Any, sock: Socket, address: Any) -> None:
         super().__init__(cfg, sock, address)
         self.unreader = Unreader(sock)
 
     def __next__(self) -> Any:
-        if self.again:
-            self.again = False
+        if self.repeat:
+            self.repeat = False
             return self.mesg
         return super().__next__()
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """A connection, and how many bytes it moves since when."""
+    """A connection, with the start, deadline and progress of its transfer."""
 
     sock: Socket
     initialized: bool
 
     def __init__(self, cfg: Any, accepted: socket.socket, client: Any, server: Any) -> None:
         super().__init__(cfg, Socket(accepted), client, server)
-        self.began = self.moved_at = self.patience_s = 0.0
-        self.moved_bytes = 0
-        self.future: Any = None  # of the answer that is being sent
+        self.started_at = self.last_transfer_at = self.timeout_s = 0.0
+        self.transferred_bytes = 0
+        self.future: Any = None  # of the response that is being sent
 
     def init(self) -> None:
-        """Make what parses its requests; a thread calls this before the first one."""
+        """Create the parser; a thread calls this before the first request."""
         self.sock.setblocking(True)
         if not self.initialized:
             self.initialized = True

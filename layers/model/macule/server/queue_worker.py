@@ -1,7 +1,7 @@
-"""`macule worker`: the broker's jobs, one at a time, by Celery; loaded by that command alone.
+"""`macule worker`: runs the broker's jobs one at a time, with Celery.
 
-Celery brings the ids of jobs; what a job is, who has it and how it ended is the queue's to know. So
-a message that is lost, or comes twice, or comes back after its time-out, changes nothing.
+Celery delivers the ids of jobs; the queue stores each job, its lease and its outcome. So a message
+that is lost, duplicated or redelivered after its time-out has no effect.
 """
 
 from __future__ import annotations
@@ -32,85 +32,87 @@ from macule.server import queue_worker_http
 
 T = TypeVar("T")
 log = logging.getLogger("macule")
-LEAST_PAUSE_S, MOST_PAUSE_S = 0.5, 30.0  # while the queue, memory or the model is short
+MIN_PAUSE_S, MAX_PAUSE_S = 0.5, 30.0  # while the queue, memory or the model is unavailable
 SWEEP_S = 1.0
-ANEW_S = 5.0  # after Celery gave up
-SENDERS = 2  # threads that deliver webhooks: one receiver that hangs leaves others room
-BEAT_S = 1.0
-STILL_S = 30.0  # beyond what a job may take, after which the loop stands still
-MARGIN_S = 300.0  # beyond what a job may wait for; it costs nothing that a time-out comes late
+RESTART_PAUSE_S = 5.0  # after Celery ended unexpectedly
+WEBHOOK_THREADS = 2  # a receiver that hangs blocks only one of them
+HEARTBEAT_S = 1.0
+STALL_S = 30.0  # after the longest job; then the event loop counts as stalled
+MARGIN_S = 300.0  # after the longest job; a late redelivery does no harm
 
-Work = Callable[[Order, bytes], tuple[str, Mapping[str, Any]]]
+RunJob = Callable[[Order, bytes], tuple[str, Mapping[str, Any]]]
 Send = Callable[[str, str, bytes], messages.Outcome]  # url, message id, body
 
 
 class Worker:
-    """One process at the queue: what it holds, and the thread that says it is alive.
+    """A worker process: its current job, and the threads that renew leases and send webhooks.
 
     Args:
-      work: makes the outcome of a job; Unavailable means that it may be tried again.
-      grace_s: what the job at hand may take after `leave`.
-      send: as webhooks.deliver; without it webhooks stay due.
-      longest_s: what a job may take.
+      work: returns the outcome of a job; raises Unavailable if it may be tried again.
+      grace_s: time for the current job after `stop`.
+      send: see `webhooks.messages.deliver`; without it no webhooks are sent.
+      max_job_s: the longest time that a job may take.
     """
 
     def __init__(
         self,
         queue: Valkey,
-        work: Work,
+        work: RunJob,
         wear: recycling.Wear,
         grace_s: float,
         send: Send | None = None,
-        longest_s: float = 0.0,
+        max_job_s: float = 0.0,
     ) -> None:
-        self.worn = ""
+        self.restart_reason = ""
         self._queue = queue
         self._work = work
         self._wear = wear
         self._grace_s = grace_s
         self._send = send
-        self._longest_s = longest_s
+        self._max_job_s = max_job_s
         self._held: str | None = None
         self._stopping = Event()
-        self._beaten = self._reached = time.monotonic()
+        self._loop_seen_at = self._broker_seen_at = time.monotonic()
 
-    def begin(self) -> None:
-        """Start the threads beside the one that works."""
-        Thread(target=self._keep, name="keeper", daemon=True).start()
-        for _ in range(SENDERS if self._send else 0):
-            Thread(target=self._tell, args=[self._send], name="webhooks", daemon=True).start()
+    def start(self) -> None:
+        """Start the threads for leases and webhooks."""
+        Thread(target=self._renew_leases, name="keeper", daemon=True).start()
+        for _ in range(WEBHOOK_THREADS if self._send else 0):
+            Thread(
+                target=self._deliver_webhooks, args=[self._send], name="webhooks", daemon=True
+            ).start()
 
-    def leave(self) -> None:
-        """Finish the job at hand; if that takes too long give it back, and end at once."""
+    def stop(self) -> None:
+        """Finish the current job; after the grace period return it to the queue and exit."""
         self._stopping.set()
-        last = Timer(self._grace_s, self._drop)
-        last.daemon = True
-        last.start()
+        timer = Timer(self._grace_s, self._release_and_exit)
+        timer.daemon = True
+        timer.start()
 
-    def ended(self, wait_s: float) -> str:
-        """Return why Celery ended though nobody asked it to, *wait_s* later; "" if somebody did."""
-        if self.worn or self._stopping.is_set():
-            return self.worn
-        log.error("Celery ended; the worker starts anew in %.0f s", wait_s)
+    def wait_for_restart(self, wait_s: float) -> str:
+        """Return why the worker must restart, *wait_s* after Celery failed; "" if stopped."""
+        if self.restart_reason or self._stopping.is_set():
+            return self.restart_reason
+        log.error("Celery ended unexpectedly; the worker restarts in %.0f s", wait_s)
         return "" if self._stopping.wait(wait_s) else "Celery ended"
 
-    def beat(self) -> None:
-        """Say that the loop that brings jobs goes round."""
-        self._beaten = time.monotonic()
+    def heartbeat(self) -> None:
+        """Record that Celery's event loop runs."""
+        self._loop_seen_at = time.monotonic()
 
     def fault(self) -> str:
-        """Say why this worker takes no jobs, "" if it does."""
+        """Return why this worker takes no jobs; "" if it does."""
         now = time.monotonic()
-        away_s, still_s = now - self._reached, now - self._beaten
+        away_s, stalled_s = now - self._broker_seen_at, now - self._loop_seen_at
         if away_s > self._queue.live_s:
             return f"the broker has not answered for {away_s:.0f} s"
-        if still_s > self._longest_s + STILL_S:
-            return f"the loop that brings jobs has stood still for {still_s:.0f} s"
+        if stalled_s > self._max_job_s + STALL_S:
+            return f"the event loop has been stalled for {stalled_s:.0f} s"
         return ""
 
-    def one(self, job_id: str) -> None:
-        """Work on a job, unless it has ended or somebody else has it."""
-        taken = self._patiently(lambda: self._queue.take(job_id))
+    def run_job(self, job_id: str) -> None:
+        """Run a job unless it has ended or another worker has it."""
+        taken = self._retry(lambda: self._queue.take(job_id))
         if taken is None:
             return
         job, image, returned = taken
@@ -118,67 +120,69 @@ class Worker:
         try:
             status, outcome = self._work(job.order, image)
         except Unavailable as error:
-            pause_s = _pause_s(returned)
+            pause_s = _retry_pause_s(returned)
             log.warning("job %s waits for %.0f s: %s", job_id, pause_s, error)
-            self._patiently(lambda: self._queue.give_back(job_id, pause_s))
-        except BaseException:  # the process is to end at once
+            self._retry(lambda: self._queue.give_back(job_id, pause_s))
+        except BaseException:  # the process must end now
             self._queue.give_back(job_id)
             raise
-        else:  # told even by a process that is to end: else all would be done again
-            self._patiently(lambda: self._queue.finish(job_id, status, outcome), to_the_end=True)
-            self.worn = self._wear.add(processes.private, time.monotonic())
+        else:  # stored even when the process stops: otherwise the job would run again
+            self._retry(
+                lambda: self._queue.finish(job_id, status, outcome), even_when_stopping=True
+            )
+            self.restart_reason = self._wear.add(processes.private, time.monotonic())
         finally:
             self._held = None
 
-    def _keep(self) -> None:
-        """Renew what is held, and look after what nobody holds."""
+    def _renew_leases(self) -> None:
+        """Renew the lease of the current job, and return expired ones to the queue."""
         pause_s = min(SWEEP_S, self._queue.live_s / 5)
         while True:
             held = self._held
-            with suppress(Unavailable):  # Celery and `_patiently` say so
+            with suppress(Unavailable):  # Celery and `_retry` log it
                 if held:
                     self._queue.renew(held)
                 for job_id in self._queue.sweep():
-                    log.error("job %s is given up: its workers died", job_id)
-                self._reach()
+                    log.error("job %s failed: its workers died", job_id)
+                self._record_contact()
             time.sleep(pause_s)
 
-    def _reach(self) -> None:
-        """Note that the broker answers; after a while without it, Celery has to find it again."""
+    def _record_contact(self) -> None:
+        """Record that the broker answers; after an outage, give Celery time to reconnect."""
         now = time.monotonic()
-        if now - self._reached > self._queue.live_s:
-            self._beaten = now
-        self._reached = now
+        if now - self._broker_seen_at > self._queue.live_s:
+            self._loop_seen_at = now
+        self._broker_seen_at = now
 
-    def _tell(self, send: Send) -> None:
+    def _deliver_webhooks(self, send: Send) -> None:
         while not self._stopping.is_set():
-            delivery = self._patiently(self._queue.due)
+            delivery = self._retry(self._queue.due)
             if delivery is None:
                 self._stopping.wait(SWEEP_S)
                 continue
-            pause_s = _sent(delivery, send)
-            self._patiently(partial(self._queue.settle, delivery, pause_s))
+            pause_s = _deliver(delivery, send)
+            self._retry(partial(self._queue.settle, delivery, pause_s))
 
-    def _drop(self) -> None:
+    def _release_and_exit(self) -> None:
         held = self._held
         if held:
-            log.warning("job %s is given back: it was not finished in time", held)
-            with suppress(Unavailable):  # then others find that this process is dead
+            log.warning("job %s is returned to the queue: it did not finish in time", held)
+            with suppress(Unavailable):  # then its lease expires
                 self._queue.give_back(held)
         os._exit(0)
 
-    def _patiently(self, action: Callable[[], T], to_the_end: bool = False) -> T | None:
-        """Try again what is unavailable, after pauses that grow, until this process is to end."""
-        pause_s = LEAST_PAUSE_S
+    def _retry(self, action: Callable[[], T], even_when_stopping: bool = False) -> T | None:
+        """Retry *action* while it is unavailable, with growing pauses, until the process stops."""
+        pause_s = MIN_PAUSE_S
         while True:
             try:
                 return action()
             except Unavailable as error:
                 log.warning("%s", error)
-            if self._stopping.is_set() and not to_the_end:
+            if self._stopping.is_set() and not even_when_stopping:
                 return None
             time.sleep(pause_s)
-            pause_s = min(MOST_PAUSE_S, pause_s * 2)
+            pause_s = min(MAX_PAUSE_S, pause_s * 2)
 
 
 def serve(
@@ -186,10 +190,10 @@ def serve(
     live_s: float = LIVE_S,
     look_s: float = LOOK_S,
 ) -> str:
-    """Work on jobs until SIGTERM, or until this process is worn or Celery gives up.
+    """Run jobs until SIGTERM, until this process must be recycled, or until Celery fails.
 
-    Returns: why another process is to take its place, else "".
-    Raises: BadSetting, ModelUnavailable, before it takes any.
+    Returns: why another process must replace this one, else "".
+    Raises: BadSetting, ModelUnavailable, before the first job.
     """
     allocator.configure()
     url, port = chosen.broker_url or "", chosen.worker_metrics_port
@@ -202,31 +206,31 @@ def serve(
     send = partial(
         messages.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback
     )
-    told = send if chosen.webhook_secrets else None
+    sender = send if chosen.webhook_secrets else None
     wear = recycling.watch(chosen)
-    worker = Worker(queue, predicted, wear, grace_s, told, longest_s(chosen))
+    worker = Worker(queue, predicted, wear, grace_s, sender, max_job_s(chosen))
     app = Celery("macule", broker=url, set_as_current=False)
-    app.conf.update(configuration(chosen))
+    app.conf.update(celery_configuration(chosen))
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator]
     def predict(job_id: str) -> None:
-        worker.one(job_id)
-        if worker.worn:
+        worker.run_job(job_id)
+        if worker.restart_reason:
             state.should_stop = 0
 
-    def ready(sender: Any, **_: Any) -> None:
-        sender.hub.call_repeatedly(BEAT_S, worker.beat)
+    def on_ready(sender: Any, **_: Any) -> None:
+        sender.hub.call_repeatedly(HEARTBEAT_S, worker.heartbeat)
         # not before Celery listens to SIGTERM
         log.info("worker %d is ready: %s %s", os.getpid(), warm.card.name, warm.card.version)
 
-    def leaving(**_: Any) -> None:
-        worker.leave()
+    def on_shutdown(**_: Any) -> None:
+        worker.stop()
 
-    signals.setup_logging.connect(_silent)  # the command has set logging up
-    signals.worker_ready.connect(ready)
-    signals.worker_shutting_down.connect(leaving)
-    # One process and one job at a time: the model is loaded once, and a second core is a second
-    # worker's. What workers would say to one another costs each a connection and 4 MB.
+    signals.setup_logging.connect(_ignore)  # the command has configured logging
+    signals.worker_ready.connect(on_ready)
+    signals.worker_shutting_down.connect(on_shutdown)
+    # One process and one job at a time: the model is loaded once; run a second worker for a second
+    # core. Messages between workers would cost each a connection and 4 MB.
     celery = app.Worker(
         pool="solo",
         concurrency=1,
@@ -235,24 +239,25 @@ def serve(
         without_heartbeat=True,
         quiet=True,
     )
-    worker.begin()
+    worker.start()
     if listener:
         queue_worker_http.start(listener, worker.fault)
     celery.start()
-    reason = worker.ended(ANEW_S)  # it ends where the server has no memory left for its commands
+    # Celery ends, for example, if the broker has no memory left for commands
+    reason = worker.wait_for_restart(RESTART_PAUSE_S)
     if reason:
         recycling.tell(reason)
     return reason
 
 
-def longest_s(chosen: settings.Settings) -> float:
-    """Return the seconds that a job may take, with the model fetched for it."""
+def max_job_s(chosen: settings.Settings) -> float:
+    """Return the longest time of a job, in seconds, with the download of a model."""
     fetch_s = chosen.model.timeout_s if isinstance(chosen.model, settings.Source) else 0.0
     return fetch_s + 3 * chosen.admission_timeout_s + 2 * chosen.decode_timeout_s
 
 
-def configuration(chosen: settings.Settings) -> dict[str, Any]:
-    """Say how Celery is to run here."""
+def celery_configuration(chosen: settings.Settings) -> dict[str, Any]:
+    """Return Celery's configuration."""
     return {
         "accept_content": ["json"],
         "broker_connection_max_retries": None,
@@ -263,7 +268,7 @@ def configuration(chosen: settings.Settings) -> dict[str, Any]:
             "socket_connect_timeout": TIMEOUT_S,
             "socket_keepalive": True,
             "socket_timeout": 5 * TIMEOUT_S,
-            "visibility_timeout": longest_s(chosen) + MARGIN_S,
+            "visibility_timeout": max_job_s(chosen) + MARGIN_S,
         },
         "task_acks_late": True,
         "task_default_queue": lua_scripts.QUEUE,
@@ -274,11 +279,11 @@ def configuration(chosen: settings.Settings) -> dict[str, Any]:
     }
 
 
-def _sent(delivery: Delivery, send: Send) -> float | None:
-    """Try once to deliver a webhook; return the pause until the next try, None if there is none."""
+def _deliver(delivery: Delivery, send: Send) -> float | None:
+    """Try to deliver a webhook; return the pause until the next try, None if there is none."""
     try:
         outcome = send(delivery.url, delivery.message_id, delivery.body)
-    except Exception:  # else the thread ends, and with it all webhooks of this worker
+    except Exception:  # otherwise the thread would end, and webhooks with it
         log.exception("a webhook failed")
         outcome = messages.Outcome("again", "failed on our side")
     attempts = delivery.attempts + 1
@@ -289,10 +294,10 @@ def _sent(delivery: Delivery, send: Send) -> float | None:
     return None
 
 
-def _silent(**_: Any) -> None:
-    """Keep Celery from setting up logging."""
+def _ignore(**_: Any) -> None:
+    """Prevent Celery from configuring logging."""
 
 
-def _pause_s(returned: int) -> float:
-    """Say how long a job waits that was given back before so often."""
-    return min(MOST_PAUSE_S, 2.0**returned) * random.uniform(0.5, 1.0)  # noqa: S311
+def _retry_pause_s(returned: int) -> float:
+    """Return the pause of a job that was *returned* to the queue so often, in seconds."""
+    return min(MAX_PAUSE_S, 2.0**returned) * random.uniform(0.5, 1.0)  # noqa: S311

@@ -1,4 +1,4 @@
-"""The only reader and writer of the environment."""
+"""Settings from environment variables; no other module reads or sets them."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MB = 2**20
-# What the platforms say of the memory they give, in MB.
+# The memory of the instance in MB, set by the platforms.
 PLATFORM_MEMORY_VARIABLES = ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "FUNCTION_MEMORY_MB")
-# No error repeats a value of these.
-SECRET = frozenset(
+# No error shows the value of these.
+SECRET_VARIABLES = frozenset(
     {"API_KEYS", "BROKER_URL", "MODEL_URI", "PREDICT_KEY", "REDIS_URL", "WEBHOOK_SECRETS"}
 )
-MOST_SHOWN = 80  # characters of a value
+MAX_SHOWN_CHARS = 80  # characters of a value
 
 
 class Source(NamedTuple):
     """Where a model is fetched from: a folder, https://, s3:// or gs://; and how."""
 
     uri: str
-    sha256: str | None  # of the only file that may serve
+    sha256: str | None  # of the expected file; any other is rejected
     timeout_s: float
     cache_dir: str | None
 
 
-Where = Source | str | None  # a folder; None is the model in use
+ModelLocation = Source | str | None  # a folder; None is the model in use
 
 
 class Settings(NamedTuple):
-    """What an operator may choose; docs/api.md lists each with its default."""
+    """All settings; docs/api.md lists each with its default."""
 
-    model: Where
+    model: ModelLocation
     max_image_bytes: int
     max_image_pixels: int
     enable_gradcam: bool
@@ -86,7 +86,7 @@ class Settings(NamedTuple):
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read all settings.
 
-    Raises: BadSetting, naming the variable, its value and what was expected.
+    Raises: BadSetting, with the variable, its value and what is expected.
     """
 
     def get(name: str, default: T, parse: Callable[[str], T]) -> T:
@@ -96,126 +96,126 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         try:
             return parse(text)
         except ValueError as error:
-            # an address may have a password before its @, a signature in its query
-            hidden = name in SECRET or set("@?") & set(text)
-            shown = name if hidden else f"{name}={text[:MOST_SHOWN]!r}"
+            # a URL may have a password before its @, or a signature in its query
+            is_secret = name in SECRET_VARIABLES or set("@?") & set(text)
+            shown = name if is_secret else f"{name}={text[:MAX_SHOWN_CHARS]!r}"
             raise BadSetting(f"{shown} is not {error}") from None
 
-    platform = (get(name, None, parsers.whole(1)) for name in PLATFORM_MEMORY_VARIABLES)
-    host, port = get("HOST", "0.0.0.0", parsers.host), get("PORT", 8080, parsers.whole(0, 65535))  # noqa: S104
+    platform = (get(name, None, parsers.integer(1)) for name in PLATFORM_MEMORY_VARIABLES)
+    host, port = get("HOST", "0.0.0.0", parsers.host), get("PORT", 8080, parsers.integer(0, 65535))  # noqa: S104
     return Settings(
-        model=_model(
+        model=_model_location(
             get("MODEL_DIR", None, parsers.folder),
-            get("MODEL_URI", None, _uri),
+            get("MODEL_URI", None, _model_uri),
             get("MODEL_SHA256", None, parsers.sha256),
             get("MODEL_TIMEOUT_S", 30.0, parsers.seconds(0.01, 3600)),
             get("MODEL_CACHE_DIR", None, parsers.folder),
         ),
-        max_image_bytes=get("MAX_IMAGE_BYTES", 10 * MB, parsers.whole(1)),
-        max_image_pixels=get("MAX_IMAGE_PIXELS", 120_000_000, parsers.whole(1)),
-        enable_gradcam=get("ENABLE_GRADCAM", True, parsers.truth),
+        max_image_bytes=get("MAX_IMAGE_BYTES", 10 * MB, parsers.integer(1)),
+        max_image_pixels=get("MAX_IMAGE_PIXELS", 120_000_000, parsers.integer(1)),
+        enable_gradcam=get("ENABLE_GRADCAM", True, parsers.boolean),
         allowed_origins=get("ALLOWED_ORIGINS", (), parsers.origins),
         admission_timeout_s=get("ADMISSION_TIMEOUT_S", 10.0, parsers.seconds(0, 3600)),
-        max_waiting=get("MAX_WAITING", 200, parsers.whole(0)),
+        max_waiting=get("MAX_WAITING", 200, parsers.integer(0)),
         body_timeout_s=get("BODY_TIMEOUT_S", 10.0, parsers.seconds(0.01, 3600)),
         decode_timeout_s=get("DECODE_TIMEOUT_S", 20.0, parsers.seconds(0.01, 3600)),
-        memory_limit_mb=get("MEMORY_LIMIT_MB", None, parsers.whole(1)),
-        memory_bands=get("MEMORY_BANDS", (0.3, 0.7, 0.88, 0.98), parsers.shares),
+        memory_limit_mb=get("MEMORY_LIMIT_MB", None, parsers.integer(1)),
+        memory_bands=get("MEMORY_BANDS", (0.3, 0.7, 0.88, 0.98), parsers.rising_fractions),
         platform_memory_mb=next((mb for mb in platform if mb), None),
         function=get("FUNCTION_TARGET", "predict", parsers.one_of("predict", "health")),
         bind=f"{host}:{port}",
-        workers=get("WEB_CONCURRENCY", 1, parsers.whole(1, 256)),
-        threads=get("THREADS", 256, parsers.whole(1, 10_000)),
-        graceful_timeout_s=get("GRACEFUL_TIMEOUT_S", 25, parsers.whole(1, 3600)),
-        worker_timeout_s=get("WORKER_TIMEOUT_S", 60, parsers.whole(1, 3600)),
+        workers=get("WEB_CONCURRENCY", 1, parsers.integer(1, 256)),
+        threads=get("THREADS", 256, parsers.integer(1, 10_000)),
+        graceful_timeout_s=get("GRACEFUL_TIMEOUT_S", 25, parsers.integer(1, 3600)),
+        worker_timeout_s=get("WORKER_TIMEOUT_S", 60, parsers.integer(1, 3600)),
         drain_s=get("DRAIN_S", 1.0, parsers.seconds(0, 3600)),
-        max_requests=get("MAX_REQUESTS", None, parsers.whole(1)),
-        recycle_mb=get("RECYCLE_MB", None, parsers.whole(1)),
-        predict_url=get("PREDICT_URL", None, parsers.web_address),
+        max_requests=get("MAX_REQUESTS", None, parsers.integer(1)),
+        recycle_mb=get("RECYCLE_MB", None, parsers.integer(1)),
+        predict_url=get("PREDICT_URL", None, parsers.http_url),
         predict_timeout_s=get("PREDICT_TIMEOUT_S", 2.0, parsers.seconds(0.01, 3600)),
         predict_key=get("PREDICT_KEY", None, parsers.header_value),
         api_keys=get("API_KEYS", None, _keys),
         quota=get("QUOTA", (), _quota),
         trusted_proxies=get("TRUSTED_PROXIES", (), _proxies),
-        cache_mb=get("CACHE_MB", 2, parsers.whole(0)),
+        cache_mb=get("CACHE_MB", 2, parsers.integer(0)),
         cache_ttl_s=get("CACHE_TTL_S", 3600.0, parsers.seconds(1, 30 * 86400)),
-        redis_url=get("REDIS_URL", None, parsers.redis_address("redis", "rediss", "unix")),
-        broker_url=get("BROKER_URL", None, parsers.redis_address("redis", "rediss")),
+        redis_url=get("REDIS_URL", None, parsers.redis_url("redis", "rediss", "unix")),
+        broker_url=get("BROKER_URL", None, parsers.redis_url("redis", "rediss")),
         data_dir=get("DATA_DIR", None, parsers.folder),
         job_ttl_s=get("JOB_TTL_S", 3600.0, parsers.seconds(1, 30 * 86400)),
-        max_jobs=get("MAX_JOBS", 1000, parsers.whole(1)),
-        max_jobs_mb=get("MAX_JOBS_MB", None, parsers.whole(1)),
-        worker_metrics_port=get("WORKER_METRICS_PORT", None, parsers.whole(0, 65535)),
+        max_jobs=get("MAX_JOBS", 1000, parsers.integer(1)),
+        max_jobs_mb=get("MAX_JOBS_MB", None, parsers.integer(1)),
+        worker_metrics_port=get("WORKER_METRICS_PORT", None, parsers.integer(0, 65535)),
         webhook_secrets=get("WEBHOOK_SECRETS", (), parsers.webhook_secrets),
-        webhook_loopback=get("WEBHOOK_LOOPBACK", False, parsers.truth),
+        webhook_loopback=get("WEBHOOK_LOOPBACK", False, parsers.boolean),
         log=get("LOG", None, parsers.one_of("json", "text")),
-        log_level=get("LOG_LEVEL", "INFO", parsers.level),
-        log_addresses=get("LOG_ADDRESSES", False, parsers.truth),
-        otel_endpoint=get("OTEL_EXPORTER_OTLP_ENDPOINT", None, parsers.web_address),
+        log_level=get("LOG_LEVEL", "INFO", parsers.log_level),
+        log_addresses=get("LOG_ADDRESSES", False, parsers.boolean),
+        otel_endpoint=get("OTEL_EXPORTER_OTLP_ENDPOINT", None, parsers.http_url),
     )
 
 
 @cache
 def current() -> Settings:
-    """Return this process's settings, read at the first call."""
+    """Return this process's settings, read on the first call."""
     return read()
 
 
 def makes_snapshot(environ: Mapping[str, str] = os.environ) -> bool:
-    """Say whether AWS Lambda starts this process to take a snapshot of it (SnapStart)."""
+    """Return whether AWS Lambda starts this process to take a snapshot of it (SnapStart)."""
     return environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
 
 
-def tell(name: str, value: str) -> None:
-    """Set a variable that a library reads as it is loaded, unless the operator did."""
+def set_default(name: str, value: str) -> None:
+    """Set a variable that a library reads on import, unless the operator has set it."""
     os.environ.setdefault(name, value)
 
 
-def drop_empty(name: str) -> None:
-    """Unset a variable that is empty: a library might take that for a value."""
+def unset_if_empty(name: str) -> None:
+    """Unset a variable that is empty: libraries may interpret it as a value."""
     if not os.environ.get(name, "").strip():
         os.environ.pop(name, None)
 
 
-def _model(
+def _model_location(
     folder: str | None,
     address: str | None,
     sha256: str | None,
     timeout_s: float,
     cache_dir: str | None,
-) -> Where:
+) -> ModelLocation:
     if folder and address:
         raise BadSetting("MODEL_DIR and MODEL_URI are both set; unset one.")
     if sha256 and not address:
-        raise BadSetting("MODEL_SHA256 is set without MODEL_URI, whose file it names.")
+        raise BadSetting("MODEL_SHA256 is set without MODEL_URI, whose file it checks.")
     return Source(address, sha256, timeout_s, cache_dir) if address else folder
 
 
-def _uri(text: str) -> str:
+def _model_uri(text: str) -> str:
     if "://" not in text:
         return parsers.folder(text)
-    if why := urls.refusal(text):
-        raise BadSetting(f"MODEL_URI {why}.")
+    if reason := urls.rejection_reason(text):
+        raise BadSetting(f"MODEL_URI {reason}.")
     return text
 
 
 def _keys(text: str) -> str:
-    """Check pairs of names and hashes; a file that has them is read at the start."""
+    """Check `name:hash` pairs; a file with them is read at start."""
     from macule.settings import access
 
     if "/" in text:
         return parsers.folder(text)
-    access.keys(parsers.items(text, "name:sha256 pairs (`macule key new NAME`)"))
+    access.parse_keys(parsers.split_list(text, "name:sha256 pairs (`macule key new NAME`)"))
     return text
 
 
 def _quota(text: str) -> tuple[Policy, ...]:
     from macule.settings import access
 
-    return access.rate_limits(",".join(parsers.items(text, "quotas such as 60/minute")))
+    return access.parse_rate_limits(",".join(parsers.split_list(text, "quotas such as 60/minute")))
 
 
 def _proxies(text: str) -> tuple[Network, ...]:
     from macule.settings import access
 
-    return access.networks(",".join(parsers.items(text, "addresses or networks")))
+    return access.parse_networks(",".join(parsers.split_list(text, "addresses or networks")))

@@ -1,4 +1,4 @@
-"""API keys, rate limits and trusted proxies, as their settings write them."""
+"""Parsers of API_KEYS, QUOTA and TRUSTED_PROXIES."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from macule.errors import BadSetting
 
 Network = IPv4Network | IPv6Network
 WINDOWS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
-MOST_QUOTA = 1_000_000
-US = 1_000_000  # microseconds in a second: whole numbers add up alike in Python and Lua
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-ENTRY = re.compile(rf"({NAME.pattern}):([0-9a-fA-F]{{64}})(:revoked)?")
+MAX_QUOTA = 1_000_000
+US_PER_S = 1_000_000  # integers give the same sums in Python and in Lua
+KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+KEY_ENTRY = re.compile(rf"({KEY_NAME.pattern}):([0-9a-fA-F]{{64}})(:revoked)?")
 
 
-class Entry(NamedTuple):
-    """Whose a key is, and the SHA-256 of it."""
+class KeyEntry(NamedTuple):
+    """The name of a key's holder, and the key's SHA-256."""
 
     name: str
     digest: bytes
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """A number of requests in a window; its name is the window's."""
+    """A number of requests in a window; `name` is the window's unit."""
 
     name: str
     quota: int
@@ -34,41 +34,41 @@ class Policy(NamedTuple):
 
     @property
     def interval_us(self) -> int:
-        """The time in which one request's worth comes back."""
-        return self.window_s * US // self.quota
+        """The microseconds after which one more request is available."""
+        return self.window_s * US_PER_S // self.quota
 
 
-def keys(lines: Iterable[str]) -> tuple[Entry, ...]:
-    """Read `name:hash` or `name:hash:revoked` of each line; # begins a comment.
+def parse_keys(lines: Iterable[str]) -> tuple[KeyEntry, ...]:
+    """Parse lines of `name:hash` or `name:hash:revoked`; # begins a comment.
 
-    A name may have several keys, so that one can take over from another.
-    Raises: BadSetting, by the line's number alone.
+    A name may have several keys, so that keys can be rotated.
+    Raises: BadSetting, with the number of the line only.
     """
-    entries: dict[bytes, Entry] = {}
+    entries: dict[bytes, KeyEntry] = {}
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue
-        match = ENTRY.fullmatch(text)
+        match = KEY_ENTRY.fullmatch(text)
         if not match:
-            raise BadSetting(f"API_KEYS: number {number} is not name:sha256 (`macule key new`).")
-        entry = Entry(match[1], bytes.fromhex(match[2]), bool(match[3]))
+            raise BadSetting(f"API_KEYS: entry {number} is not name:sha256 (`macule key new`).")
+        entry = KeyEntry(match[1], bytes.fromhex(match[2]), bool(match[3]))
         if entry.digest in entries:
-            raise BadSetting(f"API_KEYS: number {number} repeats a hash.")
+            raise BadSetting(f"API_KEYS: entry {number} repeats a hash.")
         entries[entry.digest] = entry
     return tuple(entries.values())
 
 
-def rate_limits(text: str) -> tuple[Policy, ...]:
-    """Read "60/minute" or "1000/hour,10/second".
+def parse_rate_limits(text: str) -> tuple[Policy, ...]:
+    """Parse "60/minute" or "1000/hour,10/second".
 
-    Raises: ValueError, saying what was expected.
+    Raises: ValueError, with what is expected.
     """
     policies = []
     for part in filter(None, map(str.strip, text.split(","))):
         number, _, unit = (word.strip() for word in part.partition("/"))
-        whole = number.isascii() and number.isdigit() and 1 <= int(number[:8]) <= MOST_QUOTA
-        if not whole or unit not in WINDOWS_S:
+        is_quota = number.isascii() and number.isdigit() and 1 <= int(number[:8]) <= MAX_QUOTA
+        if not is_quota or unit not in WINDOWS_S:
             raise ValueError("numbers, 1 to 1000000, by second, minute, hour or day: 60/minute")
         policies.append(Policy(unit, int(number), WINDOWS_S[unit]))
     if len({policy.name for policy in policies}) < len(policies):
@@ -76,10 +76,10 @@ def rate_limits(text: str) -> tuple[Policy, ...]:
     return tuple(policies)
 
 
-def networks(text: str) -> tuple[Network, ...]:
-    """Read addresses and networks, comma-separated.
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Parse addresses and networks, comma-separated.
 
-    Raises: ValueError, saying what was expected.
+    Raises: ValueError, with what is expected.
     """
     parts = filter(None, map(str.strip, text.split(",")))
     try:

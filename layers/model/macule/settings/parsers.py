@@ -1,6 +1,6 @@
 """Parsers of settings: each takes a variable's text and returns its value.
 
-Raises: ValueError, whose text is what was expected; it never repeats the value.
+They raise ValueError, whose text says what is expected, and never the value.
 """
 
 from __future__ import annotations
@@ -8,17 +8,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from urllib.parse import parse_qsl, urlsplit
 
 from macule.settings import urls
 
-MOST = 10**9  # of any whole number: no counter of a library overflows
+MAX_INTEGER = 10**9  # prevents overflows in libraries
 NUMBER = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 LEVELS = ("debug", "info", "warning", "error", "critical")
 OTHER_LEVELS = {"warn": "warning", "err": "error", "fatal": "critical"}
-# Of TLS; anything else in a query would reach a constructor of redis-py.
+# TLS options only: redis-py would pass any other option to a constructor.
 REDIS_OPTIONS = {
     "ssl_cert_reqs": ("none", "optional", "required"),
     "ssl_check_hostname": ("true", "false"),
@@ -29,9 +30,11 @@ REDIS_OPTIONS = {
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def whole(least: int, most: int = MOST) -> Callable[[str], int]:
-    """Parse digits alone: no sign, space or underscore."""
-    expected = f"a whole number of at least {least}" + (f", at most {most}" if most < MOST else "")
+def integer(least: int, most: int = MAX_INTEGER) -> Callable[[str], int]:
+    """Return a parser of digits, without sign, space or underscore."""
+    expected = f"a whole number of at least {least}" + (
+        f", at most {most}" if most < MAX_INTEGER else ""
+    )
 
     def parse(text: str) -> int:
         digits = text.isascii() and text.isdigit() and len(text) <= 20
@@ -43,7 +46,7 @@ def whole(least: int, most: int = MOST) -> Callable[[str], int]:
 
 
 def seconds(least: float, most: float) -> Callable[[str], float]:
-    """Parse a plain decimal number."""
+    """Return a parser of a decimal number without exponent."""
 
     def parse(text: str) -> float:
         if not NUMBER.fullmatch(text) or not least <= float(text) <= most:
@@ -54,7 +57,7 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """Parse one of *words*, in any case."""
+    """Return a parser of one of *words*, in any case."""
 
     def parse(text: str) -> str:
         if text.lower() not in words:
@@ -64,104 +67,109 @@ def one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
-def truth(text: str) -> bool:
+def boolean(text: str) -> bool:
+    """Parse true, 1, yes, on, false, 0, no or off, in any case."""
     if text.lower() not in (*TRUE, *FALSE):
         raise ValueError("true or false")
     return text.lower() in TRUE
 
 
-def level(text: str) -> str:
-    """Parse a level of `logging`, in the spellings that other programs take."""
+def log_level(text: str) -> str:
+    """Parse a level of `logging`; common other spellings are accepted."""
     name = OTHER_LEVELS.get(text.lower(), text.lower())
     if name not in LEVELS:
         raise ValueError(" or ".join(LEVELS))
     return name.upper()
 
 
-def shares(text: str) -> tuple[float, ...]:
+def rising_fractions(text: str) -> tuple[float, ...]:
+    """Parse four increasing numbers, 0 to 1."""
     parts = [part.strip() for part in text.split(",")]
-    found = tuple(float(part) for part in parts if NUMBER.fullmatch(part))
-    rising = len(parts) == len(found) == 4 and 0 < found[0] < found[1] < found[2] < found[3] <= 1
-    if not rising:
-        raise ValueError("four rising shares, 0 to 1, such as 0.3,0.7,0.88,0.98")
-    return found
+    numbers = tuple(float(part) for part in parts if NUMBER.fullmatch(part))
+    is_valid = len(parts) == len(numbers) == 4 and all(
+        low < high for low, high in pairwise((0.0, *numbers))
+    )
+    if not is_valid or numbers[-1] > 1:
+        raise ValueError("four increasing fractions, 0 to 1, such as 0.3,0.7,0.88,0.98")
+    return numbers
 
 
 def sha256(text: str) -> str:
+    """Parse a SHA-256 in hexadecimal; return it in lower case."""
     if not re.fullmatch("[0-9a-fA-F]{64}", text):
         raise ValueError("64 hexadecimal digits")
     return text.lower()
 
 
 def folder(text: str) -> str:
-    """Parse a path; `~` is the home folder, as in a shell, which does not read settings."""
+    """Parse a path; `~` is expanded, because no shell does that for settings."""
     path = os.path.expanduser(text)
     if path.startswith("~"):
-        raise ValueError("a path: no user of that name has a home")
+        raise ValueError("a path: there is no such user's home folder")
     return path
 
 
 def host(text: str) -> str:
-    """Parse what a server listens on; an IPv6 address gets the brackets that a port needs."""
+    """Parse a host to listen on; an IPv6 address gets brackets, as a port follows it."""
     from ipaddress import IPv6Address
 
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    address = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
-        IPv6Address(bare)
-        return f"[{bare}]"
+        IPv6Address(address)
+        return f"[{address}]"
     except ValueError:
         if HOST.fullmatch(text):
             return text
     raise ValueError("an address or a name to listen on, such as 0.0.0.0, :: or localhost")
 
 
-def web_address(text: str) -> str:
-    """Parse an address that requests go to; a last slash is dropped."""
+def http_url(text: str) -> str:
+    """Parse the base URL of an HTTP service; trailing slashes are removed."""
     parts = urls.split(text)
     if not parts or parts.scheme not in DEFAULT_PORTS or set("@?#") & set(text):
-        raise ValueError("an address such as https://predict.example, without a user, ? or #")
+        raise ValueError("a URL such as https://predict.example, without a user, ? or #")
     return text.rstrip("/")
 
 
 def origins(text: str) -> tuple[str, ...]:
-    """Parse origins, and write them as browsers send them: in lower case, without a default port.
+    """Parse origins; return them as browsers send them: in lower case, without a default port.
 
     Source: RFC 6454, section 6.2.
     """
-    return tuple("*" if part == "*" else _origin(part) for part in items(text, "origins"))
+    return tuple("*" if part == "*" else _origin(part) for part in split_list(text, "origins"))
 
 
-def items(text: str, what: str) -> list[str]:
-    """Split a comma-separated list; one without any item would switch off what it is set for."""
-    found = [part.strip() for part in text.split(",") if part.strip()]
-    if not found:
+def split_list(text: str, what: str) -> list[str]:
+    """Split a comma-separated list of at least one item; an empty one would disable its setting."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
         raise ValueError(f"a list of {what}: it has none")
-    return found
+    return parts
 
 
-def redis_address(*schemes: str) -> Callable[[str], str]:
-    """Parse the address of a database of Redis or Valkey, as redis-py and Celery both read it."""
+def redis_url(*schemes: str) -> Callable[[str], str]:
+    """Return a parser of Redis URLs that redis-py and Celery interpret alike."""
     shape = f"{schemes[0]}://[user:password@]host[:port][/database]"
-    expected = f"{shape} ({' or '.join(schemes)}; what is no letter or digit in a password as %XX)"
+    expected = f"{shape} ({' or '.join(schemes)}; %XX for other signs in a password)"
 
     def parse(text: str) -> str:
         try:
             parts = urlsplit(text)
-            numbered = parts.port != 0
-        except ValueError:  # a port that is no number, as behind a password with a slash
+            has_port = parts.port != 0
+        except ValueError:  # the port is not a number, for example after a password with a slash
             raise ValueError(expected) from None
         options = parse_qsl(parts.query, keep_blank_values=True)
         given = dict(options)
-        if parts.scheme not in schemes or not numbered or not _printable(text) or parts.fragment:
+        if parts.scheme not in schemes or not has_port or not _is_printable(text) or parts.fragment:
             raise ValueError(expected)
         if len(given) < len(options):
-            raise ValueError(f"{shape}: an option stands there twice")
+            raise ValueError(f"{shape}: an option is repeated")
         if parts.scheme == "unix":
-            _known(given, {"db": ()})
+            _check_options(given, {"db": ()})
             if not parts.path.strip("/") or not given.get("db", "0").isdecimal():
                 raise ValueError("unix:///path/of/the/socket[?db=NUMBER]")
         else:
-            _known(given, REDIS_OPTIONS if parts.scheme == "rediss" else {})
+            _check_options(given, REDIS_OPTIONS if parts.scheme == "rediss" else {})
             if not parts.hostname or not re.fullmatch("(/[0-9]{0,5})?", parts.path):
                 raise ValueError(expected)
         return text
@@ -170,26 +178,27 @@ def redis_address(*schemes: str) -> Callable[[str], str]:
 
 
 def header_value(text: str) -> str:
-    if not _printable(text):
-        raise ValueError("a key: it has spaces or signs that no header may have")
+    """Parse printable ASCII without spaces."""
+    if not _is_printable(text):
+        raise ValueError("a key: it has spaces or characters that a header may not have")
     return text
 
 
 def webhook_secrets(text: str) -> tuple[str, ...]:
-    """Parse keys of Standard Webhooks, the newest first."""
+    """Parse secrets of Standard Webhooks, the newest first."""
     from base64 import b64decode
     from binascii import Error
 
-    secrets = items(text, "secrets")
-    for place, secret in enumerate(secrets, 1):
+    secrets = split_list(text, "secrets")
+    for number, secret in enumerate(secrets, 1):
         try:
             size = len(b64decode(secret.removeprefix("whsec_"), validate=True))
         except Error:
             size = 0
         if not secret.startswith("whsec_") or not 24 <= size <= 64:
             raise ValueError(
-                f"a list of secrets that `macule key webhook` makes: number {place} is not whsec_ "
-                "and base64 of 24 to 64 bytes"
+                f"a list of secrets from `macule key webhook`: number {number} is not whsec_ and "
+                "base64 of 24 to 64 bytes"
             )
     return tuple(secrets)
 
@@ -205,14 +214,14 @@ def _origin(text: str) -> str:
     return f"{parts.scheme}://{name}{port}"
 
 
-def _known(given: Mapping[str, str], options: Mapping[str, tuple[str, ...]]) -> None:
+def _check_options(given: Mapping[str, str], options: Mapping[str, tuple[str, ...]]) -> None:
     for name, value in given.items():
         if name not in options or not value:
-            some = f"only {', '.join(options)}" if options else "none"
-            raise ValueError(f"an address whose options are known: this scheme takes {some}")
+            allowed = f"only {', '.join(options)}" if options else "none"
+            raise ValueError(f"a URL with known options: this scheme takes {allowed}")
         if options[name] and value.lower() not in options[name]:
-            raise ValueError(f"an address whose {name} is {' or '.join(options[name])}")
+            raise ValueError(f"a URL whose {name} is {' or '.join(options[name])}")
 
 
-def _printable(text: str) -> bool:
+def _is_printable(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text

@@ -1,68 +1,71 @@
-"""Addresses: which are whole, which a model comes from, and what of one may be shown."""
+"""URLs: validation, joining of paths, and redaction."""
 
 from __future__ import annotations
 
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-SCHEMES = ("https", "s3", "gs")
+MODEL_SCHEMES = ("https", "s3", "gs")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def split(text: str) -> SplitResult | None:
-    """Split an address of the web; None where it has no scheme, no host or an unusable port.
+    """Split a URL; return None if it has no scheme, no host, or an invalid port or character.
 
-    White space and control characters could end a request's line, a backslash hide another host.
+    White space and control characters could end the request line; a backslash could hide the host.
     """
     try:
         parts = urlsplit(text)
-        whole = bool(parts.scheme and parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, half of an IPv6 address
+        is_complete = bool(parts.scheme and parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is not a number, an incomplete IPv6 address
         return None
-    usual = text.isascii() and text.isprintable() and not set(" \\") & set(text)
-    return parts if whole and usual else None
+    is_safe = text.isascii() and text.isprintable() and not set(" \\") & set(text)
+    return parts if is_complete and is_safe else None
 
 
-def refusal(uri: str) -> str:
-    """Say why *uri* is not followed; empty if it is. Plain http is for this machine alone."""
+def rejection_reason(uri: str) -> str:
+    """Return why no model is fetched from *uri*; "" if it can be.
+
+    Plain http is allowed for localhost only.
+    """
     try:
         parts = urlsplit(uri)
     except ValueError:
-        return "is no address"
+        return "is not a valid URL"
     if parts.scheme in ("http", "https") and parts.hostname and not split(uri):
-        return "is no address"
+        return "is not a valid URL"
     if "@" in parts.netloc:
         return "has a user name in it, which would end up in logs"
-    if parts.scheme in SCHEMES or (parts.scheme == "http" and parts.hostname in LOOPBACK):
-        return "" if parts.hostname else "names no host or bucket"
+    if parts.scheme in MODEL_SCHEMES or (parts.scheme == "http" and parts.hostname in LOOPBACK):
+        return "" if parts.hostname else "has no host or bucket"
     return f"begins with {parts.scheme}://, not with https://, s3:// or gs://"
 
 
-def below(uri: str, *names: str) -> str:
-    """Append to the path; a query, as signed addresses have, stays at the end."""
+def append_path(uri: str, *names: str) -> str:
+    """Append *names* to the path; the query, as in signed URLs, stays at the end."""
     parts = urlsplit(uri)
     path = "/".join([parts.path.rstrip("/"), *names])
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
-def beside(uri: str, name: str) -> str:
-    """Replace the last part of the path."""
+def sibling(uri: str, name: str) -> str:
+    """Replace the last segment of the path."""
     parts = urlsplit(uri)
     parent = parts.path.rstrip("/").rpartition("/")[0]
-    return below(urlunsplit(parts._replace(path=parent)), name)
+    return append_path(urlunsplit(parts._replace(path=parent)), name)
 
 
-def last(uri: str) -> str:
-    """Return the last part of the path."""
+def last_segment(uri: str) -> str:
+    """Return the last segment of the path."""
     return urlsplit(uri).path.rstrip("/").rpartition("/")[2]
 
 
-def bucket(uri: str) -> tuple[str, str]:
-    """Split an s3:// or gs:// address into bucket and key, which may have a ? or # in it."""
+def split_bucket(uri: str) -> tuple[str, str]:
+    """Split an s3:// or gs:// URL into bucket and key, which may contain ? or #."""
     name, _, key = uri.partition("://")[2].partition("/")
     return name, key
 
 
-def shown(uri: str) -> str:
-    """Leave out what callers may not see: a query signs the address."""
+def redact(uri: str) -> str:
+    """Remove the user and the query, which may be secret: a query may sign the URL."""
     parts = urlsplit(uri)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

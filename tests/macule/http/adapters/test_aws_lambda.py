@@ -10,7 +10,7 @@ from macule.routes import classify, health, open_inference, predictions
 from support.images import photo
 from support.lambda_events import event
 
-HANDLER = aws_lambda.handler(
+HANDLER = aws_lambda.create_handler(
     {
         "GET /health/": health.alive,
         "GET /warmup/": health.warmup,

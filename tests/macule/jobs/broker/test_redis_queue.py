@@ -460,7 +460,7 @@ def test_workers_outlive_a_server_without_memory(small: Broker) -> None:
     small.client.config_set("maxmemory", 1)
     with worker(small, anew=True) as process:
         log = next(small.folder.glob("worker-*.log"))
-        until(lambda: "starts anew" in log.read_text(), 40)
+        until(lambda: "restarts in" in log.read_text(), 40)
         small.client.config_set("maxmemory", 0)
         until(lambda: {queue.get(job_id, "").status for job_id in made} == {SUCCEEDED}, 40)
 

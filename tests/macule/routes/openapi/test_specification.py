@@ -23,11 +23,11 @@ from support.service import ROOT
 
 ROUTES = {"predict": predict.ROUTES, "health": health.ROUTES}
 FREE = {
-    "predict": routing.exempt(predict.OPEN, predict.FREE),
-    "health": routing.exempt(health.OPEN, ()),
+    "predict": routing.parse_exemptions(predict.PUBLIC_ROUTES, predict.UNMETERED_ROUTES),
+    "health": routing.parse_exemptions(health.PUBLIC_ROUTES, ()),
 }
 DOCUMENTS = {
-    name: specification.document(routing.table(it), FREE[name]) for name, it in ROUTES.items()
+    name: specification.document(routing.build_table(it), FREE[name]) for name, it in ROUTES.items()
 }
 # What no operation answers with: of the command line, and in the outcome of a prediction.
 ELSEWHERE = {errors.NoMaps, errors.Unreadable, errors.WorkerDied}
@@ -167,7 +167,7 @@ def test_what_needs_a_key_or_is_counted_says_so() -> None:
 @pytest.mark.parametrize("handler", [openapi.document, openapi.docs])
 def test_it_is_asked_for_once(handler: messages.Handler) -> None:
     """Whoever has the answer gets 304 by its ETag, and asks again each time."""
-    request = Request("GET", "/", {}, {}, Body(None, 0), routes=routing.table(predict.ROUTES))  # type: ignore[arg-type]
+    request = Request("GET", "/", {}, {}, Body(None, 0), routes=routing.build_table(predict.ROUTES))  # type: ignore[arg-type]
     first = handler(request)
     again = handler(request._replace(headers={"if-none-match": first.headers["ETag"]}))
 

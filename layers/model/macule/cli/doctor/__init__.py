@@ -41,7 +41,7 @@ def findings(worker: bool = False) -> Iterator[Finding]:
     yield from installation.findings()
     try:
         chosen = settings.read()
-        faults = [*startup.faults(chosen), *workers(chosen, worker)]
+        faults = [*startup.find_faults(chosen), *workers(chosen, worker)]
     except BadSetting as error:
         faults = [f"{error}; the defaults are examined instead"]
         chosen = settings.read({})
@@ -63,7 +63,7 @@ def workers(chosen: settings.Settings, wanted: bool) -> Iterator[str]:
     """Say what would keep `macule worker` from starting here, where it is *wanted*."""
     if wanted and not chosen.broker_url:
         yield "BROKER_URL is not set: `macule worker` would find no predictions"
-    elif wanted and (fault := startup.queue(chosen, worker=True)):
+    elif wanted and (fault := startup.queue_fault(chosen, worker=True)):
         yield fault
 
 
@@ -79,14 +79,14 @@ def connections(chosen: settings.Settings) -> Iterator[Finding]:
         yield backends.cache(chosen.redis_url)
     if chosen.broker_url:
         yield backends.broker(chosen.broker_url)
-        if not extras.installed("celery"):
+        if not extras.is_installed("celery"):
             what = "no worker can run in this environment; web processes need none"
             yield Finding(WARN, "celery", f"not installed: {what}")
 
 
 def locked(source: str) -> Finding:
     """Say who is let in; a name alone tells nobody's key."""
-    entries = api_keys.ring(source).entries
+    entries = api_keys.key_store(source).entries
     names = sorted({entry.name for entry in entries if not entry.revoked})
     if not names:
         return Finding(WARN, "keys", "nobody is let in: API_KEYS has no key that is not revoked")
@@ -181,6 +181,6 @@ def predict(url: str, timeout_s: float, key: str | None = None) -> Finding:
 
 def _serves(place: str) -> bool:
     try:
-        return "x-memory-band" in client.ask(f"http://{place}/health/", 2).headers
+        return "x-memory-band" in client.request(f"http://{place}/health/", 2).headers
     except client.Unreachable:
         return False

@@ -129,7 +129,7 @@ def _ask(url: str, call: Call, timeout_s: float, key: str | None) -> Answer:
     if key:
         headers["X-API-Key"] = key
     began = time.perf_counter()
-    reply = client.ask(url + call.path, timeout_s, call.method, call.body, headers)
+    reply = client.request(url + call.path, timeout_s, call.method, call.body, headers)
     took_ms = (time.perf_counter() - began) * 1e3
     try:
         document = json.loads(reply.body)

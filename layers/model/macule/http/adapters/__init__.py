@@ -1,1 +1,1 @@
-"""One module per server interface: WSGI, Flask and AWS Lambda events to a `Request` and back."""
+"""Adapters from WSGI, Flask and AWS Lambda to `Request` and `Response`."""

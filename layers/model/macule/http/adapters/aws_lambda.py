@@ -1,4 +1,4 @@
-"""The AWS Lambda adapter: an event in, the same `Request` as from WSGI behind it, and back."""
+"""The AWS Lambda adapter: an event to a `Request`, and a `Response` back."""
 
 from __future__ import annotations
 
@@ -19,43 +19,45 @@ from macule.memory import processes
 
 SCHEDULE = "schedule"  # the caller of a request that did not come over HTTP
 SCHEDULERS = ("aws.events", "aws.scheduler")  # EventBridge rules and EventBridge Scheduler
-DEFAULT = "$default"  # an HTTP API's stage without a name, and its route for every other path
-TEXT = ("text/", "application/json", "application/problem+json")
+DEFAULT_STAGE = "$default"  # an HTTP API's default stage and its catch-all route
+TEXT_TYPES = ("text/", "application/json", "application/problem+json")
 
 
 class UnknownEvent(Exception):
     """The event is neither an HTTP request nor a warm-up.
 
-    It is raised, not answered: a queue or a bus that gets an answer takes its message as processed
+    It is raised, not returned: a queue or a bus that gets a result regards its message as processed
     and deletes it.
     """
 
 
-def handler(
-    routes: Mapping[str, Handler], unlocked: Iterable[str] = (), uncounted: Iterable[str] = ()
+def create_handler(
+    routes: Mapping[str, Handler], public: Iterable[str] = (), unmetered: Iterable[str] = ()
 ) -> Callable[[Any, object], dict[str, Any]]:
-    """Return the handler that Lambda calls; for *unlocked* and *uncounted* see `wsgi.app`.
+    """Return the handler that Lambda calls; for the arguments see `wsgi.create_app`.
 
-    It reads events of function URLs, HTTP APIs (1.0 and 2.0), REST APIs, load balancers and
+    It accepts events of function URLs, HTTP APIs (1.0 and 2.0), REST APIs, load balancers and
     warm-up schedules.
     Raises: UnknownEvent, from the handler, for any other event.
     """
-    table, boot_ms = routing.table(routes), processes.age_ms()
-    free = routing.exempt(unlocked, uncounted)
+    table, boot_ms = routing.build_table(routes), processes.age_ms()
+    exemptions = routing.parse_exemptions(public, unmetered)
 
     def handle(event: Any, context: object) -> dict[str, Any]:
-        request = wsgi.ping(_request(event, boot_ms))
-        answer = _to_event(application.answer(table, request, free), request.method)
-        if "headers" not in event and "multiValueHeaders" in event:  # a balancer set to lists
+        request = wsgi.rewrite_ping(_request(event, boot_ms))
+        answer = _to_event(application.respond(table, request, exemptions), request.method)
+        if (
+            "headers" not in event and "multiValueHeaders" in event
+        ):  # a balancer with multi-value headers
             answer["multiValueHeaders"] = {k: [v] for k, v in answer.pop("headers").items()}
         return answer
 
     if settings.makes_snapshot() and "/warmup" in table:
         from macule.http.adapters import snapstart
 
-        asked = _warmup(boot_ms)._replace(routes=table, free=free)
-        # forwarded: no line, count or span of it may be in the snapshot
-        snapstart.register(lambda: application.forward(asked, asked.path))
+        warmup = _warmup(boot_ms)._replace(routes=table, exemptions=exemptions)
+        # dispatch, not respond: the snapshot must have no log line, count or span of it
+        snapstart.register(lambda: application.dispatch(warmup, warmup.path))
     return handle
 
 
@@ -70,25 +72,25 @@ def _request(event: Any, boot_ms: float) -> Request:
     if _is_warmup(fields):
         return _warmup(boot_ms)
     raise UnknownEvent(
-        f"The event is {_kind(event)}: neither an HTTP request nor a warm-up. Send requests "
+        f"The event is {_describe(event)}: neither an HTTP request nor a warm-up. Send requests "
         "through a function URL, an API or a load balancer; warm up with "
         '{"warmup": true} or an EventBridge schedule.'
     )
 
 
 def _is_warmup(event: Mapping[str, Any]) -> bool:
-    """Recognise the template's schedule, and schedules of EventBridge that have no input."""
+    """Return whether *event* is a warm-up: the template's or an EventBridge schedule's."""
     scheduled = event.get("detail-type") == "Scheduled Event" and event.get("source") in SCHEDULERS
     return scheduled or event.get("warmup") is True
 
 
 def _warmup(boot_ms: float) -> Request:
-    """Ask for /warmup/ without a key: only principals that may invoke the function send this."""
+    """Return a request for /warmup/ that needs no key: the sender may invoke the function."""
     return Request("GET", "/warmup/", {}, {}, Body(BytesIO(), 0), boot_ms, caller=SCHEDULE)
 
 
-def _kind(event: Any) -> str:
-    """Describe an event without quoting it: it may hold anything."""
+def _describe(event: Any) -> str:
+    """Describe an event without quoting its data."""
     if not isinstance(event, Mapping):
         kinds = {type(None): "null", str: "a string", list: "a list", bool: "true or false"}
         return kinds.get(type(event), "a number")
@@ -101,20 +103,20 @@ def _kind(event: Any) -> str:
 def _from_event(
     event: Mapping[str, Any], context: Mapping[str, Any], method: str, boot_ms: float
 ) -> Request:
-    """Read the events of a function URL and HTTP API (2.0), of an API or a balancer (1.0)."""
+    """Convert events of a function URL or HTTP API (2.0), of an API or a load balancer (1.0)."""
     balancer = "elb" in context
     query = event.get("rawQueryString")
     if query is None:
         lists = event.get("multiValueQueryStringParameters")
         pairs = lists or event.get("queryStringParameters") or {}
-        # a balancer hands on what was sent, an API what it means
-        query = urlencode(pairs, doseq=True, quote_via=_as_sent if balancer else quote)
+        # a load balancer passes the query percent-encoded, an API decoded
+        query = urlencode(pairs, doseq=True, quote_via=_unquoted if balancer else quote)
     lists = event.get("multiValueHeaders") or {}
     headers = event.get("headers") or {name: values[-1] for name, values in lists.items()}
     headers = {name.lower(): value for name, value in headers.items()}
     body = _body(event)
-    # a balancer says whom it heard by what it adds to the header
-    heard = headers.get("x-forwarded-for", "").rpartition(",")[2].strip() if balancer else ""
+    # a load balancer appends the client's address to the header
+    appended = headers.get("x-forwarded-for", "").rpartition(",")[2].strip() if balancer else ""
     about = context.get("http") or context.get("identity") or {}
     return Request(
         method,
@@ -123,31 +125,33 @@ def _from_event(
         headers,
         Body(BytesIO(body), len(body)),
         boot_ms,
-        address=about.get("sourceIp") or heard,
+        address=about.get("sourceIp") or appended,
     )
 
 
 def _path(event: Mapping[str, Any], context: Mapping[str, Any]) -> str:
-    """Return the path without what an API puts before it.
+    """Return the path without the prefix that an API adds.
 
     | event | its path |
     |---|---|
     | 2.0 of a named stage, on a custom domain too | `rawPath` is /STAGE/path |
     | 2.0 of $default, function URL, load balancer | path |
-    | REST API | path; on a custom domain its base path and perhaps the stage come before it |
+    | REST API | path; on a custom domain with its base path and perhaps the stage before it |
     | 1.0 of an HTTP API | /STAGE/path; on a custom domain /BASE/path |
 
     `resource` of the last two, with its parameters filled in, is the path that the API matched.
     """
     path: str = event.get("rawPath") or event.get("path") or "/"
-    matched = event.get("resource") or DEFAULT
-    if "rawPath" not in event and matched != DEFAULT:
-        given = event.get("pathParameters") or {}
-        filled = re.sub(r"\{([^}+]+)\+?\}", lambda name: str(given.get(name[1], "")), matched)
+    matched = event.get("resource") or DEFAULT_STAGE
+    if "rawPath" not in event and matched != DEFAULT_STAGE:
+        values = event.get("pathParameters") or {}
+        filled = re.sub(r"\{([^}+]+)\+?\}", lambda name: str(values.get(name[1], "")), matched)
         return (filled or "/") if path.rstrip("/").endswith(filled.rstrip("/")) else path
-    stage = context.get("stage") or DEFAULT
-    staged = "version" in event and stage != DEFAULT and f"{path}/".startswith(f"/{stage}/")
-    return (path.removeprefix(f"/{stage}") or "/") if staged else path
+    stage = context.get("stage") or DEFAULT_STAGE
+    has_stage = (
+        "version" in event and stage != DEFAULT_STAGE and f"{path}/".startswith(f"/{stage}/")
+    )
+    return (path.removeprefix(f"/{stage}") or "/") if has_stage else path
 
 
 def _body(event: Mapping[str, Any]) -> bytes:
@@ -158,13 +162,13 @@ def _body(event: Mapping[str, Any]) -> bytes:
         return b""
 
 
-def _as_sent(text: Any, *how: object) -> str:
+def _unquoted(text: Any, *how: object) -> str:
     return str(text)
 
 
 def _to_event(response: Response, method: str) -> dict[str, Any]:
-    packed = "Content-Encoding" in response.headers
-    text = not packed and response.headers.get("Content-Type", "text/").startswith(TEXT)
+    is_encoded = "Content-Encoding" in response.headers
+    text = not is_encoded and response.headers.get("Content-Type", "text/").startswith(TEXT_TYPES)
     body = b"" if method == "HEAD" else response.body
     return {
         "statusCode": response.status,

@@ -1,4 +1,4 @@
-"""The Flask adapter: functions-framework hands a function a Flask request."""
+"""The Flask adapter: functions-framework calls a function with a Flask request."""
 
 from __future__ import annotations
 

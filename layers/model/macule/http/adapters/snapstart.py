@@ -1,8 +1,9 @@
-"""AWS Lambda SnapStart: what runs before the snapshot, and what each copy makes anew.
+"""AWS Lambda SnapStart: hooks before the snapshot and after each restore.
 
 The snapshot is the memory and the disk of a process that has loaded the model and run it. Each
-environment starts as a copy. Ids come from `os.urandom`, which differs between copies; connections,
-threads and temporary files are opened by the first request that needs them, so none is copied.
+environment starts as a copy of it. Ids come from `os.urandom`, which differs between copies.
+Connections, threads and temporary files are not copied: the first request that needs them opens
+them.
 """
 
 from __future__ import annotations
@@ -14,33 +15,31 @@ from macule.memory import budget, processes
 
 
 class SnapshotFailed(Exception):
-    """The service cannot warm up: Lambda publishes no version, and the one before serves on."""
+    """The warm-up failed: Lambda publishes no version, and the previous one keeps serving."""
 
 
 def register(warm_up: Callable[[], Response]) -> None:
-    """Have Lambda's runtime client call *warm_up* before the snapshot and `renew` in each copy."""
-    # AWS's image of each Python from 3.12 on has it, as the clients that run the hooks
+    """Register *warm_up* before the snapshot and `reset_after_restore` in each copy."""
+    # in AWS's images of Python 3.12 and later, with the clients that run the hooks
     from snapshot_restore_py import (  # type: ignore[import-untyped]
         register_after_restore,
         register_before_snapshot,
     )
 
-    register_before_snapshot(_prepare, warm_up)
-    register_after_restore(renew)
+    register_before_snapshot(_run_warm_up, warm_up)
+    register_after_restore(reset_after_restore)
 
 
-def renew() -> None:
-    """Make anew what copies must not share: the state of `random`, the age, what was measured."""
-    import random  # gives OpenTelemetry the ids of spans
+def reset_after_restore() -> None:
+    """Reset what copies must not share: the state of `random`, the age, the measured memory."""
+    import random  # OpenTelemetry takes the ids of spans from it
 
     random.seed()
     processes.restored()
     budget.current.cache_clear()
 
 
-def _prepare(warm_up: Callable[[], Response]) -> None:
+def _run_warm_up(warm_up: Callable[[], Response]) -> None:
     response = warm_up()
     if response.status != 200:
-        raise SnapshotFailed(
-            f"GET /warmup/ is answered with {response.status}: {response.body.decode()}"
-        )
+        raise SnapshotFailed(f"GET /warmup/ returned {response.status}: {response.body.decode()}")

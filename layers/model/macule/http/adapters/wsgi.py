@@ -17,46 +17,46 @@ from macule.memory import processes
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-# Paths that a scheduler is pointed at; a ping to another path is answered as what it asks for.
-PINGED = ("", "/", "/predict", "/predict/")
+# Only pings to these paths become warm-ups; others are ordinary requests.
+PING_PATHS = ("", "/", "/predict", "/predict/")
 
 
-def app(
-    routes: Mapping[str, Handler], unlocked: Iterable[str] = (), uncounted: Iterable[str] = ()
+def create_app(
+    routes: Mapping[str, Handler], public: Iterable[str] = (), unmetered: Iterable[str] = ()
 ) -> WSGIApplication:
-    """Make the WSGI application that serves *routes*, for gunicorn and any other WSGI server.
+    """Return a WSGI application that serves *routes*.
 
     Args:
-      unlocked: routes that ask for no key, where there are keys.
-      uncounted: routes that POST and are counted against no quota.
+      public: routes that need no key even if the service has keys.
+      unmetered: POST routes that are not counted against a quota.
     """
-    table, boot_ms = routing.table(routes), processes.age_ms()
-    free = routing.exempt(unlocked, uncounted)
+    table, boot_ms = routing.build_table(routes), processes.age_ms()
+    exemptions = routing.parse_exemptions(public, unmetered)
 
     def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        request = ping(_from_environ(environ, boot_ms))
-        response = application.answer(table, request, free)
-        if response.status in application.REFUSED:
+        request = rewrite_ping(_from_environ(environ, boot_ms))
+        response = application.respond(table, request, exemptions)
+        if response.status in application.REFUSED_STATUSES:
             from macule.security import throttling
 
-            throttling.line().wait()
+            throttling.pacer().wait()
         status = f"{response.status} {HTTPStatus(response.status).phrase}"
         start_response(status, list(response.headers.items()))
         body = [] if request.method == "HEAD" else [response.body]
-        if not request.body.left:
+        if not request.body.has_unread:
             return body
-        return Unread(body, request.body)
+        return UnreadBodyResponse(body, request.body)
 
     return respond
 
 
-def ping(request: Request) -> Request:
-    """Recognise a warm-up by its headers and let it ask for /warmup/."""
+def rewrite_ping(request: Request) -> Request:
+    """Turn a scheduler's ping, detected by its headers, into a request for /warmup/."""
     pings = (
         request.headers.get("x-warmup") == "1"
         or request.headers.get("x-cloudscheduler", "").lower() == "true"
     )
-    if pings and request.body.length in (None, 0) and request.path in PINGED:
+    if pings and request.body.length in (None, 0) and request.path in PING_PATHS:
         return request._replace(method="GET", path="/warmup/")
     return request
 
@@ -68,22 +68,23 @@ def _from_environ(environ: WSGIEnvironment, boot_ms: float) -> Request:
         if key.startswith("HTTP_")
     }
     headers["content-type"] = environ.get("CONTENT_TYPE", "")
-    given = environ.get("CONTENT_LENGTH") or ""
+    declared = environ.get("CONTENT_LENGTH") or ""
     chunked = "chunked" in headers.get("transfer-encoding", "").lower()
-    length = int(given) if given.isascii() and given.isdigit() else (None if chunked else 0)
+    is_number = declared.isascii() and declared.isdigit()
+    length = int(declared) if is_number else (None if chunked else 0)
     return Request(
         environ["REQUEST_METHOD"],
         environ.get("PATH_INFO") or "/",
         dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)),
         headers,
-        Body(environ["wsgi.input"], length, _hang_up(environ.get("gunicorn.socket"))),
+        Body(environ["wsgi.input"], length, _abort_read(environ.get("gunicorn.socket"))),
         boot_ms,
         address=environ.get("REMOTE_ADDR", ""),
     )
 
 
-def _hang_up(connection: socket | None) -> Callable[[], None] | None:
-    """Make what ends a read that waits for a sender; an answer can still be sent."""
+def _abort_read(connection: socket | None) -> Callable[[], None] | None:
+    """Return a function that ends a blocked read; a response can still be sent."""
     if connection is None:
         return None
 
@@ -94,15 +95,15 @@ def _hang_up(connection: socket | None) -> Callable[[], None] | None:
     return shut
 
 
-class Unread:
+class UnreadBodyResponse:
     """A response that is sent before the rest of the request body is read."""
 
-    def __init__(self, answer: list[bytes], body: Body) -> None:
-        self._answer, self._body = answer, body
+    def __init__(self, content: list[bytes], body: Body) -> None:
+        self._content, self._body = content, body
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._answer)
+        return iter(self._content)
 
     def close(self) -> None:
-        """Be done with the body: a server calls this when it has sent the answer (PEP 3333)."""
-        self._body.drop()
+        """Discard the body: a server calls this after it sent the response (PEP 3333)."""
+        self._body.discard()

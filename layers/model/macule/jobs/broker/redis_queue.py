@@ -26,7 +26,7 @@ from macule.errors import (
     QueueFull,
     QueueUnavailable,
     WorkerDied,
-    document,
+    problem_document,
 )
 from macule.jobs import FAILED, MOST_ATTEMPTS, PROCESSING, STARTED_EVENT, STARTING, Held, Job, Order
 from macule.jobs.broker import lua_scripts
@@ -60,7 +60,7 @@ MESSAGE = json.dumps(
         },
     }
 )
-PARKED = json.dumps(document(WorkerDied(jobs.DIED)))
+PARKED = json.dumps(problem_document(WorkerDied(jobs.DIED)))
 
 
 class Taken(NamedTuple):

@@ -21,7 +21,7 @@ from macule.errors import (
     QueueFull,
     QueueUnavailable,
     WorkerDied,
-    document,
+    problem_document,
 )
 from macule.jobs import (
     CANCELED,
@@ -390,7 +390,7 @@ class Sqlite:
                     )
                 else:
                     died = WorkerDied(DIED)
-                    self._end(database, job, FAILED, document(died))
+                    self._end(database, job, FAILED, problem_document(died))
                     metrics.add("macule_jobs_total", FAILED, died.slug)
 
     def _forget(self) -> None:

@@ -102,7 +102,7 @@ def deliver(
     }
     connect = addresses.connector(loopback, resolve)
     try:
-        reply = client.ask(url, timeout_s, "POST", body, headers, connect, with_body=False)
+        reply = client.request(url, timeout_s, "POST", body, headers, connect, with_body=False)
     except addresses.Refused as error:
         return Outcome("over", str(error))
     except client.Unreachable as error:

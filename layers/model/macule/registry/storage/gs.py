@@ -16,7 +16,7 @@ try:
     from google.cloud import storage
     from requests import RequestException
 except ModuleNotFoundError as error:
-    raise ModelUnavailable(extras.needed("gs://", "google-cloud-storage")) from error
+    raise ModelUnavailable(extras.install_message("gs://", "google-cloud-storage")) from error
 
 CHUNK_BYTES = 2**20  # each is a request of its own
 FAILURES = (GoogleAPICallError, GoogleAuthError, RequestException)
@@ -26,7 +26,7 @@ PASSING = (408, 429)  # and all from 500 on
 
 def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
     """Begin to read; as `objects.read`."""
-    name, key = urls.bucket(address)
+    name, key = urls.split_bucket(address)
     try:
         blob = client().bucket(name).get_blob(key, timeout=quiet_s, retry=None)
     except FAILURES as error:
@@ -38,7 +38,7 @@ def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]
 
 def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
     """Write if nothing came between; as `objects.write`."""
-    name, key = urls.bucket(address)
+    name, key = urls.split_bucket(address)
     try:
         client().bucket(name).blob(key).upload_from_string(
             content,
@@ -56,7 +56,7 @@ def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
 
 def page(prefix: str, mark: str, quiet_s: float) -> tuple[list[str], str]:
     """List what follows *mark*; as `s3.page`."""
-    name, key = urls.bucket(prefix)
+    name, key = urls.split_bucket(prefix)
     try:
         found = client().list_blobs(
             name,
@@ -93,6 +93,6 @@ def _pieces(blob: Any, address: str, quiet_s: float) -> Iterator[bytes]:
 def _failure(error: Exception, address: str) -> Exception:
     """Tell what passes from what stays; Google's own texts have whole addresses in them."""
     code = getattr(error, "code", 0) or 0
-    what = f"{urls.shown(address)}: Google says {code or type(error).__name__}"
+    what = f"{urls.redact(address)}: Google says {code or type(error).__name__}"
     passing = code in PASSING or code >= 500 or isinstance(error, RequestException)
     return ConnectionError(what) if passing else ModelUnavailable(f"{what}.")

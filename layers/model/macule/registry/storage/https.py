@@ -27,14 +27,16 @@ class Redirects(HTTPRedirectHandler):
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> Request | None:
         """Refuse what `uri.refusal` refuses."""
-        if why := urls.refusal(newurl) or ("" if newurl.startswith("http") else "is no web page"):
-            raise ModelUnavailable(f"{urls.shown(req.full_url)} redirects to what {why}.")
+        if why := urls.rejection_reason(newurl) or (
+            "" if newurl.startswith("http") else "is no web page"
+        ):
+            raise ModelUnavailable(f"{urls.redact(req.full_url)} redirects to what {why}.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
     """Begin to read; as `objects.read`."""
-    name = urls.shown(address)
+    name = urls.redact(address)
     request = Request(address, headers={"User-Agent": f"macule/{__version__}"})  # noqa: S310
     try:
         answer = build_opener(Redirects).open(request, timeout=quiet_s)

@@ -16,7 +16,7 @@ try:
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 except ModuleNotFoundError as error:
-    raise ModelUnavailable(extras.needed("s3://", "boto3")) from error
+    raise ModelUnavailable(extras.install_message("s3://", "boto3")) from error
 
 CHUNK_BYTES = 2**18
 ABSENT = ("NoSuchKey", "AccessDenied", "404", "403")  # denied to those who may not list
@@ -31,7 +31,7 @@ PASSING = (408, 429)  # and all from 500 on
 
 def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
     """Begin to read; as `objects.read`."""
-    name, key = urls.bucket(address)
+    name, key = urls.split_bucket(address)
     try:
         found = client(quiet_s).get_object(Bucket=name, Key=key)
     except (BotoCoreError, ClientError) as error:
@@ -43,7 +43,7 @@ def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]
 
 def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
     """Write if nothing came between; as `objects.write`."""
-    name, key = urls.bucket(address)
+    name, key = urls.split_bucket(address)
     condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
     try:
         client(quiet_s).put_object(Bucket=name, Key=key, Body=content, **condition)
@@ -56,7 +56,7 @@ def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
 
 def page(prefix: str, mark: str, quiet_s: float) -> tuple[list[str], str]:
     """List what follows *mark*, 1000 at most; an empty mark is the beginning, and the end."""
-    name, key = urls.bucket(prefix)
+    name, key = urls.split_bucket(prefix)
     after = {"ContinuationToken": mark} if mark else {}
     try:
         found = client(quiet_s).list_objects_v2(Bucket=name, Prefix=key, **after)
@@ -90,7 +90,7 @@ def _code(error: Exception) -> str:
 
 def _failure(error: Exception, address: str) -> Exception:
     """Tell what passes from what stays; botocore's own texts have addresses and keys in them."""
-    what = f"{urls.shown(address)}: S3 says {_code(error) or type(error).__name__}"
+    what = f"{urls.redact(address)}: S3 says {_code(error) or type(error).__name__}"
     if isinstance(error, ClientError):
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         passing = status in PASSING or status >= 500

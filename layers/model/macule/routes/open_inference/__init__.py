@@ -26,7 +26,7 @@ PHOTO = "an encoded photo, of any format and size that is served; in JSON its ba
 
 def server(request: Request) -> Response:
     """GET /v2: what serves."""
-    return messages.as_json(
+    return messages.json_response(
         {
             "name": "macule",
             "version": macule.__version__,
@@ -37,7 +37,7 @@ def server(request: Request) -> Response:
 
 def live(request: Request) -> Response:
     """GET /v2/health/live: this process answers. Never touches the model."""
-    return messages.as_json({"live": True})
+    return messages.json_response({"live": True})
 
 
 def ready(request: Request) -> Response:
@@ -47,7 +47,9 @@ def ready(request: Request) -> Response:
     runtime.warm(chosen.model)
     answer = health.ready(request)
     headers = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
-    return messages.as_json({**named, "ready": answer.status == 200}, answer.status, **headers)
+    return messages.json_response(
+        {**named, "ready": answer.status == 200}, answer.status, **headers
+    )
 
 
 def about(request: Request) -> Response:
@@ -63,7 +65,7 @@ def about(request: Request) -> Response:
         _described("labels", "BYTES", labels, "whose probabilities they are"),
         _described("decision", "BYTES", [1], "classified, inconclusive or not_skin"),
     ]
-    return messages.as_json(
+    return messages.json_response(
         {
             "name": card.name,
             "versions": [card.version],
@@ -80,9 +82,9 @@ def infer(request: Request) -> Response:
 
     chosen = settings.current()
     card = _card(request, chosen)
-    content_coding.named(request)
+    content_coding.parse_coding(request)
     asked = Asked()
-    request.body.expect(_limit_bytes(request, chosen), chosen.body_timeout_s)
+    request.body.wait_for_arrival(_limit_bytes(request, chosen), chosen.body_timeout_s)
 
     def receive() -> bytes:
         nonlocal asked
@@ -113,11 +115,13 @@ def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[b
 
     size, most = tensors.json_bytes(request.headers), chosen.max_image_bytes
     limit = _limit_bytes(request, chosen)
-    cost = content_coding.most_bytes(request, limit)
+    cost = content_coding.max_decoded_bytes(request, limit)
     cost = uploads.DECODING_BYTES + max(0, cost - request.body.received_bytes)
     here, sides = admission.current(), decoding.sides(card.side_px)
     with here.room(cost, chosen.admission_timeout_s):
-        parts = tensors.split(content_coding.chunks(request, limit, chosen.body_timeout_s), size)
+        parts = tensors.split(
+            content_coding.decoded_chunks(request, limit, chosen.body_timeout_s), size
+        )
     with here.room(tensors.price(parts, sides), chosen.admission_timeout_s):
         return tensors.read(parts, sides, most)
 

@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from macule.errors import BadRequest
-from macule.http import data_uri, uploads
+from macule.http import bounded_json, data_uri, upload_parsing, uploads
 from macule.http.messages import Response
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ def price(parts: Parts, sides: tuple[int, int]) -> int:
 
     Raises: BadRequest where the JSON has more values than any tensor here.
     """
-    values = uploads.values(parts.text, _most_values(sides))
+    values = bounded_json.count_values(parts.text, _most_values(sides))
     binary = min(len(parts.rest), 4 * _count(sides))  # a photo's bytes are not copied
-    return 3 * len(parts.text) + uploads.VALUE_BYTES * values + 5 * binary
+    return 3 * len(parts.text) + bounded_json.JSON_VALUE_BYTES * values + 5 * binary
 
 
 def read(parts: Parts, sides: tuple[int, int], max_image_bytes: int) -> tuple[bytes, Asked]:
@@ -98,12 +98,12 @@ def read(parts: Parts, sides: tuple[int, int], max_image_bytes: int) -> tuple[by
 
     Raises: BadRequest, BodyTooLarge.
     """
-    document = _object(uploads.parsed(parts.text, _most_values(sides)), "the body")
+    document = _object(bounded_json.parse_json(parts.text, _most_values(sides)), "the body")
     asked = Asked(_id(document), _outputs(document))
     tensor = _input(document, len(parts.prefix) + len(parts.rest))
     kind, shape = (tensor.get("name"), tensor.get("datatype")), tensor.get("shape")
     if kind == ("image", "BYTES") and shape in ([1], [1, 1]):
-        return uploads.within(_photo(tensor, parts), max_image_bytes), asked
+        return uploads.check_size(_photo(tensor, parts), max_image_bytes), asked
     if kind in (("pixels", "FP32"), ("pixels", "UINT8")) and shape == [1, *sides, 3]:
         return _bitmap(_numbers(tensor, parts, _count(sides)), sides), asked
     raise BadRequest(
@@ -137,7 +137,7 @@ def _count(sides: tuple[int, int]) -> int:
 
 def _most_values(sides: tuple[int, int]) -> int:
     """Bound the JSON: pixels, the lists around them, and all else that there may be."""
-    return 2 * _count(sides) + uploads.MAX_VALUES
+    return 2 * _count(sides) + upload_parsing.MAX_VALUES
 
 
 def _input(document: Mapping[str, Any], sent: int) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _photo(tensor: Mapping[str, Any], parts: Parts) -> bytes:
         data = data[0]
     if not isinstance(data, str):
         raise BadRequest("`data` of `image` is not a list of one text: the photo in base64.")
-    return data_uri.from_text(data)
+    return data_uri.decode(data)
 
 
 def _numbers(

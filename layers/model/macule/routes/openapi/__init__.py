@@ -7,7 +7,7 @@ from collections.abc import Callable
 from threading import Lock
 
 from macule.http import static_files
-from macule.http.messages import Exempt, Request, Response
+from macule.http.messages import Exemptions, Request, Response
 
 FOLDER = os.path.join(os.path.dirname(__file__), "page")
 FILES = {"docs.css": "text/css; charset=utf-8", "docs.js": "text/javascript; charset=utf-8"}
@@ -17,7 +17,9 @@ POLICY = (
 )
 # Writing the document and its page takes 40 ms each: once a process, the first time one is asked
 # for. 20 kB and 25 kB are kept.
-_written: dict[tuple[Callable[[Request], str], tuple[str, ...], Exempt], static_files.Packed] = {}
+_written: dict[
+    tuple[Callable[[Request], str], tuple[str, ...], Exemptions], static_files.CompressedText
+] = {}
 _writing = Lock()
 
 
@@ -34,7 +36,7 @@ def docs(request: Request) -> Response:
 
 def file(request: Request) -> Response:
     """GET /docs/{file}: a file of that page."""
-    return static_files.file(request, FOLDER, FILES)
+    return static_files.file_response(request, FOLDER, FILES)
 
 
 def _document(request: Request) -> str:
@@ -42,22 +44,24 @@ def _document(request: Request) -> str:
 
     from macule.routes.openapi import specification
 
-    document = specification.document(request.routes, request.free)
+    document = specification.document(request.routes, request.exemptions)
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
 def _docs(request: Request) -> str:
     from macule.routes.openapi import page, specification
 
-    versions = {name: static_files.version(os.path.join(FOLDER, name)) for name in FILES}
-    return page.html(specification.document(request.routes, request.free), versions)
+    versions = {name: static_files.file_version(os.path.join(FOLDER, name)) for name in FILES}
+    return page.html(specification.document(request.routes, request.exemptions), versions)
 
 
 def _sent(request: Request, write: Callable[[Request], str], headers: dict[str, str]) -> Response:
     """Let what changes with the version alone be kept; it is asked for anew by its ETag."""
     names = tuple(f"{method} {path}" for path in request.routes for method in request.routes[path])
-    key = write, names, request.free
+    key = write, names, request.exemptions
     with _writing:
         if key not in _written:
-            _written[key] = static_files.pack(write(request).encode())
-    return static_files.sent(request, _written[key], {"Cache-Control": "no-cache", **headers})
+            _written[key] = static_files.compress(write(request).encode())
+    return static_files.text_response(
+        request, _written[key], {"Cache-Control": "no-cache", **headers}
+    )

@@ -17,7 +17,7 @@ from macule.errors import (
     UnsupportedImage,
 )
 from macule.http import draining, routing
-from macule.http.messages import Exempt, Table
+from macule.http.messages import Exemptions, RouteTable
 from macule.routes.openapi.entry import (
     COUNTED,
     EVERY_ERROR,
@@ -71,7 +71,7 @@ nor load anything for it."""
 Node = dict[str, Any]
 
 
-def document(routes: Table, free: Exempt) -> Node:
+def document(routes: RouteTable, free: Exemptions) -> Node:
     """Describe *routes*, those of the predict function or of the health function.
 
     *free*: those that need no key where there are keys, or are counted against no quota.
@@ -116,19 +116,21 @@ def components() -> Node:
     return _read("components.json")
 
 
-def _paths(described: Mapping[str, Operation], routes: Table, free: Exempt, kept: Node) -> Node:
+def _paths(
+    described: Mapping[str, Operation], routes: RouteTable, free: Exemptions, kept: Node
+) -> Node:
     """Write the operations of *routes* by path and method, paths as *described* has them."""
     paths: Node = {}
     for route, operation in described.items():
         method, path = route.split(" ")
-        plain = routing.plain(route)
-        if method not in routes.get(routing.bare(path), {}):
+        plain = routing.normalize_route(route)
+        if method not in routes.get(routing.normalize_path(path), {}):
             continue
         unlocked = plain in free.keys
         refusals = () if unlocked else LOCKED
         if method == "POST" and plain not in free.quotas:
             refusals += COUNTED
-        if routing.bare(path) not in draining.OPEN:
+        if routing.normalize_path(path) not in draining.EXEMPT_ROUTES:
             refusals += STOPPED
         whole = operation._replace(errors=(*operation.errors, *refusals))
         paths.setdefault(path, {})[method.lower()] = _operation(whole, kept, unlocked)

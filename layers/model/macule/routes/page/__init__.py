@@ -37,22 +37,24 @@ GUARDS = {
 def view(request: Request) -> Response:
     """GET /: the page, in the language that the reader asks for. Query: `lang`."""
     headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **GUARDS}
-    return static_files.sent(request, _page(_language(request)), headers, "Accept-Language, ")
+    return static_files.text_response(
+        request, _page(_language(request)), headers, "Accept-Language, "
+    )
 
 
 def file(request: Request) -> Response:
     """GET /page/{file}: a file of the page; kept by browsers where its address has its version."""
-    return static_files.file(request, FOLDER, KINDS)
+    return static_files.file_response(request, FOLDER, KINDS)
 
 
 def form(request: Request) -> Response:
     """POST /page/: what POST /predict/ answers, as a page. Query: `lang`, and its."""
-    answer = application.forward(request, "/predict/")
+    answer = application.dispatch(request, "/predict/")
     found, language = json.loads(answer.body), _language(request)
     words = _words()
     if answer.status == 200:
         found = found if "decision" in found else found["predictions"][0]  # it came as `instances`
-        shown = json.loads(application.forward(request, "/model/", "GET").body)
+        shown = json.loads(application.dispatch(request, "/model/", "GET").body)
         values = _result(found, shown, words[language], language)
     else:
         values = _problem(found, answer, words, language)
@@ -176,7 +178,7 @@ def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
     """Fill the slots of page.html with *values*, and its elements with their words."""
     words = _words()
     own = {
-        **{name: static_files.version(os.path.join(FOLDER, name)) for name in KINDS},
+        **{name: static_files.file_version(os.path.join(FOLDER, name)) for name in KINDS},
         "lang": language,
         "root": root,
         "words": _script(words),
@@ -225,14 +227,14 @@ def _language(request: Request) -> str:
     liked: dict[str, float] = {}
     for part in request.headers.get("accept-language", "").lower().split(","):
         name, _, rest = part.partition(";")
-        liked.setdefault(name.strip()[:2], static_files.quality(rest))
+        liked.setdefault(name.strip()[:2], static_files.parse_quality(rest))
     return max(LANGUAGES, key=lambda language: liked.get(language, 0.0))
 
 
 @cache
-def _page(language: str) -> static_files.Packed:
+def _page(language: str) -> static_files.CompressedText:
     """Write the page once a process: 8 kB a language are kept."""
-    return static_files.pack(_html(language, "", {"view": "choose"}))
+    return static_files.compress(_html(language, "", {"view": "choose"}))
 
 
 def _read(name: str) -> bytes:
