@@ -20,7 +20,7 @@ PASSWORD = "not-in-any-text"  # noqa: S105
 WORKER = (
     "import logging; from macule import settings; from macule.server import queue_worker; "
     "logging.basicConfig(level=logging.INFO); "
-    "told = queue_worker.serve(settings.current(), live_s={live_s}, look_s={look_s}); "
+    "told = queue_worker.serve(settings.current(), lease_s={lease_s}, sweep_after_s={sweep_after_s}); "
     "import os, sys; told and {anew} and os.execv(sys.executable, sys.orig_argv)"
 )
 
@@ -77,8 +77,8 @@ def broker(folder: Path, *options: str) -> Iterator[Broker]:
 @contextmanager
 def worker(
     server: Broker,
-    live_s: float = 1.0,
-    look_s: float = 1.0,
+    lease_s: float = 1.0,
+    sweep_after_s: float = 1.0,
     anew: bool = False,
     **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
@@ -89,7 +89,11 @@ def worker(
     log = server.folder / f"worker-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", WORKER.format(live_s=live_s, look_s=look_s, anew=anew)],
+            [
+                sys.executable,
+                "-c",
+                WORKER.format(lease_s=lease_s, sweep_after_s=sweep_after_s, anew=anew),
+            ],
             cwd=ROOT,
             env={**os.environ, "BROKER_URL": server.url, **environment},
             stdout=output,

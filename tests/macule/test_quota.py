@@ -17,8 +17,8 @@ from macule import settings
 from macule.caching.redis_client import Quotas
 from macule.errors import BadSetting, QuotaExceeded
 from macule.security import client_address, rate_limits
-from macule.settings import access
 from macule.security.rate_limits import MOST_CALLERS, Memory, Meter, Policy
+from macule.settings import access
 
 HOUR, SECOND = Policy("hour", 5, 3600), Policy("second", 2, 1)
 US = 1_000_000

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from broker import Broker, broker
-from macule.jobs.broker.redis_queue import Valkey
+from macule.jobs.broker.redis_queue import RedisQueue
 
 
 @pytest.fixture(scope="module")
@@ -14,6 +14,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def queue(server: Broker) -> Valkey:
+def queue(server: Broker) -> RedisQueue:
     server.client.flushall()
-    return Valkey(server.url, 60, 1000, live_s=1, look_s=1)
+    return RedisQueue(server.url, 60, 1000, lease_s=1, sweep_after_s=1)

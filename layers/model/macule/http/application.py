@@ -96,7 +96,7 @@ def _tell(request: Request, response: Response, began: float) -> None:
         "band": response.headers.get("X-Memory-Band"),
         "address": access_control.logged_address(request),
     }
-    access_log.answered(facts, stages, request.headers)
+    access_log.log_request(facts, stages, request.headers)
 
 
 def _routed(request: Request) -> Response:

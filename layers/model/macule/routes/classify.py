@@ -17,7 +17,7 @@ from macule.inference.pipeline import Outcome
 from macule.memory import admission
 
 
-def photo(request: Request) -> Response:
+def classify_image(request: Request) -> Response:
     """POST /predict/: classify the photo in the body.
 
     Query: `top_k` (1 or more: how many labels to return), `explain=cam`.
@@ -25,22 +25,22 @@ def photo(request: Request) -> Response:
     answer as the one of `predictions`.
     """
     chosen = settings.current()
-    top_k, with_cam = wishes(request)
-    expect(request, chosen)
+    top_k, with_cam = parse_query(request)
+    expect_upload(request, chosen)
     is_batch = False
 
     def received() -> bytes:
         nonlocal is_batch
-        found = receive(request, chosen)
+        found = read_upload(request, chosen)
         is_batch = found.is_batch
         return found.image
 
-    outcome = answered(request, received, chosen, top_k, with_cam)
+    outcome = run(request, received, chosen, top_k, with_cam)
     answer = {"predictions": [outcome.answer]} if is_batch else outcome.answer
-    return told(messages.as_json(answer), outcome)
+    return with_timing(messages.as_json(answer), outcome)
 
 
-def answered(
+def run(
     request: Request,
     receive: Callable[[], bytes],
     chosen: settings.Settings,
@@ -68,7 +68,7 @@ def answered(
     while isinstance(outcome, Flight):  # another request is at it: wait outside the slot
         found = outcome.wait(deadline - time.monotonic())
         job = partial(classified, outcome.image)
-        outcome = _again(found) if found else here.turn(job, deadline - time.monotonic())
+        outcome = _as_cache_hit(found) if found else here.turn(job, deadline - time.monotonic())
     answer, stages, facts = outcome
     answer["metrics"]["total_ms"] = pipeline.elapsed_ms(began)
     if answer["metrics"]["cold_start"]:
@@ -76,7 +76,7 @@ def answered(
     return Outcome(answer, stages, facts)
 
 
-def told(response: Response, outcome: Outcome) -> Response:
+def with_timing(response: Response, outcome: Outcome) -> Response:
     """Have *response* say what it took: to its caller, and to the log."""
     total_ms = outcome.answer["metrics"]["total_ms"]
     spent = [*outcome.stages.items(), ("total", total_ms)]
@@ -85,19 +85,19 @@ def told(response: Response, outcome: Outcome) -> Response:
     return response._replace(headers=headers, facts=outcome.facts, stages=outcome.stages)
 
 
-def expect(request: Request, chosen: settings.Settings) -> None:
+def expect_upload(request: Request, chosen: settings.Settings) -> None:
     """Have the photo come before it is its turn, where the server can wait without a thread."""
     uploads.expect(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 
-def receive(request: Request, chosen: settings.Settings) -> uploads.Upload:
+def read_upload(request: Request, chosen: settings.Settings) -> uploads.Upload:
     """Read the photo in the body, once there is room for it and for what decoding it will take."""
     cost = uploads.price(request, chosen.max_image_bytes)
     with admission.current().room(cost, chosen.admission_timeout_s):
         return uploads.photo(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 
-def wishes(request: Request) -> tuple[int | None, bool]:
+def parse_query(request: Request) -> tuple[int | None, bool]:
     """Read what the query asks for: how many labels, and whether a map.
 
     Raises: BadRequest.
@@ -105,7 +105,7 @@ def wishes(request: Request) -> tuple[int | None, bool]:
     return _top_k(request.query.get("top_k")), _with_cam(request.query.get("explain"))
 
 
-def _again(outcome: Outcome) -> Outcome:
+def _as_cache_hit(outcome: Outcome) -> Outcome:
     """Give another request's outcome as one's own."""
     answer, _, facts = outcome
     metrics = {**answer["metrics"], "decode_ms": 0.0, "infer_ms": 0.0, "cold_start": False}

@@ -48,7 +48,7 @@ def report() -> dict[str, Any]:
     used = processes.usage(pids)
     share = used.pss / limit.bytes
     band = budget.band_of(share)
-    held, kept, waiting = admission.current(), answers.current(), selection.waiting()
+    held, kept, waiting = admission.current(), answers.current(), selection.local_backlog()
     return {
         "status": band if band in ("critical", "oom_imminent") else "ok",
         "memory": {
@@ -103,11 +103,11 @@ def card(request: Request) -> Response:
 def _jobs(waiting: selection.Backlog | None) -> dict[str, Any]:
     if waiting is None:
         return {}
-    held = waiting.held
+    usage = waiting.usage
     return {
         "jobs": waiting.jobs,
-        "jobs_mb": _mb(held.bytes),
-        "jobs_limit_mb": _mb(held.most_bytes),
+        "jobs_mb": _mb(usage.bytes),
+        "jobs_limit_mb": _mb(usage.max_bytes),
     }
 
 

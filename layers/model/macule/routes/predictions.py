@@ -12,15 +12,15 @@ from macule.errors import BadRequest, NoWebhooks
 from macule.http import draining, messages
 from macule.http.messages import Request, Response
 from macule.inference import decoder_threads, decoding, pipeline
-from macule.jobs import Job, Order, selection
+from macule.jobs import Job, JobOptions, selection
 from macule.memory import admission
 from macule.observability import metrics
 from macule.routes import classify
 
-MOST_WAIT_S = 60.0
-LOOK_S = 0.03  # while a caller waits for the end of a job
+MAX_WAIT_S = 60.0
+POLL_S = 0.03  # while a caller waits for the end of a job
 RETRY_AFTER_S = 1
-KEY = re.compile(r"[\x21-\x7e]{1,128}")
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def create(request: Request) -> Response:
@@ -28,18 +28,18 @@ def create(request: Request) -> Response:
 
     Query as POST /predict/. Headers: `Prefer: respond-async` or `wait=N`, `Idempotency-Key`.
     """
-    chosen, desk = settings.current(), selection.current()
-    top_k, with_cam = classify.wishes(request)
+    chosen, desk = settings.current(), selection.active_queue()
+    top_k, with_cam = classify.parse_query(request)
     wait_s = _wait(request.headers.get("prefer", ""))
     key = request.headers.get("idempotency-key")
-    if key is not None and not KEY.fullmatch(key):
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
         raise BadRequest("The Idempotency-Key is not 1 to 128 visible ASCII characters.")
-    classify.expect(request, chosen)
+    classify.expect_upload(request, chosen)
 
-    def received() -> tuple[Order, bytes, decoding.Header]:
-        photo, texts, _ = classify.receive(request, chosen)
+    def received() -> tuple[JobOptions, bytes, decoding.Header]:
+        photo, texts, _ = classify.read_upload(request, chosen)
         header = decoder_threads.inspect(photo, chosen)  # no photo is refused at once
-        order = Order(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
+        order = JobOptions(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
         return order, photo, header
 
     order, photo, header = admission.current().turn(received, chosen.admission_timeout_s)
@@ -52,7 +52,7 @@ def create(request: Request) -> Response:
         applied = {"Preference-Applied": f"wait={wait_s:g}"}
         end = time.monotonic() + wait_s
         while not job.ended and time.monotonic() < end and not draining.now():
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
             job = desk.queue.get(job.id, request.caller)
     answer = _answer(job, 200 if job.ended else 202)
     answer.headers.update({"Location": f"/predictions/{job.id}", **applied})
@@ -61,13 +61,13 @@ def create(request: Request) -> Response:
 
 def show(request: Request) -> Response:
     """GET /predictions/{id}: how far it is, and its outcome; 304 if that is known by its ETag."""
-    job = selection.current().queue.get(request.names["id"], request.caller)
+    job = selection.active_queue().queue.get(request.names["id"], request.caller)
     return messages.tagged(request, _answer(job))
 
 
 def cancel(request: Request) -> Response:
     """POST /predictions/{id}/cancel: end it; its image goes at once."""
-    canceled = selection.current().queue.cancel(request.names["id"], request.caller)
+    canceled = selection.active_queue().queue.cancel(request.names["id"], request.caller)
     metrics.add("macule_jobs_total", canceled.status, "")
     return _answer(canceled)
 
@@ -90,7 +90,7 @@ def _webhook(texts: Mapping[str, str], chosen: settings.Settings) -> dict[str, A
     if url:
         from macule.jobs.webhooks import messages
 
-        messages.check(url, chosen.webhook_loopback)
+        messages.validate_url(url, chosen.webhook_loopback)
     events = tuple(part.strip() for part in texts.get("webhook_events_filter", "").split(","))
     unknown = set(events) - {*jobs.EVENTS, ""}
     if unknown:
@@ -105,5 +105,5 @@ def _wait(prefer: str) -> float | None:
         name, _, value = part.strip().partition("=")
         text = value.strip(' "')
         if name.strip() == "wait" and text.isascii() and text.isdigit():
-            return min(float(text[:6]), MOST_WAIT_S)
+            return min(float(text[:6]), MAX_WAIT_S)
     return None

@@ -11,7 +11,7 @@ from macule.http import client, messages
 from macule.http.messages import Request, Response
 from macule.routes import health
 
-WATCHER = "macule-health"  # whoever is asked by it does not ask on: two would ask each other
+USER_AGENT = "macule-health"  # whoever is asked by it does not ask on: two would ask each other
 STYLE = """
 :root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif }
 h1 { font-size: 1.4rem; margin: 0 }
@@ -59,7 +59,7 @@ ROWS = {
     "Headroom, MB": ("headroom_mb",),
     "Model loaded": ("model_loaded",),
 }
-MOST_CHARACTERS = 40  # of a value that another service wrote
+MAX_CHARS = 40  # of a value that another service wrote
 
 
 def memory(request: Request) -> Response:
@@ -72,13 +72,13 @@ def page(request: Request) -> Response:
     return messages.as_html(_html(_reports(request)), STYLE)
 
 
-def watched(url: str, timeout_s: float, key: str | None = None) -> dict[str, Any]:
+def fetch_report(url: str, timeout_s: float, key: str | None = None) -> dict[str, Any]:
     """Ask the predict function at *url* for its report of memory, which loads no model.
 
     Returns: the report, or why there is none: {"error": "refused the connection"}.
     """
     try:
-        sent = {"User-Agent": WATCHER, **({"X-API-Key": key} if key else {})}
+        sent = {"User-Agent": USER_AGENT, **({"X-API-Key": key} if key else {})}
         reply = client.ask(f"{url}/memory/", timeout_s, headers=sent)
     except client.Unreachable as error:
         return {"error": str(error)}
@@ -98,8 +98,10 @@ def watched(url: str, timeout_s: float, key: str | None = None) -> dict[str, Any
 
 def _reports(request: Request) -> dict[str, Any]:
     own, chosen = health.report(), settings.current()
-    if chosen.predict_url and request.headers.get("user-agent") != WATCHER:
-        own["predict"] = watched(chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key)
+    if chosen.predict_url and request.headers.get("user-agent") != USER_AGENT:
+        own["predict"] = fetch_report(
+            chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key
+        )
     return own
 
 
@@ -117,7 +119,7 @@ def _html(own: dict[str, Any]) -> str:
     for name, path in ROWS.items():
         row = f'<tr><th scope="row">{name}</th>'
         for report in columns.values():
-            text = _shown(report, path)
+            text = _cell(report, path)
             ill = ' class="ill"' if name == "Status" and text != "ok" else ""
             row += f"<td{ill}>{escape(text)}</td>"
         rows.append(f"{row}</tr>")
@@ -126,10 +128,10 @@ def _html(own: dict[str, Any]) -> str:
     return PAGE.format(style=STYLE, note=note, heads=heads, rows="\n".join(rows), read=read)
 
 
-def _shown(report: dict[str, Any], path: tuple[str, ...]) -> str:
+def _cell(report: dict[str, Any], path: tuple[str, ...]) -> str:
     value: Any = report
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)[:MOST_CHARACTERS] if isinstance(value, str | int | float) else "not said"
+    return str(value)[:MAX_CHARS] if isinstance(value, str | int | float) else "not said"

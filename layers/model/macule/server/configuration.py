@@ -52,8 +52,8 @@ def when_ready(server: Any) -> None:
 
     processes.first()  # whose descendants the workers are
     draining.announce(server)
-    metrics.share(workers)  # what all of them count in, and those that come after
-    log_format.begin()
+    metrics.counters(workers)  # what all of them count in, and those that come after
+    log_format.configure()
     gc.collect()
     gc.freeze()
 
@@ -64,7 +64,7 @@ def on_reload(server: Any) -> None:
     from macule.observability import log_format
 
     draining.note_reload(server)
-    log_format.begin()
+    log_format.configure()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -83,12 +83,12 @@ def post_worker_init(worker: Any) -> None:
     from macule.jobs import selection
     from macule.memory import budget, recycling
 
-    draining.prepare(worker, chosen.drain_s, chosen.graceful_timeout_s, selection.leave)
+    draining.prepare(worker, chosen.drain_s, chosen.graceful_timeout_s, selection.stop)
     worker.wear = recycling.watch(chosen)
     share = budget.current().limit.bytes // workers // TRANSFERS_SHARE
     worker.transfers.most_bytes = min(share, TRANSFERS_BYTES)
     if chosen.function == "predict":
-        selection.resume()
+        selection.resume_jobs()
     if worker.replaces:
         recycling.take_over(lambda: runtime.warm(chosen.model), worker.ppid, worker.surplus)
     draining.note_warm(worker)
@@ -118,4 +118,4 @@ def worker_exit(server: Any, worker: Any) -> None:
     """Let the job at hand end; what does not is taken up by the next worker."""
     from macule.jobs import selection
 
-    selection.leave(selection.END_S)
+    selection.stop(selection.STOP_TIMEOUT_S)

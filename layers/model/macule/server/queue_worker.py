@@ -23,9 +23,16 @@ from celery.worker import state
 from macule import settings
 from macule.errors import Unavailable
 from macule.inference import runtime
-from macule.jobs import Order, task
+from macule.jobs import JobOptions, task
 from macule.jobs.broker import lua_scripts
-from macule.jobs.broker.redis_queue import LIVE_S, LOOK_S, TASK, TIMEOUT_S, Delivery, Valkey
+from macule.jobs.broker.redis_queue import (
+    SWEEP_AFTER_S,
+    TASK,
+    TIMEOUT_S,
+    WORKER_LEASE_S,
+    Delivery,
+    RedisQueue,
+)
 from macule.jobs.webhooks import messages
 from macule.memory import allocator, processes, recycling
 from macule.server import queue_worker_http
@@ -40,7 +47,7 @@ BEAT_S = 1.0
 STILL_S = 30.0  # beyond what a job may take, after which the loop stands still
 MARGIN_S = 300.0  # beyond what a job may wait for; it costs nothing that a time-out comes late
 
-Work = Callable[[Order, bytes], tuple[str, Mapping[str, Any]]]
+Work = Callable[[JobOptions, bytes], tuple[str, Mapping[str, Any]]]
 Send = Callable[[str, str, bytes], messages.Outcome]  # url, message id, body
 
 
@@ -56,7 +63,7 @@ class Worker:
 
     def __init__(
         self,
-        queue: Valkey,
+        queue: RedisQueue,
         work: Work,
         wear: recycling.Wear,
         grace_s: float,
@@ -102,7 +109,7 @@ class Worker:
         """Say why this worker takes no jobs, "" if it does."""
         now = time.monotonic()
         away_s, still_s = now - self._reached, now - self._beaten
-        if away_s > self._queue.live_s:
+        if away_s > self._queue.lease_s:
             return f"the broker has not answered for {away_s:.0f} s"
         if still_s > self._longest_s + STILL_S:
             return f"the loop that brings jobs has stood still for {still_s:.0f} s"
@@ -116,13 +123,13 @@ class Worker:
         job, image, returned = taken
         self._held = job_id
         try:
-            status, outcome = self._work(job.order, image)
+            status, outcome = self._work(job.options, image)
         except Unavailable as error:
             pause_s = _pause_s(returned)
             log.warning("job %s waits for %.0f s: %s", job_id, pause_s, error)
-            self._patiently(lambda: self._queue.give_back(job_id, pause_s))
+            self._patiently(lambda: self._queue.requeue(job_id, pause_s))
         except BaseException:  # the process is to end at once
-            self._queue.give_back(job_id)
+            self._queue.requeue(job_id)
             raise
         else:  # told even by a process that is to end: else all would be done again
             self._patiently(lambda: self._queue.finish(job_id, status, outcome), to_the_end=True)
@@ -132,7 +139,7 @@ class Worker:
 
     def _keep(self) -> None:
         """Renew what is held, and look after what nobody holds."""
-        pause_s = min(SWEEP_S, self._queue.live_s / 5)
+        pause_s = min(SWEEP_S, self._queue.lease_s / 5)
         while True:
             held = self._held
             with suppress(Unavailable):  # Celery and `_patiently` say so
@@ -146,25 +153,25 @@ class Worker:
     def _reach(self) -> None:
         """Note that the broker answers; after a while without it, Celery has to find it again."""
         now = time.monotonic()
-        if now - self._reached > self._queue.live_s:
+        if now - self._reached > self._queue.lease_s:
             self._beaten = now
         self._reached = now
 
     def _tell(self, send: Send) -> None:
         while not self._stopping.is_set():
-            delivery = self._patiently(self._queue.due)
+            delivery = self._patiently(self._queue.claim_webhook)
             if delivery is None:
                 self._stopping.wait(SWEEP_S)
                 continue
             pause_s = _sent(delivery, send)
-            self._patiently(partial(self._queue.settle, delivery, pause_s))
+            self._patiently(partial(self._queue.reschedule_webhook, delivery, pause_s))
 
     def _drop(self) -> None:
         held = self._held
         if held:
             log.warning("job %s is given back: it was not finished in time", held)
             with suppress(Unavailable):  # then others find that this process is dead
-                self._queue.give_back(held)
+                self._queue.requeue(held)
         os._exit(0)
 
     def _patiently(self, action: Callable[[], T], to_the_end: bool = False) -> T | None:
@@ -183,8 +190,8 @@ class Worker:
 
 def serve(
     chosen: settings.Settings,
-    live_s: float = LIVE_S,
-    look_s: float = LOOK_S,
+    lease_s: float = WORKER_LEASE_S,
+    sweep_after_s: float = SWEEP_AFTER_S,
 ) -> str:
     """Work on jobs until SIGTERM, or until this process is worn or Celery gives up.
 
@@ -195,9 +202,9 @@ def serve(
     url, port = chosen.broker_url or "", chosen.worker_metrics_port
     host = chosen.bind.rpartition(":")[0].strip("[]")
     listener = None if port is None else queue_worker_http.listen(host, port)
-    queue = Valkey(url, chosen.job_ttl_s, chosen.max_jobs, live_s, look_s)
+    queue = RedisQueue(url, chosen.job_ttl_s, chosen.max_jobs, lease_s, sweep_after_s)
     warm = runtime.warm(chosen.model)
-    predicted = partial(task.outcome, chosen=chosen)
+    predicted = partial(task.run, chosen=chosen)
     grace_s = chosen.graceful_timeout_s
     send = partial(
         messages.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback
@@ -280,12 +287,12 @@ def _sent(delivery: Delivery, send: Send) -> float | None:
         outcome = send(delivery.url, delivery.message_id, delivery.body)
     except Exception:  # else the thread ends, and with it all webhooks of this worker
         log.exception("a webhook failed")
-        outcome = messages.Outcome("again", "failed on our side")
+        outcome = messages.Outcome("retry", "failed on our side")
     attempts = delivery.attempts + 1
-    pause_s = messages.pause_s(attempts) if outcome.state == "again" else None
+    pause_s = messages.retry_delay_s(attempts) if outcome.state == "retry" else None
     if pause_s is not None:
         return max(pause_s, outcome.after_s)
-    messages.over(outcome, attempts, str(urlsplit(delivery.url).hostname))
+    messages.log_outcome(outcome, attempts, str(urlsplit(delivery.url).hostname))
     return None
 
 

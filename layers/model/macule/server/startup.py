@@ -103,8 +103,8 @@ def begin() -> None:
     """
     check_settings()
     allocator.configure()
-    metrics.share()
-    log_format.begin()
+    metrics.counters()
+    log_format.configure()
 
 
 def _missing(name: str, *needed: str) -> str:
@@ -142,7 +142,7 @@ def _unwritable(name: str, folder: str) -> str:
             os.close(descriptor)
             os.unlink(path)
     except OSError as error:
-        if error.errno == ENOSPC and os.path.exists(os.path.join(folder, jobs.FILE)):
+        if error.errno == ENOSPC and os.path.exists(os.path.join(folder, jobs.DATABASE_FILE)):
             return ""  # the queue has a reserve there, to finish what it accepted
         return f"{name}={folder!r} is not a folder that can be written: {error.strerror}"
     return ""

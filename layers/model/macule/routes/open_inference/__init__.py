@@ -18,10 +18,10 @@ from macule.registry.model_card import Card
 from macule.routes import classify, health
 
 if TYPE_CHECKING:
-    from macule.routes.open_inference.tensors import Asked
+    from macule.routes.open_inference.tensors import InferOptions
 
 PIXELS = "RGB values from 0 to 255, before the model's own scaling; instead of `image`"
-PHOTO = "an encoded photo, of any format and size that is served; in JSON its base64"
+IMAGE = "an encoded photo, of any format and size that is served; in JSON its base64"
 
 
 def server(request: Request) -> Response:
@@ -50,18 +50,18 @@ def ready(request: Request) -> Response:
     return messages.as_json({**named, "ready": answer.status == 200}, answer.status, **headers)
 
 
-def about(request: Request) -> Response:
+def model_metadata(request: Request) -> Response:
     """GET /v2/models/{name}: what goes in, and what comes out."""
     card = _card(request, settings.current())
     shape, labels = [1, *decoding.sides(card.side_px), 3], [1, len(card.labels)]
     inputs = [
-        _described("image", "BYTES", [1], PHOTO),
-        _described("pixels", "FP32", shape, f"{PIXELS}; UINT8 too"),
+        _tensor_metadata("image", "BYTES", [1], IMAGE),
+        _tensor_metadata("pixels", "FP32", shape, f"{PIXELS}; UINT8 too"),
     ]
     outputs = [
-        _described("probabilities", "FP32", labels, "calibrated; they sum to 1"),
-        _described("labels", "BYTES", labels, "whose probabilities they are"),
-        _described("decision", "BYTES", [1], "classified, inconclusive or not_skin"),
+        _tensor_metadata("probabilities", "FP32", labels, "calibrated; they sum to 1"),
+        _tensor_metadata("labels", "BYTES", labels, "whose probabilities they are"),
+        _tensor_metadata("decision", "BYTES", [1], "classified, inconclusive or not_skin"),
     ]
     return messages.as_json(
         {
@@ -76,12 +76,12 @@ def about(request: Request) -> Response:
 
 def infer(request: Request) -> Response:
     """POST /v2/models/{name}/infer: classify one image, as POST /predict/ does."""
-    from macule.routes.open_inference.tensors import Asked, Tensor, write
+    from macule.routes.open_inference.tensors import InferOptions, Tensor, write
 
     chosen = settings.current()
     card = _card(request, chosen)
     content_coding.named(request)
-    asked = Asked()
+    asked = InferOptions()
     request.body.expect(_limit_bytes(request, chosen), chosen.body_timeout_s)
 
     def receive() -> bytes:
@@ -89,7 +89,7 @@ def infer(request: Request) -> Response:
         photo, asked = _receive(request, card, chosen)
         return photo
 
-    outcome = classify.answered(request, receive, chosen)
+    outcome = classify.run(request, receive, chosen)
     answer = outcome.answer
     found = {row["label"]: row["probability"] for row in answer["predictions"]}
     shape = [1, len(card.labels)]
@@ -104,10 +104,10 @@ def infer(request: Request) -> Response:
         "id": asked.id or answer["id"],
         "parameters": {"disclaimer": answer["disclaimer"]},
     }
-    return classify.told(write(document, asked, outputs), outcome)
+    return classify.with_timing(write(document, asked, outputs), outcome)
 
 
-def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[bytes, Asked]:
+def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[bytes, InferOptions]:
     """Read the body and take the image out of it, each once there is room for it."""
     from macule.routes.open_inference import tensors
 
@@ -118,7 +118,7 @@ def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[b
     here, sides = admission.current(), decoding.sides(card.side_px)
     with here.room(cost, chosen.admission_timeout_s):
         parts = tensors.split(content_coding.chunks(request, limit, chosen.body_timeout_s), size)
-    with here.room(tensors.price(parts, sides), chosen.admission_timeout_s):
+    with here.room(tensors.read_cost(parts, sides), chosen.admission_timeout_s):
         return tensors.read(parts, sides, most)
 
 
@@ -144,7 +144,7 @@ def _card(request: Request, chosen: settings.Settings) -> Card:
     return card
 
 
-def _described(name: str, datatype: str, shape: list[int], content: str) -> dict[str, Any]:
+def _tensor_metadata(name: str, datatype: str, shape: list[int], content: str) -> dict[str, Any]:
     return {
         "name": name,
         "datatype": datatype,

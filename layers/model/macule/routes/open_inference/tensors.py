@@ -24,11 +24,11 @@ PREFIX_BYTES = 4  # the length before an element of BYTES
 PIXEL_BYTES = {"FP32": 4, "UINT8": 1}
 OUTPUTS = ("probabilities", "labels", "decision")
 # Extensions that would change what an answer means, were they passed over.
-UNKNOWN = ("classification", "shared_memory_region")
+UNSUPPORTED_PARAMETERS = ("classification", "shared_memory_region")
 MAX_ID = 1000
 
 
-class Asked(NamedTuple):
+class InferOptions(NamedTuple):
     """What the JSON says beside its tensor: an id; names of outputs, and whether each is binary."""
 
     id: str = ""
@@ -83,27 +83,27 @@ def split(chunks: Iterable[bytes], size: int | None) -> Parts:
     return Parts(text[:size], text[size:], rest.getvalue())
 
 
-def price(parts: Parts, sides: tuple[int, int]) -> int:
+def read_cost(parts: Parts, sides: tuple[int, int]) -> int:
     """Estimate the bytes that `read` takes beside *parts*.
 
     Raises: BadRequest where the JSON has more values than any tensor here.
     """
-    values = uploads.values(parts.text, _most_values(sides))
+    values = uploads.values(parts.text, _max_values(sides))
     binary = min(len(parts.rest), 4 * _count(sides))  # a photo's bytes are not copied
     return 3 * len(parts.text) + uploads.VALUE_BYTES * values + 5 * binary
 
 
-def read(parts: Parts, sides: tuple[int, int], max_image_bytes: int) -> tuple[bytes, Asked]:
+def read(parts: Parts, sides: tuple[int, int], max_image_bytes: int) -> tuple[bytes, InferOptions]:
     """Return the image file that *parts* hold, or pixels of *sides* as one, and what is asked.
 
     Raises: BadRequest, BodyTooLarge.
     """
-    document = _object(uploads.parsed(parts.text, _most_values(sides)), "the body")
-    asked = Asked(_id(document), _outputs(document))
+    document = _object(uploads.parsed(parts.text, _max_values(sides)), "the body")
+    asked = InferOptions(_id(document), _outputs(document))
     tensor = _input(document, len(parts.prefix) + len(parts.rest))
     kind, shape = (tensor.get("name"), tensor.get("datatype")), tensor.get("shape")
     if kind == ("image", "BYTES") and shape in ([1], [1, 1]):
-        return uploads.within(_photo(tensor, parts), max_image_bytes), asked
+        return uploads.within(_image(tensor, parts), max_image_bytes), asked
     if kind in (("pixels", "FP32"), ("pixels", "UINT8")) and shape == [1, *sides, 3]:
         return _bitmap(_numbers(tensor, parts, _count(sides)), sides), asked
     raise BadRequest(
@@ -112,14 +112,16 @@ def read(parts: Parts, sides: tuple[int, int], max_image_bytes: int) -> tuple[by
     )
 
 
-def write(document: Mapping[str, Any], asked: Asked, tensors: Mapping[str, Tensor]) -> Response:
+def write(
+    document: Mapping[str, Any], asked: InferOptions, tensors: Mapping[str, Tensor]
+) -> Response:
     """Answer with *document* and the outputs that are asked for, binary ones behind the JSON."""
     listed, blobs = [], []
     for name, binary in asked.outputs:
         datatype, shape, data = tensors[name]
         about: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
         if binary:
-            blobs.append(_packed(datatype, data))
+            blobs.append(_pack(datatype, data))
             about["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
             about["data"] = data
@@ -135,7 +137,7 @@ def _count(sides: tuple[int, int]) -> int:
     return sides[0] * sides[1] * 3
 
 
-def _most_values(sides: tuple[int, int]) -> int:
+def _max_values(sides: tuple[int, int]) -> int:
     """Bound the JSON: pixels, the lists around them, and all else that there may be."""
     return 2 * _count(sides) + uploads.MAX_VALUES
 
@@ -154,14 +156,14 @@ def _input(document: Mapping[str, Any], sent: int) -> dict[str, Any]:
     return tensor
 
 
-def _packed(datatype: str, data: list[Any]) -> bytes:
+def _pack(datatype: str, data: list[Any]) -> bytes:
     if datatype == "FP32":
         return struct.pack(f"<{len(data)}f", *data)
     texts = [text.encode() for text in data]
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
-def _photo(tensor: Mapping[str, Any], parts: Parts) -> bytes:
+def _image(tensor: Mapping[str, Any], parts: Parts) -> bytes:
     """Take one element of BYTES: with its length before it, or as base64 in JSON."""
     if "data" not in tensor:
         if len(parts.prefix) < PREFIX_BYTES or parts.prefix != struct.pack("<I", len(parts.rest)):
@@ -239,7 +241,7 @@ def _outputs(document: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
 
 def _parameters(about: Mapping[str, Any]) -> dict[str, Any]:
     parameters = _object(about.get("parameters") or {}, "`parameters`")
-    if unknown := [name for name in UNKNOWN if name in parameters]:
+    if unknown := [name for name in UNSUPPORTED_PARAMETERS if name in parameters]:
         raise BadRequest(f"The parameter {unknown[0]} is not known here.")
     return parameters
 

@@ -23,13 +23,13 @@ _writing = Lock()
 
 def document(request: Request) -> Response:
     """GET /openapi.json: what the function that answers answers, as OpenAPI 3.1."""
-    return _sent(request, _document, {"Content-Type": "application/json"})
+    return _respond(request, _document, {"Content-Type": "application/json"})
 
 
 def docs(request: Request) -> Response:
     """GET /docs/: the same document for a person; its script sends only what the reader sends."""
     headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": POLICY}
-    return _sent(request, _docs, headers)
+    return _respond(request, _docs, headers)
 
 
 def file(request: Request) -> Response:
@@ -53,7 +53,9 @@ def _docs(request: Request) -> str:
     return page.html(specification.document(request.routes, request.free), versions)
 
 
-def _sent(request: Request, write: Callable[[Request], str], headers: dict[str, str]) -> Response:
+def _respond(
+    request: Request, write: Callable[[Request], str], headers: dict[str, str]
+) -> Response:
     """Let what changes with the version alone be kept; it is asked for anew by its ETag."""
     names = tuple(f"{method} {path}" for path in request.routes for method in request.routes[path])
     key = write, names, request.free

@@ -71,9 +71,9 @@ EVERY_ERROR: Failures = (MethodNotAllowed, Macule, BadSetting)
 EVERY_HEADER = ("X-Request-Id", "X-Memory-Band", "Cache-Control", "X-Content-Type-Options")
 EVERY_PARAMETER = ("X-Request-Id",)
 # What those may answer that are not named as free of it, by a door or by `draining`.
-LOCKED: Failures = (Unauthorized, Forbidden)
-COUNTED: Failures = (QuotaExceeded,)
-STOPPED: Failures = (Draining,)
+AUTHENTICATION: Failures = (Unauthorized, Forbidden)
+QUOTA: Failures = (QuotaExceeded,)
+SHUTDOWN: Failures = (Draining,)
 
 BODY: Failures = (
     BadRequest,

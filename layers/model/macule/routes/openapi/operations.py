@@ -16,15 +16,15 @@ from macule.errors import (
 )
 from macule.routes.openapi import open_inference
 from macule.routes.openapi.entry import (
+    AUTHENTICATION,
     BODY,
-    COUNTED,
     HTML,
     JSON,
-    LOCKED,
     MEMORY,
     MODEL,
     PHOTO,
-    STOPPED,
+    QUOTA,
+    SHUTDOWN,
     TEXT,
     UNKNOWN,
     Answer,
@@ -217,7 +217,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                     ("Server-Timing",),
                 )
             },
-            errors=(*PHOTO, *LOCKED, *COUNTED, *STOPPED),
+            errors=(*PHOTO, *AUTHENTICATION, *QUOTA, *SHUTDOWN),
             parameters=("lang", "top_k", "explain", "Cache-Control"),
             problems=HTML,
         ),

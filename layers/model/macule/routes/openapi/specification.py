@@ -19,23 +19,23 @@ from macule.errors import (
 from macule.http import draining, routing
 from macule.http.messages import Exempt, Table
 from macule.routes.openapi.entry import (
-    COUNTED,
+    AUTHENTICATION,
     EVERY_ERROR,
     EVERY_HEADER,
     EVERY_PARAMETER,
     JSON,
-    LOCKED,
     PROBLEM,
-    STOPPED,
+    QUOTA,
+    SHUTDOWN,
     Answer,
     Operation,
 )
 from macule.routes.openapi.operations import FUNCTIONS, TAGS
 
-KEPT = "examples.json"  # written by tests/answers.py
+EXAMPLES_FILE = "examples.json"  # written by tests/answers.py
 SCHEMES = ("Bearer", "X-API-Key")
 # The headers of problems, by the class of the first of a status.
-SAID: Mapping[type[Macule], tuple[str, ...]] = {
+PROBLEM_HEADERS: Mapping[type[Macule], tuple[str, ...]] = {
     Unavailable: ("Retry-After",),
     MethodNotAllowed: ("Allow",),
     Unauthorized: ("WWW-Authenticate",),
@@ -77,7 +77,7 @@ def document(routes: Table, free: Exempt) -> Node:
     *free*: those that need no key where there are keys, or are counted against no quota.
     """
     function = "predict" if "/predict" in routes else "health"
-    described, kept = FUNCTIONS[function], _read(KEPT)
+    described, kept = FUNCTIONS[function], _read(EXAMPLES_FILE)
     used = {operation.tag for operation in described.values()}
     whole = {
         "openapi": "3.1.0",
@@ -94,17 +94,17 @@ def document(routes: Table, free: Exempt) -> Node:
     }
     parts = components()
     parts["schemas"]["Photo"]["examples"] = [kept["photo"]]
-    for name, value in _named(kept).items():
+    for name, value in _path_examples(kept).items():
         parts["parameters"][name]["example"] = value
     parts["examples"] = {
         slug: {"summary": problem["title"], "value": problem}
         for slug, problem in kept["problems"].items()
     }
     schemes = {"securitySchemes": parts["securitySchemes"]}
-    return {**whole, "components": {**_reached(whole, parts), **schemes}}
+    return {**whole, "components": {**_referenced(whole, parts), **schemes}}
 
 
-def _named(kept: Node) -> Node:
+def _path_examples(kept: Node) -> Node:
     """Return what stands in the paths of examples: a prediction that was, the model that ships."""
     (job,) = kept["answers"]["createPrediction"]["202"][JSON].values()
     (card,) = kept["answers"]["model"]["200"][JSON].values()
@@ -125,11 +125,11 @@ def _paths(described: Mapping[str, Operation], routes: Table, free: Exempt, kept
         if method not in routes.get(routing.bare(path), {}):
             continue
         unlocked = plain in free.keys
-        refusals = () if unlocked else LOCKED
+        refusals = () if unlocked else AUTHENTICATION
         if method == "POST" and plain not in free.quotas:
-            refusals += COUNTED
+            refusals += QUOTA
         if routing.bare(path) not in draining.OPEN:
-            refusals += STOPPED
+            refusals += SHUTDOWN
         whole = operation._replace(errors=(*operation.errors, *refusals))
         paths.setdefault(path, {})[method.lower()] = _operation(whole, kept, unlocked)
     return paths
@@ -180,7 +180,10 @@ def _answer(answer: Answer, kept: Node) -> Node:
 def _problems(errors: list[type[Macule]], kind: str, kept: Node) -> Node:
     """Write the problems of one status: their titles, types and examples."""
     names = tuple(
-        name for failure, named in SAID.items() for name in named if issubclass(errors[0], failure)
+        name
+        for failure, named in PROBLEM_HEADERS.items()
+        for name in named
+        if issubclass(errors[0], failure)
     )
     answer = {
         "description": " ".join(f"{error.title} (`{error.slug}`)." for error in errors),
@@ -208,7 +211,7 @@ def _by_status(errors: tuple[type[Macule], ...]) -> dict[str, list[type[Macule]]
     return found
 
 
-def _reached(whole: Node, parts: Node) -> Node:
+def _referenced(whole: Node, parts: Node) -> Node:
     """Return those of *parts* that the document refers to, from wherever."""
     reached: Node = {}
     wanted = list(_refs(whole))

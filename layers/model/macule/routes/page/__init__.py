@@ -16,7 +16,7 @@ from macule.http.messages import Request, Response
 FOLDER = os.path.dirname(__file__)
 HTML = "text/html; charset=utf-8"
 # What may be asked for by name, and nothing else.
-KINDS = {
+FILES = {
     "style.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "api.js": "text/javascript; charset=utf-8",
@@ -25,7 +25,7 @@ KINDS = {
 }
 LANGUAGES = ("en", "vi")  # the first where the reader asks for neither
 SLOT = re.compile(r'\{\{([\w.]+)\}\}|(data-word="(\w+)"[^>]*>)')
-GUARDS = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; connect-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",
@@ -36,13 +36,13 @@ GUARDS = {
 
 def view(request: Request) -> Response:
     """GET /: the page, in the language that the reader asks for. Query: `lang`."""
-    headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **GUARDS}
+    headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **SECURITY_HEADERS}
     return static_files.sent(request, _page(_language(request)), headers, "Accept-Language, ")
 
 
 def file(request: Request) -> Response:
     """GET /page/{file}: a file of the page; kept by browsers where its address has its version."""
-    return static_files.file(request, FOLDER, KINDS)
+    return static_files.file(request, FOLDER, FILES)
 
 
 def form(request: Request) -> Response:
@@ -57,7 +57,7 @@ def form(request: Request) -> Response:
     else:
         values = _problem(found, answer, words, language)
     body = _html(language, "../", values)
-    headers = {**answer.headers, **GUARDS, "Content-Type": HTML}
+    headers = {**answer.headers, **SECURITY_HEADERS, "Content-Type": HTML}
     return answer._replace(body=body, headers=headers)
 
 
@@ -65,26 +65,26 @@ def _result(
     found: Mapping[str, Any], card: Mapping[str, Any], words: Mapping[str, Any], language: str
 ) -> dict[str, str]:
     """Write the slots of an answer; a photo that the model cannot judge has no figures."""
-    kinds = _kinds(found, card, language)
+    kinds = _label_rows(found, card, language)
     names = [*_texts(card, "names", language).values()] or [kind.name for kind in kinds]
     decision, model, best = found["decision"], found["model"], kinds[0]
     told = {"name": best.name, "count": len(names), "names": ", ".join(names)}
-    told["step"] = _step(card)
+    told["step"] = _rounding_step(card)
     made = {**model, "model": model["name"], "ms": round(found["metrics"]["total_ms"])}
     slots = {
         "view": "result",
         "decision": decision,
-        "verdict": _text(words[decision]),
-        "verdict_name": _text(best.name if decision == "classified" else ""),
-        "soon": _text(words.get(_soon(decision, best.label, card), "")),
-        "meaning": _text(words[f"{decision}_meaning"].format(**told)),
-        "kinds": _text(words["kinds"].format(**told)),
-        "made_by": _text(words["made_by"].format(**made)),
+        "verdict": _escape(words[decision]),
+        "verdict_name": _escape(best.name if decision == "classified" else ""),
+        "soon": _escape(words.get(_urgency(decision, best.label, card), "")),
+        "meaning": _escape(words[f"{decision}_meaning"].format(**told)),
+        "kinds": _escape(words["kinds"].format(**told)),
+        "made_by": _escape(words["made_by"].format(**made)),
     }
     return slots if decision == "not_skin" else {**slots, **_figures(found, kinds, words, told)}
 
 
-class Kind(NamedTuple):
+class LabelRow(NamedTuple):
     """One label of an answer, as the page shows it."""
 
     label: str
@@ -93,11 +93,11 @@ class Kind(NamedTuple):
     probability: float
 
 
-def _kinds(found: Mapping[str, Any], card: Mapping[str, Any], language: str) -> list[Kind]:
+def _label_rows(found: Mapping[str, Any], card: Mapping[str, Any], language: str) -> list[LabelRow]:
     """Name what an answer has, the likeliest first, as the card does in *language*."""
     names, descriptions = (_texts(card, key, language) for key in ("names", "descriptions"))
     return [
-        Kind(
+        LabelRow(
             row["label"],
             names.get(row["label"], row["name"]),
             descriptions.get(row["label"], ""),
@@ -114,14 +114,14 @@ def _texts(card: Mapping[str, Any], key: str, language: str) -> dict[str, str]:
     return dict(zip(card.get("labels", ()), texts, strict=False))
 
 
-def _soon(decision: str, label: str, card: Mapping[str, Any]) -> str:
+def _urgency(decision: str, label: str, card: Mapping[str, Any]) -> str:
     """Name the words that say how soon to see a doctor; "" where none do."""
     if label in card.get("urgent", ()) and decision != "not_skin":
         return "soon_urgent"
     return f"soon_{decision}"
 
 
-def _step(card: Mapping[str, Any]) -> int:
+def _rounding_step(card: Mapping[str, Any]) -> int:
     """Return to what per cent figures are rounded: no finer than the model's calibration error."""
     error = card.get("metrics", {}).get("ece_after")
     return 5 if error is not None and error <= 0.05 else 10
@@ -129,25 +129,25 @@ def _step(card: Mapping[str, Any]) -> int:
 
 def _figures(
     found: Mapping[str, Any],
-    kinds: Iterable[Kind],
+    kinds: Iterable[LabelRow],
     words: Mapping[str, Any],
     told: Mapping[str, Any],
 ) -> dict[str, str]:
     """Write the slots of what the model found: a bar for each kind, and the map if there is one."""
     cam = found["explanation"]
-    alt = _text(words["alt_heat"].format(**told))
+    alt = _escape(words["alt_heat"].format(**told))
     slots = {
         "bars": "".join(_bar(kind, told["step"]) for kind in kinds),
-        "rounded": _text(words["rounded"].format(**told)),
+        "rounded": _escape(words["rounded"].format(**told)),
     }
     if not cam:
-        return {**slots, "no_map": _text(words["no_map"])}
+        return {**slots, "no_map": _escape(words["no_map"])}
     return {
         **slots,
-        "overlay": f' src="{_text(cam["overlay"])}" alt="{alt}"',
+        "overlay": f' src="{_escape(cam["overlay"])}" alt="{alt}"',
         "heat_hidden": "",
-        "heat_label": _text(words["heat"].format(**told)),
-        "rough": "" if cam["faithful"] else _text(words["rough"]),
+        "heat_label": _escape(words["heat"].format(**told)),
+        "rough": "" if cam["faithful"] else _escape(words["rough"]),
     }
 
 
@@ -166,9 +166,9 @@ def _problem(
         advice.append(own["retry_in"].format(seconds=after))
     return {
         "view": "problem",
-        "problem_head": _text(head),
-        "problem_advice": _text(" ".join(advice)),
-        "problem_id": _text(own["request"].format(id=found["request_id"])),
+        "problem_head": _escape(head),
+        "problem_advice": _escape(" ".join(advice)),
+        "problem_id": _escape(own["request"].format(id=found["request_id"])),
     }
 
 
@@ -176,7 +176,7 @@ def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
     """Fill the slots of page.html with *values*, and its elements with their words."""
     words = _words()
     own = {
-        **{name: static_files.version(os.path.join(FOLDER, name)) for name in KINDS},
+        **{name: static_files.version(os.path.join(FOLDER, name)) for name in FILES},
         "lang": language,
         "root": root,
         "words": _script(words),
@@ -189,7 +189,7 @@ def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
 
     def fill(slot: re.Match[str]) -> str:
         name, element, word = slot.groups()
-        return own.get(name, "") if name else element + _text(words[language][word])
+        return own.get(name, "") if name else element + _escape(words[language][word])
 
     return SLOT.sub(fill, _read("page.html").decode()).encode()
 
@@ -200,16 +200,16 @@ def _script(document: Mapping[str, Any]) -> str:
     return text.replace("<", r"\u003c")
 
 
-def _bar(kind: Kind, step: int) -> str:
-    share = _text(_share(kind.probability, step))
+def _bar(kind: LabelRow, step: int) -> str:
+    share = _escape(_percentage(kind.probability, step))
     return (
-        f'<li><span class="name">{_text(kind.name)}</span> <span class="share">{share}</span>'
+        f'<li><span class="name">{_escape(kind.name)}</span> <span class="share">{share}</span>'
         f'<svg class="bar" aria-hidden="true"><rect width="{100 * kind.probability:.1f}%" '
-        f'height="100%"/></svg><span class="hint">{_text(kind.description)}</span></li>'
+        f'height="100%"/></svg><span class="hint">{_escape(kind.description)}</span></li>'
     )
 
 
-def _share(probability: float, step: int) -> str:
+def _percentage(probability: float, step: int) -> str:
     """Write a probability in per cent, rounded to *step*, never as the certainty that it is not."""
     rounded = step * int(100 * probability / step + 0.5)
     if rounded == 0:
@@ -244,7 +244,7 @@ def _words() -> dict[str, Any]:
     return words
 
 
-def _text(text: object) -> str:
+def _escape(text: object) -> str:
     """Escape for HTML, in an element or a quoted attribute."""
     from html import escape
 

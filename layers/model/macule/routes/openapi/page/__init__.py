@@ -20,7 +20,7 @@ def html(document: Node, versions: Mapping[str, str]) -> str:
     """Write the page of an OpenAPI document; *versions* has those of the page's files by name."""
     info, components = document["info"], document["components"]
     operations = [
-        _flat(f"{method.upper()} {path}", operation, components)
+        _resolve(f"{method.upper()} {path}", operation, components)
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     ]
@@ -70,7 +70,7 @@ def _topic(topic: tuple[str, str, str]) -> str:
     )
 
 
-def _flat(route: str, operation: Node, components: Node) -> dict[str, Any]:
+def _resolve(route: str, operation: Node, components: Node) -> dict[str, Any]:
     """Return an operation with its route, and with all that it refers to but schemas by name."""
 
     def found(node: Node) -> Node:

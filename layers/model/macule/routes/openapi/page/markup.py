@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-MOST_CHARACTERS = 90  # of a text in an example
-SHORT_LINES = 14  # of an example that may be unfolded
+MAX_CHARS = 90  # of a text in an example
+MAX_OPEN_LINES = 14  # of an example that may be unfolded
 SETTING = re.compile(r"[A-Z]+(_[A-Z]+)*")
 
 Node = Mapping[str, Any]
@@ -73,7 +73,7 @@ def example(summary: str, value: Any, unfolded: bool = False) -> str:
     """Write an answer that was given, folded unless it is to be seen and short."""
     text = _json(value)
     shown = f'<div class="code"><pre tabindex="0">{escape(text)}</pre></div>'
-    return folded(summary, shown, unfolded=unfolded and text.count("\n") < SHORT_LINES)
+    return folded(summary, shown, unfolded=unfolded and text.count("\n") < MAX_OPEN_LINES)
 
 
 def type_name(schema: Node) -> str:
@@ -110,8 +110,8 @@ def _json(value: Any) -> str:
             return {key: cut(inner) for key, inner in part.items()}
         if isinstance(part, list):
             return [cut(inner) for inner in part]
-        long = isinstance(part, str) and len(part) > MOST_CHARACTERS
-        return f"{part[:MOST_CHARACTERS]}…" if long else part
+        long = isinstance(part, str) and len(part) > MAX_CHARS
+        return f"{part[:MAX_CHARS]}…" if long else part
 
     text = json.dumps(cut(value), indent=2, ensure_ascii=False)
     return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)

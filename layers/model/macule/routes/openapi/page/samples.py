@@ -34,18 +34,18 @@ def samples(operation: Node) -> dict[str, str]:
     return {"curl": _curl(call), "Python": _python(call), "JavaScript": _javascript(call)}
 
 
-def sends(operation: Node) -> str:
+def body_kind(operation: Node) -> str:
     """Say which body a sample of *operation* sends: a "form", a "tensor" or none."""
     forms = operation["requestBody"].get("content", {})
     return "form" if FORM in forms else "tensor" if forms else ""
 
 
-def asks_key(operation: Node) -> bool:
+def needs_key(operation: Node) -> bool:
     """Say whether *operation* needs a key where the service has keys."""
     return "401" in operation["responses"]
 
 
-def filled(name: str, parameters: Node) -> str:
+def path_value(name: str, parameters: Node) -> str:
     """Return a value for *name*, a part of a path: its example, or the first that it may be."""
     parameter = parameters[name]
     return str(parameter.get("example") or parameter["schema"]["enum"][0])
@@ -53,13 +53,13 @@ def filled(name: str, parameters: Node) -> str:
 
 def _call(operation: Node) -> Call:
     method, path = operation["route"].split(" ")
-    path = re.sub(r"{(\w+)}", lambda found: filled(found[1], operation["parameters"]), path)
+    path = re.sub(r"{(\w+)}", lambda found: path_value(found[1], operation["parameters"]), path)
     kinds = next(iter(operation["responses"].values())).get("content", {})
     return Call(
         method,
         URL + path,
-        asks_key(operation),
-        sends(operation),
+        needs_key(operation),
+        body_kind(operation),
         next(iter(kinds), "") == JSON,
     )
 

@@ -17,7 +17,7 @@ from macule.routes.openapi.page.markup import (
     type_name,
 )
 
-FEW = 3  # parameters, which are not folded away
+MAX_OPEN_PARAMETERS = 3  # parameters, which are not folded away
 PROBLEM = "application/problem+json"
 
 
@@ -62,7 +62,7 @@ def tables(prefix: str, parts: Node, problems: Node) -> str:
             folded(
                 "Parameters",
                 table("Parameters", "Parameter", ("name", "where and type", "what"), parameters),
-                unfolded=len(parameters) <= FEW,
+                unfolded=len(parameters) <= MAX_OPEN_PARAMETERS,
             ),
             folded(
                 f"Answers {statuses}",
