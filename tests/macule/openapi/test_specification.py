@@ -88,9 +88,9 @@ def test_every_error_that_can_be_answered_is_described() -> None:
         for error in (
             *operation.errors,
             *entry.EVERY_ERROR,
-            *entry.AUTHENTICATION,
-            *entry.QUOTA,
-            *entry.SHUTDOWN,
+            *entry.AUTH_ERRORS,
+            *entry.QUOTA_ERRORS,
+            *entry.SHUTDOWN_ERRORS,
         )
     }
 

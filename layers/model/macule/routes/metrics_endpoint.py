@@ -1,4 +1,4 @@
-"""GET /metrics: what was counted, and the service as it is now."""
+"""GET /metrics: counters and current gauges of the service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from macule.observability.metrics import Values
 
 QUEUE_ROUTE = "/predictions"
 NOTHING: Values = {}
-# What not every service can tell; where it cannot, there is no such line.
+# Left out where the service does not know them.
 QUEUE_METRICS = (
     "macule_jobs_waiting",
     "macule_jobs_limit",
@@ -29,14 +29,14 @@ QUEUE_METRICS = (
 
 
 def show(request: Request) -> Response:
-    """GET /metrics: Prometheus's text, over all processes of this service."""
+    """GET /metrics: Prometheus text format, for all processes of this service."""
     return render(
         _queue() if QUEUE_ROUTE in request.routes else {}
-    )  # health leaves the queue closed
+    )  # the health function opens no queue
 
 
 def render(own: Mapping[str, Values]) -> Response:
-    """Answer with all metrics; *own*: those of OWN that this service can tell."""
+    """Return all metrics; *own*: the known QUEUE_METRICS."""
     measured = {**dict.fromkeys(QUEUE_METRICS, NOTHING), **_memory(), **own, **_service()}
     body = metrics.text(measured).encode()
     return Response(200, body, {"Content-Type": metrics.CONTENT_TYPE})
@@ -59,7 +59,7 @@ def _memory() -> dict[str, Values]:
 
 
 def _queue() -> dict[str, Values]:
-    """Ask the queue that this service fills; one that does not answer has no figures."""
+    """Return the metrics of the queue; none if it is unavailable."""
     try:
         waiting = selection.backlog()
     except Unavailable:

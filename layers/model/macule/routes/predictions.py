@@ -1,4 +1,4 @@
-"""The routes of predictions that outlive a request: make one, ask for it, cancel it."""
+"""Routes of queued predictions: create, show, cancel."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from macule.observability import metrics
 from macule.routes import classify
 
 MAX_WAIT_S = 60.0
-POLL_S = 0.03  # while a caller waits for the end of a job
+POLL_S = 0.03  # between polls while a caller waits for a job
 RETRY_AFTER_S = 1
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def create(request: Request) -> Response:
-    """POST /predictions: take a photo in, answer with where its prediction will be.
+    """POST /predictions: add a job and return its location.
 
     Query as POST /predict/. Headers: `Prefer: respond-async` or `wait=N`, `Idempotency-Key`.
     """
-    chosen, desk = settings.current(), selection.active_queue()
+    chosen, queue = settings.current(), selection.active_queue()
     top_k, with_cam = classify.parse_query(request)
     wait_s = _wait(request.headers.get("prefer", ""))
     key = request.headers.get("idempotency-key")
@@ -36,37 +36,37 @@ def create(request: Request) -> Response:
         raise BadRequest("The Idempotency-Key is not 1 to 128 visible ASCII characters.")
     classify.expect_upload(request, chosen)
 
-    def received() -> tuple[JobOptions, bytes, decoding.Header]:
-        photo, texts, _ = classify.read_upload(request, chosen)
-        header = decoder_threads.inspect(photo, chosen)  # no photo is refused at once
-        order = JobOptions(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
-        return order, photo, header
+    def read_job() -> tuple[JobOptions, bytes, decoding.Header]:
+        image, texts, _ = classify.read_upload(request, chosen)
+        header = decoder_threads.inspect(image, chosen)  # rejects invalid images at once
+        options = JobOptions(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
+        return options, image, header
 
-    order, photo, header = admission.current().turn(received, chosen.admission_timeout_s)
-    fingerprint = pipeline.sha256(pipeline.sha256(photo).encode() + repr(order).encode())
-    job = desk.queue.put(order, photo, key or "", fingerprint)
-    del photo
-    desk.wake()
+    options, image, header = admission.current().turn(read_job, chosen.admission_timeout_s)
+    fingerprint = pipeline.sha256(pipeline.sha256(image).encode() + repr(options).encode())
+    job = queue.queue.put(options, image, key or "", fingerprint)
+    del image
+    queue.wake()
     applied = {"Preference-Applied": "respond-async"}
     if wait_s is not None:
         applied = {"Preference-Applied": f"wait={wait_s:g}"}
         end = time.monotonic() + wait_s
         while not job.ended and time.monotonic() < end and not draining.now():
             time.sleep(POLL_S)
-            job = desk.queue.get(job.id, request.caller)
+            job = queue.queue.get(job.id, request.caller)
     answer = _answer(job, 200 if job.ended else 202)
     answer.headers.update({"Location": f"/predictions/{job.id}", **applied})
     return answer._replace(facts=pipeline.seen(header))
 
 
 def show(request: Request) -> Response:
-    """GET /predictions/{id}: how far it is, and its outcome; 304 if that is known by its ETag."""
+    """GET /predictions/{id}: status and outcome; 304 if the ETag matches."""
     job = selection.active_queue().queue.get(request.names["id"], request.caller)
     return messages.tagged(request, _answer(job))
 
 
 def cancel(request: Request) -> Response:
-    """POST /predictions/{id}/cancel: end it; its image goes at once."""
+    """POST /predictions/{id}/cancel: cancel the job and delete its image."""
     canceled = selection.active_queue().queue.cancel(request.names["id"], request.caller)
     metrics.add("macule_jobs_total", canceled.status, "")
     return _answer(canceled)
@@ -80,12 +80,12 @@ def _answer(job: Job, status: int = 200) -> Response:
 
 
 def _webhook(texts: Mapping[str, str], chosen: settings.Settings) -> dict[str, Any]:
-    """Read whom to tell, and of which events."""
+    """Parse the webhook URL and its events."""
     url = texts.get("webhook", "").strip()
     if url and not chosen.webhook_secrets:
         raise NoWebhooks(
-            "This service sends no webhooks, as its operator has set no WEBHOOK_SECRETS. Send the "
-            "request without one, and poll what Location names."
+            "This service sends no webhooks because WEBHOOK_SECRETS is not set. Send the request "
+            "without a webhook and poll the URL in Location."
         )
     if url:
         from macule.jobs.webhooks import messages
@@ -94,9 +94,9 @@ def _webhook(texts: Mapping[str, str], chosen: settings.Settings) -> dict[str, A
     events = tuple(part.strip() for part in texts.get("webhook_events_filter", "").split(","))
     unknown = set(events) - {*jobs.EVENTS, ""}
     if unknown:
-        raise BadRequest(f"webhook_events_filter knows {' and '.join(jobs.EVENTS)} alone.")
-    wanted = tuple(event for event in jobs.EVENTS if event in events) or jobs.EVENTS
-    return {"webhook": url, "events": wanted if url else ()}
+        raise BadRequest(f"webhook_events_filter supports only {' and '.join(jobs.EVENTS)}.")
+    selected = tuple(event for event in jobs.EVENTS if event in events) or jobs.EVENTS
+    return {"webhook": url, "events": selected if url else ()}
 
 
 def _wait(prefer: str) -> float | None:

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's routes: a second door to the same model, for KServe and Triton.
+"""Routes of the Open Inference Protocol, for clients of KServe and Triton.
 
 Source: https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from macule.routes.open_inference.tensors import InferOptions
 
 PIXELS = "RGB values from 0 to 255, before the model's own scaling; instead of `image`"
-IMAGE = "an encoded photo, of any format and size that is served; in JSON its base64"
+IMAGE = "an encoded image of any supported format and size; base64 in JSON"
 
 
 def server(request: Request) -> Response:
-    """GET /v2: what serves."""
+    """GET /v2: server metadata."""
     return messages.as_json(
         {
             "name": "macule",
@@ -36,12 +36,12 @@ def server(request: Request) -> Response:
 
 
 def live(request: Request) -> Response:
-    """GET /v2/health/live: this process answers. Never touches the model."""
+    """GET /v2/health/live: liveness. Never loads the model."""
     return messages.as_json({"live": True})
 
 
 def ready(request: Request) -> Response:
-    """GET /v2/health/ready, or of a model: whether it serves; asking loads it."""
+    """GET /v2/health/ready, or of a model: readiness; loads the model."""
     chosen = settings.current()
     named = {"name": _card(request, chosen).name} if request.names else {}
     runtime.warm(chosen.model)
@@ -51,7 +51,7 @@ def ready(request: Request) -> Response:
 
 
 def model_metadata(request: Request) -> Response:
-    """GET /v2/models/{name}: what goes in, and what comes out."""
+    """GET /v2/models/{name}: inputs and outputs of the model."""
     card = _card(request, settings.current())
     shape, labels = [1, *decoding.sides(card.side_px), 3], [1, len(card.labels)]
     inputs = [
@@ -60,7 +60,7 @@ def model_metadata(request: Request) -> Response:
     ]
     outputs = [
         _tensor_metadata("probabilities", "FP32", labels, "calibrated; they sum to 1"),
-        _tensor_metadata("labels", "BYTES", labels, "whose probabilities they are"),
+        _tensor_metadata("labels", "BYTES", labels, "the labels of the probabilities"),
         _tensor_metadata("decision", "BYTES", [1], "classified, inconclusive or not_skin"),
     ]
     return messages.as_json(
@@ -81,34 +81,36 @@ def infer(request: Request) -> Response:
     chosen = settings.current()
     card = _card(request, chosen)
     content_coding.named(request)
-    asked = InferOptions()
+    options = InferOptions()
     request.body.expect(_limit_bytes(request, chosen), chosen.body_timeout_s)
 
-    def receive() -> bytes:
-        nonlocal asked
-        photo, asked = _receive(request, card, chosen)
-        return photo
+    def read_image() -> bytes:
+        nonlocal options
+        image, options = _read_image(request, card, chosen)
+        return image
 
-    outcome = classify.run(request, receive, chosen)
+    outcome = classify.run(request, read_image, chosen)
     answer = outcome.answer
-    found = {row["label"]: row["probability"] for row in answer["predictions"]}
+    probabilities = {row["label"]: row["probability"] for row in answer["predictions"]}
     shape = [1, len(card.labels)]
     outputs = {
-        "probabilities": Tensor("FP32", shape, [found[label] for label in card.labels]),
+        "probabilities": Tensor("FP32", shape, [probabilities[label] for label in card.labels]),
         "labels": Tensor("BYTES", shape, list(card.labels)),
         "decision": Tensor("BYTES", [1], [answer["decision"]]),
     }
     document = {
         "model_name": card.name,
         "model_version": card.version,
-        "id": asked.id or answer["id"],
+        "id": options.id or answer["id"],
         "parameters": {"disclaimer": answer["disclaimer"]},
     }
-    return classify.with_timing(write(document, asked, outputs), outcome)
+    return classify.with_timing(write(document, options, outputs), outcome)
 
 
-def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[bytes, InferOptions]:
-    """Read the body and take the image out of it, each once there is room for it."""
+def _read_image(
+    request: Request, card: Card, chosen: settings.Settings
+) -> tuple[bytes, InferOptions]:
+    """Read the body and extract the image, each once its memory is reserved."""
     from macule.routes.open_inference import tensors
 
     size, most = tensors.json_bytes(request.headers), chosen.max_image_bytes
@@ -123,7 +125,7 @@ def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[b
 
 
 def _limit_bytes(request: Request, chosen: settings.Settings) -> int:
-    """Return how many bytes a body may have; base64 is a third longer than what it encodes."""
+    """Return the most bytes of a body; base64 adds a third."""
     from macule.routes.open_inference import tensors
 
     most = chosen.max_image_bytes
@@ -132,15 +134,18 @@ def _limit_bytes(request: Request, chosen: settings.Settings) -> int:
 
 
 def _card(request: Request, chosen: settings.Settings) -> Card:
-    """Return the card of the model that the path names.
+    """Return the card of the model in the path.
 
     Raises: NoSuchModel; ModelUnavailable.
     """
     card = runtime.card(chosen.model)
     names = {"name": card.name, "version": card.version}
     for what, given in request.names.items():
-        if given not in (names[what], names[what].encode().decode("latin-1")):  # WSGI's spelling
-            raise NoSuchModel(f"The model here is {card.name}, version {card.version}.")
+        if given not in (
+            names[what],
+            names[what].encode().decode("latin-1"),
+        ):  # WSGI decodes the path as latin-1
+            raise NoSuchModel(f"This service has the model {card.name}, version {card.version}.")
     return card
 
 

@@ -1,4 +1,4 @@
-"""The upload page: its view, its files, and its form for who has no JavaScript."""
+"""The upload page: view, static files, and the form for browsers without JavaScript."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from macule.http.messages import Request, Response
 
 FOLDER = os.path.dirname(__file__)
 HTML = "text/html; charset=utf-8"
-# What may be asked for by name, and nothing else.
+# The only files that are served.
 FILES = {
     "style.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
@@ -23,7 +23,7 @@ FILES = {
     "photo.js": "text/javascript; charset=utf-8",
     "example.jpg": "image/jpeg",
 }
-LANGUAGES = ("en", "vi")  # the first where the reader asks for neither
+LANGUAGES = ("en", "vi")  # the first is the default
 SLOT = re.compile(r'\{\{([\w.]+)\}\}|(data-word="(\w+)"[^>]*>)')
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -35,25 +35,25 @@ SECURITY_HEADERS = {
 
 
 def view(request: Request) -> Response:
-    """GET /: the page, in the language that the reader asks for. Query: `lang`."""
+    """GET /: the page, in the reader's language. Query: `lang`."""
     headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **SECURITY_HEADERS}
     return static_files.sent(request, _page(_language(request)), headers, "Accept-Language, ")
 
 
 def file(request: Request) -> Response:
-    """GET /page/{file}: a file of the page; kept by browsers where its address has its version."""
+    """GET /page/{file}: a static file; cached by browsers if the URL has its version."""
     return static_files.file(request, FOLDER, FILES)
 
 
 def form(request: Request) -> Response:
-    """POST /page/: what POST /predict/ answers, as a page. Query: `lang`, and its."""
+    """POST /page/: the answer of POST /predict/ as a page. Query: `lang`, and those of it."""
     answer = application.forward(request, "/predict/")
     found, language = json.loads(answer.body), _language(request)
     words = _words()
     if answer.status == 200:
-        found = found if "decision" in found else found["predictions"][0]  # it came as `instances`
-        shown = json.loads(application.forward(request, "/model/", "GET").body)
-        values = _result(found, shown, words[language], language)
+        found = found if "decision" in found else found["predictions"][0]  # sent as `instances`
+        card = json.loads(application.forward(request, "/model/", "GET").body)
+        values = _result(found, card, words[language], language)
     else:
         values = _problem(found, answer, words, language)
     body = _html(language, "../", values)
@@ -64,12 +64,12 @@ def form(request: Request) -> Response:
 def _result(
     found: Mapping[str, Any], card: Mapping[str, Any], words: Mapping[str, Any], language: str
 ) -> dict[str, str]:
-    """Write the slots of an answer; a photo that the model cannot judge has no figures."""
+    """Return the slots of an answer; a `not_skin` answer has no figures."""
     kinds = _label_rows(found, card, language)
     names = [*_texts(card, "names", language).values()] or [kind.name for kind in kinds]
     decision, model, best = found["decision"], found["model"], kinds[0]
-    told = {"name": best.name, "count": len(names), "names": ", ".join(names)}
-    told["step"] = _rounding_step(card)
+    fields = {"name": best.name, "count": len(names), "names": ", ".join(names)}
+    fields["step"] = _rounding_step(card)
     made = {**model, "model": model["name"], "ms": round(found["metrics"]["total_ms"])}
     slots = {
         "view": "result",
@@ -77,15 +77,15 @@ def _result(
         "verdict": _escape(words[decision]),
         "verdict_name": _escape(best.name if decision == "classified" else ""),
         "soon": _escape(words.get(_urgency(decision, best.label, card), "")),
-        "meaning": _escape(words[f"{decision}_meaning"].format(**told)),
-        "kinds": _escape(words["kinds"].format(**told)),
+        "meaning": _escape(words[f"{decision}_meaning"].format(**fields)),
+        "kinds": _escape(words["kinds"].format(**fields)),
         "made_by": _escape(words["made_by"].format(**made)),
     }
-    return slots if decision == "not_skin" else {**slots, **_figures(found, kinds, words, told)}
+    return slots if decision == "not_skin" else {**slots, **_figures(found, kinds, words, fields)}
 
 
 class LabelRow(NamedTuple):
-    """One label of an answer, as the page shows it."""
+    """One label of an answer, as shown on the page."""
 
     label: str
     name: str
@@ -94,7 +94,7 @@ class LabelRow(NamedTuple):
 
 
 def _label_rows(found: Mapping[str, Any], card: Mapping[str, Any], language: str) -> list[LabelRow]:
-    """Name what an answer has, the likeliest first, as the card does in *language*."""
+    """Return the labels of an answer, most likely first, with texts in *language*."""
     names, descriptions = (_texts(card, key, language) for key in ("names", "descriptions"))
     return [
         LabelRow(
@@ -108,21 +108,21 @@ def _label_rows(found: Mapping[str, Any], card: Mapping[str, Any], language: str
 
 
 def _texts(card: Mapping[str, Any], key: str, language: str) -> dict[str, str]:
-    """Return what the card says of each label; in English where it lacks *language*."""
+    """Return the card's text for each label; in English if *language* is missing."""
     known = card.get(key, {})
     texts = known.get(language) or known.get("en", ())
     return dict(zip(card.get("labels", ()), texts, strict=False))
 
 
 def _urgency(decision: str, label: str, card: Mapping[str, Any]) -> str:
-    """Name the words that say how soon to see a doctor; "" where none do."""
+    """Return the key of the text on how soon to see a doctor."""
     if label in card.get("urgent", ()) and decision != "not_skin":
         return "soon_urgent"
     return f"soon_{decision}"
 
 
 def _rounding_step(card: Mapping[str, Any]) -> int:
-    """Return to what per cent figures are rounded: no finer than the model's calibration error."""
+    """Return the rounding step in percent: no finer than the model's calibration error."""
     error = card.get("metrics", {}).get("ece_after")
     return 5 if error is not None and error <= 0.05 else 10
 
@@ -131,14 +131,14 @@ def _figures(
     found: Mapping[str, Any],
     kinds: Iterable[LabelRow],
     words: Mapping[str, Any],
-    told: Mapping[str, Any],
+    fields: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Write the slots of what the model found: a bar for each kind, and the map if there is one."""
+    """Return the slots of the figures: a bar for each label, and the map if there is one."""
     cam = found["explanation"]
-    alt = _escape(words["alt_heat"].format(**told))
+    alt = _escape(words["alt_heat"].format(**fields))
     slots = {
-        "bars": "".join(_bar(kind, told["step"]) for kind in kinds),
-        "rounded": _escape(words["rounded"].format(**told)),
+        "bars": "".join(_bar(kind, fields["step"]) for kind in kinds),
+        "rounded": _escape(words["rounded"].format(**fields)),
     }
     if not cam:
         return {**slots, "no_map": _escape(words["no_map"])}
@@ -146,7 +146,7 @@ def _figures(
         **slots,
         "overlay": f' src="{_escape(cam["overlay"])}" alt="{alt}"',
         "heat_hidden": "",
-        "heat_label": _escape(words["heat"].format(**told)),
+        "heat_label": _escape(words["heat"].format(**fields)),
         "rough": "" if cam["faithful"] else _escape(words["rough"]),
     }
 
@@ -173,7 +173,7 @@ def _problem(
 
 
 def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
-    """Fill the slots of page.html with *values*, and its elements with their words."""
+    """Fill page.html with *values* and with the words of *language*."""
     words = _words()
     own = {
         **{name: static_files.version(os.path.join(FOLDER, name)) for name in FILES},
@@ -195,7 +195,7 @@ def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
 
 
 def _script(document: Mapping[str, Any]) -> str:
-    """Write JSON that ends no element: "<" stands in its texts alone, which can be written so."""
+    """Return JSON that is safe in a script element: "<" occurs only in strings, as an escape."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", r"\u003c")
 
@@ -210,7 +210,7 @@ def _bar(kind: LabelRow, step: int) -> str:
 
 
 def _percentage(probability: float, step: int) -> str:
-    """Write a probability in per cent, rounded to *step*, never as the certainty that it is not."""
+    """Return a percentage rounded to *step*, never as 0% or 100%."""
     rounded = step * int(100 * probability / step + 0.5)
     if rounded == 0:
         return f"<{(step + 1) // 2}%"
@@ -218,20 +218,20 @@ def _percentage(probability: float, step: int) -> str:
 
 
 def _language(request: Request) -> str:
-    """Choose among LANGUAGES: as the query says, else as the browser likes them best."""
-    asked = request.query.get("lang", "")
-    if asked in LANGUAGES:
-        return asked
-    liked: dict[str, float] = {}
+    """Return the language: from the query, else the browser's preferred one."""
+    requested = request.query.get("lang", "")
+    if requested in LANGUAGES:
+        return requested
+    preferences: dict[str, float] = {}
     for part in request.headers.get("accept-language", "").lower().split(","):
         name, _, rest = part.partition(";")
-        liked.setdefault(name.strip()[:2], static_files.quality(rest))
-    return max(LANGUAGES, key=lambda language: liked.get(language, 0.0))
+        preferences.setdefault(name.strip()[:2], static_files.quality(rest))
+    return max(LANGUAGES, key=lambda language: preferences.get(language, 0.0))
 
 
 @cache
 def _page(language: str) -> static_files.Packed:
-    """Write the page once a process: 8 kB a language are kept."""
+    """Return the page, built once per process; 8 kB per language."""
     return static_files.pack(_html(language, "", {"view": "choose"}))
 
 
@@ -245,7 +245,7 @@ def _words() -> dict[str, Any]:
 
 
 def _escape(text: object) -> str:
-    """Escape for HTML, in an element or a quoted attribute."""
+    """Escape for HTML elements and quoted attributes."""
     from html import escape
 
     return escape(str(text))

@@ -1,4 +1,4 @@
-"""The form that sends a real request to an operation; `docs.js` shows it, and does the sending."""
+"""The form that sends a request to an operation; `docs.js` shows and submits it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from html import escape
 from macule.routes.openapi.page.markup import Node, lines
 from macule.routes.openapi.page.samples import body_kind, needs_key, path_value
 
-KEY = """<label>API key, where the service asks for one
+KEY = """<label>API key, if the service needs one
 <input type="password" class="key" autocomplete="off" spellcheck="false"></label>"""
 
 
 def form(operation: Node, parameters: Node) -> str:
-    """Write the form of *operation*: its *parameters*, a photo, a key, a place for the answer."""
+    """Return the form of *operation*: *parameters*, photo, key, and a place for the answer."""
     method, path = operation["route"].split(" ")
     fields = [_field(*named, parameters) for named in parameters.items()]
     needed = sum(parameter["in"] == "path" for parameter in parameters.values())
@@ -32,7 +32,7 @@ def form(operation: Node, parameters: Node) -> str:
 
 
 def _field(name: str, parameter: Node, parameters: Node) -> str:
-    """Write one input; what a path needs is filled in, for the rest an example is shown."""
+    """Return one input; path parameters are prefilled, others show an example."""
     where, schema = parameter["in"], parameter["schema"]
     given = f'name="{escape(name)}" data-in="{where}"'
     if "enum" in schema:
