@@ -113,12 +113,12 @@ def test_another_body_or_secret_is_forged(example: ModuleType) -> None:
 def test_it_prints_what_it_verified_once(running: tuple["subprocess.Popen[str]", str]) -> None:
     """What the service delivers twice is printed once; what is forged is refused with 401."""
     process, url = running
-    message_id, body = messages.message("prediction.completed", {"id": "7"}, time.time())
+    message_id, body = messages.build_message("prediction.completed", {"id": "7"}, time.time())
     sent = [
         messages.deliver(url, message_id, body, secrets, loopback=True, timeout_s=5)
         for secrets in ([SECRET], [UNKNOWN_SECRET, OTHER_SECRET], [UNKNOWN_SECRET])
     ]
-    last, empty = messages.message("prediction.completed", {"id": "8"}, time.time())
+    last, empty = messages.build_message("prediction.completed", {"id": "8"}, time.time())
     messages.deliver(url, last, empty, [SECRET], loopback=True, timeout_s=5)
 
     assert process.stdout

@@ -10,7 +10,7 @@ from typing import Any
 
 import awslambdaric
 import pytest
-from macule.observability.log_format import PATIENCE_MS
+from macule.observability.log_format import WRITE_TIMEOUT_MS
 from support import lambda_runtime_api
 from support.images import photo
 from support.lambda_runtime_api import CLIENT
@@ -160,7 +160,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, where: str) 
     lost = int(text.partition("\nmacule_log_lines_lost_total ")[2].split()[0])
     assert statuses == {200}
     assert answers == [200, 415]
-    assert spent_s < 200 * PATIENCE_MS / 2e3  # nobody waits for a reader who is not there
+    assert spent_s < 200 * WRITE_TIMEOUT_MS / 2e3  # nobody waits for a reader who is not there
     assert (lost > 0) == (where != "2>&-")
 
 

@@ -15,7 +15,7 @@ from macule.security import api_keys
 from reports.request_reports import REPORTS, Report
 from support.service import FRAMEWORK, GUNICORN, Service, running
 
-HANDLER = aws_lambda.create_handler({"POST /predict/": classify.photo})
+HANDLER = aws_lambda.create_handler({"POST /predict/": classify.classify_image})
 KEY, PAIR = api_keys.create_key("reports")
 SETTINGS = {"ALLOWED_ORIGINS": "https://app.example", "API_KEYS": PAIR, "CACHE_MB": "0"}
 SERVERS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK.replace("{name}", "predict")}

@@ -21,8 +21,8 @@ PASSWORD = "not-in-any-text"  # noqa: S105
 WORKER = (
     "import logging; from macule import settings; from macule.server import queue_worker; "
     "logging.basicConfig(level=logging.INFO); "
-    "told = queue_worker.serve(settings.current(), live_s={live_s}, look_s={look_s}); "
-    "import os, sys; told and {anew} and os.execv(sys.executable, sys.orig_argv)"
+    "again = queue_worker.serve(settings.current(), lease_s={lease_s}, "
+    "sweep_after_s={sweep_after_s}); import os, sys; again and {anew} and os.execv(sys.executable, sys.orig_argv)"
 )
 
 
@@ -78,8 +78,8 @@ def broker(folder: Path, *options: str) -> Iterator[Broker]:
 @contextmanager
 def worker(
     server: Broker,
-    live_s: float = 1.0,
-    look_s: float = 1.0,
+    lease_s: float = 1.0,
+    sweep_after_s: float = 1.0,
     anew: bool = False,
     **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
@@ -90,7 +90,11 @@ def worker(
     log = server.folder / f"worker-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", WORKER.format(live_s=live_s, look_s=look_s, anew=anew)],
+            [
+                sys.executable,
+                "-c",
+                WORKER.format(lease_s=lease_s, sweep_after_s=sweep_after_s, anew=anew),
+            ],
             cwd=ROOT,
             env={**os.environ, "BROKER_URL": server.url, **environment},
             stdout=output,

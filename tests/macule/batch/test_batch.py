@@ -63,7 +63,7 @@ def begin(many: Path, out: Path, images: int) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [*MACULE, many, "--out", out], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    part = Path(journal.path(str(out)))
+    part = Path(journal.journal_path(str(out)))
     end = time.monotonic() + 30
     while not (part.exists() and len(part.read_bytes().splitlines()) > images):
         assert process.poll() is None
@@ -177,7 +177,7 @@ def test_asked_to_end_it_says_how_to_go_on(
 
 def half_done(many: Path, out: Path, straight: str, extra: bytes = b"") -> Path:
     """Leave the journal of a run that ended in the middle; *extra* follows its last row."""
-    part = Path(journal.path(str(out)))
+    part = Path(journal.journal_path(str(out)))
     head = {
         "macule": batch.__version__,
         "source": str(many),
@@ -288,7 +288,7 @@ def test_a_folder_comes_sorted_and_counted(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
 
-    names, total = source.find(str(tmp_path), "out.csv")
+    names, total = source.list_images(str(tmp_path), "out.csv")
 
     assert [name.removeprefix(f"{tmp_path}/") for name in names] == ["B", "a/z", "b/10", "b/2", "c"]
     assert total == 5
@@ -303,10 +303,10 @@ def test_progress_says_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> No
     known, unknown = Progress(log, 1000, 3000), Progress(terminal, 0, None)
     for done in (1500, 1600):
         clock[0] += 50
-        known.tell(done, 2)
-        unknown.tell(done, 2)
+        known.update(done, 2)
+        unknown.update(done, 2)
     unknown.close()
-    Progress(None, 0, None).tell(1, 0)
+    Progress(None, 0, None).update(1, 0)
 
     assert log.getvalue() == "1,600 of 3,000 (53%), 2 errors, 6.0/s, 0:03:53 left\n"
     assert terminal.getvalue() == (
@@ -324,4 +324,4 @@ def test_what_is_wrong_with_more_than_an_image_ends_the_run(
     with pytest.raises(Unavailable, match="tried 4 times"):
         batch.run(str(tmp_path / "list.txt"), str(tmp_path / "all.csv"), CHOSEN)
 
-    assert len(Path(journal.path(str(tmp_path / "all.csv"))).read_text().splitlines()) == 2
+    assert len(Path(journal.journal_path(str(tmp_path / "all.csv"))).read_text().splitlines()) == 2

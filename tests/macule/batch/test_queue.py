@@ -12,7 +12,7 @@ from macule import batch, jobs, settings
 from macule.batch import score
 from macule.errors import Busy, Macule, QueueFull, Unavailable
 from macule.inference import pipeline
-from macule.jobs import Job, Order
+from macule.jobs import Job, JobOptions
 from support.images import photo
 
 CHOSEN = settings.read({})
@@ -28,7 +28,7 @@ class Memory:
         self._lock = Lock()
         self.refused = self.most = 0
 
-    def put(self, order: Order, image: bytes, key: str = "", fingerprint: str = "") -> Job:
+    def put(self, order: JobOptions, image: bytes, key: str = "", fingerprint: str = "") -> Job:
         assert (key, fingerprint) == ("", "")
         with self._lock:
             waiting = self.waiting()
@@ -80,8 +80,8 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits take a hundredth of their time."""
-    wait = score.pause
-    monkeypatch.setattr(score, "pause", lambda stop, wait_s: wait(stop, wait_s / 100))
+    wait = score.wait_or_stop
+    monkeypatch.setattr(score, "wait_or_stop", lambda stop, wait_s: wait(stop, wait_s / 100))
 
 
 def test_workers_answer_what_this_process_would(photos: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from macule.jobs.broker.redis_queue import Valkey
+from macule.jobs.broker.redis_queue import RedisQueue
 from support.broker import Broker, broker
 
 
@@ -14,6 +14,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def queue(server: Broker) -> Valkey:
+def queue(server: Broker) -> RedisQueue:
     server.client.flushall()
-    return Valkey(server.url, 60, 1000, live_s=1, look_s=1)
+    return RedisQueue(server.url, 60, 1000, lease_s=1, sweep_after_s=1)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from macule.observability import access_log, log_format, tracing
-from macule.observability.log_format import MOST_BYTES, Lines, as_json, as_text
+from macule.observability.log_format import MAX_LINE_BYTES, StderrHandler, as_json, as_text
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 ANYTHING = st.text(st.characters(), max_size=600) | st.binary(max_size=600).map(
@@ -23,7 +23,7 @@ FACTS = {"id": "1", "method": "POST", "route": "/predict", "status": 200, "ms": 
 def lines() -> Iterator[logging.Logger]:
     """A logger whose lines go where those of a service go."""
     logger = logging.getLogger("macule")
-    handler = Lines(as_json)
+    handler = StderrHandler(as_json)
     logger.addHandler(handler)
     logger.setLevel("INFO")
     yield logger
@@ -54,7 +54,7 @@ def test_whatever_is_said_json_stays_one_line(message: str, fact: str, failed: b
 
     assert text.isascii()
     assert text.isprintable()
-    assert len(text) < MOST_BYTES
+    assert len(text) < MAX_LINE_BYTES
     assert json.loads(text)["severity"] == "INFO"
 
 
@@ -72,7 +72,7 @@ def test_a_line_has_known_facts_alone(
 ) -> None:
     """What a route might hand on by mistake, a name or a result, is not written."""
     extra = {"filename": "me.jpg", "label": "melanoma", "prediction": "id", "slug": "busy"}
-    access_log.answered({**FACTS, **extra}, {"decode": 1.234}, {"user-agent": "curl"})
+    access_log.log_request({**FACTS, **extra}, {"decode": 1.234}, {"user-agent": "curl"})
     (line,) = told(capfd)
 
     assert line.keys() == {
@@ -102,7 +102,7 @@ def test_what_machines_ask_all_day_is_no_news(
     severity: str | None,
 ) -> None:
     """Pings are for LOG_LEVEL=debug; a refusal for want of room warns, a fault is an error."""
-    access_log.answered({**FACTS, "route": route, "status": status}, {}, {})
+    access_log.log_request({**FACTS, "route": route, "status": status}, {}, {})
 
     assert [line["severity"] for line in told(capfd)] == [severity] * bool(severity)
 
@@ -111,7 +111,7 @@ def test_words_that_callers_invent_are_other(
     lines: logging.Logger, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Neither a method nor a path of one's own becomes a label or a field."""
-    access_log.answered({**FACTS, "method": "BREW\n{", "route": ""}, {}, {})
+    access_log.log_request({**FACTS, "method": "BREW\n{", "route": ""}, {}, {})
     (line,) = told(capfd)
 
     assert (line["method"], line["route"]) == ("other", "other")
@@ -121,7 +121,7 @@ def test_gunicorn_tells_no_address(capfd: pytest.CaptureFixture[str]) -> None:
     """What it says of a request that is none loses address and words, unless asked for them."""
     said = "Invalid request from ip=192.0.2.1: Invalid HTTP header: 'my name'"
     for whole in (False, True):
-        handler = Lines(as_json, whole)
+        handler = StderrHandler(as_json, whole)
         handler.handle(logging.LogRecord("gunicorn.error", logging.WARNING, "", 0, said, (), None))
 
     assert [line["message"] for line in told(capfd)] == ["Invalid request", said]
@@ -132,10 +132,10 @@ def test_a_handler_of_its_own_form_is_replaced(monkeypatch: pytest.MonkeyPatch) 
     kept, stream = logging.FileHandler(os.devnull), logging.StreamHandler()
     logger = logging.getLogger("gunicorn.error")
     monkeypatch.setattr(logger, "handlers", [kept, stream])
-    log_format.begin()
+    log_format.configure()
 
     assert logger.handlers[0] is kept
-    assert isinstance(logger.handlers[1], Lines)
+    assert isinstance(logger.handlers[1], StderrHandler)
     assert len(logger.handlers) == 2
     kept.close()
     logging.getLogger("macule").setLevel("NOTSET")

@@ -9,24 +9,24 @@ from pathlib import Path
 
 import pytest
 from macule.observability import metrics
-from macule.observability.shared_counters import CELLS, KEY_BYTES, ROW_BYTES, Cells
+from macule.observability.shared_counters import KEY_BYTES, ROW_BYTES, SLOTS, SharedCounters
 from prometheus_client.parser import text_string_to_metric_families
 from support.service import ROOT
 
 # Each child counts alone, says so, and ends as it is told; then the parent adds all rows up.
 FORKS = """
 import os, signal, sys
-from macule.observability.shared_counters import Cells
+from macule.observability.shared_counters import SharedCounters
 
-cells = Cells(3)
+cells = SharedCounters(3)
 for turn in range(int(sys.argv[1])):
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        cells.live("held", lambda: 7.0)
+        cells.register_gauge("held", lambda: 7.0)
         for _ in range(100):
             cells.add(("counted", 1))
-        cells.look()
+        cells.refresh()
         os.write(write, b"x")
         if sys.argv[2] == "kill":
             while True:
@@ -43,10 +43,10 @@ print(found["counted"], found.get("held"), cells.sums()["held"])
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Cells:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> SharedCounters:
     """Count from zero, whatever other tests have counted."""
-    cells = Cells(4)
-    monkeypatch.setattr(metrics, "_opened", [cells])
+    cells = SharedCounters(4)
+    monkeypatch.setattr(metrics, "_counters", [cells])
     return cells
 
 
@@ -59,7 +59,7 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_the_text_says_what_was_counted(fresh: Cells) -> None:
+def test_the_text_says_what_was_counted(fresh: SharedCounters) -> None:
     """Prometheus's own parser reads each count, and labels that hold what has to be escaped."""
     odd = 'a "b" \\ c\nd'
     for _ in range(3):
@@ -72,7 +72,7 @@ def test_the_text_says_what_was_counted(fresh: Cells) -> None:
     assert found["macule_model_info", odd, "int8", "f", "1"] == 1
 
 
-def test_a_histogram_adds_up(fresh: Cells) -> None:
+def test_a_histogram_adds_up(fresh: SharedCounters) -> None:
     """Buckets hold what is at most their bound, each with all below it; the rest is in +Inf."""
     for seconds in (0.0005, 0.001, 0.0011, 99.0):
         metrics.observe("macule_stage_seconds", seconds, "decode")
@@ -85,7 +85,7 @@ def test_a_histogram_adds_up(fresh: Cells) -> None:
     assert found["macule_stage_seconds_sum", "decode"] == pytest.approx(99.0026)
 
 
-def test_what_has_no_labels_is_there_from_the_start(fresh: Cells) -> None:
+def test_what_has_no_labels_is_there_from_the_start(fresh: SharedCounters) -> None:
     """A rate needs a first value: what was never counted is 0, what cannot be known is left out."""
     found = samples(metrics.text({"macule_jobs_waiting": {}}))
 
@@ -107,8 +107,8 @@ def test_a_row_is_whose_process_lives() -> None:
     """Two processes at once never write the same row, and one too many harms neither."""
     code = """
 import os
-from macule.observability.shared_counters import Cells
-cells = Cells(2)
+from macule.observability.shared_counters import SharedCounters
+cells = SharedCounters(2)
 def children(count):
     pipes = []
     for _ in range(count):
@@ -145,14 +145,14 @@ def test_every_route_fits_a_key(function: str) -> None:
 
 def test_memory_is_bounded() -> None:
     """One worker's service takes less than 256 kB, and a row that is full loses only the new."""
-    cells = Cells(1)
-    for number in range(CELLS + 50):
+    cells = SharedCounters(1)
+    for number in range(SLOTS + 50):
         cells.add((f"key {number}", 1))
     cells.add(("key 0", 1))
     cells.add(("k" * 200, 1))
 
     assert (2 * 1 + 2) * ROW_BYTES < 256 * 2**10
-    assert len(cells.sums()) == CELLS - 1
+    assert len(cells.sums()) == SLOTS - 1
     assert cells.sums()["key 0"] == 2
 
 
@@ -163,7 +163,7 @@ def test_where_memory_cannot_be_shared_something_counts(
     """Without Linux's files in memory a temporary file serves; without a folder each for itself."""
     monkeypatch.delattr(os, "memfd_create")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path if folder else tmp_path / "none"))
-    cells = Cells(2)
+    cells = SharedCounters(2)
     cells.add(("counted", 1))
 
     assert cells.sums() == {"counted": 1.0}

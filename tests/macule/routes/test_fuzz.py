@@ -43,7 +43,7 @@ ROUTES = {
     "GET /health/": health.alive,
     "GET /memory/": health.memory,
     "GET /model/": health.card,
-    "POST /predict/": classify.photo,
+    "POST /predict/": classify.classify_image,
 }
 
 

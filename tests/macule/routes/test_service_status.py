@@ -67,7 +67,7 @@ def test_what_nests_almost_too_deep_is_an_answer(ask: Ask, way: str) -> None:
 def test_who_is_asked_by_a_watcher_does_not_ask_on(ask: Ask, other: Peer) -> None:
     """Two health functions that watch each other come to an end."""
     before = len(other.asked)
-    answer = ask("/memory/", "fine", **{"user-agent": service_status.WATCHER})
+    answer = ask("/memory/", "fine", **{"user-agent": service_status.USER_AGENT})
 
     assert "predict" not in json.loads(answer.body)
     assert other.paths(before) == []

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from macule.errors import Busy
-from macule.jobs import CANCELED, EVENTS, FAILED, PROCESSING, SUCCEEDED, Order
-from macule.jobs.broker.redis_queue import Valkey
+from macule.jobs import CANCELED, EVENTS, FAILED, PROCESSING, SUCCEEDED, JobOptions
+from macule.jobs.broker.redis_queue import RedisQueue
 from macule.memory.recycling import Wear
 from macule.server.queue_worker import Worker
 from PIL import Image
@@ -31,7 +31,7 @@ def large() -> bytes:
     return saved(Image.new("RGB", (10_000, 10_000), (200, 150, 130)), "PNG", compress_level=1)
 
 
-def begun(queue: Valkey, job_id: str, attempts: int = 1) -> None:
+def begun(queue: RedisQueue, job_id: str, attempts: int = 1) -> None:
     """Wait until a worker is at a job for so many times."""
 
     def at_it() -> bool:
@@ -41,13 +41,13 @@ def begun(queue: Valkey, job_id: str, attempts: int = 1) -> None:
     until(at_it)
 
 
-def ended(queue: Valkey, *job_ids: str, wait_s: float = 20) -> None:
+def ended(queue: RedisQueue, *job_ids: str, wait_s: float = 20) -> None:
     until(lambda: all(queue.get(job_id, "").ended for job_id in job_ids), wait_s)
 
 
-def test_two_workers_never_share_a_job(queue: Valkey, server: Broker) -> None:
+def test_two_workers_never_share_a_job(queue: RedisQueue, server: Broker) -> None:
     """Of 60 jobs, each with three messages, each is worked on once."""
-    jobs = [queue.put(Order(top_k=1), photo()).id for _ in range(60)]
+    jobs = [queue.put(JobOptions(top_k=1), photo()).id for _ in range(60)]
     for message in server.client.lrange("macule:1:celery:queue", 0, -1):
         server.client.lpush("macule:1:celery:queue", message, message)
     with worker(server), worker(server):
@@ -59,10 +59,10 @@ def test_two_workers_never_share_a_job(queue: Valkey, server: Broker) -> None:
     assert all(len((job.outcome or {})["predictions"]) == 1 for job in done)
 
 
-def test_what_a_killed_worker_had_is_done(queue: Valkey, server: Broker, large: bytes) -> None:
+def test_what_a_killed_worker_had_is_done(queue: RedisQueue, server: Broker, large: bytes) -> None:
     """A worker is killed in the middle of a job: another does it."""
     with worker(server) as first:
-        job = queue.put(Order(), large)
+        job = queue.put(JobOptions(), large)
         begun(queue, job.id)
         first.kill()
         with worker(server):
@@ -72,17 +72,19 @@ def test_what_a_killed_worker_had_is_done(queue: Valkey, server: Broker, large: 
     assert (found.status, found.attempts) == (SUCCEEDED, 2)
 
 
-def test_a_frozen_workers_outcome_is_nobodys(queue: Valkey, server: Broker, large: bytes) -> None:
+def test_a_frozen_workers_outcome_is_nobodys(
+    queue: RedisQueue, server: Broker, large: bytes
+) -> None:
     """A worker that stood still for too long comes back: what it then has is refused."""
     with worker(server) as first:
-        job = queue.put(Order(), large)
+        job = queue.put(JobOptions(), large)
         begun(queue, job.id)
         first.send_signal(signal.SIGSTOP)
         with worker(server):
             ended(queue, job.id)
             found = queue.get(job.id, "")
             first.send_signal(signal.SIGCONT)
-            after = queue.put(Order(), photo())
+            after = queue.put(JobOptions(), photo())
             ended(queue, after.id)
             time.sleep(1)
 
@@ -90,15 +92,15 @@ def test_a_frozen_workers_outcome_is_nobodys(queue: Valkey, server: Broker, larg
     assert queue.get(job.id, "") == found
 
 
-def test_poison_is_parked(queue: Valkey, server: Broker, large: bytes) -> None:
+def test_poison_is_parked(queue: RedisQueue, server: Broker, large: bytes) -> None:
     """A job whose worker is killed at each of three tries has failed; others go on."""
-    job = queue.put(Order(), large)
+    job = queue.put(JobOptions(), large)
     for attempt in (1, 2, 3):
-        with worker(server, live_s=0.5) as one:
+        with worker(server, lease_s=0.5) as one:
             begun(queue, job.id, attempt)
             one.kill()
-    with worker(server, live_s=0.5):
-        after = queue.put(Order(), photo())
+    with worker(server, lease_s=0.5):
+        after = queue.put(JobOptions(), photo())
         ended(queue, job.id, after.id)
 
     found = queue.get(job.id, "")
@@ -108,10 +110,10 @@ def test_poison_is_parked(queue: Valkey, server: Broker, large: bytes) -> None:
     assert queue.get(after.id, "").status == SUCCEEDED
 
 
-def test_a_bad_image_is_its_own_problem(queue: Valkey, server: Broker) -> None:
+def test_a_bad_image_is_its_own_problem(queue: RedisQueue, server: Broker) -> None:
     """A job that cannot be done fails at once, with the problem that POST /predict/ answers."""
     with worker(server):
-        job = queue.put(Order(), photo()[:2000])
+        job = queue.put(JobOptions(), photo()[:2000])
         ended(queue, job.id)
 
     found = queue.get(job.id, "")
@@ -121,13 +123,13 @@ def test_a_bad_image_is_its_own_problem(queue: Valkey, server: Broker) -> None:
     ).items()
 
 
-def test_what_is_unavailable_is_tried_again(queue: Valkey) -> None:
+def test_what_is_unavailable_is_tried_again(queue: RedisQueue) -> None:
     """Where memory or the model is short a job waits, which does not count as an attempt."""
 
-    def short(order: Order, image: bytes) -> tuple[str, dict[str, str]]:
+    def short(order: JobOptions, image: bytes) -> tuple[str, dict[str, str]]:
         raise Busy("not now")
 
-    job = queue.put(Order(), b"")
+    job = queue.put(JobOptions(), b"")
     for _ in range(5):
         Worker(queue, short, Wear(0, None, None, 0.0), 1).run_job(job.id)
     waiting = queue.get(job.id, "")
@@ -137,22 +139,22 @@ def test_what_is_unavailable_is_tried_again(queue: Valkey) -> None:
     assert queue.get(job.id, "").status == SUCCEEDED
 
 
-def test_a_canceled_job_has_no_outcome(queue: Valkey, server: Broker, large: bytes) -> None:
+def test_a_canceled_job_has_no_outcome(queue: RedisQueue, server: Broker, large: bytes) -> None:
     """A job canceled in the middle stays canceled, and its worker takes the next."""
     with worker(server):
-        job = queue.put(Order(), large)
+        job = queue.put(JobOptions(), large)
         begun(queue, job.id)
         queue.cancel(job.id, "")
-        after = queue.put(Order(), photo())
+        after = queue.put(JobOptions(), photo())
         ended(queue, after.id)
 
     found = queue.get(job.id, "")
     assert (found.status, found.outcome) == (CANCELED, None)
 
 
-def test_the_server_may_die_and_freeze(queue: Valkey, server: Broker) -> None:
+def test_the_server_may_die_and_freeze(queue: RedisQueue, server: Broker) -> None:
     """Valkey is killed, comes back, stands still and goes on; all jobs are done, each once."""
-    jobs = [queue.put(Order(top_k=1), photo()).id for _ in range(60)]
+    jobs = [queue.put(JobOptions(top_k=1), photo()).id for _ in range(60)]
     with worker(server), worker(server):
         until(lambda: queue.waiting() < 50)
         server.kill()
@@ -167,12 +169,14 @@ def test_the_server_may_die_and_freeze(queue: Valkey, server: Broker) -> None:
     assert {queue.get(job_id, "").status for job_id in jobs} == {SUCCEEDED}
 
 
-def test_a_worker_leaves_when_its_job_is_done(queue: Valkey, server: Broker, large: bytes) -> None:
+def test_a_worker_leaves_when_its_job_is_done(
+    queue: RedisQueue, server: Broker, large: bytes
+) -> None:
     """SIGTERM: the job at hand is finished, the next is left, and the exit code is 0."""
     with worker(server) as one:
-        job = queue.put(Order(), large)
+        job = queue.put(JobOptions(), large)
         begun(queue, job.id)
-        after = queue.put(Order(), photo())
+        after = queue.put(JobOptions(), photo())
         one.terminate()
         code = one.wait(20)
 
@@ -182,11 +186,11 @@ def test_a_worker_leaves_when_its_job_is_done(queue: Valkey, server: Broker, lar
 
 
 def test_a_worker_that_must_leave_gives_its_job_back(
-    queue: Valkey, server: Broker, large: bytes
+    queue: RedisQueue, server: Broker, large: bytes
 ) -> None:
     """After GRACEFUL_TIMEOUT_S a job that is not done is another's, as if it had not been tried."""
     with worker(server, GRACEFUL_TIMEOUT_S="1") as one:
-        job = queue.put(Order(), large)
+        job = queue.put(JobOptions(), large)
         begun(queue, job.id)
         one.terminate()
         time.sleep(0.15)  # it has heard that, and is in the middle of the job
@@ -202,10 +206,10 @@ def test_a_worker_that_must_leave_gives_its_job_back(
     assert queue.get(job.id, "").attempts == 1
 
 
-def test_webhooks_are_told_by_workers(queue: Valkey, server: Broker) -> None:
+def test_webhooks_are_told_by_workers(queue: RedisQueue, server: Broker) -> None:
     """Begin and end are delivered once, in this order, whichever of two workers does it."""
     with receiver() as target, worker(server, **SIGNED), worker(server, **SIGNED):
-        job = queue.put(Order(webhook=target.url, events=EVENTS), photo())
+        job = queue.put(JobOptions(webhook=target.url, events=EVENTS), photo())
         until(lambda: not queue.waiting() and not server.client.exists("macule:1:due"))
 
     told = [json.loads(call.body) for call in target.calls]
@@ -214,9 +218,9 @@ def test_webhooks_are_told_by_workers(queue: Valkey, server: Broker) -> None:
     ]
 
 
-def test_a_worn_worker_begins_anew(queue: Valkey, server: Broker, tmp_path: Path) -> None:
+def test_a_worn_worker_begins_anew(queue: RedisQueue, server: Broker, tmp_path: Path) -> None:
     """`macule worker` takes a fresh process's place, under its own id, as often as it is worn."""
-    jobs = [queue.put(Order(), photo()).id for _ in range(3)]
+    jobs = [queue.put(JobOptions(), photo()).id for _ in range(3)]
     log = tmp_path / "log"
     environment = {**os.environ, "BROKER_URL": server.url, "MAX_REQUESTS": "1"}
     with ExitStack() as stack:
@@ -247,11 +251,11 @@ def test_a_worker_needs_a_broker() -> None:
 
 
 @pytest.mark.memory
-def test_a_worker_stays_small(queue: Valkey, server: Broker) -> None:
+def test_a_worker_stays_small(queue: RedisQueue, server: Broker) -> None:
     """Under load a worker has at most 160 MB."""
     bodies = [photo(4000, 3000), photo(4000, 3000, progressive=True)]
     with worker(server) as one:
-        ended(queue, *(queue.put(Order(with_cam=True), bodies[n % 2]).id for n in range(12)))
+        ended(queue, *(queue.put(JobOptions(with_cam=True), bodies[n % 2]).id for n in range(12)))
         status = Path(f"/proc/{one.pid}/status").read_text()
     peak_kb = next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)
 

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from macule.jobs import Order
-from macule.jobs.broker.redis_queue import Valkey
+from macule.jobs import JobOptions
+from macule.jobs.broker.redis_queue import RedisQueue
 from macule.security import api_keys
 from prometheus_client.parser import text_string_to_metric_families
 from support.broker import WORKER, Broker, worker
@@ -26,11 +26,11 @@ HANGING = f"""
 import time
 from macule.jobs import task
 from macule.server import queue_worker
-outcome, jobs = task.outcome, []
+outcome, jobs = task.run, []
 def hang(order, image, chosen):
     jobs.append(order)
     return outcome(order, image, chosen) if len(jobs) == 1 else time.sleep(600)
-task.outcome, queue_worker.STALL_S, queue_worker.max_job_s = hang, {STILL_S}, lambda chosen: 0.0
+task.run, queue_worker.STALL_S, queue_worker.max_job_s = hang, {STILL_S}, lambda chosen: 0.0
 {WORKER}
 """
 
@@ -64,13 +64,13 @@ def scraped(port: int) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_what_a_worker_did_is_in_its_metrics(queue: Valkey, server: Broker, port: int) -> None:
+def test_what_a_worker_did_is_in_its_metrics(queue: RedisQueue, server: Broker, port: int) -> None:
     """Jobs by their end, webhooks, stages, the cold start and memory; what waits is not its own."""
     signed = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
-    with receiver() as target, worker(server, live_s=60, **at(port), **signed):
-        good = Order(webhook=target.url + "/204", events=("prediction.completed",))
-        jobs = [queue.put(order, photo()) for order in (good, Order())]
-        jobs.append(queue.put(Order(), photo()[:2000]))
+    with receiver() as target, worker(server, lease_s=60, **at(port), **signed):
+        good = JobOptions(webhook=target.url + "/204", events=("prediction.completed",))
+        jobs = [queue.put(order, photo()) for order in (good, JobOptions())]
+        jobs.append(queue.put(JobOptions(), photo()[:2000]))
         until(lambda: all(queue.get(job.id, "").ended for job in jobs), 60)
         until(lambda: scraped(port)["macule_webhooks_total", "delivered"])
         found, text = scraped(port), call(port, "/metrics").body
@@ -87,11 +87,13 @@ def test_what_a_worker_did_is_in_its_metrics(queue: Valkey, server: Broker, port
     assert subprocess.run(lint, input=text, capture_output=True, check=False).stderr == b""
 
 
-def test_a_worn_worker_counts_on(queue: Valkey, server: Broker, port: int, tmp_path: Path) -> None:
+def test_a_worn_worker_counts_on(
+    queue: RedisQueue, server: Broker, port: int, tmp_path: Path
+) -> None:
     """What a worker counted, and that it was replaced, goes on in the process after it."""
     environment = {**os.environ, "BROKER_URL": server.url, "MAX_REQUESTS": "1", **at(port)}
     for _ in range(2):
-        queue.put(Order(), photo())
+        queue.put(JobOptions(), photo())
     with (tmp_path / "log").open("wb") as output:
         process = subprocess.Popen(COMMAND, env=environment, stdout=output, stderr=output)
     try:
@@ -107,10 +109,10 @@ def test_a_worn_worker_counts_on(queue: Valkey, server: Broker, port: int, tmp_p
 
 
 def test_a_worker_is_alive_while_it_reaches_the_broker(
-    queue: Valkey, server: Broker, port: int
+    queue: RedisQueue, server: Broker, port: int
 ) -> None:
     """200, and 503 with the reason once the broker has been away; 200 again when it is back."""
-    with worker(server, live_s=4, **at(port)):
+    with worker(server, lease_s=4, **at(port)):
         first = call(port, "/health/")
         server.kill()
         try:
@@ -126,18 +128,18 @@ def test_a_worker_is_alive_while_it_reaches_the_broker(
 
 
 def test_a_worker_is_alive_while_its_loop_goes_round(
-    queue: Valkey, server: Broker, port: int, monkeypatch: pytest.MonkeyPatch
+    queue: RedisQueue, server: Broker, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An idle worker stays alive; one whose job never ends does not, and says so."""
     monkeypatch.setattr("broker.WORKER", HANGING)
-    with worker(server, live_s=60, **at(port)):
+    with worker(server, lease_s=60, **at(port)):
         end = time.monotonic() + STILL_S + 1
         idle = set()
         while time.monotonic() < end:
             idle.add(call(port, "/health/").status)
             time.sleep(0.1)
         for _ in range(2):
-            queue.put(Order(), photo())
+            queue.put(JobOptions(), photo())
         until(lambda: call(port, "/health/").status == 503, 60)
         hung = call(port, "/health/")
 
@@ -145,10 +147,10 @@ def test_a_worker_is_alive_while_its_loop_goes_round(
     assert b"the event loop has been stalled for" in hung.body
 
 
-def test_who_may_ask_is_as_everywhere(queue: Valkey, server: Broker, port: int) -> None:
+def test_who_may_ask_is_as_everywhere(queue: RedisQueue, server: Broker, port: int) -> None:
     """With keys the metrics need one, the liveness check does not; other routes are problems."""
     key, pair = api_keys.create_key("prometheus")
-    with worker(server, live_s=60, **at(port), API_KEYS=pair):
+    with worker(server, lease_s=60, **at(port), API_KEYS=pair):
         assert call(port, "/health/").status == 200
         assert call(port, "/metrics").status == 401
         assert call(port, "/metrics", Authorization=f"Bearer {key}").status == 200
@@ -157,9 +159,9 @@ def test_who_may_ask_is_as_everywhere(queue: Valkey, server: Broker, port: int) 
         assert call(port, "/health/", "HEAD").body == b""
 
 
-def test_no_client_holds_the_port_for_long(queue: Valkey, server: Broker, port: int) -> None:
+def test_no_client_holds_the_port_for_long(queue: RedisQueue, server: Broker, port: int) -> None:
     """Silence, half a head and rubbish end within seconds, and whoever comes next is answered."""
-    with worker(server, live_s=60, **at(port)):
+    with worker(server, lease_s=60, **at(port)):
         for sent in (
             b"",
             b"GET /health/ HTTP/1.1\r\n",

@@ -1,7 +1,7 @@
-"""Many images, one row each: through the model of this process, or the workers of a queue.
+"""Batch scoring: many images into one table, in this process or through the workers of a queue.
 
-Rows are written in the order of the source. So a run that was ended, however, is gone on with by
-counting, and memory is the same for a thousand images and a million.
+Rows are written in the order of the source. An interrupted run therefore resumes by counting rows,
+and memory use does not depend on the number of images.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from macule.memory import allocator, budget
 from macule.registry import remote
 from macule.settings import Settings
 
-AHEAD = 64  # rows a worker that may wait for a slow image before them
-WAITING = 16  # jobs at once in a queue: their images are in memory here until they are put
+MAX_AHEAD_PER_WORKER = 64  # per worker: rows that may wait for a slow image before them
+QUEUE_CONCURRENCY = 16  # jobs at once in a queue; their images stay in memory until added
 
 
 def run(
@@ -36,11 +36,11 @@ def run(
     queue: Queue | None = None,
     watcher: TextIO | None = None,
 ) -> dict[str, int]:
-    """Score the images of *place* into the file *out*, or go on with what an earlier run left.
+    """Score the images of *place* into the file *out*, or resume an earlier run.
 
-    *workers*: images at once; by default one a processor, or WAITING in the queue.
-    Returns: how many rows have which status.
-    Raises: BadRequest for what was asked; Unavailable for what may pass: the rows so far stay.
+    *workers*: images at once; by default one per processor, or QUEUE_CONCURRENCY in a queue.
+    Returns: the number of rows by status.
+    Raises: BadRequest; Unavailable if a retry may help, the rows so far are kept.
     """
     allocator.configure()
     write = tables.writer(out)
@@ -55,32 +55,34 @@ def run(
         "max_image_pixels": chosen.max_image_pixels,
     }
     if queue:
-        answer, workers = score.through(queue, stop), workers or WAITING
+        scorer, workers = score.queue_scorer(queue, stop), workers or QUEUE_CONCURRENCY
     else:
         runtime.warm(chosen.model)
-        answer, workers = score.local(chosen), workers or math.ceil(budget.processors())
+        scorer, workers = score.local_scorer(chosen), workers or math.ceil(budget.processors())
 
-    def one(name: str) -> Row:
-        return score.row(name, answer, chosen.max_image_bytes, labels, stop)
+    def score_image(name: str) -> Row:
+        return score.score_row(name, scorer, chosen.max_image_bytes, labels, stop)
 
-    names, total = source.find(place, out)
-    written = Journal(out, header, restart)
+    names, total = source.list_images(place, out)
+    journal = Journal(out, header, restart)
     try:
-        written.resume(names)
-        progress = Progress(watcher, written.count, total)
+        journal.resume(names)
+        progress = Progress(watcher, journal.count, total)
         try:
-            for row in ordered_map.in_order(names, one, workers, workers * AHEAD, stop.set):
+            for row in ordered_map.in_order(
+                names, score_image, workers, workers * MAX_AHEAD_PER_WORKER, stop.set
+            ):
                 if row["model"] not in (None, card.sha256):
                     raise ModelUnavailable(
                         f"A worker answers with the model {row['model'][:12]}, not with "
-                        f"{card.sha256[:12]}, which this batch is of."
+                        f"{card.sha256[:12]}, the model of this batch."
                     )
-                written.append(row)
-                progress.tell(written.count, written.count - written.tally.get("ok", 0))
+                journal.append(row)
+                progress.update(journal.count, journal.count - journal.tally.get("ok", 0))
         finally:
             progress.close()
-        with written.finished() as path:
-            write(path, written.lines(), score.columns(labels))
+        with journal.finished() as path:
+            write(path, journal.lines(), score.columns(labels))
     finally:
-        written.close()
-    return written.tally
+        journal.close()
+    return journal.tally

@@ -1,7 +1,7 @@
-"""The rows of a batch as they come: in the order of its source, so their number says where it is.
+"""The journal of a batch: its rows so far, in the order of the source, as JSON lines.
 
-A line of JSON each, after one that says what the batch is of. Whatever kills the process, the
-lines up to the first that is not whole are right; the others are scored again.
+The first line is a header that identifies the batch. After a crash, complete lines are valid; an
+incomplete last line is dropped and its image is scored again.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
 
-from macule.batch.score import Row, shown
+from macule.batch.score import Row, printable
 from macule.errors import BadRequest
 
-SYNC_S = 1.0  # a power cut takes the rows of the last second, a kill those not yet handed over
+SYNC_S = 1.0  # a power cut loses the rows of the last second
 
 
-def path(out: str) -> str:
-    """Say where the journal of *out* lies: beside it, hidden."""
+def journal_path(out: str) -> str:
+    """Return the path of the journal of *out*: a hidden file beside it."""
     return os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.part")
 
 
 class Journal:
-    """One run's hold on a journal; `tally` counts its rows by status.
+    """A journal, locked by this run; `tally` counts its rows by status.
 
     Args:
-      header: what must not change between the runs of a batch.
-    Raises: BadRequest where another run holds it, or it is of another batch; all methods where the
-      disk refuses.
+      header: values that must be the same in all runs of a batch.
+    Raises: BadRequest if another run has it locked or it belongs to another batch; all methods on
+      disk errors.
     """
 
     def __init__(self, out: str, header: Mapping[str, Any], restart: bool) -> None:
         self.tally: dict[str, int] = {}
         self._out = out
-        self._path = path(out)
+        self._path = journal_path(out)
         with self._writing():
             if os.path.exists(out) and not os.path.exists(self._path) and not restart:
-                raise BadRequest(f"{out} is finished. --restart makes it anew.")
+                raise BadRequest(f"{out} is finished. Use --restart to score it again.")
             self._file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
             try:
-                self._alone()
+                self._acquire_lock()
                 if restart:
                     self._file.truncate(0)
-                self._begin(header)
+                self._check_header(header)
             except BaseException:
                 self._file.close()
                 raise
@@ -58,22 +58,22 @@ class Journal:
         return sum(self.tally.values())
 
     def resume(self, names: Iterator[str]) -> None:
-        """Take as many of *names* as there are rows already, and check that they are those.
+        """Skip the *names* of existing rows, and check that they match.
 
-        Raises: BadRequest where the source has changed.
+        Raises: BadRequest if the source has changed.
         """
         for row in self._rows():
             name = next(names, None)
-            if name is None or shown(name) != row["source"]:
+            if name is None or printable(name) != row["source"]:
                 raise BadRequest(
-                    f"SOURCE has changed: image {self.count + 1} was {row['source']}, and is "
-                    f"{'no more' if name is None else shown(name)}. --restart begins anew."
+                    f"SOURCE has changed: image {self.count + 1} was {row['source']}, now it is "
+                    f"{'missing' if name is None else printable(name)}. --restart starts over."
                 )
             self._count(row)
 
     def append(self, row: Row) -> None:
         with self._writing():
-            self._file.write(_line(row))
+            self._file.write(_encode_line(row))
             self._file.flush()
             if time.monotonic() > self._synced + SYNC_S:
                 os.fsync(self._file.fileno())
@@ -81,13 +81,13 @@ class Journal:
         self._count(row)
 
     def lines(self) -> Iterator[bytes]:
-        """Return the rows as they are written."""
+        """Return the lines of the rows."""
         self._file.seek(0)
         return islice(self._file, 1, None)
 
     @contextmanager
     def finished(self) -> Iterator[str]:
-        """Yield a file to be written from `lines`; it takes *out*'s place, and the journal goes."""
+        """Yield a path to write the table to; then replace *out* with it and delete the journal."""
         new = f"{self._path}.new"
         with self._writing():
             try:
@@ -105,30 +105,30 @@ class Journal:
         with suppress(OSError):
             self._file.close()
 
-    def _alone(self) -> None:
+    def _acquire_lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BadRequest(f"Another run is writing {self._out}.") from error
 
-    def _begin(self, header: Mapping[str, Any]) -> None:
-        found = _parsed(self._file.readline())
+    def _check_header(self, header: Mapping[str, Any]) -> None:
+        found = _parse_line(self._file.readline())
         if found is None:
             self._file.seek(0)
             self._file.truncate()
-            self._file.write(_line(header))
+            self._file.write(_encode_line(header))
             self._file.flush()
         elif changed := [key for key in header if found.get(key) != header[key]]:
-            told = "; ".join(f"{key} was {found.get(key)}, is {header[key]}" for key in changed)
+            changes = "; ".join(f"{key} was {found.get(key)}, is {header[key]}" for key in changed)
             raise BadRequest(
-                f"{self._out} was begun otherwise: {told}. Go on as it was begun, or begin anew "
-                "with --restart."
+                f"{self._out} was started with other values: {changes}. Use the same values, or "
+                "start over with --restart."
             )
 
     def _rows(self) -> Iterator[Row]:
-        """Read what is there; what follows the last whole line goes."""
+        """Yield the existing rows; truncate after the last complete line."""
         end = self._file.tell()
-        while row := _parsed(self._file.readline()):
+        while row := _parse_line(self._file.readline()):
             yield row
             end = self._file.tell()
         with self._writing():
@@ -146,12 +146,12 @@ class Journal:
             raise BadRequest(f"{self._out} cannot be written: {error.strerror}.") from error
 
 
-def _line(document: Mapping[str, Any]) -> bytes:
+def _encode_line(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode() + b"\n"
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """Read a line that was written whole."""
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """Parse a line; return None if it is incomplete."""
     try:
         found = json.loads(line)
     except ValueError:

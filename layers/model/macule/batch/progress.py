@@ -1,4 +1,4 @@
-"""How far a batch is, told to whoever watches: a line that changes, or one a minute."""
+"""Progress of a batch: a changing line on a terminal, else one line a minute."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ TERMINAL_S, LOG_S = 0.5, 60.0
 
 
 class Progress:
-    """What is told on *stream*; None is nobody.
+    """Progress on *stream*; None writes nothing.
 
     Args:
-      before: images answered by earlier runs, which say nothing of this one's speed.
-      total: images in all, where that is known.
+      before: images scored by earlier runs, excluded from the rate.
+      total: number of images, if known.
     """
 
     def __init__(self, stream: TextIO | None, before: int, total: int | None) -> None:
@@ -22,19 +22,19 @@ class Progress:
         self._began = time.monotonic()
         self._live = stream is not None and stream.isatty()
         self._every_s = TERMINAL_S if self._live else LOG_S
-        self._told = self._began
+        self._written_at = self._began
 
-    def tell(self, done: int, errors: int) -> None:
-        """Say it, unless it was said a moment ago."""
+    def update(self, done: int, errors: int) -> None:
+        """Write the progress, unless it was written recently."""
         now = time.monotonic()
-        if self._stream is not None and now >= self._told + self._every_s:
-            self._told = now
+        if self._stream is not None and now >= self._written_at + self._every_s:
+            self._written_at = now
             line = self._line(done, errors, now - self._began)
             self._stream.write(f"\r\033[K{line}" if self._live else f"{line}\n")
             self._stream.flush()
 
     def close(self) -> None:
-        """Leave the terminal's line to what comes next."""
+        """Clear the line on the terminal."""
         if self._stream is not None and self._live:
             self._stream.write("\r\033[K")
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""How one image of a batch becomes a row: by this process, or by the workers of a queue."""
+"""Scoring of one image of a batch: in this process or by the workers of a queue."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 from macule.batch import source
 from macule.errors import BadImage, Busy, Macule, ModelUnavailable, QueueFull, Unavailable
 from macule.inference import pipeline
-from macule.jobs import FAILED, SUCCEEDED, Order, Queue
+from macule.jobs import FAILED, SUCCEEDED, JobOptions, Queue
 from macule.settings import Settings
 
-Score = Callable[[bytes], Mapping[str, Any]]
+Scorer = Callable[[bytes], Mapping[str, Any]]
 Row = dict[str, Any]
 TRIES = 30
-POLL_S, SLOWEST_POLL_S = 0.02, 1.0
+POLL_S, MAX_POLL_S = 0.02, 1.0
 
 
 def columns(labels: list[str]) -> list[str]:
-    """Name what a row has, in its order."""
+    """Return the columns of a row, in order."""
     first = ["source", "status", "decision", "label", "probability"]
     return [*first, *(f"p_{label}" for label in labels), "error", "model"]
 
 
-def row(name: str, score: Score, max_bytes: int, labels: list[str], stop: Event) -> Row:
-    """Answer one image; what is wrong with it is an answer too.
+def score_row(name: str, scorer: Scorer, max_bytes: int, labels: list[str], stop: Event) -> Row:
+    """Score one image; an error of this image becomes a row too.
 
-    Raises: Unavailable for what is wrong with more than this image, so that it is no answer.
+    Raises: Unavailable for errors that are not specific to this image.
     """
     found: Row = dict.fromkeys(columns(labels))
-    found["source"] = shown(name)
+    found["source"] = printable(name)
     try:
-        answer = _patiently(lambda: score(source.read(name, max_bytes)), stop)
+        answer = _with_retries(lambda: scorer(source.read_image(name, max_bytes)), stop)
     except Unavailable:
         raise
     except Macule as error:
@@ -50,68 +50,68 @@ def row(name: str, score: Score, max_bytes: int, labels: list[str], stop: Event)
     }
 
 
-def shown(name: str) -> str:
-    """Write a name as text, even where the bytes of a file's name are none."""
+def printable(name: str) -> str:
+    """Return a name as valid text; undecodable bytes are escaped."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def local(chosen: Settings) -> Score:
-    """Answer in this process."""
+def local_scorer(chosen: Settings) -> Scorer:
+    """Return a scorer that uses the model in this process."""
 
     def score(body: bytes) -> Mapping[str, Any]:
         try:
             return pipeline.predict(body, chosen).answer
-        except ModelUnavailable as error:  # it is loaded: this image makes its numbers none
+        except ModelUnavailable as error:  # the model is loaded: this image gave NaN
             raise BadImage(str(error)) from error
 
     return score
 
 
-def through(queue: Queue, stop: Event) -> Score:
-    """Have the workers of *queue* answer; each call has one job there, and waits for its end."""
+def queue_scorer(queue: Queue, stop: Event) -> Scorer:
+    """Return a scorer that adds a job to *queue* and waits for its end."""
 
     def score(body: bytes) -> Mapping[str, Any]:
         job = None
         while job is None:
             try:
-                job = queue.put(Order(), body)
-            except QueueFull as error:  # of others' jobs, maybe: ours come when there is room
-                pause(stop, error.retry_after_s)
+                job = queue.put(JobOptions(), body)
+            except QueueFull as error:  # maybe of other callers' jobs: wait for space
+                wait_or_stop(stop, error.retry_after_s)
         poll_s = POLL_S
         while not job.ended:
-            pause(stop, poll_s)
-            poll_s = min(poll_s * 1.5, SLOWEST_POLL_S)
-            job = queue.get(job.id, job.order.owner)
+            wait_or_stop(stop, poll_s)
+            poll_s = min(poll_s * 1.5, MAX_POLL_S)
+            job = queue.get(job.id, job.options.owner)
         outcome = job.outcome or {}
         if job.status == SUCCEEDED:
             return outcome
         if job.status == FAILED and outcome.get("status") != Busy.status:
-            raise _refusal(outcome)
+            raise _error_from(outcome)
         raise Busy(f"A worker has not answered: {outcome.get('detail', job.status)}")
 
     return score
 
 
-def _refusal(problem: Mapping[str, Any]) -> Macule:
-    """Turn what a worker says of an image back into the failure it was."""
+def _error_from(problem: Mapping[str, Any]) -> Macule:
+    """Turn a worker's problem document back into an error."""
     error = Macule(str(problem.get("detail", "")))
     error.slug = str(problem.get("type", "")).rpartition(":")[2] or error.slug
     return error
 
 
-def pause(stop: Event, wait_s: float) -> None:
-    """Wait, unless the batch is broken off."""
+def wait_or_stop(stop: Event, wait_s: float) -> None:
+    """Wait; raise KeyboardInterrupt if the batch is stopped."""
     if stop.wait(wait_s):
         raise KeyboardInterrupt
 
 
-def _patiently(action: Callable[[], Mapping[str, Any]], stop: Event) -> Mapping[str, Any]:
-    """Try again while others hold the memory, or the queue's store is away for some minutes."""
+def _with_retries(action: Callable[[], Mapping[str, Any]], stop: Event) -> Mapping[str, Any]:
+    """Retry while memory is in use by others or the queue is unavailable, for some minutes."""
     for _ in range(TRIES - 1):
         try:
             return action()
         except ModelUnavailable:
-            raise  # has been tried again
+            raise  # has already been retried
         except Unavailable as error:
-            pause(stop, error.retry_after_s)
+            wait_or_stop(stop, error.retry_after_s)
     return action()

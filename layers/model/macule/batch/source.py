@@ -1,4 +1,4 @@
-"""What a batch is of: a folder, a list or a bucket's prefix, as names in an order that stays."""
+"""The images of a batch: a folder, a list or a bucket prefix, in a stable order."""
 
 from __future__ import annotations
 
@@ -12,116 +12,116 @@ from macule.errors import BadRequest, BodyTooLarge, Unreadable
 from macule.registry import storage
 from macule.settings import urls
 
-QUIET_S = 20.0  # without a byte from a bucket
-BUCKETS = ("s3://", "gs://")
+READ_TIMEOUT_S = 20.0  # without a byte from the bucket
+BUCKET_SCHEMES = ("s3://", "gs://")
 
 
 class Source(NamedTuple):
-    """Names to read images by, and how many, where that is known beforehand."""
+    """The names of the images, and their number if known in advance."""
 
     names: Iterator[str]
     total: int | None
 
 
-def find(place: str, but: str) -> Source:
-    """Name the images of *place*; the file *but*, which the answers go to, is none of them.
+def list_images(place: str, exclude: str) -> Source:
+    """List the images of *place*, without the output file *exclude*.
 
-    Raises: BadRequest; the names too, and ModelUnavailable where a bucket cannot be listed.
+    Raises: BadRequest; so does iteration, and ModelUnavailable if a bucket cannot be listed.
     """
-    if place.startswith(BUCKETS):
+    if place.startswith(BUCKET_SCHEMES):
         if why := urls.rejection_reason(place):
             raise BadRequest(f"{urls.redact(place)} {why}.")
-        return Source(storage.names(place, QUIET_S), None)
+        return Source(storage.names(place, READ_TIMEOUT_S), None)
     if place == "-":
-        return Source(_names(sys.stdin.buffer), None)
+        return Source(_parse_names(sys.stdin.buffer), None)
     if os.path.isdir(place):
-        return _folder(place, but)
+        return _folder(place, exclude)
     try:
         with open(place, "rb") as listed:
-            return Source(_listed(place), sum(1 for _ in _names(listed)))
+            return Source(_names_in_file(place), sum(1 for _ in _parse_names(listed)))
     except OSError as error:
         raise BadRequest(f"{place}: {error.strerror}.") from error
 
 
-def read(name: str, max_bytes: int) -> bytes:
+def read_image(name: str, max_bytes: int) -> bytes:
     """Read one image.
 
-    Raises: Unreadable, BodyTooLarge; ModelUnavailable where its whole bucket cannot be read.
+    Raises: Unreadable, BodyTooLarge; ModelUnavailable if the whole bucket cannot be read.
     """
-    body = _fetch(name, max_bytes + 1) if "://" in name else _load(name, max_bytes + 1)
+    body = _read_url(name, max_bytes + 1) if "://" in name else _read_file(name, max_bytes + 1)
     if len(body) > max_bytes:
         raise BodyTooLarge(f"The file has more than {max_bytes:,} bytes (MAX_IMAGE_BYTES).")
     return body
 
 
-def _load(name: str, most_bytes: int) -> bytes:
+def _read_file(name: str, max_bytes: int) -> bytes:
     try:
         with open(name, "rb") as file:
-            return file.read(most_bytes)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in a name
+            return file.read(max_bytes)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise Unreadable(f"{getattr(error, 'strerror', None) or 'No such file'}.") from error
 
 
-def _fetch(address: str, most_bytes: int) -> bytes:
+def _read_url(address: str, max_bytes: int) -> bytes:
     if why := urls.rejection_reason(address):
         raise Unreadable(f"The address {why}.")
 
     def once() -> bytes | None:
-        found = storage.read(address, QUIET_S)
+        found = storage.read(address, READ_TIMEOUT_S)
         if found is None:
             return None
         body = b""
         for piece in found[2]:
             body += piece
-            if len(body) >= most_bytes:
+            if len(body) >= max_bytes:
                 break
         return body
 
     body = storage.patiently(once)
     if body is None:
-        raise Unreadable("There is nothing at this address, or nothing that may be read.")
+        raise Unreadable("There is no object at this address, or no permission to read it.")
     return body
 
 
-def _listed(path: str) -> Iterator[str]:
+def _names_in_file(path: str) -> Iterator[str]:
     with open(path, "rb") as file:
-        yield from _names(file)
+        yield from _parse_names(file)
 
 
-def _names(lines: Iterable[bytes]) -> Iterator[str]:
+def _parse_names(lines: Iterable[bytes]) -> Iterator[str]:
     for line in lines:
         if b"\0" in line:
-            raise BadRequest("SOURCE is no list: it has bytes that no text has.")
+            raise BadRequest("SOURCE is not a text list: it contains null bytes.")
         if name := line.strip():
             yield os.fsdecode(name)
 
 
-def _folder(root: str, but: str) -> Source:
-    """List in a temporary file, which SQLite sorts: a million names take no memory."""
+def _folder(root: str, exclude: str) -> Source:
+    """List a folder through a temporary SQLite file, so that a million names take no memory."""
     import sqlite3
 
-    found = _sorted(_files(os.fsencode(root), os.fsencode(os.path.abspath(but))))
+    found = _sorted_paths(_walk(os.fsencode(root), os.fsencode(os.path.abspath(exclude))))
     try:
         count = int(next(found))
     except sqlite3.Error as error:
-        raise BadRequest(f"The names in {root} cannot be kept and sorted: {error}.") from error
+        raise BadRequest(f"The names in {root} cannot be sorted: {error}.") from error
     return Source((os.fsdecode(path) for path in found), count)
 
 
-def _sorted(paths: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield how many there are, and then each: whoever knows that has begun, so that it ends."""
+def _sorted_paths(paths: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the number of paths, then each path in order."""
     import sqlite3
 
-    with closing(sqlite3.connect("")) as kept:
-        kept.execute("CREATE TABLE found (path BLOB)")
-        kept.executemany("INSERT INTO found VALUES (?)", ((path,) for path in paths))
-        yield b"%d" % kept.execute("SELECT count(*) FROM found").fetchone()
-        for (path,) in kept.execute("SELECT path FROM found ORDER BY path"):
+    with closing(sqlite3.connect("")) as database:
+        database.execute("CREATE TABLE found (path BLOB)")
+        database.executemany("INSERT INTO found VALUES (?)", ((path,) for path in paths))
+        yield b"%d" % database.execute("SELECT count(*) FROM found").fetchone()
+        for (path,) in database.execute("SELECT path FROM found ORDER BY path"):
             yield path
 
 
-def _files(root: bytes, but: bytes) -> Iterator[bytes]:
-    """Walk through folders, not through links to folders, which may lead round in circles."""
+def _walk(root: bytes, exclude: bytes) -> Iterator[bytes]:
+    """Yield the files below *root*; do not follow links to folders, which may form cycles."""
     folders = [root]
     while folders:
         try:
@@ -131,7 +131,7 @@ def _files(root: bytes, but: bytes) -> Iterator[bytes]:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-                    elif entry.is_file() and os.path.abspath(entry.path) != but:
+                    elif entry.is_file() and os.path.abspath(entry.path) != exclude:
                         yield entry.path
         except OSError as error:
             raise BadRequest(f"{os.fsdecode(error.filename)}: {error.strerror}.") from error

@@ -1,4 +1,4 @@
-"""A journal's lines as the file that was asked for, a few rows at a time."""
+"""Writers of the result table: Parquet, CSV, JSON lines."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from itertools import islice
 from macule import extras
 from macule.errors import BadRequest
 
-GROUP_ROWS = 10_000  # of a parquet file, in memory at once: about 10 MB
+ROW_GROUP_ROWS = 10_000  # of a Parquet file, in memory at once: about 10 MB
 Write = Callable[[str, Iterator[bytes], list[str]], None]
 
 
 def writer(out: str) -> Write:
-    """Choose by the ending of *out*.
+    """Return the writer for the file name extension of *out*.
 
-    Raises: BadRequest, before anything has been scored.
+    Raises: BadRequest, before any image is scored.
     """
     ending = os.path.splitext(out)[1].lower()
     if ending not in WRITERS:
         raise BadRequest(f"{out} does not end with {', '.join(WRITERS)}.")
     if ending == ".parquet":
-        _need_pyarrow()
+        _require_pyarrow()
     return WRITERS[ending]
 
 
@@ -49,13 +49,13 @@ def _parquet(path: str, lines: Iterator[bytes], columns: list[str]) -> None:
         [(name, pa.float64() if name in numbers else pa.string()) for name in columns]
     )
     with parquet.ParquetWriter(path, schema) as file:
-        while rows := list(map(json.loads, islice(lines, GROUP_ROWS))):
+        while rows := list(map(json.loads, islice(lines, ROW_GROUP_ROWS))):
             file.write_table(pa.Table.from_pylist(rows, schema))
 
 
-def _need_pyarrow() -> None:
+def _require_pyarrow() -> None:
     if fault := extras.missing_message(".parquet", "pyarrow"):
-        raise BadRequest(f"{fault}; or name a .csv.")
+        raise BadRequest(f"{fault}; or use a .csv file.")
 
 
 WRITERS: dict[str, Write] = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}

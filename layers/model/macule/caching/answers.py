@@ -109,5 +109,5 @@ def current() -> Store | None:
     if not chosen.cache_mb:
         return None
     kept = Memory(chosen.cache_mb * MB, chosen.cache_ttl_s)
-    metrics.live("macule_cache_bytes", lambda: kept.held_bytes)
+    metrics.register_gauge("macule_cache_bytes", lambda: kept.held_bytes)
     return kept

@@ -183,10 +183,10 @@ def worker(options: argparse.Namespace) -> int:
     startup.check(chosen)
     from macule.server import queue_worker
 
-    counters = metrics.share(file=options.counters)
-    log_format.begin()
+    counters = metrics.counters(file=options.counters)
+    log_format.configure()
     if queue_worker.serve(chosen):  # a process of the same id, with memory as at the start
-        again, file = [sys.executable, "-m", "macule.cli", "worker"], counters.keep()
+        again, file = [sys.executable, "-m", "macule.cli", "worker"], counters.inherit()
         os.execv(sys.executable, again if file is None else [*again, f"--counters={file}"])  # noqa: S606
     return OK
 
@@ -225,7 +225,7 @@ def batch(options: argparse.Namespace) -> int:
             raise BadRequest("--broker needs BROKER_URL, and workers: see `macule worker`.")
         from macule.jobs import selection
 
-        queue = selection.current().queue
+        queue = selection.active_queue().queue
     again = "the same command, without --restart, goes on from here"
     try:
         if queue is None:

@@ -101,7 +101,7 @@ def _log_request(request: Request, response: Response, started_at: float) -> Non
         "band": response.headers.get("X-Memory-Band"),
         "address": access_control.logged_address(request),
     }
-    access_log.answered(facts, stages, request.headers)
+    access_log.log_request(facts, stages, request.headers)
 
 
 def _call_handler(request: Request) -> Response:

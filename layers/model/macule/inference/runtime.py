@@ -281,7 +281,7 @@ def _announce(warm: Warm) -> None:
     facts = {"event": "cold_start", "model": card.sha256[:12], **told}
     log.info("model %s %s is warm: %s", card.name, card.version, spent, extra={"facts": facts})
     metrics.observe("macule_cold_start_seconds", sum(stages.values()) / 1e3)
-    metrics.live("macule_models_loaded", lambda: 1.0)
+    metrics.register_gauge("macule_models_loaded", lambda: 1.0)
 
 
 def _agree(card: Card, source: dict[str, Any], outputs: dict[int, dict[str, Any]]) -> None:

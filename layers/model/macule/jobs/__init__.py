@@ -1,7 +1,7 @@
-"""Predictions that outlive a request: what a job is, and what every queue of them does.
+"""Queued predictions: the job, its states and the interface of a queue.
 
-A job is made `starting`, then `processing`, and ends once: `succeeded`, `failed` or `canceled`. Its
-image is kept until it has ended, its answer for JOB_TTL_S after that.
+A job is `starting`, then `processing`, and ends once: `succeeded`, `failed` or `canceled`. Its
+image is stored until it ends, its outcome for JOB_TTL_S after that.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ SUCCEEDED, FAILED, CANCELED = "succeeded", "failed", "canceled"
 ENDED = frozenset({SUCCEEDED, FAILED, CANCELED})
 STARTED_EVENT, COMPLETED_EVENT = "prediction.started", "prediction.completed"
 EVENTS = (STARTED_EVENT, COMPLETED_EVENT)
-FILE = "jobs.sqlite3"  # of the embedded queue, in DATA_DIR
-MOST_ATTEMPTS = 3  # a job whose worker died so often is not tried again: it may be what kills them
-LABELS = 64  # of a model that is not known yet
-ANSWER_BYTES, LABEL_BYTES = 2000, 200  # an outcome without maps: as such, and of each label
-DIED = (
-    f"Its worker died {MOST_ATTEMPTS} times while it was worked on: the image may be what kills it."
+DATABASE_FILE = "jobs.sqlite3"  # the embedded queue, in DATA_DIR
+MAX_ATTEMPTS = 3  # after so many dead workers a job fails: its image may be what kills them
+DEFAULT_LABELS = 64  # assumed while the model is unknown
+ANSWER_BYTES, LABEL_BYTES = 2000, 200  # of an outcome without maps: fixed part, per label
+WORKER_DIED = (
+    f"The worker died {MAX_ATTEMPTS} times while processing this job; the image may be the cause."
 )
 
 
-class Order(NamedTuple):
-    """What a caller asks for, beside the image.
+class JobOptions(NamedTuple):
+    """What a caller asks for, besides the image.
 
-    `owner` is the name of the key that asked, "" where there are no keys: a job is shown to its
-    owner alone. `events` are those of EVENTS that are told to `webhook`.
+    `owner`: name of the caller's API key, "" without keys; only the owner can see a job.
+    `events`: the EVENTS that are sent to `webhook`.
     """
 
     top_k: int | None = None
@@ -42,15 +42,15 @@ class Order(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What is known of a job; times in seconds since 1970.
+    """A queued prediction; times in seconds since 1970.
 
-    `outcome` is the answer of one that succeeded, the problem document of one that failed.
-    `attempts` counts how often a worker has taken it.
+    `outcome`: the answer of a succeeded job, the problem document of a failed one.
+    `attempts`: how often a worker has taken the job.
     """
 
     id: str
     status: str
-    order: Order
+    options: JobOptions
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
@@ -62,37 +62,39 @@ class Job(NamedTuple):
         return self.status in ENDED
 
 
-class Held(NamedTuple):
-    """Bytes that a queue takes, and may take."""
+class Usage(NamedTuple):
+    """The bytes that a queue stores, and its limit."""
 
     bytes: int
-    most_bytes: int
+    max_bytes: int
 
 
-def rooms(order: Order, labels: int | None = None) -> dict[str, int]:
-    """Return the most bytes that the begin and the end of a job add to what is kept."""
-    outcome = ANSWER_BYTES + LABEL_BYTES * (labels or LABELS)
-    told = {event: outcome + 2 * len(order.webhook) for event in order.events if order.webhook}
-    maps = MOST_CHARACTERS if order.with_cam else 0
-    return {**told, COMPLETED_EVENT: told.get(COMPLETED_EVENT, 0) + outcome + maps}
+def reserved_bytes(options: JobOptions, labels: int | None = None) -> dict[str, int]:
+    """Return the most bytes that the start and the end of a job add, by event."""
+    outcome = ANSWER_BYTES + LABEL_BYTES * (labels or DEFAULT_LABELS)
+    sizes = {
+        event: outcome + 2 * len(options.webhook) for event in options.events if options.webhook
+    }
+    maps = MOST_CHARACTERS if options.with_cam else 0
+    return {**sizes, COMPLETED_EVENT: sizes.get(COMPLETED_EVENT, 0) + outcome + maps}
 
 
 def document(job: Job) -> dict[str, Any]:
-    """Describe a job to its owner: an answer as of POST /predict/ once it has succeeded."""
-    shown: dict[str, Any] = {"id": job.id, "status": job.status}
+    """Return the JSON of a job; a succeeded one has the members of a POST /predict/ answer."""
+    members: dict[str, Any] = {"id": job.id, "status": job.status}
     if job.status == SUCCEEDED and job.outcome:
-        shown = {**job.outcome, **shown}
+        members = {**job.outcome, **members}
     if job.status == FAILED:
-        shown["error"] = job.outcome
+        members["error"] = job.outcome
     times = {
         "created_at": job.created_at,
         "started_at": job.started_at,
         "completed_at": job.ended_at,
     }
-    return {**shown, **{name: _date(seconds) for name, seconds in times.items()}}
+    return {**members, **{name: _rfc3339(seconds) for name, seconds in times.items()}}
 
 
-def _date(seconds: float | None) -> str | None:
+def _rfc3339(seconds: float | None) -> str | None:
     from datetime import UTC, datetime
 
     if seconds is None:
@@ -101,38 +103,44 @@ def _date(seconds: float | None) -> str | None:
     return moment.replace("+00:00", "Z")
 
 
-def asked(order: Order) -> str:
-    """Write what a queue keeps of an order; its owner is kept apart, to be searched for."""
-    return json.dumps(order._replace(owner=""))
+def serialize_options(options: JobOptions) -> str:
+    """Serialize options for a queue, without the owner, which has a field of its own."""
+    return json.dumps(options._replace(owner=""))
 
 
-def ordered(text: str, owner: str) -> Order:
-    """Read what `asked` wrote."""
+def parse_options(text: str, owner: str) -> JobOptions:
+    """Parse the output of `serialize_options`."""
     top_k, with_cam, webhook, events, _ = json.loads(text)
-    return Order(top_k, with_cam, webhook, tuple(events), owner)
+    return JobOptions(top_k, with_cam, webhook, tuple(events), owner)
 
 
-def known(job: Job, before: str, fingerprint: str) -> Job:
-    """Return the job that an Idempotency-Key made before, by a request of the print *before*.
+def existing_job(job: Job, previous: str, fingerprint: str) -> Job:
+    """Return the job that an earlier request with this Idempotency-Key created.
+
+    *previous*: the fingerprint of that request.
 
     Raises: KeyReused, KeyInUse.
     """
-    if before != fingerprint:
-        raise KeyReused("This Idempotency-Key came before, with another image or other wishes.")
+    if previous != fingerprint:
+        raise KeyReused(
+            "This Idempotency-Key was already used with a different image or parameters."
+        )
     if not job.ended:
-        raise KeyInUse("The prediction that this Idempotency-Key made goes on.", prediction=job.id)
+        raise KeyInUse(
+            "The prediction created with this Idempotency-Key has not ended yet.", prediction=job.id
+        )
     return job
 
 
 class Queue(Protocol):
-    """Where jobs wait and their outcomes are kept. A state only moves forward, whoever dies."""
+    """A store of jobs and outcomes. A job's state never moves back, even if a process dies."""
 
-    def put(self, order: Order, image: bytes, key: str = "", fingerprint: str = "") -> Job:
-        """Take a job in.
+    def put(self, options: JobOptions, image: bytes, key: str = "", fingerprint: str = "") -> Job:
+        """Add a job.
 
-        *key*: the caller's Idempotency-Key, within what it owns; *fingerprint*: of its request.
-        Returns: the new job, or the one that this key made before, once that has ended.
-        Raises: QueueFull, KeyInUse while that one has not, KeyReused for another request.
+        *key*: the caller's Idempotency-Key, unique per owner; *fingerprint*: of the request.
+        Returns: the new job, or the ended job that an earlier request with this key created.
+        Raises: QueueFull; KeyInUse if that job has not ended; KeyReused for a different request.
         """
 
     def get(self, job_id: str, owner: str) -> Job:
@@ -142,22 +150,22 @@ class Queue(Protocol):
         """
 
     def cancel(self, job_id: str, owner: str) -> Job:
-        """End a job; one that is being worked on loses its outcome.
+        """Cancel a job; the outcome of a running one is discarded.
 
         Raises: NoSuchJob, JobExpired, JobEnded.
         """
 
     def finish(self, job_id: str, status: str, outcome: Mapping[str, Any]) -> bool:
-        """End a job that is being worked on; its image goes.
+        """End a running job and delete its image.
 
-        Returns: False if it has ended already, and this outcome is nobody's.
+        Returns: False if the job has already ended; the outcome is then discarded.
         """
 
     def waiting(self) -> int:
         """Return how many jobs have not ended."""
 
     def undelivered(self) -> int:
-        """Return how many webhooks wait."""
+        """Return how many webhooks are not delivered yet."""
 
-    def held(self) -> Held:
-        """Return how many bytes are kept: images, outcomes, webhooks, and the room to finish."""
+    def usage(self) -> Usage:
+        """Return the bytes of images, outcomes, webhooks and the space reserved for outcomes."""

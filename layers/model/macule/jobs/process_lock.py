@@ -1,6 +1,6 @@
-"""Whether a process that claimed something still lives, told by a lock and by no clock.
+"""Process liveness by file locks, without timeouts.
 
-The kernel drops a dead process's locks, however it died; a machine that slept drops none.
+The kernel releases the locks of a dead process; a machine that was suspended keeps them.
 """
 
 from __future__ import annotations
@@ -14,35 +14,38 @@ from pathlib import Path
 PREFIX = "alive-"
 
 
-def mark(folder: Path) -> str:
-    """Tell others in *folder* that this process lives, until it does not.
+def acquire(folder: Path) -> str:
+    """Create and lock a file in *folder* that shows that this process is alive.
 
-    A fork does not share its parent's mark: the child makes its own. Marks of the dead go.
-    Returns: the token that `dead` takes.
+    A forked child does not share its parent's lock and needs its own. Deletes files of dead
+    processes.
+    Returns: the token that `is_dead` takes.
     """
     while True:
         token = os.urandom(8).hex()
         path = folder / (PREFIX + token)
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         fcntl.flock(file, fcntl.LOCK_EX)
-        if path.exists():  # or another process took it for a dead one's before the lock was on
+        if path.exists():  # else another process deleted it before it was locked
             break
         os.close(file)
-    os.register_at_fork(after_in_child=partial(os.close, file))  # it would outlive its parent
+    os.register_at_fork(
+        after_in_child=partial(os.close, file)
+    )  # a child's copy would keep the lock
     for other in folder.glob(PREFIX + "*"):
-        dead(folder, other.name.removeprefix(PREFIX))
+        is_dead(folder, other.name.removeprefix(PREFIX))
     return token
 
 
-def dead(folder: Path, token: str) -> bool:
-    """Is the process gone that made this mark? If so, the mark goes too."""
+def is_dead(folder: Path, token: str) -> bool:
+    """Return whether the process of *token* is dead; delete its file if so."""
     path = folder / (PREFIX + token)
     try:
         file = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: of two who ask, neither errs
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two probes do not conflict
     except BlockingIOError:
         return False
     else:

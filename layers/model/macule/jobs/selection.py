@@ -1,4 +1,4 @@
-"""This process's queue: the broker's where one is set, else the embedded one and its thread."""
+"""The queue of this process: on the broker if BROKER_URL is set, else embedded."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING, NamedTuple
 from macule import jobs, settings
 from macule.errors import BadSetting, QueueUnavailable, Unavailable
 from macule.inference import runtime
-from macule.jobs import Held, Job, Queue
+from macule.jobs import Job, Queue, Usage
 from macule.memory import budget
 
 if TYPE_CHECKING:
     from pathlib import Path
     from sqlite3 import Connection
 
-    from macule.jobs.embedded.sqlite_queue import Sqlite
-    from macule.jobs.webhooks.delivery import Courier
+    from macule.jobs.embedded.sqlite_queue import SqliteQueue
+    from macule.jobs.webhooks.delivery import DeliveryThread
 
 
 log = logging.getLogger("macule")
 
 MB = 2**20
-END_S = 5.0  # more than a photo takes
-RESUME_S = 15.0  # between attempts to open a file with jobs in it
-DEFAULT_MB = 32, 256  # least and most of MAX_JOBS_MB, where it is not set
+STOP_TIMEOUT_S = 5.0  # longer than one prediction takes
+RETRY_S = 15.0  # between attempts to open an existing queue file
+DEFAULT_MB = 32, 256  # range of MAX_JOBS_MB if it is not set
 
 
-class Here(NamedTuple):
-    """A queue; `wake` says that a job was put into it, `stop` ends work on it within seconds."""
+class ActiveQueue(NamedTuple):
+    """A queue; `wake` reports a new job, `stop` ends its threads within the given seconds."""
 
     queue: Queue
     wake: Callable[[], None]
@@ -41,116 +41,118 @@ class Here(NamedTuple):
 
 
 @cache
-def current() -> Here:
-    """Return this process's queue, opened at the first call, which comes after any fork.
+def active_queue() -> ActiveQueue:
+    """Return the queue of this process, opened at the first call, after any fork.
 
     Raises: QueueUnavailable, BadSetting.
     """
     chosen = settings.current()
     if chosen.broker_url:
         try:
-            from macule.jobs.broker.redis_queue import Valkey
+            from macule.jobs.broker.redis_queue import RedisQueue
         except ModuleNotFoundError as error:
             from macule import extras
 
             raise BadSetting(extras.install_message("BROKER_URL", "redis")) from error
-        distant = Valkey(
+        broker_queue = RedisQueue(
             chosen.broker_url,
             chosen.job_ttl_s,
             chosen.max_jobs,
-            most_bytes=most_bytes(chosen),
-            labels=_labels,
+            max_bytes=max_bytes(chosen),
+            labels=_label_count,
         )
-        return Here(distant, lambda: None, lambda _: None)
+        return ActiveQueue(broker_queue, lambda: None, lambda _: None)
     from macule.jobs import task
     from macule.jobs.embedded.runner import Runner
-    from macule.jobs.embedded.sqlite_queue import Sqlite
+    from macule.jobs.embedded.sqlite_queue import SqliteQueue
 
-    queue = Sqlite(
-        folder(chosen),
+    queue = SqliteQueue(
+        data_folder(chosen),
         chosen.job_ttl_s,
         chosen.max_jobs,
-        most_bytes=most_bytes(chosen),
-        labels=_labels,
+        max_bytes=max_bytes(chosen),
+        labels=_label_count,
     )
-    runner = Runner(queue, partial(task.outcome, chosen=chosen))
-    courier = _courier(queue, chosen) if chosen.webhook_secrets else None
+    runner = Runner(queue, partial(task.run, chosen=chosen))
+    delivery = _start_delivery(queue, chosen) if chosen.webhook_secrets else None
 
-    def stop(wait_s: float) -> None:
+    def stop_threads(wait_s: float) -> None:
         runner.stop(wait_s)
-        if courier:
-            courier.stop(wait_s)
+        if delivery:
+            delivery.stop(wait_s)
 
-    runner.wake()  # there may be jobs of a process before
-    atexit.register(stop, END_S)  # where no server says that it ends: functions-framework
-    return Here(queue, runner.wake, stop)
+    runner.wake()  # an earlier process may have left jobs
+    atexit.register(stop_threads, STOP_TIMEOUT_S)  # functions-framework has no shutdown hook
+    return ActiveQueue(queue, runner.wake, stop_threads)
 
 
-def most_bytes(chosen: settings.Settings) -> int:
-    """Return MAX_JOBS_MB; by default part of the memory, as files are memory on some platforms."""
+def max_bytes(chosen: settings.Settings) -> int:
+    """Return MAX_JOBS_MB in bytes; by default 1/8 of the memory limit within DEFAULT_MB.
+
+    On some platforms files count as memory.
+    """
     least, most = DEFAULT_MB
     if chosen.max_jobs_mb or chosen.broker_url:
         return (chosen.max_jobs_mb or most) * MB
     return min(most * MB, max(least * MB, budget.current().limit.bytes // 8))
 
 
-def _labels() -> int | None:
+def _label_count() -> int | None:
     warm = runtime.loaded()
     return len(warm.card.labels) if warm else None
 
 
-def _courier(queue: Sqlite, chosen: settings.Settings) -> Courier:
-    """Have webhooks told of each begin and end, from the transaction on in which it happens."""
+def _start_delivery(queue: SqliteQueue, chosen: settings.Settings) -> DeliveryThread:
+    """Start the delivery thread; job starts and ends add webhooks in the same transaction."""
     import time
 
     from macule.jobs.webhooks import messages, outbox
-    from macule.jobs.webhooks.delivery import Courier
+    from macule.jobs.webhooks.delivery import DeliveryThread
 
     send = partial(
         messages.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback
     )
-    courier = Courier(queue.changing, folder(chosen), queue.token, send)
-    with queue.changing() as database:
-        outbox.create(database)
+    delivery = DeliveryThread(queue.transaction, data_folder(chosen), queue.token, send)
+    with queue.transaction() as database:
+        outbox.create_table(database)
 
-    def tell(database: Connection, job: Job) -> None:
+    def add_webhook(database: Connection, job: Job) -> None:
         event = jobs.COMPLETED_EVENT if job.ended else jobs.STARTED_EVENT
-        outbox.add(database, job.order, event, jobs.document(job), time.time())
+        outbox.add(database, job.options, event, jobs.document(job), time.time())
 
-    queue.on_change(tell, courier.wake)
-    courier.start()
-    return courier
+    queue.on_change(add_webhook, delivery.wake)
+    delivery.start()
+    return delivery
 
 
-def resume() -> None:
-    """Take up what the last process left; without that nothing is opened.
+def resume_jobs() -> None:
+    """Continue the jobs of an earlier process; open nothing if there are none.
 
-    A store that cannot be opened stops nothing but predictions that must be kept; it is tried again
-    until it can be, as its disk may be full.
+    Retries until the file can be opened, because the disk may be full. Other routes still work.
     """
     chosen = settings.current()
     try:
-        if not chosen.broker_url and (folder(chosen) / jobs.FILE).exists():
-            current().wake()
+        if not chosen.broker_url and (data_folder(chosen) / jobs.DATABASE_FILE).exists():
+            active_queue().wake()
     except Unavailable as error:
         log.warning("jobs wait: %s", error)
-        again = Timer(RESUME_S, resume)
-        again.daemon = True
-        again.start()
+        retry = Timer(RETRY_S, resume_jobs)
+        retry.daemon = True
+        retry.start()
 
 
-def leave(wait_s: float = 0.0) -> None:
-    """Begin nothing more of a queue that was opened, and wait so long for what is at hand."""
-    if current.cache_info().currsize:
-        current().stop(wait_s)
+def stop(wait_s: float = 0.0) -> None:
+    """Start no more jobs, and wait up to *wait_s* for running ones. No-op if no queue is open."""
+    if active_queue.cache_info().currsize:
+        active_queue().stop(wait_s)
 
 
-def waiting() -> Backlog | None:
-    """Count what this machine's queue has; None where it is not open.
+def local_backlog() -> Backlog | None:
+    """Return the backlog of the embedded queue; None if it is not open.
 
-    A broker is not asked: whoever wants to know the memory here would wait for it.
+    Does not ask a broker, because the memory report must not wait for one.
     """
-    if settings.current().broker_url or not current.cache_info().currsize:
+    if settings.current().broker_url or not active_queue.cache_info().currsize:
         return None
     with suppress(Unavailable):
         return backlog()
@@ -158,30 +160,30 @@ def waiting() -> Backlog | None:
 
 
 class Backlog(NamedTuple):
-    """What has not ended, and how many jobs may wait."""
+    """Jobs and webhooks that have not ended, with the limits."""
 
     jobs: int
-    most_jobs: int
+    max_jobs: int
     webhooks: int
-    held: Held
+    usage: Usage
 
 
 def backlog() -> Backlog:
-    """Count what waits in the broker, or in a file that is there.
+    """Return the backlog of the broker, or of an existing queue file.
 
-    Raises: QueueUnavailable, of a broker after seconds.
+    Raises: QueueUnavailable; for a broker after seconds.
     """
     chosen = settings.current()
-    if not chosen.broker_url and not (folder(chosen) / jobs.FILE).exists():
-        return Backlog(0, chosen.max_jobs, 0, Held(0, most_bytes(chosen)))
-    queue = current().queue
-    return Backlog(queue.waiting(), chosen.max_jobs, queue.undelivered(), queue.held())
+    if not chosen.broker_url and not (data_folder(chosen) / jobs.DATABASE_FILE).exists():
+        return Backlog(0, chosen.max_jobs, 0, Usage(0, max_bytes(chosen)))
+    queue = active_queue().queue
+    return Backlog(queue.waiting(), chosen.max_jobs, queue.undelivered(), queue.usage())
 
 
-def folder(chosen: settings.Settings) -> Path:
-    """Return where jobs wait: DATA_DIR, or this user's own folder for what is temporary.
+def data_folder(chosen: settings.Settings) -> Path:
+    """Return the folder of the embedded queue: DATA_DIR, or a temporary folder of this user.
 
-    Raises: QueueUnavailable where nothing temporary can be written.
+    Raises: QueueUnavailable if there is no writable temporary folder.
     """
     import os
     from pathlib import Path
@@ -190,4 +192,4 @@ def folder(chosen: settings.Settings) -> Path:
     try:
         return Path(chosen.data_dir or os.path.join(gettempdir(), f"macule-{os.geteuid()}"))
     except FileNotFoundError as error:
-        raise QueueUnavailable("No folder can be written; see DATA_DIR.") from error
+        raise QueueUnavailable("No writable folder for jobs; set DATA_DIR.") from error

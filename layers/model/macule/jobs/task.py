@@ -1,4 +1,4 @@
-"""Working on a job: what a worker of any queue does with one."""
+"""Run one job; the same for every queue."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from typing import Any
 from macule import settings
 from macule.errors import Macule, Unavailable, problem_document
 from macule.inference import pipeline
-from macule.jobs import FAILED, SUCCEEDED, Order
+from macule.jobs import FAILED, SUCCEEDED, JobOptions
 from macule.observability import access_log
 
 log = logging.getLogger("macule")
 
 
-def outcome(order: Order, image: bytes, chosen: settings.Settings) -> tuple[str, Mapping[str, Any]]:
+def run(
+    options: JobOptions, image: bytes, chosen: settings.Settings
+) -> tuple[str, Mapping[str, Any]]:
     """Classify the image of a job.
 
-    Returns: how it ended, and the answer or the problem document.
-    Raises: Unavailable, where it may be tried again.
+    Returns: the final status, and the answer or the problem document.
+    Raises: Unavailable, if the job may be retried.
     """
     try:
-        done = pipeline.predict(image, chosen, order.top_k, order.with_cam)
+        done = pipeline.predict(image, chosen, options.top_k, options.with_cam)
     except Unavailable:
         raise
     except Macule as error:
-        access_log.worked(FAILED, {"slug": error.slug, "key": order.owner}, {})
+        access_log.log_job(FAILED, {"slug": error.slug, "key": options.owner}, {})
         return FAILED, problem_document(error)
     except Exception:
         log.exception("a job failed")
-        access_log.worked(FAILED, {"slug": Macule.slug, "key": order.owner}, {})
+        access_log.log_job(FAILED, {"slug": Macule.slug, "key": options.owner}, {})
         return FAILED, problem_document(Macule("Something went wrong on our side; the log has it."))
-    access_log.worked(SUCCEEDED, {**done.facts, "key": order.owner}, done.stages)
+    access_log.log_job(SUCCEEDED, {**done.facts, "key": options.owner}, done.stages)
     return SUCCEEDED, done.answer

@@ -222,7 +222,7 @@ def current() -> Admission:
     here = Admission(
         limit.bytes, lambda: budget.used(limit), slots, most_waiting, kept=answers.current()
     )
-    metrics.live("macule_memory_held_bytes", lambda: here.held)
-    metrics.live("macule_images_admitted", lambda: here.admitted)
-    metrics.live("macule_images_waiting", lambda: here.waiting)
+    metrics.register_gauge("macule_memory_held_bytes", lambda: here.held)
+    metrics.register_gauge("macule_images_admitted", lambda: here.admitted)
+    metrics.register_gauge("macule_images_waiting", lambda: here.waiting)
     return here

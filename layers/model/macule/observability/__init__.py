@@ -1,1 +1,1 @@
-"""What the service says of itself: the access log, metrics and traces. No HTTP, no routes."""
+"""Observability: access log, log format, metrics, shared-memory counters, tracing. No HTTP."""

@@ -1,6 +1,6 @@
-"""What is told of work that is done: a line of the log, counts, and a trace where one is asked for.
+"""Log, count and trace finished requests and jobs.
 
-Never an image, a file's name, a result, an id that opens one, or a caller's own words.
+No image, file name, result, prediction id or caller-supplied text is logged.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from macule.observability import metrics, tracing
 log = logging.getLogger("macule")
 
 METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
-OTHER = "other"  # a method or a path that nothing here serves: callers invent as many as they like
-# Asked by machines, every few seconds: lines of these are for LOG_LEVEL=debug.
-PINGED = frozenset({"/health", "/ready", "/memory", "/metrics"})
-# What a line may have, in this order; of an error's figures those alone.
+OTHER = "other"  # an unknown method or path: bounds the number of label values
+# Polled by platforms every few seconds, so they are logged at debug level.
+PROBE_ROUTES = frozenset({"/health", "/ready", "/memory", "/metrics"})
+# The only fields a line may have, in this order.
 FIELDS = ("id", "trace", "method", "route", "status", "slug", "ms", "bytes", "pixels", "format",
     "cache", "cold", "model", "rung", "band", "key", "profile_ignored",
 )  # fmt: skip
 Facts = Mapping[str, Any]
 
 
-def answered(facts: Facts, stages: Mapping[str, float], headers: Mapping[str, str]) -> None:
-    """Tell of a request that has its answer.
+def log_request(facts: Facts, stages: Mapping[str, float], headers: Mapping[str, str]) -> None:
+    """Log, count and trace an answered request.
 
-    *stages*: milliseconds of what was done for it, in that order.
+    *stages*: milliseconds per stage, in order of execution.
     """
     method = facts["method"] if facts["method"] in METHODS else OTHER
     route, status = facts["route"] or OTHER, facts["status"]
@@ -40,27 +40,27 @@ def answered(facts: Facts, stages: Mapping[str, float], headers: Mapping[str, st
         metrics.add("macule_refusals_total", facts["slug"])
     if facts["bytes"]:
         metrics.add("macule_received_bytes_total", amount=facts["bytes"])
-    _count(facts, stages)
-    metrics.share().look()
+    _count_stages(facts, stages)
+    metrics.counters().refresh()
     parent, level, chosen = tracing.parent(headers), _level(route, status), _settings()
-    told = _known({**facts, "method": method, "route": route})
+    fields = _loggable({**facts, "method": method, "route": route})
     if facts.get("address"):
-        told["address"] = facts.get("address")
+        fields["address"] = facts.get("address")
     if chosen and chosen.otel_endpoint:
-        told["trace"] = tracing.tell(told, stages, parent)
+        fields["trace"] = tracing.record(fields, stages, parent)
     elif parent:
-        told["trace"] = parent.trace_id
-    _write(level, f"{method} {route} {status}", "request", told, stages)
+        fields["trace"] = parent.trace_id
+    _write(level, f"{method} {route} {status}", "request", fields, stages)
 
 
-def worked(status: str, facts: Facts, stages: Mapping[str, float]) -> None:
-    """Tell of a queued prediction that has ended; its id opens it, and is not told."""
+def log_job(status: str, facts: Facts, stages: Mapping[str, float]) -> None:
+    """Log and count an ended job. Its id gives access to the result, so it is not logged."""
     metrics.add("macule_jobs_total", status, facts.get("slug", ""))
-    _count(facts, stages)
-    _write(logging.INFO, f"a prediction has {status}", "job", _known(facts), stages)
+    _count_stages(facts, stages)
+    _write(logging.INFO, f"prediction {status}", "job", _loggable(facts), stages)
 
 
-def _count(facts: Facts, stages: Mapping[str, float]) -> None:
+def _count_stages(facts: Facts, stages: Mapping[str, float]) -> None:
     if "cache" in facts:
         metrics.add("macule_cache_answers_total", facts["cache"])
     for stage, spent_ms in stages.items():
@@ -72,25 +72,25 @@ def _write(level: int, message: str, event: str, facts: Facts, stages: Mapping[s
     if not log.isEnabledFor(level):
         return
     spent = {f"{stage}_ms": round(spent_ms, 2) for stage, spent_ms in stages.items()}
-    # made here, as `log.log` would look for the line of code that calls it: 10 of 40 us
+    # built directly: `log.log` would look up the calling line, 10 of 40 us
     line = logging.LogRecord(log.name, level, "", 0, message, (), None)
     line.facts = {"event": event, **facts, **spent}
     log.handle(line)
 
 
-def _known(facts: Facts) -> dict[str, Any]:
-    """Leave what may be told."""
+def _loggable(facts: Facts) -> dict[str, Any]:
+    """Return the fields of *facts* that may be logged and have a value."""
     return {name: facts[name] for name in FIELDS if facts.get(name) not in (None, "", False)}
 
 
 def _settings() -> settings.Settings | None:
-    with suppress(BadSetting):  # then nothing is served, and the log says why
+    with suppress(BadSetting):  # already logged at start; nothing is served
         return settings.current()
     return None
 
 
 def _level(route: str, status: int) -> int:
-    if route in PINGED and status in (200, 204, 503):
+    if route in PROBE_ROUTES and status in (200, 204, 503):
         return logging.DEBUG
     if status == 500:
         return logging.ERROR

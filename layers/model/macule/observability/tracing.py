@@ -1,7 +1,7 @@
-"""Where a request belongs in a trace (W3C, Google, AWS), and spans of it for OpenTelemetry.
+"""Trace context of requests (W3C, Google, AWS) and OpenTelemetry spans.
 
-Spans are made and sent by threads of their own, from what is known once a request is answered: a
-collector that is slow, or gone, holds up nobody. The SDK is loaded there, where an endpoint is set.
+Background threads make and export the spans after a request is answered, so a slow or missing
+collector does not delay requests. The SDK is imported there, only if an endpoint is set.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("macule")
 
-MOST_WAITING = 1000  # requests whose spans are to be made; more are forgotten
+MAX_QUEUED = 1000  # requests waiting for their spans; more are dropped
 FLUSH_S = 3.0  # at the end of the process
-OUTSIDE = frozenset({"boot", "first"})  # before the request; within `infer`
-# Semantic conventions of HTTP servers.
-NAMES = {
+SKIPPED_STAGES = frozenset(
+    {"boot", "first"}
+)  # `boot` is before the request, `first` within `infer`
+# OpenTelemetry semantic conventions for HTTP servers.
+ATTRIBUTE_NAMES = {
     "method": "http.request.method",
     "route": "http.route",
     "status": "http.response.status_code",
@@ -46,15 +48,15 @@ PATTERNS = {
 
 
 class Parent(NamedTuple):
-    """What a request came from; ids in hexadecimal, `span_id` "" where none is known."""
+    """The caller's span; ids in hexadecimal, `span_id` is "" if unknown."""
 
     trace_id: str
     span_id: str
     sampled: bool
 
 
-class Told(NamedTuple):
-    """A request to make spans of; `end_ns` since 1970."""
+class FinishedRequest(NamedTuple):
+    """An answered request; `end_ns` since 1970."""
 
     facts: Mapping[str, Any]
     stages: Mapping[str, float]
@@ -64,7 +66,7 @@ class Told(NamedTuple):
 
 
 def parent(headers: Mapping[str, str]) -> Parent | None:
-    """Read the trace that a request belongs to; what is not as it should be is none."""
+    """Parse the trace context of a request; return None if missing or malformed."""
     for name, pattern in PATTERNS.items():
         given = headers.get(name)
         found = re.match(pattern, given) if given else None
@@ -72,7 +74,7 @@ def parent(headers: Mapping[str, str]) -> Parent | None:
             continue
         trace_id, span, flags = found.groups()
         trace_id = trace_id.replace("-", "")
-        if name == "x-cloud-trace-context":  # its span is a decimal number
+        if name == "x-cloud-trace-context":  # has a decimal span id
             span = f"{int(span):016x}" if int(span) < 2**64 else ""
         if trace_id.strip("0"):
             span = span if span and span.strip("0") else ""
@@ -80,91 +82,91 @@ def parent(headers: Mapping[str, str]) -> Parent | None:
     return None
 
 
-def tell(facts: Mapping[str, Any], stages: Mapping[str, float], origin: Parent | None) -> str:
-    """Have spans made of a request that was just answered; return its trace's id. Never waits."""
+def record(facts: Mapping[str, Any], stages: Mapping[str, float], origin: Parent | None) -> str:
+    """Queue an answered request for export and return its trace id. Never blocks."""
     from queue import Full
 
     trace_id = origin.trace_id if origin else os.urandom(16).hex()
     with suppress(Full):
-        _sender().put_nowait(Told(facts, stages, trace_id, origin, time.time_ns()))
+        _export_queue().put_nowait(FinishedRequest(facts, stages, trace_id, origin, time.time_ns()))
     return trace_id
 
 
 @cache
-def _sender() -> Queue[Told | None]:
-    """Start this process's thread, at its first request: after any fork."""
+def _export_queue() -> Queue[FinishedRequest | None]:
+    """Start the export thread of this process at its first request, after any fork."""
     import atexit
     from queue import Full, Queue
     from threading import Thread
 
-    waiting: Queue[Told | None] = Queue(MOST_WAITING)
-    thread = Thread(target=_send, args=(waiting,), name="traces", daemon=True)
+    queue: Queue[FinishedRequest | None] = Queue(MAX_QUEUED)
+    thread = Thread(target=_export, args=(queue,), name="traces", daemon=True)
     thread.start()
 
     def finish() -> None:
         if thread.is_alive():
             with suppress(Full):
-                waiting.put_nowait(None)
+                queue.put_nowait(None)
             thread.join(FLUSH_S)
 
     atexit.register(finish)
-    return waiting
+    return queue
 
 
-def _send(waiting: Queue[Told | None]) -> None:
-    provider, following = _provider()
-    while told := waiting.get():
-        following["trace_id"] = told.trace_id
-        _spans(provider, told)
+def _export(queue: Queue[FinishedRequest | None]) -> None:
+    provider, next_ids = _make_provider()
+    while request := queue.get():
+        next_ids["trace_id"] = request.trace_id
+        _make_spans(provider, request)
     provider.shutdown()
 
 
-def _provider() -> tuple[TracerProvider, dict[str, str]]:
-    """Make what sends spans in batches; it takes its own OTEL_ variables from the environment.
+def _make_provider() -> tuple[TracerProvider, dict[str, str]]:
+    """Return a batching tracer provider, and a dict that sets the id of its next new trace.
 
-    Returns: it, and where to put the id of the next trace that begins here: the log has it already.
+    The log line already has that id. The SDK reads its own OTEL_ variables.
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-    following = {"trace_id": ""}
+    next_ids = {"trace_id": ""}
 
     class Ids(RandomIdGenerator):
         def generate_trace_id(self) -> int:
-            return int(following["trace_id"], 16)
+            return int(next_ids["trace_id"], 16)
 
     settings.set_default("OTEL_SERVICE_NAME", "macule")
     provider = TracerProvider(id_generator=Ids(), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return provider, following
+    return provider, next_ids
 
 
-def _spans(provider: TracerProvider, told: Told) -> None:
-    """Make a span of a request, and one of each stage: as long as measured, one after the other."""
+def _make_spans(provider: TracerProvider, request: FinishedRequest) -> None:
+    """Make a span for a request and one for each stage, placed one after the other."""
     from opentelemetry import trace
 
-    facts, tracer = told.facts, provider.get_tracer("macule")
-    begin_ns = told.end_ns - int(facts["ms"] * 1e6)
+    facts, tracer = request.facts, provider.get_tracer("macule")
+    begin_ns = request.end_ns - int(facts["ms"] * 1e6)
     failed = facts["status"] >= 500
     span = tracer.start_span(
         f"{facts['method']} {facts['route']}",
-        _context(told.parent),
+        _context(request.parent),
         trace.SpanKind.SERVER,
         _attributes(facts),
         start_time=begin_ns,
     )
     inside = trace.set_span_in_context(span)
-    for stage, spent_ms in told.stages.items():
-        if stage in OUTSIDE:
+    for stage, spent_ms in request.stages.items():
+        if stage in SKIPPED_STAGES:
             continue
-        end_ns = min(told.end_ns, begin_ns + int(spent_ms * 1e6))
+        end_ns = min(request.end_ns, begin_ns + int(spent_ms * 1e6))
         tracer.start_span(stage, inside, start_time=begin_ns).end(end_ns)
         begin_ns = end_ns
     if failed:
         span.set_status(trace.StatusCode.ERROR)
-    span.end(told.end_ns)
+    span.end(request.end_ns)
 
 
 def _context(origin: Parent | None) -> Context | None:
@@ -173,14 +175,14 @@ def _context(origin: Parent | None) -> Context | None:
     if not origin or not origin.span_id:
         return None
     flags = trace.TraceFlags(int(origin.sampled))
-    above = trace.SpanContext(int(origin.trace_id, 16), int(origin.span_id, 16), True, flags)
-    return trace.set_span_in_context(trace.NonRecordingSpan(above))
+    remote = trace.SpanContext(int(origin.trace_id, 16), int(origin.span_id, 16), True, flags)
+    return trace.set_span_in_context(trace.NonRecordingSpan(remote))
 
 
 def _attributes(facts: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
-    """Name the facts as OpenTelemetry's conventions do, where they have a name for one."""
+    """Map the facts to OpenTelemetry attribute names, or to macule.* if there is none."""
     return {
-        NAMES.get(name, f"macule.{name}"): value
+        ATTRIBUTE_NAMES.get(name, f"macule.{name}"): value
         for name, value in facts.items()
         if value not in (None, "") and isinstance(value, str | int | float)
     }

@@ -1,1 +1,1 @@
-"""What the service answers: one module per family of routes. Only routes read settings."""
+"""The routes: one module per family. Only routes read settings."""

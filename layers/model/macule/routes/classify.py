@@ -1,4 +1,4 @@
-"""The predict route: a photo in, probabilities out."""
+"""POST /predict/: an image in, probabilities out."""
 
 from __future__ import annotations
 
@@ -17,58 +17,58 @@ from macule.inference.pipeline import Outcome
 from macule.memory import admission
 
 
-def photo(request: Request) -> Response:
-    """POST /predict/: classify the photo in the body.
+def classify_image(request: Request) -> Response:
+    """POST /predict/: classify the image in the body.
 
     Query: `top_k` (1 or more: how many labels to return), `explain=cam`.
-    Where it came as `instances`, as TF Serving's and Vertex AI's clients send it, they read the
-    answer as the one of `predictions`.
+    A request with `instances` (TF Serving, Vertex AI) gets the answer as the one item of
+    `predictions`.
     """
     chosen = settings.current()
-    top_k, with_cam = wishes(request)
-    expect(request, chosen)
+    top_k, with_cam = parse_query(request)
+    expect_upload(request, chosen)
     is_batch = False
 
-    def received() -> bytes:
+    def read_image() -> bytes:
         nonlocal is_batch
-        found = receive(request, chosen)
-        is_batch = found.is_batch
-        return found.image
+        upload = read_upload(request, chosen)
+        is_batch = upload.is_batch
+        return upload.image
 
-    outcome = answered(request, received, chosen, top_k, with_cam)
+    outcome = run(request, read_image, chosen, top_k, with_cam)
     answer = {"predictions": [outcome.answer]} if is_batch else outcome.answer
-    return told(messages.json_response(answer), outcome)
+    return with_timing(messages.json_response(answer), outcome)
 
 
-def answered(
+def run(
     request: Request,
-    receive: Callable[[], bytes],
+    read_image: Callable[[], bytes],
     chosen: settings.Settings,
     top_k: int | None = None,
     with_cam: bool = False,
 ) -> Outcome:
-    """Classify what *receive* returns when it is its turn; the same at once is computed once."""
+    """Read and classify an image in a slot; concurrent identical requests are computed once."""
     began = time.perf_counter()
     control = _directives(request.headers.get("cache-control", ""))
-    alone = answers.current() is None or bool(control & {"no-cache", "no-store"})
+    uncached = answers.current() is None or bool(control & {"no-cache", "no-store"})
     here, deadline = admission.current(), time.monotonic() + chosen.admission_timeout_s
 
-    def received() -> Outcome | Flight[Outcome]:
-        return classified(receive())
+    def read_and_classify() -> Outcome | Flight[Outcome]:
+        return classify(read_image())
 
-    def classified(body: bytes) -> Outcome | Flight[Outcome]:
-        if alone:
+    def classify(body: bytes) -> Outcome | Flight[Outcome]:
+        if uncached:
             keeps = "no-store" not in control
             return pipeline.predict(body, chosen, top_k, with_cam, asks=False, keeps=keeps)
         digest = pipeline.sha256(body)
         job = partial(pipeline.predict, body, chosen, top_k, with_cam, digest)
         return single_flight.current().join((digest, top_k, with_cam), body, job)
 
-    outcome = here.turn(received, chosen.admission_timeout_s)
-    while isinstance(outcome, Flight):  # another request is at it: wait outside the slot
+    outcome = here.turn(read_and_classify, chosen.admission_timeout_s)
+    while isinstance(outcome, Flight):  # another request computes it: wait outside the slot
         found = outcome.wait(deadline - time.monotonic())
-        job = partial(classified, outcome.image)
-        outcome = _again(found) if found else here.turn(job, deadline - time.monotonic())
+        job = partial(classify, outcome.image)
+        outcome = _as_cache_hit(found) if found else here.turn(job, deadline - time.monotonic())
     answer, stages, facts = outcome
     answer["metrics"]["total_ms"] = pipeline.elapsed_ms(began)
     if answer["metrics"]["cold_start"]:
@@ -76,8 +76,8 @@ def answered(
     return Outcome(answer, stages, facts)
 
 
-def told(response: Response, outcome: Outcome) -> Response:
-    """Have *response* say what it took: to its caller, and to the log."""
+def with_timing(response: Response, outcome: Outcome) -> Response:
+    """Return *response* with Server-Timing, and with facts and stages for the log."""
     total_ms = outcome.answer["metrics"]["total_ms"]
     spent = [*outcome.stages.items(), ("total", total_ms)]
     timing = ", ".join(f"{name};dur={spent_ms:.1f}" for name, spent_ms in spent)
@@ -85,32 +85,32 @@ def told(response: Response, outcome: Outcome) -> Response:
     return response._replace(headers=headers, facts=outcome.facts, stages=outcome.stages)
 
 
-def expect(request: Request, chosen: settings.Settings) -> None:
-    """Have the photo come before it is its turn, where the server can wait without a thread."""
+def expect_upload(request: Request, chosen: settings.Settings) -> None:
+    """Let the server receive the body before a slot is taken, if it can wait without a thread."""
     uploads.wait_for_body(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 
-def receive(request: Request, chosen: settings.Settings) -> upload_parsing.Upload:
-    """Read the photo in the body, once there is room for it and for what decoding it will take."""
+def read_upload(request: Request, chosen: settings.Settings) -> upload_parsing.Upload:
+    """Read the image in the body, once its memory for reading and decoding is reserved."""
     cost = uploads.estimate_bytes(request, chosen.max_image_bytes)
     with admission.current().room(cost, chosen.admission_timeout_s):
         return uploads.read_upload(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 
-def wishes(request: Request) -> tuple[int | None, bool]:
-    """Read what the query asks for: how many labels, and whether a map.
+def parse_query(request: Request) -> tuple[int | None, bool]:
+    """Parse the query: `top_k`, and whether a map is requested.
 
     Raises: BadRequest.
     """
     return _top_k(request.query.get("top_k")), _with_cam(request.query.get("explain"))
 
 
-def _again(outcome: Outcome) -> Outcome:
-    """Give another request's outcome as one's own."""
+def _as_cache_hit(outcome: Outcome) -> Outcome:
+    """Return the outcome of another request as a cache hit with its own id."""
     answer, _, facts = outcome
     metrics = {**answer["metrics"], "decode_ms": 0.0, "infer_ms": 0.0, "cold_start": False}
-    again = {**answer, "id": pipeline.new_id(), "metrics": {**metrics, "cache": "hit"}}
-    return Outcome(again, {}, {**facts, "cold": False, "cache": "hit"})
+    own = {**answer, "id": pipeline.new_id(), "metrics": {**metrics, "cache": "hit"}}
+    return Outcome(own, {}, {**facts, "cold": False, "cache": "hit"})
 
 
 def _top_k(text: str | None) -> int | None:
@@ -123,7 +123,7 @@ def _top_k(text: str | None) -> int | None:
 
 def _with_cam(text: str | None) -> bool:
     if text not in (None, "", "none", "cam"):
-        raise BadRequest(f"explain={text[:20]!r} is not known; the one kind is explain=cam.")
+        raise BadRequest(f"explain={text[:20]!r} is not supported; use explain=cam.")
     return text == "cam"
 
 

@@ -1,4 +1,4 @@
-"""The routes that operators read: alive, ready, memory, warm-up, the card."""
+"""Routes for operators: health, readiness, memory, warm-up, model card."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ RETRY_AFTER_S = "1"
 
 
 def alive(request: Request) -> Response:
-    """GET /health/: this process answers. Never touches the model, never waits for it."""
+    """GET /health/: liveness. Never loads the model or waits for it."""
     if "application/json" in request.headers.get("accept", ""):
         return messages.json_response({"status": "ok"})
     return Response(200, b"ok", {"Content-Type": "text/plain; charset=utf-8"})
 
 
 def ready(request: Request) -> Response:
-    """GET /ready/: 200 when a model is warm and the service stays, else 503; never waits for it."""
+    """GET /ready/: 200 if a model is loaded and the service is not draining, else 503."""
     state, reason = ("draining", "") if draining.is_draining() else runtime.state()
     warm = runtime.loaded()
     document: dict[str, Any] = {"state": state, "model": warm.identity() if warm else None}
@@ -37,18 +37,18 @@ def ready(request: Request) -> Response:
 
 
 def memory(request: Request) -> Response:
-    """GET /memory/: what all processes of this service use, of what limit."""
+    """GET /memory/: memory use of all processes of this service, and the limit."""
     return messages.json_response(report())
 
 
 def report() -> dict[str, Any]:
-    """Measure what /memory/ answers."""
+    """Return the memory report."""
     chosen, limit = settings.current(), budget.current().limit
     pids = processes.of_service()
     used = processes.usage(pids)
     share = used.pss / limit.bytes
     band = budget.band_of(share)
-    held, kept, waiting = admission.current(), answers.current(), selection.waiting()
+    held, kept, waiting = admission.current(), answers.current(), selection.local_backlog()
     return {
         "status": band if band in ("critical", "oom_imminent") else "ok",
         "memory": {
@@ -83,10 +83,10 @@ def report() -> dict[str, Any]:
 
 
 def warmup(request: Request) -> Response:
-    """GET /warmup/: load the model and run it once; a warm one is left alone."""
+    """GET /warmup/: load the model and run it once; no-op if it is loaded."""
     warm = runtime.warm(settings.current().model)
     if "first" not in warm.stages:
-        import numpy as np  # after model.warm, which counts what its import takes
+        import numpy as np  # after runtime.warm, which measures the import
 
         runtime.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
     stages = {name: round(spent, 1) for name, spent in warm.stages.items()}
@@ -96,23 +96,23 @@ def warmup(request: Request) -> Response:
 
 
 def card(request: Request) -> Response:
-    """GET /model/: the card of the model that serves; one that is elsewhere is fetched first."""
+    """GET /model/: the model card; a remote model is downloaded first."""
     return messages.json_response(runtime.card(settings.current().model).document)
 
 
 def _jobs(waiting: selection.Backlog | None) -> dict[str, Any]:
     if waiting is None:
         return {}
-    held = waiting.held
+    usage = waiting.usage
     return {
         "jobs": waiting.jobs,
-        "jobs_mb": _mb(held.bytes),
-        "jobs_limit_mb": _mb(held.most_bytes),
+        "jobs_mb": _mb(usage.bytes),
+        "jobs_limit_mb": _mb(usage.max_bytes),
     }
 
 
 def _model(free: int, max_pixels: int) -> dict[str, Any]:
-    """What the model takes of this process, and the largest photo of each kind that fits now."""
+    """Return the memory of the model, and the largest photo of each format that fits now."""
     warm = runtime.loaded()
     if warm is None:
         return {}

@@ -1,4 +1,4 @@
-"""GET /metrics: what was counted, and the service as it is now."""
+"""GET /metrics: counters and current gauges of the service."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from macule.memory import admission, budget, processes
 from macule.observability import metrics
 from macule.observability.metrics import Values
 
-QUEUED = "/predictions"
+QUEUE_ROUTE = "/predictions"
 NOTHING: Values = {}
-# What not every service can tell; where it cannot, there is no such line.
-OWN = (
+# Left out where the service does not know them.
+QUEUE_METRICS = (
     "macule_jobs_waiting",
     "macule_jobs_limit",
     "macule_jobs_held_bytes",
@@ -29,13 +29,15 @@ OWN = (
 
 
 def show(request: Request) -> Response:
-    """GET /metrics: Prometheus's text, over all processes of this service."""
-    return answer(_queue() if QUEUED in request.routes else {})  # health leaves the queue closed
+    """GET /metrics: Prometheus text format, for all processes of this service."""
+    return render(
+        _queue() if QUEUE_ROUTE in request.routes else {}
+    )  # the health function opens no queue
 
 
-def answer(own: Mapping[str, Values]) -> Response:
-    """Answer with all metrics; *own*: those of OWN that this service can tell."""
-    measured = {**dict.fromkeys(OWN, NOTHING), **_memory(), **own, **_what()}
+def render(own: Mapping[str, Values]) -> Response:
+    """Return all metrics; *own*: the known QUEUE_METRICS."""
+    measured = {**dict.fromkeys(QUEUE_METRICS, NOTHING), **_memory(), **own, **_service()}
     body = metrics.text(measured).encode()
     return Response(200, body, {"Content-Type": metrics.CONTENT_TYPE})
 
@@ -57,22 +59,22 @@ def _memory() -> dict[str, Values]:
 
 
 def _queue() -> dict[str, Values]:
-    """Ask the queue that this service fills; one that does not answer has no figures."""
+    """Return the metrics of the queue; none if it is unavailable."""
     try:
         waiting = selection.backlog()
     except Unavailable:
         return {}
-    held = waiting.held
+    usage = waiting.usage
     return {
         "macule_jobs_waiting": {(): waiting.jobs},
-        "macule_jobs_limit": {(): waiting.most_jobs},
+        "macule_jobs_limit": {(): waiting.max_jobs},
         "macule_webhooks_waiting": {(): waiting.webhooks},
-        "macule_jobs_held_bytes": {(): held.bytes},
-        "macule_jobs_limit_bytes": {(): held.most_bytes},
+        "macule_jobs_held_bytes": {(): usage.bytes},
+        "macule_jobs_limit_bytes": {(): usage.max_bytes},
     }
 
 
-def _what() -> dict[str, Values]:
+def _service() -> dict[str, Values]:
     warm = runtime.loaded()
     return {
         "macule_build_info": {(__version__,): 1},

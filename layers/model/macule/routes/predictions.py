@@ -1,4 +1,4 @@
-"""The routes of predictions that outlive a request: make one, ask for it, cancel it."""
+"""Routes of queued predictions: create, show, cancel."""
 
 from __future__ import annotations
 
@@ -12,62 +12,62 @@ from macule.errors import BadRequest, NoWebhooks
 from macule.http import draining, messages
 from macule.http.messages import Request, Response
 from macule.inference import decoder_threads, decoding, pipeline
-from macule.jobs import Job, Order, selection
+from macule.jobs import Job, JobOptions, selection
 from macule.memory import admission
 from macule.observability import metrics
 from macule.routes import classify
 
-MOST_WAIT_S = 60.0
-LOOK_S = 0.03  # while a caller waits for the end of a job
+MAX_WAIT_S = 60.0
+POLL_S = 0.03  # between polls while a caller waits for a job
 RETRY_AFTER_S = 1
-KEY = re.compile(r"[\x21-\x7e]{1,128}")
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def create(request: Request) -> Response:
-    """POST /predictions: take a photo in, answer with where its prediction will be.
+    """POST /predictions: add a job and return its location.
 
     Query as POST /predict/. Headers: `Prefer: respond-async` or `wait=N`, `Idempotency-Key`.
     """
-    chosen, desk = settings.current(), selection.current()
-    top_k, with_cam = classify.wishes(request)
+    chosen, queue = settings.current(), selection.active_queue()
+    top_k, with_cam = classify.parse_query(request)
     wait_s = _wait(request.headers.get("prefer", ""))
     key = request.headers.get("idempotency-key")
-    if key is not None and not KEY.fullmatch(key):
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
         raise BadRequest("The Idempotency-Key is not 1 to 128 visible ASCII characters.")
-    classify.expect(request, chosen)
+    classify.expect_upload(request, chosen)
 
-    def received() -> tuple[Order, bytes, decoding.Header]:
-        photo, texts, _ = classify.receive(request, chosen)
-        header = decoder_threads.inspect(photo, chosen)  # no photo is refused at once
-        order = Order(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
-        return order, photo, header
+    def read_job() -> tuple[JobOptions, bytes, decoding.Header]:
+        image, texts, _ = classify.read_upload(request, chosen)
+        header = decoder_threads.inspect(image, chosen)  # rejects invalid images at once
+        options = JobOptions(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
+        return options, image, header
 
-    order, photo, header = admission.current().turn(received, chosen.admission_timeout_s)
-    fingerprint = pipeline.sha256(pipeline.sha256(photo).encode() + repr(order).encode())
-    job = desk.queue.put(order, photo, key or "", fingerprint)
-    del photo
-    desk.wake()
+    options, image, header = admission.current().turn(read_job, chosen.admission_timeout_s)
+    fingerprint = pipeline.sha256(pipeline.sha256(image).encode() + repr(options).encode())
+    job = queue.queue.put(options, image, key or "", fingerprint)
+    del image
+    queue.wake()
     applied = {"Preference-Applied": "respond-async"}
     if wait_s is not None:
         applied = {"Preference-Applied": f"wait={wait_s:g}"}
         end = time.monotonic() + wait_s
         while not job.ended and time.monotonic() < end and not draining.is_draining():
-            time.sleep(LOOK_S)
-            job = desk.queue.get(job.id, request.caller)
+            time.sleep(POLL_S)
+            job = queue.queue.get(job.id, request.caller)
     answer = _answer(job, 200 if job.ended else 202)
     answer.headers.update({"Location": f"/predictions/{job.id}", **applied})
     return answer._replace(facts=pipeline.seen(header))
 
 
 def show(request: Request) -> Response:
-    """GET /predictions/{id}: how far it is, and its outcome; 304 if that is known by its ETag."""
-    job = selection.current().queue.get(request.names["id"], request.caller)
+    """GET /predictions/{id}: status and outcome; 304 if the ETag matches."""
+    job = selection.active_queue().queue.get(request.names["id"], request.caller)
     return messages.with_etag(request, _answer(job))
 
 
 def cancel(request: Request) -> Response:
-    """POST /predictions/{id}/cancel: end it; its image goes at once."""
-    canceled = selection.current().queue.cancel(request.names["id"], request.caller)
+    """POST /predictions/{id}/cancel: cancel the job and delete its image."""
+    canceled = selection.active_queue().queue.cancel(request.names["id"], request.caller)
     metrics.add("macule_jobs_total", canceled.status, "")
     return _answer(canceled)
 
@@ -80,23 +80,23 @@ def _answer(job: Job, status: int = 200) -> Response:
 
 
 def _webhook(texts: Mapping[str, str], chosen: settings.Settings) -> dict[str, Any]:
-    """Read whom to tell, and of which events."""
+    """Parse the webhook URL and its events."""
     url = texts.get("webhook", "").strip()
     if url and not chosen.webhook_secrets:
         raise NoWebhooks(
-            "This service sends no webhooks, as its operator has set no WEBHOOK_SECRETS. Send the "
-            "request without one, and poll what Location names."
+            "This service sends no webhooks because WEBHOOK_SECRETS is not set. Send the request "
+            "without a webhook and poll the URL in Location."
         )
     if url:
         from macule.jobs.webhooks import messages
 
-        messages.check(url, chosen.webhook_loopback)
+        messages.validate_url(url, chosen.webhook_loopback)
     events = tuple(part.strip() for part in texts.get("webhook_events_filter", "").split(","))
     unknown = set(events) - {*jobs.EVENTS, ""}
     if unknown:
-        raise BadRequest(f"webhook_events_filter knows {' and '.join(jobs.EVENTS)} alone.")
-    wanted = tuple(event for event in jobs.EVENTS if event in events) or jobs.EVENTS
-    return {"webhook": url, "events": wanted if url else ()}
+        raise BadRequest(f"webhook_events_filter supports only {' and '.join(jobs.EVENTS)}.")
+    selected = tuple(event for event in jobs.EVENTS if event in events) or jobs.EVENTS
+    return {"webhook": url, "events": selected if url else ()}
 
 
 def _wait(prefer: str) -> float | None:
@@ -105,5 +105,5 @@ def _wait(prefer: str) -> float | None:
         name, _, value = part.strip().partition("=")
         text = value.strip(' "')
         if name.strip() == "wait" and text.isascii() and text.isdigit():
-            return min(float(text[:6]), MOST_WAIT_S)
+            return min(float(text[:6]), MAX_WAIT_S)
     return None

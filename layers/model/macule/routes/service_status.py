@@ -1,4 +1,4 @@
-"""The health function's own routes: its report beside that of the predict function it watches."""
+"""Routes of the health function: its memory report and that of the predict function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from macule.http import client, messages
 from macule.http.messages import Request, Response
 from macule.routes import health
 
-WATCHER = "macule-health"  # whoever is asked by it does not ask on: two would ask each other
+USER_AGENT = "macule-health"  # a request with it is not forwarded: prevents loops
 STYLE = """
 :root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif }
 h1 { font-size: 1.4rem; margin: 0 }
@@ -36,18 +36,18 @@ PAGE = """<!doctype html>
 <h1>macule: status</h1>
 {note}
 <table>
-<caption>What <code>GET /memory/</code> says. MB is 2<sup>20</sup> bytes.</caption>
-<thead><tr><th scope="col">what</th>{heads}</tr></thead>
+<caption>The answer of <code>GET /memory/</code>. MB is 2<sup>20</sup> bytes.</caption>
+<thead><tr><th scope="col">value</th>{heads}</tr></thead>
 <tbody>
 {rows}
 </tbody>
 </table>
-<p>Read at <time datetime="{read}Z">{read} UTC</time>. Load this page again to ask again.</p>
+<p>Read at <time datetime="{read}Z">{read} UTC</time>. Reload this page to update it.</p>
 </main>
 </body>
 </html>
 """
-# What the page shows of a report, by its name there: a key, or one below another.
+# The rows of the page: title and path in the report.
 ROWS = {
     "Status": ("status",),
     "Band": ("band",),
@@ -59,56 +59,58 @@ ROWS = {
     "Headroom, MB": ("headroom_mb",),
     "Model loaded": ("model_loaded",),
 }
-MOST_CHARACTERS = 40  # of a value that another service wrote
+MAX_CHARS = 40  # of a value from another service
 
 
 def memory(request: Request) -> Response:
-    """GET /memory/ of the health function: its own report, and predict's where it watches one."""
+    """GET /memory/ of the health function: its own report, and predict's with PREDICT_URL."""
     return messages.json_response(_reports(request))
 
 
 def page(request: Request) -> Response:
-    """GET /: the same for a person, without scripts and without reloading itself."""
+    """GET /: the same as a page, without scripts."""
     return messages.html_response(_html(_reports(request)), STYLE)
 
 
-def watched(url: str, timeout_s: float, key: str | None = None) -> dict[str, Any]:
-    """Ask the predict function at *url* for its report of memory, which loads no model.
+def fetch_report(url: str, timeout_s: float, key: str | None = None) -> dict[str, Any]:
+    """Fetch the memory report of the predict function at *url*; this loads no model.
 
-    Returns: the report, or why there is none: {"error": "refused the connection"}.
+    Returns: the report, or the reason for its absence: {"error": "refused the connection"}.
     """
     try:
-        sent = {"User-Agent": WATCHER, **({"X-API-Key": key} if key else {})}
-        reply = client.request(f"{url}/memory/", timeout_s, headers=sent)
+        headers = {"User-Agent": USER_AGENT, **({"X-API-Key": key} if key else {})}
+        reply = client.request(f"{url}/memory/", timeout_s, headers=headers)
     except client.Unreachable as error:
         return {"error": str(error)}
     if reply.status != 200:
         return {"error": f"answered {reply.status}"}
     try:
         document = json.loads(reply.body)
-        # What is passed on must be JSON again, some levels deeper: Python also reads infinities,
-        # half characters and what nests too deep to be written.
+        # The report must be valid JSON again, nested deeper: Python also parses infinities,
+        # lone surrogates and nesting too deep to be written.
         json.dumps([[[document]]], ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
-        return {"error": "answered what is not JSON"}
+        return {"error": "answered something other than JSON"}
     if not isinstance(document, dict) or "band" not in document:
-        return {"error": "answered JSON that is no report of memory"}
+        return {"error": "answered JSON that is not a memory report"}
     return document
 
 
 def _reports(request: Request) -> dict[str, Any]:
     own, chosen = health.report(), settings.current()
-    if chosen.predict_url and request.headers.get("user-agent") != WATCHER:
-        own["predict"] = watched(chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key)
+    if chosen.predict_url and request.headers.get("user-agent") != USER_AGENT:
+        own["predict"] = fetch_report(
+            chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key
+        )
     return own
 
 
 def _html(own: dict[str, Any]) -> str:
-    """Write the page; what the other service wrote is escaped and cut."""
+    """Return the page; values of the other service are escaped and truncated."""
     from html import escape
 
     other, columns = own.get("predict"), {"health": own}
-    note = "<p>No predict function is watched: <code>PREDICT_URL</code> is not set.</p>"
+    note = "<p>No predict function is monitored: <code>PREDICT_URL</code> is not set.</p>"
     if other and "band" in other:
         columns["predict"], note = other, ""
     elif other:
@@ -117,19 +119,19 @@ def _html(own: dict[str, Any]) -> str:
     for name, path in ROWS.items():
         row = f'<tr><th scope="row">{name}</th>'
         for report in columns.values():
-            text = _shown(report, path)
-            ill = ' class="ill"' if name == "Status" and text != "ok" else ""
-            row += f"<td{ill}>{escape(text)}</td>"
+            text = _cell(report, path)
+            alert = ' class="ill"' if name == "Status" and text != "ok" else ""
+            row += f"<td{alert}>{escape(text)}</td>"
         rows.append(f"{row}</tr>")
     heads = "".join(f'<th scope="col">{name}</th>' for name in columns)
     read = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     return PAGE.format(style=STYLE, note=note, heads=heads, rows="\n".join(rows), read=read)
 
 
-def _shown(report: dict[str, Any], path: tuple[str, ...]) -> str:
+def _cell(report: dict[str, Any], path: tuple[str, ...]) -> str:
     value: Any = report
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)[:MOST_CHARACTERS] if isinstance(value, str | int | float) else "not said"
+    return str(value)[:MAX_CHARS] if isinstance(value, str | int | float) else "unknown"

@@ -54,8 +54,8 @@ def when_ready(server: Any) -> None:
 
     processes.first()  # the ancestor of all workers
     draining.install_arbiter_handler(server)
-    metrics.share(workers)  # counters of all workers, also of later ones
-    log_format.begin()
+    metrics.counters(workers)  # counters of all workers, also of later ones
+    log_format.configure()
     gc.collect()
     gc.freeze()
 
@@ -66,7 +66,7 @@ def on_reload(server: Any) -> None:
     from macule.observability import log_format
 
     draining.record_reload(server)
-    log_format.begin()
+    log_format.configure()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -86,13 +86,13 @@ def post_worker_init(worker: Any) -> None:
     from macule.memory import budget, recycling
 
     draining.install_worker_handler(
-        worker, chosen.drain_s, chosen.graceful_timeout_s, selection.leave
+        worker, chosen.drain_s, chosen.graceful_timeout_s, selection.stop
     )
     worker.wear = recycling.watch(chosen)
     share = budget.current().limit.bytes // workers // TRANSFERS_DIVISOR
     worker.transfers.max_bytes = min(share, MAX_TRANSFERS_BYTES)
     if chosen.function == "predict":
-        selection.resume()
+        selection.resume_jobs()
     if worker.is_replacement:
         recycling.take_over(lambda: runtime.warm(chosen.model), worker.ppid, worker.is_surplus)
     draining.record_warm(worker)
@@ -125,4 +125,4 @@ def worker_exit(server: Any, worker: Any) -> None:
     """Let the current job finish; otherwise the next worker runs it again."""
     from macule.jobs import selection
 
-    selection.leave(selection.END_S)
+    selection.stop(selection.STOP_TIMEOUT_S)

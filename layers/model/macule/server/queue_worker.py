@@ -23,9 +23,16 @@ from celery.worker import state
 from macule import settings
 from macule.errors import Unavailable
 from macule.inference import runtime
-from macule.jobs import Order, task
+from macule.jobs import JobOptions, task
 from macule.jobs.broker import lua_scripts
-from macule.jobs.broker.redis_queue import LIVE_S, LOOK_S, TASK, TIMEOUT_S, Delivery, Valkey
+from macule.jobs.broker.redis_queue import (
+    SWEEP_AFTER_S,
+    TASK,
+    TIMEOUT_S,
+    WORKER_LEASE_S,
+    Delivery,
+    RedisQueue,
+)
 from macule.jobs.webhooks import messages
 from macule.memory import allocator, processes, recycling
 from macule.server import queue_worker_http
@@ -40,7 +47,7 @@ HEARTBEAT_S = 1.0
 STALL_S = 30.0  # after the longest job; then the event loop counts as stalled
 MARGIN_S = 300.0  # after the longest job; a late redelivery does no harm
 
-RunJob = Callable[[Order, bytes], tuple[str, Mapping[str, Any]]]
+RunJob = Callable[[JobOptions, bytes], tuple[str, Mapping[str, Any]]]
 Send = Callable[[str, str, bytes], messages.Outcome]  # url, message id, body
 
 
@@ -56,7 +63,7 @@ class Worker:
 
     def __init__(
         self,
-        queue: Valkey,
+        queue: RedisQueue,
         work: RunJob,
         wear: recycling.Wear,
         grace_s: float,
@@ -104,7 +111,7 @@ class Worker:
         """Return why this worker takes no jobs; "" if it does."""
         now = time.monotonic()
         away_s, stalled_s = now - self._broker_seen_at, now - self._loop_seen_at
-        if away_s > self._queue.live_s:
+        if away_s > self._queue.lease_s:
             return f"the broker has not answered for {away_s:.0f} s"
         if stalled_s > self._max_job_s + STALL_S:
             return f"the event loop has been stalled for {stalled_s:.0f} s"
@@ -118,13 +125,13 @@ class Worker:
         job, image, returned = taken
         self._held = job_id
         try:
-            status, outcome = self._work(job.order, image)
+            status, outcome = self._work(job.options, image)
         except Unavailable as error:
             pause_s = _retry_pause_s(returned)
             log.warning("job %s waits for %.0f s: %s", job_id, pause_s, error)
-            self._retry(lambda: self._queue.give_back(job_id, pause_s))
+            self._retry(lambda: self._queue.requeue(job_id, pause_s))
         except BaseException:  # the process must end now
-            self._queue.give_back(job_id)
+            self._queue.requeue(job_id)
             raise
         else:  # stored even when the process stops: otherwise the job would run again
             self._retry(
@@ -136,7 +143,7 @@ class Worker:
 
     def _renew_leases(self) -> None:
         """Renew the lease of the current job, and return expired ones to the queue."""
-        pause_s = min(SWEEP_S, self._queue.live_s / 5)
+        pause_s = min(SWEEP_S, self._queue.lease_s / 5)
         while True:
             held = self._held
             with suppress(Unavailable):  # Celery and `_retry` log it
@@ -150,25 +157,25 @@ class Worker:
     def _record_contact(self) -> None:
         """Record that the broker answers; after an outage, give Celery time to reconnect."""
         now = time.monotonic()
-        if now - self._broker_seen_at > self._queue.live_s:
+        if now - self._broker_seen_at > self._queue.lease_s:
             self._loop_seen_at = now
         self._broker_seen_at = now
 
     def _deliver_webhooks(self, send: Send) -> None:
         while not self._stopping.is_set():
-            delivery = self._retry(self._queue.due)
+            delivery = self._retry(self._queue.claim_webhook)
             if delivery is None:
                 self._stopping.wait(SWEEP_S)
                 continue
             pause_s = _deliver(delivery, send)
-            self._retry(partial(self._queue.settle, delivery, pause_s))
+            self._retry(partial(self._queue.reschedule_webhook, delivery, pause_s))
 
     def _release_and_exit(self) -> None:
         held = self._held
         if held:
             log.warning("job %s is returned to the queue: it did not finish in time", held)
             with suppress(Unavailable):  # then its lease expires
-                self._queue.give_back(held)
+                self._queue.requeue(held)
         os._exit(0)
 
     def _retry(self, action: Callable[[], T], even_when_stopping: bool = False) -> T | None:
@@ -187,8 +194,8 @@ class Worker:
 
 def serve(
     chosen: settings.Settings,
-    live_s: float = LIVE_S,
-    look_s: float = LOOK_S,
+    lease_s: float = WORKER_LEASE_S,
+    sweep_after_s: float = SWEEP_AFTER_S,
 ) -> str:
     """Run jobs until SIGTERM, until this process must be recycled, or until Celery fails.
 
@@ -199,9 +206,9 @@ def serve(
     url, port = chosen.broker_url or "", chosen.worker_metrics_port
     host = chosen.bind.rpartition(":")[0].strip("[]")
     listener = None if port is None else queue_worker_http.listen(host, port)
-    queue = Valkey(url, chosen.job_ttl_s, chosen.max_jobs, live_s, look_s)
+    queue = RedisQueue(url, chosen.job_ttl_s, chosen.max_jobs, lease_s, sweep_after_s)
     warm = runtime.warm(chosen.model)
-    predicted = partial(task.outcome, chosen=chosen)
+    predicted = partial(task.run, chosen=chosen)
     grace_s = chosen.graceful_timeout_s
     send = partial(
         messages.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback
@@ -285,12 +292,12 @@ def _deliver(delivery: Delivery, send: Send) -> float | None:
         outcome = send(delivery.url, delivery.message_id, delivery.body)
     except Exception:  # otherwise the thread would end, and webhooks with it
         log.exception("a webhook failed")
-        outcome = messages.Outcome("again", "failed on our side")
+        outcome = messages.Outcome("retry", "failed on our side")
     attempts = delivery.attempts + 1
-    pause_s = messages.pause_s(attempts) if outcome.state == "again" else None
+    pause_s = messages.retry_delay_s(attempts) if outcome.state == "retry" else None
     if pause_s is not None:
         return max(pause_s, outcome.after_s)
-    messages.over(outcome, attempts, str(urlsplit(delivery.url).hostname))
+    messages.log_outcome(outcome, attempts, str(urlsplit(delivery.url).hostname))
     return None
 
 

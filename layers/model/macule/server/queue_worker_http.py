@@ -52,7 +52,7 @@ def start(listener: socket.socket, fault: Fault) -> None:
     routes = routing.build_table(
         {
             "GET /health/": lambda _: _health(fault()),
-            "GET /metrics": lambda _: metrics_endpoint.answer(
+            "GET /metrics": lambda _: metrics_endpoint.render(
                 {"macule_worker_alive": {(): not fault()}}
             ),
         }

@@ -103,8 +103,8 @@ def initialize() -> None:
     """
     check_settings()
     allocator.configure()
-    metrics.share()
-    log_format.begin()
+    metrics.counters()
+    log_format.configure()
 
 
 def _missing_package(name: str, *needed: str) -> str:
@@ -142,7 +142,7 @@ def _write_fault(name: str, folder: str) -> str:
             os.close(descriptor)
             os.unlink(path)
     except OSError as error:
-        if error.errno == ENOSPC and os.path.exists(os.path.join(folder, jobs.FILE)):
+        if error.errno == ENOSPC and os.path.exists(os.path.join(folder, jobs.DATABASE_FILE)):
             return ""  # the queue has a reserve there, to finish accepted jobs
         return f"{name}={folder!r} is not a folder that can be written: {error.strerror}"
     return ""

@@ -14,7 +14,7 @@ HANDLER = aws_lambda.create_handler(
     {
         "GET /health/": health.alive,
         "GET /warmup/": health.warmup,
-        "POST /predict/": classify.photo,
+        "POST /predict/": classify.classify_image,
         "POST /predictions": predictions.create,
         "GET /v2": open_inference.server,
     }

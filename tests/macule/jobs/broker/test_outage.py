@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 from macule.errors import QueueUnavailable
 from macule.jobs.broker.outage import Outage
-from macule.jobs.broker.redis_queue import Valkey
+from macule.jobs.broker.redis_queue import RedisQueue
 from redis.exceptions import ReadOnlyError, ResponseError
 from support.broker import PASSWORD, Broker, broker
 from support.images import photo
@@ -39,7 +39,7 @@ def closing() -> Iterator[int]:
 def said(url: str, caplog: pytest.LogCaptureFixture) -> list[str]:
     """Ask the broker at *url* five times; return the lines of the log."""
     caplog.set_level(logging.INFO, "macule")
-    queue = Valkey(url, 60, 1000)
+    queue = RedisQueue(url, 60, 1000)
     for _ in range(5):
         with pytest.raises(QueueUnavailable):
             queue.waiting()

@@ -32,20 +32,20 @@ from macule.jobs import (
     CANCELED,
     EVENTS,
     FAILED,
-    MOST_ATTEMPTS,
+    MAX_ATTEMPTS,
     PROCESSING,
     STARTING,
     SUCCEEDED,
-    Order,
+    JobOptions,
 )
 from macule.jobs.broker import lua_scripts
-from macule.jobs.broker.redis_queue import MESSAGE, PARKED, TASK, Valkey
+from macule.jobs.broker.redis_queue import MESSAGE, TASK, WORKER_DIED_PROBLEM, RedisQueue
 from support.broker import PASSWORD, Broker, broker, worker
 from support.images import photo
 from support.service import ROOT, until
 
 MB = 2**20
-TOLD = Order(webhook="https://caller.example/", events=EVENTS)
+TOLD = JobOptions(webhook="https://caller.example/", events=EVENTS)
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +55,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def queue(server: Broker) -> Valkey:
+def queue(server: Broker) -> RedisQueue:
     server.client.flushall()
     return opened(server)
 
 
-def opened(server: Broker, **options: Any) -> Valkey:
-    return Valkey(server.url, **{"ttl_s": 60, "most": 100, "live_s": 0.1, "look_s": 0.1, **options})
+def opened(server: Broker, **options: Any) -> RedisQueue:
+    return RedisQueue(
+        server.url, **{"ttl_s": 60, "most": 100, "lease_s": 0.1, "sweep_after_s": 0.1, **options}
+    )
 
 
 def at_once(action: Callable[[], Any], times: int = 32) -> list[Any]:
@@ -77,12 +79,12 @@ def at_once(action: Callable[[], Any], times: int = 32) -> list[Any]:
         return list(pool.map(one, range(times)))
 
 
-def test_a_job_goes_forward_to_its_outcome(queue: Valkey, server: Broker) -> None:
+def test_a_job_goes_forward_to_its_outcome(queue: RedisQueue, server: Broker) -> None:
     """A job starts, is worked on, ends with its outcome, and its image is gone then."""
-    order = Order(2, True, owner="ann")
+    order = JobOptions(2, True, owner="ann")
     job = queue.put(order, b"image")
     found = queue.get(job.id, "ann")
-    assert (found.status, found.order, queue.waiting()) == (STARTING, order, 1)
+    assert (found.status, found.options, queue.waiting()) == (STARTING, order, 1)
 
     taken = queue.take(job.id)
     assert taken
@@ -96,9 +98,9 @@ def test_a_job_goes_forward_to_its_outcome(queue: Valkey, server: Broker) -> Non
     assert not server.client.keys("*image*")
 
 
-def test_a_job_is_its_owners_alone(queue: Valkey) -> None:
+def test_a_job_is_its_owners_alone(queue: RedisQueue) -> None:
     """Whoever else asks is told that there is none, and cannot cancel it."""
-    job = queue.put(Order(owner="ann"), b"")
+    job = queue.put(JobOptions(owner="ann"), b"")
 
     for ask in (queue.get, queue.cancel):
         for owner in ("", "bob"):
@@ -110,10 +112,10 @@ def test_a_job_is_its_owners_alone(queue: Valkey) -> None:
 def test_an_outcome_goes_when_its_time_is_over(server: Broker) -> None:
     """After JOB_TTL_S nothing of an outcome is left; for a day its owner is told that it was."""
     queue = opened(server, ttl_s=0.1)
-    job = queue.put(Order(owner="ann"), b"", key="k", fingerprint="f")
+    job = queue.put(JobOptions(owner="ann"), b"", key="k", fingerprint="f")
     queue.take(job.id)
     queue.finish(job.id, SUCCEEDED, {})
-    assert queue.put(Order(owner="ann"), b"", key="k", fingerprint="f").id == job.id
+    assert queue.put(JobOptions(owner="ann"), b"", key="k", fingerprint="f").id == job.id
     time.sleep(0.15)
 
     for ask in (queue.get, queue.cancel):
@@ -121,12 +123,12 @@ def test_an_outcome_goes_when_its_time_is_over(server: Broker) -> None:
             ask(job.id, "ann")
         with pytest.raises(NoSuchJob):
             ask(job.id, "bob")
-    assert queue.put(Order(owner="ann"), b"", key="k", fingerprint="f").id != job.id
+    assert queue.put(JobOptions(owner="ann"), b"", key="k", fingerprint="f").id != job.id
     gone_at = server.client.zscore("macule:1:gone", f"{job.id} ann")
     assert 86_000 < gone_at - time.time() <= 86_401
 
 
-def test_nothing_is_kept_for_ever(queue: Valkey, server: Broker) -> None:
+def test_nothing_is_kept_for_ever(queue: RedisQueue, server: Broker) -> None:
     """Whatever names a job or holds its image lapses though nobody ever works on it."""
     queue.put(TOLD, b"", key="k")
     lasting = {key.decode() for key in server.client.scan_iter() if server.client.ttl(key) < 0}
@@ -140,13 +142,13 @@ def test_what_is_told_of_jobs_that_are_gone_is_bounded(server: Broker) -> None:
     those of jobs that are kept stay.
     """
     server.client.flushall()
-    queue = opened(server, ttl_s=0.001, most_bytes=2**18)
-    most = 2**18 // lua_scripts.GONE_PART // lua_scripts.GONE_BYTES
+    queue = opened(server, ttl_s=0.001, max_bytes=2**18)
+    most = 2**18 // lua_scripts.EXPIRED_IDS_DIVISOR // lua_scripts.EXPIRED_ID_BYTES
     ids = []
     for _ in range(most + 30):
-        ids.append(queue.put(Order(owner="ann"), b"").id)
+        ids.append(queue.put(JobOptions(owner="ann"), b"").id)
         queue.cancel(ids[-1], "ann")
-    kept = [queue.put(Order(owner="ann"), b"") for _ in range(3)]
+    kept = [queue.put(JobOptions(owner="ann"), b"") for _ in range(3)]
 
     gone = [one.decode().split()[0] for one in server.client.zrange("macule:1:gone", 0, -1)]
     assert len(gone) <= most + len(kept) + 1
@@ -157,30 +159,30 @@ def test_what_is_told_of_jobs_that_are_gone_is_bounded(server: Broker) -> None:
     with pytest.raises(JobExpired):
         queue.get(ids[-1], "ann")
     sums = int(server.client.hget("macule:1:sums", "bytes"))
-    assert queue.held().bytes == sums + len(gone) * lua_scripts.GONE_BYTES
+    assert queue.usage().bytes == sums + len(gone) * lua_scripts.EXPIRED_ID_BYTES
 
 
 def test_a_job_that_lapsed_holds_no_place(server: Broker) -> None:
     """Jobs that nobody took in time do not fill the queue, though no worker looks after them."""
     server.client.flushall()
     queue = opened(server, most=1)
-    job = queue.put(Order(), b"")
+    job = queue.put(JobOptions(), b"")
     server.client.delete(f"macule:1:job:{job.id}")
 
-    assert queue.put(Order(), b"").status == STARTING
+    assert queue.put(JobOptions(), b"").status == STARTING
 
 
-def test_one_key_makes_one_job(queue: Valkey) -> None:
+def test_one_key_makes_one_job(queue: RedisQueue) -> None:
     """32 requests at once with one Idempotency-Key make one job; the others are told of it."""
-    answers = at_once(lambda: queue.put(Order(owner="ann"), b"", "k", "f").id)
+    answers = at_once(lambda: queue.put(JobOptions(owner="ann"), b"", "k", "f").id)
     (job_id,) = [answer for answer in answers if isinstance(answer, str)]
 
     assert (answers.count(KeyInUse), queue.waiting()) == (31, 1)
     with pytest.raises(KeyReused):
-        queue.put(Order(owner="ann"), b"", "k", "another")
-    assert queue.put(Order(owner="bob"), b"", "k", "f").id != job_id
+        queue.put(JobOptions(owner="ann"), b"", "k", "another")
+    assert queue.put(JobOptions(owner="bob"), b"", "k", "f").id != job_id
     with pytest.raises(KeyInUse) as raised:
-        queue.put(Order(owner="ann"), b"", "k", "f")
+        queue.put(JobOptions(owner="ann"), b"", "k", "f")
     assert raised.value.figures == {"prediction": job_id}
 
 
@@ -188,16 +190,16 @@ def test_the_queue_is_bounded(server: Broker) -> None:
     """32 requests at once find as many places as there are, never more."""
     server.client.flushall()
     queue = opened(server, most=5)
-    answers = at_once(lambda: queue.put(Order(), b"").id)
+    answers = at_once(lambda: queue.put(JobOptions(), b"").id)
 
     assert (answers.count(QueueFull), queue.waiting()) == (27, 5)
     queue.cancel(next(answer for answer in answers if isinstance(answer, str)), "")
-    assert queue.put(Order(), b"").status == STARTING
+    assert queue.put(JobOptions(), b"").status == STARTING
 
 
-def test_a_job_is_canceled_once(queue: Valkey) -> None:
+def test_a_job_is_canceled_once(queue: RedisQueue) -> None:
     """A job that waits or is worked on can be canceled; then its outcome is nobody's."""
-    waiting, working = queue.put(Order(), b""), queue.put(Order(), b"")
+    waiting, working = queue.put(JobOptions(), b""), queue.put(JobOptions(), b"")
     queue.take(working.id)
 
     for job in (waiting, working):
@@ -208,7 +210,7 @@ def test_a_job_is_canceled_once(queue: Valkey) -> None:
         assert not queue.renew(job.id)
         assert queue.take(job.id) is None
         assert queue.get(job.id, "").outcome is None
-    done = queue.put(Order(), b"")
+    done = queue.put(JobOptions(), b"")
     queue.take(done.id)
     queue.finish(done.id, SUCCEEDED, {})
     with pytest.raises(JobEnded):
@@ -216,19 +218,19 @@ def test_a_job_is_canceled_once(queue: Valkey) -> None:
     assert queue.get(done.id, "").status == SUCCEEDED
 
 
-def test_one_taker_has_a_job(server: Broker, queue: Valkey) -> None:
+def test_one_taker_has_a_job(server: Broker, queue: RedisQueue) -> None:
     """32 workers at once that got the same message: one has the job."""
-    job = queue.put(Order(), b"")
-    takers = [opened(server, live_s=5) for _ in range(32)]
+    job = queue.put(JobOptions(), b"")
+    takers = [opened(server, lease_s=5) for _ in range(32)]
     taken = at_once(lambda: takers.pop().take(job.id))
 
     assert sum(answer is not None for answer in taken) == 1
     assert queue.get(job.id, "").attempts == 1
 
 
-def test_a_dead_takers_job_is_anothers(server: Broker, queue: Valkey) -> None:
+def test_a_dead_takers_job_is_anothers(server: Broker, queue: RedisQueue) -> None:
     """Who no longer says that it is alive loses the job; what it makes of it later is refused."""
-    job, other = queue.put(Order(), b""), opened(server)
+    job, other = queue.put(JobOptions(), b""), opened(server)
     queue.take(job.id)
     for _ in range(3):
         time.sleep(0.06)
@@ -240,38 +242,38 @@ def test_a_dead_takers_job_is_anothers(server: Broker, queue: Valkey) -> None:
     assert taken
     assert taken.job.attempts == 2
     assert not queue.renew(job.id)
-    assert not queue.give_back(job.id)
+    assert not queue.requeue(job.id)
     assert not queue.finish(job.id, SUCCEEDED, {"by": "the dead"})
     assert other.finish(job.id, SUCCEEDED, {"by": "the living"})
     assert queue.get(job.id, "").outcome == {"by": "the living"}
 
 
-def test_a_job_that_kills_is_parked(server: Broker, queue: Valkey) -> None:
+def test_a_job_that_kills_is_parked(server: Broker, queue: RedisQueue) -> None:
     """After MOST_ATTEMPTS dead workers a job has failed, says so, and is kept on a list."""
-    job = queue.put(Order(), b"")
-    for _ in range(MOST_ATTEMPTS):
+    job = queue.put(JobOptions(), b"")
+    for _ in range(MAX_ATTEMPTS):
         assert opened(server).take(job.id)
         time.sleep(0.15)
     found = opened(server).sweep()
 
     assert found == [job.id]
     ended = queue.get(job.id, "")
-    assert (ended.status, ended.outcome) == (FAILED, json.loads(PARKED))
+    assert (ended.status, ended.outcome) == (FAILED, json.loads(WORKER_DIED_PROBLEM))
     parked = json.loads(server.client.lindex("macule:1:parked", 0))
-    assert (parked["id"], parked["attempts"]) == (job.id, MOST_ATTEMPTS)
+    assert (parked["id"], parked["attempts"]) == (job.id, MAX_ATTEMPTS)
     assert parked["reason"]["type"] == "urn:macule:problem:worker-died"
     assert opened(server).take(job.id) is None
 
 
-def test_giving_back_is_no_attempt(server: Broker, queue: Valkey) -> None:
+def test_giving_back_is_no_attempt(server: Broker, queue: RedisQueue) -> None:
     """A job given back waits for its pause and is sent again, however often."""
-    job = queue.put(Order(), b"")
-    for returned in range(2 * MOST_ATTEMPTS):
+    job = queue.put(JobOptions(), b"")
+    for returned in range(2 * MAX_ATTEMPTS):
         server.client.delete("macule:1:celery:queue")
         taken = queue.take(job.id)
         assert taken
         assert (taken.job.attempts, taken.returned) == (1, returned)
-        assert queue.give_back(job.id, 0.05)
+        assert queue.requeue(job.id, 0.05)
         queue.sweep()
         assert server.client.llen("macule:1:celery:queue") == 0
         time.sleep(0.06)
@@ -279,9 +281,9 @@ def test_giving_back_is_no_attempt(server: Broker, queue: Valkey) -> None:
         assert server.client.llen("macule:1:celery:queue") == 1
 
 
-def test_a_lost_message_is_sent_again(server: Broker, queue: Valkey) -> None:
+def test_a_lost_message_is_sent_again(server: Broker, queue: RedisQueue) -> None:
     """A job whose message vanished gets another, the same; one that has a message gets none."""
-    queue.put(Order(), b"")
+    queue.put(JobOptions(), b"")
     (sent,) = server.client.lrange("macule:1:celery:queue", 0, -1)
     time.sleep(0.15)
     queue.sweep()
@@ -312,12 +314,16 @@ def test_the_message_is_what_celery_sends(server: Broker) -> None:
     assert set(theirs["properties"]) - set(ours["properties"]) == {"body_encoding", "reply_to"}
 
 
-def test_a_frozen_server_is_answered_for(server: Broker, queue: Valkey) -> None:
+def test_a_frozen_server_is_answered_for(server: Broker, queue: RedisQueue) -> None:
     """A server that takes connections but answers none is a 503 within seconds."""
-    job = queue.put(Order(), b"")
+    job = queue.put(JobOptions(), b"")
     server.process.send_signal(signal.SIGSTOP)
     try:
-        for ask in (lambda: queue.put(Order(), b""), lambda: queue.get(job.id, ""), queue.waiting):
+        for ask in (
+            lambda: queue.put(JobOptions(), b""),
+            lambda: queue.get(job.id, ""),
+            queue.waiting,
+        ):
             began = time.monotonic()
             with pytest.raises(QueueUnavailable) as raised:
                 ask()
@@ -329,9 +335,9 @@ def test_a_frozen_server_is_answered_for(server: Broker, queue: Valkey) -> None:
     assert queue.get(job.id, "").status == STARTING
 
 
-def test_what_was_accepted_outlives_the_server(server: Broker, queue: Valkey) -> None:
+def test_what_was_accepted_outlives_the_server(server: Broker, queue: RedisQueue) -> None:
     """Jobs, images, messages and outcomes are there after kill -9, on the same connections."""
-    waiting, ended = queue.put(Order(), b"image"), queue.put(Order(), b"")
+    waiting, ended = queue.put(JobOptions(), b"image"), queue.put(JobOptions(), b"")
     queue.take(ended.id)
     queue.finish(ended.id, SUCCEEDED, {"a": 1})
     server.kill()
@@ -364,7 +370,7 @@ def fill(server: Broker) -> None:
                 server.client.rpush("others", bytes(size))
 
 
-def offer(queue: Valkey, order: Order, image: bytes) -> Unavailable | str:
+def offer(queue: RedisQueue, order: JobOptions, image: bytes) -> Unavailable | str:
     try:
         return queue.put(order, image).id
     except Unavailable as error:
@@ -376,7 +382,7 @@ def test_full_memory_refuses_the_new_alone(small: Broker) -> None:
 
     Before, what is new is refused with figures while its end would not fit; after, as such.
     """
-    queue, accepted = opened(small, live_s=60), []
+    queue, accepted = opened(small, lease_s=60), []
     order = TOLD._replace(with_cam=True)
     while isinstance(said := offer(queue, order, b"i" * 100_000), str):
         accepted.append(said)
@@ -386,8 +392,8 @@ def test_full_memory_refuses_the_new_alone(small: Broker) -> None:
         assert queue.take(job_id)
         assert queue.finish(job_id, SUCCEEDED, {"map": "data:" + "x" * MOST_CHARACTERS})
     told = 0
-    while delivery := queue.due():
-        queue.settle(delivery, None)
+    while delivery := queue.claim_webhook():
+        queue.reschedule_webhook(delivery, None)
         told += 1
 
     assert len(accepted) > 5
@@ -400,8 +406,8 @@ def test_full_memory_refuses_the_new_alone(small: Broker) -> None:
 
 def test_what_was_accepted_fits(small: Broker) -> None:
     """Where nobody else writes, all that was accepted ends within the server's memory."""
-    queue, accepted = opened(small, live_s=60), []
-    order = Order(with_cam=True)
+    queue, accepted = opened(small, lease_s=60), []
+    order = JobOptions(with_cam=True)
     while isinstance(said := offer(queue, order, b"i"), str):
         accepted.append(said)
     for job_id in accepted:
@@ -417,25 +423,25 @@ def test_what_was_accepted_fits(small: Broker) -> None:
 def test_bytes_are_bounded_outcomes_too(server: Broker) -> None:
     """Beyond MAX_JOBS_MB a job is refused with figures, and told when an outcome makes room."""
     server.client.flushall()
-    queue = opened(server, ttl_s=1.0, live_s=60, most_bytes=3 * MB)
+    queue = opened(server, ttl_s=1.0, lease_s=60, max_bytes=3 * MB)
     with pytest.raises(CannotFit):
-        queue.put(Order(), bytes(3 * MB))
+        queue.put(JobOptions(), bytes(3 * MB))
     accepted = []
-    while isinstance(waits := offer(queue, Order(), bytes(MB // 2)), str):
+    while isinstance(waits := offer(queue, JobOptions(), bytes(MB // 2)), str):
         accepted.append(waits)
     for job_id in accepted:
         queue.take(job_id)
         queue.finish(job_id, SUCCEEDED, {"words": "x" * (MB // 2)})
-    kept = offer(queue, Order(), bytes(MB // 2))
+    kept = offer(queue, JobOptions(), bytes(MB // 2))
 
     assert isinstance(waits, QueueFull)
     assert isinstance(kept, QueueFull)
     assert (waits.figures["waiting"], kept.figures["waiting"]) == (len(accepted), 0)
-    assert 0 < queue.held().bytes <= queue.held().most_bytes == 3 * MB
-    until(lambda: isinstance(offer(queue, Order(), bytes(MB // 2)), str))
+    assert 0 < queue.usage().bytes <= queue.usage().max_bytes == 3 * MB
+    until(lambda: isinstance(offer(queue, JobOptions(), bytes(MB // 2)), str))
 
 
-def test_counts_come_back_to_nothing(queue: Valkey, server: Broker) -> None:
+def test_counts_come_back_to_nothing(queue: RedisQueue, server: Broker) -> None:
     """Whatever becomes of jobs, and though they lapse, no byte is counted that is not kept."""
     ids = [queue.put(TOLD, b"image").id for _ in range(4)]
     queue.cancel(ids[0], "")
@@ -448,15 +454,17 @@ def test_counts_come_back_to_nothing(queue: Valkey, server: Broker) -> None:
     queue.sweep()
 
     assert server.client.hgetall("macule:1:sums") == {b"bytes": b"0", b"room": b"0"}
-    while delivery := queue.due():
-        queue.settle(delivery, None)
-    assert queue.held().bytes == len(ids) * lua_scripts.GONE_BYTES  # those are told for a day
+    while delivery := queue.claim_webhook():
+        queue.reschedule_webhook(delivery, None)
+    assert (
+        queue.usage().bytes == len(ids) * lua_scripts.EXPIRED_ID_BYTES
+    )  # those are told for a day
 
 
 def test_workers_outlive_a_server_without_memory(small: Broker) -> None:
     """Celery gives up where its commands are refused; the worker comes back and ends all."""
-    queue = opened(small, live_s=1, look_s=1)
-    made = [queue.put(Order(), photo()).id for _ in range(5)]
+    queue = opened(small, lease_s=1, sweep_after_s=1)
+    made = [queue.put(JobOptions(), photo()).id for _ in range(5)]
     small.client.config_set("maxmemory", 1)
     with worker(small, anew=True) as process:
         log = next(small.folder.glob("worker-*.log"))
@@ -470,7 +478,7 @@ def test_workers_outlive_a_server_without_memory(small: Broker) -> None:
 def test_a_wrong_address_is_said_without_its_password() -> None:
     """BROKER_URL is named where it cannot be read, never shown."""
     with pytest.raises(BadSetting) as raised:
-        Valkey(f"redis://:{PASSWORD}@host:port/0", 60, 1)
+        RedisQueue(f"redis://:{PASSWORD}@host:port/0", 60, 1)
 
     assert PASSWORD not in f"{raised.value}{raised.value.__cause__}"
     assert raised.value.__suppress_context__
@@ -478,7 +486,7 @@ def test_a_wrong_address_is_said_without_its_password() -> None:
 
 def test_a_broker_without_its_client_is_named() -> None:
     """Where redis-py is not installed BROKER_URL is an error that says how to go on."""
-    code = "from macule.jobs import selection; selection.current()"
+    code = "from macule.jobs import selection; selection.active_queue()"
     environment = {**os.environ, "BROKER_URL": "redis://127.0.0.1"}
     run = subprocess.run(
         [ROOT / ".venv/bin/python", "-c", code],
@@ -495,40 +503,40 @@ def test_webhooks_are_due_as_states_change(server: Broker) -> None:
     """Each event is due as it was, the begin first; again after a pause, though its job lapsed."""
     server.client.flushall()
     queue = opened(server, ttl_s=0.2)
-    plain, job = queue.put(Order(events=EVENTS), b""), queue.put(TOLD, b"")
+    plain, job = queue.put(JobOptions(events=EVENTS), b""), queue.put(TOLD, b"")
     for each in (plain, job):
         queue.take(each.id)
         queue.finish(each.id, SUCCEEDED, {"a": 1})
 
-    started = queue.due()
+    started = queue.claim_webhook()
     assert started
-    assert (started.url, started.attempts, queue.due()) == (TOLD.webhook, 0, None)
+    assert (started.url, started.attempts, queue.claim_webhook()) == (TOLD.webhook, 0, None)
     assert json.loads(started.body)["data"]["status"] == PROCESSING
-    queue.settle(started, 0.3)
-    completed = queue.due()
+    queue.reschedule_webhook(started, 0.3)
+    completed = queue.claim_webhook()
     assert completed
     data = json.loads(completed.body)["data"]
     assert (data["id"], data["status"], data["a"]) == (job.id, SUCCEEDED, 1)
-    queue.settle(completed, None)
-    assert queue.due() is None
+    queue.reschedule_webhook(completed, None)
+    assert queue.claim_webhook() is None
 
     time.sleep(0.35)
     with pytest.raises(JobExpired):
         queue.get(job.id, "")
-    assert queue.due() == started._replace(attempts=1)
-    queue.settle(started, None)
+    assert queue.claim_webhook() == started._replace(attempts=1)
+    queue.reschedule_webhook(started, None)
     assert not server.client.keys("macule:1:due") + server.client.keys("macule:1:hook:*")
 
 
-def test_a_delivery_is_one_workers(queue: Valkey, server: Broker) -> None:
+def test_a_delivery_is_one_workers(queue: RedisQueue, server: Broker) -> None:
     """32 workers at once: one delivers; if it dies another has the same message later."""
     job = queue.put(TOLD, b"")
     queue.cancel(job.id, "")
-    found = [delivery for delivery in at_once(queue.due) if delivery]
+    found = [delivery for delivery in at_once(queue.claim_webhook) if delivery]
     assert len(found) == 1
 
     server.client.zadd("macule:1:due", {found[0].name: 0})  # its lease is over
-    assert queue.due() == found[0]
+    assert queue.claim_webhook() == found[0]
 
 
 @pytest.mark.memory
@@ -537,11 +545,12 @@ def test_a_web_process_stays_small(server: Broker) -> None:
     code = (
         # redis-py loads OpenTelemetry wherever that is installed: 2 MB that no broker asks for
         "import sys; sys.modules['opentelemetry'] = None\n"
-        "import macule.functions.predict, macule.jobs\nfrom macule.memory import processes\n"
+        "import macule.functions.predict, macule.jobs\n"
+        "from macule.memory import processes\n"
         "before = processes.resident()\n"
-        "from macule.jobs.broker.redis_queue import Valkey\n"
-        "queue = Valkey(sys.argv[1], 60, 100)\n"
-        "for _ in range(20): queue.put(macule.jobs.Order(), bytes(10**6)); queue.waiting()\n"
+        "from macule.jobs.broker.redis_queue import RedisQueue\n"
+        "queue = RedisQueue(sys.argv[1], 60, 100)\n"
+        "for _ in range(20): queue.put(macule.jobs.JobOptions(), bytes(10**6)); queue.waiting()\n"
         "print((processes.resident() - before) / 2**20, *{'celery', 'kombu'} & set(sys.modules))"
     )
     server.client.flushall()

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from macule.errors import CannotFit, QueueFull
 from macule.inference import activation_maps
-from macule.jobs import EVENTS, SUCCEEDED, Order, rooms
-from macule.jobs.embedded.sqlite_queue import Sqlite
+from macule.jobs import EVENTS, SUCCEEDED, JobOptions, reserved_bytes
+from macule.jobs.embedded.sqlite_queue import SqliteQueue
 from support.mounts import mounts
 from support.service import ROOT
 
 MB = 2**20
-MAP = Order(None, True, "https://caller.example/" + "x" * 1900, EVENTS)
+MAP = JobOptions(None, True, "https://caller.example/" + "x" * 1900, EVENTS)
 LONGEST = {"overlay": "data:" + "x" * activation_maps.MOST_CHARACTERS}  # no PNG of a map is longer
 BEGIN = """
 import json, os, sys, threading, time
@@ -27,19 +27,19 @@ sys.path.insert(0, "tests")
 from macule.errors import Unavailable
 from macule.jobs import document
 from macule.jobs.webhooks import outbox
-from macule.jobs.embedded.sqlite_queue import Sqlite
+from macule.jobs.embedded.sqlite_queue import SqliteQueue
 from support.mounts import fill
 from test_disk_space import LONGEST, MAP, SUCCEEDED
 
 folder = Path(sys.argv[1])
 
 def opened(ttl_s=60, clock=time.time):
-    queue = Sqlite(folder, ttl_s, 100_000, clock, most_bytes=2**30)
-    with queue.changing() as database:
+    queue = SqliteQueue(folder, ttl_s, 100_000, clock, max_bytes=2**30)
+    with queue.transaction() as database:
         outbox.create(database)
     def tell(database, job):
         event = "prediction." + ("completed" if job.ended else "started")
-        outbox.add(database, job.order, event, document(job), time.time())
+        outbox.add(database, job.options, event, document(job), time.time())
     queue.on_change(tell, lambda: None)
     return queue
 
@@ -123,7 +123,7 @@ def test_webhooks_are_delivered_on_a_full_disk(disk: Path) -> None:
     (said,) = on_a_small_disk(
         disk,
         """
-from macule.jobs.webhooks.delivery import Courier
+from macule.jobs.webhooks.delivery import DeliveryThread
 from macule.jobs.webhooks.messages import Outcome
 queue, sent = opened(), []
 while isinstance(offer(queue, b"i"), str):
@@ -135,9 +135,9 @@ fill(folder / "filler")
 
 def send(url, message_id, body):
     sent.append(message_id)
-    return Outcome("again" if len(sent) == 1 else "delivered")
+    return Outcome("retry" if len(sent) == 1 else "delivered")
 
-courier = Courier(queue.changing, folder, queue.token, send, lambda attempts: 0.01)
+courier = DeliveryThread(queue.transaction, folder, queue.token, send, lambda attempts: 0.01)
 courier.start()
 end = time.monotonic() + 20
 while queue.undelivered() and time.monotonic() < end:
@@ -202,19 +202,19 @@ answer(ended=ended, full=full, after=offer(queue, b"i"))
 
 def test_bytes_are_bounded_outcomes_too(tmp_path: Path) -> None:
     """Beyond MAX_JOBS_MB a job is refused with figures, and told when an outcome makes room."""
-    queue, half = Sqlite(tmp_path, 500, 1000, most_bytes=6 * MB), bytes(MB // 2)
+    queue, half = SqliteQueue(tmp_path, 500, 1000, max_bytes=6 * MB), bytes(MB // 2)
 
     def refused() -> QueueFull:
         """Fill the queue, and return how that ends."""
         for _ in range(12):
             try:
-                queue.put(Order(), half)
+                queue.put(JobOptions(), half)
             except QueueFull as error:
                 return error
         raise AssertionError("there is no bound")
 
     with pytest.raises(CannotFit) as never:
-        queue.put(Order(), bytes(6 * MB))
+        queue.put(JobOptions(), bytes(6 * MB))
     waits = kept = refused()
     while kept.figures["waiting"]:
         while taken := queue.take():
@@ -224,16 +224,16 @@ def test_bytes_are_bounded_outcomes_too(tmp_path: Path) -> None:
     assert never.value.figures["limit_mb"] == 6
     assert waits.headers() == {"Retry-After": "5"}
     assert 490 < int(kept.headers()["Retry-After"]) <= 500
-    assert queue.held().bytes <= queue.held().most_bytes == 6 * MB
+    assert queue.usage().bytes <= queue.usage().max_bytes == 6 * MB
 
 
 def test_the_log_is_bounded_though_only_webhooks_change(tmp_path: Path) -> None:
     """What another thread writes, as the courier does for hours, does not make the log longer."""
-    queue = Sqlite(tmp_path, 500, 1000)
-    with queue.changing() as database:
+    queue = SqliteQueue(tmp_path, 500, 1000)
+    with queue.transaction() as database:
         database.execute("CREATE TABLE others (at REAL)")
     for number in range(400):
-        with queue.changing() as database:
+        with queue.transaction() as database:
             database.execute("INSERT INTO others VALUES (?)", (number,))
 
     assert (tmp_path / "jobs.sqlite3-wal").stat().st_size < 2 * MB
@@ -241,8 +241,8 @@ def test_the_log_is_bounded_though_only_webhooks_change(tmp_path: Path) -> None:
 
 def test_the_disk_is_given_back(tmp_path: Path) -> None:
     """When nothing waits the file keeps a few MB for the next jobs, and outcomes stay readable."""
-    queue = Sqlite(tmp_path, 500, 1000)
-    made = [queue.put(Order(), bytes(MB)).id for _ in range(8)]
+    queue = SqliteQueue(tmp_path, 500, 1000)
+    made = [queue.put(JobOptions(), bytes(MB)).id for _ in range(8)]
     before = sum(path.stat().st_size for path in tmp_path.iterdir())
     for job_id in made:
         queue.take()
@@ -257,10 +257,15 @@ def test_the_disk_is_given_back(tmp_path: Path) -> None:
 
 def test_a_map_and_a_webhook_are_counted() -> None:
     """The room of a job is that of the longest outcome, and of what its webhook is told."""
-    plain, mapped, told = Order(), Order(with_cam=True), Order(webhook="https://a/", events=EVENTS)
+    plain, mapped, told = (
+        JobOptions(),
+        JobOptions(with_cam=True),
+        JobOptions(webhook="https://a/", events=EVENTS),
+    )
 
     assert (
-        sum(rooms(mapped).values()) - sum(rooms(plain).values()) == activation_maps.MOST_CHARACTERS
+        sum(reserved_bytes(mapped).values()) - sum(reserved_bytes(plain).values())
+        == activation_maps.MOST_CHARACTERS
     )
-    assert set(rooms(told)) == set(EVENTS)
-    assert sum(rooms(plain, 1000).values()) > 100_000
+    assert set(reserved_bytes(told)) == set(EVENTS)
+    assert sum(reserved_bytes(plain, 1000).values()) > 100_000

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from macule.errors import Busy
-from macule.jobs import FAILED, SUCCEEDED, Order
+from macule.jobs import FAILED, SUCCEEDED, JobOptions
 from macule.jobs.embedded import runner
 from macule.jobs.embedded.runner import Runner
-from macule.jobs.embedded.sqlite_queue import Sqlite
+from macule.jobs.embedded.sqlite_queue import SqliteQueue
 from support import service
 
 until = partial(service.until, wait_s=10)
@@ -21,12 +21,12 @@ until = partial(service.until, wait_s=10)
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "LEAST_PAUSE_S", 0.01)
+    monkeypatch.setattr(runner, "MIN_PAUSE_S", 0.01)
 
 
 @pytest.fixture
-def queue(tmp_path: Path) -> Iterator[Sqlite]:
-    queue = Sqlite(tmp_path, 60, 100)
+def queue(tmp_path: Path) -> Iterator[SqliteQueue]:
+    queue = SqliteQueue(tmp_path, 60, 100)
     yield queue
     until(lambda: not jobs_thread())  # it would ask a closed queue again and again
     queue.close()
@@ -36,20 +36,20 @@ def jobs_thread() -> bool:
     return any(thread.name == "jobs" for thread in threading.enumerate())
 
 
-def test_it_lives_while_there_is_work(queue: Sqlite) -> None:
+def test_it_lives_while_there_is_work(queue: SqliteQueue) -> None:
     """One thread works through all that waits, one at a time, and is gone afterwards."""
     order: list[bytes] = []
 
-    def work(order_: Order, image: bytes) -> tuple[str, dict[str, Any]]:
+    def work(order_: JobOptions, image: bytes) -> tuple[str, dict[str, Any]]:
         order.append(image)
         return SUCCEEDED, {"image": image.decode()}
 
     worker = Runner(queue, work)
-    made = [queue.put(Order(), str(n).encode()) for n in range(20)]
+    made = [queue.put(JobOptions(), str(n).encode()) for n in range(20)]
     for _ in range(20):
         worker.wake()
     until(lambda: queue.waiting() == 0 and not jobs_thread())
-    queue.put(Order(), b"later")
+    queue.put(JobOptions(), b"later")
     worker.wake()
     until(lambda: queue.waiting() == 0 and not jobs_thread())
 
@@ -57,17 +57,17 @@ def test_it_lives_while_there_is_work(queue: Sqlite) -> None:
     assert queue.get(made[7].id, "").outcome == {"image": "7"}
 
 
-def test_what_is_short_is_waited_for(queue: Sqlite) -> None:
+def test_what_is_short_is_waited_for(queue: SqliteQueue) -> None:
     """A job refused for want of memory is tried again, however often, and counts no death."""
     tries = []
 
-    def work(order: Order, image: bytes) -> tuple[str, dict[str, Any]]:
+    def work(order: JobOptions, image: bytes) -> tuple[str, dict[str, Any]]:
         tries.append(time.monotonic())
         if len(tries) < 5:
             raise Busy("Memory has run short.")
         return SUCCEEDED, {}
 
-    job = queue.put(Order(), b"image")
+    job = queue.put(JobOptions(), b"image")
     Runner(queue, work).wake()
     until(lambda: queue.get(job.id, "").ended)
     pauses = [after - before for before, after in itertools.pairwise(tries)]
@@ -78,12 +78,12 @@ def test_what_is_short_is_waited_for(queue: Sqlite) -> None:
 
 
 def test_an_outcome_is_written_once_the_disk_can(
-    queue: Sqlite, monkeypatch: pytest.MonkeyPatch
+    queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that is full when a job ends is waited for; the work is not done twice."""
-    job, worked, told = queue.put(Order(), b"image"), [], []
+    job, worked, told = queue.put(JobOptions(), b"image"), [], []
 
-    def work(order: Order, image: bytes) -> tuple[str, dict[str, Any]]:
+    def work(order: JobOptions, image: bytes) -> tuple[str, dict[str, Any]]:
         worked.append(image)
         return FAILED, {"status": 422}
 
@@ -100,17 +100,17 @@ def test_an_outcome_is_written_once_the_disk_can(
     assert len(told) == 4
 
 
-def test_stop_lets_the_job_at_hand_end(queue: Sqlite) -> None:
+def test_stop_lets_the_job_at_hand_end(queue: SqliteQueue) -> None:
     """What is being worked on ends, what waits stays, and nothing new begins."""
     begun, release = threading.Event(), threading.Event()
 
-    def work(order: Order, image: bytes) -> tuple[str, dict[str, Any]]:
+    def work(order: JobOptions, image: bytes) -> tuple[str, dict[str, Any]]:
         begun.set()
         release.wait(10)
         return SUCCEEDED, {}
 
     worker = Runner(queue, work)
-    first, second = (queue.put(Order(), b"image") for _ in range(2))
+    first, second = (queue.put(JobOptions(), b"image") for _ in range(2))
     worker.wake()
     begun.wait(10)
     threading.Timer(0.1, release.set).start()

@@ -17,8 +17,9 @@ from macule.errors import (
     QueueFull,
     QueueUnavailable,
 )
-from macule.jobs import CANCELED, FAILED, MOST_ATTEMPTS, PROCESSING, STARTING, SUCCEEDED, Order
-from macule.jobs.embedded.sqlite_queue import GONE_S, Sqlite
+from macule.jobs import CANCELED, FAILED, MAX_ATTEMPTS, PROCESSING, STARTING, SUCCEEDED, JobOptions
+from macule.jobs.embedded.expiry import ID_TTL_S
+from macule.jobs.embedded.sqlite_queue import SqliteQueue
 
 IMAGE = b"what nobody else may see" * 100
 ANSWER = {"decision": "classified", "names": "Nốt ruồi"}
@@ -37,8 +38,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def queue(tmp_path: Path, clock: Clock) -> Iterator[Sqlite]:
-    queue = Sqlite(tmp_path / "data", 60, 5, clock)
+def queue(tmp_path: Path, clock: Clock) -> Iterator[SqliteQueue]:
+    queue = SqliteQueue(tmp_path / "data", 60, 5, clock)
     yield queue
     queue.close()
 
@@ -47,23 +48,23 @@ def elsewhere(folder: Path, code: str) -> str:
     """Run *code* on the queue in a process of its own, which dies as if killed."""
     begin = (
         "import os, sys; from pathlib import Path; from macule.jobs import *; "
-        "from macule.jobs.embedded.sqlite_queue import Sqlite; "
-        "queue = Sqlite(Path(sys.argv[1]), 60, 5000)\n"
+        "from macule.jobs.embedded.sqlite_queue import SqliteQueue\n"
+        "queue = SqliteQueue(Path(sys.argv[1]), 60, 5000)\n"
     )
     command = [sys.executable, "-c", f"{begin}{code}\nsys.stdout.flush(); os._exit(9)", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
-def test_a_job_goes_forward_once(queue: Sqlite, clock: Clock) -> None:
+def test_a_job_goes_forward_once(queue: SqliteQueue, clock: Clock) -> None:
     """It starts, is worked on, succeeds; its outcome is as given, its times are the clock's."""
-    made = queue.put(Order(3, True), IMAGE)
+    made = queue.put(JobOptions(3, True), IMAGE)
     clock.now += 1
     taken = queue.take()
     assert taken
     clock.now += 1
 
     assert (made.status, taken.job.status, taken.image) == (STARTING, PROCESSING, IMAGE)
-    assert taken.job.order == Order(3, True)
+    assert taken.job.options == JobOptions(3, True)
     assert queue.finish(made.id, SUCCEEDED, ANSWER)
     ended = queue.get(made.id, "")
     assert (ended.status, ended.outcome) == (SUCCEEDED, ANSWER)
@@ -74,16 +75,16 @@ def test_a_job_goes_forward_once(queue: Sqlite, clock: Clock) -> None:
     assert queue.take() is None
 
 
-def test_the_first_in_is_the_first_out(queue: Sqlite) -> None:
+def test_the_first_in_is_the_first_out(queue: SqliteQueue) -> None:
     """Jobs are taken in the order in which they came."""
-    made = [queue.put(Order(), IMAGE).id for _ in range(4)]
+    made = [queue.put(JobOptions(), IMAGE).id for _ in range(4)]
 
     assert [taken.job.id for taken in iter(queue.take, None)] == made
 
 
-def test_cancel_wins_over_a_worker(queue: Sqlite) -> None:
+def test_cancel_wins_over_a_worker(queue: SqliteQueue) -> None:
     """A job canceled while it is worked on stays so, and cannot be canceled twice."""
-    job = queue.put(Order(), IMAGE)
+    job = queue.put(JobOptions(), IMAGE)
     queue.take()
 
     assert queue.cancel(job.id, "").status == CANCELED
@@ -93,19 +94,19 @@ def test_cancel_wins_over_a_worker(queue: Sqlite) -> None:
         queue.cancel(job.id, "")
 
 
-def test_a_job_is_its_owners(queue: Sqlite) -> None:
+def test_a_job_is_its_owners(queue: SqliteQueue) -> None:
     """Another key gets 404, as for a job that never was."""
-    job = queue.put(Order(owner="clinic"), IMAGE)
+    job = queue.put(JobOptions(owner="clinic"), IMAGE)
 
-    assert queue.get(job.id, "clinic").order.owner == "clinic"
+    assert queue.get(job.id, "clinic").options.owner == "clinic"
     for ask in (queue.get, queue.cancel):
         with pytest.raises(NoSuchJob):
             ask(job.id, "other")
 
 
-def test_an_outcome_is_kept_for_its_time(queue: Sqlite, clock: Clock) -> None:
+def test_an_outcome_is_kept_for_its_time(queue: SqliteQueue, clock: Clock) -> None:
     """After its time to live it is 410, and a day later as if it had never been."""
-    job = queue.put(Order(), IMAGE)
+    job = queue.put(JobOptions(), IMAGE)
     queue.take()
     queue.finish(job.id, SUCCEEDED, ANSWER)
     clock.now += 61
@@ -113,25 +114,25 @@ def test_an_outcome_is_kept_for_its_time(queue: Sqlite, clock: Clock) -> None:
         queue.get(job.id, "")
     with pytest.raises(NoSuchJob):
         queue.get(job.id, "other")
-    clock.now += GONE_S + 1
+    clock.now += ID_TTL_S + 1
     with pytest.raises(NoSuchJob):
         queue.get(job.id, "")
 
 
-def test_a_job_that_waits_does_not_expire(queue: Sqlite, clock: Clock) -> None:
+def test_a_job_that_waits_does_not_expire(queue: SqliteQueue, clock: Clock) -> None:
     """Only what has ended is let go."""
-    job = queue.put(Order(), IMAGE)
+    job = queue.put(JobOptions(), IMAGE)
     clock.now += 1e6
 
     assert queue.get(job.id, "").status == STARTING
 
 
 @pytest.mark.parametrize("jump", [-1e7, 1e7])
-def test_a_clock_that_jumps_loses_no_job(queue: Sqlite, clock: Clock, jump: float) -> None:
+def test_a_clock_that_jumps_loses_no_job(queue: SqliteQueue, clock: Clock, jump: float) -> None:
     """Jobs of before and after a jump are worked on, and their outcomes are there."""
-    jobs = [queue.put(Order(), IMAGE)]
+    jobs = [queue.put(JobOptions(), IMAGE)]
     clock.now += jump
-    jobs.append(queue.put(Order(), IMAGE))
+    jobs.append(queue.put(JobOptions(), IMAGE))
     for _ in jobs:
         taken = queue.take()
         assert taken
@@ -140,36 +141,38 @@ def test_a_clock_that_jumps_loses_no_job(queue: Sqlite, clock: Clock, jump: floa
     assert [queue.get(job.id, "").status for job in jobs] == [SUCCEEDED] * 2
 
 
-def test_a_key_makes_one_job(queue: Sqlite) -> None:
+def test_a_key_makes_one_job(queue: SqliteQueue) -> None:
     """A key is refused while its job goes on, then gives that job; another owner's is free."""
-    job = queue.put(Order(), IMAGE, "key", "print")
+    job = queue.put(JobOptions(), IMAGE, "key", "print")
     with pytest.raises(KeyInUse) as refused:
-        queue.put(Order(), IMAGE, "key", "print")
+        queue.put(JobOptions(), IMAGE, "key", "print")
     assert refused.value.figures == {"prediction": job.id}
     with pytest.raises(KeyReused):
-        queue.put(Order(), b"another", "key", "another")
-    assert queue.put(Order(owner="other"), IMAGE, "key", "print").id != job.id
+        queue.put(JobOptions(), b"another", "key", "another")
+    assert queue.put(JobOptions(owner="other"), IMAGE, "key", "print").id != job.id
     queue.take()
     queue.finish(job.id, SUCCEEDED, ANSWER)
 
-    assert queue.put(Order(), IMAGE, "key", "print").outcome == ANSWER
+    assert queue.put(JobOptions(), IMAGE, "key", "print").outcome == ANSWER
 
 
-def test_a_full_queue_says_so(queue: Sqlite) -> None:
+def test_a_full_queue_says_so(queue: SqliteQueue) -> None:
     """Beyond its number a job is refused; one that ended makes room."""
-    made = [queue.put(Order(), IMAGE) for _ in range(5)]
+    made = [queue.put(JobOptions(), IMAGE) for _ in range(5)]
     with pytest.raises(QueueFull) as refused:
-        queue.put(Order(), IMAGE)
+        queue.put(JobOptions(), IMAGE)
     queue.cancel(made[0].id, "")
 
     assert refused.value.figures == {"waiting": 5}
-    assert queue.put(Order(), IMAGE).status == STARTING
+    assert queue.put(JobOptions(), IMAGE).status == STARTING
 
 
 @pytest.mark.parametrize("end", ["finish", "cancel"])
-def test_an_image_goes_with_the_end_of_its_job(queue: Sqlite, tmp_path: Path, end: str) -> None:
+def test_an_image_goes_with_the_end_of_its_job(
+    queue: SqliteQueue, tmp_path: Path, end: str
+) -> None:
     """No file of the queue has a trace of it then, though it was there before."""
-    job = queue.put(Order(), IMAGE)
+    job = queue.put(JobOptions(), IMAGE)
     queue.take()
 
     def traces() -> list[str]:
@@ -184,9 +187,9 @@ def test_an_image_goes_with_the_end_of_its_job(queue: Sqlite, tmp_path: Path, en
     assert traces() == []
 
 
-def test_what_a_dead_process_took_is_taken_again(queue: Sqlite, tmp_path: Path) -> None:
+def test_what_a_dead_process_took_is_taken_again(queue: SqliteQueue, tmp_path: Path) -> None:
     """Its job waits again for the next taker, who is told that it was tried before."""
-    job = queue.put(Order(), IMAGE)
+    job = queue.put(JobOptions(), IMAGE)
     died = elsewhere(tmp_path / "data", "print(queue.take().job.id)")
     taken = queue.take()
 
@@ -197,9 +200,9 @@ def test_what_a_dead_process_took_is_taken_again(queue: Sqlite, tmp_path: Path) 
     assert queue.finish(job.id, SUCCEEDED, ANSWER)
 
 
-def test_what_a_living_process_took_stays_its_own(queue: Sqlite, tmp_path: Path) -> None:
+def test_what_a_living_process_took_stays_its_own(queue: SqliteQueue, tmp_path: Path) -> None:
     """Nobody takes a job whose taker lives, nor ends it in its place."""
-    job = queue.put(Order(), IMAGE)
+    job = queue.put(JobOptions(), IMAGE)
     queue.take()
     code = f"print(queue.take(), queue.finish({job.id!r}, SUCCEEDED, {{}}))"
 
@@ -207,13 +210,13 @@ def test_what_a_living_process_took_stays_its_own(queue: Sqlite, tmp_path: Path)
     assert queue.get(job.id, "").status == PROCESSING
 
 
-def test_a_job_that_kills_is_parked_with_its_reason(queue: Sqlite, tmp_path: Path) -> None:
+def test_a_job_that_kills_is_parked_with_its_reason(queue: SqliteQueue, tmp_path: Path) -> None:
     """After three deaths it fails, and says why; a job given back is no death."""
-    job = queue.put(Order(), IMAGE)
+    job = queue.put(JobOptions(), IMAGE)
     for _ in range(5):
         assert queue.take()
-        queue.give_back(job.id)
-    for _ in range(MOST_ATTEMPTS):
+        queue.requeue(job.id)
+    for _ in range(MAX_ATTEMPTS):
         assert elsewhere(tmp_path / "data", "print(queue.take().job.id)").strip() == job.id
 
     assert queue.take() is None
@@ -227,15 +230,15 @@ def test_a_job_that_kills_is_parked_with_its_reason(queue: Sqlite, tmp_path: Pat
 def test_no_two_processes_take_one_job(tmp_path: Path) -> None:
     """Four processes at once take 200 jobs, each once."""
     folder = tmp_path / "data"
-    elsewhere(folder, "[queue.put(Order(), b'image') for _ in range(200)]")
+    elsewhere(folder, "[queue.put(JobOptions(), b'image') for _ in range(200)]")
     code = (
         "while taken := queue.take():\n"
         "    queue.finish(taken.job.id, SUCCEEDED, {}); print(taken.job.id)\n"
     )
     begin = (
         "import sys; from pathlib import Path; from macule.jobs import *; "
-        "from macule.jobs.embedded.sqlite_queue import Sqlite; "
-        "queue = Sqlite(Path(sys.argv[1]), 60, 5000)\n"
+        "from macule.jobs.embedded.sqlite_queue import SqliteQueue\n"
+        "queue = SqliteQueue(Path(sys.argv[1]), 60, 5000)\n"
     )
     workers = [
         subprocess.Popen(
@@ -254,16 +257,16 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
         "import resource, signal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "from macule.errors import QueueUnavailable\n"
-        "first = queue.put(Order(), b'x' * 1000)\n"
+        "first = queue.put(JobOptions(), b'x' * 1000)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))\n"
-        "try:\n    queue.put(Order(), b'x' * 5_000_000)\n"
+        "try:\n    queue.put(JobOptions(), b'x' * 5_000_000)\n"
         "except QueueUnavailable as error:\n    print(error)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)\n"
-        "print(queue.get(first.id, '').status, queue.put(Order(), b'y' * 5_000_000).status)\n"
+        "print(queue.get(first.id, '').status, queue.put(JobOptions(), b'y' * 5_000_000).status)\n"
     )
     said = elsewhere(tmp_path / "data", code).splitlines()
 
-    assert said[0].startswith("The disk that keeps predictions")
+    assert said[0].startswith("The disk of the queue")
     assert said[1] == "starting starting"
 
 
@@ -280,20 +283,20 @@ def test_a_queue_that_cannot_be_opened_is_unavailable(tmp_path: Path, broken: st
     opened = psutil.Process().num_fds()
     for _ in range(9):
         with pytest.raises(QueueUnavailable, match="DATA_DIR"):
-            Sqlite(folder, 60, 5)
+            SqliteQueue(folder, 60, 5)
 
     assert psutil.Process().num_fds() < opened + 9
 
 
-def test_files_are_for_their_user_alone(queue: Sqlite, tmp_path: Path) -> None:
+def test_files_are_for_their_user_alone(queue: SqliteQueue, tmp_path: Path) -> None:
     """Nobody else may read what waits."""
-    queue.put(Order(), IMAGE)
+    queue.put(JobOptions(), IMAGE)
     modes = {path.stat().st_mode & 0o077 for path in [tmp_path / "data", *tmp_path.rglob("*")]}
 
     assert modes == {0}
 
 
-def test_a_change_is_told_in_its_transaction(queue: Sqlite) -> None:
+def test_a_change_is_told_in_its_transaction(queue: SqliteQueue) -> None:
     """Who is told of a begin or an end can refuse it: then neither has happened."""
     told = []
 
@@ -303,7 +306,7 @@ def test_a_change_is_told_in_its_transaction(queue: Sqlite) -> None:
             raise OSError("no room for a note")
 
     queue.on_change(tell, lambda: None)
-    job = queue.put(Order(), IMAGE)
+    job = queue.put(JobOptions(), IMAGE)
     queue.take()
     with pytest.raises(QueueUnavailable):
         queue.finish(job.id, SUCCEEDED, ANSWER)

@@ -59,7 +59,7 @@ def test_a_message_has_no_pictures() -> None:
     """The job's document is sent without the map's pictures, which show the photo."""
     explanation = {"kind": "cam", "heatmap": "data:image/png;base64,AA", "faithful": True}
     document = {"id": "7", "output": {"explanation": explanation, "predictions": [{"label": "ä"}]}}
-    message_id, body = messages.message("prediction.completed", document, 1_600_000_000.25)
+    message_id, body = messages.build_message("prediction.completed", document, 1_600_000_000.25)
 
     assert message_id == "msg_7_completed"
     assert json.loads(body) == {
@@ -77,7 +77,7 @@ def test_a_message_has_no_pictures() -> None:
 
 def test_ids_tell_events_apart_and_repeats_not() -> None:
     """Receivers drop repeats by an id that a job has once for each event."""
-    ids = [messages.message(event, {"id": "7"}, now)[0] for event in EVENTS for now in (1, 2)]
+    ids = [messages.build_message(event, {"id": "7"}, now)[0] for event in EVENTS for now in (1, 2)]
 
     assert (ids[0], ids[2]) == (ids[1], ids[3])
     assert len(set(ids)) == 2
@@ -95,7 +95,7 @@ def test_ids_tell_events_apart_and_repeats_not() -> None:
 )
 def test_who_may_be_named(url: str) -> None:
     """Names and public addresses over https are taken, with a port, a path and a query."""
-    assert messages.check(url, loopback=False) == url
+    assert messages.validate_url(url, loopback=False) == url
 
 
 @pytest.mark.parametrize(
@@ -124,22 +124,22 @@ def test_who_may_be_named(url: str) -> None:
 def test_who_may_not(url: str, why: str) -> None:
     """Whatever else is refused as the job is made, with the reason."""
     with pytest.raises(BadRequest, match=why):
-        messages.check(url, loopback=False)
+        messages.validate_url(url, loopback=False)
 
 
 def test_loopback_is_for_tests() -> None:
     """With the setting, plain http to this machine is taken, and to no other."""
-    assert messages.check("http://127.0.0.1:9/", loopback=True)
+    assert messages.validate_url("http://127.0.0.1:9/", loopback=True)
     with pytest.raises(BadRequest):
-        messages.check("http://8.8.8.8/", loopback=True)
+        messages.validate_url("http://8.8.8.8/", loopback=True)
     with pytest.raises(BadRequest):
-        messages.check("https://10.0.0.1/", loopback=True)
+        messages.validate_url("https://10.0.0.1/", loopback=True)
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC.split())
 def test_what_is_not_public(address: str) -> None:
     """Neither this machine, its network and metadata, nor what holds such an address is public."""
-    assert not addresses.public(address)
+    assert not addresses.is_public(address)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_what_is_not_public(address: str) -> None:
 )
 def test_what_is_public(address: str) -> None:
     """What anybody may reach is, through a translation to IPv4 too."""
-    assert addresses.public(address)
+    assert addresses.is_public(address)
 
 
 def test_a_delivery_is_signed_for_now(there: Receiver) -> None:
@@ -170,12 +170,12 @@ def test_a_delivery_is_signed_for_now(there: Receiver) -> None:
     [
         ("200", "delivered", ""),
         ("endless", "delivered", ""),
-        ("410", "over", "answered 410"),
-        ("302", "again", "answered 302"),
-        ("400", "again", "answered 400"),
-        ("500", "again", "answered 500"),
-        ("stalls", "again", "timed out after 0.4 s"),
-        ("drips", "again", "timed out after 0.4 s"),
+        ("410", "failed", "answered 410"),
+        ("302", "retry", "answered 302"),
+        ("400", "retry", "answered 400"),
+        ("500", "retry", "answered 500"),
+        ("stalls", "retry", "timed out after 0.4 s"),
+        ("drips", "retry", "timed out after 0.4 s"),
     ],
 )
 def test_what_comes_of_an_attempt(there: Receiver, way: str, state: str, why: str) -> None:
@@ -207,13 +207,13 @@ def test_retry_after_is_heard(there: Receiver, says: str, least_s: float, most_s
     there.says = {"Retry-After": says}
     outcome = deliver(f"{there.url}/429")
 
-    assert outcome.state == "again"
+    assert outcome.state == "retry"
     assert least_s <= outcome.after_s <= most_s
 
 
 def test_who_is_not_there_is_tried_again() -> None:
     """A closed port and a name without an address may be temporary."""
-    assert deliver(f"http://127.0.0.1:{closed_port()}/").state == "again"
+    assert deliver(f"http://127.0.0.1:{closed_port()}/").state == "retry"
     assert deliver("https://no-such-host.invalid/").why == "has a name without an address"
 
 
@@ -222,7 +222,7 @@ def test_loopback_is_not_connected_to(there: Receiver, host: str) -> None:
     """However it is written, this machine is refused before a connection, and for good."""
     outcome = deliver(f"http://{host}:{there.port}/", loopback=False)
 
-    assert outcome == messages.Outcome("over", "has no public address")
+    assert outcome == messages.Outcome("failed", "has no public address")
     assert there.calls == []
 
 
@@ -245,8 +245,8 @@ def test_a_name_that_rebinds_gains_nothing(
     left = len(answers)
     second = deliver(url, loopback=False, resolve=resolve)
 
-    assert (first.state, left) == ("again", 2)
-    assert second == messages.Outcome("over", "has no public address")
+    assert (first.state, left) == ("retry", 2)
+    assert second == messages.Outcome("failed", "has no public address")
     assert (reached, there.calls) == (["93.184.215.14"], [])
 
 
@@ -268,7 +268,7 @@ def test_tls_is_checked_against_the_name(tmp_path: Path, monkeypatch: pytest.Mon
         here = [(2, 1, 6, "", ("127.0.0.1", server.port))]
         misnamed = deliver("https://a.example/", timeout_s=5, resolve=lambda *_: here)
 
-    assert (stranger.state, trusted.state, misnamed.state) == ("again", "delivered", "again")
+    assert (stranger.state, trusted.state, misnamed.state) == ("retry", "delivered", "retry")
     assert "not trusted" in stranger.why
     assert "not valid for 'a.example'" in misnamed.why
     assert len(server.calls) == 1
@@ -276,8 +276,8 @@ def test_tls_is_checked_against_the_name(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_schedule() -> None:
     """Nine attempts in 18 hours, each pause within a fifth of its own."""
-    pauses = [messages.pause_s(attempts, lambda: 0.5) for attempts in range(1, 10)]
-    least, most = (messages.pause_s(3, lambda end=end: end) for end in (0.0, 1.0))
+    pauses = [messages.retry_delay_s(attempts, lambda: 0.5) for attempts in range(1, 10)]
+    least, most = (messages.retry_delay_s(3, lambda end=end: end) for end in (0.0, 1.0))
 
-    assert pauses == [*messages.PAUSES_S, None]
+    assert pauses == [*messages.RETRY_DELAYS_S, None]
     assert (least, most) == (pytest.approx(96), pytest.approx(144))

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from macule.jobs import COMPLETED_EVENT, EVENTS, STARTED_EVENT, Order
-from macule.jobs.embedded.sqlite_queue import Sqlite
+from macule.jobs import COMPLETED_EVENT, EVENTS, STARTED_EVENT, JobOptions
+from macule.jobs.embedded.sqlite_queue import SqliteQueue
 from macule.jobs.webhooks import messages, outbox
-from macule.jobs.webhooks.delivery import Courier, Send
+from macule.jobs.webhooks.delivery import DeliveryThread, Send
 from support import service
 from support.upstreams import closed_port
 from support.webhook_receivers import SECRET, Receiver, database, receiver
@@ -27,7 +27,7 @@ until = partial(service.until, wait_s=8)
 @pytest.fixture
 def table(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     with closing(database(tmp_path)) as connection:
-        outbox.create(connection)
+        outbox.create_table(connection)
         yield connection
 
 
@@ -39,7 +39,7 @@ def there() -> Iterator[Receiver]:
 
 def put(table: sqlite3.Connection, name: str, url: str, event: str = COMPLETED_EVENT) -> None:
     with table:
-        outbox.add(table, Order(webhook=url, events=EVENTS), event, {"id": name}, time.time())
+        outbox.add(table, JobOptions(webhook=url, events=EVENTS), event, {"id": name}, time.time())
 
 
 def take(table: sqlite3.Connection, now: float = 0.0, full: tuple[str, ...] = ()) -> str:
@@ -54,10 +54,12 @@ def pending(table: sqlite3.Connection) -> list[str]:
 
 
 @contextmanager
-def opened(folder: Path, send: Send, pause_s: Callable[[int], float | None]) -> Iterator[Courier]:
+def opened(
+    folder: Path, send: Send, pause_s: Callable[[int], float | None]
+) -> Iterator[DeliveryThread]:
     """Start one on a queue of its own, which nothing is put into."""
-    queue = Sqlite(folder, 60, 10)
-    one = Courier(queue.changing, folder, queue.token, send, pause_s)
+    queue = SqliteQueue(folder, 60, 10)
+    one = DeliveryThread(queue.transaction, folder, queue.token, send, pause_s)
     one.start()
     yield one
     one.stop(10)
@@ -67,7 +69,7 @@ def opened(folder: Path, send: Send, pause_s: Callable[[int], float | None]) -> 
 @contextmanager
 def courier(
     folder: Path, timeout_s: float = 5.0, pauses_s: tuple[float, ...] = (0.02,) * 50
-) -> Iterator[Courier]:
+) -> Iterator[DeliveryThread]:
     """Run one whose pauses are short."""
     send = partial(messages.deliver, secrets=[SECRET], loopback=True, timeout_s=timeout_s)
     pause_s = dict(enumerate(pauses_s, 1)).get
@@ -77,13 +79,13 @@ def courier(
 
 def test_what_is_rolled_back_is_not_sent(table: sqlite3.Connection) -> None:
     """A message is there if and only if the transaction that added it commits."""
-    order = Order(webhook="https://a.example/", events=(STARTED_EVENT,))
+    order = JobOptions(webhook="https://a.example/", events=(STARTED_EVENT,))
     outbox.add(table, order, STARTED_EVENT, {"id": "1"}, 1.0)
     table.rollback()
     with table:
         outbox.add(table, order, STARTED_EVENT, {"id": "3"}, 1.0)
         outbox.add(table, order, COMPLETED_EVENT, {"id": "3"}, 1.0)
-        outbox.add(table, Order(events=EVENTS), STARTED_EVENT, {"id": "4"}, 1.0)
+        outbox.add(table, JobOptions(events=EVENTS), STARTED_EVENT, {"id": "4"}, 1.0)
 
     assert pending(table) == ["msg_3_started"]
 
@@ -92,11 +94,11 @@ def test_what_failed_most_makes_room(
     table: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of more than may wait, those go that failed most often, and the log says so."""
-    monkeypatch.setattr(outbox, "MOST_PENDING", 2)
+    monkeypatch.setattr(outbox, "MAX_PENDING", 2)
     for name in "123":
         put(table, name, f"https://{name}.example/secret")
         if name == "1":
-            outbox.later(table, take(table), time.time() + 5)
+            outbox.reschedule(table, take(table), time.time() + 5)
 
     assert pending(table) == ["msg_2_completed", "msg_3_completed"]
     assert caplog.messages == ["webhook given up: 1.example, as more than 2 wait"]
@@ -106,9 +108,9 @@ def test_a_claim_is_one_owner_s(table: sqlite3.Connection) -> None:
     """What is claimed is not claimed again, until its owner is dead."""
     put(table, "1", "https://a.example/")
     first, second = take(table), take(table)
-    outbox.free(table, lambda owner: owner != "nobody")
+    outbox.release_claims(table, lambda owner: owner != "nobody")
     third = take(table)
-    outbox.free(table, lambda owner: owner == "nobody")
+    outbox.release_claims(table, lambda owner: owner == "nobody")
 
     assert (first, second, third) == ("msg_1_completed", "", "")
     assert take(table) == "msg_1_completed"
@@ -118,7 +120,7 @@ def test_new_messages_go_before_retries_and_past_full_hosts(table: sqlite3.Conne
     """The least often tried first; a host that has its share of threads waits."""
     for name, host in zip("123", "aab", strict=True):
         put(table, name, f"https://{host}.example/")
-    outbox.later(table, take(table), time.time() - 9)
+    outbox.reschedule(table, take(table), time.time() - 9)
 
     assert take(table, full=("a.example",)) == "msg_3_completed"
     assert [take(table), take(table)] == ["msg_2_completed", "msg_1_completed"]
@@ -128,9 +130,9 @@ def test_a_clock_that_jumps_loses_nothing(table: sqlite3.Connection) -> None:
     """Forward, what waits is due at once; back, it waits for the longest pause at most."""
     put(table, "1", "https://a.example/")
     now = time.time()
-    outbox.later(table, take(table), now + 3600)
+    outbox.reschedule(table, take(table), now + 3600)
     on_time, forward = take(table), take(table, now + 86400)
-    outbox.later(table, forward, now + 86400 + 3600)
+    outbox.reschedule(table, forward, now + 86400 + 3600)
     back = take(table, now)
 
     assert (on_time, forward, back) == ("", "msg_1_completed", "msg_1_completed")
@@ -271,7 +273,7 @@ def test_a_database_that_cannot_be_written_is_tried_again(
     with courier(tmp_path) as one:
         until(lambda: caplog.messages)
         with closing(database(tmp_path)) as table:
-            outbox.create(table)
+            outbox.create_table(table)
             put(table, "1", there.url)
             one.wake()
             until(lambda: not pending(table))
@@ -293,7 +295,7 @@ def test_stopping_waits_for_what_is_under_way(
         return messages.Outcome("delivered")
 
     put(table, "1", there.url)
-    with opened(tmp_path, send, messages.pause_s):
+    with opened(tmp_path, send, messages.retry_delay_s):
         until(lambda: sent)
 
     assert pending(table) == []
@@ -304,14 +306,14 @@ import sys, time
 from functools import partial
 from pathlib import Path
 from macule.jobs.webhooks import messages
-from macule.jobs.webhooks.delivery import Courier
-from macule.jobs.embedded.sqlite_queue import Sqlite
+from macule.jobs.webhooks.delivery import DeliveryThread
+from macule.jobs.embedded.sqlite_queue import SqliteQueue
 from support.webhook_receivers import SECRET
 
 folder = Path(sys.argv[1])
 send = partial(messages.deliver, secrets=[SECRET], loopback=True, timeout_s=5)
-queue = Sqlite(folder, 60, 10)
-Courier(queue.changing, folder, queue.token, send, lambda _: 0.3).start()
+queue = SqliteQueue(folder, 60, 10)
+DeliveryThread(queue.transaction, folder, queue.token, send, lambda _: 0.3).start()
 time.sleep(60)
 """
 

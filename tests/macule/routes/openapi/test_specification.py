@@ -88,9 +88,9 @@ def test_every_error_that_can_be_answered_is_described() -> None:
         for error in (
             *operation.errors,
             *entry.EVERY_ERROR,
-            *entry.LOCKED,
-            *entry.COUNTED,
-            *entry.STOPPED,
+            *entry.AUTH_ERRORS,
+            *entry.QUOTA_ERRORS,
+            *entry.SHUTDOWN_ERRORS,
         )
     }
 
@@ -145,7 +145,7 @@ def test_the_files_of_the_page_are_those_that_it_has() -> None:
     """The specification names each file of the page, and no other."""
     parameter = DOCUMENTS["predict"]["components"]["parameters"]["file"]
 
-    assert parameter["schema"]["enum"] == list(page.KINDS)
+    assert parameter["schema"]["enum"] == list(page.FILES)
 
 
 def test_what_needs_a_key_or_is_counted_says_so() -> None:

@@ -172,7 +172,7 @@ def port(bind: str) -> Finding:
 
 def predict(url: str, timeout_s: float, key: str | None = None) -> Finding:
     """Ask the predict function as the health function would."""
-    report = service_status.watched(url, timeout_s, key)
+    report = service_status.fetch_report(url, timeout_s, key)
     if "band" not in report:
         what = f"PREDICT_URL={url} {report['error']}: is it the predict function's, and running?"
         return Finding(FAIL, "predict", what)

@@ -1,32 +1,35 @@
-"""What changes a job in Redis or Valkey, each in one step: nobody sees or leaves half of it.
+"""Lua scripts that change jobs in Redis or Valkey, each atomically.
 
-A state moves forward here and nowhere else. Times are the server's own, so that machines whose
-clocks differ agree. Under `macule:1:` lie
+Only these scripts change a job's state. Times are the server's, so that the clocks of machines may
+differ. Keys under `macule:1:`
 
-    job:ID        hash: status, asked, owner, times, outcome, attempts, taker; what follows below
-    image:ID      the image, until the job has ended
-    alive:ID      who works on the job; it lapses unless renewed
-    gone          sorted set: "ID OWNER" by how long it is told from a job that never was
-    key:DIGEST    hash: the job that an Idempotency-Key made, and of what request
-    open          sorted set: jobs that have not ended, by when to look after them
-    held          sorted set: "ID BYTES ROOM", what each job takes and its end may yet take, by when
-                  that lapses
+    job:ID        hash: status, asked, owner, times, outcome, attempts, taker; see the scripts
+    image:ID      the image, until the job ends
+    alive:ID      the worker of the job; expires unless renewed
+    gone          sorted set: "ID OWNER" of jobs, by when their id is forgotten
+    key:DIGEST    hash: the job of an Idempotency-Key, and the fingerprint of its request
+    open          sorted set: jobs that have not ended, by when to check them
+    held          sorted set: "ID BYTES ROOM", the bytes of each job, and those reserved for its
+                  outcome, by when they expire
     sums          hash: both of these over all jobs, `bytes` and `room`
     due           sorted set: webhooks, "ID EVENT", by when to deliver them
-    hook:NAME     hash: what one of those says, to whom, and how often it was tried
-    parked        list: jobs given up because their workers died, the newest first
-    celery:queue  list: Celery's messages, each the id of a job and no more
+    hook:NAME     hash: message, URL, body and attempts of a webhook
+    parked        list: jobs failed because their workers died, newest first
+    celery:queue  list: Celery's messages, each with only the id of a job
 """
 
 PREFIX = "macule:1:"
 CELERY = f"{PREFIX}celery:"
 QUEUE = "queue"
-JOB_BYTES, HOOK_BYTES = 2048, 8192  # a job without image and outcome; a webhook that waits
-GONE_BYTES, MOST_GONE = 256, 10_000  # an id and its owner; of jobs that are no longer kept
-GONE_PART = 16  # of all that may be taken, no more than that part is theirs
-MARGIN = 16  # of the server's memory that part stays free: for what is on its way
+JOB_BYTES, WEBHOOK_BYTES = 2048, 8192  # a job without image and outcome; a webhook that waits
+EXPIRED_ID_BYTES, MAX_EXPIRED_IDS = (
+    256,
+    10_000,
+)  # an id with its owner; ids of deleted jobs
+EXPIRED_IDS_DIVISOR = 16  # those ids take at most max_bytes / 16
+FREE_MEMORY_DIVISOR = 16  # maxmemory / 16 stays free for requests in progress
 
-# Ends are written though memory has run out (allow-oom): they free more than they take.
+# Scripts that end jobs run even if memory has run out (allow-oom): they free more than they take.
 COMMON = """
 local P = '%s'
 local QUEUE = '%s'
@@ -37,12 +40,12 @@ local now = clock[1] + clock[2] / 1e6
 
 local function stamp(seconds) return string.format('%%.6f', seconds) end
 
--- What of a sorted set is to be looked at now, not too much at once.
-local function first(set)
+-- Return the entries of a sorted set that are due, at most 100.
+local function due_entries(set)
   return redis.call('ZRANGEBYSCORE', set, '-inf', stamp(now), 'LIMIT', 0, 100)
 end
 
--- Count what a job takes: BYTES with ROOM in it, kept for its end. It lapses after ttl_ms.
+-- Count the bytes of a job, including ROOM reserved for its outcome. Expires after ttl_ms.
 local function uncount(entry)
   local id, bytes, room = string.match(entry, '^(%%S+) (%%d+) (%%d+)$')
   if redis.call('ZREM', P .. 'held', entry) == 1 then
@@ -62,7 +65,7 @@ local function count(id, bytes, room, ttl_ms)
   redis.call('HINCRBY', P .. 'sums', 'room', string.format('%%d', room))
 end
 
-local function tell(id, event)
+local function add_webhook(id, event)
   local events = redis.call('HGET', P .. 'job:' .. id, 'events')
   if string.find(events, event, 1, true) then
     redis.call('ZADD', P .. 'due', stamp(now), id .. ' ' .. event)
@@ -80,11 +83,11 @@ local function conclude(id, status, outcome)
   redis.call('PEXPIRE', job, ttl_ms)
   if key ~= '' then redis.call('PEXPIRE', P .. 'key:' .. key, ttl_ms) end
   redis.call('ZADD', P .. 'gone', stamp(now + (ttl_ms + gone_ms) / 1000), id .. ' ' .. owner)
-  tell(id, 'prediction.completed')
+  add_webhook(id, 'prediction.completed')
 end
 
--- Let go of a job whose worker died; true if that was once too often.
-local function bury(id, most, died)
+-- Release a job whose worker died; return true if it failed after too many attempts.
+local function release_dead(id, most, died)
   local job = P .. 'job:' .. id
   local attempts = tonumber(redis.call('HGET', job, 'attempts'))
   if attempts < most then
@@ -97,17 +100,17 @@ local function bury(id, most, died)
   redis.call('LTRIM', P .. 'parked', 0, 999)
   return true
 end
-""" % (PREFIX, CELERY + QUEUE, JOB_BYTES, HOOK_BYTES)  # noqa: UP031
-ALWAYS = "#!lua flags=allow-oom" + COMMON
+""" % (PREFIX, CELERY + QUEUE, JOB_BYTES, WEBHOOK_BYTES)  # noqa: UP031
+ALLOW_OOM = "#!lua flags=allow-oom" + COMMON
 
 PUT = (
     "#!lua"
     + COMMON
     + """
-local id, asked, owner, events, key, print, image, most, ttl_ms, kept_ms, gone_ms, look_s, message,
-  room, most_bytes, margin, gone_bytes, most_gone, gone_part = unpack(ARGV)
+local id, asked, owner, events, key, print, image, max_jobs, ttl_ms, max_wait_ms, gone_ms,
+  sweep_after_s, message, room, max_bytes, margin, gone_bytes, max_gone, gone_part = unpack(ARGV)
 local job = P .. 'job:' .. id
-if redis.call('EXISTS', job) == 1 then  -- sent again, as the answer to the first was lost
+if redis.call('EXISTS', job) == 1 then  -- a retry: the first reply was lost
   return {'new', redis.call('HGET', job, 'created_at')}
 end
 if key ~= '' then
@@ -116,23 +119,23 @@ if key ~= '' then
   if #found > 0 then return {'known', known, before, found} end
 end
 local waiting = redis.call('ZCARD', P .. 'open')
-if waiting >= tonumber(most) then
+if waiting >= tonumber(max_jobs) then
   for _, each in ipairs(redis.call('ZRANGE', P .. 'open', 0, -1)) do
     if redis.call('EXISTS', P .. 'job:' .. each) == 0 then redis.call('ZREM', P .. 'open', each) end
   end
   waiting = redis.call('ZCARD', P .. 'open')
-  if waiting >= tonumber(most) then return {'full', waiting} end
+  if waiting >= tonumber(max_jobs) then return {'full', waiting} end
 end
-for _, entry in ipairs(first(P .. 'held')) do uncount(entry) end
-local gone, kept = P .. 'gone', redis.call('ZCARD', P .. 'held')
+for _, entry in ipairs(due_entries(P .. 'held')) do uncount(entry) end
+local gone, stored = P .. 'gone', redis.call('ZCARD', P .. 'held')
 redis.call('ZREMRANGEBYSCORE', gone, '-inf', stamp(now))
-most_gone = math.min(most_gone, math.floor(most_bytes / gone_part / gone_bytes))
-redis.call('ZREMRANGEBYRANK', gone, 0, -1 - kept - most_gone)
+max_gone = math.min(max_gone, math.floor(max_bytes / gone_part / gone_bytes))
+redis.call('ZREMRANGEBYRANK', gone, 0, -1 - stored - max_gone)
 local bytes = string.len(image) + JOB_BYTES + room
 local sums = redis.call('HMGET', P .. 'sums', 'bytes', 'room')
 local held = (sums[1] or 0) + HOOK_BYTES * redis.call('ZCARD', P .. 'due')
   + gone_bytes * redis.call('ZCARD', gone)
-if held + bytes > tonumber(most_bytes) then
+if held + bytes > tonumber(max_bytes) then
   local next = redis.call('ZRANGE', P .. 'held', 0, 0, 'WITHSCORES')[2]
   local left_s = waiting == 0 and next and math.ceil(next - now) or 0
   return {'bytes', waiting, held, bytes, left_s}
@@ -145,25 +148,25 @@ if limit > 0 then
   local needed = bytes + (sums[2] or 0) + limit / margin
   if needed > free then return {'memory', math.floor(needed), math.max(0, free)} end
 end
-redis.call('SET', P .. 'image:' .. id, image, 'PX', kept_ms)
+redis.call('SET', P .. 'image:' .. id, image, 'PX', max_wait_ms)
 redis.call('HSET', job, 'status', 'starting', 'asked', asked, 'owner', owner, 'events', events,
   'key', key, 'created_at', stamp(now), 'attempts', 0, 'returned', 0, 'taker', '',
   'ttl_ms', ttl_ms, 'gone_ms', gone_ms)
-count(id, bytes, room, kept_ms)
-redis.call('PEXPIRE', job, kept_ms)
-redis.call('ZADD', gone, stamp(now + (kept_ms + gone_ms) / 1000), id .. ' ' .. owner)
+count(id, bytes, room, max_wait_ms)
+redis.call('PEXPIRE', job, max_wait_ms)
+redis.call('ZADD', gone, stamp(now + (max_wait_ms + gone_ms) / 1000), id .. ' ' .. owner)
 if key ~= '' then
   redis.call('HSET', P .. 'key:' .. key, 'id', id, 'print', print)
-  redis.call('PEXPIRE', P .. 'key:' .. key, kept_ms)
+  redis.call('PEXPIRE', P .. 'key:' .. key, max_wait_ms)
 end
-redis.call('ZADD', P .. 'open', stamp(now + look_s), id)
+redis.call('ZADD', P .. 'open', stamp(now + sweep_after_s), id)
 redis.call('LPUSH', QUEUE, message)
 return {'new', stamp(now)}
 """
 )
 
 CANCEL = (
-    ALWAYS
+    ALLOW_OOM
     + """
 local id, owner = unpack(ARGV)
 local job = P .. 'job:' .. id
@@ -175,31 +178,31 @@ return {ended and 'ended' or 'canceled', redis.call('HGETALL', job)}
 )
 
 TAKE = (
-    ALWAYS
+    ALLOW_OOM
     + """
-local id, me, live_s, most, died = unpack(ARGV)
+local id, me, lease_s, most, died = unpack(ARGV)
 local job, alive = P .. 'job:' .. id, P .. 'alive:' .. id
 local status, taker = unpack(redis.call('HMGET', job, 'status', 'taker'))
 if not status or ENDED[status] then return {} end
 if taker ~= me then
   if taker ~= '' then
     if redis.call('EXISTS', alive) == 1 then return {} end
-    if bury(id, tonumber(most), died) then return {'parked'} end
+    if release_dead(id, tonumber(most), died) then return {'parked'} end
   end
   redis.call('HSET', job, 'status', 'processing', 'taker', me)
   redis.call('HINCRBY', job, 'attempts', 1)
   local new = redis.call('HSETNX', job, 'started_at', stamp(now)) == 1
-  if new then tell(id, 'prediction.started') end
+  if new then add_webhook(id, 'prediction.started') end
 end
-redis.call('SET', alive, me, 'PX', live_s * 1000)
-redis.call('ZADD', P .. 'open', stamp(now + live_s), id)
+redis.call('SET', alive, me, 'PX', lease_s * 1000)
+redis.call('ZADD', P .. 'open', stamp(now + lease_s), id)
 return {redis.call('HGETALL', job), redis.call('GET', P .. 'image:' .. id)}
 """
 )
 
-# What a taker may do is done only while the job is still its own.
-HELD = (
-    ALWAYS
+# Prefix of scripts that act only if the job still belongs to this worker.
+OWNED = (
+    ALLOW_OOM
     + """
 local id, me = unpack(ARGV)
 local job = P .. 'job:' .. id
@@ -208,7 +211,7 @@ if redis.call('HGET', job, 'taker') ~= me then return 0 end
 )
 
 FINISH = (
-    HELD
+    OWNED
     + """
 conclude(id, ARGV[3], ARGV[4])
 return 1
@@ -216,15 +219,15 @@ return 1
 )
 
 RENEW = (
-    HELD
+    OWNED
     + """
 redis.call('SET', P .. 'alive:' .. id, me, 'PX', ARGV[3] * 1000)
 return 1
 """
 )
 
-GIVE_BACK = (
-    HELD
+REQUEUE = (
+    OWNED
     + """
 redis.call('DEL', P .. 'alive:' .. id)
 redis.call('HSET', job, 'taker', '')
@@ -235,47 +238,47 @@ return 1
 """
 )
 
-# Sends again what nobody holds and no message tells of: its worker died or gave it back, or a
-# server that was killed forgot its last second.
+# Sends the message of a job again if no worker has it and the queue has no message for it: the
+# worker died or requeued it, or a killed server lost its last second.
 SWEEP = (
-    ALWAYS
+    ALLOW_OOM
     + """
-local look_s, most, died, message = unpack(ARGV)
+local sweep_after_s, most, died, message = unpack(ARGV)
 local parked = {}
-for _, entry in ipairs(first(P .. 'held')) do uncount(entry) end
-for _, id in ipairs(first(P .. 'open')) do
+for _, entry in ipairs(due_entries(P .. 'held')) do uncount(entry) end
+for _, id in ipairs(due_entries(P .. 'open')) do
   local taker = redis.call('HGET', P .. 'job:' .. id, 'taker')
   local left_ms = redis.call('PTTL', P .. 'alive:' .. id)
   if not taker then
     redis.call('ZREM', P .. 'open', id)
   elseif taker ~= '' and left_ms > 0 then
     redis.call('ZADD', P .. 'open', stamp(now + left_ms / 1000), id)
-  elseif taker ~= '' and bury(id, tonumber(most), died) then
+  elseif taker ~= '' and release_dead(id, tonumber(most), died) then
     table.insert(parked, id)
   else
     local text = string.gsub(message, 'JOB', id)
     if not redis.call('LPOS', QUEUE, text) then redis.call('RPUSH', QUEUE, text) end
-    redis.call('ZADD', P .. 'open', stamp(now + look_s), id)
+    redis.call('ZADD', P .. 'open', stamp(now + sweep_after_s), id)
   end
 end
 return parked
 """
 )
 
-# Hands out one webhook that is due, for a lease: if its worker dies, another has it then. What it
-# says is kept from the first time on, as its job may lapse before it is delivered. An end is not
-# told before the begin was tried.
-DUE = (
-    ALWAYS
+# Leases one due webhook to a worker; if the worker dies, another gets it after the lease. The
+# message is stored at the first claim, because the job may expire before delivery. The webhook of a
+# job's end waits for the first attempt of the one of its start.
+CLAIM_WEBHOOK = (
+    ALLOW_OOM
     + """
-local lease_s, kept_ms = unpack(ARGV)
+local lease_s, ttl_ms = unpack(ARGV)
 
 local function tried(name)
   return not redis.call('ZSCORE', P .. 'due', name)
     or tonumber(redis.call('HGET', P .. 'hook:' .. name, 'attempts') or 0) > 0
 end
 
-for _, name in ipairs(first(P .. 'due')) do
+for _, name in ipairs(due_entries(P .. 'due')) do
   local id, event = string.match(name, '^(%S+) (%S+)$')
   local hook = P .. 'hook:' .. name
   local message, url, body = unpack(redis.call('HMGET', hook, 'message', 'url', 'body'))
@@ -284,7 +287,7 @@ for _, name in ipairs(first(P .. 'due')) do
     redis.call('ZREM', P .. 'due', name)
   elseif event == 'prediction.started' or tried(id .. ' prediction.started') then
     redis.call('ZADD', P .. 'due', stamp(now + lease_s), name)
-    if redis.call('HSETNX', hook, 'attempts', 0) == 1 then redis.call('PEXPIRE', hook, kept_ms) end
+    if redis.call('HSETNX', hook, 'attempts', 0) == 1 then redis.call('PEXPIRE', hook, ttl_ms) end
     local attempts = tonumber(redis.call('HGET', hook, 'attempts'))
     return {id, event, attempts, message or '', url or '', body or '', job}
   end
@@ -293,9 +296,9 @@ return {}
 """
 )
 
-# Keeps what a webhook says.
-KEEP = (
-    ALWAYS
+# Stores the message of a webhook.
+SAVE_WEBHOOK = (
+    ALLOW_OOM
     + """
 local name, message, url, body = unpack(ARGV)
 redis.call('HSET', P .. 'hook:' .. name, 'message', message, 'url', url, 'body', body)
@@ -303,9 +306,9 @@ return 1
 """
 )
 
-# Puts a webhook off, or ends it where there is no pause.
-SETTLE = (
-    ALWAYS
+# Reschedules a webhook; deletes it if there is no pause.
+RESCHEDULE_WEBHOOK = (
+    ALLOW_OOM
     + """
 local name, pause_s = unpack(ARGV)
 if pause_s == '' then

@@ -1,4 +1,4 @@
-"""What is said while the broker cannot be used: its address, the cause, one line a minute."""
+"""Logging of a broker outage: address and cause, one line a minute."""
 
 from __future__ import annotations
 
@@ -17,56 +17,56 @@ from macule.errors import QueueUnavailable
 
 log = logging.getLogger("macule")
 
-PAUSE_S = 60.0  # between two lines of the same cause
+LOG_INTERVAL_S = 60.0  # between two lines with the same cause
 
 
 class Outage:
-    """Logs that the server at *address* cannot be used, and that it can again."""
+    """Logs that the server at *address* is unavailable, and when it is available again."""
 
     def __init__(self, address: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._address = address
         self._clock = clock
         self._lock = Lock()
         self._logged_at: dict[str, float] = {}  # by cause
-        self._lasts = False
+        self._ongoing = False
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Turn what the client raises into QueueUnavailable, and log why."""
+        """Log errors of the client and turn them into QueueUnavailable."""
         try:
             yield
-        except redis.RedisError as error:  # its text may have an address, which no caller is shown
-            self._log(cause(error))
+        except redis.RedisError as error:  # its text may contain the address: not for callers
+            self._log(describe_error(error))
             raise QueueUnavailable(
-                "The queue of predictions cannot be used now. Try again."
+                "The prediction queue is unavailable. Try again later."
             ) from error
-        if self._lasts:
-            self._lasts = False
+        if self._ongoing:
+            self._ongoing = False
             facts = {"event": "broker_back"}
             log.info("the broker %s can be used again", self._address, extra={"facts": facts})
 
     def _log(self, why: str) -> None:
         with self._lock:
             now = self._clock()
-            if now - self._logged_at.get(why, -PAUSE_S) < PAUSE_S:
+            if now - self._logged_at.get(why, -LOG_INTERVAL_S) < LOG_INTERVAL_S:
                 return
             self._logged_at[why] = now
-            self._lasts = True
+            self._ongoing = True
         facts = {"event": "broker_fails"}
         log.warning("the broker %s cannot be used: %s", self._address, why, extra={"facts": facts})
 
 
 def address(pool: redis.BlockingConnectionPool) -> str:
-    """Name the server of a pool, without user and password."""
-    known = pool.connection_kwargs
-    return str(known.get("path") or f"{known.get('host')}:{known.get('port')}")
+    """Return the address of a pool's server, without user and password."""
+    options = pool.connection_kwargs
+    return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
 
 
-def cause(error: BaseException) -> str:
-    """Say why a server cannot be used, in words that hold neither password nor arguments."""
+def describe_error(error: BaseException) -> str:
+    """Describe why the server cannot be used, without password or arguments."""
     chain = [error]
-    while below := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(below)
+    while inner := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(inner)
     for one in reversed(chain):
         if isinstance(one, ssl.SSLError):
             return f"TLS fails: {one.reason or 'unknown'}"
@@ -78,16 +78,16 @@ def cause(error: BaseException) -> str:
             return "it does not answer in time"
         if isinstance(one, OSError) and one.errno:
             return os.strerror(one.errno)
-    return _refusal(error)
+    return _describe_reply(error)
 
 
-def _refusal(error: BaseException) -> str:
-    """Name what the server or the client says; of a server's own text what is known to be safe."""
+def _describe_reply(error: BaseException) -> str:
+    """Describe an error reply, using only text that is known to hold no secret."""
     text = str(error)
     if isinstance(error, redis.AuthenticationError):
-        needless = "without any password" in text
+        unneeded = "without any password" in text
         missing = "required" in text
-        why = "it has no password" if needless else "wrong user or password"
+        why = "it has no password" if unneeded else "wrong user or password"
         return "authentication fails: " + ("a password is needed" if missing else why)
     if "DB index" in text:
         return "it has no database of that number"

@@ -1,7 +1,7 @@
-"""The queue on Redis or Valkey, for any number of web processes and workers on any machines.
+"""The queue on Redis or Valkey, for web processes and workers on any number of machines.
 
-It is imported only where a broker is set, and redis-py with it. Celery is not: what a web process
-sends is one message, written here as Celery's protocol has it, in the same step as the job.
+Imported, with redis-py, only if BROKER_URL is set. Web processes do not import Celery: they write
+its message themselves, atomically with the job.
 """
 
 from __future__ import annotations
@@ -28,23 +28,32 @@ from macule.errors import (
     WorkerDied,
     problem_document,
 )
-from macule.jobs import FAILED, MOST_ATTEMPTS, PROCESSING, STARTED_EVENT, STARTING, Held, Job, Order
+from macule.jobs import (
+    FAILED,
+    MAX_ATTEMPTS,
+    PROCESSING,
+    STARTED_EVENT,
+    STARTING,
+    Job,
+    JobOptions,
+    Usage,
+)
 from macule.jobs.broker import lua_scripts
 from macule.jobs.broker.outage import Outage, address
 from macule.observability import metrics
 
 MB = 2**20
-TIMEOUT_S = 2.0  # for each step of asking the server: who polls would rather hear 503
-MOST_CONNECTIONS = 32  # of one process; a request holds one for a millisecond
-KEPT_S = 86400.0  # how long a job may wait for a worker, and its image with it
-GONE_S = 86400.0  # how long a job that is no longer kept is told from one that never was
-LIVE_S = 15.0  # after its worker last said so, a job's worker is dead
-LOOK_S = 10.0  # after which a job that waits is looked after: has it a message?
-LEASE_S = 120.0  # after which a webhook that a worker was to deliver is due again
-HOOK_S = 2 * 86400.0  # how long what it says is kept: longer than it is tried
+TIMEOUT_S = 2.0  # per request to the server: polling callers get a 503 soon
+MAX_CONNECTIONS = 32  # per process; a request uses one for about 1 ms
+MAX_WAIT_S = 86400.0  # how long a job and its image wait for a worker
+EXPIRED_ID_TTL_S = 86400.0  # so long the id of a deleted job gets JobExpired instead of NoSuchJob
+WORKER_LEASE_S = 15.0  # a worker that has not renewed its job for so long is dead
+SWEEP_AFTER_S = 10.0  # age at which the sweep checks that a waiting job has a message
+WEBHOOK_LEASE_S = 120.0  # after which an undelivered claimed webhook is due again
+WEBHOOK_TTL_S = 2 * 86400.0  # longer than its delivery is tried
 TASK = "macule.predict"
-# Celery's protocol 2 in kombu's envelope for Redis. The body is readable, not base64, so that a
-# script can write it too; the same id makes the same bytes, so that one can be found.
+# Celery's protocol 2 in kombu's envelope for Redis. The body is not base64, so that a script can
+# write it; the same id gives the same bytes, so that a script can find it.
 MESSAGE = json.dumps(
     {
         "body": '[["JOB"],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]',
@@ -60,11 +69,11 @@ MESSAGE = json.dumps(
         },
     }
 )
-PARKED = json.dumps(problem_document(WorkerDied(jobs.DIED)))
+WORKER_DIED_PROBLEM = json.dumps(problem_document(WorkerDied(jobs.WORKER_DIED)))
 
 
 class Taken(NamedTuple):
-    """A job to be worked on, its image, and how often it was given back."""
+    """A job to run, its image, and how often it was requeued."""
 
     job: Job
     image: bytes
@@ -72,7 +81,7 @@ class Taken(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """A webhook that is due; `attempts` are those that failed."""
+    """A webhook to deliver; `attempts` counts the failed ones."""
 
     name: str
     attempts: int
@@ -81,48 +90,48 @@ class Delivery(NamedTuple):
     body: bytes
 
 
-class Valkey:
-    """The queue at *url*; as `jobs.Queue` has it.
+class RedisQueue:
+    """The queue at *url*; implements `jobs.Queue`.
 
     Args:
-      ttl_s: how long an outcome is kept.
-      most: jobs that may wait.
-      live_s, look_s: as LIVE_S and LOOK_S; shorter in tests.
-      most_bytes: of all that is kept, outcomes too.
-      labels: how many the model has, as far as that is known.
+      ttl_s: how long an outcome is stored.
+      max_jobs: jobs that may wait.
+      lease_s, sweep_after_s: WORKER_LEASE_S and SWEEP_AFTER_S; shorter in tests.
+      max_bytes: of images, outcomes and webhooks together.
+      labels: returns the number of the model's labels, if known.
     """
 
     def __init__(
         self,
         url: str,
         ttl_s: float,
-        most: int,
-        live_s: float = LIVE_S,
-        look_s: float = LOOK_S,
-        most_bytes: int = 256 * MB,
+        max_jobs: int,
+        lease_s: float = WORKER_LEASE_S,
+        sweep_after_s: float = SWEEP_AFTER_S,
+        max_bytes: int = 256 * MB,
         labels: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._ttl_ms = int(ttl_s * 1e3)
-        self._most_bytes, self._labels = most_bytes, labels
-        self._most = most
-        self.live_s = live_s
-        self._look_s = look_s
-        self._me = os.urandom(12).hex()
+        self._max_bytes, self._labels = max_bytes, labels
+        self._max_jobs = max_jobs
+        self.lease_s = lease_s
+        self._sweep_after_s = sweep_after_s
+        self._worker_id = os.urandom(12).hex()
         try:
             pool = redis.BlockingConnectionPool.from_url(
                 url,
-                max_connections=MOST_CONNECTIONS,
+                max_connections=MAX_CONNECTIONS,
                 timeout=TIMEOUT_S,
                 socket_timeout=TIMEOUT_S,
                 socket_connect_timeout=TIMEOUT_S,
-                # a connection that the server closed meanwhile is made anew, once and at once
+                # a connection that the server closed is reopened once, immediately
                 retry=Retry(ConstantBackoff(0.05), 1, (redis.ConnectionError,)),
             )
-        except ValueError:  # its text may have the password
-            raise BadSetting("BROKER_URL is no address of Redis or Valkey.") from None
+        except ValueError:  # its text may contain the password
+            raise BadSetting("BROKER_URL is not a Redis or Valkey URL.") from None
         self._outage = Outage(address(pool))
         self._redis = redis.Redis(connection_pool=pool)
-        self._run = {
+        self._scripts = {
             name: self._redis.register_script(getattr(lua_scripts, name))
             for name in (
                 "PUT",
@@ -130,43 +139,43 @@ class Valkey:
                 "TAKE",
                 "FINISH",
                 "RENEW",
-                "GIVE_BACK",
+                "REQUEUE",
                 "SWEEP",
-                "DUE",
-                "KEEP",
-                "SETTLE",
+                "CLAIM_WEBHOOK",
+                "SAVE_WEBHOOK",
+                "RESCHEDULE_WEBHOOK",
             )
         }
 
-    def put(self, order: Order, image: bytes, key: str = "", fingerprint: str = "") -> Job:
+    def put(self, options: JobOptions, image: bytes, key: str = "", fingerprint: str = "") -> Job:
         job_id = os.urandom(12).hex()
-        answer, *more = self._ask(
+        answer, *details = self._call(
             "PUT",
             job_id,
-            jobs.asked(order),
-            order.owner,
-            ",".join(order.events if order.webhook else ()),
-            key and sha256(f"{order.owner}\0{key}".encode()).hexdigest(),
+            jobs.serialize_options(options),
+            options.owner,
+            ",".join(options.events if options.webhook else ()),
+            key and sha256(f"{options.owner}\0{key}".encode()).hexdigest(),
             fingerprint,
             image,
-            self._most,
+            self._max_jobs,
             self._ttl_ms,
-            int(KEPT_S * 1e3),
-            int(GONE_S * 1e3),
-            self._look_s,
+            int(MAX_WAIT_S * 1e3),
+            int(EXPIRED_ID_TTL_S * 1e3),
+            self._sweep_after_s,
             MESSAGE.replace("JOB", job_id),
-            sum(jobs.rooms(order, self._labels()).values()),
-            self._most_bytes,
-            lua_scripts.MARGIN,
-            lua_scripts.GONE_BYTES,
-            lua_scripts.MOST_GONE,
-            lua_scripts.GONE_PART,
+            sum(jobs.reserved_bytes(options, self._labels()).values()),
+            self._max_bytes,
+            lua_scripts.FREE_MEMORY_DIVISOR,
+            lua_scripts.EXPIRED_ID_BYTES,
+            lua_scripts.MAX_EXPIRED_IDS,
+            lua_scripts.EXPIRED_IDS_DIVISOR,
         )
-        self._refuse(answer, more)
+        self._raise_rejection(answer, details)
         if answer == b"new":
-            return Job(job_id, STARTING, order, float(more[0]))
-        known, before, found = more
-        return jobs.known(_job(known.decode(), found), before.decode(), fingerprint)
+            return Job(job_id, STARTING, options, float(details[0]))
+        known, previous, found = details
+        return jobs.existing_job(_job(known.decode(), found), previous.decode(), fingerprint)
 
     def get(self, job_id: str, owner: str) -> Job:
         with self._outage.watched():
@@ -176,20 +185,22 @@ class Valkey:
         return _job(job_id, found)
 
     def cancel(self, job_id: str, owner: str) -> Job:
-        answer, found = self._ask("CANCEL", job_id, owner)
+        answer, found = self._call("CANCEL", job_id, owner)
         if answer == b"none":
             raise self._missing(job_id, owner)
         job = _job(job_id, found)
         if answer == b"ended":
-            raise JobEnded(f"The prediction has {job.status}; nothing is left to cancel.")
+            raise JobEnded(f"The prediction has {job.status}; it cannot be canceled.")
         return job
 
     def take(self, job_id: str) -> Taken | None:
-        """Take a job, for as long as it is renewed; None if it has ended or somebody has it.
+        """Take a job under a lease; None if it has ended or another worker has it.
 
-        One whose worker died is taken again, until it has been taken MOST_ATTEMPTS times.
+        A job whose worker died is taken again, at most MAX_ATTEMPTS times in all.
         """
-        answer = self._ask("TAKE", job_id, self._me, self.live_s, MOST_ATTEMPTS, PARKED)
+        answer = self._call(
+            "TAKE", job_id, self._worker_id, self.lease_s, MAX_ATTEMPTS, WORKER_DIED_PROBLEM
+        )
         if answer == [b"parked"]:
             self._count_parked(1)
         if len(answer) < 2:
@@ -198,16 +209,16 @@ class Valkey:
         return Taken(_job(job_id, found), image, int(found[b"returned"]))
 
     def renew(self, job_id: str) -> bool:
-        """Say that this worker is alive; False if the job is not its own any more."""
-        return bool(self._ask("RENEW", job_id, self._me, self.live_s))
+        """Renew the lease of a job; return False if it no longer belongs to this worker."""
+        return bool(self._call("RENEW", job_id, self._worker_id, self.lease_s))
 
-    def give_back(self, job_id: str, pause_s: float = 0.0) -> bool:
-        """Let a taken job wait again, *pause_s* at least; that does not count as an attempt."""
-        return bool(self._ask("GIVE_BACK", job_id, self._me, pause_s))
+    def requeue(self, job_id: str, pause_s: float = 0.0) -> bool:
+        """Put a taken job back for at least *pause_s*; this does not count as an attempt."""
+        return bool(self._call("REQUEUE", job_id, self._worker_id, pause_s))
 
     def finish(self, job_id: str, status: str, outcome: Mapping[str, Any]) -> bool:
         text = json.dumps(outcome, ensure_ascii=False)
-        return bool(self._ask("FINISH", job_id, self._me, status, text))
+        return bool(self._call("FINISH", job_id, self._worker_id, status, text))
 
     def waiting(self) -> int:
         with self._outage.watched():
@@ -219,24 +230,29 @@ class Valkey:
             found: Any = self._redis.zcard(f"{lua_scripts.PREFIX}due")
         return int(found)
 
-    def held(self) -> Held:
+    def usage(self) -> Usage:
         with self._outage.watched():
             sums: Any = self._redis.hget(f"{lua_scripts.PREFIX}sums", "bytes")
             gone: Any = self._redis.zcard(f"{lua_scripts.PREFIX}gone")
-        beside = lua_scripts.HOOK_BYTES * self.undelivered() + lua_scripts.GONE_BYTES * int(gone)
-        return Held(int(sums or 0) + beside, self._most_bytes)
+        beside = (
+            lua_scripts.WEBHOOK_BYTES * self.undelivered()
+            + lua_scripts.EXPIRED_ID_BYTES * int(gone)
+        )
+        return Usage(int(sums or 0) + beside, self._max_bytes)
 
     def sweep(self) -> list[str]:
-        """Send again what was lost; return the jobs that were given up."""
-        parked = self._ask("SWEEP", self._look_s, MOST_ATTEMPTS, PARKED, MESSAGE)
+        """Send lost messages again; return the ids of jobs failed after dead workers."""
+        parked = self._call(
+            "SWEEP", self._sweep_after_s, MAX_ATTEMPTS, WORKER_DIED_PROBLEM, MESSAGE
+        )
         self._count_parked(len(parked))
         return [job_id.decode() for job_id in parked]
 
-    def due(self) -> Delivery | None:
-        """Claim a webhook that is due; for LEASE_S nobody else has it."""
+    def claim_webhook(self) -> Delivery | None:
+        """Claim a due webhook exclusively for WEBHOOK_LEASE_S."""
         from macule.jobs.webhooks import messages
 
-        answer = self._ask("DUE", LEASE_S, int(HOOK_S * 1e3))
+        answer = self._call("CLAIM_WEBHOOK", WEBHOOK_LEASE_S, int(WEBHOOK_TTL_S * 1e3))
         if not answer:
             return None
         job_id, event, message_id, url = (answer[n].decode() for n in (0, 1, 3, 4))
@@ -245,38 +261,40 @@ class Valkey:
         if not message_id:
             job = _job(job_id, found)
             moment = job.ended_at
-            if event == STARTED_EVENT:  # it may have ended since
+            if event == STARTED_EVENT:  # the job may have ended since
                 moment = job.started_at
                 job = job._replace(status=PROCESSING, ended_at=None, outcome=None)
-            url = job.order.webhook
-            message_id, body = messages.message(event, jobs.document(job), moment or 0.0)
-            self._ask("KEEP", name, message_id, url, body)
+            url = job.options.webhook
+            message_id, body = messages.build_message(event, jobs.document(job), moment or 0.0)
+            self._call("SAVE_WEBHOOK", name, message_id, url, body)
         return Delivery(name, attempts, message_id, url, body)
 
-    def settle(self, delivery: Delivery, pause_s: float | None) -> None:
-        """Let a webhook be due again after *pause_s*; None ends it."""
-        self._ask("SETTLE", delivery.name, "" if pause_s is None else pause_s)
+    def reschedule_webhook(self, delivery: Delivery, pause_s: float | None) -> None:
+        """Make a webhook due again after *pause_s*; None deletes it."""
+        self._call("RESCHEDULE_WEBHOOK", delivery.name, "" if pause_s is None else pause_s)
 
     def close(self) -> None:
         self._redis.close()
         self._redis.connection_pool.disconnect()
 
-    def _refuse(self, answer: bytes, figures: list[int]) -> None:
-        """Raises: QueueFull, QueueUnavailable, CannotFit, where that is what PUT answered."""
+    def _raise_rejection(self, answer: bytes, figures: list[int]) -> None:
+        """Raise the error of a rejected PUT: QueueFull, QueueUnavailable, CannotFit."""
         if answer == b"full":
-            raise QueueFull("Too many predictions wait. Try again.", waiting=figures[0])
+            raise QueueFull(
+                "Too many predictions are waiting. Try again later.", waiting=figures[0]
+            )
         if answer == b"memory":
             needed, free = figures
-            why = "The memory of the queue's server is full. Try again later."
+            why = "The queue's server is out of memory. Try again later."
             raise QueueUnavailable(why, needed_mb=_mb(needed), free_mb=_mb(free))
         if answer != b"bytes":
             return
         waiting, held, needed, left_s = figures
-        limit_mb = _mb(self._most_bytes)
-        if needed > self._most_bytes:
-            why = "This prediction needs more space than all may take (MAX_JOBS_MB)."
+        limit_mb = _mb(self._max_bytes)
+        if needed > self._max_bytes:
+            why = "This prediction needs more space than the queue may use (MAX_JOBS_MB)."
             raise CannotFit(why, needed_mb=_mb(needed), limit_mb=limit_mb)
-        why = "Predictions take as much space as they may (MAX_JOBS_MB). Try again later."
+        why = "The queue has used its space (MAX_JOBS_MB). Try again later."
         full = QueueFull(why, waiting=waiting, held_mb=_mb(held), limit_mb=limit_mb)
         full.retry_after_s = max(full.retry_after_s, left_s)
         raise full
@@ -289,12 +307,12 @@ class Valkey:
         with self._outage.watched():
             gone: Any = self._redis.zscore(f"{lua_scripts.PREFIX}gone", f"{job_id} {owner}")
         if gone is not None:
-            return JobExpired("The prediction is no longer kept.")
-        return NoSuchJob("There is no prediction of that id.")
+            return JobExpired("The prediction has expired and was deleted.")
+        return NoSuchJob("There is no prediction with this id.")
 
-    def _ask(self, script: str, *arguments: str | bytes | float) -> Any:
+    def _call(self, script: str, *arguments: str | bytes | float) -> Any:
         with self._outage.watched():
-            return self._run[script](args=arguments)
+            return self._scripts[script](args=arguments)
 
 
 def _mb(size: float) -> float:
@@ -302,21 +320,21 @@ def _mb(size: float) -> float:
 
 
 def _pairs(found: Any) -> dict[bytes, bytes]:
-    """Read a hash: a script gives it as a list."""
+    """Return a hash as a dict; scripts return it as a flat list."""
     return found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
 
 
 def _job(job_id: str, found: Any) -> Job:
-    kept = {name.decode(): value.decode() for name, value in _pairs(found).items()}
-    order = jobs.ordered(kept["asked"], kept["owner"])
-    started, ended, outcome = (kept.get(name) for name in ("started_at", "ended_at", "outcome"))
+    fields = {name.decode(): value.decode() for name, value in _pairs(found).items()}
+    options = jobs.parse_options(fields["asked"], fields["owner"])
+    started, ended, outcome = (fields.get(name) for name in ("started_at", "ended_at", "outcome"))
     return Job(
         job_id,
-        kept["status"],
-        order,
-        float(kept["created_at"]),
+        fields["status"],
+        options,
+        float(fields["created_at"]),
         float(started) if started else None,
         float(ended) if ended else None,
         json.loads(outcome) if outcome else None,
-        int(kept["attempts"]),
+        int(fields["attempts"]),
     )

@@ -1,8 +1,8 @@
-"""The disk under the embedded queue: what may be taken in, and a reserve that lets it end.
+"""Disk space of the embedded queue: admission of jobs, and a reserve for ending them.
 
-Ending a job needs space before it gives any: SQLite writes every page that it clears into its log
-first. The reserve is a file that holds this space. Where the disk is full it makes way for the
-transaction, and is made anew after it. A new job is refused unless the reserve is whole.
+Ending a job needs space before it frees any, because SQLite first writes each cleared page to its
+log. The reserve is a file that holds this space. If the disk is full, it is truncated for the
+transaction and allocated again afterwards. A new job is rejected unless the reserve is complete.
 """
 
 from __future__ import annotations
@@ -17,88 +17,90 @@ from macule import jobs
 from macule.errors import CannotFit, QueueFull, QueueUnavailable
 
 MB = 2**20
-FILE = "jobs.reserve"
-LOG_BYTES = MB  # of SQLite's log, after which it is written into the file
-# Always: that part of the log, small transactions, the log's index of 32 kB, 64 pages that move.
-LEAST_BYTES = LOG_BYTES + MB // 2
-PAGE_BYTES, LINK_BYTES, FRAME_BYTES = (
-    4096,
-    4,
-    24,
-)  # of SQLite: a page, its link, its head in the log
-SPARE_PAGES = 16  # of tables and indexes, for one job
+RESERVE_FILE = "jobs.reserve"
+LOG_BYTES = MB  # of SQLite's log before a checkpoint
+# The log before a checkpoint, small transactions, the log's 32 kB index, 64 moved pages.
+MIN_RESERVE_BYTES = LOG_BYTES + MB // 2
+# SQLite: a page, the link in an overflow page, the frame header in the log.
+PAGE_BYTES, LINK_BYTES, FRAME_BYTES = 4096, 4, 24
+SPARE_PAGES = 16  # of tables and indexes, per job
 
 
-def span(size: int) -> int:
-    """Return what *size* bytes of one job take, in the file as in the log."""
+def allocated_bytes(size: int) -> int:
+    """Return the bytes that *size* bytes of one job take, in the file or in the log."""
     pages = ceil(size / (PAGE_BYTES - LINK_BYTES)) + SPARE_PAGES
     return pages * (PAGE_BYTES + FRAME_BYTES)
 
 
-class Space:
-    """What the queue in *folder* may take: *most_bytes* at most, of a disk that others fill too.
+class DiskSpace:
+    """Space for the queue in *folder*: at most *max_bytes*, on a disk that others also fill.
 
-    All is asked and done by whoever has SQLite's lock to write, so that no two do so at once.
+    Callers hold SQLite's write lock, so only one process uses this at a time.
     """
 
-    def __init__(self, folder: Path, most_bytes: int) -> None:
-        self._path = folder / FILE
-        self._log = folder / (jobs.FILE + "-wal")
-        self._most_bytes = most_bytes
-        self._lent = False
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._path = folder / RESERVE_FILE
+        self._log = folder / (jobs.DATABASE_FILE + "-wal")
+        self._most_bytes = max_bytes
+        self._released = False
 
-    def held(self, database: Connection) -> int:
-        """Return the bytes that are taken: by jobs, outcomes and webhooks, and by the reserve."""
+    def used_bytes(self, database: Connection) -> int:
+        """Return the bytes of jobs, outcomes, webhooks and the reserve."""
         return (
             _pages(database, "page_count") - _pages(database, "freelist_count") + _size(self._path)
         )
 
     def admit(self, database: Connection, size: int, largest: int, waiting: int) -> None:
-        """Make the reserve large enough for a job of *size* and the *largest* that waits.
+        """Check that a job of *size* fits, and grow the reserve to end it or the *largest* one.
 
         Raises: CannotFit, QueueFull, QueueUnavailable, with the figures.
         """
-        takes, reserve = span(size), LEAST_BYTES + span(max(size, largest))
+        takes, reserve = (
+            allocated_bytes(size),
+            MIN_RESERVE_BYTES + allocated_bytes(max(size, largest)),
+        )
         limit_mb = _mb(self._most_bytes)
         if takes + reserve > self._most_bytes:
-            why = "This prediction needs more space than all may take here (MAX_JOBS_MB)."
+            why = "This prediction needs more space than the queue may use (MAX_JOBS_MB)."
             raise CannotFit(why, needed_mb=_mb(takes + reserve), limit_mb=limit_mb)
-        held = self.held(database) - _size(self._path) + reserve
-        if held + takes > self._most_bytes:
-            why = "Predictions take as much space here as they may (MAX_JOBS_MB). Try again later."
-            raise QueueFull(why, waiting=waiting, held_mb=_mb(held), limit_mb=limit_mb)
+        used = self.used_bytes(database) - _size(self._path) + reserve
+        if used + takes > self._most_bytes:
+            why = "The queue has used its space (MAX_JOBS_MB). Try again later."
+            raise QueueFull(why, waiting=waiting, held_mb=_mb(used), limit_mb=limit_mb)
         grows = max(0, takes - _pages(database, "freelist_count"))
-        needed, free = grows + reserve + LEAST_BYTES, self._free() + _size(self._path)
-        if free < needed or not self._hold(reserve):
-            why = "The disk that keeps predictions is full (DATA_DIR). Try again later."
+        needed, free = grows + reserve + MIN_RESERVE_BYTES, self._free() + _size(self._path)
+        if free < needed or not self._allocate(reserve):
+            why = "The disk of the queue is full (DATA_DIR). Try again later."
             raise QueueUnavailable(why, needed_mb=_mb(needed), free_mb=_mb(free))
-        self.make_way(grows + takes)
+        self.release_reserve(grows + takes)
 
-    def make_way(self, size: int = 0) -> None:
-        """Lend the reserve to what is written next: *size*, or an end; if there is no more."""
-        if self._free() < LEAST_BYTES + (size or _size(self._path)):
-            self._lent = True
+    def release_reserve(self, size: int = 0) -> None:
+        """Free the reserve if the disk lacks space for *size* bytes, or by default to end a job."""
+        if self._free() < MIN_RESERVE_BYTES + (size or _size(self._path)):
+            self._released = True
             with suppress(FileNotFoundError):
                 os.truncate(self._path, 0)
 
-    def restore(self, largest: int) -> None:
-        """Take the reserve back, if it was lent; another may have been faster."""
-        if self._lent:
-            self._lent = not self._hold(LEAST_BYTES + (span(largest) if largest else 0))
+    def restore_reserve(self, largest: int) -> None:
+        """Allocate a released reserve again; another process may take the space first."""
+        if self._released:
+            self._released = not self._allocate(
+                MIN_RESERVE_BYTES + (allocated_bytes(largest) if largest else 0)
+            )
 
-    def logged(self) -> bool:
-        """Is the log so long that it should be written into the file?"""
+    def log_is_long(self) -> bool:
+        """Return whether the log needs a checkpoint."""
         return _size(self._log) > LOG_BYTES
 
-    def lent(self) -> bool:
-        return self._lent
+    def reserve_released(self) -> bool:
+        return self._released
 
-    def shrink(self) -> None:
-        """Keep the least alone, as nothing waits."""
-        if _size(self._path) > LEAST_BYTES:
-            os.truncate(self._path, LEAST_BYTES)
+    def shrink_reserve(self) -> None:
+        """Shrink the reserve to its minimum, when no job waits."""
+        if _size(self._path) > MIN_RESERVE_BYTES:
+            os.truncate(self._path, MIN_RESERVE_BYTES)
 
-    def _hold(self, size: int) -> bool:
+    def _allocate(self, size: int) -> bool:
         before = _size(self._path)
         if before >= size:
             return True
@@ -125,7 +127,7 @@ def _size(path: Path) -> int:
 
 
 def _pages(database: Connection, name: str) -> int:
-    """Return the bytes of the pages that a PRAGMA counts."""
+    """Return the size in bytes of the pages that a PRAGMA counts."""
     (count,) = database.execute(f"PRAGMA {name}").fetchone()
     return int(count) * PAGE_BYTES
 

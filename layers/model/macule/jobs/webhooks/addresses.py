@@ -1,4 +1,4 @@
-"""Where webhooks may go: to public addresses alone, checked where the connection is made."""
+"""Address checks for webhooks: public addresses only, checked when connecting."""
 
 from __future__ import annotations
 
@@ -10,62 +10,60 @@ from typing import Any
 from macule.http.client import Connect, Unreachable
 
 Resolve = Callable[[str, int, int, int], list[Any]]  # as socket.getaddrinfo
-GLOBAL = IPv6Network(
-    "2000::/3"
-)  # all that is routed; not so loopback, local, link-local, multicast
-NAT64 = IPv6Network("64:ff9b::/96")  # an IPv4 address in its last four bytes
-# What Python's own table calls global, or did before some patch release, and is not everybody's.
-CLOSED = (
-    ip_network("192.0.0.0/24"),  # protocols; Oracle's metadata
-    ip_network("192.88.99.0/24"),  # relays of 6to4
-    ip_network("168.63.129.16/32"),  # Azure's wire server
+GLOBAL_UNICAST = IPv6Network("2000::/3")  # without loopback, local, link-local, multicast
+NAT64 = IPv6Network("64:ff9b::/96")  # the last four bytes are an IPv4 address
+# Not public, but `is_global` in some or all versions of Python.
+RESERVED_NETWORKS = (
+    ip_network("192.0.0.0/24"),  # IETF protocols; Oracle Cloud metadata
+    ip_network("192.88.99.0/24"),  # 6to4 relays
+    ip_network("168.63.129.16/32"),  # Azure WireServer
     ip_network("224.0.0.0/4"),  # multicast
-    ip_network("2001::/23"),  # Teredo and other tunnels, whose addresses hold IPv4 ones
+    ip_network("2001::/23"),  # Teredo and other tunnels that embed IPv4 addresses
     ip_network("2001:db8::/32"),  # documentation
     ip_network("2002::/16"),  # 6to4
     ip_network("3fff::/20"),  # documentation
 )
 
 
-class Refused(Unreachable):
-    """No address of this host may be connected to."""
+class NoPublicAddress(Unreachable):
+    """The host has no allowed address."""
 
 
-def public(text: str) -> bool:
-    """Is this address everybody's? One that holds an IPv4 address is judged by that."""
+def is_public(text: str) -> bool:
+    """Return whether an address is public; an embedded IPv4 address decides."""
     address = ip_address(text)
     if address.version == 6:
         if address.ipv4_mapped or address in NAT64:
-            return public(str(IPv4Address(address.packed[-4:])))
-        if address not in GLOBAL:
+            return is_public(str(IPv4Address(address.packed[-4:])))
+        if address not in GLOBAL_UNICAST:
             return False
-    return address.is_global and not any(address in network for network in CLOSED)
+    return address.is_global and not any(address in network for network in RESERVED_NETWORKS)
 
 
-def admitted(text: str, loopback: bool) -> bool:
-    return public(text) or (loopback and ip_address(text).is_loopback)
+def is_allowed(text: str, loopback: bool) -> bool:
+    return is_public(text) or (loopback and ip_address(text).is_loopback)
 
 
 def connector(loopback: bool, resolve: Resolve = getaddrinfo) -> Connect:
-    """Return what looks a host up once, and connects to the very addresses that it checked.
+    """Return a function that resolves a host once and connects to the addresses it checked.
 
-    So a name that changes its address between a check and the connection gains nothing.
+    This prevents DNS rebinding.
     """
 
     def connect(address: tuple[str, int], timeout_s: float) -> socket:
-        places = [found[4][:2] for found in resolve(*address, 0, SOCK_STREAM)]
-        places = [place for place in places if admitted(place[0], loopback)]
-        if not places:
-            raise Refused("has no public address")
-        share_s, failure = timeout_s / len(places), OSError()
-        for place in places:  # IPv6 may lead nowhere where IPv4 does
+        targets = [found[4][:2] for found in resolve(*address, 0, SOCK_STREAM)]
+        targets = [target for target in targets if is_allowed(target[0], loopback)]
+        if not targets:
+            raise NoPublicAddress("has no public address")
+        share_s, failure = timeout_s / len(targets), OSError()
+        for target in targets:  # IPv6 may be unreachable while IPv4 works
             try:
-                line = create_connection(place, share_s)
+                connection = create_connection(target, share_s)
             except OSError as error:
                 failure = error
             else:
-                line.settimeout(timeout_s)
-                return line
+                connection.settimeout(timeout_s)
+                return connection
         raise failure
 
     return connect

@@ -1,4 +1,4 @@
-"""A thread that delivers what waits in the outbox, a few at a time, until it is told to stop."""
+"""The thread that delivers the webhooks in the outbox, a few at a time."""
 
 from __future__ import annotations
 
@@ -22,120 +22,120 @@ from macule.jobs.webhooks.outbox import Delivery
 log = logging.getLogger("macule")
 
 THREADS = 4
-THREADS_A_HOST = 2  # so one that hangs leaves others room
-LONGEST_SLEEP_S = 30.0  # clocks jump, other processes die and leave what they had claimed
+THREADS_PER_HOST = 2  # so that a hanging host does not block others
+MAX_SLEEP_S = 30.0  # clocks jump, and other processes die with claimed webhooks
 
-Send = Callable[[str, str, bytes], Outcome]  # url, message id, body; as webhooks.deliver
-Note = tuple[Delivery, Outcome] | None  # what came of an attempt, or a mere knock
+Send = Callable[[str, str, bytes], Outcome]  # url, message id, body; as messages.deliver
+Event = tuple[Delivery, Outcome] | None  # the outcome of an attempt, or a wake-up
 
 
-class Courier:
-    """One a process; whatever its targets do, nobody waits for it.
+class DeliveryThread:
+    """The delivery thread of a process; slow targets block nothing else.
 
     Args:
-      changing: a transaction of the queue, whose folder *folder* has the process's mark, *token*.
-      send: one attempt.
-      pause_s: as webhooks.pause_s.
+      transaction: opens a transaction of the queue in *folder*; *token* identifies this process.
+      send: makes one attempt.
+      retry_delay_s: as messages.retry_delay_s.
     """
 
     def __init__(
         self,
-        changing: Callable[[], AbstractContextManager[sqlite3.Connection]],
+        transaction: Callable[[], AbstractContextManager[sqlite3.Connection]],
         folder: Path,
         token: str,
         send: Send,
-        pause_s: Callable[[int], float | None] = messages.pause_s,
+        retry_delay_s: Callable[[int], float | None] = messages.retry_delay_s,
     ) -> None:
-        self._changing, self._token = changing, token
-        self._dead = partial(process_lock.dead, folder)
-        self._send, self._pause_s = send, pause_s
-        self._notes: SimpleQueue[Note] = SimpleQueue()
-        self._unwritten: list[tuple[Delivery, Outcome]] = []
-        self._hosts: Counter[str] = Counter()  # of what is on its way
+        self._transaction, self._token = transaction, token
+        self._is_dead = partial(process_lock.is_dead, folder)
+        self._send, self._retry_delay_s = send, retry_delay_s
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._unsaved: list[tuple[Delivery, Outcome]] = []
+        self._hosts: Counter[str] = Counter()  # of the deliveries in progress
         self._stopping = False
-        self._thread = Thread(target=self._run, name="courier", daemon=True)
+        self._thread = Thread(target=self._run, name="webhooks", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that something was added, once that is committed."""
-        self._notes.put(None)
+        """Report a new webhook, after its commit."""
+        self._events.put(None)
 
     def stop(self, timeout_s: float) -> None:
-        """Begin nothing more, and wait so long for what is on its way.
+        """Start no more deliveries and wait up to *timeout_s* for those in progress.
 
-        What is still under way then is sent again by the next process.
+        The next process repeats those that have not ended by then.
         """
         self._stopping = True
         self.wake()
         self._thread.join(timeout_s)
 
-    def _over(self) -> bool:
-        return self._stopping and not self._hosts and not self._unwritten
+    def _finished(self) -> bool:
+        return self._stopping and not self._hosts and not self._unsaved
 
     def _run(self) -> None:
-        while not self._over():
+        while not self._finished():
             try:
                 sleep_s = 0.0
-                while not self._over():
-                    self._listen(sleep_s)
-                    sleep_s = self._round()
-            except QueueUnavailable as error:  # locked, or the disk is full; not for ever
+                while not self._finished():
+                    self._wait(sleep_s)
+                    sleep_s = self._deliver_due()
+            except QueueUnavailable as error:  # locked, or the disk is full: temporary
                 log.warning("webhooks wait: %s", error)
-                self._listen(LONGEST_SLEEP_S)
+                self._wait(MAX_SLEEP_S)
 
-    def _round(self) -> float:
-        """Write down what came of attempts, begin others.
+    def _deliver_due(self) -> float:
+        """Save the outcomes of attempts, and start due deliveries.
 
-        Returns: how long there is nothing to do.
+        Returns: seconds until the next one is due.
         """
-        self._write()
-        with self._changing() as database:
-            outbox.free(database, self._dead)
+        self._save_outcomes()
+        with self._transaction() as database:
+            outbox.release_claims(database, self._is_dead)
         while self._hosts.total() < THREADS and not self._stopping:
-            full = [host for host, count in self._hosts.items() if count >= THREADS_A_HOST]
-            with self._changing() as database:
+            full = [host for host, count in self._hosts.items() if count >= THREADS_PER_HOST]
+            with self._transaction() as database:
                 delivery = outbox.claim(database, self._token, time.time(), full)
                 due_at = None if delivery else outbox.next_due(database, full)
             if not delivery:
-                wait_s = LONGEST_SLEEP_S if due_at is None else due_at - time.time()
-                return min(max(wait_s, 0.0), LONGEST_SLEEP_S)
+                wait_s = MAX_SLEEP_S if due_at is None else due_at - time.time()
+                return min(max(wait_s, 0.0), MAX_SLEEP_S)
             self._hosts[delivery.host] += 1
-            Thread(target=self._try, args=(delivery,), daemon=True).start()
-        return LONGEST_SLEEP_S
+            Thread(target=self._attempt, args=(delivery,), daemon=True).start()
+        return MAX_SLEEP_S
 
-    def _try(self, delivery: Delivery) -> None:
-        outcome = Outcome("again", "failed on our side")
+    def _attempt(self, delivery: Delivery) -> None:
+        outcome = Outcome("retry", "internal error")
         try:
             outcome = self._send(delivery.url, delivery.message_id, delivery.body)
         finally:
-            self._notes.put((delivery, outcome))
+            self._events.put((delivery, outcome))
 
-    def _listen(self, sleep_s: float) -> None:
-        """Sleep until something happens, then take all that has."""
+    def _wait(self, sleep_s: float) -> None:
+        """Wait for an event, then handle all pending ones."""
         try:
-            note = self._notes.get(timeout=sleep_s)
+            event = self._events.get(timeout=sleep_s)
             while True:
-                if note:
-                    self._hosts = self._hosts - Counter([note[0].host])  # drops it at 0
-                    self._unwritten.append(note)
-                note = self._notes.get_nowait()
+                if event:
+                    self._hosts = self._hosts - Counter([event[0].host])  # drops it at 0
+                    self._unsaved.append(event)
+                event = self._events.get_nowait()
         except Empty:
             pass
 
-    def _write(self) -> None:
-        while self._unwritten:
-            with self._changing() as database:  # one a transaction: the disk may be full
-                self._record(database, *self._unwritten[0])
-            del self._unwritten[0]
+    def _save_outcomes(self) -> None:
+        while self._unsaved:
+            with self._transaction() as database:  # one per transaction: the disk may be full
+                self._record(database, *self._unsaved[0])
+            del self._unsaved[0]
 
     def _record(self, connection: sqlite3.Connection, sent: Delivery, outcome: Outcome) -> None:
         attempts = sent.attempts + 1
-        pause_s = self._pause_s(attempts) if outcome.state == "again" else None
-        if pause_s is not None:
-            due_at = time.time() + max(pause_s, outcome.after_s)
-            outbox.later(connection, sent.message_id, due_at)
+        delay_s = self._retry_delay_s(attempts) if outcome.state == "retry" else None
+        if delay_s is not None:
+            due_at = time.time() + max(delay_s, outcome.after_s)
+            outbox.reschedule(connection, sent.message_id, due_at)
             return
-        outbox.done(connection, sent.message_id)
-        messages.over(outcome, attempts, sent.host)
+        outbox.delete(connection, sent.message_id)
+        messages.log_outcome(outcome, attempts, sent.host)

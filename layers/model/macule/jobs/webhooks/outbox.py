@@ -1,6 +1,6 @@
-"""Webhooks that wait to be delivered, in a table beside the jobs; a row lives until that is over.
+"""The outbox: a table of undelivered webhooks in the database of the embedded queue.
 
-Whoever wants to send one claims it by its token of `alive`; what the dead claimed is free again.
+A process claims a webhook with its `process_lock` token; claims of dead processes are released.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from sqlite3 import Connection
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from macule.jobs import Order
+from macule.jobs import JobOptions
 from macule.jobs.webhooks import messages
 from macule.observability import metrics
 
 log = logging.getLogger("macule")
 
-MOST_PENDING = 1000
+MAX_PENDING = 1000
 
 
 class Delivery(NamedTuple):
-    """A message on its way; `attempts` are those that failed."""
+    """A claimed webhook; `attempts` counts the failed ones."""
 
     message_id: str
     url: str
@@ -31,7 +31,7 @@ class Delivery(NamedTuple):
     body: bytes
 
 
-def create(connection: Connection) -> None:
+def create_table(connection: Connection) -> None:
     connection.execute(
         "CREATE TABLE IF NOT EXISTS outbox (message_id TEXT PRIMARY KEY, url TEXT, host TEXT, "
         "attempts INTEGER DEFAULT 0, due_at REAL, owner TEXT DEFAULT '', body BLOB)"
@@ -39,49 +39,49 @@ def create(connection: Connection) -> None:
 
 
 def add(
-    connection: Connection, order: Order, event: str, document: Mapping[str, Any], now: float
+    connection: Connection, options: JobOptions, event: str, document: Mapping[str, Any], now: float
 ) -> None:
-    """Let *order*'s webhook be told of *event* if it asked for that, once the transaction commits.
+    """Add a webhook for *event* if *options* ask for it.
 
-    Of more than MOST_PENDING, the one that failed most often makes room.
+    Beyond MAX_PENDING, the webhook with the most failed attempts is dropped.
     """
-    if not order.webhook or event not in order.events:
+    if not options.webhook or event not in options.events:
         return
-    message_id, body = messages.message(event, document, now)
-    host = urlsplit(order.webhook).hostname
+    message_id, body = messages.build_message(event, document, now)
+    host = urlsplit(options.webhook).hostname
     connection.execute(
         "INSERT OR IGNORE INTO outbox (message_id, url, host, due_at, body) VALUES (?, ?, ?, ?, ?)",
-        (message_id, order.webhook, host, now, body),
+        (message_id, options.webhook, host, now, body),
     )
     dropped = connection.execute(
         "DELETE FROM outbox WHERE message_id IN (SELECT message_id FROM outbox "
         "ORDER BY attempts, due_at LIMIT -1 OFFSET ?) RETURNING host",
-        (MOST_PENDING,),
+        (MAX_PENDING,),
     ).fetchall()
     for (host,) in dropped:
         facts = {"event": "webhook_given_up"}
-        said = "webhook given up: %s, as more than %d wait"
-        log.warning(said, host, MOST_PENDING, extra={"facts": facts})
+        text = "webhook given up: %s, as more than %d wait"
+        log.warning(text, host, MAX_PENDING, extra={"facts": facts})
         metrics.add("macule_webhooks_total", "given_up")
 
 
 def claim(connection: Connection, token: str, now: float, full: Iterable[str]) -> Delivery | None:
-    """Take what is due, the least often tried first, of a host that is not *full*.
+    """Claim a due webhook with the fewest attempts, of a host that is not in *full*.
 
-    What is due beyond the longest pause was put there by a clock that has gone back since.
+    A row due later than the longest delay is also taken: the clock has been set back since.
     """
     row = connection.execute(
         "UPDATE outbox SET owner = :token WHERE message_id = (SELECT message_id FROM outbox "
         "WHERE owner = '' AND (due_at <= :now OR due_at > :now + :longest) "
         "AND host NOT IN (SELECT value FROM json_each(:full)) ORDER BY attempts, due_at LIMIT 1) "
         "RETURNING message_id, url, host, attempts, body",
-        {"token": token, "now": now, "longest": messages.LONGEST_S, "full": _json(full)},
+        {"token": token, "now": now, "longest": messages.MAX_DELAY_S, "full": _json(full)},
     ).fetchall()
     return Delivery(*row[0]) if row else None
 
 
 def next_due(connection: Connection, full: Iterable[str]) -> float | None:
-    """Return when something is due that nobody has claimed."""
+    """Return when the next unclaimed webhook is due; None if there is none."""
     (due_at,) = connection.execute(
         "SELECT min(due_at) FROM outbox WHERE owner = '' "
         "AND host NOT IN (SELECT value FROM json_each(?))",
@@ -90,24 +90,24 @@ def next_due(connection: Connection, full: Iterable[str]) -> float | None:
     return None if due_at is None else float(due_at)
 
 
-def done(connection: Connection, message_id: str) -> None:
-    """Drop what was delivered, or never will be."""
+def delete(connection: Connection, message_id: str) -> None:
+    """Delete a webhook that was delivered or given up."""
     connection.execute("DELETE FROM outbox WHERE message_id = ?", (message_id,))
 
 
-def later(connection: Connection, message_id: str, due_at: float) -> None:
-    """Let go of what failed, until then."""
+def reschedule(connection: Connection, message_id: str, due_at: float) -> None:
+    """Release a failed webhook and make it due at *due_at*."""
     connection.execute(
         "UPDATE outbox SET owner = '', attempts = attempts + 1, due_at = ? WHERE message_id = ?",
         (due_at, message_id),
     )
 
 
-def free(connection: Connection, dead: Callable[[str], bool]) -> None:
-    """Free what the dead claimed."""
+def release_claims(connection: Connection, is_dead: Callable[[str], bool]) -> None:
+    """Release the claims of dead processes."""
     owners = connection.execute("SELECT DISTINCT owner FROM outbox WHERE owner != ''").fetchall()
     for (owner,) in owners:
-        if dead(owner):
+        if is_dead(owner):
             connection.execute("UPDATE outbox SET owner = '' WHERE owner = ?", (owner,))
 
 

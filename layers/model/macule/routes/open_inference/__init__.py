@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's routes: a second door to the same model, for KServe and Triton.
+"""Routes of the Open Inference Protocol, for clients of KServe and Triton.
 
 Source: https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
@@ -18,14 +18,14 @@ from macule.registry.model_card import Card
 from macule.routes import classify, health
 
 if TYPE_CHECKING:
-    from macule.routes.open_inference.tensors import Asked
+    from macule.routes.open_inference.tensors import InferOptions
 
 PIXELS = "RGB values from 0 to 255, before the model's own scaling; instead of `image`"
-PHOTO = "an encoded photo, of any format and size that is served; in JSON its base64"
+IMAGE = "an encoded image of any supported format and size; base64 in JSON"
 
 
 def server(request: Request) -> Response:
-    """GET /v2: what serves."""
+    """GET /v2: server metadata."""
     return messages.json_response(
         {
             "name": "macule",
@@ -36,12 +36,12 @@ def server(request: Request) -> Response:
 
 
 def live(request: Request) -> Response:
-    """GET /v2/health/live: this process answers. Never touches the model."""
+    """GET /v2/health/live: liveness. Never loads the model."""
     return messages.json_response({"live": True})
 
 
 def ready(request: Request) -> Response:
-    """GET /v2/health/ready, or of a model: whether it serves; asking loads it."""
+    """GET /v2/health/ready, or of a model: readiness; loads the model."""
     chosen = settings.current()
     named = {"name": _card(request, chosen).name} if request.names else {}
     runtime.warm(chosen.model)
@@ -52,18 +52,18 @@ def ready(request: Request) -> Response:
     )
 
 
-def about(request: Request) -> Response:
-    """GET /v2/models/{name}: what goes in, and what comes out."""
+def model_metadata(request: Request) -> Response:
+    """GET /v2/models/{name}: inputs and outputs of the model."""
     card = _card(request, settings.current())
     shape, labels = [1, *decoding.sides(card.side_px), 3], [1, len(card.labels)]
     inputs = [
-        _described("image", "BYTES", [1], PHOTO),
-        _described("pixels", "FP32", shape, f"{PIXELS}; UINT8 too"),
+        _tensor_metadata("image", "BYTES", [1], IMAGE),
+        _tensor_metadata("pixels", "FP32", shape, f"{PIXELS}; UINT8 too"),
     ]
     outputs = [
-        _described("probabilities", "FP32", labels, "calibrated; they sum to 1"),
-        _described("labels", "BYTES", labels, "whose probabilities they are"),
-        _described("decision", "BYTES", [1], "classified, inconclusive or not_skin"),
+        _tensor_metadata("probabilities", "FP32", labels, "calibrated; they sum to 1"),
+        _tensor_metadata("labels", "BYTES", labels, "the labels of the probabilities"),
+        _tensor_metadata("decision", "BYTES", [1], "classified, inconclusive or not_skin"),
     ]
     return messages.json_response(
         {
@@ -78,39 +78,41 @@ def about(request: Request) -> Response:
 
 def infer(request: Request) -> Response:
     """POST /v2/models/{name}/infer: classify one image, as POST /predict/ does."""
-    from macule.routes.open_inference.tensors import Asked, Tensor, write
+    from macule.routes.open_inference.tensors import InferOptions, Tensor, write
 
     chosen = settings.current()
     card = _card(request, chosen)
     content_coding.parse_coding(request)
-    asked = Asked()
+    options = InferOptions()
     request.body.wait_for_arrival(_limit_bytes(request, chosen), chosen.body_timeout_s)
 
-    def receive() -> bytes:
-        nonlocal asked
-        photo, asked = _receive(request, card, chosen)
-        return photo
+    def read_image() -> bytes:
+        nonlocal options
+        image, options = _read_image(request, card, chosen)
+        return image
 
-    outcome = classify.answered(request, receive, chosen)
+    outcome = classify.run(request, read_image, chosen)
     answer = outcome.answer
-    found = {row["label"]: row["probability"] for row in answer["predictions"]}
+    probabilities = {row["label"]: row["probability"] for row in answer["predictions"]}
     shape = [1, len(card.labels)]
     outputs = {
-        "probabilities": Tensor("FP32", shape, [found[label] for label in card.labels]),
+        "probabilities": Tensor("FP32", shape, [probabilities[label] for label in card.labels]),
         "labels": Tensor("BYTES", shape, list(card.labels)),
         "decision": Tensor("BYTES", [1], [answer["decision"]]),
     }
     document = {
         "model_name": card.name,
         "model_version": card.version,
-        "id": asked.id or answer["id"],
+        "id": options.id or answer["id"],
         "parameters": {"disclaimer": answer["disclaimer"]},
     }
-    return classify.told(write(document, asked, outputs), outcome)
+    return classify.with_timing(write(document, options, outputs), outcome)
 
 
-def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[bytes, Asked]:
-    """Read the body and take the image out of it, each once there is room for it."""
+def _read_image(
+    request: Request, card: Card, chosen: settings.Settings
+) -> tuple[bytes, InferOptions]:
+    """Read the body and extract the image, each once its memory is reserved."""
     from macule.routes.open_inference import tensors
 
     size, most = tensors.json_bytes(request.headers), chosen.max_image_bytes
@@ -122,12 +124,12 @@ def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[b
         parts = tensors.split(
             content_coding.decoded_chunks(request, limit, chosen.body_timeout_s), size
         )
-    with here.room(tensors.price(parts, sides), chosen.admission_timeout_s):
+    with here.room(tensors.read_cost(parts, sides), chosen.admission_timeout_s):
         return tensors.read(parts, sides, most)
 
 
 def _limit_bytes(request: Request, chosen: settings.Settings) -> int:
-    """Return how many bytes a body may have; base64 is a third longer than what it encodes."""
+    """Return the most bytes of a body; base64 adds a third."""
     from macule.routes.open_inference import tensors
 
     most = chosen.max_image_bytes
@@ -136,19 +138,22 @@ def _limit_bytes(request: Request, chosen: settings.Settings) -> int:
 
 
 def _card(request: Request, chosen: settings.Settings) -> Card:
-    """Return the card of the model that the path names.
+    """Return the card of the model in the path.
 
     Raises: NoSuchModel; ModelUnavailable.
     """
     card = runtime.card(chosen.model)
     names = {"name": card.name, "version": card.version}
     for what, given in request.names.items():
-        if given not in (names[what], names[what].encode().decode("latin-1")):  # WSGI's spelling
-            raise NoSuchModel(f"The model here is {card.name}, version {card.version}.")
+        if given not in (
+            names[what],
+            names[what].encode().decode("latin-1"),
+        ):  # WSGI decodes the path as latin-1
+            raise NoSuchModel(f"This service has the model {card.name}, version {card.version}.")
     return card
 
 
-def _described(name: str, datatype: str, shape: list[int], content: str) -> dict[str, Any]:
+def _tensor_metadata(name: str, datatype: str, shape: list[int], content: str) -> dict[str, Any]:
     return {
         "name": name,
         "datatype": datatype,

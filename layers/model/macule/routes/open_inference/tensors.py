@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's bodies: tensors in, bounded before decoding, and tensors out."""
+"""Bodies of the Open Inference Protocol: input tensors, bounded before decoding, and output."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 # https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 HEADER = "Inference-Header-Content-Length"
-JSON_BYTES = 2**16  # what the JSON may weigh beside its tensor
-PREFIX_BYTES = 4  # the length before an element of BYTES
+JSON_BYTES = 2**16  # the most bytes of JSON besides its tensor
+PREFIX_BYTES = 4  # length prefix of an element of BYTES
 PIXEL_BYTES = {"FP32": 4, "UINT8": 1}
 OUTPUTS = ("probabilities", "labels", "decision")
-# Extensions that would change what an answer means, were they passed over.
-UNKNOWN = ("classification", "shared_memory_region")
+# Extensions that change the meaning of the answer, so they must not be ignored.
+UNSUPPORTED_PARAMETERS = ("classification", "shared_memory_region")
 MAX_ID = 1000
 
 
-class Asked(NamedTuple):
-    """What the JSON says beside its tensor: an id; names of outputs, and whether each is binary."""
+class InferOptions(NamedTuple):
+    """The request besides its tensor: id, and output names with whether each is binary."""
 
     id: str = ""
     outputs: tuple[tuple[str, bool], ...] = ()
 
 
 class Parts(NamedTuple):
-    """A body in pieces: its JSON, the next PREFIX_BYTES, and the rest."""
+    """A body in parts: its JSON, the next PREFIX_BYTES, and the rest."""
 
     text: bytes
     prefix: bytes
@@ -44,7 +44,7 @@ class Parts(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """One output: FP32 of numbers, or BYTES of texts."""
+    """One output: FP32 numbers or BYTES strings."""
 
     datatype: str
     shape: list[int]
@@ -52,7 +52,7 @@ class Tensor(NamedTuple):
 
 
 def json_bytes(headers: Mapping[str, str]) -> int | None:
-    """Read how long the JSON at the body's beginning is; None where it is all of it.
+    """Return the length of the JSON at the start of the body; None if it is the whole body.
 
     Raises: BadRequest.
     """
@@ -60,19 +60,19 @@ def json_bytes(headers: Mapping[str, str]) -> int | None:
     if given is None:
         return None
     if not (given.isascii() and given.isdigit() and len(given) < 9 and int(given) <= JSON_BYTES):
-        raise BadRequest(f"{HEADER} is not a number of bytes, {JSON_BYTES} at most.")
+        raise BadRequest(f"{HEADER} is not a number of bytes up to {JSON_BYTES}.")
     return int(given)
 
 
 def split(chunks: Iterable[bytes], size: int | None) -> Parts:
-    """Read a body, of which *size* bytes are JSON, or all; nothing of it is copied.
+    """Split a body into its first *size* bytes of JSON (None: all) and the rest.
 
-    Raises: BadRequest where it is shorter than *size*.
+    Raises: BadRequest if it is shorter than *size*.
     """
-    want = inf if size is None else size + PREFIX_BYTES
+    head_bytes = inf if size is None else size + PREFIX_BYTES
     head, rest = BytesIO(), BytesIO()
     for chunk in chunks:
-        cut = int(max(0, min(len(chunk), want - head.tell())))
+        cut = int(max(0, min(len(chunk), head_bytes - head.tell())))
         head.write(chunk[:cut])
         rest.write(chunk[cut:])
     text = head.getvalue()
@@ -83,43 +83,45 @@ def split(chunks: Iterable[bytes], size: int | None) -> Parts:
     return Parts(text[:size], text[size:], rest.getvalue())
 
 
-def price(parts: Parts, sides: tuple[int, int]) -> int:
-    """Estimate the bytes that `read` takes beside *parts*.
+def read_cost(parts: Parts, sides: tuple[int, int]) -> int:
+    """Estimate the memory that `read` needs besides *parts*, in bytes.
 
-    Raises: BadRequest where the JSON has more values than any tensor here.
+    Raises: BadRequest if the JSON has more values than any input tensor.
     """
-    values = bounded_json.count_values(parts.text, _most_values(sides))
-    binary = min(len(parts.rest), 4 * _count(sides))  # a photo's bytes are not copied
+    values = bounded_json.count_values(parts.text, _max_values(sides))
+    binary = min(len(parts.rest), 4 * _count(sides))  # an image's bytes are not copied
     return 3 * len(parts.text) + bounded_json.JSON_VALUE_BYTES * values + 5 * binary
 
 
-def read(parts: Parts, sides: tuple[int, int], max_image_bytes: int) -> tuple[bytes, Asked]:
-    """Return the image file that *parts* hold, or pixels of *sides* as one, and what is asked.
+def read(parts: Parts, sides: tuple[int, int], max_image_bytes: int) -> tuple[bytes, InferOptions]:
+    """Return the image file in *parts*, or its pixels of *sides* as a BMP, and the options.
 
     Raises: BadRequest, BodyTooLarge.
     """
-    document = _object(bounded_json.parse_json(parts.text, _most_values(sides)), "the body")
-    asked = Asked(_id(document), _outputs(document))
+    document = _object(bounded_json.parse_json(parts.text, _max_values(sides)), "the body")
+    options = InferOptions(_id(document), _outputs(document))
     tensor = _input(document, len(parts.prefix) + len(parts.rest))
     kind, shape = (tensor.get("name"), tensor.get("datatype")), tensor.get("shape")
     if kind == ("image", "BYTES") and shape in ([1], [1, 1]):
-        return uploads.check_size(_photo(tensor, parts), max_image_bytes), asked
+        return uploads.check_size(_image(tensor, parts), max_image_bytes), options
     if kind in (("pixels", "FP32"), ("pixels", "UINT8")) and shape == [1, *sides, 3]:
-        return _bitmap(_numbers(tensor, parts, _count(sides)), sides), asked
+        return _bitmap(_numbers(tensor, parts, _count(sides)), sides), options
     raise BadRequest(
-        f"The input is {' '.join(map(_short, (*kind, shape)))}. It is `image`, BYTES [1]; or "
-        f"`pixels`, FP32 or UINT8 {[1, *sides, 3]}: one image a request."
+        f"The input is {' '.join(map(_short, (*kind, shape)))}. Send `image`, BYTES [1]; or "
+        f"`pixels`, FP32 or UINT8 {[1, *sides, 3]}: one image per request."
     )
 
 
-def write(document: Mapping[str, Any], asked: Asked, tensors: Mapping[str, Tensor]) -> Response:
-    """Answer with *document* and the outputs that are asked for, binary ones behind the JSON."""
+def write(
+    document: Mapping[str, Any], options: InferOptions, tensors: Mapping[str, Tensor]
+) -> Response:
+    """Return *document* with the requested outputs; binary ones follow the JSON."""
     listed, blobs = [], []
-    for name, binary in asked.outputs:
+    for name, binary in options.outputs:
         datatype, shape, data = tensors[name]
         about: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
         if binary:
-            blobs.append(_packed(datatype, data))
+            blobs.append(_pack(datatype, data))
             about["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
             about["data"] = data
@@ -135,50 +137,50 @@ def _count(sides: tuple[int, int]) -> int:
     return sides[0] * sides[1] * 3
 
 
-def _most_values(sides: tuple[int, int]) -> int:
-    """Bound the JSON: pixels, the lists around them, and all else that there may be."""
+def _max_values(sides: tuple[int, int]) -> int:
+    """Return the most JSON values: pixels, the lists around them, and other members."""
     return 2 * _count(sides) + upload_parsing.MAX_VALUES
 
 
 def _input(document: Mapping[str, Any], sent: int) -> dict[str, Any]:
-    """Take the one input, which has `data`, or all the *sent* bytes behind the JSON."""
+    """Return the one input, with `data` in JSON or *sent* bytes after it."""
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
-        raise BadRequest("`inputs` is not a list of one tensor: `image`, or `pixels`.")
+        raise BadRequest("`inputs` is not a list of one tensor, `image` or `pixels`.")
     tensor = _object(inputs[0], "the input")
     size = _parameters(tensor).get("binary_data_size")
     if size is not None and (type(size) is not int or size != sent):
         raise BadRequest(f"binary_data_size is {_short(size)}; {sent} bytes follow the JSON.")
     if ("data" in tensor) == (size is not None) or (sent and size is None):
-        raise BadRequest("A tensor has either `data`, or binary_data_size and its bytes.")
+        raise BadRequest("A tensor needs either `data`, or binary_data_size and its bytes.")
     return tensor
 
 
-def _packed(datatype: str, data: list[Any]) -> bytes:
+def _pack(datatype: str, data: list[Any]) -> bytes:
     if datatype == "FP32":
         return struct.pack(f"<{len(data)}f", *data)
     texts = [text.encode() for text in data]
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
-def _photo(tensor: Mapping[str, Any], parts: Parts) -> bytes:
-    """Take one element of BYTES: with its length before it, or as base64 in JSON."""
+def _image(tensor: Mapping[str, Any], parts: Parts) -> bytes:
+    """Return one element of BYTES: with a length prefix, or base64 in JSON."""
     if "data" not in tensor:
         if len(parts.prefix) < PREFIX_BYTES or parts.prefix != struct.pack("<I", len(parts.rest)):
-            raise BadRequest("The element of BYTES is not 4 bytes of length and as many after it.")
+            raise BadRequest("The element of BYTES is not a 4-byte length and so many bytes.")
         return parts.rest
     data = tensor["data"]
     while isinstance(data, list) and len(data) == 1:
         data = data[0]
     if not isinstance(data, str):
-        raise BadRequest("`data` of `image` is not a list of one text: the photo in base64.")
+        raise BadRequest("`data` of `image` is not a list of one string with the base64 image.")
     return data_uri.decode(data)
 
 
 def _numbers(
     tensor: Mapping[str, Any], parts: Parts, count: int
 ) -> NDArray[np.float32 | np.float64 | np.uint8]:
-    """Take *count* pixel values."""
+    """Return *count* pixel values."""
     import numpy as np
 
     if "data" not in tensor:
@@ -191,25 +193,25 @@ def _numbers(
         if values.size == count and set(map(type, values)) <= {int, float}:
             return values.astype(np.float64)
     except (OverflowError, ValueError):
-        pass  # an integer beyond all floats, lists of several lengths
+        pass  # an integer too large for a float, lists of unequal lengths
     raise BadRequest(f"`data` of `pixels` is not {count} numbers, nested or not.")
 
 
 def _bitmap(values: NDArray[np.float32 | np.float64 | np.uint8], sides: tuple[int, int]) -> bytes:
-    """Write RGB values, 0 to 255, as a BMP: so they walk the path of any photo.
+    """Encode RGB values, 0 to 255, as a BMP, so that they are processed like any image.
 
     Raises: BadRequest.
     """
     import numpy as np
 
-    if not ((values >= 0) & (values <= 255)).all():  # not a number is neither
-        raise BadRequest("`pixels` has values that are not 0 to 255.")
+    if not ((values >= 0) & (values <= 255)).all():  # false for NaN
+        raise BadRequest("`pixels` has values outside 0 to 255.")
     height, width = sides
     pixels = np.rint(values).astype(np.uint8).reshape(height, width, 3)
     rows = np.zeros((height, -(-width * 3 // 4) * 4), np.uint8)
     rows[:, : width * 3] = pixels[::-1, :, ::-1].reshape(height, width * 3)
-    begin = 54
-    file = struct.pack("<2sI4xI", b"BM", begin + rows.size, begin)
+    header_bytes = 54
+    file = struct.pack("<2sI4xI", b"BM", header_bytes + rows.size, header_bytes)
     about = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, rows.size, 0, 0, 0, 0)
     return file + about + rows.tobytes()
 
@@ -217,12 +219,12 @@ def _bitmap(values: NDArray[np.float32 | np.float64 | np.uint8], sides: tuple[in
 def _id(document: Mapping[str, Any]) -> str:
     given = document.get("id", "")
     if not isinstance(given, str) or len(given) > MAX_ID:
-        raise BadRequest(f"`id` is not a text of {MAX_ID} characters at most.")
+        raise BadRequest(f"`id` is not a string of at most {MAX_ID} characters.")
     return given
 
 
 def _outputs(document: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
-    """Read which outputs are asked for, all where none are named, and which of them binary."""
+    """Return the requested outputs, by default all, and whether each is binary."""
     binary = _flag(_parameters(document), "binary_data_output", False)
     listed = document.get("outputs") or [{"name": name} for name in OUTPUTS]
     if not isinstance(listed, list):
@@ -232,15 +234,17 @@ def _outputs(document: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
         about = _object(output, "an output")
         name = about.get("name")
         if name not in OUTPUTS or name in found:
-            raise BadRequest(f"The output {_short(name)} is not one of {', '.join(OUTPUTS)}, once.")
+            raise BadRequest(
+                f"The output {_short(name)} is unknown or repeated; use {', '.join(OUTPUTS)}."
+            )
         found[name] = _flag(_parameters(about), "binary_data", binary)
     return tuple(found.items())
 
 
 def _parameters(about: Mapping[str, Any]) -> dict[str, Any]:
     parameters = _object(about.get("parameters") or {}, "`parameters`")
-    if unknown := [name for name in UNKNOWN if name in parameters]:
-        raise BadRequest(f"The parameter {unknown[0]} is not known here.")
+    if unknown := [name for name in UNSUPPORTED_PARAMETERS if name in parameters]:
+        raise BadRequest(f"The parameter {unknown[0]} is not supported.")
     return parameters
 
 
@@ -253,12 +257,12 @@ def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
 
 def _object(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadRequest(f"The JSON of {what} is no object.")
+        raise BadRequest(f"The JSON of {what} is not an object.")
     return value
 
 
 def _short(value: object) -> str:
-    """Show the beginning of what was sent, which may be large."""
+    """Return a short form of a value, which may be large."""
     if isinstance(value, str):
         return ascii(value[:40])
     if isinstance(value, list) and all(isinstance(part, int) for part in value[:8]):

@@ -1,4 +1,4 @@
-"""The routes that explain the others: an OpenAPI document, and the same as a page to read."""
+"""Routes of the OpenAPI document, as JSON and as a page."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
-# Writing the document and its page takes 40 ms each: once a process, the first time one is asked
-# for. 20 kB and 25 kB are kept.
-_written: dict[
+# Building the document and the page takes 40 ms each, at the first request of a process. They take
+# 20 kB and 25 kB.
+_built: dict[
     tuple[Callable[[Request], str], tuple[str, ...], Exemptions], static_files.CompressedText
 ] = {}
-_writing = Lock()
+_building = Lock()
 
 
 def document(request: Request) -> Response:
-    """GET /openapi.json: what the function that answers answers, as OpenAPI 3.1."""
-    return _sent(request, _document, {"Content-Type": "application/json"})
+    """GET /openapi.json: the OpenAPI 3.1 document of this function."""
+    return _respond(request, _document, {"Content-Type": "application/json"})
 
 
 def docs(request: Request) -> Response:
-    """GET /docs/: the same document for a person; its script sends only what the reader sends."""
+    """GET /docs/: the document as a page; its script sends requests only on the reader's click."""
     headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": POLICY}
-    return _sent(request, _docs, headers)
+    return _respond(request, _docs, headers)
 
 
 def file(request: Request) -> Response:
-    """GET /docs/{file}: a file of that page."""
+    """GET /docs/{file}: a static file of the page."""
     return static_files.file_response(request, FOLDER, FILES)
 
 
@@ -55,13 +55,15 @@ def _docs(request: Request) -> str:
     return page.html(specification.document(request.routes, request.exemptions), versions)
 
 
-def _sent(request: Request, write: Callable[[Request], str], headers: dict[str, str]) -> Response:
-    """Let what changes with the version alone be kept; it is asked for anew by its ETag."""
+def _respond(
+    request: Request, write: Callable[[Request], str], headers: dict[str, str]
+) -> Response:
+    """Respond with a text that is built once; clients revalidate it by its ETag."""
     names = tuple(f"{method} {path}" for path in request.routes for method in request.routes[path])
     key = write, names, request.exemptions
-    with _writing:
-        if key not in _written:
-            _written[key] = static_files.compress(write(request).encode())
+    with _building:
+        if key not in _built:
+            _built[key] = static_files.compress(write(request).encode())
     return static_files.text_response(
-        request, _written[key], {"Cache-Control": "no-cache", **headers}
+        request, _built[key], {"Cache-Control": "no-cache", **headers}
     )

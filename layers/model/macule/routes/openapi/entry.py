@@ -1,4 +1,4 @@
-"""What an entry of the specification says of an operation, and what many of them share."""
+"""Types of the entries in `operations`, and what many entries share."""
 
 from __future__ import annotations
 
@@ -36,11 +36,10 @@ Failures = tuple[type[Macule], ...]
 
 
 class Answer(NamedTuple):
-    """What an operation answers when it is no problem.
+    """A successful response of an operation.
 
-    `content` maps a media type to the name of its schema, "" for what is no JSON. `headers` come
-    beside those of every answer; all names are those of components.json. `links` are the ids of
-    operations that take this answer's `id`.
+    `content`: media type to schema name, "" if not JSON. `headers`: in addition to EVERY_HEADER;
+    names as in components.json. `links`: ids of operations that take the response's `id`.
     """
 
     text: str
@@ -50,9 +49,9 @@ class Answer(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One entry: `id` is the name of a client's function, `errors` what it may raise.
+    """One operation: `id` is its operationId, `errors` what it may raise.
 
-    `problems` is the media type of what it answers then.
+    `problems`: the media type of error responses.
     """
 
     id: str
@@ -66,16 +65,16 @@ class Operation(NamedTuple):
     problems: str = PROBLEM
 
 
-# What every operation may answer, and takes.
+# Shared by all operations.
 EVERY_ERROR: Failures = (MethodNotAllowed, Macule, BadSetting)
 EVERY_HEADER = ("X-Request-Id", "X-Memory-Band", "Cache-Control", "X-Content-Type-Options")
 EVERY_PARAMETER = ("X-Request-Id",)
-# What those may answer that are not named as free of it, by a door or by `draining`.
-LOCKED: Failures = (Unauthorized, Forbidden)
-COUNTED: Failures = (QuotaExceeded,)
-STOPPED: Failures = (Draining,)
+# Added to operations that are not exempt, by the function's table or by `draining`.
+AUTH_ERRORS: Failures = (Unauthorized, Forbidden)
+QUOTA_ERRORS: Failures = (QuotaExceeded,)
+SHUTDOWN_ERRORS: Failures = (Draining,)
 
-BODY: Failures = (
+BODY_ERRORS: Failures = (
     BadRequest,
     SlowBody,
     BodyTooLarge,
@@ -85,7 +84,7 @@ BODY: Failures = (
     BadImage,
     SlowImage,
 )
-MEMORY: Failures = (Busy, CannotFit)
-UNKNOWN: Failures = (NoSuchJob, NotFound)  # an id may have a slash
-MODEL: Failures = (ModelUnavailable, BadCard)
-PHOTO: Failures = (*BODY, *MEMORY, *MODEL)
+MEMORY_ERRORS: Failures = (Busy, CannotFit)
+NOT_FOUND_ERRORS: Failures = (NoSuchJob, NotFound)  # NotFound: an id may contain a slash
+MODEL_ERRORS: Failures = (ModelUnavailable, BadCard)
+IMAGE_ERRORS: Failures = (*BODY_ERRORS, *MEMORY_ERRORS, *MODEL_ERRORS)

@@ -1,14 +1,21 @@
-"""The entries of the Open Inference Protocol's routes: a model with its version and without."""
+"""The OpenAPI entries of the Open Inference Protocol, for models with and without version."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from macule.errors import NoSuchModel, NotFound
-from macule.routes.openapi.entry import JSON, MODEL, PHOTO, Answer, Failures, Operation
+from macule.routes.openapi.entry import (
+    IMAGE_ERRORS,
+    JSON,
+    MODEL_ERRORS,
+    Answer,
+    Failures,
+    Operation,
+)
 
 BINARY = "application/octet-stream"
-NAMED: Failures = (NoSuchModel, NotFound, *MODEL)
+NAMED: Failures = (NoSuchModel, NotFound, *MODEL_ERRORS)
 
 
 def operations(tag: str) -> Mapping[str, Operation]:
@@ -17,19 +24,19 @@ def operations(tag: str) -> Mapping[str, Operation]:
         "GET /v2": Operation(
             "serverMetadata",
             tag,
-            "What serves",
-            "The name, the version and the extensions that are spoken.",
-            {200: Answer("They are.", {JSON: "Server"})},
+            "Server metadata",
+            "Name, version and supported extensions.",
+            {200: Answer("The metadata.", {JSON: "Server"})},
         ),
         "GET /v2/health/live": Operation(
             "serverLive",
             tag,
             "Is the process alive?",
-            "Never touches the model.",
-            {200: Answer("It is.", {JSON: "Live"})},
+            "Never loads the model.",
+            {200: Answer("The process is alive.", {JSON: "Live"})},
         ),
         "GET /v2/health/ready": Operation(
-            "serverReady", tag, "Does it serve?", *_readiness(), errors=MODEL
+            "serverReady", tag, "Is the service ready?", *_readiness(), errors=MODEL_ERRORS
         ),
         **_model(tag, "/v2/models/{name}", "model", ("name",)),
         **_model(tag, "/v2/models/{name}/versions/{version}", "modelVersion", ("name", "version")),
@@ -37,34 +44,35 @@ def operations(tag: str) -> Mapping[str, Operation]:
 
 
 def _model(tag: str, path: str, prefix: str, named: tuple[str, ...]) -> dict[str, Operation]:
-    """Describe the three routes of a model at *path*; *prefix* begins their ids."""
+    """Describe the three routes of a model at *path*; *prefix* starts their ids."""
     return {
         f"GET {path}": Operation(
             f"{prefix}Metadata",
             tag,
-            "What goes in, and what comes out",
+            "Model metadata",
             "Names, datatypes and shapes of the model's tensors.",
-            {200: Answer("They are.", {JSON: "ModelMetadata"})},
+            {200: Answer("The metadata.", {JSON: "ModelMetadata"})},
             NAMED,
             named,
         ),
         f"GET {path}/ready": Operation(
-            f"{prefix}Ready", tag, "Does the model serve?", *_readiness(), NAMED, named
+            f"{prefix}Ready", tag, "Is the model ready?", *_readiness(), NAMED, named
         ),
         f"POST {path}/infer": Operation(
             f"{prefix}Infer",
             tag,
             "Classify one image",
-            "One input: `image`, BYTES of an encoded photo, or `pixels`, FP32 or UINT8. A tensor "
-            "may be binary, behind the JSON; `Inference-Header-Content-Length` has its length.",
+            "One input: `image`, BYTES of an encoded image, or `pixels`, FP32 or UINT8. A tensor "
+            "may be binary, after the JSON; `Inference-Header-Content-Length` is the length of "
+            "the JSON.",
             {
                 200: Answer(
-                    "The outputs; those that were asked for in binary stand behind the JSON.",
+                    "The outputs; binary outputs follow the JSON.",
                     {JSON: "InferResponse", BINARY: ""},
                     ("Server-Timing", "Inference-Header-Content-Length.maybe"),
                 )
             },
-            (*PHOTO, NoSuchModel, NotFound),
+            (*IMAGE_ERRORS, NoSuchModel, NotFound),
             (*named, "Inference-Header-Content-Length", "Cache-Control"),
             "Tensors",
         ),
@@ -72,4 +80,4 @@ def _model(tag: str, path: str, prefix: str, named: tuple[str, ...]) -> dict[str
 
 
 def _readiness() -> tuple[str, dict[int, Answer]]:
-    return "Asking loads the model.", {200: Answer("It does.", {JSON: "Readiness"})}
+    return "Loads the model.", {200: Answer("Ready.", {JSON: "Readiness"})}

@@ -1,4 +1,4 @@
-"""What each route is for, asks and answers: one entry for each line of functions/*/main.py."""
+"""The OpenAPI entry of each route: one for each line of `macule.functions`."""
 
 from __future__ import annotations
 
@@ -16,63 +16,63 @@ from macule.errors import (
 )
 from macule.routes.openapi import open_inference
 from macule.routes.openapi.entry import (
-    BODY,
-    COUNTED,
+    AUTH_ERRORS,
+    BODY_ERRORS,
     HTML,
+    IMAGE_ERRORS,
     JSON,
-    LOCKED,
-    MEMORY,
-    MODEL,
-    PHOTO,
-    STOPPED,
+    MEMORY_ERRORS,
+    MODEL_ERRORS,
+    NOT_FOUND_ERRORS,
+    QUOTA_ERRORS,
+    SHUTDOWN_ERRORS,
     TEXT,
-    UNKNOWN,
     Answer,
     Operation,
 )
 
 TAGS = {
-    "Predictions": "A photo in, probabilities out.",
-    "Predictions that outlive a request": "The same, asked for now and fetched later.",
-    "Open Inference Protocol": "The same for clients of KServe and Triton: version 2, over REST.",
-    "For operators": "What they and their platforms ask.",
+    "Predictions": "An image in, probabilities out.",
+    "Predictions that outlive a request": "Queued predictions: create now, fetch later.",
+    "Open Inference Protocol": "For clients of KServe and Triton: version 2, REST.",
+    "For operators": "Health, memory and metrics.",
     "The page": "For people with a browser.",
-    "About the service": "What it says of itself.",
+    "About the service": "The model and this API.",
 }
 PREDICT, LATER, INFERENCE, OPERATORS, PAGE, ABOUT = TAGS
 
-SAME = Answer("It is the one that `If-None-Match` names.", {}, ("ETag",))
+NOT_MODIFIED = Answer("Not modified since the ETag in `If-None-Match`.", {}, ("ETag",))
 FILES = ("text/css", "text/javascript", "image/jpeg")
 
 ALIVE = Operation(
     "health",
     OPERATORS,
     "Is the process alive?",
-    "Never touches the model and never waits for it.",
-    {200: Answer("It is.", {TEXT: "", JSON: "Health"})},
+    "Never loads the model and never waits for it.",
+    {200: Answer("The process is alive.", {TEXT: "", JSON: "Health"})},
 )
 REPORT = Operation(
     "memory",
     OPERATORS,
-    "What memory is used, of what limit",
-    "Of all processes of the service together. MB is 2**20 bytes.",
+    "Memory use and limit",
+    "All processes of the service together. MB is 2**20 bytes.",
     {200: Answer("The report.", {JSON: "Memory"})},
 )
 METRICS = Operation(
     "metrics",
     OPERATORS,
     "Counts, gauges and histograms",
-    "Of all processes of the service, in Prometheus's text format; docs/api.md says what each is.",
+    "All processes of the service, in Prometheus's text format; see docs/api.md.",
     {200: Answer("The metrics.", {TEXT: ""})},
 )
 SPECIFICATION = Operation(
     "openapi",
     ABOUT,
     "This document",
-    "OpenAPI 3.1, of the function that answers.",
+    "OpenAPI 3.1, for this function.",
     {
         200: Answer("The document.", {JSON: "Document"}, ("ETag", "Vary")),
-        304: SAME,
+        304: NOT_MODIFIED,
     },
     parameters=("If-None-Match",),
 )
@@ -81,17 +81,17 @@ CLASSIFY = Operation(
     "predict",
     PREDICT,
     "Classify a photo",
-    "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF, JPEG 2000 and ICO, the first picture; the bytes "
-    "decide, not the Content-Type. What is no skin is an answer too: see `decision`. Answers are "
-    "kept by content, photos never: the same photo again is answered from memory, unless "
-    "`Cache-Control` says otherwise. Photos in `instances`, as clients of TF Serving and Vertex AI "
-    "send them, are answered in `predictions`; one photo a request.",
+    "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF, JPEG 2000 and ICO; the first frame. The format "
+    "is detected from the bytes, not from the Content-Type. An image that is not skin is also "
+    "answered: see `decision`. Answers are cached by content, photos are not: the same photo gets "
+    "the cached answer unless `Cache-Control` forbids it. A photo in `instances` (TF Serving, "
+    "Vertex AI) is answered in `predictions`; one photo per request.",
     {200: Answer("The prediction.", {JSON: "PredictionOrResponse"}, ("Server-Timing",))},
-    PHOTO,
+    IMAGE_ERRORS,
     ("top_k", "explain", "Cache-Control"),
     "Photo",
 )
-# As `macule.functions` has them.
+# By function, as in `macule.functions`.
 FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
     "predict": {
         "GET /health/": ALIVE,
@@ -99,10 +99,10 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "ready",
             OPERATORS,
             "Is the model loaded?",
-            "Never loads it and never waits for it; `GET /warmup/` does.",
+            "Never loads the model and never waits for it; `GET /warmup/` does.",
             {
-                200: Answer("It is.", {JSON: "Ready"}),
-                503: Answer("It is not, or not yet.", {JSON: "Ready"}, ("Retry-After",)),
+                200: Answer("Loaded.", {JSON: "Ready"}),
+                503: Answer("Not loaded, or draining.", {JSON: "Ready"}, ("Retry-After",)),
             },
         ),
         "GET /memory/": REPORT,
@@ -111,74 +111,82 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "warmup",
             OPERATORS,
             "Load the model",
-            "Loads the model and runs it once; one that is loaded is left alone. For schedulers: "
+            "Loads the model and runs it once; no-op if it is loaded. For schedulers: "
             "a request without a body to `/` or `/predict/` with `X-Warmup: 1` or "
             "`X-CloudScheduler: true` does the same.",
-            {200: Answer("It is loaded.", {JSON: "Warmup"})},
-            MODEL,
+            {200: Answer("The model is loaded.", {JSON: "Warmup"})},
+            MODEL_ERRORS,
         ),
         "GET /model/": Operation(
             "model",
             ABOUT,
             "The model's card",
-            "What the model is, how it was made, how it was measured. A model that is elsewhere "
-            "is fetched first.",
+            "What the model is, how it was trained and how it was evaluated. A remote model is "
+            "downloaded first.",
             {200: Answer("The card.", {JSON: "Card"})},
-            MODEL,
+            MODEL_ERRORS,
         ),
         "POST /predict/": CLASSIFY,
         "POST /": CLASSIFY._replace(
             id="predictAtRoot",
-            text="As `POST /predict/`, for platforms that give each function an address.",
+            text="As `POST /predict/`, for platforms with one URL per function.",
         ),
         "POST /predictions": Operation(
             "createPrediction",
             LATER,
-            "Ask for a prediction and fetch it later",
-            "Takes what `POST /predict/` takes and answers at once with where the prediction "
-            "will be. What is no photo is refused at once. With a `webhook` its end is told there.",
+            "Create a prediction to fetch later",
+            "Takes the same body as `POST /predict/` and answers at once with the URL of the "
+            "prediction. Invalid images are rejected immediately. A `webhook` gets its events.",
             {
                 200: Answer(
-                    "It has ended within `Prefer: wait=N`, or the same Idempotency-Key made it "
-                    "before.",
+                    "The prediction ended within `Prefer: wait=N`, or an earlier request with the "
+                    "same Idempotency-Key created it.",
                     {JSON: "Job"},
                     ("Location", "Preference-Applied"),
                     NEXT,
                 ),
                 202: Answer(
-                    "It is taken in.",
+                    "The prediction is queued.",
                     {JSON: "Job"},
                     ("Location", "Preference-Applied", "Retry-After"),
                     NEXT,
                 ),
             },
-            (*BODY, KeyInUse, KeyReused, *MEMORY, NoWebhooks, QueueFull, QueueUnavailable),
+            (
+                *BODY_ERRORS,
+                KeyInUse,
+                KeyReused,
+                *MEMORY_ERRORS,
+                NoWebhooks,
+                QueueFull,
+                QueueUnavailable,
+            ),
             ("top_k", "explain", "Prefer", "Idempotency-Key"),
             "PhotoForLater",
         ),
         "GET /predictions/{id}": Operation(
             "showPrediction",
             LATER,
-            "How far a prediction is, and its outcome",
-            "Ask again after `Retry-After` seconds until it has ended.",
+            "Status and outcome of a prediction",
+            "Poll after `Retry-After` seconds until it has ended.",
             {
-                200: Answer("How far it is.", {JSON: "Job"}, ("ETag", "Retry-After.maybe")),
+                200: Answer("The prediction.", {JSON: "Job"}, ("ETag", "Retry-After.maybe")),
                 304: Answer(
-                    "Nothing has changed since `If-None-Match`.",
+                    "Not modified since the ETag in `If-None-Match`.",
                     {},
                     ("ETag", "Retry-After.maybe"),
                 ),
             },
-            (*UNKNOWN, JobEnded, JobExpired, QueueUnavailable),
+            (*NOT_FOUND_ERRORS, JobEnded, JobExpired, QueueUnavailable),
             ("id", "If-None-Match"),
         ),
         "POST /predictions/{id}/cancel": Operation(
             "cancelPrediction",
             LATER,
-            "End a prediction",
-            "Its photo goes at once; one that is being worked on loses its outcome.",
-            {200: Answer("It is canceled.", {JSON: "Job"})},
-            (*UNKNOWN, JobEnded, JobExpired, QueueUnavailable),
+            "Cancel a prediction",
+            "Its photo is deleted at once; the outcome of a running prediction is discarded.",
+            {200: Answer("The canceled prediction.", {JSON: "Job"})},
+            (*NOT_FOUND_ERRORS, JobEnded, JobExpired, QueueUnavailable),
             ("id",),
         ),
         **open_inference.operations(INFERENCE),
@@ -189,7 +197,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "In English or Vietnamese: by `lang`, else by `Accept-Language`.",
             {
                 200: Answer("The page.", {HTML: ""}, ("ETag", "Vary")),
-                304: SAME,
+                304: NOT_MODIFIED,
             },
             parameters=("lang", "Accept-Language", "If-None-Match"),
         ),
@@ -197,10 +205,10 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "pageFile",
             PAGE,
             "A file of the page",
-            "Compressed for who accepts gzip, but for the example photo.",
+            "Compressed for clients that accept gzip, except the example photo.",
             {
                 200: Answer("The file.", dict.fromkeys(FILES, ""), ("ETag",)),
-                304: SAME,
+                304: NOT_MODIFIED,
             },
             (NotFound,),
             ("file", "v", "If-None-Match"),
@@ -209,7 +217,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             id="predictAsPage",
             tag=PAGE,
             summary="Classify a photo, for browsers without JavaScript",
-            text="The form of the page: what `POST /predict/` answers, problems too, in words.",
+            text="The form of the page: the answer or problem of `POST /predict/` as a page.",
             answers={
                 200: Answer(
                     "The prediction, as a page.",
@@ -217,7 +225,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                     ("Server-Timing",),
                 )
             },
-            errors=(*PHOTO, *LOCKED, *COUNTED, *STOPPED),
+            errors=(*IMAGE_ERRORS, *AUTH_ERRORS, *QUOTA_ERRORS, *SHUTDOWN_ERRORS),
             parameters=("lang", "top_k", "explain", "Cache-Control"),
             problems=HTML,
         ),
@@ -226,22 +234,22 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "docs",
             ABOUT,
             "This document as a page",
-            "Samples to copy, and forms that send requests from the browser. Readable without "
+            "Code samples, and forms that send requests from the browser. Readable without "
             "JavaScript.",
             {
                 200: Answer("The page.", {HTML: ""}, ("ETag", "Vary")),
-                304: SAME,
+                304: NOT_MODIFIED,
             },
             parameters=("If-None-Match",),
         ),
         "GET /docs/{file}": Operation(
             "docsFile",
             ABOUT,
-            "A file of that page",
+            "A file of the documentation page",
             "Compressed for clients that accept gzip.",
             {
                 200: Answer("The file.", dict.fromkeys(FILES[:2], ""), ("ETag", "Vary")),
-                304: SAME,
+                304: NOT_MODIFIED,
             },
             (NotFound,),
             ("file.docs", "v", "If-None-Match"),
@@ -251,15 +259,15 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
         "GET /health/": ALIVE,
         "GET /memory/": REPORT._replace(
             id="reports",
-            text=f"{REPORT.text} With `PREDICT_URL` the report of that predict function is beside "
-            "it, or why there is none.",
+            text=f"{REPORT.text} With `PREDICT_URL` it includes the report of that predict "
+            "function, or why there is none.",
         ),
         "GET /metrics": METRICS,
         "GET /": Operation(
             "status",
             OPERATORS,
             "The same report as a page",
-            "Without scripts; it does not reload itself.",
+            "Without scripts; does not reload itself.",
             {200: Answer("The page.", {HTML: ""})},
         ),
         "GET /openapi.json": SPECIFICATION,

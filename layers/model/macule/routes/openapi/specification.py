@@ -1,4 +1,4 @@
-"""The OpenAPI document of a door: its routes, their descriptions, and answers that were real."""
+"""The OpenAPI document of a function: its routes, descriptions and recorded examples."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from macule.errors import (
 from macule.http import draining, routing
 from macule.http.messages import Exemptions, RouteTable
 from macule.routes.openapi.entry import (
-    COUNTED,
+    AUTH_ERRORS,
     EVERY_ERROR,
     EVERY_HEADER,
     EVERY_PARAMETER,
     JSON,
-    LOCKED,
     PROBLEM,
-    STOPPED,
+    QUOTA_ERRORS,
+    SHUTDOWN_ERRORS,
     Answer,
     Operation,
 )
 from macule.routes.openapi.operations import FUNCTIONS, TAGS
 
-KEPT = "examples.json"  # written by tests/support/api_examples.py
+EXAMPLES_FILE = "examples.json"  # written by tests/support/api_examples.py
 SCHEMES = ("Bearer", "X-API-Key")
-# The headers of problems, by the class of the first of a status.
-SAID: Mapping[type[Macule], tuple[str, ...]] = {
+# Headers of error responses, by the class of the first error of a status.
+PROBLEM_HEADERS: Mapping[type[Macule], tuple[str, ...]] = {
     Unavailable: ("Retry-After",),
     MethodNotAllowed: ("Allow",),
     Unauthorized: ("WWW-Authenticate",),
@@ -47,26 +47,26 @@ diagnosis.**
 
 ## Keys and quotas
 
-Where the service has keys (`API_KEYS`), every operation that may answer 401 needs one, as \
-`Authorization: Bearer KEY` or `X-API-Key: KEY`. Where it has quotas (`QUOTA`), every operation \
-that may answer 429 is counted, and its answers say in `RateLimit` what is left.
+If the service has API keys (`API_KEYS`), every operation with a 401 response needs one, as \
+`Authorization: Bearer KEY` or `X-API-Key: KEY`. If it has quotas (`QUOTA`), every operation with \
+a 429 response is counted; the `RateLimit` header has the remaining quota.
 
 ## Errors
 
-Errors are RFC 9457 problem documents: tell them apart by `type`, show people `detail`. After 503 \
-try again when `Retry-After` says; after 507 never with the same image.
+Errors are RFC 9457 problem documents: distinguish them by `type`, show `detail` to people. After \
+503 retry after `Retry-After` seconds; after 507 do not retry with the same image.
 
 ## Paths and methods
 
-Every path answers with and without its trailing slash. HEAD works wherever GET does, OPTIONS \
-everywhere. A path that does not exist is 404 `not-found`.
+Every path works with and without a trailing slash. HEAD works wherever GET does, OPTIONS \
+everywhere. An unknown path gets a 404 `not-found`.
 
 ## Web pages of other origins
 
-Where the service has `ALLOWED_ORIGINS`, pages of those origins may call it and read its answers \
-(CORS). `Referrer-Policy`, `Content-Security-Policy` and \
-`Cross-Origin-Resource-Policy` stand on every answer, so that browsers neither embed it elsewhere \
-nor load anything for it."""
+If `ALLOWED_ORIGINS` is set, pages of those origins may call the service and read its responses \
+(CORS). Every response has `Referrer-Policy`, `Content-Security-Policy` and \
+`Cross-Origin-Resource-Policy`, so that browsers do not embed it elsewhere or load anything for \
+it."""
 
 Node = dict[str, Any]
 
@@ -74,10 +74,10 @@ Node = dict[str, Any]
 def document(routes: RouteTable, free: Exemptions) -> Node:
     """Describe *routes*, those of the predict function or of the health function.
 
-    *free*: those that need no key where there are keys, or are counted against no quota.
+    *free*: routes exempt from API keys or quotas.
     """
     function = "predict" if "/predict" in routes else "health"
-    described, kept = FUNCTIONS[function], _read(KEPT)
+    described, recorded = FUNCTIONS[function], _read(EXAMPLES_FILE)
     used = {operation.tag for operation in described.values()}
     whole = {
         "openapi": "3.1.0",
@@ -90,82 +90,82 @@ def document(routes: RouteTable, free: Exemptions) -> Node:
         },
         "tags": [{"name": tag, "description": TAGS[tag]} for tag in TAGS if tag in used],
         "security": [{}, *({scheme: list[str]()} for scheme in SCHEMES)],
-        "paths": _paths(described, routes, free, kept),
+        "paths": _paths(described, routes, free, recorded),
     }
     parts = components()
-    parts["schemas"]["Photo"]["examples"] = [kept["photo"]]
-    for name, value in _named(kept).items():
+    parts["schemas"]["Photo"]["examples"] = [recorded["photo"]]
+    for name, value in _path_examples(recorded).items():
         parts["parameters"][name]["example"] = value
     parts["examples"] = {
         slug: {"summary": problem["title"], "value": problem}
-        for slug, problem in kept["problems"].items()
+        for slug, problem in recorded["problems"].items()
     }
     schemes = {"securitySchemes": parts["securitySchemes"]}
-    return {**whole, "components": {**_reached(whole, parts), **schemes}}
+    return {**whole, "components": {**_referenced(whole, parts), **schemes}}
 
 
-def _named(kept: Node) -> Node:
-    """Return what stands in the paths of examples: a prediction that was, the model that ships."""
-    (job,) = kept["answers"]["createPrediction"]["202"][JSON].values()
-    (card,) = kept["answers"]["model"]["200"][JSON].values()
+def _path_examples(recorded: Node) -> Node:
+    """Return example values of path parameters: a recorded prediction, the default model."""
+    (job,) = recorded["answers"]["createPrediction"]["202"][JSON].values()
+    (card,) = recorded["answers"]["model"]["200"][JSON].values()
     return {"id": job["id"], "name": card["name"], "version": card["version"]}
 
 
 def components() -> Node:
-    """Read the parts that documents refer to by name: schemas, parameters, headers, bodies."""
+    """Return the components: schemas, parameters, headers, bodies."""
     return _read("components.json")
 
 
 def _paths(
-    described: Mapping[str, Operation], routes: RouteTable, free: Exemptions, kept: Node
+    described: Mapping[str, Operation], routes: RouteTable, free: Exemptions, recorded: Node
 ) -> Node:
-    """Write the operations of *routes* by path and method, paths as *described* has them."""
+    """Return the operations of *routes* by path and method."""
     paths: Node = {}
     for route, operation in described.items():
         method, path = route.split(" ")
         plain = routing.normalize_route(route)
         if method not in routes.get(routing.normalize_path(path), {}):
             continue
-        unlocked = plain in free.keys
-        refusals = () if unlocked else LOCKED
+        public = plain in free.keys
+        rejections = () if public else AUTH_ERRORS
         if method == "POST" and plain not in free.quotas:
-            refusals += COUNTED
+            rejections += QUOTA_ERRORS
         if routing.normalize_path(path) not in draining.EXEMPT_ROUTES:
-            refusals += STOPPED
-        whole = operation._replace(errors=(*operation.errors, *refusals))
-        paths.setdefault(path, {})[method.lower()] = _operation(whole, kept, unlocked)
+            rejections += SHUTDOWN_ERRORS
+        whole = operation._replace(errors=(*operation.errors, *rejections))
+        paths.setdefault(path, {})[method.lower()] = _operation(whole, recorded, public)
     return paths
 
 
-def _operation(operation: Operation, kept: Node, unlocked: bool) -> Node:
-    """Write one operation: its answers and its problems, by status."""
-    answers = kept["answers"].get(operation.id, {})
+def _operation(operation: Operation, recorded: Node, public: bool) -> Node:
+    """Return one operation with its responses by status."""
+    answers = recorded["answers"].get(operation.id, {})
     responses = {
         str(status): _answer(answer, answers.get(str(status), {}))
         for status, answer in operation.answers.items()
     }
     for status, errors in _by_status((*operation.errors, *EVERY_ERROR)).items():
-        responses[status] = _problems(errors, operation.problems, kept["problems"])
+        responses[status] = _problems(errors, operation.problems, recorded["problems"])
     parameters = (*operation.parameters, *EVERY_PARAMETER)
     return {
         "operationId": operation.id,
         "tags": [operation.tag],
         "summary": operation.summary,
         "description": operation.text,
-        **({"security": []} if unlocked else {}),
+        **({"security": []} if public else {}),
         "parameters": [_ref("parameters", name) for name in parameters],
         **({"requestBody": _ref("requestBodies", operation.body)} if operation.body else {}),
         "responses": dict(sorted(responses.items())),
     }
 
 
-def _answer(answer: Answer, kept: Node) -> Node:
+def _answer(answer: Answer, recorded: Node) -> Node:
     content: Node = {}
     for kind, schema in answer.content.items():
         content[kind] = {"schema": _ref("schemas", schema) if schema else {"type": "string"}}
-        if kind in kept:
+        if kind in recorded:
             content[kind]["examples"] = {
-                name: {"summary": name, "value": value} for name, value in kept[kind].items()
+                name: {"summary": name, "value": value} for name, value in recorded[kind].items()
             }
     links = {
         name: {"operationId": name, "parameters": {"id": "$response.body#/id"}}
@@ -179,10 +179,13 @@ def _answer(answer: Answer, kept: Node) -> Node:
     }
 
 
-def _problems(errors: list[type[Macule]], kind: str, kept: Node) -> Node:
-    """Write the problems of one status: their titles, types and examples."""
+def _problems(errors: list[type[Macule]], kind: str, recorded: Node) -> Node:
+    """Return the error response of one status: titles, types and examples."""
     names = tuple(
-        name for failure, named in SAID.items() for name in named if issubclass(errors[0], failure)
+        name
+        for failure, named in PROBLEM_HEADERS.items()
+        for name in named
+        if issubclass(errors[0], failure)
     )
     answer = {
         "description": " ".join(f"{error.title} (`{error.slug}`)." for error in errors),
@@ -193,13 +196,13 @@ def _problems(errors: list[type[Macule]], kind: str, kept: Node) -> Node:
     types = [f"urn:macule:problem:{error.slug}" for error in errors]
     only = {"type": {"enum": types}, "status": {"const": errors[0].status}}
     schema = {"allOf": [_ref("schemas", "Problem"), {"type": "object", "properties": only}]}
-    examples = {e.slug: _ref("examples", e.slug) for e in errors if e.slug in kept}
+    examples = {e.slug: _ref("examples", e.slug) for e in errors if e.slug in recorded}
     content = {"schema": schema, **({"examples": examples} if examples else {})}
     return {**answer, "content": {kind: content}}
 
 
 def _headers(names: tuple[str, ...]) -> Node:
-    """Name headers; what stands behind a dot tells two of one name apart in components.json."""
+    """Return header references; a suffix after a dot selects a variant in components.json."""
     return {name.partition(".")[0]: _ref("headers", name) for name in (*EVERY_HEADER, *names)}
 
 
@@ -210,8 +213,8 @@ def _by_status(errors: tuple[type[Macule], ...]) -> dict[str, list[type[Macule]]
     return found
 
 
-def _reached(whole: Node, parts: Node) -> Node:
-    """Return those of *parts* that the document refers to, from wherever."""
+def _referenced(whole: Node, parts: Node) -> Node:
+    """Return the *parts* that the document references, directly or indirectly."""
     reached: Node = {}
     wanted = list(_refs(whole))
     while wanted:
@@ -242,6 +245,6 @@ def _ref(kind: str, name: str) -> Node:
 
 
 def _read(name: str) -> Node:
-    """Read a file of this package; nothing of it is kept."""
+    """Return the JSON of a file of this package, uncached."""
     found: Node = json.loads((Path(__file__).parent / name).read_bytes())
     return found

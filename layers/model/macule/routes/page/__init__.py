@@ -1,4 +1,4 @@
-"""The upload page: its view, its files, and its form for who has no JavaScript."""
+"""The upload page: view, static files, and the form for browsers without JavaScript."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from macule.http.messages import Request, Response
 
 FOLDER = os.path.dirname(__file__)
 HTML = "text/html; charset=utf-8"
-# What may be asked for by name, and nothing else.
-KINDS = {
+# The only files that are served.
+FILES = {
     "style.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "api.js": "text/javascript; charset=utf-8",
     "photo.js": "text/javascript; charset=utf-8",
     "example.jpg": "image/jpeg",
 }
-LANGUAGES = ("en", "vi")  # the first where the reader asks for neither
+LANGUAGES = ("en", "vi")  # the first is the default
 SLOT = re.compile(r'\{\{([\w.]+)\}\}|(data-word="(\w+)"[^>]*>)')
-GUARDS = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; connect-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",
@@ -35,59 +35,59 @@ GUARDS = {
 
 
 def view(request: Request) -> Response:
-    """GET /: the page, in the language that the reader asks for. Query: `lang`."""
-    headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **GUARDS}
+    """GET /: the page, in the reader's language. Query: `lang`."""
+    headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **SECURITY_HEADERS}
     return static_files.text_response(
         request, _page(_language(request)), headers, "Accept-Language, "
     )
 
 
 def file(request: Request) -> Response:
-    """GET /page/{file}: a file of the page; kept by browsers where its address has its version."""
-    return static_files.file_response(request, FOLDER, KINDS)
+    """GET /page/{file}: a static file; cached by browsers if the URL has its version."""
+    return static_files.file_response(request, FOLDER, FILES)
 
 
 def form(request: Request) -> Response:
-    """POST /page/: what POST /predict/ answers, as a page. Query: `lang`, and its."""
+    """POST /page/: the answer of POST /predict/ as a page. Query: `lang`, and those of it."""
     answer = application.dispatch(request, "/predict/")
     found, language = json.loads(answer.body), _language(request)
     words = _words()
     if answer.status == 200:
-        found = found if "decision" in found else found["predictions"][0]  # it came as `instances`
-        shown = json.loads(application.dispatch(request, "/model/", "GET").body)
-        values = _result(found, shown, words[language], language)
+        found = found if "decision" in found else found["predictions"][0]  # sent as `instances`
+        card = json.loads(application.dispatch(request, "/model/", "GET").body)
+        values = _result(found, card, words[language], language)
     else:
         values = _problem(found, answer, words, language)
     body = _html(language, "../", values)
-    headers = {**answer.headers, **GUARDS, "Content-Type": HTML}
+    headers = {**answer.headers, **SECURITY_HEADERS, "Content-Type": HTML}
     return answer._replace(body=body, headers=headers)
 
 
 def _result(
     found: Mapping[str, Any], card: Mapping[str, Any], words: Mapping[str, Any], language: str
 ) -> dict[str, str]:
-    """Write the slots of an answer; a photo that the model cannot judge has no figures."""
-    kinds = _kinds(found, card, language)
+    """Return the slots of an answer; a `not_skin` answer has no figures."""
+    kinds = _label_rows(found, card, language)
     names = [*_texts(card, "names", language).values()] or [kind.name for kind in kinds]
     decision, model, best = found["decision"], found["model"], kinds[0]
-    told = {"name": best.name, "count": len(names), "names": ", ".join(names)}
-    told["step"] = _step(card)
+    fields = {"name": best.name, "count": len(names), "names": ", ".join(names)}
+    fields["step"] = _rounding_step(card)
     made = {**model, "model": model["name"], "ms": round(found["metrics"]["total_ms"])}
     slots = {
         "view": "result",
         "decision": decision,
-        "verdict": _text(words[decision]),
-        "verdict_name": _text(best.name if decision == "classified" else ""),
-        "soon": _text(words.get(_soon(decision, best.label, card), "")),
-        "meaning": _text(words[f"{decision}_meaning"].format(**told)),
-        "kinds": _text(words["kinds"].format(**told)),
-        "made_by": _text(words["made_by"].format(**made)),
+        "verdict": _escape(words[decision]),
+        "verdict_name": _escape(best.name if decision == "classified" else ""),
+        "soon": _escape(words.get(_urgency(decision, best.label, card), "")),
+        "meaning": _escape(words[f"{decision}_meaning"].format(**fields)),
+        "kinds": _escape(words["kinds"].format(**fields)),
+        "made_by": _escape(words["made_by"].format(**made)),
     }
-    return slots if decision == "not_skin" else {**slots, **_figures(found, kinds, words, told)}
+    return slots if decision == "not_skin" else {**slots, **_figures(found, kinds, words, fields)}
 
 
-class Kind(NamedTuple):
-    """One label of an answer, as the page shows it."""
+class LabelRow(NamedTuple):
+    """One label of an answer, as shown on the page."""
 
     label: str
     name: str
@@ -95,11 +95,11 @@ class Kind(NamedTuple):
     probability: float
 
 
-def _kinds(found: Mapping[str, Any], card: Mapping[str, Any], language: str) -> list[Kind]:
-    """Name what an answer has, the likeliest first, as the card does in *language*."""
+def _label_rows(found: Mapping[str, Any], card: Mapping[str, Any], language: str) -> list[LabelRow]:
+    """Return the labels of an answer, most likely first, with texts in *language*."""
     names, descriptions = (_texts(card, key, language) for key in ("names", "descriptions"))
     return [
-        Kind(
+        LabelRow(
             row["label"],
             names.get(row["label"], row["name"]),
             descriptions.get(row["label"], ""),
@@ -110,46 +110,46 @@ def _kinds(found: Mapping[str, Any], card: Mapping[str, Any], language: str) -> 
 
 
 def _texts(card: Mapping[str, Any], key: str, language: str) -> dict[str, str]:
-    """Return what the card says of each label; in English where it lacks *language*."""
+    """Return the card's text for each label; in English if *language* is missing."""
     known = card.get(key, {})
     texts = known.get(language) or known.get("en", ())
     return dict(zip(card.get("labels", ()), texts, strict=False))
 
 
-def _soon(decision: str, label: str, card: Mapping[str, Any]) -> str:
-    """Name the words that say how soon to see a doctor; "" where none do."""
+def _urgency(decision: str, label: str, card: Mapping[str, Any]) -> str:
+    """Return the key of the text on how soon to see a doctor."""
     if label in card.get("urgent", ()) and decision != "not_skin":
         return "soon_urgent"
     return f"soon_{decision}"
 
 
-def _step(card: Mapping[str, Any]) -> int:
-    """Return to what per cent figures are rounded: no finer than the model's calibration error."""
+def _rounding_step(card: Mapping[str, Any]) -> int:
+    """Return the rounding step in percent: no finer than the model's calibration error."""
     error = card.get("metrics", {}).get("ece_after")
     return 5 if error is not None and error <= 0.05 else 10
 
 
 def _figures(
     found: Mapping[str, Any],
-    kinds: Iterable[Kind],
+    kinds: Iterable[LabelRow],
     words: Mapping[str, Any],
-    told: Mapping[str, Any],
+    fields: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Write the slots of what the model found: a bar for each kind, and the map if there is one."""
+    """Return the slots of the figures: a bar for each label, and the map if there is one."""
     cam = found["explanation"]
-    alt = _text(words["alt_heat"].format(**told))
+    alt = _escape(words["alt_heat"].format(**fields))
     slots = {
-        "bars": "".join(_bar(kind, told["step"]) for kind in kinds),
-        "rounded": _text(words["rounded"].format(**told)),
+        "bars": "".join(_bar(kind, fields["step"]) for kind in kinds),
+        "rounded": _escape(words["rounded"].format(**fields)),
     }
     if not cam:
-        return {**slots, "no_map": _text(words["no_map"])}
+        return {**slots, "no_map": _escape(words["no_map"])}
     return {
         **slots,
-        "overlay": f' src="{_text(cam["overlay"])}" alt="{alt}"',
+        "overlay": f' src="{_escape(cam["overlay"])}" alt="{alt}"',
         "heat_hidden": "",
-        "heat_label": _text(words["heat"].format(**told)),
-        "rough": "" if cam["faithful"] else _text(words["rough"]),
+        "heat_label": _escape(words["heat"].format(**fields)),
+        "rough": "" if cam["faithful"] else _escape(words["rough"]),
     }
 
 
@@ -168,17 +168,17 @@ def _problem(
         advice.append(own["retry_in"].format(seconds=after))
     return {
         "view": "problem",
-        "problem_head": _text(head),
-        "problem_advice": _text(" ".join(advice)),
-        "problem_id": _text(own["request"].format(id=found["request_id"])),
+        "problem_head": _escape(head),
+        "problem_advice": _escape(" ".join(advice)),
+        "problem_id": _escape(own["request"].format(id=found["request_id"])),
     }
 
 
 def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
-    """Fill the slots of page.html with *values*, and its elements with their words."""
+    """Fill page.html with *values* and with the words of *language*."""
     words = _words()
     own = {
-        **{name: static_files.file_version(os.path.join(FOLDER, name)) for name in KINDS},
+        **{name: static_files.file_version(os.path.join(FOLDER, name)) for name in FILES},
         "lang": language,
         "root": root,
         "words": _script(words),
@@ -191,28 +191,28 @@ def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
 
     def fill(slot: re.Match[str]) -> str:
         name, element, word = slot.groups()
-        return own.get(name, "") if name else element + _text(words[language][word])
+        return own.get(name, "") if name else element + _escape(words[language][word])
 
     return SLOT.sub(fill, _read("page.html").decode()).encode()
 
 
 def _script(document: Mapping[str, Any]) -> str:
-    """Write JSON that ends no element: "<" stands in its texts alone, which can be written so."""
+    """Return JSON that is safe in a script element: "<" occurs only in strings, as an escape."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", r"\u003c")
 
 
-def _bar(kind: Kind, step: int) -> str:
-    share = _text(_share(kind.probability, step))
+def _bar(kind: LabelRow, step: int) -> str:
+    share = _escape(_percentage(kind.probability, step))
     return (
-        f'<li><span class="name">{_text(kind.name)}</span> <span class="share">{share}</span>'
+        f'<li><span class="name">{_escape(kind.name)}</span> <span class="share">{share}</span>'
         f'<svg class="bar" aria-hidden="true"><rect width="{100 * kind.probability:.1f}%" '
-        f'height="100%"/></svg><span class="hint">{_text(kind.description)}</span></li>'
+        f'height="100%"/></svg><span class="hint">{_escape(kind.description)}</span></li>'
     )
 
 
-def _share(probability: float, step: int) -> str:
-    """Write a probability in per cent, rounded to *step*, never as the certainty that it is not."""
+def _percentage(probability: float, step: int) -> str:
+    """Return a percentage rounded to *step*, never as 0% or 100%."""
     rounded = step * int(100 * probability / step + 0.5)
     if rounded == 0:
         return f"<{(step + 1) // 2}%"
@@ -220,20 +220,20 @@ def _share(probability: float, step: int) -> str:
 
 
 def _language(request: Request) -> str:
-    """Choose among LANGUAGES: as the query says, else as the browser likes them best."""
-    asked = request.query.get("lang", "")
-    if asked in LANGUAGES:
-        return asked
-    liked: dict[str, float] = {}
+    """Return the language: from the query, else the browser's preferred one."""
+    requested = request.query.get("lang", "")
+    if requested in LANGUAGES:
+        return requested
+    preferences: dict[str, float] = {}
     for part in request.headers.get("accept-language", "").lower().split(","):
         name, _, rest = part.partition(";")
-        liked.setdefault(name.strip()[:2], static_files.parse_quality(rest))
-    return max(LANGUAGES, key=lambda language: liked.get(language, 0.0))
+        preferences.setdefault(name.strip()[:2], static_files.parse_quality(rest))
+    return max(LANGUAGES, key=lambda language: preferences.get(language, 0.0))
 
 
 @cache
 def _page(language: str) -> static_files.CompressedText:
-    """Write the page once a process: 8 kB a language are kept."""
+    """Return the page, built once per process; 8 kB per language."""
     return static_files.compress(_html(language, "", {"view": "choose"}))
 
 
@@ -246,8 +246,8 @@ def _words() -> dict[str, Any]:
     return words
 
 
-def _text(text: object) -> str:
-    """Escape for HTML, in an element or a quoted attribute."""
+def _escape(text: object) -> str:
+    """Escape for HTML elements and quoted attributes."""
     from html import escape
 
     return escape(str(text))

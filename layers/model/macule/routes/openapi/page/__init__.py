@@ -1,4 +1,4 @@
-"""The OpenAPI document as one HTML page: what can be read stands in it, `docs.js` adds the rest."""
+"""The OpenAPI document as one HTML page; readable as is, `docs.js` adds the rest."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from macule.routes.openapi.page import tables, tryout
 from macule.routes.openapi.page.markup import Node, breakable, lines, prose
 from macule.routes.openapi.page.samples import samples
 
-SHARED = ("parameters", "responses", "headers")  # what all operations have of these is told once
+SHARED = ("parameters", "responses", "headers")  # what all operations have in common is shown once
 REFERENCE = {"every": "Every operation", "problems": "Problems", "schemas": "Schemas"}
 
 
 def html(document: Node, versions: Mapping[str, str]) -> str:
-    """Write the page of an OpenAPI document; *versions* has those of the page's files by name."""
+    """Return the page of an OpenAPI document; *versions*: of the page's files, by name."""
     info, components = document["info"], document["components"]
     operations = [
-        _flat(f"{method.upper()} {path}", operation, components)
+        _resolve(f"{method.upper()} {path}", operation, components)
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     ]
@@ -53,7 +53,7 @@ def html(document: Node, versions: Mapping[str, str]) -> str:
 
 
 def _topics(description: str) -> list[tuple[str, str, str]]:
-    """Split a description at its headings: the id, heading and HTML of each; the first has none."""
+    """Split a description at its headings into (id, heading, HTML); the first has no heading."""
     found: list[tuple[str, str, str]] = []
     for part in f"\n\n{description}".split("\n\n## "):
         head, _, text = part.partition("\n\n") if found else ("", "", part)
@@ -70,23 +70,23 @@ def _topic(topic: tuple[str, str, str]) -> str:
     )
 
 
-def _flat(route: str, operation: Node, components: Node) -> dict[str, Any]:
-    """Return an operation with its route, and with all that it refers to but schemas by name."""
+def _resolve(route: str, operation: Node, components: Node) -> dict[str, Any]:
+    """Return an operation with its route and with all references but schemas resolved."""
 
-    def found(node: Node) -> Node:
+    def resolve(node: Node) -> Node:
         if "$ref" not in node:
             return node
         _, _, kind, name = node["$ref"].split("/")
-        there: Node = components[kind][name]
-        return there
+        target: Node = components[kind][name]
+        return target
 
-    parameters = map(found, operation["parameters"])
+    parameters = map(resolve, operation["parameters"])
     headers: dict[str, Node] = {}
     responses = {}
     for status, answer in operation["responses"].items():
-        headers |= {name: found(header) for name, header in answer["headers"].items()}
+        headers |= {name: resolve(header) for name, header in answer["headers"].items()}
         content = {
-            kind: {**form, "examples": {k: found(v) for k, v in form.get("examples", {}).items()}}
+            kind: {**form, "examples": {k: resolve(v) for k, v in form.get("examples", {}).items()}}
             for kind, form in answer.get("content", {}).items()
         }
         responses[status] = {**answer, "content": content}
@@ -94,15 +94,15 @@ def _flat(route: str, operation: Node, components: Node) -> dict[str, Any]:
         **operation,
         "route": route,
         "parameters": {parameter["name"]: parameter for parameter in parameters},
-        "requestBody": found(operation.get("requestBody", {})),
+        "requestBody": resolve(operation.get("requestBody", {})),
         "responses": responses,
         "headers": headers,
     }
 
 
-def _common(each: list[Node]) -> Node:
-    """Return what all of *each* have under one name, and alike."""
-    first, *others = each
+def _common(nodes: list[Node]) -> Node:
+    """Return the entries that all nodes have in common."""
+    first, *others = nodes
     return {
         name: value
         for name, value in first.items()
@@ -111,7 +111,7 @@ def _common(each: list[Node]) -> Node:
 
 
 def _operation(operation: Node, shared: Node, problems: Node) -> str:
-    """Write one operation: what it is for, what it takes and answers; how to ask."""
+    """Return the HTML of one operation: description, tables, samples, form."""
     own = {
         kind: {name: it for name, it in operation[kind].items() if name not in shared[kind]}
         for kind in SHARED
@@ -140,7 +140,7 @@ def _route(route: str) -> str:
 
 
 def _samples(operation: Node) -> str:
-    """Write a request in each language, one below the other; the script makes tabs of them."""
+    """Return a sample in each language; the script turns them into tabs."""
     figures = lines(
         f'<figure><figcaption>{language}</figcaption><div class="code">'
         f'<pre class="sample">{escape(text)}</pre></div></figure>'
@@ -159,5 +159,5 @@ def _links(heads: Mapping[str, str]) -> str:
 
 
 def _read(name: str) -> str:
-    """Read a file of this package; nothing of it is kept."""
+    """Return the text of a file of this package, uncached."""
     return (Path(__file__).parent / name).read_text("utf-8")

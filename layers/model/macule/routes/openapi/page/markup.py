@@ -1,4 +1,4 @@
-"""Parts of HTML: texts, names, types and tables; all of what a document says is escaped."""
+"""HTML of texts, names, types and tables; all text of the document is escaped."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-MOST_CHARACTERS = 90  # of a text in an example
-SHORT_LINES = 14  # of an example that may be unfolded
+MAX_CHARS = 90  # of a string in an example
+MAX_OPEN_LINES = 14  # of an example shown open
 SETTING = re.compile(r"[A-Z]+(_[A-Z]+)*")
 
 Node = Mapping[str, Any]
 
 
 class Row(NamedTuple):
-    """A row of a table; `id` is what links and the search lead to, "" for none."""
+    """A table row; `id`: the anchor for links and search, "" for none."""
 
     cells: Sequence[str]
     id: str = ""
 
 
 def prose(text: str) -> str:
-    """Escape a text; `code` and **strong** are all the marks that it may have."""
+    """Return a text as HTML; supports `code` and **strong**."""
     escaped = escape(text, quote=False)
     marked = re.sub(r"`([^`]+)`", lambda found: code(found[1]), escaped)
     return re.sub(r"\*\*([^ *][^*]*)\*\*", r"<strong>\1</strong>", marked)
 
 
 def code(text: str) -> str:
-    """Write what is escaped, so that a narrow column may break it; settings have a class."""
+    """Return an escaped text as breakable code; settings get a class."""
     kind = ' class="setting"' if len(text) > 4 and SETTING.fullmatch(text) else ""
     return f"<code{kind}>{breakable(text)}</code>"
 
 
 def breakable(text: str) -> str:
-    """Let a line end where the parts of a name do."""
+    """Allow line breaks between the parts of a name."""
     return re.sub("([/_.:])", r"\1<wbr>", text)
 
 
 def lines(parts: Iterable[str]) -> str:
-    """Join those of *parts* that are not empty."""
+    """Join the non-empty *parts* with newlines."""
     return "\n".join(part for part in parts if part)
 
 
 def table(caption: str, kind: str, heads: Iterable[str], rows: Sequence[Row]) -> str:
-    """Write a table, nothing where it has no rows; the search calls each row a *kind*."""
+    """Return a table, "" without rows; *kind*: the type of its rows in the search."""
     if not rows:
         return ""
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
@@ -62,22 +62,22 @@ def _row(row: Row) -> str:
     return f'<tr{name}><th scope="row">{first}</th>{"".join(f"<td>{it}</td>" for it in cells)}</tr>'
 
 
-def folded(summary: str, content: str, unfolded: bool = False) -> str:
-    """Write what opens at a click."""
+def details(summary: str, content: str, is_open: bool = False) -> str:
+    """Return a details element, "" without content."""
     if not content:
         return ""
-    return f"<details{' open' * unfolded}><summary>{summary}</summary>\n{content}\n</details>"
+    return f"<details{' open' * is_open}><summary>{summary}</summary>\n{content}\n</details>"
 
 
-def example(summary: str, value: Any, unfolded: bool = False) -> str:
-    """Write an answer that was given, folded unless it is to be seen and short."""
+def example(summary: str, value: Any, is_open: bool = False) -> str:
+    """Return a recorded answer, open if *is_open* and short."""
     text = _json(value)
     shown = f'<div class="code"><pre tabindex="0">{escape(text)}</pre></div>'
-    return folded(summary, shown, unfolded=unfolded and text.count("\n") < SHORT_LINES)
+    return details(summary, shown, is_open=is_open and text.count("\n") < MAX_OPEN_LINES)
 
 
 def type_name(schema: Node) -> str:
-    """Write what a value is, in a few words."""
+    """Return a short description of a schema's type."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f'<a href="#schema-{name}">{name}</a>'
@@ -103,15 +103,15 @@ def type_name(schema: Node) -> str:
 
 
 def _json(value: Any) -> str:
-    """Write an example; long texts are cut, short lists stay on one line."""
+    """Return indented JSON with long strings truncated and short lists on one line."""
 
     def cut(part: Any) -> Any:
         if isinstance(part, dict):
             return {key: cut(inner) for key, inner in part.items()}
         if isinstance(part, list):
             return [cut(inner) for inner in part]
-        long = isinstance(part, str) and len(part) > MOST_CHARACTERS
-        return f"{part[:MOST_CHARACTERS]}…" if long else part
+        long = isinstance(part, str) and len(part) > MAX_CHARS
+        return f"{part[:MAX_CHARS]}…" if long else part
 
     text = json.dumps(cut(value), indent=2, ensure_ascii=False)
     return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)

@@ -1,4 +1,4 @@
-"""Samples of a request to each operation: for a shell with curl, Python and JavaScript (Node)."""
+"""Sample requests for each operation: curl, Python, JavaScript (Node)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-URL = "http://localhost:8080"  # the page's script puts its own origin in place of this
+URL = "http://localhost:8080"  # replaced with the page's origin by its script
 FORM, JSON = "multipart/form-data", "application/json"
 # The body of an inference request; "%s" is the photo in base64.
 TENSOR = '{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["%s"]}]}'
@@ -15,82 +15,82 @@ Node = Mapping[str, Any]
 
 
 class Call(NamedTuple):
-    """What a request is made of; `sends` is "form", "tensor" or "" for nothing."""
+    """A sample request; `body`: "form", "tensor" or "" for none."""
 
     method: str
     url: str
-    keyed: bool
-    sends: str
+    needs_key: bool
+    body: str
     answers_json: bool
 
 
 def samples(operation: Node) -> dict[str, str]:
-    """Write a request in each language, by its name.
+    """Return a sample request by language.
 
     Args:
-      operation: as `page` flattens it, with its `route` and its parameters by name.
+      operation: resolved by `page`, with its `route` and parameters by name.
     """
     call = _call(operation)
     return {"curl": _curl(call), "Python": _python(call), "JavaScript": _javascript(call)}
 
 
-def sends(operation: Node) -> str:
-    """Say which body a sample of *operation* sends: a "form", a "tensor" or none."""
+def body_kind(operation: Node) -> str:
+    """Return the body of a sample: "form", "tensor" or "" for none."""
     forms = operation["requestBody"].get("content", {})
     return "form" if FORM in forms else "tensor" if forms else ""
 
 
-def asks_key(operation: Node) -> bool:
-    """Say whether *operation* needs a key where the service has keys."""
+def needs_key(operation: Node) -> bool:
+    """Return whether *operation* needs an API key."""
     return "401" in operation["responses"]
 
 
-def filled(name: str, parameters: Node) -> str:
-    """Return a value for *name*, a part of a path: its example, or the first that it may be."""
+def path_value(name: str, parameters: Node) -> str:
+    """Return a sample value of a path parameter: its example or its first enum value."""
     parameter = parameters[name]
     return str(parameter.get("example") or parameter["schema"]["enum"][0])
 
 
 def _call(operation: Node) -> Call:
     method, path = operation["route"].split(" ")
-    path = re.sub(r"{(\w+)}", lambda found: filled(found[1], operation["parameters"]), path)
+    path = re.sub(r"{(\w+)}", lambda found: path_value(found[1], operation["parameters"]), path)
     kinds = next(iter(operation["responses"].values())).get("content", {})
     return Call(
         method,
         URL + path,
-        asks_key(operation),
-        sends(operation),
+        needs_key(operation),
+        body_kind(operation),
         next(iter(kinds), "") == JSON,
     )
 
 
 def _curl(call: Call) -> str:
     words = [f"curl {call.url}"]
-    if call.method == "POST" and not call.sends:
+    if call.method == "POST" and not call.body:
         words[0] = f"curl -X POST {call.url}"
-    if call.keyed:
+    if call.needs_key:
         words.append('-H "Authorization: Bearer $MACULE_API_KEY"')
-    if call.sends == "form":
+    if call.body == "form":
         words.append("-F image=@photo.jpg")
-    if call.sends == "tensor":
+    if call.body == "tensor":
         words += [f'-H "Content-Type: {JSON}"', "-d @-"]
     command = " \\\n  ".join(words)
-    if call.sends != "tensor":
+    if call.body != "tensor":
         return command
     return f"printf '{TENSOR}' \\\n  \"$(base64 < photo.jpg | tr -d '\\n')\" |\n{command}"
 
 
 def _python(call: Call) -> str:
     modules, head, given = [], [], [f'"{call.url}",']
-    if call.keyed:
+    if call.needs_key:
         modules.append("import os")
         given.append("""headers={"Authorization": f"Bearer {os.environ.get('MACULE_API_KEY')}"},""")
-    if call.sends:
+    if call.body:
         modules.append("from pathlib import Path")
         head.append('photo = Path("photo.jpg").read_bytes()')
-    if call.sends == "form":
+    if call.body == "form":
         given.append('files={"image": photo},')
-    if call.sends == "tensor":
+    if call.body == "tensor":
         modules.insert(0, "import base64")
         tensor = TENSOR.replace('"%s"', "base64.b64encode(photo).decode()")
         head.append(f"body = {tensor}")
@@ -104,22 +104,22 @@ def _python(call: Call) -> str:
 
 def _javascript(call: Call) -> str:
     head, headers, options = [], [], []
-    if call.sends:
+    if call.body:
         head += ['import { readFile } from "node:fs/promises"; // in a page: input.files[0]', ""]
         head.append('const photo = await readFile("photo.jpg");')
     if call.method != "GET":
         options.append(f'method: "{call.method}",')
-    if call.keyed:
+    if call.needs_key:
         headers.append("Authorization: `Bearer ${process.env.MACULE_API_KEY}`")
-    if call.sends == "form":
+    if call.body == "form":
         head += ["const body = new FormData();", 'body.set("image", new Blob([photo]));']
-    if call.sends == "tensor":
+    if call.body == "tensor":
         tensor = re.sub(r'"(\w+)":', r"\1:", TENSOR).replace('"%s"', 'photo.toString("base64")')
         head.append(f"const body = JSON.stringify({tensor});")
         headers.append(f'"Content-Type": "{JSON}"')
     if headers:
         options.append(f"headers: {{ {', '.join(headers)} }},")
-    if call.sends:
+    if call.body:
         options.append("body,")
     inside = "".join(f"  {option}\n" for option in options)
     given = f", {{\n{inside}}}" if inside else ""

@@ -1,4 +1,4 @@
-"""What operations take and answer, as tables; recorded answers, problems and schemas."""
+"""Tables of parameters and answers; recorded examples, problems and schemas."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from macule.routes.openapi.page.markup import (
     Node,
     Row,
     code,
+    details,
     example,
-    folded,
     lines,
     prose,
     table,
     type_name,
 )
 
-FEW = 3  # parameters, which are not folded away
+MAX_OPEN_PARAMETERS = 3  # tables with more parameters are closed
 PROBLEM = "application/problem+json"
 
 
 def body(sent: Node) -> str:
-    """Write the media types in which a body may come."""
+    """Return the table of a body's media types."""
     rows = []
     for kind, form in sent.get("content", {}).items():
         needed = form["schema"].get("required", ())
-        told = [
+        parts = [
             f"{code(name)}{'' if name in needed else ' (optional)'}: {type_name(schema)}"
             for name, schema in form["schema"].get("properties", {}).items()
         ]
-        if not told:
-            told = [type_name(form["schema"]) if form["schema"] else "the file itself"]
+        if not parts:
+            parts = [type_name(form["schema"]) if form["schema"] else "the file itself"]
         note = prose(form["schema"].get("description", ""))
-        rows.append(Row((code(kind), "<br>".join(filter(None, [*told, note])))))
-    return folded("Body", table("Body", "Body", ("media type", "what"), rows))
+        rows.append(Row((code(kind), "<br>".join(filter(None, [*parts, note])))))
+    return details("Body", table("Body", "Body", ("media type", "what"), rows))
 
 
 def tables(prefix: str, parts: Node, problems: Node) -> str:
-    """Write parameters, and folded away the answers and their headers."""
+    """Return the tables of parameters, answers and headers."""
     parameters = [
         Row(
             (code(name), f"{it['in']}, {type_name(it['schema'])}", prose(it["description"])),
@@ -59,22 +59,22 @@ def tables(prefix: str, parts: Node, problems: Node) -> str:
     names = ("name", "type", "what")
     return lines(
         (
-            folded(
+            details(
                 "Parameters",
                 table("Parameters", "Parameter", ("name", "where and type", "what"), parameters),
-                unfolded=len(parameters) <= FEW,
+                is_open=len(parameters) <= MAX_OPEN_PARAMETERS,
             ),
-            folded(
+            details(
                 f"Answers {statuses}",
                 table("Answers", "Answer", ("status", "what", "when"), answers),
             ),
-            folded("Headers of answers", table("Headers of answers", "Header", names, headers)),
+            details("Headers of answers", table("Headers of answers", "Header", names, headers)),
         )
     )
 
 
 def _answer(answer: Node, problems: Node) -> tuple[str, str]:
-    """Write what an answer has and when it comes; the slug of a problem leads to it."""
+    """Return an answer's content and description, with problem slugs linked."""
     content = "<br>".join(_content(kind, form) for kind, form in answer["content"].items())
 
     def linked(found: re.Match[str]) -> str:
@@ -85,13 +85,13 @@ def _answer(answer: Node, problems: Node) -> tuple[str, str]:
 
 
 def _content(kind: str, form: Node) -> str:
-    """Name the schema of JSON, of all else the media type."""
+    """Return the schema of JSON content, else the media type."""
     named = "$ref" in form["schema"] or "allOf" in form["schema"]
     return type_name(form["schema"]) if named else code(kind)
 
 
 def examples(responses: Node) -> str:
-    """Write real answers, the first unfolded if it is short; problems have a section."""
+    """Return recorded answers, the first open if short; problems have their own section."""
     shown = [
         (f"Example {code(status)} {escape(each['summary'])}", each["value"])
         for status, answer in responses.items()
@@ -99,11 +99,11 @@ def examples(responses: Node) -> str:
         for each in form["examples"].values()
         if kind != PROBLEM
     ]
-    return lines(example(*it, unfolded=at == 0) for at, it in enumerate(shown))
+    return lines(example(*it, is_open=at == 0) for at, it in enumerate(shown))
 
 
 def problem(slug: str, shown: Node) -> str:
-    """Write a problem as it was answered once."""
+    """Return a recorded problem."""
     summary = f"{code(str(shown['value']['status']))} {code(slug)} {escape(shown['summary'])}"
     return (
         f'<div id="problem-{slug}" class="found" data-kind="Problem" data-name="{slug}">\n'
@@ -112,7 +112,7 @@ def problem(slug: str, shown: Node) -> str:
 
 
 def schema(name: str, shown: Node) -> str:
-    """Write a schema, folded: its members, or its type."""
+    """Return a schema with its members or its type."""
     needed = shown.get("required", ())
     rows = [
         Row(
@@ -130,5 +130,5 @@ def schema(name: str, shown: Node) -> str:
     summary = f"{code(name)} <span>{prose(shown.get('description', ''))}</span>"
     return (
         f'<div id="schema-{name}" class="found" data-kind="Schema" data-name="{name}">\n'
-        f"{folded(summary, kind or members)}\n</div>"
+        f"{details(summary, kind or members)}\n</div>"
     )

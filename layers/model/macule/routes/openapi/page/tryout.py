@@ -1,26 +1,26 @@
-"""The form that sends a real request to an operation; `docs.js` shows it, and does the sending."""
+"""The form that sends a request to an operation; `docs.js` shows and submits it."""
 
 from __future__ import annotations
 
 from html import escape
 
 from macule.routes.openapi.page.markup import Node, lines
-from macule.routes.openapi.page.samples import asks_key, filled, sends
+from macule.routes.openapi.page.samples import body_kind, needs_key, path_value
 
-KEY = """<label>API key, where the service asks for one
+KEY = """<label>API key, if the service needs one
 <input type="password" class="key" autocomplete="off" spellcheck="false"></label>"""
 
 
 def form(operation: Node, parameters: Node) -> str:
-    """Write the form of *operation*: its *parameters*, a photo, a key, a place for the answer."""
+    """Return the form of *operation*: *parameters*, photo, key, and a place for the answer."""
     method, path = operation["route"].split(" ")
     fields = [_field(*named, parameters) for named in parameters.items()]
     needed = sum(parameter["in"] == "path" for parameter in parameters.values())
-    body = sends(operation)
+    body = body_kind(operation)
     if body:
         photo = f'<input type="file" name="image" accept="image/*" data-in="{body}">'
         fields.insert(needed, f"<label>Photo {photo}</label>")
-    if asks_key(operation):
+    if needs_key(operation):
         fields.insert(needed + bool(body), KEY)
     return f"""<details class="try" hidden><summary>Try it</summary>
 <form data-method="{method}" data-path="{escape(path)}">
@@ -32,7 +32,7 @@ def form(operation: Node, parameters: Node) -> str:
 
 
 def _field(name: str, parameter: Node, parameters: Node) -> str:
-    """Write one input; what a path needs is filled in, for the rest an example is shown."""
+    """Return one input; path parameters are prefilled, others show an example."""
     where, schema = parameter["in"], parameter["schema"]
     given = f'name="{escape(name)}" data-in="{where}"'
     if "enum" in schema:
@@ -40,7 +40,7 @@ def _field(name: str, parameter: Node, parameters: Node) -> str:
         empty = "" if where == "path" else "<option></option>"
         return f"<label>{escape(name)} <select {given}>{empty}{options}</select></label>"
     if where == "path":
-        given += f' value="{escape(filled(name, parameters))}" required'
+        given += f' value="{escape(path_value(name, parameters))}" required'
     elif "example" in parameter:
         given += f' placeholder="{escape(str(parameter["example"]))}"'
     return f'<label>{escape(name)} <input {given} autocomplete="off" spellcheck="false"></label>'
