@@ -26,7 +26,7 @@ ANEW = {"Cache-Control": "no-cache"}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     copy = tmp_path / "weights"
-    shutil.copytree(local.SHIPPED, copy)
+    shutil.copytree(local.DEFAULT_MODEL_DIR, copy)
     return copy
 
 
@@ -146,7 +146,7 @@ def test_a_model_that_kills_is_let_alone(service: Service, folder: Path, tmp_pat
     digest = vouch(folder, good + bytes(4))
     run = (
         "import os, sys, tempfile; tempfile.tempdir = sys.argv[1]; from macule.registry import trial_run\n"
-        "with trial_run.of('/m.tflite', sys.argv[2]): os.abort()"
+        "with trial_run.guard('/m.tflite', sys.argv[2]): os.abort()"
     )
     for _ in range(2):
         subprocess.run(

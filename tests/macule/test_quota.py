@@ -14,19 +14,21 @@ from broker import broker
 from hypothesis import given
 from hypothesis import strategies as st
 from macule import settings
-from macule.caching.redis_client import Quotas
+from macule.caching.redis_client import RedisQuotas
 from macule.errors import BadSetting, QuotaExceeded
 from macule.security import client_address, rate_limits
-from macule.settings import access
 from macule.security.rate_limits import MOST_CALLERS, Memory, Meter, Policy
+from macule.settings import access
 
 HOUR, SECOND = Policy("hour", 5, 3600), Policy("second", 2, 1)
 US = 1_000_000
 T = TypeVar("T")
 
 
-def shared(url: str, policies: tuple[Policy, ...]) -> Quotas:
-    return Quotas(url, [(policy.name, policy.interval_us, policy.quota) for policy in policies])
+def shared(url: str, policies: tuple[Policy, ...]) -> RedisQuotas:
+    return RedisQuotas(
+        url, [(policy.name, policy.interval_us, policy.quota) for policy in policies]
+    )
 
 
 class Bucket:

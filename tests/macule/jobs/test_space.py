@@ -19,7 +19,7 @@ from service import ROOT
 
 MB = 2**20
 MAP = Order(None, True, "https://caller.example/" + "x" * 1900, EVENTS)
-LONGEST = {"overlay": "data:" + "x" * activation_maps.MOST_CHARACTERS}  # no PNG of a map is longer
+LONGEST = {"overlay": "data:" + "x" * activation_maps.MAX_CHARACTERS}  # no PNG of a map is longer
 BEGIN = """
 import json, os, sys, threading, time
 from pathlib import Path
@@ -260,7 +260,7 @@ def test_a_map_and_a_webhook_are_counted() -> None:
     plain, mapped, told = Order(), Order(with_cam=True), Order(webhook="https://a/", events=EVENTS)
 
     assert (
-        sum(rooms(mapped).values()) - sum(rooms(plain).values()) == activation_maps.MOST_CHARACTERS
+        sum(rooms(mapped).values()) - sum(rooms(plain).values()) == activation_maps.MAX_CHARACTERS
     )
     assert set(rooms(told)) == set(EVENTS)
     assert sum(rooms(plain, 1000).values()) > 100_000

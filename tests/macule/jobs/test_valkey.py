@@ -29,7 +29,7 @@ from macule.errors import (
     QueueUnavailable,
     Unavailable,
 )
-from macule.inference.activation_maps import MOST_CHARACTERS
+from macule.inference.activation_maps import MAX_CHARACTERS
 from macule.jobs import (
     CANCELED,
     EVENTS,
@@ -384,7 +384,7 @@ def test_full_memory_refuses_the_new_alone(small: Broker) -> None:
     again = offer(queue, order, b"i")
     for job_id in accepted:
         assert queue.take(job_id)
-        assert queue.finish(job_id, SUCCEEDED, {"map": "data:" + "x" * MOST_CHARACTERS})
+        assert queue.finish(job_id, SUCCEEDED, {"map": "data:" + "x" * MAX_CHARACTERS})
     told = 0
     while delivery := queue.due():
         queue.settle(delivery, None)
@@ -406,7 +406,7 @@ def test_what_was_accepted_fits(small: Broker) -> None:
         accepted.append(said)
     for job_id in accepted:
         queue.take(job_id)
-        queue.finish(job_id, SUCCEEDED, {"map": "x" * MOST_CHARACTERS})
+        queue.finish(job_id, SUCCEEDED, {"map": "x" * MAX_CHARACTERS})
     memory = small.client.info("memory")
 
     assert len(accepted) > 5
@@ -538,11 +538,11 @@ def test_a_web_process_stays_small(server: Broker) -> None:
         # redis-py loads OpenTelemetry wherever that is installed: 2 MB that no broker asks for
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from macule.http.adapters import wsgi; from macule.memory import processes; from macule.routes import classify, health; import macule.jobs\n"
-        "before = processes.resident()\n"
+        "before = processes.resident_bytes()\n"
         "from macule.jobs.broker.redis_queue import Valkey\n"
         "queue = Valkey(sys.argv[1], 60, 100)\n"
         "for _ in range(20): queue.put(macule.jobs.Order(), bytes(10**6)); queue.waiting()\n"
-        "print((processes.resident() - before) / 2**20, *{'celery', 'kombu'} & set(sys.modules))"
+        "print((processes.resident_bytes() - before) / 2**20, *{'celery', 'kombu'} & set(sys.modules))"
     )
     server.client.flushall()
     found = subprocess.check_output([sys.executable, "-c", code, server.url], text=True).split()

@@ -15,7 +15,7 @@ from draw import photo, saved
 from macule.errors import Busy
 from macule.jobs import CANCELED, EVENTS, FAILED, PROCESSING, SUCCEEDED, Order
 from macule.jobs.broker.redis_queue import Valkey
-from macule.memory.recycling import Wear
+from macule.memory.recycling import RecyclePolicy
 from macule.server.queue_worker import Worker
 from PIL import Image
 from receivers import SECRET, receiver
@@ -129,9 +129,9 @@ def test_what_is_unavailable_is_tried_again(queue: Valkey) -> None:
 
     job = queue.put(Order(), b"")
     for _ in range(5):
-        Worker(queue, short, Wear(0, None, None, 0.0), 1).one(job.id)
+        Worker(queue, short, RecyclePolicy(0, None, None, 0.0), 1).one(job.id)
     waiting = queue.get(job.id, "")
-    Worker(queue, lambda *_: (SUCCEEDED, {}), Wear(0, None, None, 0.0), 1).one(job.id)
+    Worker(queue, lambda *_: (SUCCEEDED, {}), RecyclePolicy(0, None, None, 0.0), 1).one(job.id)
 
     assert (waiting.status, waiting.attempts) == (PROCESSING, 0)
     assert queue.get(job.id, "").status == SUCCEEDED

@@ -57,8 +57,8 @@ def run(
     if queue:
         answer, workers = score.through(queue, stop), workers or WAITING
     else:
-        runtime.warm(chosen.model)
-        answer, workers = score.local(chosen), workers or math.ceil(budget.processors())
+        runtime.get_or_load(chosen.model)
+        answer, workers = score.local(chosen), workers or math.ceil(budget.cpu_count())
 
     def one(name: str) -> Row:
         return score.row(name, answer, chosen.max_image_bytes, labels, stop)
@@ -69,7 +69,7 @@ def run(
         written.resume(names)
         progress = Progress(watcher, written.count, total)
         try:
-            for row in ordered_map.in_order(names, one, workers, workers * AHEAD, stop.set):
+            for row in ordered_map.ordered_map(names, one, workers, workers * AHEAD, stop.set):
                 if row["model"] not in (None, card.sha256):
                     raise ModelUnavailable(
                         f"A worker answers with the model {row['model'][:12]}, not with "

@@ -31,7 +31,7 @@ def find(place: str, but: str) -> Source:
     if place.startswith(BUCKETS):
         if why := urls.refusal(place):
             raise BadRequest(f"{urls.shown(place)} {why}.")
-        return Source(storage.names(place, QUIET_S), None)
+        return Source(storage.list_addresses(place, QUIET_S), None)
     if place == "-":
         return Source(_names(sys.stdin.buffer), None)
     if os.path.isdir(place):
@@ -77,7 +77,7 @@ def _fetch(address: str, most_bytes: int) -> bytes:
                 break
         return body
 
-    body = storage.patiently(once)
+    body = storage.retry(once)
     if body is None:
         raise Unreadable("There is nothing at this address, or nothing that may be read.")
     return body

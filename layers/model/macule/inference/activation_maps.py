@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LONGEST_PX = 256  # what the network saw has as many; a browser scales it up as well
-MOST_CHARACTERS = 360_000  # of both pictures' data URIs: noise, which no PNG makes smaller
+MAX_CHARACTERS = 360_000  # of both pictures' data URIs: noise, which no PNG makes smaller
 # Dark violet to bright pink: rising lightness, readable without colour vision and in print. No
 # skin has these colours, and over none they turn green, as yellow does over dark brown.
-STOPS = ((0, (30, 10, 70)), (85, (110, 20, 150)), (170, (210, 40, 200)), (255, (255, 120, 225)))
-STRONGEST = 0.6  # opacity of the overlay where the map peaks
+COLOUR_STOPS = (
+    (0, (30, 10, 70)),
+    (85, (110, 20, 150)),
+    (170, (210, 40, 200)),
+    (255, (255, 120, 225)),
+)
+MAX_OPACITY = 0.6  # opacity of the overlay where the map peaks
 
 
 class Pictures(NamedTuple):
@@ -39,7 +44,7 @@ def render(
     import numpy as np
     from PIL.Image import Resampling, composite, fromarray
 
-    size = _within(shape)
+    size = _scaled_size(shape)
     positive = np.maximum(activation, 0)
     peak = float(positive.max())
     levels = (positive * (255 / peak) if peak > 0 else positive).astype(np.uint8)
@@ -47,7 +52,7 @@ def render(
     colours = weight.convert("P")
     colours.putpalette(_palette())
     photo = fromarray(pixels[0]).resize(size, Resampling.BICUBIC)
-    opacity = weight.point([round(level * STRONGEST) for level in range(256)])
+    opacity = weight.point([round(level * MAX_OPACITY) for level in range(256)])
     overlay = composite(colours.convert("RGB"), photo, opacity)
     return Pictures(_png(colours), _png(overlay))
 
@@ -57,7 +62,7 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + b64encode(png).decode("ascii")
 
 
-def _within(shape: tuple[int, int]) -> tuple[int, int]:
+def _scaled_size(shape: tuple[int, int]) -> tuple[int, int]:
     """Scale a width and height so that the longer is LONGEST_PX, the shorter at least 1."""
     scale = LONGEST_PX / max(shape)
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
@@ -66,7 +71,7 @@ def _within(shape: tuple[int, int]) -> tuple[int, int]:
 def _palette() -> list[int]:
     """Interpolate STOPS to 256 RGB triples."""
     triples: list[int] = []
-    for (start, first), (end, second) in pairwise(STOPS):
+    for (start, first), (end, second) in pairwise(COLOUR_STOPS):
         for level in range(start, end + (end == 255)):
             part = (level - start) / (end - start)
             triples += [round(a + (b - a) * part) for a, b in zip(first, second, strict=True)]

@@ -48,7 +48,7 @@ class Explanation(NamedTuple):
         return self.overlay
 
 
-class Finding(NamedTuple):
+class Classification(NamedTuple):
     """What a model finds in one photo.
 
     `decision` is `classified`, `inconclusive` or `not_skin`; `predictions` begin with the likeliest
@@ -60,7 +60,7 @@ class Finding(NamedTuple):
     evidence: NDArray[np.float32] | None
 
 
-def find(warm: runtime.Warm, pixels: NDArray[np.uint8]) -> Finding:
+def classify(warm: runtime.LoadedModel, pixels: NDArray[np.uint8]) -> Classification:
     """Classify one photo, decoded by `image` for the card of *warm*.
 
     Raises: ModelUnavailable.
@@ -76,7 +76,7 @@ def find(warm: runtime.Warm, pixels: NDArray[np.uint8]) -> Finding:
         for index in order
     )
     best = int(order[0])
-    return Finding(
+    return Classification(
         decide(card, float(scores.probabilities[best]), scores.distance),
         predictions,
         None if scores.maps is None else scores.maps[..., best].copy(),
@@ -97,7 +97,7 @@ def decide(card: Card, probability: float, distance: float | None) -> str:
     return "inconclusive" if unfamiliar or probability < card.inconclusive_below else "classified"
 
 
-def draw(
+def draw_explanation(
     card: Card,
     label: str,
     evidence: NDArray[np.float32],

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from macule.inference.inputs import Photo
     from macule.registry.model_card import Card
 
-AHEAD = 2  # photos a processor that `predict_many` has begun and not yielded
+AHEAD_PER_CPU = 2  # photos a processor that `predict_many` has begun and not yielded
 
 
 class Limits(NamedTuple):
@@ -39,7 +39,7 @@ class Limits(NamedTuple):
     decode_timeout_s: float
 
 
-class _Evidence(NamedTuple):
+class _ExplanationInput(NamedTuple):
     """What an explanation is drawn from: what the network saw, and its map of the first label."""
 
     card: Card
@@ -59,7 +59,7 @@ class Result:
 
     decision: str
     predictions: tuple[Prediction, ...]
-    _evidence: _Evidence | None = field(repr=False, compare=False)
+    _evidence: _ExplanationInput | None = field(repr=False, compare=False)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -78,13 +78,15 @@ class Result:
             raise NoMaps(
                 f"The model {card.name} has no activation maps; its card and REPORT.md say why."
             )
-        return classification.draw(card, self.predictions[0].label, activation, pixels, size)
+        return classification.draw_explanation(
+            card, self.predictions[0].label, activation, pixels, size
+        )
 
 
-class _Here(NamedTuple):
+class _ProcessState(NamedTuple):
     """What one process has: the model, and room for as many photos at once as processors."""
 
-    warm: runtime.Warm
+    warm: runtime.LoadedModel
     room: BoundedSemaphore
 
 
@@ -96,7 +98,7 @@ class Classifier:
     """
 
     def __init__(self, where: Source, limits: Limits) -> None:
-        here = _start(where)
+        here = _load_state(where)
         self._limits = limits
         self._by_pid = {os.getpid(): here}
         # what other processes of this one load: the same file, or none
@@ -122,8 +124,8 @@ class Classifier:
         card = here.warm.card
         with here.room:
             decoded, size = self._decode(body, card)
-            finding = classification.find(here.warm, decoded.pixels)
-        evidence = _Evidence(card, decoded.pixels, size, finding.evidence)
+            finding = classification.classify(here.warm, decoded.pixels)
+        evidence = _ExplanationInput(card, decoded.pixels, size, finding.evidence)
         return Result(finding.decision, finding.predictions, evidence, tuple(decoded.warnings))
 
     @overload
@@ -162,11 +164,11 @@ class Classifier:
             except Macule as error:
                 if not return_exceptions:
                     raise
-                return _bare(error)
+                return _without_traceback(error)
             return found if explainable else replace(found, _evidence=None)
 
-        workers = _processors()
-        return ordered_map.in_order(photos, one, workers, workers * AHEAD)
+        workers = _worker_count()
+        return ordered_map.ordered_map(photos, one, workers, workers * AHEAD_PER_CPU)
 
     def _decode(self, photo: bytes | Image, card: Card) -> tuple[decoding.Decoded, tuple[int, int]]:
         """Bring a photo to the network's input; return it, and the photo's width and height."""
@@ -178,10 +180,10 @@ class Classifier:
         size = decoding.measure(photo, limits.max_pixels)
         return decoding.fit(photo, card.side_px, card.resize), size
 
-    def _here(self) -> _Here:
+    def _here(self) -> _ProcessState:
         """Return this process's model. `setdefault` is atomic: no lock that a fork could hold."""
         pid = os.getpid()
-        return self._by_pid.get(pid) or self._by_pid.setdefault(pid, _start(self._same))
+        return self._by_pid.get(pid) or self._by_pid.setdefault(pid, _load_state(self._same))
 
     def __repr__(self) -> str:
         card = self._here().warm.card
@@ -208,17 +210,17 @@ def load(
     Raises: ModelUnavailable, BadCard; BadRequest for an argument that cannot be used.
     """
     limits = Limits(max_bytes, max_pixels, decode_timeout_s)
-    _check(max_bytes=max_bytes, max_pixels=max_pixels)
-    _check(decode_timeout_s=decode_timeout_s, model_timeout_s=model_timeout_s)
+    _check_positive(max_bytes=max_bytes, max_pixels=max_pixels)
+    _check_positive(decode_timeout_s=decode_timeout_s, model_timeout_s=model_timeout_s)
     try:
         digest = None if model_sha256 is None else parsers.sha256(model_sha256)
     except ValueError as error:
         raise BadRequest(f"model_sha256 is not {error}.") from None
     cache_dir = None if model_cache_dir is None else os.path.abspath(model_cache_dir)
-    return Classifier(Source(_place(model), digest, model_timeout_s, cache_dir), limits)
+    return Classifier(Source(_resolve_model(model), digest, model_timeout_s, cache_dir), limits)
 
 
-def _check(**numbers: float) -> None:
+def _check_positive(**numbers: float) -> None:
     for name, value in numbers.items():
         kind = float if name.endswith("_s") else int
         if type(value) not in (int, kind) or not 0 < value < math.inf:
@@ -226,10 +228,10 @@ def _check(**numbers: float) -> None:
             raise BadRequest(f"{name} is {value!r}; expected {expected} above 0.")
 
 
-def _place(model: str | os.PathLike[str] | None) -> str:
+def _resolve_model(model: str | os.PathLike[str] | None) -> str:
     """Return the address, or the folder by its whole path: the program may go elsewhere."""
     if model is None:
-        return local.in_use()
+        return local.active_folder()
     if not isinstance(model, str | os.PathLike):
         kind = type(model).__name__
         raise BadRequest(f"model is of type {kind}; expected a folder, an address or None.")
@@ -248,15 +250,15 @@ def _place(model: str | os.PathLike[str] | None) -> str:
     return os.path.abspath(place)
 
 
-def _start(where: Source) -> _Here:
-    return _Here(runtime.load(where, on_trial=False), BoundedSemaphore(_processors()))
+def _load_state(where: Source) -> _ProcessState:
+    return _ProcessState(runtime.load(where, on_trial=False), BoundedSemaphore(_worker_count()))
 
 
-def _processors() -> int:
-    return max(1, math.ceil(budget.processors()))
+def _worker_count() -> int:
+    return max(1, math.ceil(budget.cpu_count()))
 
 
-def _bare(error: Macule) -> Macule:
+def _without_traceback(error: Macule) -> Macule:
     """Drop the frames in which it was raised: they hold the photo."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

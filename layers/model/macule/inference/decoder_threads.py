@@ -66,17 +66,17 @@ def _run(job: Callable[[], T], cost: int, chosen: Settings) -> T:
         if not begun.wait(chosen.admission_timeout_s) and future.cancel():
             raise Busy("Other images are being decoded. Try again.")
         if not wait([future], chosen.decode_timeout_s).done:
-            _leave(future, cost)
-            raise decoding.slow(chosen.decode_timeout_s)
+            _abandon(future, cost)
+            raise decoding.slow_image(chosen.decode_timeout_s)
         return future.result()
     finally:
         del future  # it holds what the job raised, whose frames hold this one and the image
 
 
-def _leave(future: Future[Any], cost: int) -> None:
+def _abandon(future: Future[Any], cost: int) -> None:
     """Let a thread end by itself, with *cost* bytes held for it until then."""
     log.warning("an image is still being decoded after its time-out; %d bytes stay held", cost)
-    release = admission.current().hold(cost)
+    release = admission.current().force_reserve(cost)
     future.add_done_callback(lambda _: release())
 
 
@@ -87,14 +87,16 @@ def _threads() -> ThreadPoolExecutor:
 
     from macule.inference import sandbox
 
-    return ThreadPoolExecutor(admission.current().slots, "decode", _begin, (sandbox.restrict,))
+    return ThreadPoolExecutor(
+        admission.current().slots, "decode", _initialize_thread, (sandbox.restrict,)
+    )
 
 
-def _begin(restrict: Callable[[], str]) -> None:
+def _initialize_thread(restrict: Callable[[], str]) -> None:
     if why := restrict():
-        _tell(why)
+        _log_unrestricted(why)
 
 
 @cache
-def _tell(why: str) -> None:
+def _log_unrestricted(why: str) -> None:
     log.info("decoders may open files and connect: %s", why)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MODES = frozenset(
     "1 L LA P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV I I;16 I;16L I;16B F".split()  # noqa: SIM905
 )
-TAKEN = "a path, bytes, a file opened in binary mode, a PIL image or a uint8 array (h, w, 3)"
+ACCEPTED = "a path, bytes, a file opened in binary mode, a PIL image or a uint8 array (h, w, 3)"
 
 
 class Readable(Protocol):
@@ -45,17 +45,17 @@ def read(photo: Photo, max_bytes: int) -> bytes | Image:
     Raises: Unreadable, BodyTooLarge; BadRequest where it is none of TAKEN.
     """
     if isinstance(photo, str | os.PathLike):
-        body = _load(photo, max_bytes)
+        body = _read_path(photo, max_bytes)
     elif isinstance(photo, bytes | bytearray | memoryview):
         body = bytes(photo)
-    elif _is(photo, "PIL.Image", "Image"):
-        return _known(photo)
-    elif _is(photo, "numpy", "ndarray"):
-        return _picture(photo)
+    elif _is_instance(photo, "PIL.Image", "Image"):
+        return _checked_picture(photo)
+    elif _is_instance(photo, "numpy", "ndarray"):
+        return _picture_of_array(photo)
     elif hasattr(photo, "read"):
-        body = _drain(photo, max_bytes)
+        body = _read_file(photo, max_bytes)
     else:
-        raise BadRequest(f"The photo is of type {type(photo).__name__}; expected {TAKEN}.")
+        raise BadRequest(f"The photo is of type {type(photo).__name__}; expected {ACCEPTED}.")
     if len(body) > max_bytes:
         raise BodyTooLarge(
             f"The photo has more than {max_bytes:,} bytes (max_bytes). Send a smaller copy.",
@@ -66,7 +66,7 @@ def read(photo: Photo, max_bytes: int) -> bytes | Image:
     return body
 
 
-def _load(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+def _read_path(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(max_bytes + 1)
@@ -76,7 +76,7 @@ def _load(path: str | os.PathLike[str], max_bytes: int) -> bytes:
         raise Unreadable(f"{str(path)[:200]}: {why}.{hint}") from error
 
 
-def _drain(file: Readable, max_bytes: int) -> bytes:
+def _read_file(file: Readable, max_bytes: int) -> bytes:
     """Read to the end, or one byte too many; an unbuffered file may give less than is asked for."""
     parts, missing = [], max_bytes + 1
     try:
@@ -90,13 +90,13 @@ def _drain(file: Readable, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def _is(photo: object, module: str, name: str) -> bool:
+def _is_instance(photo: object, module: str, name: str) -> bool:
     """Is it an instance of a class whose module is loaded? Else it cannot be."""
     found: Any = sys.modules.get(module)
     return found is not None and isinstance(photo, getattr(found, name))
 
 
-def _known(picture: Any) -> Image:
+def _checked_picture(picture: Any) -> Image:
     if picture.mode not in MODES:
         raise BadRequest(
             f"The picture's mode is {picture.mode}, which has no way to RGB here; convert it first."
@@ -107,7 +107,7 @@ def _known(picture: Any) -> Image:
     return known
 
 
-def _picture(pixels: Any) -> Image:
+def _picture_of_array(pixels: Any) -> Image:
     """Take an array's pixels as they are: RGB, 0 to 255."""
     if pixels.dtype.name != "uint8" or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise BadRequest(

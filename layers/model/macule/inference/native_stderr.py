@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 STDERR = 2
 # LiteRT tells of each interpreter it makes, at a level that neither Python nor a variable sets
 # (google-ai-edge/LiteRT#7420).
-NOISE = b"INFO: "
+INFO_PREFIX = b"INFO: "
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def filtered() -> Iterator[None]:
     """Hold back what is written to file descriptor 2; then pass it on without its INFO lines.
 
     All of it is passed on where an exception ends the block. A crash leaves Python's own report.
@@ -31,7 +31,7 @@ def held() -> Iterator[None]:
     was_enabled = faulthandler.is_enabled()
     faulthandler.enable(kept)
     os.dup2(sink, STDERR)
-    noise = NOISE
+    noise = INFO_PREFIX
     try:
         yield
     except BaseException:

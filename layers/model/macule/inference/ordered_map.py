@@ -12,7 +12,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(
+def ordered_map(
     items: Iterable[T],
     one: Callable[[T], R],
     workers: int,

@@ -39,7 +39,7 @@ class Scores(NamedTuple):
     distance: float | None
 
 
-class Warm(NamedTuple):
+class LoadedModel(NamedTuple):
     """A loaded model. `levels` maps a pixel value to network input: shape (channels, 256).
 
     `stages` holds the milliseconds of fetch, import, load and, after the first run, first;
@@ -74,23 +74,23 @@ class Warm(NamedTuple):
         }
 
 
-class Here:
+class ProcessModel:
     """The model of one process. An interpreter does not survive a fork, so a child starts anew."""
 
     def __init__(self) -> None:
         self.lock = Lock()
-        self.warm: Warm | None = None
+        self.warm: LoadedModel | None = None
         self.loading = False
         self.failure: ModelUnavailable | None = None
         self.failures = 0
 
 
-_by_pid: dict[int, Here] = {}
+_by_pid: dict[int, ProcessModel] = {}
 
 
 def state() -> tuple[str, str]:
     """Return cold, loading, ready or failed, and why it failed; never waits."""
-    here = _here()
+    here = _process_model()
     if here.warm:
         return "ready", ""
     if here.loading:
@@ -98,19 +98,19 @@ def state() -> tuple[str, str]:
     return ("failed", str(here.failure)) if here.failure else ("cold", "")
 
 
-def loaded() -> Warm | None:
+def loaded() -> LoadedModel | None:
     """Return the model if it is loaded in this process; never waits."""
-    return _here().warm
+    return _process_model().warm
 
 
-def warm(where: Where) -> Warm:
+def get_or_load(where: Where) -> LoadedModel:
     """Return the model from *where*, loading it at the first call.
 
     Calls meanwhile wait for that one and share its outcome.
 
     Raises: ModelUnavailable, BadCard; the next call tries again.
     """
-    here = _here()
+    here = _process_model()
     if here.warm:
         return here.warm
     failures = here.failures
@@ -123,7 +123,7 @@ def warm(where: Where) -> Warm:
         try:
             here.warm = load(where, on_trial=True)
             here.failure = None
-            _announce(here.warm)
+            _log_loaded(here.warm)
             return here.warm
         except ModelUnavailable as error:
             here.failure = error
@@ -141,13 +141,13 @@ def card(where: Where) -> Card:
     Raises: ModelUnavailable, BadCard.
     """
     if isinstance(where, Source) or loaded():
-        return warm(where).card
+        return get_or_load(where).card
     from macule.registry import local, model_card
 
-    return model_card.read(where or local.in_use())
+    return model_card.read(where or local.active_folder())
 
 
-def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
+def run(warm: LoadedModel, pixels: NDArray[np.uint8]) -> Scores:
     """Classify one image.
 
     *pixels*: shape (1, height, width, 3), uint8, RGB, as `decoding.decode` returns them.
@@ -161,7 +161,7 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
     with warm.lock:
         began = time.perf_counter()
         first = "first" not in warm.grown
-        before = processes.resident() if first else 0
+        before = processes.resident_bytes() if first else 0
         warm.interpreter.set_tensor(warm.input_index, tensor)
         with _trial(warm.path, warm.card, warm.on_trial and first, first_run=True):
             warm.interpreter.invoke()
@@ -170,7 +170,7 @@ def run(warm: Warm, pixels: NDArray[np.uint8]) -> Scores:
         distance = float(_output(warm, warm.distance)) if warm.distance else None
         if first:
             warm.stages["first"] = (time.perf_counter() - began) * 1e3
-            warm.grown["first"] = processes.resident() - before
+            warm.grown["first"] = processes.resident_bytes() - before
     powers = np.exp((logits - logits.max()) / np.float32(warm.card.temperature))
     probabilities = powers / powers.sum()
     if not np.isfinite([*probabilities, distance or 0.0]).all():
@@ -206,17 +206,17 @@ def as_logits(scores: NDArray[np.float32], output: str) -> NDArray[np.float32]:
     return logarithms
 
 
-def _here() -> Here:
+def _process_model() -> ProcessModel:
     """Return this process's model. `setdefault` is atomic: no lock that a fork could hold."""
     pid = os.getpid()
     if pid not in _by_pid:
         if any(here.warm for here in _by_pid.values()):
             log.warning("a model was loaded before the fork; process %d loads its own", pid)
-        _by_pid.setdefault(pid, Here())
+        _by_pid.setdefault(pid, ProcessModel())
     return _by_pid[pid]
 
 
-def load(where: Where, on_trial: bool) -> Warm:
+def load(where: Where, on_trial: bool) -> LoadedModel:
     """Find the file and check it, import the runtime, map it.
 
     In this order, as the process that fetches a model takes memory while it runs.
@@ -224,11 +224,11 @@ def load(where: Where, on_trial: bool) -> Warm:
     without an end ends this one; only a process that serves alone may be.
     Raises: ModelUnavailable, BadCard.
     """
-    clock, sizes = [time.perf_counter()], [processes.resident()]
+    clock, sizes = [time.perf_counter()], [processes.resident_bytes()]
 
     def lap() -> None:
         clock.append(time.perf_counter())
-        sizes.append(processes.resident())
+        sizes.append(processes.resident_bytes())
 
     path, card = remote.find(where)
     lap()
@@ -244,18 +244,18 @@ def load(where: Where, on_trial: bool) -> Warm:
         raise ModelUnavailable(f"{card.file} is not a model that LiteRT can run.") from error
     source, *_ = interpreter.get_input_details()
     outputs = {len(output["shape"]): output for output in interpreter.get_output_details()}
-    _agree(card, source, outputs)
+    _check_shapes(card, source, outputs)
     lap()
     names = ("fetch", "import", "load")
     stages = {name: (b - a) * 1e3 for name, (a, b) in zip(names, pairwise(clock), strict=True)}
     grown = {name: b - a for name, (a, b) in zip(names, pairwise(sizes), strict=True)}
     values = np.arange(256, dtype=np.float32)
     scaled = [(values - mean) / std for mean, std in zip(card.mean, card.std, strict=True)]
-    return Warm(
+    return LoadedModel(
         card,
         path,
         interpreter,
-        quantized(np.stack(scaled), source),
+        quantize(np.stack(scaled), source),
         source["index"],
         outputs[2],
         outputs.get(4),
@@ -270,10 +270,10 @@ def load(where: Where, on_trial: bool) -> Warm:
 def _trial(
     path: str, card: Card, on_trial: bool, first_run: bool = False
 ) -> AbstractContextManager[None]:
-    return trial_run.of(path, card.sha256, first_run) if on_trial else nullcontext()
+    return trial_run.guard(path, card.sha256, first_run) if on_trial else nullcontext()
 
 
-def _announce(warm: Warm) -> None:
+def _log_loaded(warm: LoadedModel) -> None:
     """Log and count that this process's model is loaded."""
     card, stages = warm.card, warm.stages
     spent = ", ".join(f"{name} {ms:.0f} ms" for name, ms in stages.items())
@@ -284,7 +284,7 @@ def _announce(warm: Warm) -> None:
     metrics.live("macule_models_loaded", lambda: 1.0)
 
 
-def _agree(card: Card, source: dict[str, Any], outputs: dict[int, dict[str, Any]]) -> None:
+def _check_shapes(card: Card, source: dict[str, Any], outputs: dict[int, dict[str, Any]]) -> None:
     """Raise ModelUnavailable where the file's shapes are not what the card says."""
     expected = [1, *decoding.sides(card.side_px), CHANNELS[card.channels]]
     found = [int(size) for size in source["shape"]]
@@ -302,7 +302,7 @@ def _agree(card: Card, source: dict[str, Any], outputs: dict[int, dict[str, Any]
         )
 
 
-def quantized(values: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]:
+def quantize(values: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]:
     """Express network input in the type that the file takes."""
     import numpy as np
 
@@ -315,7 +315,7 @@ def quantized(values: NDArray[np.float32], details: dict[str, Any]) -> NDArray[A
     return levels.astype(kind)
 
 
-def floats(raw: NDArray[Any], details: dict[str, Any]) -> NDArray[np.float32]:
+def dequantize(raw: NDArray[Any], details: dict[str, Any]) -> NDArray[np.float32]:
     """Bring an output of the file's type back to float32."""
     import numpy as np
 
@@ -326,6 +326,6 @@ def floats(raw: NDArray[Any], details: dict[str, Any]) -> NDArray[np.float32]:
     return (values - np.float32(zero)) * np.float32(scale)
 
 
-def _output(warm: Warm, details: dict[str, Any]) -> NDArray[np.float32]:
+def _output(warm: LoadedModel, details: dict[str, Any]) -> NDArray[np.float32]:
     """Copy an output out of the interpreter, without its batch."""
-    return floats(warm.interpreter.get_tensor(details["index"])[0], details)
+    return dequantize(warm.interpreter.get_tensor(details["index"])[0], details)

@@ -48,10 +48,10 @@ def restrict() -> str:
     size = 8 * (1 + (known >= min(TCP)) + (known >= min(SCOPES)))
     file = _syscall(CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), 0)
     if file < 0:
-        return _why()
+        return _errno_message()
     try:
         _libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        return _why() if _syscall(RESTRICT_SELF, file, 0) else ""
+        return _errno_message() if _syscall(RESTRICT_SELF, file, 0) else ""
     finally:
         os.close(file)
 
@@ -64,5 +64,5 @@ def _syscall(*arguments: object) -> int:
     return int(_libc().syscall(*arguments))
 
 
-def _why() -> str:
+def _errno_message() -> str:
     return f"Landlock: {errno.errorcode.get(ctypes.get_errno(), 'unknown error')}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from macule.errors import KeyInUse, KeyReused
-from macule.inference.activation_maps import MOST_CHARACTERS
+from macule.inference.activation_maps import MAX_CHARACTERS
 
 STARTING, PROCESSING = "starting", "processing"
 SUCCEEDED, FAILED, CANCELED = "succeeded", "failed", "canceled"
@@ -73,7 +73,7 @@ def rooms(order: Order, labels: int | None = None) -> dict[str, int]:
     """Return the most bytes that the begin and the end of a job add to what is kept."""
     outcome = ANSWER_BYTES + LABEL_BYTES * (labels or LABELS)
     told = {event: outcome + 2 * len(order.webhook) for event in order.events if order.webhook}
-    maps = MOST_CHARACTERS if order.with_cam else 0
+    maps = MAX_CHARACTERS if order.with_cam else 0
     return {**told, COMPLETED_EVENT: told.get(COMPLETED_EVENT, 0) + outcome + maps}
 
 

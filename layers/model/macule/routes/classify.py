@@ -8,7 +8,7 @@ from functools import partial
 
 from macule import settings
 from macule.caching import answers, single_flight
-from macule.caching.single_flight import Flight
+from macule.caching.single_flight import PendingCall
 from macule.errors import BadRequest
 from macule.http import messages, uploads
 from macule.http.messages import Request, Response
@@ -53,22 +53,22 @@ def answered(
     alone = answers.current() is None or bool(control & {"no-cache", "no-store"})
     here, deadline = admission.current(), time.monotonic() + chosen.admission_timeout_s
 
-    def received() -> Outcome | Flight[Outcome]:
+    def received() -> Outcome | PendingCall[Outcome]:
         return classified(receive())
 
-    def classified(body: bytes) -> Outcome | Flight[Outcome]:
+    def classified(body: bytes) -> Outcome | PendingCall[Outcome]:
         if alone:
             keeps = "no-store" not in control
             return pipeline.predict(body, chosen, top_k, with_cam, asks=False, keeps=keeps)
         digest = pipeline.sha256(body)
         job = partial(pipeline.predict, body, chosen, top_k, with_cam, digest)
-        return single_flight.current().join((digest, top_k, with_cam), body, job)
+        return single_flight.current().run_or_join((digest, top_k, with_cam), body, job)
 
-    outcome = here.turn(received, chosen.admission_timeout_s)
-    while isinstance(outcome, Flight):  # another request is at it: wait outside the slot
+    outcome = here.run_in_slot(received, chosen.admission_timeout_s)
+    while isinstance(outcome, PendingCall):  # another request is at it: wait outside the slot
         found = outcome.wait(deadline - time.monotonic())
         job = partial(classified, outcome.image)
-        outcome = _again(found) if found else here.turn(job, deadline - time.monotonic())
+        outcome = _again(found) if found else here.run_in_slot(job, deadline - time.monotonic())
     answer, stages, facts = outcome
     answer["metrics"]["total_ms"] = pipeline.elapsed_ms(began)
     if answer["metrics"]["cold_start"]:
@@ -93,7 +93,7 @@ def expect(request: Request, chosen: settings.Settings) -> None:
 def receive(request: Request, chosen: settings.Settings) -> uploads.Upload:
     """Read the photo in the body, once there is room for it and for what decoding it will take."""
     cost = uploads.price(request, chosen.max_image_bytes)
-    with admission.current().room(cost, chosen.admission_timeout_s):
+    with admission.current().reserve(cost, chosen.admission_timeout_s):
         return uploads.photo(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 

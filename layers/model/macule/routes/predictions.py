@@ -42,7 +42,7 @@ def create(request: Request) -> Response:
         order = Order(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
         return order, photo, header
 
-    order, photo, header = admission.current().turn(received, chosen.admission_timeout_s)
+    order, photo, header = admission.current().run_in_slot(received, chosen.admission_timeout_s)
     fingerprint = pipeline.sha256(pipeline.sha256(photo).encode() + repr(order).encode())
     job = desk.queue.put(order, photo, key or "", fingerprint)
     del photo
@@ -56,7 +56,7 @@ def create(request: Request) -> Response:
             job = desk.queue.get(job.id, request.caller)
     answer = _answer(job, 200 if job.ended else 202)
     answer.headers.update({"Location": f"/predictions/{job.id}", **applied})
-    return answer._replace(facts=pipeline.seen(header))
+    return answer._replace(facts=pipeline.header_facts(header))
 
 
 def show(request: Request) -> Response:

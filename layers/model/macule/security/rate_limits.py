@@ -18,7 +18,7 @@ from macule.errors import BadSetting, QuotaExceeded
 from macule.settings.access import US, Policy
 
 if TYPE_CHECKING:
-    from macule.caching.redis_client import Quotas
+    from macule.caching.redis_client import RedisQuotas
 
 MOST_CALLERS = 10_000  # whose numbers are kept; 3 MB, a test measures it
 
@@ -65,7 +65,7 @@ class Memory:
 class Meter:
     """Counts in Redis where there is one that answers, else in this process."""
 
-    def __init__(self, policies: Sequence[Policy], shared: Quotas | None = None) -> None:
+    def __init__(self, policies: Sequence[Policy], shared: RedisQuotas | None = None) -> None:
         self._policies = policies
         self._memory = Memory(policies)
         self._shared = shared
@@ -93,12 +93,14 @@ def _meter(policies: tuple[Policy, ...], redis_url: str | None) -> Meter:
     if not redis_url:
         return Meter(policies)
     try:
-        from macule.caching.redis_client import Quotas
+        from macule.caching.redis_client import RedisQuotas
     except ModuleNotFoundError as error:
         from macule import extras
 
         raise BadSetting(extras.needed("REDIS_URL", "redis")) from error
-    return Meter(policies, Quotas(redis_url, [(p.name, p.interval_us, p.quota) for p in policies]))
+    return Meter(
+        policies, RedisQuotas(redis_url, [(p.name, p.interval_us, p.quota) for p in policies])
+    )
 
 
 def _exhausted(policies: Sequence[Policy], owed: Sequence[int]) -> list[int]:

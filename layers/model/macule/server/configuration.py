@@ -50,7 +50,7 @@ def when_ready(server: Any) -> None:
     from macule.memory import processes
     from macule.observability import log_format, metrics
 
-    processes.first()  # whose descendants the workers are
+    processes.root_pid()  # whose descendants the workers are
     draining.announce(server)
     metrics.share(workers)  # what all of them count in, and those that come after
     log_format.begin()
@@ -84,13 +84,15 @@ def post_worker_init(worker: Any) -> None:
     from macule.memory import budget, recycling
 
     draining.prepare(worker, chosen.drain_s, chosen.graceful_timeout_s, selection.leave)
-    worker.wear = recycling.watch(chosen)
+    worker.wear = recycling.create_policy(chosen)
     share = budget.current().limit.bytes // workers // TRANSFERS_SHARE
     worker.transfers.most_bytes = min(share, TRANSFERS_BYTES)
     if chosen.function == "predict":
         selection.resume()
     if worker.replaces:
-        recycling.take_over(lambda: runtime.warm(chosen.model), worker.ppid, worker.surplus)
+        recycling.warm_up_worker(
+            lambda: runtime.get_or_load(chosen.model), worker.ppid, worker.surplus
+        )
     draining.note_warm(worker)
 
 
@@ -111,7 +113,7 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     draining.let_out(worker, req)
     # a request that broke off early has no method
     if environ.get("REQUEST_METHOD") == "POST" and resp.status_code not in application.REFUSED:
-        recycling.served(worker.wear, worker.ppid)
+        recycling.count_prediction(worker.wear, worker.ppid)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

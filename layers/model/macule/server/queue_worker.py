@@ -58,7 +58,7 @@ class Worker:
         self,
         queue: Valkey,
         work: Work,
-        wear: recycling.Wear,
+        wear: recycling.RecyclePolicy,
         grace_s: float,
         send: Send | None = None,
         longest_s: float = 0.0,
@@ -126,7 +126,7 @@ class Worker:
             raise
         else:  # told even by a process that is to end: else all would be done again
             self._patiently(lambda: self._queue.finish(job_id, status, outcome), to_the_end=True)
-            self.worn = self._wear.add(processes.private, time.monotonic())
+            self.worn = self._wear.add(processes.private_bytes, time.monotonic())
         finally:
             self._held = None
 
@@ -196,14 +196,14 @@ def serve(
     host = chosen.bind.rpartition(":")[0].strip("[]")
     listener = None if port is None else queue_worker_http.listen(host, port)
     queue = Valkey(url, chosen.job_ttl_s, chosen.max_jobs, live_s, look_s)
-    warm = runtime.warm(chosen.model)
+    warm = runtime.get_or_load(chosen.model)
     predicted = partial(task.outcome, chosen=chosen)
     grace_s = chosen.graceful_timeout_s
     send = partial(
         messages.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback
     )
     told = send if chosen.webhook_secrets else None
-    wear = recycling.watch(chosen)
+    wear = recycling.create_policy(chosen)
     worker = Worker(queue, predicted, wear, grace_s, told, longest_s(chosen))
     app = Celery("macule", broker=url, set_as_current=False)
     app.conf.update(configuration(chosen))
@@ -241,7 +241,7 @@ def serve(
     celery.start()
     reason = worker.ended(ANEW_S)  # it ends where the server has no memory left for its commands
     if reason:
-        recycling.tell(reason)
+        recycling.log_recycle(reason)
     return reason
 
 

@@ -27,7 +27,7 @@ COLOURS = {
 
 def measure(folder: Path, answers: evaluate.Answers) -> dict[str, Any]:
     """Give the figures of the *answers* of the model in *folder*, and what it says of no skin."""
-    warm = runtime.warm(str(folder))
+    warm = runtime.get_or_load(str(folder))
     decisions = Counter(decide(warm, picture) for picture in drawn_ood.draw(DRAWN))
     return {
         **evaluate.figures(answers),
@@ -36,7 +36,7 @@ def measure(folder: Path, answers: evaluate.Answers) -> dict[str, Any]:
     }
 
 
-def decide(warm: runtime.Warm, picture: Any) -> str:
+def decide(warm: runtime.LoadedModel, picture: Any) -> str:
     """Decide one picture (side, side, 3) as the service would."""
     from PIL.Image import fromarray
 

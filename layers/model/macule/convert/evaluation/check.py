@@ -30,10 +30,10 @@ def check(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
 
     Raises: ModelUnavailable, BadCard, Refused.
     """
-    _, card = local.fetch(options.folder)
+    _, card = local.find(options.folder)
     yield True, f"the card is whole and {card.file} is its file ({card.sha256[:12]}…)"
-    with native_stderr.held():
-        warm = runtime.warm(options.folder)
+    with native_stderr.filtered():
+        warm = runtime.get_or_load(options.folder)
     yield True, f"LiteRT runs it: {len(card.labels)} labels, {card.precision}"
     pixels = dataset.drawn(decoding.sides(card.side_px), 8)
     scores = np.stack([runtime.run(warm, picture[None]).probabilities for picture in pixels])
@@ -42,7 +42,7 @@ def check(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
         yield _figures(options.eval, warm)
 
 
-def _figures(folder: Path, warm: runtime.Warm) -> tuple[bool, str]:
+def _figures(folder: Path, warm: runtime.LoadedModel) -> tuple[bool, str]:
     """Compare accuracy on labelled images with what the card claims."""
     card = warm.card
     photos = dataset.choose(dataset.read(folder), ["val", "test"], MOST_IMAGES)

@@ -34,7 +34,7 @@ def renew() -> None:
     import random  # gives OpenTelemetry the ids of spans
 
     random.seed()
-    processes.restored()
+    processes.mark_restored()
     budget.current.cache_clear()
 
 

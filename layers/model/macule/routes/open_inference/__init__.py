@@ -44,7 +44,7 @@ def ready(request: Request) -> Response:
     """GET /v2/health/ready, or of a model: whether it serves; asking loads it."""
     chosen = settings.current()
     named = {"name": _card(request, chosen).name} if request.names else {}
-    runtime.warm(chosen.model)
+    runtime.get_or_load(chosen.model)
     answer = health.ready(request)
     headers = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
     return messages.as_json({**named, "ready": answer.status == 200}, answer.status, **headers)
@@ -116,9 +116,9 @@ def _receive(request: Request, card: Card, chosen: settings.Settings) -> tuple[b
     cost = content_coding.most_bytes(request, limit)
     cost = uploads.DECODING_BYTES + max(0, cost - request.body.received_bytes)
     here, sides = admission.current(), decoding.sides(card.side_px)
-    with here.room(cost, chosen.admission_timeout_s):
+    with here.reserve(cost, chosen.admission_timeout_s):
         parts = tensors.split(content_coding.chunks(request, limit, chosen.body_timeout_s), size)
-    with here.room(tensors.price(parts, sides), chosen.admission_timeout_s):
+    with here.reserve(tensors.price(parts, sides), chosen.admission_timeout_s):
         return tensors.read(parts, sides, most)
 
 
