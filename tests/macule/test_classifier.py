@@ -278,7 +278,7 @@ def test_an_array_is_its_pixels(default: Pair) -> None:
         (None, macule.BadRequest, "type NoneType; expected a path, bytes"),
         (7, macule.BadRequest, "type int; expected a path, bytes"),
         ("no/such.jpg", macule.Unreadable, "no/such.jpg: No such file"),
-        ("a\0b", macule.Unreadable, "no file's name"),
+        ("a\0b", macule.Unreadable, "not a valid file name"),
         (ROOT, macule.Unreadable, "Is a directory"),
         ("https://example.org/a.jpg", macule.Unreadable, "download the photo first"),
     ],
@@ -448,7 +448,7 @@ def test_results_cannot_be_changed(api: macule.Classifier) -> None:
         result.decision = "classified"  # type: ignore[misc]
     assert result == api.predict(SPOT.read_bytes())
     assert repr(result).startswith("Result(decision='classified', predictions=(Prediction(label=")
-    assert "_evidence" not in repr(result)
+    assert "_explanation_input" not in repr(result)
 
 
 def test_a_notebook_shows_the_overlay(api: macule.Classifier) -> None:

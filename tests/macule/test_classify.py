@@ -9,7 +9,7 @@ from draw import photo, skin
 from macule import settings
 from macule.caching import answers
 from macule.errors import ModelUnavailable
-from macule.inference import classification, pipeline, runtime
+from macule.inference import classification, loading, pipeline, runtime
 from macule.memory import admission
 from macule.memory.admission import Admission
 from macule.registry import local, model_card
@@ -77,8 +77,10 @@ def test_a_card_with_thresholds_needs_a_file_that_gives_the_distance() -> None:
     shapes = {2: {"shape": [1, len(CARD.labels)]}, 4: {"shape": [1, 8, 8, 3]}}
     source = {"shape": [1, *[CARD.side_px] * 2, 3]}
 
-    with pytest.raises(ModelUnavailable, match=r"gives no distance, which the card's thresholds"):
-        runtime._check_shapes(CARD, source, shapes)
+    with pytest.raises(
+        ModelUnavailable, match=r"has no distance output, which the card's thresholds"
+    ):
+        loading.check_shapes(CARD, source, shapes)
 
 
 def test_drawn_skin_gives_a_finite_distance() -> None:

@@ -11,7 +11,8 @@ import pytest
 from draw import photo
 from macule import settings
 from macule.errors import BadCard, ModelUnavailable
-from macule.inference import decoding, runtime
+from macule.inference import decoding, loading, runtime, tensors
+from macule.inference.loading import LoadedModel
 from macule.registry import local, model_card
 
 
@@ -63,9 +64,9 @@ def test_gray_is_pillow_s_and_bgr_is_turned() -> None:
 
     pixels = np.asarray(skin(60, 50))[None]
 
-    gray = runtime.arrange(pixels, "gray")
+    gray = tensors.arrange(pixels, "gray")
     np.testing.assert_array_equal(gray[0, ..., 0], np.asarray(skin(60, 50).convert("L")))
-    np.testing.assert_array_equal(runtime.arrange(pixels, "bgr")[..., 0], pixels[..., 2])
+    np.testing.assert_array_equal(tensors.arrange(pixels, "bgr")[..., 0], pixels[..., 2])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_scores_of_every_kind_become_probabilities(
     output: str, scores: list[float], expected: list[float]
 ) -> None:
     """Logits, probabilities and one sigmoid give the same distribution."""
-    logits = runtime.as_logits(np.array(scores, np.float32), output)
+    logits = tensors.as_logits(np.array(scores, np.float32), output)
     powers = np.exp(logits - logits.max())
 
     np.testing.assert_allclose(powers / powers.sum(), expected, atol=1e-6)
@@ -90,13 +91,13 @@ def test_scores_of_every_kind_become_probabilities(
 def test_two_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many come first at once, the model is loaded by one and shared by all."""
     loads = []
-    load = runtime.load
+    load = loading.load
 
-    def counted(where: settings.Where, on_trial: bool) -> runtime.LoadedModel:
+    def counted(where: settings.Where, on_trial: bool) -> LoadedModel:
         loads.append(where)
         return load(where, on_trial)
 
-    monkeypatch.setattr(runtime, "load", counted)
+    monkeypatch.setattr(loading, "load", counted)
 
     with ThreadPoolExecutor(8) as pool:
         warm = set(map(id, pool.map(runtime.get_or_load, [local.DEFAULT_MODEL_DIR] * 8)))

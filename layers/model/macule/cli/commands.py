@@ -201,7 +201,7 @@ def predict(options: argparse.Namespace) -> int:
             with native_stderr.filtered():
                 runtime.get_or_load(chosen.model)
             answer = pipeline.predict(
-                body, chosen, options.top_k, cam, asks=False, keeps=False
+                body, chosen, options.top_k, cam, read_cache=False, write_cache=False
             ).answer
         except Macule as error:
             code = FAILED

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from macule.inference import decoding, native_stderr, runtime
 from macule.inference.decoding import cost
 from macule.inference.decoding.formats import jpeg
+from macule.inference.loading import LoadedModel
 from macule.memory import admission, allocator, processes
 from macule.settings import Where
 
@@ -58,7 +59,7 @@ class Fit(NamedTuple):
     largest_mp: dict[str, float]
 
 
-def measure(where: Where) -> tuple[Need, runtime.LoadedModel]:
+def measure(where: Where) -> tuple[Need, LoadedModel]:
     """Load a model in this process, run it once, and see what that took.
 
     Raises: ModelUnavailable, BadCard.
@@ -110,7 +111,7 @@ def ledger(need: Need) -> tuple[dict[str, float], float]:
 
 
 def report(
-    need: Need, warm: runtime.LoadedModel, limits_mb: Sequence[float], max_pixels: int
+    need: Need, warm: LoadedModel, limits_mb: Sequence[float], max_pixels: int
 ) -> tuple[list[str], bool]:
     """Write the ledger and a verdict for each limit, or for what clouds sell where there is none.
 

@@ -59,7 +59,9 @@ def answered(
     def classified(body: bytes) -> Outcome | PendingCall[Outcome]:
         if alone:
             keeps = "no-store" not in control
-            return pipeline.predict(body, chosen, top_k, with_cam, asks=False, keeps=keeps)
+            return pipeline.predict(
+                body, chosen, top_k, with_cam, read_cache=False, write_cache=keeps
+            )
         digest = pipeline.sha256(body)
         job = partial(pipeline.predict, body, chosen, top_k, with_cam, digest)
         return single_flight.current().run_or_join((digest, top_k, with_cam), body, job)

@@ -12,6 +12,7 @@ from macule.convert import evaluate
 from macule.convert.evaluation import metrics
 from macule.convert.report import plots
 from macule.inference import classification, decoding, runtime
+from macule.inference.loading import LoadedModel
 from macule.train import drawn_ood
 
 TEMPLATE = Path(__file__).with_name("model-card.md")
@@ -36,7 +37,7 @@ def measure(folder: Path, answers: evaluate.Answers) -> dict[str, Any]:
     }
 
 
-def decide(warm: runtime.LoadedModel, picture: Any) -> str:
+def decide(warm: LoadedModel, picture: Any) -> str:
     """Decide one picture (side, side, 3) as the service would."""
     from PIL.Image import fromarray
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.inference.runtime import as_logits, dequantize, quantize
+from macule.inference.tensors import as_logits, dequantize, quantize
 
 DISTANCE, LOGITS, MAPS = 1, 2, 4
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from macule.convert.evaluation import dataset, metrics
 from macule.convert.progress import Progress
 from macule.inference import decoding, native_stderr, runtime
+from macule.inference.loading import LoadedModel
 from macule.registry import local
 
 MOST_IMAGES = 1000
@@ -42,7 +43,7 @@ def check(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
         yield _figures(options.eval, warm)
 
 
-def _figures(folder: Path, warm: runtime.LoadedModel) -> tuple[bool, str]:
+def _figures(folder: Path, warm: LoadedModel) -> tuple[bool, str]:
     """Compare accuracy on labelled images with what the card claims."""
     card = warm.card
     photos = dataset.choose(dataset.read(folder), ["val", "test"], MOST_IMAGES)
