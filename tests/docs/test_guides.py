@@ -32,7 +32,7 @@ def test_code_is_that_of_the_application() -> None:
 
 def test_the_comparison_runs(tmp_path: Path) -> None:
     """compare.py counts the labels that stayed, and names the photos whose label changed."""
-    shutil.copytree(local.SHIPPED, tmp_path / "mine")
+    shutil.copytree(local.DEFAULT_MODEL_DIR, tmp_path / "mine")
     with (tmp_path / "old.csv").open("w", newline="") as file:
         spot = str(ROOT / "examples/spot.jpg")
         csv.writer(file).writerows([("path", "label"), (spot, "nevus"), (spot, "melanoma")])

@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     for name in ("photo.jpg", "photos/one.jpg", "photos/two.jpg"):
         shutil.copy(ROOT / "examples/spot.jpg", tmp_path / name)
     (tmp_path / "photos/broken.jpg").write_bytes(b"hello")
-    shutil.copytree(local.SHIPPED, tmp_path / "mine")
+    shutil.copytree(local.DEFAULT_MODEL_DIR, tmp_path / "mine")
     return tmp_path
 
 

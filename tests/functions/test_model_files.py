@@ -26,7 +26,7 @@ ANEW = {"Cache-Control": "no-cache"}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     copy = tmp_path / "weights"
-    shutil.copytree(local.SHIPPED, copy)
+    shutil.copytree(local.DEFAULT_MODEL_DIR, copy)
     return copy
 
 
@@ -147,7 +147,7 @@ def test_a_model_that_kills_is_let_alone(service: Service, folder: Path, tmp_pat
     run = (
         "import os, sys, tempfile; from macule.registry import trial_run\n"
         "tempfile.tempdir = sys.argv[1]\n"
-        "with trial_run.of('/m.tflite', sys.argv[2]): os.abort()"
+        "with trial_run.guard('/m.tflite', sys.argv[2]): os.abort()"
     )
     for _ in range(2):
         subprocess.run(

@@ -276,7 +276,7 @@ def test_maps_can_be_switched_off(tmp_path: Path) -> None:
 def test_a_damaged_model_is_503_until_it_is_mended(tmp_path: Path) -> None:
     """A truncated model file is told with its reason; a good one is taken by the next request."""
     folder = tmp_path / "weights"
-    shutil.copytree(local.SHIPPED, folder)
+    shutil.copytree(local.DEFAULT_MODEL_DIR, folder)
     file = folder / "model.tflite"
     whole = file.read_bytes()
     file.write_bytes(whole[:1000])

@@ -49,7 +49,7 @@ def test_a_service_fetches_its_model(service: Service, web: Web, tmp_path: Path)
 def test_a_start_without_network_serves_the_last_good(web: Web, tmp_path: Path) -> None:
     """A service that starts while the place is dead serves what it had, and logs one warning."""
     settings = {"MODEL_URI": f"{web.url}/lesions", "MODEL_CACHE_DIR": str(tmp_path / "cache")}
-    web.hold(local.SHIPPED, "/lesions")
+    web.hold(local.DEFAULT_MODEL_DIR, "/lesions")
     with running(GUNICORN, tmp_path, **settings) as service:
         before = service.predict(photo()).json()
     web.files.clear()
@@ -61,7 +61,7 @@ def test_a_start_without_network_serves_the_last_good(web: Web, tmp_path: Path) 
 
 def test_two_places_for_a_model_stop_the_start(tmp_path: Path) -> None:
     """MODEL_DIR and MODEL_URI together are a mistake that gunicorn's log names."""
-    both = {"MODEL_DIR": local.SHIPPED, "MODEL_URI": "https://example.org/lesions"}
+    both = {"MODEL_DIR": local.DEFAULT_MODEL_DIR, "MODEL_URI": "https://example.org/lesions"}
 
     with (
         pytest.raises(AssertionError, match="MODEL_DIR and MODEL_URI are both set"),

@@ -15,7 +15,7 @@ from macule.registry import local, model_card
 from support.images import photo
 from support.service import GUNICORN, ROOT, Answer, Service, running
 
-CARD = model_card.read(str(local.SHIPPED))
+CARD = model_card.read(str(local.DEFAULT_MODEL_DIR))
 NAME = CARD.name
 SIDES = decoding.sides(CARD.side_px)
 SHAPE = [1, *SIDES, 3]

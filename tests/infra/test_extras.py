@@ -109,7 +109,7 @@ def test_a_model_comes_from_a_bucket(
     for name, value in stores.items():
         monkeypatch.setenv(name, value)
     target = f"{scheme}://models/lesions"
-    publish.publish(local.SHIPPED, target, "stable")
+    publish.publish(local.DEFAULT_MODEL_DIR, target, "stable")
 
     settings = {**given, **stores, "MODEL_URI": f"{target}/stable"}
     with bare.start(command, settings) as service:

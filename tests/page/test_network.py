@@ -113,7 +113,7 @@ def test_a_cold_start_is_told(browser: Browser, tmp_path: Path) -> None:
         handler.wfile.write(content)
 
     with model_sources.web() as web:
-        web.hold(local.SHIPPED, "/lesions")
+        web.hold(local.DEFAULT_MODEL_DIR, "/lesions")
         web.turns["/lesions/model.json"] = [late]
         settings = {"MODEL_URI": f"{web.url}/lesions", "MODEL_CACHE_DIR": str(tmp_path / "cache")}
         with (

@@ -22,7 +22,8 @@ WORKER = (
     "import logging; from macule import settings; from macule.server import queue_worker; "
     "logging.basicConfig(level=logging.INFO); "
     "again = queue_worker.serve(settings.current(), lease_s={lease_s}, "
-    "sweep_after_s={sweep_after_s}); import os, sys; again and {anew} and os.execv(sys.executable, sys.orig_argv)"
+    "sweep_after_s={sweep_after_s}); import os, sys; "
+    "again and {anew} and os.execv(sys.executable, sys.orig_argv)"
 )
 
 

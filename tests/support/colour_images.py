@@ -10,9 +10,11 @@ from PIL import Image, ImageCms
 
 SRGB = ImageCms.createProfile("sRGB")
 PROFILES = {
-    "Display P3": icc.written(icc.PRIMARIES[12]),
-    "Adobe RGB": icc.written((0.64, 0.33, 0.21, 0.71, 0.15, 0.06, 0.3127, 0.329), (563 / 256,)),
-    "linear BT.2020": icc.written(icc.PRIMARIES[9], (1.0,)),
+    "Display P3": icc.build_profile(icc.PRIMARIES[12]),
+    "Adobe RGB": icc.build_profile(
+        (0.64, 0.33, 0.21, 0.71, 0.15, 0.06, 0.3127, 0.329), (563 / 256,)
+    ),
+    "linear BT.2020": icc.build_profile(icc.PRIMARIES[9], (1.0,)),
 }
 
 

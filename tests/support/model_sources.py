@@ -61,7 +61,7 @@ class Web(loopback.Loopback):
 
     def hold(self, folder: str | Path, path: str) -> None:
         """Serve the model in *folder* below *path*."""
-        for file in (local.fetch(str(folder)).path, Path(folder) / model_card.FILE):
+        for file in (local.find(str(folder)).path, Path(folder) / model_card.FILE):
             self.files[f"{path}/{Path(file).name}"] = Path(file).read_bytes()
 
 
@@ -205,7 +205,7 @@ def buckets() -> Iterator[dict[str, str]]:
 def named(folder: Path, name: str) -> str:
     """Make a model's folder that differs in its card's name."""
     os.makedirs(folder)
-    card = json.loads((Path(local.SHIPPED) / model_card.FILE).read_text())
-    shutil.copy(local.fetch(local.SHIPPED).path, folder)
+    card = json.loads((Path(local.DEFAULT_MODEL_DIR) / model_card.FILE).read_text())
+    shutil.copy(local.find(local.DEFAULT_MODEL_DIR).path, folder)
     (folder / model_card.FILE).write_text(json.dumps({**card, "name": name}))
     return str(folder)

@@ -75,7 +75,7 @@ def test_a_bucket_is_listed_in_pages() -> None:
     for number in range(1003):
         storage.write(f"s3://models/pages/{number:04}", b"", "", QUIET_S)
 
-    names = list(storage.names("s3://models/pages/", QUIET_S))
+    names = list(storage.list_addresses("s3://models/pages/", QUIET_S))
 
     assert names == [f"s3://models/pages/{number:04}" for number in range(1003)]
 
@@ -84,4 +84,4 @@ def test_a_bucket_is_listed_in_pages() -> None:
 def test_a_bucket_that_is_not_there_is_told(scheme: str) -> None:
     """Listing what is not there fails with the bucket's own word, not with an empty batch."""
     with pytest.raises(ModelUnavailable, match=f"{scheme}://nowhere"):
-        list(storage.names(f"{scheme}://nowhere/a", QUIET_S))
+        list(storage.list_addresses(f"{scheme}://nowhere/a", QUIET_S))

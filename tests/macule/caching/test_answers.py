@@ -16,18 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from macule.caching import answers
-from macule.caching.answers import MOST_VALUE_BYTES, ROW_BYTES, Memory
-from macule.caching.redis_client import LONGEST_PAUSE_S, TIMEOUT_S, Answers
+from macule.caching.answers import MAX_VALUE_BYTES, ROW_OVERHEAD_BYTES, MemoryCache
+from macule.caching.redis_client import LONGEST_PAUSE_S, TIMEOUT_S, RedisCache
 from macule.registry import local, model_card
 from support.broker import PASSWORD, Broker, broker
 
-CARD = model_card.read(local.SHIPPED).document
+CARD = model_card.read(local.DEFAULT_MODEL_DIR).document
 NAMES = "abcdef"
 
 
 @contextmanager
-def keeping(url: str, tick: Callable[[], float] = time.monotonic) -> Iterator[Answers]:
-    kept = Answers(url, 60, MOST_VALUE_BYTES, tick)
+def keeping(url: str, tick: Callable[[], float] = time.monotonic) -> Iterator[RedisCache]:
+    kept = RedisCache(url, 60, MAX_VALUE_BYTES, tick)
     try:
         yield kept
     finally:
@@ -51,22 +51,24 @@ def test_every_part_of_a_key_makes_another() -> None:
     ]
     parts = product(("a" * 64, "b" * 64), cards, (None, 1, 2), (False, True), (False, True))
 
-    keys = [answers.key(*part) for part in parts]
+    keys = [answers.cache_key(*part) for part in parts]
 
     assert len(set(keys)) == len(keys) == 2 * 5 * 3 * 2 * 2
     assert all(key.startswith("macule:1:answer:") for key in keys)
-    assert answers.key("a", CARD, None) == answers.key("a", dict(reversed(CARD.items())), None)
+    assert answers.cache_key("a", CARD, None) == answers.cache_key(
+        "a", dict(reversed(CARD.items())), None
+    )
 
 
 @given(
-    st.integers(0, 4 * ROW_BYTES),
-    st.lists(st.tuples(st.sampled_from(NAMES), st.none() | st.integers(0, 3 * ROW_BYTES))),
+    st.integers(0, 4 * ROW_OVERHEAD_BYTES),
+    st.lists(st.tuples(st.sampled_from(NAMES), st.none() | st.integers(0, 3 * ROW_OVERHEAD_BYTES))),
 )
 def test_memory_is_the_latest_rows_that_fit(
     most_bytes: int, steps: list[tuple[str, int | None]]
 ) -> None:
     """Whatever is put and asked: never more than the bound, and what has to go is the oldest."""
-    kept, model = Memory(most_bytes, 60), OrderedDict[str, bytes]()
+    kept, model = MemoryCache(most_bytes, 60), OrderedDict[str, bytes]()
     for name, size in steps:
         if size is None:
             assert kept.get(name) == model.get(name)
@@ -75,13 +77,15 @@ def test_memory_is_the_latest_rows_that_fit(
             continue
         model.pop(name, None)
         kept.put(name, bytes(size))
-        if ROW_BYTES + size <= most_bytes:
+        if ROW_OVERHEAD_BYTES + size <= most_bytes:
             model[name] = bytes(size)
-        while sum(ROW_BYTES + len(value) for value in model.values()) > most_bytes:
+        while sum(ROW_OVERHEAD_BYTES + len(value) for value in model.values()) > most_bytes:
             model.popitem(last=False)
 
         assert (
-            kept.held_bytes == sum(ROW_BYTES + len(value) for value in model.values()) <= most_bytes
+            kept.held_bytes
+            == sum(ROW_OVERHEAD_BYTES + len(value) for value in model.values())
+            <= most_bytes
         )
     assert {name: kept.get(name) for name in model} == dict(model)
 
@@ -89,7 +93,7 @@ def test_memory_is_the_latest_rows_that_fit(
 def test_what_is_too_old_is_gone() -> None:
     """An answer is given again until its time is over, and then costs nothing."""
     now, tick = clock()
-    kept = Memory(10**6, 60, tick)
+    kept = MemoryCache(10**6, 60, tick)
     kept.put("a", b"{}")
     now[0] = 59.9
     young = kept.get("a")
@@ -100,8 +104,8 @@ def test_what_is_too_old_is_gone() -> None:
 
 def test_no_value_beyond_the_bound_is_kept() -> None:
     """One large explanation does not push out a thousand small answers."""
-    kept = Memory(10**7, 60)
-    kept.put("large", bytes(MOST_VALUE_BYTES))
+    kept = MemoryCache(10**7, 60)
+    kept.put("large", bytes(MAX_VALUE_BYTES))
     kept.put("small", bytes(100))
 
     assert (kept.get("large"), kept.get("small")) == (None, bytes(100))
@@ -109,9 +113,9 @@ def test_no_value_beyond_the_bound_is_kept() -> None:
 
 GROWTH = """
 import os, sys
-from macule.caching.answers import Memory
+from macule.caching.answers import MemoryCache
 def private(): return next(int(l.split()[1]) for l in open("/proc/self/status") if "RssAnon" in l)
-kept, most = Memory(int(sys.argv[1]), 3600), int(sys.argv[1])
+kept, most = MemoryCache(int(sys.argv[1]), 3600), int(sys.argv[1])
 names = (os.urandom(32).hex() for _ in range(20_000))
 before = private()
 for name in names:
@@ -145,12 +149,12 @@ def test_redis_keeps_for_a_time(tmp_path: Path) -> None:
 def test_redis_bounds_what_goes_in_and_what_comes_out(tmp_path: Path) -> None:
     """No value beyond the bound is sent; of one that another put there no more is read."""
     with broker(tmp_path) as server, keeping(server.url) as kept:
-        kept.put("k", bytes(MOST_VALUE_BYTES + 1))
+        kept.put("k", bytes(MAX_VALUE_BYTES + 1))
         sent = server.client.execute_command("EXISTS", "k")
         server.client.execute_command("SET", "k", bytes(2**23))
 
         assert sent == 0
-        assert len(kept.get("k") or b"") == MOST_VALUE_BYTES
+        assert len(kept.get("k") or b"") == MAX_VALUE_BYTES
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -178,7 +182,7 @@ def test_a_killed_redis_is_a_miss_and_one_line_until_it_is_back(
     assert (set(dead), back) == ({None}, b"{}")
     assert messages(caplog) == [
         ("WARNING", "the cache fails at GETRANGE: ConnectionError; answers are computed"),
-        ("INFO", "the cache is back at GETRANGE"),
+        ("INFO", "the cache works again at GETRANGE"),
     ]
     assert PASSWORD not in caplog.text
 
@@ -205,10 +209,10 @@ def test_a_stopped_redis_is_waited_for_ever_more_rarely(tmp_path: Path) -> None:
 def test_after_a_pause_one_request_tries_and_the_others_do_not() -> None:
     """Twenty at once, when the pause is over: one question."""
     now, tick = clock()
-    kept = Answers("redis://127.0.0.1:1", 60, 100, tick)
+    kept = RedisCache("redis://127.0.0.1:1", 60, 100, tick)
     kept.get("k")
     now[0] = 1.0
-    resting = [kept.server._resting() for _ in range(20)]
+    resting = [kept.server._is_paused() for _ in range(20)]
 
     assert resting == [False] + [True] * 19
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from macule.caching.single_flight import Flight, Flights
+from macule.caching.single_flight import PendingCall, SingleFlight
 from macule.errors import BadImage, Busy
 from support.service import until
 
@@ -19,7 +19,7 @@ def crowd(count: int, job: Callable[[], object]) -> None:
 
 def test_a_crowd_computes_once() -> None:
     """Of fifty at once one runs the job; the others are given its outcome."""
-    flights, ran, joined, seen = Flights[str](), [], [], []
+    flights, ran, joined, seen = SingleFlight[str](), [], [], []
 
     def job() -> str:
         ran.append(1)
@@ -27,8 +27,8 @@ def test_a_crowd_computes_once() -> None:
         return "outcome"
 
     def one() -> None:
-        found = flights.join("key", b"", job)
-        if isinstance(found, Flight):
+        found = flights.run_or_join("key", b"", job)
+        if isinstance(found, PendingCall):
             joined.append(found)
             found = found.wait(30)
         seen.append(found)
@@ -40,15 +40,15 @@ def test_a_crowd_computes_once() -> None:
 
 def test_other_things_do_not_wait() -> None:
     """A flight of one key holds up nobody who wants another."""
-    flights, end = Flights[str](), threading.Event()
+    flights, end = SingleFlight[str](), threading.Event()
 
     def long() -> str:
         end.wait(30)
         return "long"
 
-    thread = threading.Thread(target=flights.join, args=("long", b"", long))
+    thread = threading.Thread(target=flights.run_or_join, args=("long", b"", long))
     thread.start()
-    short = flights.join("short", b"", lambda: "short")
+    short = flights.run_or_join("short", b"", lambda: "short")
     end.set()
     thread.join()
 
@@ -57,7 +57,7 @@ def test_other_things_do_not_wait() -> None:
 
 def test_a_failure_is_the_one_s_who_met_it() -> None:
     """Whoever waited for a job that failed finds no outcome, the image, and the key free."""
-    flights, begun, end = Flights[str](), threading.Event(), threading.Event()
+    flights, begun, end = SingleFlight[str](), threading.Event(), threading.Event()
 
     def fail() -> str:
         begun.set()
@@ -66,22 +66,22 @@ def test_a_failure_is_the_one_s_who_met_it() -> None:
 
     def lead() -> None:
         with pytest.raises(BadImage):
-            flights.join("key", b"image", fail)
+            flights.run_or_join("key", b"image", fail)
 
     thread = threading.Thread(target=lead)
     thread.start()
     begun.wait(30)
-    other = flights.join("key", b"image", lambda: "mine")
-    assert isinstance(other, Flight)
+    other = flights.run_or_join("key", b"image", lambda: "mine")
+    assert isinstance(other, PendingCall)
     end.set()
     found = other.wait(30)
     thread.join()
 
     assert (found, other.image) == (None, b"image")
-    assert flights.join("key", b"image", lambda: "mine") == "mine"
+    assert flights.run_or_join("key", b"image", lambda: "mine") == "mine"
 
 
 def test_the_wait_is_bounded() -> None:
     """A flight that does not land in time is a 503, not a wait without end."""
     with pytest.raises(Busy, match="same image"):
-        Flight[str](b"").wait(0.01)
+        PendingCall[str](b"").wait(0.01)

@@ -15,7 +15,9 @@ from macule.registry import local, model_card
 
 MB = 2**20
 NEED = plan.Need(27 * MB, 9 * MB, 21 * MB, 27 * MB)
-SHIPPED: Any = SimpleNamespace(card=model_card.read(local.SHIPPED))  # nothing is loaded here
+SHIPPED: Any = SimpleNamespace(
+    card=model_card.read(local.DEFAULT_MODEL_DIR)
+)  # nothing is loaded here
 PLAN = [sys.executable, "-m", "macule.cli", "plan"]
 
 

@@ -28,7 +28,7 @@ def answers(count: int = 60) -> evaluate.Answers:
         for i in range(count)
     ]
     decisions = np.where(np.arange(count) % 4, "classified", "inconclusive")
-    card = model_card.read(local.SHIPPED)
+    card = model_card.read(local.DEFAULT_MODEL_DIR)
     return evaluate.Answers(card, photos, metrics.softmax(logits), decisions, truth, 0)
 
 
@@ -99,7 +99,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_command_writes_page_and_figures(folder: Path) -> None:
     """It prints the figures, and writes JSON and a page that asks for nothing outside itself."""
-    line = [*MACULE, local.SHIPPED, "--data", "data", "--resamples", "20"]
+    line = [*MACULE, local.DEFAULT_MODEL_DIR, "--data", "data", "--resamples", "20"]
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
 
     assert done.returncode == 0, done.stderr
@@ -124,7 +124,11 @@ def test_command_writes_page_and_figures(folder: Path) -> None:
 def test_wrong_data_is_refused(folder: Path, more: list[str], told: str) -> None:
     """One sentence says what is wrong; nothing is written."""
     done = subprocess.run(
-        [*MACULE, local.SHIPPED, *more], cwd=folder, capture_output=True, text=True, timeout=120
+        [*MACULE, local.DEFAULT_MODEL_DIR, *more],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
     assert done.returncode == 1

@@ -11,7 +11,7 @@ from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.graph import cams, gradcam
 from macule.convert.quantization import quantize
 from macule.convert.source import load, tflite
-from macule.inference.runtime import quantized
+from macule.inference import tensors
 from numpy.typing import NDArray
 from support import keras_models
 from support.service import needs_tensorflow
@@ -102,7 +102,7 @@ def test_int8_takes_pixels_without_loss(content: bytes, images: NDArray[np.uint8
     detail = quantize.interpreter(shrink(content, images)).get_input_details()[0]
     pixels = np.arange(256, dtype=np.uint8)
 
-    taken = quantized(batch_inference.scale(pixels[:, None], SCALING), detail)[:, 0]
+    taken = tensors.quantize(batch_inference.scale(pixels[:, None], SCALING), detail)[:, 0]
 
     assert detail["dtype"] is np.int8
     assert (taken == pixels.astype(int) - 128).all()

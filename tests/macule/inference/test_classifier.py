@@ -42,7 +42,7 @@ def without_maps(tmp_path_factory: pytest.TempPathFactory) -> str:
     from ai_edge_litert.interpreter import Interpreter
 
     folder = tmp_path_factory.mktemp("without-maps")
-    path, card = local.fetch(local.SHIPPED)
+    path, card = local.find(local.DEFAULT_MODEL_DIR)
     content = Path(path).read_bytes()
     outputs = Interpreter(model_content=content).get_output_details()
     kept = [output["index"] for output in outputs if len(output["shape"]) != 4]
@@ -56,7 +56,7 @@ def without_maps(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _rewrite_card(folder: Path, **changes: object) -> None:
     from hashlib import sha256
 
-    document = json.loads(Path(local.SHIPPED, model_card.FILE).read_text())
+    document = json.loads(Path(local.DEFAULT_MODEL_DIR, model_card.FILE).read_text())
     digest = sha256((folder / document["file"]).read_bytes()).hexdigest()
     (folder / model_card.FILE).write_text(json.dumps({**document, "sha256": digest, **changes}))
 
@@ -278,7 +278,7 @@ def test_an_array_is_its_pixels(default: Pair) -> None:
         (None, macule.BadRequest, "type NoneType; expected a path, bytes"),
         (7, macule.BadRequest, "type int; expected a path, bytes"),
         ("no/such.jpg", macule.Unreadable, "no/such.jpg: No such file"),
-        ("a\0b", macule.Unreadable, "no file's name"),
+        ("a\0b", macule.Unreadable, "not a valid file name"),
         (ROOT, macule.Unreadable, "Is a directory"),
         ("https://example.org/a.jpg", macule.Unreadable, "download the photo first"),
     ],
@@ -358,7 +358,7 @@ def test_a_model_that_is_none_is_said_to_be(tmp_path: Path) -> None:
 def test_a_model_comes_from_an_address(api: macule.Classifier, tmp_path: Path) -> None:
     """A card and its file behind an address are fetched, kept where it is said, and answer."""
     with model_sources.web() as web:
-        web.hold(local.SHIPPED, "/lesions")
+        web.hold(local.DEFAULT_MODEL_DIR, "/lesions")
         fetched = macule.load(f"{web.url}/lesions", model_cache_dir=tmp_path)
         with pytest.raises(macule.ModelUnavailable, match="neither"):
             macule.load(f"{web.url}/none", model_cache_dir=tmp_path)
@@ -407,7 +407,7 @@ def test_many_photos_stream(api: macule.Classifier, monkeypatch: pytest.MonkeyPa
     seen = []
     for number, result in zip(range(12), results, strict=False):
         seen.append(result)
-        assert len(taken) <= number + 1 + 2 * classifier.AHEAD
+        assert len(taken) <= number + 1 + 2 * classifier.AHEAD_PER_CPU
     results.close()  # type: ignore[attr-defined]
     count = len(taken)
 
@@ -448,7 +448,7 @@ def test_results_cannot_be_changed(api: macule.Classifier) -> None:
         result.decision = "classified"  # type: ignore[misc]
     assert result == api.predict(SPOT.read_bytes())
     assert repr(result).startswith("Result(decision='classified', predictions=(Prediction(label=")
-    assert "_evidence" not in repr(result)
+    assert "_explanation_input" not in repr(result)
 
 
 def test_a_notebook_shows_the_overlay(api: macule.Classifier) -> None:

@@ -16,7 +16,7 @@ from macule.errors import BadImage, Busy, SlowImage
 from macule.inference import decoder_threads, decoding, sandbox
 from macule.inference.decoding import formats
 from macule.inference.decoding.header import ORIENTATION_TAG
-from macule.inference.decoding.icc import PRIMARIES, written
+from macule.inference.decoding.icc import PRIMARIES, build_profile
 from macule.memory import admission
 from PIL import Image
 from support import tiff_files
@@ -109,7 +109,9 @@ def kinds() -> dict[str, Callable[[], bytes]]:
         "PNG palette": partial(saved, palette, "PNG", transparency=3),
         "PNG 16 bit": partial(saved, gray, "PNG"),
         "GIF transparent": partial(saved, palette, "GIF", transparency=3, comment=b"h\xe9"),
-        "JPEG with a profile": partial(saved, skin(), "JPEG", icc_profile=written(PRIMARIES[12])),
+        "JPEG with a profile": partial(
+            saved, skin(), "JPEG", icc_profile=build_profile(PRIMARIES[12])
+        ),
         "JPEG CMYK": partial(saved, skin().convert("CMYK"), "JPEG", progressive=True),
         "DICOM": dicom,
         "TIFF JPEG": partial(saved, skin(), "TIFF", compression="jpeg"),
@@ -212,21 +214,21 @@ def test_a_decoder_that_reads_piece_by_piece_ends_at_the_time_out(slow: dict[str
     """libwebp is given its file in pieces: nobody is answered while it still decodes."""
     here, hasty = admission.current(), CHOSEN._replace(decode_timeout_s=0.05)
 
-    with pytest.raises(SlowImage), here.room(COST, 10):
+    with pytest.raises(SlowImage), here.reserve(COST, 10):
         decoder_threads.decode(slow["WEBP"], 64, "squash", COST, hasty)
 
-    until(lambda: here.held == 0, 5)
+    until(lambda: here.held_bytes == 0, 5)
 
 
 def test_a_decoder_is_waited_for_until_the_time_out(slow: dict[str, bytes]) -> None:
     """One call that takes longer is a SlowImage in time; its memory stays held until it ends."""
     here, hasty = admission.current(), CHOSEN._replace(decode_timeout_s=0.05)
 
-    with pytest.raises(SlowImage), here.room(COST, 10):
+    with pytest.raises(SlowImage), here.reserve(COST, 10):
         decoder_threads.decode(slow["TIFF"], 64, "squash", COST, hasty)
 
-    assert here.held == COST
-    until(lambda: here.held == 0, 60)
+    assert here.held_bytes == COST
+    until(lambda: here.held_bytes == 0, 60)
 
 
 def test_decoders_that_are_not_done_keep_their_threads(slow: dict[str, bytes]) -> None:
@@ -239,6 +241,6 @@ def test_decoders_that_are_not_done_keep_their_threads(slow: dict[str, bytes]) -
 
     with pytest.raises(Busy):
         decoder_threads.inspect(photo(), CHOSEN._replace(admission_timeout_s=0.01))
-    assert here.held == here.slots * COST
-    until(lambda: here.held == 0, 60)
+    assert here.held_bytes == here.slots * COST
+    until(lambda: here.held_bytes == 0, 60)
     assert decoder_threads.inspect(photo(), CHOSEN).format == "JPEG"

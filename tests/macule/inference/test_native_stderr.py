@@ -8,7 +8,7 @@ LINES = r"os.write(2, b'INFO: made a delegate\nERROR: no memory\n')"
 
 def run(block: str) -> subprocess.CompletedProcess[str]:
     start = "import os\nfrom macule.inference import native_stderr\n"
-    code = f"{start}with native_stderr.held():\n    {block}"
+    code = f"{start}with native_stderr.filtered():\n    {block}"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from threading import Event
 
 import pytest
-from macule.inference.ordered_map import in_order
+from macule.inference.ordered_map import ordered_map
 
 AHEAD = 16
 
@@ -30,7 +30,7 @@ def test_a_slow_item_holds_up_a_bounded_number() -> None:
                 full.set()
             yield item
 
-    assert list(in_order(items(), one, 2, AHEAD)) == given
+    assert list(ordered_map(items(), one, 2, AHEAD)) == given
     assert seen == [AHEAD]
 
 
@@ -44,7 +44,7 @@ def test_an_end_is_told_before_it_is_waited_for() -> None:
             stop.wait(10)
         return item
 
-    results = in_order(iter(range(100)), one, 2, 4, stop.set)
+    results = ordered_map(iter(range(100)), one, 2, 4, stop.set)
     assert next(results) == 0
     began = time.monotonic()
     results.close()  # type: ignore[attr-defined]
@@ -56,7 +56,7 @@ def test_an_end_is_told_before_it_is_waited_for() -> None:
 
 def test_a_failure_comes_in_its_place() -> None:
     """What is before a failure is yielded; the failure ends the iteration."""
-    results = in_order("1234x678", int, 2, 4)
+    results = ordered_map("1234x678", int, 2, 4)
 
     assert [next(results) for _ in range(4)] == [1, 2, 3, 4]
     with pytest.raises(ValueError, match="'x'"):

@@ -8,13 +8,13 @@ import pytest
 from macule import settings
 from macule.caching import answers
 from macule.errors import ModelUnavailable
-from macule.inference import classification, pipeline, runtime
+from macule.inference import classification, loading, pipeline, runtime
 from macule.memory import admission
 from macule.memory.admission import Admission
 from macule.registry import local, model_card
 from support.images import photo, skin
 
-CARD = model_card.read(local.SHIPPED)._replace(
+CARD = model_card.read(local.DEFAULT_MODEL_DIR)._replace(
     inconclusive_below=0.5, unfamiliar_above=2.0, not_skin_above=3.0
 )
 
@@ -57,7 +57,7 @@ def test_a_model_without_a_distance_never_says_not_skin() -> None:
 @pytest.mark.parametrize("kind", ["plain", "noise", "stripes"])
 def test_what_is_no_skin_is_said_to_be_none(kind: str) -> None:
     """A plain colour, noise and stripes are `not_skin` by the default model."""
-    warm = runtime.warm(local.SHIPPED)
+    warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     side = int(warm.card.side_px)  # type: ignore[arg-type]
     pixels = np.full((1, side, side, 3), (30, 90, 200), np.uint8)
     if kind == "noise":
@@ -77,13 +77,15 @@ def test_a_card_with_thresholds_needs_a_file_that_gives_the_distance() -> None:
     shapes = {2: {"shape": [1, len(CARD.labels)]}, 4: {"shape": [1, 8, 8, 3]}}
     source = {"shape": [1, *[CARD.side_px] * 2, 3]}
 
-    with pytest.raises(ModelUnavailable, match=r"gives no distance, which the card's thresholds"):
-        runtime._agree(CARD, source, shapes)
+    with pytest.raises(
+        ModelUnavailable, match=r"has no distance output, which the card's thresholds"
+    ):
+        loading.check_shapes(CARD, source, shapes)
 
 
 def test_drawn_skin_gives_a_finite_distance() -> None:
     """The distance of any picture is a number, 0 or more."""
-    warm = runtime.warm(local.SHIPPED)
+    warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     pixels = np.asarray(skin(600, 600).resize((int(warm.card.side_px),) * 2))[None]  # type: ignore[arg-type]
     scores = runtime.run(warm, pixels)
 
@@ -91,19 +93,19 @@ def test_drawn_skin_gives_a_finite_distance() -> None:
     assert 0 <= scores.distance < 1e6
 
 
-def at(share: float, kept: answers.Memory | None = None) -> Admission:
+def at(share: float, kept: answers.MemoryCache | None = None) -> Admission:
     """Stand at a share of a limit that is far from any photo's price."""
-    return Admission(2**40, lambda: int(share * 2**40), kept=kept)
+    return Admission(2**40, lambda: int(share * 2**40), cache=kept)
 
 
 def test_short_of_memory_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the ladder's first rung on each answer is computed; above it, hits come back."""
-    kept, chosen, used = answers.Memory(2**20, 60), settings.read({}), []
+    kept, chosen, used = answers.MemoryCache(2**20, 60), settings.read({}), []
     monkeypatch.setattr(answers, "current", lambda: kept)
     for share in (0.5, 0.5, 0.86, 0.86, 0.5, 0.5):
         here = at(share, kept)
         monkeypatch.setattr(admission, "current", lambda here=here: here)
-        with here.room(1, 0):  # as the route does for the body
+        with here.reserve(1, 0):  # as the route does for the body
             pass
         used.append((pipeline.predict(photo(), chosen)[0]["metrics"]["cache"], kept.held_bytes > 0))
 
@@ -115,7 +117,7 @@ def test_an_answer_without_its_map_for_want_of_memory_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once memory is there again the map is drawn."""
-    kept, chosen = answers.Memory(2**20, 60), settings.read({})
+    kept, chosen = answers.MemoryCache(2**20, 60), settings.read({})
     monkeypatch.setattr(answers, "current", lambda: kept)
     found = []
     for share in (0.9, 0.5):
@@ -123,23 +125,23 @@ def test_an_answer_without_its_map_for_want_of_memory_is_not_kept(
         monkeypatch.setattr(admission, "current", lambda here=here: here)
         found.append(pipeline.predict(photo(), chosen, None, True)[0])
 
-    assert found[0]["explanation_missing"] == pipeline.SHORT
+    assert found[0]["explanation_missing"] == pipeline.MEMORY_SHORT
     assert found[1]["metrics"]["cache"] == "miss"
     assert found[1]["explanation"]["kind"] == "cam"
 
 
 def test_another_setting_or_model_is_another_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept without maps, or by another card, is not given where they are another's."""
-    kept, chosen = answers.Memory(2**20, 60), settings.read({})
+    kept, chosen = answers.MemoryCache(2**20, 60), settings.read({})
     monkeypatch.setattr(answers, "current", lambda: kept)
     without = chosen._replace(enable_gradcam=False)
 
     first = pipeline.predict(photo(), without, None, True)[0]
     second = pipeline.predict(photo(), chosen, None, True)[0]
-    warm = runtime.warm(local.SHIPPED)
+    warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     document = {**warm.card.document, "thresholds": {"inconclusive": 1.0}}
     stern = warm._replace(card=model_card.check(document))
-    monkeypatch.setattr(runtime, "warm", lambda _: stern)
+    monkeypatch.setattr(runtime, "get_or_load", lambda _: stern)
     third = pipeline.predict(photo(), chosen, None, True)[0]
 
     assert first["explanation_missing"] == pipeline.GRADCAM_OFF
@@ -151,7 +153,7 @@ def test_what_cannot_serve_does_not_answer_from_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A process whose model cannot be loaded is unavailable, whatever is kept."""
-    kept, chosen = answers.Memory(2**20, 60), settings.read({})
+    kept, chosen = answers.MemoryCache(2**20, 60), settings.read({})
     monkeypatch.setattr(answers, "current", lambda: kept)
     pipeline.predict(photo(), chosen)
     runtime._by_pid.clear()

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from macule import settings
 from macule.errors import BadCard, ModelUnavailable
-from macule.inference import decoding, runtime
+from macule.inference import decoding, loading, runtime, tensors
+from macule.inference.loading import LoadedModel
 from macule.registry import local, model_card
 from support.images import photo
 
@@ -27,13 +28,13 @@ def cold() -> Iterator[None]:
 def folder(tmp_path: Path) -> Path:
     """A copy of the default model, to be harmed."""
     copy = tmp_path / "weights"
-    shutil.copytree(local.SHIPPED, copy)
+    shutil.copytree(local.DEFAULT_MODEL_DIR, copy)
     return copy
 
 
 def test_probabilities_are_a_distribution() -> None:
     """A photo gives one probability a label, summing to 1, and a map a label."""
-    warm = runtime.warm(local.SHIPPED)
+    warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     scores = runtime.run(warm, decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels)
 
     assert scores.probabilities.shape == (len(warm.card.labels),)
@@ -44,7 +45,7 @@ def test_probabilities_are_a_distribution() -> None:
 
 def test_maps_average_to_the_logits() -> None:
     """The maps are the class's evidence by place: probabilities follow from their means."""
-    warm = runtime.warm(local.SHIPPED)
+    warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     pixels = decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels
     other = decoding.decode(photo(300, 900), warm.card.side_px, warm.card.resize).pixels
     one, two = runtime.run(warm, pixels), runtime.run(warm, other)
@@ -63,9 +64,9 @@ def test_gray_is_pillow_s_and_bgr_is_turned() -> None:
 
     pixels = np.asarray(skin(60, 50))[None]
 
-    gray = runtime.arrange(pixels, "gray")
+    gray = tensors.arrange(pixels, "gray")
     np.testing.assert_array_equal(gray[0, ..., 0], np.asarray(skin(60, 50).convert("L")))
-    np.testing.assert_array_equal(runtime.arrange(pixels, "bgr")[..., 0], pixels[..., 2])
+    np.testing.assert_array_equal(tensors.arrange(pixels, "bgr")[..., 0], pixels[..., 2])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_scores_of_every_kind_become_probabilities(
     output: str, scores: list[float], expected: list[float]
 ) -> None:
     """Logits, probabilities and one sigmoid give the same distribution."""
-    logits = runtime.as_logits(np.array(scores, np.float32), output)
+    logits = tensors.as_logits(np.array(scores, np.float32), output)
     powers = np.exp(logits - logits.max())
 
     np.testing.assert_allclose(powers / powers.sum(), expected, atol=1e-6)
@@ -90,23 +91,23 @@ def test_scores_of_every_kind_become_probabilities(
 def test_two_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many come first at once, the model is loaded by one and shared by all."""
     loads = []
-    load = runtime.load
+    load = loading.load
 
-    def counted(where: settings.ModelLocation, on_trial: bool) -> runtime.Warm:
+    def counted(where: settings.ModelLocation, on_trial: bool) -> LoadedModel:
         loads.append(where)
         return load(where, on_trial)
 
-    monkeypatch.setattr(runtime, "load", counted)
+    monkeypatch.setattr(loading, "load", counted)
 
     with ThreadPoolExecutor(8) as pool:
-        warm = set(map(id, pool.map(runtime.warm, [local.SHIPPED] * 8)))
+        warm = set(map(id, pool.map(runtime.get_or_load, [local.DEFAULT_MODEL_DIR] * 8)))
 
     assert (len(loads), len(warm)) == (1, 1)
 
 
 def test_a_thread_sees_its_own_answer() -> None:
     """Images run at once do not mix their results."""
-    warm = runtime.warm(local.SHIPPED)
+    warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     inputs = [
         decoding.decode(photo(200 + 50 * n, 300), warm.card.side_px, "squash").pixels
         for n in range(6)
@@ -146,10 +147,10 @@ def test_a_damaged_file_is_refused_and_a_good_one_picked_up(harm, folder: Path) 
     harm(folder / "model.tflite")
 
     with pytest.raises(ModelUnavailable):
-        runtime.warm(str(folder))
+        runtime.get_or_load(str(folder))
     failed = runtime.state()
-    shutil.copy(Path(local.SHIPPED) / "model.tflite", folder)
-    runtime.warm(str(folder))
+    shutil.copy(Path(local.DEFAULT_MODEL_DIR) / "model.tflite", folder)
+    runtime.get_or_load(str(folder))
 
     assert failed[0] == "failed"
     assert failed[1]
@@ -171,36 +172,36 @@ def test_a_file_that_is_no_model_is_refused_though_its_sum_fits(folder: Path) ->
     rewrite(folder, sha256=sha256(b"garbage" * 1000).hexdigest())
 
     with pytest.raises(ModelUnavailable, match="LiteRT"):
-        runtime.warm(str(folder))
+        runtime.get_or_load(str(folder))
 
 
 def test_a_card_of_another_shape_is_refused(folder: Path) -> None:
     """Side and number of labels must be those of the file."""
     rewrite(folder, side_px=300)
     with pytest.raises(ModelUnavailable, match="its card says"):
-        runtime.warm(str(folder))
+        runtime.get_or_load(str(folder))
     rewrite(
         folder, side_px=256, labels=["a", "b"], names={"en": ["A", "B"]}, descriptions={}, urgent=[]
     )
     with pytest.raises(ModelUnavailable, match="2 labels"):
-        runtime.warm(str(folder))
+        runtime.get_or_load(str(folder))
 
 
 def test_a_missing_folder_is_a_bad_card(tmp_path: Path) -> None:
     """No folder at all is told as a card that is not there."""
     with pytest.raises(BadCard):
-        runtime.warm(str(tmp_path / "nowhere"))
+        runtime.get_or_load(str(tmp_path / "nowhere"))
 
 
 def test_a_model_loaded_before_the_fork_is_loaded_anew(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A process that inherits a model says so, counts as cold and loads its own."""
-    parent = runtime.warm(local.SHIPPED)
+    parent = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     monkeypatch.setattr(os, "getpid", lambda: 999_999_999)
 
     state = runtime.state()
-    child = runtime.warm(local.SHIPPED)
+    child = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
 
     assert state == ("cold", "")
     assert child is not parent

@@ -13,13 +13,13 @@ from typing import Any
 
 import pillow_heif
 import pytest
-from macule.caching.answers import Memory
+from macule.caching.answers import MemoryCache
 from macule.errors import Busy, CannotFit
 from macule.inference import decoding
 from macule.inference.decoding import cost
-from macule.inference.decoding.cost import price
-from macule.memory.admission import LEAST_S, RESERVE_BYTES, Admission
-from macule.memory.degradation import Ladder
+from macule.inference.decoding.cost import estimate_bytes
+from macule.memory.admission import BASELINE_WINDOW_S, RESERVE_BYTES, Admission
+from macule.memory.degradation import DegradationLevels
 from support import tiff_files
 from support.images import photo, saved, skin
 
@@ -27,7 +27,7 @@ MB = 2**20
 
 
 def priced(body: bytes) -> float:
-    return price(decoding.inspect(body, 10**9), 224) / MB
+    return estimate_bytes(decoding.inspect(body, 10**9), 224) / MB
 
 
 def test_what_costs_more_is_priced_higher() -> None:
@@ -159,7 +159,7 @@ def test_a_png_of_one_endless_row_is_priced_by_the_row() -> None:
     """A strip is at least a row, so a picture of a million by one pixels has strips of its size."""
     header = decoding.Header("PNG", 10**8, 1, "RGBA", 1, 0.0, True)
 
-    assert price(header, 224) > 10**9
+    assert estimate_bytes(header, 224) > 10**9
 
 
 def test_a_long_strip_is_not_priced_as_if_it_shrank() -> None:
@@ -171,7 +171,7 @@ def test_what_can_never_fit_is_refused_at_once_with_figures() -> None:
     """With nothing held, waiting would not help: 507 and the numbers."""
     admission = Admission(100 * MB, lambda: 60 * MB)
 
-    with pytest.raises(CannotFit) as caught, admission.room(50 * MB, timeout_s=60):
+    with pytest.raises(CannotFit) as caught, admission.reserve(50 * MB, timeout_s=60):
         pass
 
     assert caught.value.figures == {"estimated_peak_mb": 50.0, "free_mb": 37.0, "limit_mb": 100.0}
@@ -181,16 +181,16 @@ def test_what_fits_in_a_moment_is_never_told_that_it_cannot() -> None:
     """A 507 is said against the least the service has used; what is used beyond that is a 503."""
     used = [20 * MB]
     admission = Admission(100 * MB, lambda: used[0])
-    with admission.room(MB, 0):
+    with admission.reserve(MB, 0):
         used[0] = 60 * MB
 
-    with pytest.raises(Busy), admission.room(50 * MB, timeout_s=0):
+    with pytest.raises(Busy), admission.reserve(50 * MB, timeout_s=0):
         pass
-    with pytest.raises(CannotFit) as caught, admission.room(80 * MB, timeout_s=0):
+    with pytest.raises(CannotFit) as caught, admission.reserve(80 * MB, timeout_s=0):
         pass
     assert caught.value.figures["free_mb"] == 77.0
-    admission.settle()
-    with pytest.raises(CannotFit), admission.room(50 * MB, timeout_s=0):
+    admission.reset_baseline()
+    with pytest.raises(CannotFit), admission.reserve(50 * MB, timeout_s=0):
         pass
 
 
@@ -199,15 +199,15 @@ def test_the_least_use_is_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
     used, clock = [20 * MB], [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     admission = Admission(100 * MB, lambda: used[0])
-    with admission.room(MB, 0):
+    with admission.reserve(MB, 0):
         used[0] = 60 * MB
 
     for _ in range(2):
-        clock[0] += LEAST_S + 1
-        with admission.room(MB, 0):
+        clock[0] += BASELINE_WINDOW_S + 1
+        with admission.reserve(MB, 0):
             pass
 
-    with pytest.raises(CannotFit), admission.room(50 * MB, timeout_s=0):
+    with pytest.raises(CannotFit), admission.reserve(50 * MB, timeout_s=0):
         pass
 
 
@@ -217,10 +217,10 @@ def test_what_does_not_fit_now_waits_for_its_turn() -> None:
     events = []
 
     def second() -> None:
-        with admission.room(60 * MB, timeout_s=30):
+        with admission.reserve(60 * MB, timeout_s=30):
             events.append("second begins")
 
-    with admission.room(60 * MB, timeout_s=0):
+    with admission.reserve(60 * MB, timeout_s=0):
         thread = threading.Thread(target=second)
         thread.start()
         time.sleep(0.05)
@@ -228,27 +228,27 @@ def test_what_does_not_fit_now_waits_for_its_turn() -> None:
     thread.join()
 
     assert events == ["first ends", "second begins"]
-    assert (admission.held, admission.admitted) == (0, 0)
+    assert (admission.held_bytes, admission.admitted) == (0, 0)
 
 
 def test_the_wait_is_bounded() -> None:
     """After the time-out the answer is busy, with the same figures."""
     admission = Admission(100 * MB, lambda: 0)
 
-    with admission.room(60 * MB, 0), pytest.raises(Busy), admission.room(60 * MB, 0.01):
+    with admission.reserve(60 * MB, 0), pytest.raises(Busy), admission.reserve(60 * MB, 0.01):
         pass
 
-    assert admission.held == 0
+    assert admission.held_bytes == 0
 
 
 def test_room_is_given_back_when_decoding_fails() -> None:
     """An image that turns out broken leaves nothing held."""
     admission = Admission(100 * MB, lambda: 0)
 
-    with pytest.raises(ValueError, match="broken"), admission.room(10 * MB, 0):
+    with pytest.raises(ValueError, match="broken"), admission.reserve(10 * MB, 0):
         raise ValueError("broken")
 
-    assert admission.held == 0
+    assert admission.held_bytes == 0
 
 
 def test_largest_photos_are_those_that_just_fit() -> None:
@@ -260,7 +260,7 @@ def test_largest_photos_are_those_that_just_fit() -> None:
         kind, held_bytes, stripped, scales = cost.KINDS[name]
         side = (found[name] * 1e6 / 12) ** 0.5
         costs = [
-            price(
+            estimate_bytes(
                 decoding.Header(
                     *(kind, int(4 * n), int(3 * n), "RGB", 1, held_bytes, stripped, scales)
                 ),
@@ -280,32 +280,32 @@ def test_images_beyond_the_slots_wait_for_their_turn() -> None:
     """With all slots taken a further image waits, for a bounded time."""
     admission = Admission(100 * MB, lambda: 0, slots=1)
     end = threading.Event()
-    first = threading.Thread(target=admission.turn, args=(end.wait, 30))
+    first = threading.Thread(target=admission.run_in_slot, args=(end.wait, 30))
     first.start()
     while admission.waiting or not admission.admitted:
         time.sleep(0.001)
 
     with pytest.raises(Busy):
-        admission.turn(lambda: 1, 0.01)
+        admission.run_in_slot(lambda: 1, 0.01)
     end.set()
     first.join()
 
-    assert admission.turn(lambda: 2, 30) == 2
+    assert admission.run_in_slot(lambda: 2, 30) == 2
     assert (admission.admitted, admission.waiting) == (0, 0)
 
 
 def test_the_queue_is_bounded_in_number() -> None:
     """One more than may wait is told to come back at once, not after the time-out."""
-    admission = Admission(100 * MB, lambda: 0, slots=1, most_waiting=0)
+    admission = Admission(100 * MB, lambda: 0, slots=1, max_waiting=0)
     end = threading.Event()
-    first = threading.Thread(target=admission.turn, args=(end.wait, 30))
+    first = threading.Thread(target=admission.run_in_slot, args=(end.wait, 30))
     first.start()
     while admission.waiting or not admission.admitted:
         time.sleep(0.001)
 
     began = time.monotonic()
     with pytest.raises(Busy) as caught:
-        admission.turn(lambda: 1, 30)
+        admission.run_in_slot(lambda: 1, 30)
     end.set()
     first.join()
 
@@ -322,7 +322,7 @@ def test_a_crowd_passes_the_slots_one_after_another() -> None:
         seen.append(threading.current_thread().name)
         time.sleep(0.001)
 
-    threads = [threading.Thread(target=admission.turn, args=(one, 30)) for _ in range(50)]
+    threads = [threading.Thread(target=admission.run_in_slot, args=(one, 30)) for _ in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -340,15 +340,15 @@ def test_what_a_job_raises_comes_back() -> None:
         raise CannotFit("no")
 
     with pytest.raises(CannotFit):
-        admission.turn(broken, 1)
-    assert admission.turn(lambda: 1, 1) == 1
+        admission.run_in_slot(broken, 1)
+    assert admission.run_in_slot(lambda: 1, 1) == 1
 
 
 def test_one_image_at_a_time_where_memory_is_short() -> None:
     """A rung that leaves one slot lets no second image in."""
     admission = Admission(200 * MB, lambda: 188 * MB, slots=4)
 
-    with admission.room(MB, 0), pytest.raises(Busy), admission.room(MB, 0.01):
+    with admission.reserve(MB, 0), pytest.raises(Busy), admission.reserve(MB, 0.01):
         pass
 
 
@@ -358,15 +358,15 @@ def test_a_small_image_passes_a_large_one_that_waits() -> None:
     done = []
 
     def large() -> None:
-        with admission.room(80 * MB, 30):
+        with admission.reserve(80 * MB, 30):
             done.append("large")
 
-    with admission.room(40 * MB, 0):
+    with admission.reserve(40 * MB, 0):
         thread = threading.Thread(target=large)
         thread.start()
         while not admission.waiting:
             time.sleep(0.001)
-        with admission.room(10 * MB, 0):
+        with admission.reserve(10 * MB, 0):
             done.append("small")
     thread.join()
 
@@ -386,25 +386,25 @@ def test_sails_are_lowered_as_memory_runs_short(
     used_mb: int, cache: bool, overlays: bool, slots: int | None
 ) -> None:
     """The cache goes first, then overlays, then images side by side."""
-    with Admission(200 * MB, lambda: 2 * used_mb * MB).room(MB, 0) as rung:
+    with Admission(200 * MB, lambda: 2 * used_mb * MB).reserve(MB, 0) as rung:
         assert (rung.cache, rung.overlays, rung.slots) == (cache, overlays, slots)
 
 
 def test_kept_answers_go_before_an_image_waits_or_is_refused() -> None:
     """At the first rung the cache is empty and stays so; an image that fits nowhere empties it."""
     used = [50 * MB]
-    kept = Memory(MB, 60)
-    admission = Admission(100 * MB, lambda: used[0], kept=kept)
+    kept = MemoryCache(MB, 60)
+    admission = Admission(100 * MB, lambda: used[0], cache=kept)
     kept.put("a", b"{}")
-    with pytest.raises(CannotFit), admission.room(60 * MB, 0):
+    with pytest.raises(CannotFit), admission.reserve(60 * MB, 0):
         pass
     emptied = kept.held_bytes
 
     kept.put("b", b"{}")
-    with admission.room(MB, 0):
+    with admission.reserve(MB, 0):
         filled = kept.held_bytes
     used[0] = 86 * MB
-    with admission.room(MB, 0):
+    with admission.reserve(MB, 0):
         kept.put("c", b"{}")
 
     assert (emptied, filled > 0, kept.held_bytes) == (0, True, 0)
@@ -414,7 +414,7 @@ def test_at_last_everything_is_refused() -> None:
     """At 98 % of the limit the answer is 503 with figures, though the image itself would fit."""
     admission = Admission(1000 * MB, lambda: 985 * MB)
 
-    with pytest.raises(Busy, match="Memory has run short") as caught, admission.room(MB, 30):
+    with pytest.raises(Busy, match="Memory has run short") as caught, admission.reserve(MB, 30):
         pass
 
     assert caught.value.figures["limit_mb"] == 1000
@@ -422,11 +422,11 @@ def test_at_last_everything_is_refused() -> None:
 
 def test_each_step_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """A step down is a warning, the way back up is told too, standing still is not."""
-    ladder = Ladder()
+    ladder = DegradationLevels()
     caplog.set_level("INFO", "macule")
 
     for share in (0.5, 0.86, 0.9, 0.91, 0.95, 0.5, 0.5):
-        ladder.step(share)
+        ladder.update(share)
 
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("WARNING", "memory at 86 % of the limit: no cache"),

@@ -41,9 +41,9 @@ def test_the_tightest_limit_is_named(machine: Path) -> None:
     """Of several limits the smallest counts, under the name of who set it."""
     v2(machine, "/app", f"{128 * MB}\n")
 
-    assert budget.limit(None, None) == (128 * MB, "cgroup v2")
-    assert budget.limit(96, None) == (96 * MB, "platform")
-    assert budget.limit(512, 64) == (64 * MB, "MEMORY_LIMIT_MB")
+    assert budget.memory_limit(None, None) == (128 * MB, "cgroup v2")
+    assert budget.memory_limit(96, None) == (96 * MB, "platform")
+    assert budget.memory_limit(512, 64) == (64 * MB, "MEMORY_LIMIT_MB")
 
 
 def test_a_limit_further_up_counts(machine: Path) -> None:
@@ -51,14 +51,14 @@ def test_a_limit_further_up_counts(machine: Path) -> None:
     v2(machine, "/pod/app", "max\n")
     write(machine / "cgroup/pod/memory.max", str(256 * MB))
 
-    assert budget.limit(None, None) == (256 * MB, "cgroup v2")
+    assert budget.memory_limit(None, None) == (256 * MB, "cgroup v2")
 
 
 def test_version_1_is_read_too(machine: Path) -> None:
     """cgroup v1 has other files for the same."""
     v1(machine, "/box", 96)
 
-    assert budget.limit(None, None) == (96 * MB, "cgroup v1")
+    assert budget.memory_limit(None, None) == (96 * MB, "cgroup v1")
 
 
 def test_a_container_without_a_namespace_sees_its_mount(machine: Path) -> None:
@@ -66,12 +66,12 @@ def test_a_container_without_a_namespace_sees_its_mount(machine: Path) -> None:
     v1(machine, "", 96)
     write(machine / "proc/self/cgroup", "4:memory:/docker/0123456789\n")
 
-    assert budget.limit(None, None) == (96 * MB, "cgroup v1")
+    assert budget.memory_limit(None, None) == (96 * MB, "cgroup v1")
 
 
 def test_without_any_limit_the_host_counts(machine: Path) -> None:
     """A laptop's limit is its memory."""
-    assert budget.limit(None, None).source == "host"
+    assert budget.memory_limit(None, None).source == "host"
 
 
 @pytest.mark.parametrize("lay", [lambda m: v1(m, "/box", 96), lambda m: v2(m, "/box", "99999999")])
@@ -79,7 +79,7 @@ def test_page_cache_is_not_used_memory(machine: Path, lay) -> None:  # type: ign
     """What the kernel can drop at once does not count; shared memory does."""
     lay(machine)
 
-    assert budget.used(budget.limit(None, None)) == (60 - 25 + 2) * MB
+    assert budget.used_bytes(budget.memory_limit(None, None)) == (60 - 25 + 2) * MB
 
 
 @pytest.mark.parametrize(

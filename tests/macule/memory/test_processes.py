@@ -25,9 +25,9 @@ def test_this_process_is_measured(reader: str) -> None:
 
     assert 5 * MB < usage.pss <= usage.rss <= usage.peak
     assert usage.rss < usage.vms
-    assert usage.rss / 2 < processes.resident() < usage.rss * 2
-    assert 0 < processes.private() <= usage.rss
-    assert os.getpid() in processes.of_service()
+    assert usage.rss / 2 < processes.resident_bytes() < usage.rss * 2
+    assert 0 < processes.private_bytes() <= usage.rss
+    assert os.getpid() in processes.service_pids()
 
 
 def test_two_processes_are_summed(reader: str) -> None:
@@ -66,16 +66,16 @@ import os, subprocess, sys, time
 from macule.memory import processes
 
 processes.PROC = sys.argv[2]
-processes.first()
+processes.root_pid()
 if os.fork() == 0:
     child = subprocess.Popen(["sleep", "60"])
     arbiter, own = os.getppid(), {os.getpid(), child.pid}
-    print(set(processes.of_service()) == {arbiter, *own}, flush=True)
+    print(set(processes.service_pids()) == {arbiter, *own}, flush=True)
     if sys.argv[1] == "killed":
         os.kill(arbiter, 9)
         while os.getppid() == arbiter:
             time.sleep(0.01)
-        print(set(processes.of_service()) == own, flush=True)
+        print(set(processes.service_pids()) == own, flush=True)
     child.kill()
     os._exit(0)
 os.wait()
@@ -100,9 +100,9 @@ def test_without_both_a_service_is_this_process(tmp_path: Path) -> None:
     code = (
         "import os, sys; sys.modules['psutil'] = None\n"
         "from macule.memory import processes; processes.PROC = '/nowhere'\n"
-        "assert processes.of_service() == [os.getpid()]\n"
+        "assert processes.service_pids() == [os.getpid()]\n"
         "assert processes.usage([os.getpid()]) == (0, 0, 0, 0)\n"
-        "assert processes.resident() > 2**20 and processes.private() > 2**20\n"
+        "assert processes.resident_bytes() > 2**20 and processes.private_bytes() > 2**20\n"
         "assert processes.age_ms() == 0"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

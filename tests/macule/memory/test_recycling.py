@@ -6,15 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
-from macule.memory.recycling import SETTLED, STAYS_S, Wear
 from support.images import photo
+from macule.memory.recycling import SETTLING_PREDICTIONS, SUSTAINED_S, RecyclePolicy
 from support.load_clients import workers
 from support.service import GUNICORN, Service, running
 
 MB = 2**20
 
 
-def worn(wear: Wear, sizes_mb: list[float], step_s: float = 2.0) -> list[str]:
+def worn(wear: RecyclePolicy, sizes_mb: list[float], step_s: float = 2.0) -> list[str]:
     """Let a prediction follow another every *step_s*, each leaving the worker of a size."""
     return [
         wear.add(lambda size=size: int(size * MB), place * step_s)  # type: ignore[misc]
@@ -24,24 +24,24 @@ def worn(wear: Wear, sizes_mb: list[float], step_s: float = 2.0) -> list[str]:
 
 def test_a_worker_that_keeps_more_than_it_settled_at_is_worn_once() -> None:
     """Growth that stays is reported one time, with both figures."""
-    wear = Wear(10 * MB, None, None, 0.0)
+    wear = RecyclePolicy(10 * MB, None, None, 0.0)
 
-    said = [text for text in worn(wear, [40.0] * SETTLED + [55.0] * 20) if text]
+    said = [text for text in worn(wear, [40.0] * SETTLING_PREDICTIONS + [55.0] * 20) if text]
 
-    assert said == ["it keeps 55 MB, more than 50"]
+    assert said == ["it uses 55 MB, more than 50"]
 
 
 def test_memory_that_comes_and_goes_wears_nobody_out() -> None:
     """A peak that is gone within the time is what decoding takes."""
-    wear = Wear(10 * MB, None, None, 0.0)
-    steps = int(STAYS_S // 2)
+    wear = RecyclePolicy(10 * MB, None, None, 0.0)
+    steps = int(SUSTAINED_S // 2)
 
-    assert not any(worn(wear, [40.0] * SETTLED + ([90.0] * steps + [45.0]) * 10))
+    assert not any(worn(wear, [40.0] * SETTLING_PREDICTIONS + ([90.0] * steps + [45.0]) * 10))
 
 
 def test_a_worker_is_worn_after_as_many_predictions_as_it_may_make() -> None:
     """MAX_REQUESTS counts predictions."""
-    wear = Wear(10 * MB, None, 30, 0.0)
+    wear = RecyclePolicy(10 * MB, None, 30, 0.0)
 
     said = worn(wear, [40.0] * 40, 0.0)
 

@@ -10,7 +10,7 @@ from macule.errors import BadCard
 from macule.registry import local, model_card
 from support.service import ROOT
 
-DEFAULT = json.loads((Path(local.SHIPPED) / model_card.FILE).read_text())
+DEFAULT = json.loads((Path(local.DEFAULT_MODEL_DIR) / model_card.FILE).read_text())
 
 
 def test_the_default_card_has_every_fact() -> None:

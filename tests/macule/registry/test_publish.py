@@ -54,7 +54,7 @@ def test_an_alias_moves_and_moves_back(target: str, tmp_path: Path) -> None:
     first = publish.publish(named(tmp_path / "1", "one"), target, "stable")
     assert serving(target, tmp_path / "cache") == "one"
     second = publish.publish(named(tmp_path / "2", "two"), target, "stable")
-    publish.publish(local.SHIPPED, target, "canary")
+    publish.publish(local.DEFAULT_MODEL_DIR, target, "canary")
     assert serving(target, tmp_path / "cache") == "two"
 
     assert publish.rollback(target, "stable") == first
@@ -64,10 +64,14 @@ def test_an_alias_moves_and_moves_back(target: str, tmp_path: Path) -> None:
 
 def test_a_model_s_address_is_a_folder_too(target: str, tmp_path: Path) -> None:
     """MODEL_URI may name what never changes; the address is the card's sha256."""
-    address = publish.publish(local.SHIPPED, target, "stable")
+    address = publish.publish(local.DEFAULT_MODEL_DIR, target, "stable")
 
-    assert address == sha256(Path(local.SHIPPED, model_card.FILE).read_bytes()).hexdigest()
-    assert remote.find(source(target, tmp_path, address)).card == model_card.read(local.SHIPPED)
+    assert (
+        address == sha256(Path(local.DEFAULT_MODEL_DIR, model_card.FILE).read_bytes()).hexdigest()
+    )
+    assert remote.find(source(target, tmp_path, address)).card == model_card.read(
+        local.DEFAULT_MODEL_DIR
+    )
 
 
 def test_publishing_twice_changes_nothing(target: str, tmp_path: Path) -> None:
@@ -89,7 +93,7 @@ def test_an_address_is_never_written_twice(target: str, tmp_path: Path) -> None:
     if target.startswith("s3"):  # the emulator of the other ignores conditions
         with pytest.raises(ModelUnavailable, match="another content"):
             publish.publish(folder, target, "stable")
-        assert storage.small(place, QUIET_S)[0] == b"another"  # type: ignore[index]
+        assert storage.read_small(place, QUIET_S)[0] == b"another"  # type: ignore[index]
         with pytest.raises(ModelUnavailable, match="neither"):
             serving(target, tmp_path / "cache")
 
@@ -98,7 +102,7 @@ def test_two_publishers_do_not_lose_a_move(tmp_path: Path, monkeypatch: pytest.M
     """Who read the alias before another moved it is told, and changes nothing."""
     target = f"s3://models/{uuid4().hex}"
     two = named(tmp_path / "2", "two")
-    read = publish._read
+    read = publish._read_alias
 
     def read_and_be_late(target: str, name: str) -> tuple[dict[str, str], str]:
         found = read(target, name)
@@ -126,7 +130,9 @@ def test_there_must_be_one_before(target: str, tmp_path: Path) -> None:
 
 def test_a_lost_model_is_not_rolled_back_to(target: str, tmp_path: Path) -> None:
     """Where the one before has gone from the bucket, the alias stays."""
-    gone = json.dumps({"now": publish.publish(local.SHIPPED, target, "a"), "before": "0" * 64})
+    gone = json.dumps(
+        {"now": publish.publish(local.DEFAULT_MODEL_DIR, target, "a"), "before": "0" * 64}
+    )
     storage.write(urls.append_path(target, "stable.json"), gone.encode(), "", QUIET_S)
 
     with pytest.raises(ModelUnavailable, match="no longer there"):
@@ -138,7 +144,7 @@ def test_the_last_good_model_outlives_its_bucket(target: str, tmp_path: Path) ->
     publish.publish(named(tmp_path / "1", "one"), target, "stable")
     assert serving(target, tmp_path / "cache") == "one"
     place = urls.append_path(target, "stable.json")
-    found = storage.small(place, QUIET_S)
+    found = storage.read_small(place, QUIET_S)
     assert found
     assert storage.write(place, b"[]", found[1], QUIET_S)
 
@@ -192,12 +198,12 @@ def test_the_commands(tmp_path: Path) -> None:
     target = f"s3://models/{uuid4().hex}"
     address = publish.publish(named(tmp_path / "1", "one"), target, "canary")
 
-    assert macule("publish", local.SHIPPED, target, "--alias", "canary").returncode == 0
+    assert macule("publish", local.DEFAULT_MODEL_DIR, target, "--alias", "canary").returncode == 0
     done = macule("rollback", target, "--alias", "canary")
     assert (done.returncode, done.stdout) == (0, f"canary names {address}\n")
     done = macule("rollback", target)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "s3://BUCKET" in macule("publish", local.SHIPPED, "https://example.org").stderr
+    assert "s3://BUCKET" in macule("publish", local.DEFAULT_MODEL_DIR, "https://example.org").stderr
     assert macule("rollback", target, "--alias", "../up").returncode == 2
 
 

@@ -23,14 +23,14 @@ from support.model_sources import Web, named
 from support.service import ROOT
 
 CARD, FILE = "/lesions/model.json", "/lesions/model.tflite"
-SHIPPED = model_card.read(local.SHIPPED)
+SHIPPED = model_card.read(local.DEFAULT_MODEL_DIR)
 
 
 @pytest.fixture
 def web() -> Iterator[Web]:
     """A server with the default model at /lesions."""
     with model_sources.web() as server:
-        server.hold(local.SHIPPED, "/lesions")
+        server.hold(local.DEFAULT_MODEL_DIR, "/lesions")
         yield server
 
 
@@ -60,7 +60,9 @@ def put_named(web: Web, folder: Path, name: str) -> None:
 def test_a_file_is_fetched_once(web: Web, source: Source) -> None:
     """The second start asks for the card alone, and a pinned one for nothing at all."""
     first = remote.find(source)
-    assert Path(first.path).read_bytes() == Path(local.fetch(local.SHIPPED).path).read_bytes()
+    assert (
+        Path(first.path).read_bytes() == Path(local.find(local.DEFAULT_MODEL_DIR).path).read_bytes()
+    )
     assert web.asked.count(FILE) == 1
 
     web.asked.clear()
@@ -74,9 +76,9 @@ def test_a_file_is_fetched_once(web: Web, source: Source) -> None:
 
 def test_a_folder_is_an_address_too(source: Source) -> None:
     """A plain folder is read where it is; a pin holds for it as well."""
-    here = source._replace(uri=local.SHIPPED)
+    here = source._replace(uri=local.DEFAULT_MODEL_DIR)
 
-    assert remote.find(here) == local.fetch(local.SHIPPED)
+    assert remote.find(here) == local.find(local.DEFAULT_MODEL_DIR)
     assert "MODEL_SHA256" in refused(here._replace(sha256="0" * 64))
 
 
@@ -84,7 +86,7 @@ def test_tls_is_verified(source: Source, tmp_path: Path, monkeypatch: pytest.Mon
     """https:// serves where the certificate is trusted, and is refused at once where it is not."""
     certificate, context = model_sources.certify(tmp_path)
     with model_sources.web(context) as server:
-        server.hold(local.SHIPPED, "/lesions")
+        server.hold(local.DEFAULT_MODEL_DIR, "/lesions")
         safe = source._replace(uri=f"{server.url}/lesions")
 
         assert "self-signed certificate" in refused(safe)
@@ -96,7 +98,7 @@ def test_tls_is_verified(source: Source, tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_alias_leads_to_a_folder(web: Web, source: Source) -> None:
     """Where there is no card, NAME.json beside says which folder is meant."""
     address = sha256(web.files[CARD]).hexdigest()
-    web.hold(local.SHIPPED, f"/{address}")
+    web.hold(local.DEFAULT_MODEL_DIR, f"/{address}")
     web.files["/stable.json"] = json.dumps({"now": address, "before": ""}).encode()
     stable = source._replace(uri=f"{web.url}/stable?sig=secret")
 
@@ -108,7 +110,7 @@ def test_an_alias_leads_to_a_folder(web: Web, source: Source) -> None:
     web.files["/stable.json"] = json.dumps({"now": "../../etc", "before": ""}).encode()
     assert "alias" in refused(stable._replace(cache_dir=f"{source.cache_dir}-2"))
     web.files["/stable.json"] = json.dumps({"now": "0" * 64}).encode()
-    web.hold(local.SHIPPED, f"/{'0' * 64}")
+    web.hold(local.DEFAULT_MODEL_DIR, f"/{'0' * 64}")
     assert "not the one expected" in refused(stable._replace(cache_dir=f"{source.cache_dir}-3"))
 
 
@@ -341,7 +343,7 @@ def test_a_crowd_waits_once(web: Web, source: Source) -> None:
 
     def ask(_: int) -> None:
         with suppress(ModelUnavailable):
-            runtime.warm(slow)
+            runtime.get_or_load(slow)
 
     began = time.monotonic()
     with ThreadPoolExecutor(8) as pool:

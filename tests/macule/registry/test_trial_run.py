@@ -16,7 +16,7 @@ import os, sys, tempfile, time
 tempfile.tempdir = sys.argv[1]
 from macule.registry import trial_run
 trial_run.MOST_S = 0.3
-with trial_run.of("/models/m.tflite", sys.argv[2]):
+with trial_run.guard("/models/m.tflite", sys.argv[2]):
     exec(sys.argv[3])
 """
 
@@ -34,7 +34,7 @@ def die(tmp_path: Path, how: str = "os.abort()", digest: str = DIGEST) -> int:
 
 
 def tried(digest: str = DIGEST, first_run: bool = False) -> None:
-    with trial_run.of("/models/m.tflite", digest, first_run):
+    with trial_run.guard("/models/m.tflite", digest, first_run):
         pass
 
 
@@ -88,7 +88,7 @@ def test_a_file_that_was_run_is_trusted_again(tmp_path: Path, folder: Path) -> N
 
 def test_who_is_at_it_is_not_dead(tmp_path: Path) -> None:
     """Other workers that load the same file at the same time are no deaths."""
-    with trial_run.of("/models/m.tflite", DIGEST), trial_run.of("/models/m.tflite", DIGEST):
+    with trial_run.guard("/models/m.tflite", DIGEST), trial_run.guard("/models/m.tflite", DIGEST):
         tried()
 
 
@@ -105,5 +105,5 @@ def test_what_takes_for_ever_is_ended(tmp_path: Path) -> None:
 
 def test_what_ships_leaves_no_mark(folder: Path) -> None:
     """The default model is not doubted, and its start writes nothing."""
-    with trial_run.of(os.path.join(local.SHIPPED, "model.tflite"), DIGEST):
+    with trial_run.guard(os.path.join(local.DEFAULT_MODEL_DIR, "model.tflite"), DIGEST):
         assert not folder.exists()

@@ -60,7 +60,7 @@ def test_whatever_is_said_is_read_or_refused(
     assert {name for name, _ in asked.outputs} <= set(tensors.OUTPUTS)
 
 
-@pytest.mark.parametrize("resize", model_card.RESIZES)
+@pytest.mark.parametrize("resize", model_card.RESIZE_MODES)
 def test_pixels_stay_what_they_are(resize: str) -> None:
     """As a photo they are decoded to themselves, to the letter, however photos are fitted."""
     values = np.random.default_rng(7).integers(0, 256, (1, *SIDES, 3), np.uint8)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from macule import settings
-from macule.caching.redis_client import Quotas
+from macule.caching.redis_client import RedisQuotas
 from macule.errors import BadSetting, QuotaExceeded
 from macule.security import client_address, rate_limits
 from macule.security.rate_limits import MAX_CALLERS, MemoryLimiter, Policy, RateLimiter
@@ -25,8 +25,10 @@ US = 1_000_000
 T = TypeVar("T")
 
 
-def shared(url: str, policies: tuple[Policy, ...]) -> Quotas:
-    return Quotas(url, [(policy.name, policy.interval_us, policy.quota) for policy in policies])
+def shared(url: str, policies: tuple[Policy, ...]) -> RedisQuotas:
+    return RedisQuotas(
+        url, [(policy.name, policy.interval_us, policy.quota) for policy in policies]
+    )
 
 
 class Bucket:

@@ -13,7 +13,7 @@ import pytest
 from macule.errors import Busy
 from macule.jobs import CANCELED, EVENTS, FAILED, PROCESSING, SUCCEEDED, JobOptions
 from macule.jobs.broker.redis_queue import RedisQueue
-from macule.memory.recycling import Wear
+from macule.memory.recycling import RecyclePolicy
 from macule.server.queue_worker import Worker
 from PIL import Image
 from support.broker import Broker, worker
@@ -131,9 +131,9 @@ def test_what_is_unavailable_is_tried_again(queue: RedisQueue) -> None:
 
     job = queue.put(JobOptions(), b"")
     for _ in range(5):
-        Worker(queue, short, Wear(0, None, None, 0.0), 1).run_job(job.id)
+        Worker(queue, short, RecyclePolicy(0, None, None, 0.0), 1).run_job(job.id)
     waiting = queue.get(job.id, "")
-    Worker(queue, lambda *_: (SUCCEEDED, {}), Wear(0, None, None, 0.0), 1).run_job(job.id)
+    Worker(queue, lambda *_: (SUCCEEDED, {}), RecyclePolicy(0, None, None, 0.0), 1).run_job(job.id)
 
     assert (waiting.status, waiting.attempts) == (PROCESSING, 0)
     assert queue.get(job.id, "").status == SUCCEEDED

@@ -156,7 +156,7 @@ def test_a_reload_does_not_end_a_service_that_runs(tmp_path: Path) -> None:
     """What would stop a start does not stop a service at SIGHUP: mended, it goes on."""
     folder, keys = tmp_path / "weights", tmp_path / "keys"
     (key, pair), key_file = create_key("clinic"), {"API_KEYS": str(keys)}
-    shutil.copytree(local.SHIPPED, folder)
+    shutil.copytree(local.DEFAULT_MODEL_DIR, folder)
     keys.write_text(pair)
     photo = (ROOT / "examples/spot.jpg").read_bytes()
     with running(" ".join(SERVE), tmp_path, MODEL_DIR=str(folder), **key_file) as service:
@@ -165,7 +165,7 @@ def test_a_reload_does_not_end_a_service_that_runs(tmp_path: Path) -> None:
         os.kill(service.process.pid, signal.SIGHUP)
         until(lambda: "model not loaded" in service.log.read_text())
         broken = service.predict(photo, **{"X-API-Key": key}).status
-        shutil.copytree(local.SHIPPED, folder)
+        shutil.copytree(local.DEFAULT_MODEL_DIR, folder)
         mended = service.predict(photo, **{"X-API-Key": key}).status
 
     assert (broken, mended) == (503, 200)
@@ -199,7 +199,9 @@ def answers(host: str, port: int) -> bool:
 def test_what_is_well_has_no_fault(tmp_path: Path) -> None:
     """Folders that are there or can be made, a limit that holds; nothing is left in them."""
     data = tmp_path / "new" / "data"
-    chosen = read({"DATA_DIR": str(data), "MODEL_DIR": local.SHIPPED, "MEMORY_LIMIT_MB": "96"})
+    chosen = read(
+        {"DATA_DIR": str(data), "MODEL_DIR": local.DEFAULT_MODEL_DIR, "MEMORY_LIMIT_MB": "96"}
+    )
 
     assert list(startup.find_faults(chosen)) == []
     assert list(data.iterdir()) == []

@@ -147,7 +147,7 @@ def test_the_file_knows_its_images(folder: Path, made: Path) -> None:
     from macule.inference import classification, runtime
 
     runtime._by_pid.clear()
-    warm = runtime.warm(str(made))
+    warm = runtime.get_or_load(str(made))
     noise = np.random.default_rng(0).integers(0, 256, (1, SIDE_PX, SIDE_PX, 3), np.uint8)
     scores = runtime.run(warm, noise)
     runtime._by_pid.clear()

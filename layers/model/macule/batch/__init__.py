@@ -57,8 +57,8 @@ def run(
     if queue:
         scorer, workers = score.queue_scorer(queue, stop), workers or QUEUE_CONCURRENCY
     else:
-        runtime.warm(chosen.model)
-        scorer, workers = score.local_scorer(chosen), workers or math.ceil(budget.processors())
+        runtime.get_or_load(chosen.model)
+        scorer, workers = score.local_scorer(chosen), workers or math.ceil(budget.cpu_count())
 
     def score_image(name: str) -> Row:
         return score.score_row(name, scorer, chosen.max_image_bytes, labels, stop)
@@ -69,7 +69,7 @@ def run(
         journal.resume(names)
         progress = Progress(watcher, journal.count, total)
         try:
-            for row in ordered_map.in_order(
+            for row in ordered_map.ordered_map(
                 names, score_image, workers, workers * MAX_AHEAD_PER_WORKER, stop.set
             ):
                 if row["model"] not in (None, card.sha256):

@@ -31,7 +31,7 @@ def list_images(place: str, exclude: str) -> Source:
     if place.startswith(BUCKET_SCHEMES):
         if why := urls.rejection_reason(place):
             raise BadRequest(f"{urls.redact(place)} {why}.")
-        return Source(storage.names(place, READ_TIMEOUT_S), None)
+        return Source(storage.list_addresses(place, READ_TIMEOUT_S), None)
     if place == "-":
         return Source(_parse_names(sys.stdin.buffer), None)
     if os.path.isdir(place):
@@ -77,7 +77,7 @@ def _read_url(address: str, max_bytes: int) -> bytes:
                 break
         return body
 
-    body = storage.patiently(once)
+    body = storage.retry(once)
     if body is None:
         raise Unreadable("There is no object at this address, or no permission to read it.")
     return body

@@ -1,1 +1,1 @@
-"""Answers by content, in memory or in Redis, and single-flight. No HTTP, no model."""
+"""Cache of answers by content, in memory or in Redis, and single-flight; no HTTP and no model."""

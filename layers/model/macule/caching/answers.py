@@ -1,6 +1,6 @@
-"""Answers by content: what was found in the same bytes by the same model, in memory or in Redis.
+"""Cache of answers by content, in memory or in Redis, for the same bytes and the same model.
 
-No image is kept: a key is a digest, a value what its answer says.
+No image is stored: a key is a digest, a value is JSON.
 """
 
 from __future__ import annotations
@@ -18,96 +18,98 @@ from macule.errors import BadSetting
 from macule.observability import metrics
 
 if TYPE_CHECKING:
-    from macule.caching.redis_client import Answers
+    from macule.caching.redis_client import RedisCache
 
-    Store: TypeAlias = "Memory | Answers"
+    AnswerCache: TypeAlias = "MemoryCache | RedisCache"
 
 MB = 2**20
-FORM = 1  # of keys and values; another finds nothing of this one
-MOST_VALUE_BYTES = 3 * 2**17  # answers with a map have 80 to 180 kB, of noise 350
-ROW_BYTES = 640  # a row's key, time and places in the table beside its value; a test measures it
+FORMAT_VERSION = 1  # of keys and values; versions do not read each other's entries
+MAX_VALUE_BYTES = 3 * 2**17  # answers with a map have 80 to 180 kB, of a noise image 350 kB
+ROW_OVERHEAD_BYTES = 640  # key, time and table entry of a row; a test measures it
 
 
-def key(image_sha256: str, card: Mapping[str, Any], *asked: int | None) -> str:
-    """Name an answer by all that shapes it.
+def cache_key(image_sha256: str, card: Mapping[str, Any], *options: int | None) -> str:
+    """Return the cache key of an answer: a digest of everything that determines it.
 
-    *card*: the model's whole card, which has its file's sha256, its thresholds and its names.
-    *asked*: what the caller and the operator chose.
+    Args:
+      card: the whole model card, with the file's sha256, the thresholds and the names.
+      options: of the caller and the operator.
     """
     from hashlib import sha256
 
-    parts = [FORM, __version__, image_sha256, card, asked]
-    return f"macule:{FORM}:answer:{sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}"
+    parts = [FORMAT_VERSION, __version__, image_sha256, card, options]
+    digest = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return f"macule:{FORMAT_VERSION}:answer:{digest}"
 
 
-class Memory:
-    """Answers of this process, the longest unasked going first.
+class MemoryCache:
+    """LRU cache of this process with expiry.
 
     Args:
-      most_bytes: of all rows together, with what Python takes for them.
-      clock: seconds that never go back.
+      max_bytes: of all rows together, with Python's overhead.
+      clock: monotonic seconds.
     """
 
     def __init__(
-        self, most_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic
+        self, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.held_bytes = 0
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._ttl_s = ttl_s
         self._clock = clock
         self._lock = Lock()
-        self._allowed = True
+        self._enabled = True
         self._rows: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
 
     def get(self, key: str) -> bytes | None:
-        """Return what is kept and not yet too old."""
+        """Return the value of *key* if it has not expired."""
         with self._lock:
-            until, value = self._rows.get(key, (float("-inf"), b""))
-            if self._clock() >= until:
+            expires_at, value = self._rows.get(key, (float("-inf"), b""))
+            if self._clock() >= expires_at:
                 self._drop(key)
                 return None
             self._rows.move_to_end(key)
             return value
 
     def put(self, key: str, value: bytes) -> None:
-        """Keep *value*, unless it is too large or nothing may be kept."""
+        """Store *value*, unless it is too large or the cache is disabled."""
         with self._lock:
             self._drop(key)
-            size = ROW_BYTES + len(value)
-            if not self._allowed or size > min(MOST_VALUE_BYTES, self._most_bytes):
+            size = ROW_OVERHEAD_BYTES + len(value)
+            if not self._enabled or size > min(MAX_VALUE_BYTES, self._max_bytes):
                 return
             self._rows[key] = self._clock() + self._ttl_s, value
             self.held_bytes += size
-            while self.held_bytes > self._most_bytes:
+            while self.held_bytes > self._max_bytes:
                 self._drop(next(iter(self._rows)))
 
-    def allow(self, keeps: bool) -> None:
-        """Keep answers, or give all of them up and keep none until this is called again."""
+    def set_enabled(self, enabled: bool) -> None:
+        """Enable the cache, or empty it and store nothing until it is enabled again."""
         with self._lock:
-            self._allowed = keeps
-            if not keeps:
+            self._enabled = enabled
+            if not enabled:
                 self._rows.clear()
                 self.held_bytes = 0
 
     def _drop(self, key: str) -> None:
         row = self._rows.pop(key, None)
-        self.held_bytes -= ROW_BYTES + len(row[1]) if row else 0
+        self.held_bytes -= ROW_OVERHEAD_BYTES + len(row[1]) if row else 0
 
 
 @cache
-def current() -> Store | None:
-    """Return where this process keeps answers; None where it keeps none."""
+def current() -> AnswerCache | None:
+    """Return the answer cache of this process; None if the settings disable it."""
     chosen = settings.current()
     if chosen.redis_url:
         try:
-            from macule.caching.redis_client import Answers
+            from macule.caching.redis_client import RedisCache
         except ModuleNotFoundError as error:
             from macule import extras
 
             raise BadSetting(extras.install_message("REDIS_URL", "redis")) from error
-        return Answers(chosen.redis_url, chosen.cache_ttl_s, MOST_VALUE_BYTES)
+        return RedisCache(chosen.redis_url, chosen.cache_ttl_s, MAX_VALUE_BYTES)
     if not chosen.cache_mb:
         return None
-    kept = Memory(chosen.cache_mb * MB, chosen.cache_ttl_s)
-    metrics.register_gauge("macule_cache_bytes", lambda: kept.held_bytes)
-    return kept
+    memory = MemoryCache(chosen.cache_mb * MB, chosen.cache_ttl_s)
+    metrics.register_gauge("macule_cache_bytes", lambda: memory.held_bytes)
+    return memory

@@ -1,6 +1,6 @@
-"""What all instances share in Redis or Valkey: answers by content, and what callers have asked for.
+"""Client of Redis or Valkey for what all instances share: cached answers and request quotas.
 
-Imported only where REDIS_URL is set, and redis-py with it: 21 MB and 0.3 s of a start.
+Imported only if REDIS_URL is set, as redis-py takes 21 MB and 0.3 s of a start.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from macule.errors import BadSetting
 
 log = logging.getLogger("macule")
 
-FORM = 1  # of the quotas' keys and values
+FORMAT_VERSION = 1  # of the quotas' keys and values
 TIMEOUT_S = 0.2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 
 
-# Counts one request against all KEYS, or against none. Each is the time, in microseconds of the
-# server's clock, at which a quota is whole again; ARGV has the interval and the number of each.
-TAKE = """
+# Counts one request against all KEYS, or against none. A value is the time, in microseconds of the
+# server's clock, at which a quota is full again; ARGV has the interval and the quota of each key.
+TAKE_SCRIPT = """
 local time = redis.call('TIME')
 local now, owed, admitted = time[1] * 1000000 + time[2], {}, 1
 for i, key in ipairs(KEYS) do
@@ -45,75 +45,75 @@ return {admitted, unpack(owed)}
 """
 
 
-class Redis:
-    """One server; where it does not answer it is let alone, ever longer; then one request tries.
+class RedisClient:
+    """A server that is skipped for a growing pause after each failure to answer.
 
-    Its words that are no answer, such as OOM, concern what was asked alone.
+    After the pause one request tries again. Error replies, such as OOM, cause no pause.
 
     Args:
-      what, instead: what is kept there, and what is done where it fails; for the log.
+      purpose, fallback: for the log: what the server is used for, and what happens without it.
     """
 
     def __init__(
-        self, url: str, what: str, instead: str, clock: Callable[[], float] = time.monotonic
+        self, url: str, purpose: str, fallback: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         try:
             self._client = redis.Redis.from_url(
                 url,
                 socket_timeout=TIMEOUT_S,
                 socket_connect_timeout=TIMEOUT_S,
-                # a connection that the server closed meanwhile is made anew, once and at once
+                # reconnect once, without a pause, if the server closed an idle connection
                 retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
             )
-        except ValueError:  # its text may have the password
-            raise BadSetting("REDIS_URL is no address of Redis or Valkey.") from None
-        self._what, self._instead = what, instead
+        except ValueError:  # its text may contain the password
+            raise BadSetting("REDIS_URL is not a Redis or Valkey URL.") from None
+        self._purpose, self._fallback = purpose, fallback
         self._clock = clock
         self._lock = Lock()
-        self._pause_s = self._until = 0.0
-        self._told: dict[str, str] = {}
+        self._pause_s = self._paused_until = 0.0
+        self._faults: dict[str, str] = {}  # by command, as last logged
 
-    def ask(self, command: str, *words: str | bytes | int) -> Any:
-        """Return what the server replies, None where it does not or says no."""
-        if self._resting():
+    def execute(self, command: str, *arguments: str | bytes | int) -> Any:
+        """Return the server's reply; None if there is none, or an error reply."""
+        if self._is_paused():
             return None
         reply, fault, reached = None, "", True
         try:
-            reply = self._client.execute_command(command, *words)  # type: ignore[no-untyped-call]
-        except redis.ResponseError as error:  # the server answers, and says no: OOM, WRONGTYPE
+            reply = self._client.execute_command(command, *arguments)  # type: ignore[no-untyped-call]
+        except redis.ResponseError as error:  # an error reply: OOM, WRONGTYPE
             fault = type(error).__name__
-        except Exception as error:  # whatever it is: who asks goes on without an answer
+        except Exception as error:  # any other failure: the caller continues without a reply
             fault, reached = type(error).__name__, False
         with self._lock:
             pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * self._pause_s))
             self._pause_s = 0.0 if reached else pause_s
-            self._until = self._clock() + self._pause_s
-            changed, self._told[command] = fault != self._told.get(command, ""), fault
+            self._paused_until = self._clock() + self._pause_s
+            changed, self._faults[command] = fault != self._faults.get(command, ""), fault
         if changed and fault:
-            said, facts = "%s fails at %s: %s; %s", {"event": "redis_fails"}
-            words = (self._what, command, fault, self._instead)
-            log.warning(said, *words, extra={"facts": facts})
+            facts = {"event": "redis_fails"}
+            values = (self._purpose, command, fault, self._fallback)
+            log.warning("%s fails at %s: %s; %s", *values, extra={"facts": facts})
         elif changed:
             facts = {"event": "redis_back"}
-            log.info("%s is back at %s", self._what, command, extra={"facts": facts})
+            log.info("%s works again at %s", self._purpose, command, extra={"facts": facts})
         return reply
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._client.close()
 
-    def _resting(self) -> bool:
-        """Say whether it is let alone now; after a pause it is for all but the one who asks."""
+    def _is_paused(self) -> bool:
+        """Return whether the server is skipped; after a pause only the first caller gets False."""
         with self._lock:
             now = self._clock()
-            if self._pause_s and now >= self._until:
-                self._until = now + self._pause_s
+            if self._pause_s and now >= self._paused_until:
+                self._paused_until = now + self._pause_s
                 return False
-            return now < self._until
+            return now < self._paused_until
 
 
-class Answers:
-    """Answers by content; where the server fails nothing is kept."""
+class RedisCache:
+    """Answer cache in Redis; while the server fails, nothing is stored."""
 
     held_bytes = 0  # in this process
 
@@ -121,33 +121,32 @@ class Answers:
         self,
         url: str,
         ttl_s: float,
-        most_value_bytes: int,
+        max_value_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.server = Redis(url, "the cache", "answers are computed", clock)
-        self._most_value_bytes = most_value_bytes
+        self.server = RedisClient(url, "the cache", "answers are computed", clock)
+        self._max_value_bytes = max_value_bytes
         self._ttl_ms = int(ttl_s * 1e3)
 
     def get(self, key: str) -> bytes | None:
-        """Return what is kept, at most *most_value_bytes* of it: anybody may have put it there."""
-        found = self.server.ask("GETRANGE", key, 0, self._most_value_bytes - 1)
+        """Return at most *max_value_bytes* of the value, as any client of the server may set it."""
+        found = self.server.execute("GETRANGE", key, 0, self._max_value_bytes - 1)
         return found if isinstance(found, bytes) and found else None
 
     def put(self, key: str, value: bytes) -> None:
-        """Keep *value*, unless it is too large."""
-        if len(value) <= self._most_value_bytes:
-            self.server.ask("SET", key, value, "PX", self._ttl_ms)
+        """Store *value*, unless it is too large."""
+        if len(value) <= self._max_value_bytes:
+            self.server.execute("SET", key, value, "PX", self._ttl_ms)
 
-    def allow(self, keeps: bool) -> None:
-        """Go on: this takes none of the process's memory."""
+    def set_enabled(self, enabled: bool) -> None:
+        """Do nothing, as this cache takes no memory of the process."""
 
 
-class Quotas:
-    """What callers have asked for, counted for all instances.
+class RedisQuotas:
+    """Request quotas of callers, counted for all instances.
 
     Args:
-      policies: of each its name, the microseconds in which one request's worth comes back, and how
-        many there are.
+      policies: name, microseconds until one request is available again, and number of requests.
     """
 
     def __init__(
@@ -156,14 +155,14 @@ class Quotas:
         policies: Sequence[tuple[str, int, int]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.server = Redis(url, "the shared quota", "each process counts for itself", clock)
+        self.server = RedisClient(url, "the shared quota", "each process counts for itself", clock)
         self._names = [name for name, _, _ in policies]
         self._numbers = [number for policy in policies for number in policy[1:]]
 
     def take(self, caller: str) -> tuple[bool, list[int]] | None:
-        """Count a request, as `quota.Memory` does; None where the server does not answer."""
-        keys = [f"macule:{FORM}:quota:{name}:{caller}" for name in self._names]
-        reply = self.server.ask("EVAL", TAKE, len(keys), *keys, *self._numbers)
+        """Count a request, as the in-memory quotas do; None if the server does not answer."""
+        keys = [f"macule:{FORMAT_VERSION}:quota:{name}:{caller}" for name in self._names]
+        reply = self.server.execute("EVAL", TAKE_SCRIPT, len(keys), *keys, *self._numbers)
         if not isinstance(reply, list) or len(reply) != len(keys) + 1:
             return None
         return reply[0] == 1, reply[1:]

@@ -1,4 +1,4 @@
-"""Requests for the same thing at once: one computes, the others wait for what comes of it."""
+"""Single-flight: of concurrent calls with the same key one computes, and the others wait for it."""
 
 from __future__ import annotations
 
@@ -12,52 +12,52 @@ from macule.errors import Busy
 T = TypeVar("T")
 
 
-class Flight(Generic[T]):
-    """What one request computes; *image* is held once for all who may have to compute it anew."""
+class PendingCall(Generic[T]):
+    """A call in progress; *image* is held once for all callers, which may have to compute it."""
 
     def __init__(self, image: bytes) -> None:
         self.image = image
         self.outcome: T | None = None
-        self.landed = Event()
+        self.done = Event()
 
     def wait(self, timeout_s: float) -> T | None:
-        """Return the outcome; None where there is none, and whoever waited has to try for itself.
+        """Return the outcome; None if the call failed, and the caller must compute it itself.
 
-        Another's failure need not be one's own: it may have waited longer than oneself.
+        Another caller's error is not passed on, as its deadline may have been earlier.
         Raises: Busy after *timeout_s*.
         """
-        if not self.landed.wait(timeout_s):
+        if not self.done.wait(timeout_s):
             raise Busy("The same image is being classified for another request. Try again.")
         return self.outcome
 
 
-class Flights(Generic[T]):
-    """The flights of this process."""
+class SingleFlight(Generic[T]):
+    """The pending calls of this process by key."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._by_key: dict[Hashable, Flight[T]] = {}
+        self._by_key: dict[Hashable, PendingCall[T]] = {}
 
-    def join(self, key: Hashable, image: bytes, job: Callable[[], T]) -> T | Flight[T]:
-        """Run *job* and return its outcome; return the flight where one of this key is on its way.
+    def run_or_join(self, key: Hashable, image: bytes, job: Callable[[], T]) -> T | PendingCall[T]:
+        """Run *job* and return its outcome, or return the pending call of *key* if there is one.
 
-        A job that keeps its outcome does so before it ends: whoever comes then finds it kept.
+        A job that caches its outcome must do so before it returns; later callers then find it.
         """
         with self._lock:
-            other = self._by_key.get(key)
-            if other:
-                return other
-            flight = self._by_key[key] = Flight(image)
+            pending = self._by_key.get(key)
+            if pending:
+                return pending
+            call = self._by_key[key] = PendingCall(image)
         try:
-            flight.outcome = job()
-            return flight.outcome
+            call.outcome = job()
+            return call.outcome
         finally:
             with self._lock:
                 del self._by_key[key]
-            flight.landed.set()
+            call.done.set()
 
 
 @cache
-def current() -> Flights[Any]:
-    """Return this process's flights."""
-    return Flights()
+def current() -> SingleFlight[Any]:
+    """Return the pending calls of this process."""
+    return SingleFlight()

@@ -88,7 +88,7 @@ def serve(options: argparse.Namespace) -> int:
     chosen = _chosen(options.folder)
     variables = [] if options.port is None else [f"PORT={options.port}"]
     if not isinstance(chosen.model, settings.Source):
-        path, _ = local.fetch(chosen.model)  # a model that cannot serve fails here, not later
+        path, _ = local.find(chosen.model)  # a model that cannot serve fails here, not later
         variables += [f"MODEL_DIR={os.path.dirname(os.path.abspath(path))}"]
     if options.folder:  # not another one
         variables = ["-u", "MODEL_URI", "-u", "MODEL_SHA256", *variables]
@@ -98,10 +98,10 @@ def serve(options: argparse.Namespace) -> int:
 
 def use(options: argparse.Namespace) -> int:
     if options.back:
-        local.back()
+        local.roll_back()
     elif options.folder:
-        local.use(options.folder)
-    folder, card = local.in_use(), local.fetch(None).card
+        local.activate(options.folder)
+    folder, card = local.active_folder(), local.find(None).card
     print(f"{card.name} {card.version} ({card.precision}, {card.sha256[:12]}) from {folder}")
     return OK
 
@@ -198,10 +198,10 @@ def predict(options: argparse.Namespace) -> int:
         try:
             body = _read(file, chosen.max_image_bytes)
             cam = options.explain == "cam"
-            with native_stderr.held():
-                runtime.warm(chosen.model)
+            with native_stderr.filtered():
+                runtime.get_or_load(chosen.model)
             answer = pipeline.predict(
-                body, chosen, options.top_k, cam, asks=False, keeps=False
+                body, chosen, options.top_k, cam, read_cache=False, write_cache=False
             ).answer
         except Macule as error:
             code = FAILED
@@ -229,8 +229,8 @@ def batch(options: argparse.Namespace) -> int:
     again = "the same command, without --restart, goes on from here"
     try:
         if queue is None:
-            with native_stderr.held():
-                runtime.warm(chosen.model)
+            with native_stderr.filtered():
+                runtime.get_or_load(chosen.model)
         tally = batch.run(
             options.source,
             options.out,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from macule.inference import decoding, native_stderr, runtime
 from macule.inference.decoding import cost
 from macule.inference.decoding.formats import jpeg
+from macule.inference.loading import LoadedModel
 from macule.memory import admission, allocator, processes
 from macule.settings import ModelLocation
 
@@ -58,7 +59,7 @@ class Fit(NamedTuple):
     largest_mp: dict[str, float]
 
 
-def measure(where: ModelLocation) -> tuple[Need, runtime.Warm]:
+def measure(where: ModelLocation) -> tuple[Need, LoadedModel]:
     """Load a model in this process, run it once, and see what that took.
 
     Raises: ModelUnavailable, BadCard.
@@ -66,16 +67,16 @@ def measure(where: ModelLocation) -> tuple[Need, runtime.Warm]:
     import numpy as np
 
     allocator.configure()
-    before = processes.resident()
-    with native_stderr.held():
-        warm = runtime.warm(where)
+    before = processes.resident_bytes()
+    with native_stderr.filtered():
+        warm = runtime.get_or_load(where)
     runtime.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
     grown = warm.grown
     need = Need(
         before,
         grown["import"],
         grown["fetch"] + grown["load"] + grown["first"],
-        processes.private(),
+        processes.private_bytes(),
     )
     return need, warm
 
@@ -87,7 +88,7 @@ def fit(least: int, side_px: int | tuple[int, int], limit_mb: float, max_pixels:
     """
     free = int(limit_mb * MB) - least
     header = decoding.Header(*PHOTO, "RGB", 1, 0.0, False, jpeg.SCALES)
-    slots = max(0, free // cost.price(header, side_px))
+    slots = max(0, free // cost.estimate_bytes(header, side_px))
     return Fit(limit_mb, free / MB, slots, cost.largest_mp(free, side_px, max_pixels))
 
 
@@ -110,7 +111,7 @@ def ledger(need: Need) -> tuple[dict[str, float], float]:
 
 
 def report(
-    need: Need, warm: runtime.Warm, limits_mb: Sequence[float], max_pixels: int
+    need: Need, warm: LoadedModel, limits_mb: Sequence[float], max_pixels: int
 ) -> tuple[list[str], bool]:
     """Write the ledger and a verdict for each limit, or for what clouds sell where there is none.
 

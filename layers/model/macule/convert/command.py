@@ -25,7 +25,7 @@ from macule.convert.quantization import acceptance, comparison, precisions
 from macule.convert.report import pages
 from macule.convert.source import labelling, load
 from macule.convert.source.load import Source
-from macule.inference.runtime import arrange
+from macule.inference.tensors import arrange
 from macule.registry.model_card import FILE
 
 STEPS = 7

@@ -112,9 +112,9 @@ def ask(folder: str, photos: Sequence[Photo], progress: Progress) -> Answers:
 
     Raises: Refused where no photo is labelled as the model is, or none can be decoded.
     """
-    _, card = local.fetch(folder)
-    with native_stderr.held():
-        warm = runtime.warm(folder)
+    _, card = local.find(folder)
+    with native_stderr.filtered():
+        warm = runtime.get_or_load(folder)
     kept, rows, decisions = [], [], []
     for photo in progress.track(photos, len(photos), "asking the model"):
         pixels = dataset.pixels_of(photo, decoding.sides(card.side_px), card.resize)

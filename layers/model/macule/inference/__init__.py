@@ -1,1 +1,1 @@
-"""Image bytes to a prediction: decoding, the runtime, the Python API. No HTTP, no queue."""
+"""From image bytes to a prediction: decoding, the runtime, the Python API; no HTTP, no queue."""

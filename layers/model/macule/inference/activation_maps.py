@@ -1,4 +1,4 @@
-"""Class-activation map to PNG: a heat map, and the same laid over the photo."""
+"""Rendering of a class activation map as PNG: a heat map, and the same over the photo."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-LONGEST_PX = 256  # what the network saw has as many; a browser scales it up as well
-MOST_CHARACTERS = 360_000  # of both pictures' data URIs: noise, which no PNG makes smaller
-# Dark violet to bright pink: rising lightness, readable without colour vision and in print. No
-# skin has these colours, and over none they turn green, as yellow does over dark brown.
-STOPS = ((0, (30, 10, 70)), (85, (110, 20, 150)), (170, (210, 40, 200)), (255, (255, 120, 225)))
-STRONGEST = 0.6  # opacity of the overlay where the map peaks
+LONGEST_PX = 256  # about the side of the network's input; a browser can scale it up
+MAX_CHARACTERS = 360_000  # of both data URIs; reached by noise, which PNG cannot compress
+# Dark violet to bright pink: rising lightness, readable with colour blindness and in print. Skin
+# never has these colours, and over no skin they look green, as yellow does over dark brown.
+COLOUR_STOPS = (
+    (0, (30, 10, 70)),
+    (85, (110, 20, 150)),
+    (170, (210, 40, 200)),
+    (255, (255, 120, 225)),
+)
+MAX_OPACITY = 0.6  # opacity of the overlay where the map peaks
 
 
 class Pictures(NamedTuple):
@@ -30,16 +35,17 @@ class Pictures(NamedTuple):
 def render(
     activation: NDArray[np.float32], pixels: NDArray[np.uint8], shape: tuple[int, int]
 ) -> Pictures:
-    """Draw one class's map.
+    """Render the activation map of one class.
 
-    *activation*: shape (h, w), any range; what speaks against the class (below 0) counts as none.
-    *pixels*: shape (1, side, side, 3), uint8, what the network saw.
-    *shape*: width and height of the part of the photo that the network saw; the pictures keep it.
+    Args:
+      activation: shape (h, w), any range; evidence against the class (below 0) counts as 0.
+      pixels: shape (1, side, side, 3), uint8, the network's input.
+      shape: width and height of the part of the photo in the input; gives the aspect ratio.
     """
     import numpy as np
     from PIL.Image import Resampling, composite, fromarray
 
-    size = _within(shape)
+    size = _scaled_size(shape)
     positive = np.maximum(activation, 0)
     peak = float(positive.max())
     levels = (positive * (255 / peak) if peak > 0 else positive).astype(np.uint8)
@@ -47,18 +53,18 @@ def render(
     colours = weight.convert("P")
     colours.putpalette(_palette())
     photo = fromarray(pixels[0]).resize(size, Resampling.BICUBIC)
-    opacity = weight.point([round(level * STRONGEST) for level in range(256)])
+    opacity = weight.point([round(level * MAX_OPACITY) for level in range(256)])
     overlay = composite(colours.convert("RGB"), photo, opacity)
     return Pictures(_png(colours), _png(overlay))
 
 
 def data_uri(png: bytes) -> str:
-    """Write a PNG file as a data URI."""
+    """Return a PNG file as a data URI."""
     return "data:image/png;base64," + b64encode(png).decode("ascii")
 
 
-def _within(shape: tuple[int, int]) -> tuple[int, int]:
-    """Scale a width and height so that the longer is LONGEST_PX, the shorter at least 1."""
+def _scaled_size(shape: tuple[int, int]) -> tuple[int, int]:
+    """Scale a width and height so that the longer is LONGEST_PX, and the shorter at least 1."""
     scale = LONGEST_PX / max(shape)
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
@@ -66,7 +72,7 @@ def _within(shape: tuple[int, int]) -> tuple[int, int]:
 def _palette() -> list[int]:
     """Interpolate STOPS to 256 RGB triples."""
     triples: list[int] = []
-    for (start, first), (end, second) in pairwise(STOPS):
+    for (start, first), (end, second) in pairwise(COLOUR_STOPS):
         for level in range(start, end + (end == 255)):
             part = (level - start) / (end - start)
             triples += [round(a + (b - a) * part) for a, b in zip(first, second, strict=True)]

@@ -1,6 +1,6 @@
-"""Pixels to what is said of a photo: run the model, decide, draw its evidence.
+"""Classification of decoded pixels: run the model, decide, draw the activation map.
 
-The route, jobs, batches and the Python API share this. It knows no HTTP, no settings and no limit.
+Shared by routes, jobs, batches and the Python API; knows no HTTP, no settings and no limits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from macule.inference.loading import LoadedModel
     from macule.registry.model_card import Card
 
 DISCLAIMER = (
@@ -30,9 +31,9 @@ class Prediction(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Where the evidence for *label* lies: a heat map, and the same over the photo, as PNG files.
+    """The activation map of *label* as a heat map, and the same over the photo, as PNG files.
 
-    *faithful*: whether the card says that the map agrees with Grad-CAM.
+    `faithful`: whether the card says that the map agrees with Grad-CAM.
     """
 
     label: str
@@ -44,28 +45,29 @@ class Explanation(NamedTuple):
         return f"Explanation(label={self.label!r}, faithful={self.faithful})"
 
     def _repr_png_(self) -> bytes:
-        """Have a notebook show the overlay."""
+        """Return the overlay, which a notebook displays."""
         return self.overlay
 
 
-class Finding(NamedTuple):
-    """What a model finds in one photo.
+class Classification(NamedTuple):
+    """The model's result for one photo.
 
-    `decision` is `classified`, `inconclusive` or `not_skin`; `predictions` begin with the likeliest
-    label, whose activation map `evidence` is: shape (h, w), None where the model has no maps.
+    `decision` is `classified`, `inconclusive` or `not_skin`. `predictions` is sorted, the most
+    probable label first. `activation` is the activation map of that label: shape (h, w), float32;
+    None if the model has no maps.
     """
 
     decision: str
     predictions: tuple[Prediction, ...]
-    evidence: NDArray[np.float32] | None
+    activation: NDArray[np.float32] | None
 
 
-def find(warm: runtime.Warm, pixels: NDArray[np.uint8]) -> Finding:
-    """Classify one photo, decoded by `image` for the card of *warm*.
+def classify(model: LoadedModel, pixels: NDArray[np.uint8]) -> Classification:
+    """Classify one photo, decoded by `decoding` for the card of *model*.
 
     Raises: ModelUnavailable.
     """
-    scores, card = runtime.run(warm, pixels), warm.card
+    scores, card = runtime.run(model, pixels), model.card
     order = scores.probabilities.argsort()[::-1]
     predictions = tuple(
         Prediction(
@@ -76,7 +78,7 @@ def find(warm: runtime.Warm, pixels: NDArray[np.uint8]) -> Finding:
         for index in order
     )
     best = int(order[0])
-    return Finding(
+    return Classification(
         decide(card, float(scores.probabilities[best]), scores.distance),
         predictions,
         None if scores.maps is None else scores.maps[..., best].copy(),
@@ -84,32 +86,32 @@ def find(warm: runtime.Warm, pixels: NDArray[np.uint8]) -> Finding:
 
 
 def decide(card: Card, probability: float, distance: float | None) -> str:
-    """Say what an answer is worth: `classified`, `inconclusive` or `not_skin`.
+    """Return the decision: `classified`, `inconclusive` or `not_skin`.
 
     Args:
-      probability: of the likeliest label, calibrated.
-      distance: as `model.Scores` has it.
+      probability: of the most probable label, calibrated.
+      distance: the out-of-distribution score, as in `runtime.Scores`.
     """
-    far = 0.0 if distance is None else distance
-    if card.not_skin_above is not None and far > card.not_skin_above:
+    score = 0.0 if distance is None else distance
+    if card.not_skin_above is not None and score > card.not_skin_above:
         return "not_skin"
-    unfamiliar = card.unfamiliar_above is not None and far > card.unfamiliar_above
+    unfamiliar = card.unfamiliar_above is not None and score > card.unfamiliar_above
     return "inconclusive" if unfamiliar or probability < card.inconclusive_below else "classified"
 
 
-def draw(
+def draw_explanation(
     card: Card,
     label: str,
-    evidence: NDArray[np.float32],
+    activation: NDArray[np.float32],
     pixels: NDArray[np.uint8],
     size: tuple[int, int],
 ) -> Explanation:
-    """Draw the activation map of one label, in the shape of what the network saw.
+    """Draw the activation map of one label in the aspect ratio of the network's view.
 
-    *size*: width and height of the photo as a viewer shows it.
+    *size*: width and height of the upright photo.
     """
     height, width = decoding.sides(card.side_px)
     shape = size if card.resize == "squash" else (width, height)
-    pictures = activation_maps.render(evidence, pixels, shape)
+    pictures = activation_maps.render(activation, pixels, shape)
     faithful = bool(card.document.get("cam", {}).get("faithful", False))
     return Explanation(label, faithful, *pictures)

@@ -1,7 +1,7 @@
-"""The Python API: a model that is loaded once and asked from any thread of a program.
+"""The Python API: a model that is loaded once and used from any thread of a program.
 
-It answers as the service does, and reads no environment variable. What it does to its process is
-only what it must: no signal, no timer, no setting of the allocator, no metric.
+Results equal those of the service. The API reads no environment variables and leaves the process
+alone: no signal handlers, no timers, no allocator options, no metrics.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 from macule.errors import BadRequest, Macule, ModelUnavailable, NoMaps
-from macule.inference import classification, decoding, inputs, ordered_map, runtime
+from macule.inference import classification, decoding, inputs, loading, ordered_map
 from macule.inference.classification import Explanation, Prediction
 from macule.memory import budget
 from macule.registry import local
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from macule.inference.inputs import Photo
     from macule.registry.model_card import Card
 
-AHEAD = 2  # photos a processor that `predict_many` has begun and not yielded
+AHEAD_PER_CPU = 2  # photos per CPU that `predict_many` works on ahead of the caller
 
 
 class Limits(NamedTuple):
-    """What is decoded at most; the defaults are those of the service."""
+    """Decoding limits; the defaults are those of the service."""
 
     max_bytes: int
     max_pixels: int
     decode_timeout_s: float
 
 
-class _Evidence(NamedTuple):
-    """What an explanation is drawn from: what the network saw, and its map of the first label."""
+class _ExplanationInput(NamedTuple):
+    """Inputs of an explanation: the network's input and the activation map of the first label."""
 
     card: Card
     pixels: NDArray[np.uint8]
@@ -50,16 +50,16 @@ class _Evidence(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the model says of one photo.
+    """The model's result for one photo.
 
-    `decision` is `classified`, `inconclusive` or `not_skin`; `predictions` has every label, the
-    likeliest first. `warnings` says what is wrong with the file, as where it was cut off.
-    `disclaimer` is what a person who reads them has to know.
+    `decision` is `classified`, `inconclusive` or `not_skin`. `predictions` has every label, the
+    most probable first. `warnings` lists problems of the file, such as a truncated one.
+    `disclaimer` is the medical disclaimer to show with a result.
     """
 
     decision: str
     predictions: tuple[Prediction, ...]
-    _evidence: _Evidence | None = field(repr=False, compare=False)
+    _explanation_input: _ExplanationInput | None = field(repr=False, compare=False)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -67,64 +67,68 @@ class Result:
         return classification.DISCLAIMER
 
     def explain(self) -> Explanation:
-        """Draw where the evidence for the likeliest label lies.
+        """Draw the activation map of the most probable label.
 
-        Raises: NoMaps, where the model has no activation maps, or the result was not to keep them.
+        Raises: NoMaps if the model has no activation maps, or with `explainable=False`.
         """
-        if self._evidence is None:
+        if self._explanation_input is None:
             raise NoMaps("This result was made with explainable=False; leave that out.")
-        card, pixels, size, activation = self._evidence
+        card, pixels, size, activation = self._explanation_input
         if activation is None:
             raise NoMaps(
                 f"The model {card.name} has no activation maps; its card and REPORT.md say why."
             )
-        return classification.draw(card, self.predictions[0].label, activation, pixels, size)
+        return classification.draw_explanation(
+            card, self.predictions[0].label, activation, pixels, size
+        )
 
 
-class _Here(NamedTuple):
-    """What one process has: the model, and room for as many photos at once as processors."""
+class _ProcessState(NamedTuple):
+    """The model of one process, and a semaphore that bounds the photos decoded at once."""
 
-    warm: runtime.Warm
-    room: BoundedSemaphore
+    model: loading.LoadedModel
+    slots: BoundedSemaphore
 
 
 class Classifier:
-    """A loaded model, made by `load`.
+    """A loaded model; create it with `load`.
 
-    It may be shared by threads: as many photos are decoded at once as there are processors, and
-    the network runs one at a time. After a fork the child loads the same file anew.
+    Thread-safe: one photo per CPU is decoded at once, and the network runs one at a time.
+    After a fork the child process loads the same file again.
     """
 
-    def __init__(self, where: Source, limits: Limits) -> None:
-        here = _start(where)
+    def __init__(self, source: Source, limits: Limits) -> None:
+        state = _load_state(source)
         self._limits = limits
-        self._by_pid = {os.getpid(): here}
-        # what other processes of this one load: the same file, or none
-        self._same = Source(os.path.dirname(here.warm.path), here.warm.card.sha256, 0.0, None)
+        self._by_pid = {os.getpid(): state}
+        # forked processes load the same file, or fail
+        self._loaded_source = Source(
+            os.path.dirname(state.model.path), state.model.card.sha256, 0.0, None
+        )
 
     @property
     def model(self) -> dict[str, str]:
-        """Name, version, sha256 and precision, as the service's answers have them."""
-        return self._here().warm.identity()
+        """Name, version, sha256 and precision, as in the service's answers."""
+        return self._state().model.identity()
 
     @property
     def labels(self) -> tuple[str, ...]:
         """All labels, in the order of the network's outputs."""
-        return self._here().warm.card.labels
+        return self._state().model.card.labels
 
     def predict(self, photo: Photo) -> Result:
         """Classify one photo: a path, bytes, a binary file, a PIL image or a uint8 array (h, w, 3).
 
         Raises: Unreadable, BodyTooLarge, ImageTooLarge, UnsupportedImage, BadImage, SlowImage,
-          CannotFit; BadRequest where it is none of these; ModelUnavailable.
+          CannotFit; BadRequest for any other type; ModelUnavailable.
         """
-        here, body = self._here(), inputs.read(photo, self._limits.max_bytes)
-        card = here.warm.card
-        with here.room:
+        state, body = self._state(), inputs.read(photo, self._limits.max_bytes)
+        card = state.model.card
+        with state.slots:
             decoded, size = self._decode(body, card)
-            finding = classification.find(here.warm, decoded.pixels)
-        evidence = _Evidence(card, decoded.pixels, size, finding.evidence)
-        return Result(finding.decision, finding.predictions, evidence, tuple(decoded.warnings))
+            found = classification.classify(state.model, decoded.pixels)
+        explained = _ExplanationInput(card, decoded.pixels, size, found.activation)
+        return Result(found.decision, found.predictions, explained, tuple(decoded.warnings))
 
     @overload
     def predict_many(
@@ -147,13 +151,13 @@ class Classifier:
         return_exceptions: bool = False,
         explainable: bool = True,
     ) -> Iterator[Result | Macule]:
-        """Yield one result for each photo, in their order, a few ahead of what is asked for.
+        """Yield one result for each photo, in order, working a few photos ahead.
 
         Args:
-          return_exceptions: yield what is wrong with a photo in its place; else it is raised, and
-            the rest is not looked at.
-          explainable: let results keep what `explain` needs, side x side x 3 bytes each.
-        Raises: as `predict`.
+          return_exceptions: yield the error of a photo in its place instead of raising it, which
+            ends the iteration.
+          explainable: keep the data that `explain` needs, side x side x 3 bytes per result.
+        Raises: the errors of `predict`.
         """
 
         def one(photo: Photo) -> Result | Macule:
@@ -162,14 +166,14 @@ class Classifier:
             except Macule as error:
                 if not return_exceptions:
                     raise
-                return _bare(error)
-            return found if explainable else replace(found, _evidence=None)
+                return _without_traceback(error)
+            return found if explainable else replace(found, _explanation_input=None)
 
-        workers = _processors()
-        return ordered_map.in_order(photos, one, workers, workers * AHEAD)
+        workers = _worker_count()
+        return ordered_map.ordered_map(photos, one, workers, workers * AHEAD_PER_CPU)
 
     def _decode(self, photo: bytes | Image, card: Card) -> tuple[decoding.Decoded, tuple[int, int]]:
-        """Bring a photo to the network's input; return it, and the photo's width and height."""
+        """Decode a photo; return the network's input, and width and height of the upright photo."""
         limits = self._limits
         if isinstance(photo, bytes):
             header = decoding.inspect(photo, limits.max_pixels)
@@ -178,13 +182,15 @@ class Classifier:
         size = decoding.measure(photo, limits.max_pixels)
         return decoding.fit(photo, card.side_px, card.resize), size
 
-    def _here(self) -> _Here:
-        """Return this process's model. `setdefault` is atomic: no lock that a fork could hold."""
+    def _state(self) -> _ProcessState:
+        """Return this process's state. `setdefault` is atomic; a lock could be held at a fork."""
         pid = os.getpid()
-        return self._by_pid.get(pid) or self._by_pid.setdefault(pid, _start(self._same))
+        return self._by_pid.get(pid) or self._by_pid.setdefault(
+            pid, _load_state(self._loaded_source)
+        )
 
     def __repr__(self) -> str:
-        card = self._here().warm.card
+        card = self._state().model.card
         return f"<Classifier {card.name} {card.version} ({card.precision}, {card.sha256[:12]})>"
 
 
@@ -198,27 +204,28 @@ def load(
     model_timeout_s: float = 30.0,
     model_cache_dir: str | os.PathLike[str] | None = None,
 ) -> Classifier:
-    """Load a model: a folder that `macule convert` wrote, an address, or the default one.
+    """Load a model from a folder, from a URL, or the active model of this installation.
 
     Args:
-      model: a folder, or what https://, s3:// or gs:// leads to one; None is the model in use.
-      max_bytes, max_pixels, decode_timeout_s: of one photo; beyond them it is refused.
-      model_sha256: of the only file that may be loaded.
-      model_timeout_s, model_cache_dir: for an address: the time to fetch it, the folder to keep it.
-    Raises: ModelUnavailable, BadCard; BadRequest for an argument that cannot be used.
+      model: a folder written by `macule convert`, or an https://, s3:// or gs:// URL of one; None
+        loads the active model.
+      max_bytes, max_pixels, decode_timeout_s: limits for one photo.
+      model_sha256: the only model file that may be loaded.
+      model_timeout_s, model_cache_dir: for a URL: download timeout and cache folder.
+    Raises: ModelUnavailable, BadCard; BadRequest for an invalid argument.
     """
     limits = Limits(max_bytes, max_pixels, decode_timeout_s)
-    _check(max_bytes=max_bytes, max_pixels=max_pixels)
-    _check(decode_timeout_s=decode_timeout_s, model_timeout_s=model_timeout_s)
+    _check_positive(max_bytes=max_bytes, max_pixels=max_pixels)
+    _check_positive(decode_timeout_s=decode_timeout_s, model_timeout_s=model_timeout_s)
     try:
         digest = None if model_sha256 is None else parsers.sha256(model_sha256)
     except ValueError as error:
         raise BadRequest(f"model_sha256 is not {error}.") from None
     cache_dir = None if model_cache_dir is None else os.path.abspath(model_cache_dir)
-    return Classifier(Source(_place(model), digest, model_timeout_s, cache_dir), limits)
+    return Classifier(Source(_resolve_model(model), digest, model_timeout_s, cache_dir), limits)
 
 
-def _check(**numbers: float) -> None:
+def _check_positive(**numbers: float) -> None:
     for name, value in numbers.items():
         kind = float if name.endswith("_s") else int
         if type(value) not in (int, kind) or not 0 < value < math.inf:
@@ -226,10 +233,10 @@ def _check(**numbers: float) -> None:
             raise BadRequest(f"{name} is {value!r}; expected {expected} above 0.")
 
 
-def _place(model: str | os.PathLike[str] | None) -> str:
-    """Return the address, or the folder by its whole path: the program may go elsewhere."""
+def _resolve_model(model: str | os.PathLike[str] | None) -> str:
+    """Return the URL, or the absolute path, as the program may change its working directory."""
     if model is None:
-        return local.in_use()
+        return local.active_folder()
     if not isinstance(model, str | os.PathLike):
         kind = type(model).__name__
         raise BadRequest(f"model is of type {kind}; expected a folder, an address or None.")
@@ -239,24 +246,24 @@ def _place(model: str | os.PathLike[str] | None) -> str:
             raise BadRequest(f"The model's address {why}.")
         return place
     if not os.path.isdir(place):
-        made = "run `macule convert` on it, and load the folder that it writes"
+        hint = "run `macule convert` on it, and load the folder that it writes"
         raise ModelUnavailable(
-            f"{place} is a file; {made}."
+            f"{place} is a file; {hint}."
             if os.path.exists(place)
             else f"There is no folder {place}."
         )
     return os.path.abspath(place)
 
 
-def _start(where: Source) -> _Here:
-    return _Here(runtime.load(where, on_trial=False), BoundedSemaphore(_processors()))
+def _load_state(source: Source) -> _ProcessState:
+    return _ProcessState(loading.load(source, on_trial=False), BoundedSemaphore(_worker_count()))
 
 
-def _processors() -> int:
-    return max(1, math.ceil(budget.processors()))
+def _worker_count() -> int:
+    return max(1, math.ceil(budget.cpu_count()))
 
 
-def _bare(error: Macule) -> Macule:
-    """Drop the frames in which it was raised: they hold the photo."""
+def _without_traceback(error: Macule) -> Macule:
+    """Remove traceback, cause and context, whose frames reference the photo."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

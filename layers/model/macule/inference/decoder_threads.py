@@ -1,8 +1,8 @@
-"""Threads that decode images: they can open no file, and their callers wait for a bounded time.
+"""Decoding in sandboxed threads, with a time-out for the caller.
 
-Images are read by C libraries that have had bugs. Here they run in threads of their own, which
-`sandbox` restricts. A thread cannot be stopped: at the time-out its caller is answered, and what
-it holds counts as held until it ends.
+C libraries that read images have had vulnerabilities; `sandbox` restricts the threads that run
+them. A thread cannot be stopped: after the time-out the caller gets an error, and the thread's
+memory stays reserved until it ends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger("macule")
 def inspect(body: bytes, chosen: Settings) -> decoding.Header:
     """Read the header of *body*, as `decoding.inspect` does.
 
-    Raises: Busy, SlowImage; what that raises.
+    Raises: Busy, SlowImage; the errors of `decoding.inspect`.
     """
     decoding.prepare(body)
     return _run(partial(decoding.inspect, body, chosen.max_image_pixels), 0, chosen)
@@ -37,11 +37,11 @@ def inspect(body: bytes, chosen: Settings) -> decoding.Header:
 def decode(
     body: bytes, side_px: int | tuple[int, int], resize: str, cost: int, chosen: Settings
 ) -> decoding.Decoded:
-    """Decode *body*, as `decoding.decode` does; *cost* is the bytes that the caller has room for.
+    """Decode *body*, as `decoding.decode` does; *cost* is the bytes that the caller has reserved.
 
-    Raises: Busy, SlowImage; what that raises.
+    Raises: Busy, SlowImage; the errors of `decoding.decode`.
     """
-    import numpy  # noqa: F401  (its files cannot be opened there)
+    import numpy  # noqa: F401  (a sandboxed thread cannot open its files)
 
     decoding.prepare(body)
     job = partial(decoding.decode, body, side_px, resize, chosen.decode_timeout_s)
@@ -49,9 +49,9 @@ def decode(
 
 
 def _run(job: Callable[[], T], cost: int, chosen: Settings) -> T:
-    """Run *job* in a restricted thread; it imports nothing and opens nothing.
+    """Run *job* in a sandboxed thread; the job must not import modules or open files.
 
-    Raises: Busy where none is free in time, SlowImage where it takes too long; what the job raises.
+    Raises: Busy if no thread is free in time; SlowImage after the time-out; errors of the job.
     """
     from concurrent.futures import wait
 
@@ -66,35 +66,37 @@ def _run(job: Callable[[], T], cost: int, chosen: Settings) -> T:
         if not begun.wait(chosen.admission_timeout_s) and future.cancel():
             raise Busy("Other images are being decoded. Try again.")
         if not wait([future], chosen.decode_timeout_s).done:
-            _leave(future, cost)
-            raise decoding.slow(chosen.decode_timeout_s)
+            _abandon(future, cost)
+            raise decoding.slow_image(chosen.decode_timeout_s)
         return future.result()
     finally:
-        del future  # it holds what the job raised, whose frames hold this one and the image
+        del future  # its exception's frames reference this frame and the image
 
 
-def _leave(future: Future[Any], cost: int) -> None:
-    """Let a thread end by itself, with *cost* bytes held for it until then."""
-    log.warning("an image is still being decoded after its time-out; %d bytes stay held", cost)
-    release = admission.current().hold(cost)
+def _abandon(future: Future[Any], cost: int) -> None:
+    """Leave a thread running, with *cost* bytes reserved until it ends."""
+    log.warning("an image is still being decoded after its time-out; %d bytes stay reserved", cost)
+    release = admission.current().force_reserve(cost)
     future.add_done_callback(lambda _: release())
 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Return this process's threads; as many decode as may be admitted."""
+    """Return the thread pool of this process, with one thread for each admission slot."""
     from concurrent.futures import ThreadPoolExecutor
 
     from macule.inference import sandbox
 
-    return ThreadPoolExecutor(admission.current().slots, "decode", _begin, (sandbox.restrict,))
+    return ThreadPoolExecutor(
+        admission.current().slots, "decode", _initialize_thread, (sandbox.restrict,)
+    )
 
 
-def _begin(restrict: Callable[[], str]) -> None:
-    if why := restrict():
-        _tell(why)
+def _initialize_thread(restrict: Callable[[], str]) -> None:
+    if reason := restrict():
+        _log_unrestricted(reason)
 
 
 @cache
-def _tell(why: str) -> None:
-    log.info("decoders may open files and connect: %s", why)
+def _log_unrestricted(reason: str) -> None:
+    log.info("decoders may open files and connect: %s", reason)

@@ -1,4 +1,4 @@
-"""What `Classifier.predict` takes: a photo as a file's bytes, or as a picture in memory."""
+"""Input types of `Classifier.predict`: the bytes of an image file, or a picture in memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-# Pillow's modes that can be brought to RGB as the decoder does it.
+# Pillow modes that the decoder can convert to RGB.
 MODES = frozenset(
     "1 L LA P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV I I;16 I;16L I;16B F".split()  # noqa: SIM905
 )
-TAKEN = "a path, bytes, a file opened in binary mode, a PIL image or a uint8 array (h, w, 3)"
+ACCEPTED = "a path, bytes, a file opened in binary mode, a PIL image or a uint8 array (h, w, 3)"
 
 
 class Readable(Protocol):
-    """A file opened in binary mode, an upload of a web framework."""
+    """A file opened in binary mode, or an upload of a web framework."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -40,75 +40,75 @@ if TYPE_CHECKING:
 
 
 def read(photo: Photo, max_bytes: int) -> bytes | Image:
-    """Read a photo: the bytes of a file, or the picture where there is no file.
+    """Return the bytes of an image file, or a picture for input without a file.
 
-    Raises: Unreadable, BodyTooLarge; BadRequest where it is none of TAKEN.
+    Raises: Unreadable, BodyTooLarge; BadRequest for a type other than ACCEPTED.
     """
     if isinstance(photo, str | os.PathLike):
-        body = _load(photo, max_bytes)
+        body = _read_path(photo, max_bytes)
     elif isinstance(photo, bytes | bytearray | memoryview):
         body = bytes(photo)
-    elif _is(photo, "PIL.Image", "Image"):
-        return _known(photo)
-    elif _is(photo, "numpy", "ndarray"):
-        return _picture(photo)
+    elif _is_instance(photo, "PIL.Image", "Image"):
+        return _checked_picture(photo)
+    elif _is_instance(photo, "numpy", "ndarray"):
+        return _picture_of_array(photo)
     elif hasattr(photo, "read"):
-        body = _drain(photo, max_bytes)
+        body = _read_file(photo, max_bytes)
     else:
-        raise BadRequest(f"The photo is of type {type(photo).__name__}; expected {TAKEN}.")
+        raise BadRequest(f"The photo is of type {type(photo).__name__}; expected {ACCEPTED}.")
     if len(body) > max_bytes:
         raise BodyTooLarge(
             f"The photo has more than {max_bytes:,} bytes (max_bytes). Send a smaller copy.",
             limit_bytes=max_bytes,
         )
     if not body:
-        raise BadRequest("The photo has 0 bytes. Was its file read before? Then seek(0) first.")
+        raise BadRequest("The photo has 0 bytes. If its file was read before, call seek(0) first.")
     return body
 
 
-def _load(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+def _read_path(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(max_bytes + 1)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in a name
-        why = getattr(error, "strerror", None) or "this is no file's name"
-        hint = " An address is not read: download the photo first." if "://" in str(path) else ""
-        raise Unreadable(f"{str(path)[:200]}: {why}.{hint}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or "not a valid file name"
+        hint = " URLs are not supported: download the photo first." if "://" in str(path) else ""
+        raise Unreadable(f"{str(path)[:200]}: {reason}.{hint}") from error
 
 
-def _drain(file: Readable, max_bytes: int) -> bytes:
-    """Read to the end, or one byte too many; an unbuffered file may give less than is asked for."""
+def _read_file(file: Readable, max_bytes: int) -> bytes:
+    """Read at most *max_bytes* + 1 bytes; an unbuffered file may return fewer bytes per call."""
     parts, missing = [], max_bytes + 1
     try:
         while missing > 0 and (part := file.read(missing)):
             parts.append(bytes(memoryview(part)))
             missing -= len(parts[-1])
     except TypeError as error:
-        raise BadRequest("The file gives no bytes; open it in binary mode, 'rb'.") from error
-    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise BadRequest("The file does not return bytes; open it in binary mode, 'rb'.") from error
+    except (OSError, ValueError) as error:  # ValueError: the file is closed
         raise Unreadable(f"The file cannot be read: {error}.") from error
     return b"".join(parts)
 
 
-def _is(photo: object, module: str, name: str) -> bool:
-    """Is it an instance of a class whose module is loaded? Else it cannot be."""
+def _is_instance(photo: object, module: str, name: str) -> bool:
+    """Return whether *photo* is an instance; without importing the module of its class."""
     found: Any = sys.modules.get(module)
     return found is not None and isinstance(photo, getattr(found, name))
 
 
-def _known(picture: Any) -> Image:
+def _checked_picture(picture: Any) -> Image:
     if picture.mode not in MODES:
         raise BadRequest(
-            f"The picture's mode is {picture.mode}, which has no way to RGB here; convert it first."
+            f"The picture's mode {picture.mode} is not supported; convert it to RGB first."
         )
     if 0 in picture.size:
         raise BadRequest(f"The picture of {picture.width} x {picture.height} has no pixels.")
-    known: Image = picture
-    return known
+    checked: Image = picture
+    return checked
 
 
-def _picture(pixels: Any) -> Image:
-    """Take an array's pixels as they are: RGB, 0 to 255."""
+def _picture_of_array(pixels: Any) -> Image:
+    """Return the picture of an array of RGB values 0 to 255."""
     if pixels.dtype.name != "uint8" or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise BadRequest(
             f"The array is {pixels.dtype} of shape {pixels.shape}; expected one photo's RGB values "

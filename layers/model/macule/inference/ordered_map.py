@@ -1,4 +1,4 @@
-"""Work on several items at once, in threads; the results come in the order of the items."""
+"""A map over items in several threads that yields the results in the order of the items."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(
+def ordered_map(
     items: Iterable[T],
-    one: Callable[[T], R],
+    function: Callable[[T], R],
     workers: int,
     ahead: int,
     stop: Callable[[], object] = lambda: None,
 ) -> Iterator[R]:
-    """Yield `one(item)` for each item, in their order.
+    """Yield `function(item)` for each item, in order.
 
     Args:
-      workers: items at once.
-      ahead: items taken at most whose results have not been yielded: the memory that this takes.
-      stop: called as the iteration ends, before the items that are worked on are waited for.
-    Raises: what *one* raises, in its item's place; what has not begun by then never does.
+      workers: number of threads.
+      ahead: maximum number of items taken whose results are not yielded yet; it bounds memory.
+      stop: called when the iteration ends, before waiting for the items in progress.
+    Raises: errors of *function*, in the place of the item; items not started then never start.
     """
     from collections import deque
     from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,7 @@ def in_order(
     window: deque[Future[R]] = deque()
     try:
         for item in items:
-            window.append(pool.submit(one, item))
+            window.append(pool.submit(function, item))
             while window and (window[0].done() or len(window) >= ahead):
                 yield window.popleft().result()
         while window:

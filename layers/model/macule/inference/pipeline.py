@@ -1,4 +1,4 @@
-"""One image file to its answer: header, memory admission, decoding, the runtime, the answer cache."""
+"""From an image file to its answer: header, memory admission, decoding, runtime, answer cache."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from macule import settings
 from macule.caching import answers
 from macule.inference import activation_maps, classification, decoder_threads, decoding, runtime
 from macule.inference.decoding import cost
+from macule.inference.loading import LoadedModel
 from macule.memory import admission
-from macule.memory.degradation import Rung
+from macule.memory.degradation import Level
 
 GRADCAM_OFF = "Activation maps are switched off here (ENABLE_GRADCAM=false)."
-SHORT = "Memory is short now: activation maps are left out until it is not."
+MEMORY_SHORT = "Memory is short now: activation maps are left out until it recovers."
 NO_MAPS = "This model has no activation maps; its card says why."
-# What an answer says of the photo, and a cache keeps; the first two are there if they must be.
+# Keys of an answer that the cache stores; the first two are optional.
 MISSING, WARNINGS = "explanation_missing", "warnings"
-FINDINGS = {"decision", "predictions", "explanation"}
+REQUIRED_KEYS = {"decision", "predictions", "explanation"}
 
 
 class Outcome(NamedTuple):
-    """An answer as docs/api.md has it, milliseconds by stage, and what else a log may have."""
+    """An answer as in docs/api.md, milliseconds by stage, and further facts for the log."""
 
     answer: dict[str, Any]
     stages: dict[str, float]
@@ -37,36 +38,37 @@ def predict(
     with_cam: bool = False,
     digest: str = "",
     *,
-    asks: bool = True,
-    keeps: bool = True,
+    read_cache: bool = True,
+    write_cache: bool = True,
 ) -> Outcome:
-    """Classify one image file, or say again what was found in it.
+    """Classify one image file, or return the cached answer.
 
     Args:
-      digest: of *body*, where it is known already.
-      asks, keeps: whether the cache may answer, and may keep what is found.
+      digest: the sha256 of *body* if known.
+      read_cache, write_cache: whether to use a cached answer, and to store the new one.
     Raises: UnsupportedImage, BadImage, ImageTooLarge, CannotFit, Unavailable.
     """
     began = time.perf_counter()
     header = decoder_threads.inspect(body, chosen)
     cold = runtime.loaded() is None
-    warm = runtime.warm(chosen.model)  # first, as one that cannot serve must not seem to
+    # before the cache: a process whose model cannot load must not answer
+    model = runtime.get_or_load(chosen.model)
     if cold:
-        admission.current().settle()
-    kept, key = answers.current() if asks or keeps else None, ""
-    if kept:
+        admission.current().reset_baseline()
+    cache, key = answers.current() if read_cache or write_cache else None, ""
+    if cache:
         maps = with_cam and chosen.enable_gradcam
-        key = answers.key(digest or sha256(body), warm.card.document, top_k, with_cam, maps)
-    found = _known(kept.get(key)) if kept and asks else None
-    hit, stages, noted = found is not None, dict[str, float](), {"rung": ""}
+        key = answers.cache_key(digest or sha256(body), model.card.document, top_k, with_cam, maps)
+    found = _parse_cached(cache.get(key)) if cache and read_cache else None
+    hit, stages, facts = found is not None, dict[str, float](), {"rung": ""}
     if found is None:
-        found, stages, noted = _find(body, header, warm, chosen, top_k, with_cam)
-        if kept and keeps and found.get(MISSING) != SHORT:
-            kept.put(key, json.dumps(found, separators=(",", ":")).encode())
+        found, stages, facts = _classify(body, header, model, chosen, top_k, with_cam)
+        if cache and write_cache and found.get(MISSING) != MEMORY_SHORT:
+            cache.put(key, json.dumps(found, separators=(",", ":")).encode())
     answer = {
         "id": new_id(),
         "status": "succeeded",
-        "model": warm.identity(),
+        "model": model.identity(),
         **found,
         "metrics": {
             "decode_ms": stages.get("decode", 0.0),
@@ -77,65 +79,65 @@ def predict(
         },
         "disclaimer": classification.DISCLAIMER,
     }
-    facts = {
-        **seen(header),
+    logged = {
+        **header_facts(header),
         "cache": answer["metrics"]["cache"],
         "cold": cold,
-        "model": warm.card.sha256[:12],
-        **noted,
+        "model": model.card.sha256[:12],
+        **facts,
     }
-    return Outcome(answer, {**(warm.stages if cold else {}), **stages}, facts)
+    return Outcome(answer, {**(model.stages if cold else {}), **stages}, logged)
 
 
-def seen(header: decoding.Header) -> dict[str, Any]:
-    """Say of an image what a log may have."""
+def header_facts(header: decoding.Header) -> dict[str, Any]:
+    """Return the facts of an image for the log."""
     return {"pixels": header.pixels, "format": header.format}
 
 
-def _find(
+def _classify(
     body: bytes,
     header: decoding.Header,
-    warm: runtime.Warm,
+    model: LoadedModel,
     chosen: settings.Settings,
     top_k: int | None,
     with_cam: bool,
 ) -> tuple[dict[str, Any], dict[str, float], dict[str, str]]:
-    """Decode and run; return what the answer says of the photo, milliseconds by stage, facts."""
-    card, asked = warm.card, time.perf_counter()
-    cost_bytes = cost.price(header, card.side_px)
-    with admission.current().room(cost_bytes, chosen.admission_timeout_s) as rung:
-        wait_ms, decoding = elapsed_ms(asked), time.perf_counter()
+    """Decode and classify; return the photo's part of the answer, milliseconds by stage, facts."""
+    card, asked = model.card, time.perf_counter()
+    cost_bytes = cost.estimate_bytes(header, card.side_px)
+    with admission.current().reserve(cost_bytes, chosen.admission_timeout_s) as level:
+        wait_ms, decode_began = elapsed_ms(asked), time.perf_counter()
         decoded = decoder_threads.decode(body, card.side_px, card.resize, cost_bytes, chosen)
-        decode_ms, inferring = elapsed_ms(decoding), time.perf_counter()
-        finding = classification.find(warm, decoded.pixels)
-        infer_ms = elapsed_ms(inferring)
+        decode_ms, infer_began = elapsed_ms(decode_began), time.perf_counter()
+        result = classification.classify(model, decoded.pixels)
+        infer_ms = elapsed_ms(infer_began)
         explanation, drawn = None, dict[str, float]()
-        reason = _why_no_map(chosen, rung, finding) if with_cam else ""
-        if with_cam and not reason and finding.evidence is not None:
-            # what decoding took is free again, and drawing takes less
-            drawing, label = time.perf_counter(), finding.predictions[0].label
-            explanation = _written(
-                classification.draw(
-                    card, label, finding.evidence, decoded.pixels, header.upright_size
+        reason = _missing_map_reason(chosen, level, result) if with_cam else ""
+        if with_cam and not reason and result.activation is not None:
+            # the decoder's memory is free again, and drawing takes less
+            draw_began, label = time.perf_counter(), result.predictions[0].label
+            explanation = _explanation_document(
+                classification.draw_explanation(
+                    card, label, result.activation, decoded.pixels, header.upright_size
                 )
             )
-            drawn["explain"] = elapsed_ms(drawing)
+            drawn["explain"] = elapsed_ms(draw_began)
     found = {
-        "decision": finding.decision,
-        "predictions": [prediction._asdict() for prediction in finding.predictions[:top_k]],
+        "decision": result.decision,
+        "predictions": [prediction._asdict() for prediction in result.predictions[:top_k]],
         "explanation": explanation,
         **({MISSING: reason} if reason else {}),
         **({WARNINGS: decoded.warnings} if decoded.warnings else {}),
     }
     stages = {"wait": wait_ms, "decode": decode_ms, "infer": infer_ms, **drawn}
-    noted = {"rung": rung.name}
+    facts = {"rung": level.name}
     if decoded.ignored:
-        noted["profile_ignored"] = decoded.ignored
-    return found, stages, noted
+        facts["profile_ignored"] = decoded.ignored
+    return found, stages, facts
 
 
-def _written(explanation: classification.Explanation) -> dict[str, Any]:
-    """Write an explanation as answers have it, its pictures as data URIs."""
+def _explanation_document(explanation: classification.Explanation) -> dict[str, Any]:
+    """Return an explanation as in answers, with its pictures as data URIs."""
     return {
         "kind": "cam",
         **explanation._asdict(),
@@ -144,26 +146,32 @@ def _written(explanation: classification.Explanation) -> dict[str, Any]:
     }
 
 
-def _known(kept: bytes | None) -> dict[str, Any] | None:
-    """Read what a cache kept; what is no answer is none."""
+def _parse_cached(cached: bytes | None) -> dict[str, Any] | None:
+    """Parse a cached value; None if it is not a valid answer."""
     try:
-        found = json.loads(kept or b"null")
+        found = json.loads(cached or b"null")
     except (ValueError, RecursionError):
         return None
-    whole = isinstance(found, dict) and FINDINGS <= found.keys() <= {*FINDINGS, MISSING, WARNINGS}
-    return found if whole and isinstance(found["predictions"], list) else None
+    complete = isinstance(found, dict) and REQUIRED_KEYS <= found.keys() <= {
+        *REQUIRED_KEYS,
+        MISSING,
+        WARNINGS,
+    }
+    return found if complete and isinstance(found["predictions"], list) else None
 
 
-def _why_no_map(chosen: settings.Settings, rung: Rung, finding: classification.Finding) -> str:
+def _missing_map_reason(
+    chosen: settings.Settings, level: Level, result: classification.Classification
+) -> str:
     if not chosen.enable_gradcam:
         return GRADCAM_OFF
-    if not rung.overlays:
-        return SHORT
-    return NO_MAPS if finding.evidence is None else ""
+    if not level.overlays:
+        return MEMORY_SHORT
+    return NO_MAPS if result.activation is None else ""
 
 
 def sha256(content: bytes) -> str:
-    """Return the digest by which bytes are known again, in hexadecimal."""
+    """Return the SHA-256 digest in hexadecimal."""
     import hashlib
 
     return hashlib.sha256(content).hexdigest()

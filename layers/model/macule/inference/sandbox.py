@@ -1,4 +1,4 @@
-"""Landlock: a thread gives up opening files and connecting over TCP, for good.
+"""Landlock: permanently forbids a thread to open files and to use TCP.
 
 Source: https://docs.kernel.org/userspace-api/landlock.html.
 """
@@ -14,8 +14,8 @@ import sys
 CREATE_RULESET, RESTRICT_SELF = 444, 446
 VERSION_FLAG = 1
 PR_SET_NO_NEW_PRIVS = 38
-# Rights by the version of the interface that added them: on files, of TCP, and scopes (abstract
-# sockets, signals to processes outside).
+# Access rights by the ABI version that added them: files, TCP, and scopes (abstract sockets,
+# signals to processes outside).
 FILES = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 TCP, SCOPES = {4: 0b11}, {6: 0b11}
 
@@ -25,7 +25,7 @@ class _Ruleset(ctypes.Structure):
 
 
 def version() -> int:
-    """Return the version of the kernel's Landlock, 0 where there is none that may be used."""
+    """Return the ABI version of the kernel's Landlock; 0 if it is not available."""
     if sys.platform != "linux":
         return 0
     return max(0, _syscall(CREATE_RULESET, None, ctypes.c_size_t(0), VERSION_FLAG))
@@ -34,24 +34,24 @@ def version() -> int:
 def restrict() -> str:
     """Restrict the calling thread, and every thread and process that it starts.
 
-    What is open stays usable. From then on the kernel refuses every file by its path, to run a
-    program, and to connect or listen over TCP (Linux 6.7).
-    Returns: why that could not be done; "" where it was.
+    Open files stay usable. From now on the kernel refuses to open files by path, to run programs,
+    and to connect or listen over TCP (Linux 6.7).
+    Returns: the reason if it failed, else "".
     """
-    known = version()
-    if not known:
+    abi = version()
+    if not abi:
         return "this system has no Landlock"
-    wanted = (
-        sum(bits for at, bits in table.items() if at <= known) for table in (FILES, TCP, SCOPES)
+    handled = (
+        sum(bits for added, bits in table.items() if added <= abi) for table in (FILES, TCP, SCOPES)
     )
-    rules = _Ruleset(*wanted)
-    size = 8 * (1 + (known >= min(TCP)) + (known >= min(SCOPES)))
+    rules = _Ruleset(*handled)
+    size = 8 * (1 + (abi >= min(TCP)) + (abi >= min(SCOPES)))
     file = _syscall(CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), 0)
     if file < 0:
-        return _why()
+        return _errno_message()
     try:
         _libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        return _why() if _syscall(RESTRICT_SELF, file, 0) else ""
+        return _errno_message() if _syscall(RESTRICT_SELF, file, 0) else ""
     finally:
         os.close(file)
 
@@ -64,5 +64,5 @@ def _syscall(*arguments: object) -> int:
     return int(_libc().syscall(*arguments))
 
 
-def _why() -> str:
+def _errno_message() -> str:
     return f"Landlock: {errno.errorcode.get(ctypes.get_errno(), 'unknown error')}"

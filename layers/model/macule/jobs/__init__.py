@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from macule.errors import KeyInUse, KeyReused
-from macule.inference.activation_maps import MOST_CHARACTERS
+from macule.inference.activation_maps import MAX_CHARACTERS
 
 STARTING, PROCESSING = "starting", "processing"
 SUCCEEDED, FAILED, CANCELED = "succeeded", "failed", "canceled"
@@ -75,7 +75,7 @@ def reserved_bytes(options: JobOptions, labels: int | None = None) -> dict[str, 
     sizes = {
         event: outcome + 2 * len(options.webhook) for event in options.events if options.webhook
     }
-    maps = MOST_CHARACTERS if options.with_cam else 0
+    maps = MAX_CHARACTERS if options.with_cam else 0
     return {**sizes, COMPLETED_EVENT: sizes.get(COMPLETED_EVENT, 0) + outcome + maps}
 
 

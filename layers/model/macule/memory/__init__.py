@@ -1,3 +1,1 @@
-"""What memory may be used, is used and will be used: limits, admission, degradation, recycling.
-
-Nothing here knows an image format or a model."""
+"""Memory limits, usage, admission, degradation and recycling; no image format and no model."""

@@ -1,4 +1,4 @@
-"""What a request will cost in bytes, and room for it: wait, or refuse with figures."""
+"""Memory admission: reserve bytes for an image, wait for them, or refuse with figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from macule import settings
 from macule.caching import answers
 from macule.errors import Busy, CannotFit
 from macule.memory import allocator, budget
-from macule.memory.degradation import Ladder, Rung
+from macule.memory.degradation import DegradationLevels, Level
 from macule.observability import metrics
 
 if TYPE_CHECKING:
@@ -22,49 +22,49 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MB = 2**20
-RESERVE_BYTES = 3 * MB  # what sockets, thread stacks and answers take beside the decoder
-LEAST_S = 60.0  # the least use of this long, or twice, is what the service needs itself
-SWEEP_S = 0.1  # between sweeps for what is free but not given back, before a refusal
+RESERVE_BYTES = 3 * MB  # for sockets, thread stacks and answers beside the decoder
+BASELINE_WINDOW_S = 60.0  # the minimum use over one to two windows is the service's own need
+RELEASE_INTERVAL_S = 0.1  # between attempts to release free memory before a refusal
 
 
 class Admission:
-    """Slots for images, and the bytes that they hold; the rest of the limit is for the next one.
+    """Slots for images, and the bytes reserved for them.
 
     Args:
-      limit_bytes: of the container.
-      used: bytes of it that cannot be reclaimed, now.
-      slots: images at once, read and decoded; more than the processors can decode hold memory only.
-      most_waiting: requests that may wait for their turn; the next one is told to come back.
-      kept: answers, the first thing to be given up.
+      limit_bytes: memory limit of the container.
+      used_bytes: returns the bytes in use that cannot be reclaimed.
+      slots: images read and decoded at once. More slots than processors only hold more memory.
+      max_waiting: requests that may wait for a slot; further ones get Busy at once.
+      cache: the answer cache, which is emptied first.
     """
 
     def __init__(
         self,
         limit_bytes: int,
-        used: Callable[[], int],
+        used_bytes: Callable[[], int],
         slots: int = 64,
-        most_waiting: int = 64,
-        kept: answers.Store | None = None,
+        max_waiting: int = 64,
+        cache: answers.AnswerCache | None = None,
     ) -> None:
         self.limit_bytes = limit_bytes
         self.slots = slots
-        self.held = self.admitted = self.waiting = 0
-        self._used = used
-        self._most_waiting = most_waiting
-        self._kept = kept
-        self._ladder = Ladder()
+        self.held_bytes = self.admitted = self.waiting = 0
+        self._used_bytes = used_bytes
+        self._max_waiting = max_waiting
+        self._cache = cache
+        self._levels = DegradationLevels()
         self._lock = Lock()
         self._freed = Condition(self._lock)
-        self._inside = self._asking = 0
-        self._swept = self._turned = -math.inf
-        self._least = (math.inf, math.inf)  # bytes: before `_turned`, and since
+        self._reservations = self._waiting_for_memory = 0
+        self._released_at = self._window_start = -math.inf
+        self._minima = (math.inf, math.inf)  # bytes: of the previous window and of this one
         self._pool: ThreadPoolExecutor | None = None
 
-    def turn(self, job: Callable[[], T], timeout_s: float) -> T:
+    def run_in_slot(self, job: Callable[[], T], timeout_s: float) -> T:
         """Run *job* in one of `slots` threads, waiting at most *timeout_s* until it begins.
 
-        Always the same threads: each one that decodes and infers keeps buffers of its own, 1.5 MB.
-        Raises: Busy after the wait, or at once where too many wait; what the job raises.
+        The threads are reused, as each thread that decodes and infers keeps buffers of 1.5 MB.
+        Raises: Busy after the wait, or at once if too many requests wait; errors of the job.
         """
         begun = Event()
 
@@ -80,13 +80,13 @@ class Admission:
                     self._freed.notify_all()
 
         with self._lock:
-            crowded = self.waiting >= self._most_waiting and self.admitted >= self.slots
+            crowded = self.waiting >= self._max_waiting and self.admitted >= self.slots
             self.waiting += 1
         future = None if crowded else self._workers().submit(run)
-        begins = future is not None and (begun.wait(timeout_s) or not future.cancel())
+        started = future is not None and (begun.wait(timeout_s) or not future.cancel())
         with self._lock:
             self.waiting -= 1
-        if future is None or not begins:
+        if future is None or not started:
             raise Busy(
                 "Other images are being decoded. Try again.",
                 slots=self.slots,
@@ -95,7 +95,7 @@ class Admission:
         try:
             return future.result()
         finally:
-            del future  # it holds what the job raised, whose frames hold this one and the image
+            del future  # its exception's frames reference this frame and the image
 
     def _workers(self) -> ThreadPoolExecutor:
         from concurrent.futures import ThreadPoolExecutor
@@ -106,65 +106,66 @@ class Admission:
             return self._pool
 
     @contextmanager
-    def room(self, cost: int, timeout_s: float) -> Iterator[Rung]:
-        """Hold *cost* bytes, waiting at most *timeout_s* while others hold them.
+    def reserve(self, cost: int, timeout_s: float) -> Iterator[Level]:
+        """Reserve *cost* bytes, waiting at most *timeout_s* while other requests hold them.
 
-        Whoever fits goes first, so that a small image never waits for a large one's room.
-        Yields: what may be done for this request.
-        Raises: Busy after the wait; CannotFit at once where no other request has what is missing
-          and the service needs the rest itself.
+        Requests that fit go first, so a small image never waits for a large one.
+        Yields: the degradation level of this request.
+        Raises: Busy after the wait; CannotFit at once if no other request holds the missing bytes
+          and the service itself needs the rest.
         """
         deadline = time.monotonic() + timeout_s
         with self._lock:
-            rung = self._wait(cost, deadline)
-            self.held += cost
-            self._inside += 1
+            level = self._wait(cost, deadline)
+            self.held_bytes += cost
+            self._reservations += 1
         try:
-            yield rung
+            yield level
         finally:
             with self._lock:
-                self.held -= cost
-                self._inside -= 1
+                self.held_bytes -= cost
+                self._reservations -= 1
                 self._freed.notify_all()
 
-    def hold(self, cost: int) -> Callable[[], None]:
-        """Hold *cost* bytes, whether there is room or not, until what is returned is called."""
+    def force_reserve(self, cost: int) -> Callable[[], None]:
+        """Reserve *cost* bytes even if they are not free; return a function that releases them."""
 
         def change(size: int) -> None:
             with self._lock:
-                self.held += size
+                self.held_bytes += size
                 self._freed.notify_all()
 
         change(cost)
         return functools.partial(change, -cost)
 
-    def _wait(self, cost: int, deadline: float) -> Rung:
+    def _wait(self, cost: int, deadline: float) -> Level:
         """Wait until *cost* bytes are free; the caller holds the lock."""
         self.waiting += 1
-        self._asking += 1
+        self._waiting_for_memory += 1
         try:
             while True:
-                used = self._used()
-                most = self._left(self._lowest(used)) + self.held
-                free, rung = self._left(used), self._step(used)
-                if cost <= free and rung.serves and (rung.slots or math.inf) > self._inside:
-                    return rung
-                # whoever has a slot asks for more: waiting would free nothing
-                stuck = not self.held and self._asking >= self.admitted
-                if stuck and time.monotonic() > self._swept + SWEEP_S:
-                    if self._kept:
-                        self._kept.allow(False)
+                used = self._used_bytes()
+                most = self._free(self._baseline(used)) + self.held_bytes
+                free, level = self._free(used), self._update_level(used)
+                slots = level.slots or math.inf
+                if cost <= free and level.serves and slots > self._reservations:
+                    return level
+                # all requests in a slot wait for memory here: waiting would free nothing
+                stuck = not self.held_bytes and self._waiting_for_memory >= self.admitted
+                if stuck and time.monotonic() > self._released_at + RELEASE_INTERVAL_S:
+                    if self._cache:
+                        self._cache.set_enabled(False)
                     allocator.release_memory()
-                    self._swept = time.monotonic()
+                    self._released_at = time.monotonic()
                     continue
-                if cost > most and stuck and self._asking == 1:
+                if cost > most and stuck and self._waiting_for_memory == 1:
                     raise CannotFit(
                         f"This image takes about {cost / MB:.0f} MB, and this instance of "
                         f"{self.limit_bytes / MB:.0f} MB has {max(0, most) / MB:.0f} MB for it. "
                         "Send a smaller copy, or a baseline JPEG or a PNG.",
                         **self._figures(cost, most),
                     )
-                if not rung.serves:
+                if not level.serves:
                     raise Busy("Memory has run short. Try again.", **self._figures(cost, free))
                 left = deadline - time.monotonic()
                 if stuck or left <= 0 or not self._freed.wait(left):
@@ -174,37 +175,37 @@ class Admission:
                     )
         finally:
             self.waiting -= 1
-            self._asking -= 1
+            self._waiting_for_memory -= 1
 
-    def settle(self) -> None:
-        """Forget how little memory was used before: what has been loaded stays."""
+    def reset_baseline(self) -> None:
+        """Discard the minimum use so far, as after loading a model, which stays in memory."""
         with self._lock:
-            self._least = (math.inf, math.inf)
+            self._minima = (math.inf, math.inf)
 
-    def rung(self) -> Rung:
-        """Say what may be done with memory as it is."""
-        return self._step(self._used())
+    def level(self) -> Level:
+        """Return the degradation level for the current memory use."""
+        return self._update_level(self._used_bytes())
 
     def free(self) -> int:
-        """Return the bytes left; what is held counts in full, though part of it is used already."""
-        return self._left(self._used())
+        """Return the free bytes; reservations count in full even where they are in use already."""
+        return self._free(self._used_bytes())
 
-    def _step(self, used: int) -> Rung:
-        rung = self._ladder.step(used / self.limit_bytes)
-        if self._kept:
-            self._kept.allow(rung.cache)
-        return rung
+    def _update_level(self, used: int) -> Level:
+        level = self._levels.update(used / self.limit_bytes)
+        if self._cache:
+            self._cache.set_enabled(level.cache)
+        return level
 
-    def _lowest(self, used: int) -> int:
-        """Count *used* in; return the least of late. Now, sockets may hold what others sent."""
-        now, (before, since) = time.monotonic(), self._least
-        if now > self._turned + LEAST_S:
-            before, since, self._turned = since, math.inf, now
-        self._least = before, min(since, used)
-        return int(min(self._least))
+    def _baseline(self, used: int) -> int:
+        """Record *used* and return the recent minimum, as sockets may hold uploads right now."""
+        now, (previous, present) = time.monotonic(), self._minima
+        if now > self._window_start + BASELINE_WINDOW_S:
+            previous, present, self._window_start = present, math.inf, now
+        self._minima = previous, min(present, used)
+        return int(min(self._minima))
 
-    def _left(self, used: int) -> int:
-        return self.limit_bytes - RESERVE_BYTES - self.held - used
+    def _free(self, used: int) -> int:
+        return self.limit_bytes - RESERVE_BYTES - self.held_bytes - used
 
     def _figures(self, cost: int, free: int) -> dict[str, float]:
         return {
@@ -216,13 +217,13 @@ class Admission:
 
 @functools.cache
 def current() -> Admission:
-    """Return this process's admission, under the limit of its budget."""
-    limit, most_waiting = budget.current().limit, settings.current().max_waiting
-    slots = max(2, math.ceil(budget.processors()))  # one is read from the network meanwhile
-    here = Admission(
-        limit.bytes, lambda: budget.used(limit), slots, most_waiting, kept=answers.current()
+    """Return the admission of this process, with the limit of its budget."""
+    limit, max_waiting = budget.current().limit, settings.current().max_waiting
+    slots = max(2, math.ceil(budget.cpu_count()))  # one image is received while another is decoded
+    admission = Admission(
+        limit.bytes, lambda: budget.used_bytes(limit), slots, max_waiting, cache=answers.current()
     )
-    metrics.register_gauge("macule_memory_held_bytes", lambda: here.held)
-    metrics.register_gauge("macule_images_admitted", lambda: here.admitted)
-    metrics.register_gauge("macule_images_waiting", lambda: here.waiting)
-    return here
+    metrics.register_gauge("macule_memory_held_bytes", lambda: admission.held_bytes)
+    metrics.register_gauge("macule_images_admitted", lambda: admission.admitted)
+    metrics.register_gauge("macule_images_waiting", lambda: admission.waiting)
+    return admission

@@ -1,4 +1,4 @@
-"""The C allocator: set up once a process, and asked to return free memory to the system."""
+"""Configuration of the C allocator, and release of free memory to the system."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from contextlib import suppress
 from macule import settings
 
 MB = 2**20
-# glibc's mallopt. Left alone, it raises its own thresholds after the first large image and keeps
-# up to 64 MB of freed heap, an arena a thread: 122 MB instead of 94 through functions-framework
-# after 200 photos of 12 MP, at the same speed (docs/memory.md).
+# Options of glibc's mallopt. By default glibc raises its thresholds after the first large image,
+# keeps up to 64 MB of freed heap and uses an arena per thread: 122 MB instead of 94 MB through
+# functions-framework after 200 photos of 12 MP, at the same speed (docs/memory.md).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 ALLOCATOR = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: MB, M_TRIM_THRESHOLD: 4 * MB}
 
 
 def configure() -> None:
-    """Make malloc give freed image buffers back, BLAS start no threads, and bound libtiff.
+    """Make malloc return freed image buffers, disable BLAS threads, and limit libtiff's JPEG scans.
 
-    Before any thread begins, as the first that each one allocates makes an arena of its own, and
-    before numpy is loaded: its BLAS starts a thread for each core, which spin. Nothing here
-    multiplies matrices with it; without them a start takes 0.18 CPU-seconds instead of 0.26.
-    A JPEG within a TIFF is decoded in one call of libtiff, and each of its scans takes as long as a
-    baseline JPEG: libtiff's bound of 100 scans is lowered to twice what encoders write.
+    Call it before any thread starts, as the first allocation of a thread creates its arena, and
+    before numpy is imported, as its BLAS starts a busy-waiting thread per core. No code here uses
+    BLAS; without these threads a start takes 0.18 CPU-seconds instead of 0.26.
+    libtiff decodes a JPEG inside a TIFF in one call, and each scan takes as long as a baseline
+    JPEG: its limit of 100 scans is lowered to twice the number that encoders write.
     """
     import ctypes
 
@@ -35,7 +35,7 @@ def configure() -> None:
 
 
 def release_memory() -> None:
-    """Collect garbage, and return free memory to the system: some milliseconds."""
+    """Collect garbage and return free memory to the system; this takes some milliseconds."""
     import ctypes
     import gc
 

@@ -1,4 +1,4 @@
-"""The memory that this service may use, and its share in use: limits, cgroups, bands."""
+"""Memory limit of the service from cgroups, platform and settings; usage and memory bands."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from macule.memory.processes import read_text
 MB = 2**20
 CGROUPS = "/sys/fs/cgroup"
 BAND_TTL_S = 1.0
-# By cgroup version: the file of the total, and what of memory.stat is page cache and shared memory.
+# By cgroup version: file of the total; keys of page cache and shared memory in memory.stat.
 USED_KEYS = {
     1: ("memory.usage_in_bytes", "total_cache", "total_shmem"),
     2: ("memory.current", "file", "shmem"),
 }
-# From MEMORY_BANDS' first share of the limit to its last; below it idle.
+# One band for each share in MEMORY_BANDS; below the first share the band is idle.
 BANDS = ("loaded", "predicting", "critical", "oom_imminent")
 
 
 class Limit(NamedTuple):
-    """The tightest memory limit that is known, and who says so."""
+    """A memory limit and its source."""
 
     bytes: int
     source: str
 
 
-def limit(platform_mb: int | None, setting_mb: int | None) -> Limit:
-    """Return the smallest of the limits of cgroup v2, v1, platform and setting; else the host's."""
+def memory_limit(platform_mb: int | None, setting_mb: int | None) -> Limit:
+    """Return the smallest limit of cgroup v2, cgroup v1, platform, setting and host memory."""
     known = [Limit(size, source) for size, source in _cgroup_limits()]
     known += [Limit(platform_mb * MB, "platform")] if platform_mb else []
     known += [Limit(setting_mb * MB, "MEMORY_LIMIT_MB")] if setting_mb else []
@@ -42,10 +42,10 @@ def limit(platform_mb: int | None, setting_mb: int | None) -> Limit:
     return min([*known, Limit(host, "host")])
 
 
-def used(limit: Limit) -> int:
-    """Return the bytes that count against *limit* and cannot be reclaimed.
+def used_bytes(limit: Limit) -> int:
+    """Return the bytes in use that count against *limit* and cannot be reclaimed.
 
-    Under a cgroup's limit that is the kernel's own account less the page cache; else this process.
+    For a cgroup limit: the cgroup's usage without the page cache. Otherwise: this process's RSS.
     """
     if limit.source.startswith("cgroup"):
         for version, folder in _cgroup_folders():
@@ -56,11 +56,11 @@ def used(limit: Limit) -> int:
                 total, cache, shared = USED_KEYS[version]
                 cached = int(stat[cache]) - int(stat[shared])
                 return int(read_text(f"{folder}/{total}")) - cached
-    return processes.resident()
+    return processes.resident_bytes()
 
 
-def processors() -> float:
-    """Return how many processors this process may use: its own, or fewer by a cgroup's quota."""
+def cpu_count() -> float:
+    """Return the number of CPUs that affinity and the cgroup quota allow this process to use."""
     found = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 1.0
     for folder in (f"{CGROUPS}", f"{CGROUPS}/cpu"):
         with suppress(OSError, ValueError):
@@ -74,37 +74,37 @@ def processors() -> float:
 
 
 def band_of(share: float) -> str:
-    """Name the band that a share (0 to 1) of the limit lies in."""
+    """Return the band of a share (0 to 1) of the limit."""
     passed = bisect_right(settings.current().memory_bands, share)
     return BANDS[passed - 1] if passed else "idle"
 
 
 class Budget:
-    """This process's limit, and the service's band: measured once a second, it rides on answers."""
+    """The memory limit of this process, and the band of the service, measured once a second."""
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
         self._band = "idle"
-        self._until = 0.0
+        self._valid_until = 0.0
 
     def band(self) -> str:
-        """Name the band of all processes of the service."""
+        """Return the band for the memory of all processes of the service."""
         now = time.monotonic()
-        if now >= self._until:
-            self._until = now + BAND_TTL_S
-            self._band = band_of(processes.usage(processes.of_service()).pss / self.limit.bytes)
+        if now >= self._valid_until:
+            self._valid_until = now + BAND_TTL_S
+            self._band = band_of(processes.usage(processes.service_pids()).pss / self.limit.bytes)
         return self._band
 
 
 @cache
 def current() -> Budget:
-    """Return this process's budget; its limit is read at the first call."""
+    """Return the budget of this process; the limit is read at the first call."""
     chosen = settings.current()
-    return Budget(limit(chosen.platform_memory_mb, chosen.memory_limit_mb))
+    return Budget(memory_limit(chosen.platform_memory_mb, chosen.memory_limit_mb))
 
 
 def _cgroup_limits() -> Iterator[tuple[int, str]]:
-    """Yield the memory limits of this process's cgroups and of those around them."""
+    """Yield the memory limits of this process's cgroups and of their parents."""
     for version, folder in _cgroup_folders():
         name = "memory.max" if version == 2 else "memory.limit_in_bytes"
         root = CGROUPS if version == 2 else f"{CGROUPS}/memory"
@@ -117,7 +117,7 @@ def _cgroup_limits() -> Iterator[tuple[int, str]]:
 def _cgroup_folders() -> Iterator[tuple[int, str]]:
     """Yield the version and the folder of this process's memory cgroup, v2 first.
 
-    In a container without a cgroup namespace the path is the host's: then the mount is the cgroup.
+    In a container without a cgroup namespace the path is the host's; the mount point is used then.
     """
     lines = []
     with suppress(OSError):

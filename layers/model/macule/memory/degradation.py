@@ -1,4 +1,4 @@
-"""What is given up, rung by rung, when memory runs short; each step is logged once."""
+"""Degradation levels: the features that are switched off step by step when memory runs short."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from macule.observability import metrics
 log = logging.getLogger("macule")
 
 
-class Rung(NamedTuple):
-    """What is still done from a share (0 to 1) of the limit on; `slots` None leaves them all."""
+class Level(NamedTuple):
+    """What stays enabled from a share (0 to 1) of the limit on; `slots` None keeps all slots."""
 
     name: str
     share: float
@@ -21,31 +21,31 @@ class Rung(NamedTuple):
     serves: bool
 
 
-# Shares of what cannot be reclaimed: page cache is the kernel's to give back.
-RUNGS = (
-    Rung("everything", 0.0, cache=True, overlays=True, slots=None, serves=True),
-    Rung("no cache", 0.85, cache=False, overlays=True, slots=None, serves=True),
-    Rung("no overlays", 0.88, cache=False, overlays=False, slots=None, serves=True),
-    Rung("one image at a time", 0.93, cache=False, overlays=False, slots=1, serves=True),
-    Rung("refusing", 0.98, cache=False, overlays=False, slots=1, serves=False),
+# Shares of memory that cannot be reclaimed: the kernel can reclaim the page cache itself.
+LEVELS = (
+    Level("everything", 0.0, cache=True, overlays=True, slots=None, serves=True),
+    Level("no cache", 0.85, cache=False, overlays=True, slots=None, serves=True),
+    Level("no overlays", 0.88, cache=False, overlays=False, slots=None, serves=True),
+    Level("one image at a time", 0.93, cache=False, overlays=False, slots=1, serves=True),
+    Level("refusing", 0.98, cache=False, overlays=False, slots=1, serves=False),
 )
 
 
-class Ladder:
-    """Where the service stands, and what was last said of it."""
+class DegradationLevels:
+    """The current level; each change is logged and counted once."""
 
     def __init__(self) -> None:
-        self.rung = RUNGS[0]
+        self.level = LEVELS[0]
 
-    def step(self, share: float) -> Rung:
-        """Return the rung of *share*; log it if it is another than before."""
-        rung = next(rung for rung in reversed(RUNGS) if share >= rung.share)
-        if rung != self.rung:
-            down = rung.share > self.rung.share
-            level = logging.WARNING if down else logging.INFO
-            facts = {"event": "ladder", "rung": rung.name}
-            said = "memory at %.0f %% of the limit: %s"
-            log.log(level, said, share * 100, rung.name, extra={"facts": facts})
-            metrics.add("macule_ladder_steps_total", rung.name)
-            self.rung = rung
-        return rung
+    def update(self, share: float) -> Level:
+        """Return the level of *share*; log it if it differs from the previous one."""
+        level = next(level for level in reversed(LEVELS) if share >= level.share)
+        if level != self.level:
+            degraded = level.share > self.level.share
+            severity = logging.WARNING if degraded else logging.INFO
+            facts = {"event": "ladder", "rung": level.name}
+            message = "memory at %.0f %% of the limit: %s"
+            log.log(severity, message, share * 100, level.name, extra={"facts": facts})
+            metrics.add("macule_ladder_steps_total", level.name)
+            self.level = level
+        return level

@@ -1,7 +1,7 @@
-"""The processes of this service: which they are, how old, and the memory that they use.
+"""Processes of this service: pids, age and memory use, from /proc on Linux, else from psutil.
 
-Linux tells it in /proc. Where there is no /proc, as on macOS, psutil reads it. On Linux psutil is
-not used: it reports no peak, and its import adds 12 ms to a cold start (docs/decisions.md).
+Linux does not use psutil, as it reports no peak and its import adds 12 ms to a cold start
+(docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PROC = "/proc"
 
 
 class Usage(NamedTuple):
-    """Bytes used by processes together; `peak` sums each one's own peak."""
+    """Bytes used by several processes together; `peak` is the sum of their peaks."""
 
     rss: int
     vms: int
@@ -27,23 +27,24 @@ class Usage(NamedTuple):
 
 
 @cache
-def first() -> int:
-    """Return the pid of the service's first process: gunicorn's arbiter, or the only one there is.
+def root_pid() -> int:
+    """Return the pid of the service's root process: gunicorn's arbiter, or the only process.
 
-    The first call decides, which comes before any fork; forks inherit what it found.
+    The first call sets the pid and must come before any fork; forks inherit it.
     """
     return os.getpid()
 
 
-def of_service() -> list[int]:
-    """Return the pids of this service: its first process and all that descend from it."""
-    family = _family_by_proc if _has_proc() else _family_by_psutil
-    found = family(first())
-    return found if os.getpid() in found else family(os.getpid())  # an arbiter was killed
+def service_pids() -> list[int]:
+    """Return the pids of the root process and all its descendants."""
+    descendants = _descendants_by_proc if _has_proc() else _descendants_by_psutil
+    found = descendants(root_pid())
+    # this process is missing if the arbiter was killed
+    return found if os.getpid() in found else descendants(os.getpid())
 
 
 def usage(pids: list[int]) -> Usage:
-    """Sum the memory of *pids*; a process that has just ended counts nothing."""
+    """Sum the memory of *pids*; a process that has ended counts as 0."""
     read = _usage_by_proc if _has_proc() else _usage_by_psutil
     sums = [(0, 0, 0, 0)]
     for pid in pids:
@@ -52,69 +53,69 @@ def usage(pids: list[int]) -> Usage:
     return Usage(*(sum(column) for column in zip(*sums, strict=True)))
 
 
-def resident() -> int:
-    """Return the bytes of this process that lie in memory."""
+def resident_bytes() -> int:
+    """Return the resident set size of this process in bytes."""
     if _has_proc():
         return int(read_text(f"{PROC}/self/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return usage([os.getpid()]).rss or _own_peak()
 
 
-def private() -> int:
-    """Return the bytes of this process that no file backs: what no kernel can take back."""
+def private_bytes() -> int:
+    """Return the anonymous memory of this process in bytes, which the kernel cannot reclaim."""
     try:
         return _kilobytes(f"{PROC}/self/status")["RssAnon"]
     except (OSError, KeyError):
-        return resident()
+        return resident_bytes()
 
 
 def read_text(path: str) -> str:
-    """Read a file of the kernel's; whatever bytes a process' name has, they are no error."""
+    """Read a file under /proc or /sys; process names in it may contain any bytes."""
     with open(path, encoding="ascii", errors="replace") as file:
         return file.read()
 
 
-_restored_s: list[float] = []  # by time.monotonic
+_restored_at_s: list[float] = []  # by time.monotonic
 
 
-def restored() -> None:
-    """Count the age from now on: this process is a copy from a snapshot."""
-    _restored_s[:] = [time.monotonic()]
+def mark_restored() -> None:
+    """Restart the age at 0, as after a restore from a snapshot."""
+    _restored_at_s[:] = [time.monotonic()]
 
 
 def age_ms() -> float:
-    """Return the milliseconds since the service's first process started.
+    """Return the milliseconds since the root process started, or was restored from a snapshot.
 
-    The kernel counts a start in ticks of 10 ms. A copy from a snapshot starts when it is restored.
+    The kernel records start times in ticks of 10 ms.
     """
-    if _restored_s:
-        return (time.monotonic() - _restored_s[0]) * 1e3
+    if _restored_at_s:
+        return (time.monotonic() - _restored_at_s[0]) * 1e3
     with suppress(OSError, ValueError, IndexError):
         if not _has_proc():
-            with _psutil(first()) as process:
+            with _psutil(root_pid()) as process:
                 return (time.time() - float(process.create_time())) * 1e3
-        started_s = int(_stat(first())[19]) / os.sysconf("SC_CLK_TCK")
+        started_s = int(_stat(root_pid())[19]) / os.sysconf("SC_CLK_TCK")
         return (float(read_text(f"{PROC}/uptime").split()[0]) - started_s) * 1e3
     return 0.0
 
 
-def _family_by_proc(pid: int) -> list[int]:
+def _descendants_by_proc(pid: int) -> list[int]:
     """Return a process and its descendants.
 
-    Only processes of this one's group are looked at, which costs a sixteenth of reading every
-    process of the machine. Nothing of a service leaves its group; others may be in it.
+    Only processes of the own process group are read, which takes a sixteenth of the time for all
+    processes of the machine. No process of a service leaves its group; others may be in it.
     """
     group, children = os.getpgrp(), dict[int, list[int]]()
-    for each in map(int, filter(str.isdigit, os.listdir(PROC))):
+    for other in map(int, filter(str.isdigit, os.listdir(PROC))):
         with suppress(OSError):
-            if os.getpgid(each) == group:
-                children.setdefault(int(_stat(each)[1]), []).append(each)
+            if os.getpgid(other) == group:
+                children.setdefault(int(_stat(other)[1]), []).append(other)
     found = [pid]
-    for each in found:
-        found += children.get(each, ())
+    for parent in found:  # the list grows during the loop
+        found += children.get(parent, ())
     return found
 
 
-def _family_by_psutil(pid: int) -> list[int]:
+def _descendants_by_psutil(pid: int) -> list[int]:
     with suppress(OSError), _psutil(pid) as process:
         return [pid, *(child.pid for child in process.children(recursive=True))]
     return [pid]
@@ -125,7 +126,7 @@ def _has_proc() -> bool:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return what /proc says of a process, from its state on; its name may hold anything."""
+    """Return the fields of /proc/PID/stat after the name, which may contain any character."""
     return read_text(f"{PROC}/{pid}/stat").rpartition(")")[2].split()
 
 
@@ -134,13 +135,13 @@ def _usage_by_proc(pid: int) -> tuple[int, int, int, int]:
     status = _kilobytes(f"{PROC}/{pid}/status")
     rss = status.get("VmRSS", 0)
     pss = rss
-    with suppress(OSError):  # another user's process shows its rss alone
+    with suppress(OSError):  # not readable for another user's process
         pss = _kilobytes(f"{PROC}/{pid}/smaps_rollup").get("Pss", rss)
     return rss, status.get("VmSize", 0), pss, status.get("VmHWM", rss)
 
 
 def _usage_by_psutil(pid: int) -> tuple[int, int, int, int]:
-    """Return the same without /proc; rss stands for what psutil does not tell."""
+    """Return rss, vms, pss and peak from psutil; rss replaces values that psutil lacks."""
     with _psutil(pid) as process:
         memory = process.memory_info()
     peak = max(memory.rss, _own_peak()) if pid == os.getpid() else memory.rss
@@ -149,9 +150,9 @@ def _usage_by_psutil(pid: int) -> tuple[int, int, int, int]:
 
 @contextmanager
 def _psutil(pid: int) -> Iterator[Any]:
-    """Ask psutil about a process.
+    """Yield psutil's process object.
 
-    Raises: ProcessLookupError where the process has ended, or psutil is not installed.
+    Raises: ProcessLookupError if the process has ended or psutil is not installed.
     """
     try:
         import psutil
@@ -171,6 +172,6 @@ def _own_peak() -> int:
 
 
 def _kilobytes(path: str) -> dict[str, int]:
-    """Read lines such as `VmRSS:  1234 kB` as bytes by name."""
+    """Parse lines such as `VmRSS:  1234 kB` into bytes by name."""
     rows = (line.split() for line in read_text(path).splitlines())
     return {row[0][:-1]: int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}

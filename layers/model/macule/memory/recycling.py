@@ -1,8 +1,8 @@
-"""When a worker has kept too much memory or served enough, and how another takes its place.
+"""Replacement of a gunicorn worker that keeps too much memory or has served enough predictions.
 
-gunicorn's own signals do it: TTIN asks the arbiter for one more worker, which warms its model
-before it accepts anything, and then lets the arbiter dismiss the oldest by TTOU. Where there is no
-room for two, the worker ends after its last answer; meanwhile callers wait in the socket's queue.
+TTIN asks the arbiter for one more worker. That worker loads its model before it accepts requests,
+then sends TTOU, and the arbiter stops the oldest worker. If memory does not suffice for two
+workers, the old worker ends after its last answer, and callers wait in the listen queue meanwhile.
 """
 
 from __future__ import annotations
@@ -22,101 +22,103 @@ from macule.observability import metrics
 log = logging.getLogger("macule")
 
 MB = 2**20
-SETTLED = 20  # predictions, after which a worker's memory is what it should be
-GROWTH = 0.16  # of the limit, beyond that: as much as parts one band from the next
-BODIES = 1.2  # or what the images being read may hold, and the buffers around them
-STAYS_S = 5.0  # what a photo being decoded takes comes and goes
-LOOK_S = 1.0
+SETTLING_PREDICTIONS = 20  # predictions after which the memory of a worker is stable
+GROWTH_SHARE = 0.16  # of the limit, as allowed growth: the distance between two memory bands
+BODY_FACTOR = (
+    1.2  # of the images being read, with their buffers; the larger of both growths applies
+)
+SUSTAINED_S = 5.0  # memory of a photo that is being decoded is temporary
+CHECK_INTERVAL_S = 1.0
 JITTER = 0.1  # of MAX_REQUESTS, so that workers do not all end at once
 RETRY_S = 5.0
 
 
-class Wear:
-    """What one worker has been through.
+class RecyclePolicy:
+    """Decides when a worker must be replaced.
 
     Args:
-      growth_bytes: of private memory, beyond what it settles at, with which it is worn.
-      most_bytes: private memory with which it is worn, whatever it settles at.
-      most_predictions: after which it is worn.
-      now: seconds of a clock that never goes back.
+      growth_bytes: allowed growth of private memory above its stable value.
+      max_bytes: allowed private memory, whatever the stable value; None derives it from growth.
+      max_predictions: predictions of one worker; None for no limit.
+      now: seconds of a monotonic clock.
     """
 
     def __init__(
         self,
         growth_bytes: int,
-        most_bytes: int | None,
-        most_predictions: int | None,
+        max_bytes: int | None,
+        max_predictions: int | None,
         now: float,
     ) -> None:
         self.predictions = 0
         self._growth_bytes = growth_bytes
-        self._most_bytes = most_bytes
-        self._most_predictions = most_predictions
-        self._looked = self._below = now  # `_below`: when it last kept no more than it should
-        self._worn = False
+        self._max_bytes = max_bytes
+        self._max_predictions = max_predictions
+        self._checked_at = self._below_at = now  # `_below_at`: when memory was last within limits
+        self._expired = False
 
-    def add(self, private: Callable[[], int], now: float) -> str:
-        """Count a prediction; say why the worker is worn when it has just become so, else "".
+    def add(self, private_bytes: Callable[[], int], now: float) -> str:
+        """Count a prediction; return the reason when the worker first exceeds a limit, else "".
 
         Args:
-          private: gives this process's private memory in bytes.
-          now: as above.
+          private_bytes: returns the private memory of this process.
+          now: seconds of the same clock as in the constructor.
         """
         self.predictions += 1
-        reason = "" if self._worn else self._judge(private, now)
-        self._worn = self._worn or bool(reason)
+        reason = "" if self._expired else self._check(private_bytes, now)
+        self._expired = self._expired or bool(reason)
         return reason
 
-    def _judge(self, private: Callable[[], int], now: float) -> str:
-        if self._most_predictions and self.predictions >= self._most_predictions:
+    def _check(self, private_bytes: Callable[[], int], now: float) -> str:
+        if self._max_predictions and self.predictions >= self._max_predictions:
             return f"it has made {self.predictions} predictions"
-        if self.predictions < SETTLED or now < self._looked + LOOK_S:
+        if self.predictions < SETTLING_PREDICTIONS or now < self._checked_at + CHECK_INTERVAL_S:
             return ""
-        self._looked, size = now, private()
-        if self._most_bytes is None:
-            self._most_bytes = size + self._growth_bytes
-        if size <= self._most_bytes:
-            self._below = now
-        if now - self._below < STAYS_S:
+        self._checked_at, size = now, private_bytes()
+        if self._max_bytes is None:
+            self._max_bytes = size + self._growth_bytes
+        if size <= self._max_bytes:
+            self._below_at = now
+        if now - self._below_at < SUSTAINED_S:
             return ""
-        return f"it keeps {size / MB:.0f} MB, more than {self._most_bytes / MB:.0f}"
+        return f"it uses {size / MB:.0f} MB, more than {self._max_bytes / MB:.0f}"
 
 
-def watch(chosen: settings.Settings) -> Wear:
-    """Begin to watch this worker, as the settings say."""
+def create_policy(chosen: settings.Settings) -> RecyclePolicy:
+    """Return the recycling policy of this worker from the settings."""
     images = admission.current().slots * chosen.max_image_bytes
-    growth = int(max(GROWTH * budget.current().limit.bytes, BODIES * images))
-    growth += 0 if chosen.redis_url else chosen.cache_mb * MB  # it fills long after
-    most_bytes = chosen.recycle_mb and chosen.recycle_mb * MB
-    most = chosen.max_requests
-    most = most and most + random.randint(0, int(most * JITTER))  # noqa: S311
-    return Wear(growth, most_bytes, most, time.monotonic())
+    growth = int(max(GROWTH_SHARE * budget.current().limit.bytes, BODY_FACTOR * images))
+    growth += 0 if chosen.redis_url else chosen.cache_mb * MB  # the cache fills later
+    max_bytes = chosen.recycle_mb and chosen.recycle_mb * MB
+    limit = chosen.max_requests
+    limit = limit and limit + random.randint(0, int(limit * JITTER))  # noqa: S311
+    return RecyclePolicy(growth, max_bytes, limit, time.monotonic())
 
 
-def served(wear: Wear, arbiter: int) -> None:
-    """Count a prediction of this worker; once worn, ask *arbiter*, a pid, for another."""
-    reason = wear.add(processes.private, time.monotonic())
+def count_prediction(policy: RecyclePolicy, arbiter: int) -> None:
+    """Count a prediction; when a limit is exceeded, have the pid *arbiter* start a new worker."""
+    reason = policy.add(processes.private_bytes, time.monotonic())
     if not reason:
         return
-    room = admission.current().free() > processes.private()
-    tell(reason)
-    if room:
+    fits_two = admission.current().free() > processes.private_bytes()
+    log_recycle(reason)
+    if fits_two:
         os.kill(arbiter, signal.SIGTTIN)
     else:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def tell(reason: str) -> None:
-    """Log and count that this worker is replaced."""
+def log_recycle(reason: str) -> None:
+    """Log and count the replacement of this worker."""
     facts = {"event": "recycle", "pid": os.getpid()}
     log.warning("worker %d is replaced: %s", os.getpid(), reason, extra={"facts": facts})
     metrics.add("macule_recycles_total")
 
 
-def take_over(warm_up: Callable[[], object], arbiter: int, surplus: bool) -> None:
-    """Warm this worker before it accepts a request; then let the oldest go if it is one too many.
+def warm_up_worker(warm_up: Callable[[], object], arbiter: int, surplus: bool) -> None:
+    """Load the model before this worker accepts requests; then stop the oldest if *surplus*.
 
-    A model that has become unreadable meanwhile leaves the old worker, which has it, in its place.
+    If the model has become unreadable, the old worker, which has it loaded, keeps serving.
     """
     while True:
         try:

@@ -17,7 +17,7 @@ def address(card: bytes) -> str:
     return sha256(card).hexdigest()
 
 
-def read(content: bytes) -> dict[str, str]:
+def parse(content: bytes) -> dict[str, str]:
     """Read an alias: the addresses of the model it names `now` and of the one `before`, if any.
 
     Raises: ModelUnavailable.

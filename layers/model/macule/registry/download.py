@@ -17,7 +17,7 @@ from macule.registry import aliases, local, model_card, retention, storage
 from macule.settings import urls
 
 MB = 2**20
-MOST_MODEL_BYTES = 1024 * MB
+MAX_MODEL_BYTES = 1024 * MB
 
 
 def main() -> None:
@@ -43,14 +43,14 @@ def fetch(address: str, pinned: str | None, root: str, timeout_s: float) -> str:
     """
     quiet_s = timeout_s / 3  # so that there is time for another try
     try:
-        with _alone(root):
+        with _exclusive(root):
             place, name = _resolve(address, quiet_s)
             folder = os.path.join(root, name)
-            if _is_whole(folder):
-                retention.use(root, name)
+            if _is_complete(folder):
+                retention.activate(root, name)
             else:
                 shutil.rmtree(folder, ignore_errors=True)
-                _load(place, name, pinned, root, quiet_s)
+                _download(place, name, pinned, root, quiet_s)
     except OSError as error:
         raise ModelUnavailable(
             f"The model cannot be written to its cache ({error.strerror}); see MODEL_CACHE_DIR."
@@ -59,7 +59,7 @@ def fetch(address: str, pinned: str | None, root: str, timeout_s: float) -> str:
 
 
 @contextmanager
-def _alone(root: str) -> Iterator[None]:
+def _exclusive(root: str) -> Iterator[None]:
     """Wait until no other process loads into *root*; what the dead left half-loaded goes."""
     lock = os.open(root, os.O_RDONLY)
     try:
@@ -74,34 +74,34 @@ def _alone(root: str) -> Iterator[None]:
 
 def _resolve(address: str, quiet_s: float) -> tuple[str, str]:
     """Find the folder that *address* names, itself or by an alias, and the model's own address."""
-    found = storage.small(urls.append_path(address, model_card.FILE), quiet_s)
+    found = storage.read_small(urls.append_path(address, model_card.FILE), quiet_s)
     if found:
         return address, aliases.address(found[0])
     pointer = urls.sibling(address, f"{urls.last_segment(address)}.json")
-    found = storage.small(pointer, quiet_s)
+    found = storage.read_small(pointer, quiet_s)
     if not found:
         raise ModelUnavailable(
             f"There is neither a {model_card.FILE} below {urls.redact(address)} nor an alias "
             f"{urls.last_segment(pointer)}, or they may not be read."
         )
-    name = aliases.read(found[0])["now"]
+    name = aliases.parse(found[0])["now"]
     return urls.sibling(address, name), name
 
 
-def _is_whole(folder: str) -> bool:
+def _is_complete(folder: str) -> bool:
     with suppress(ModelUnavailable, FileNotFoundError):
-        local.fetch(folder)
+        local.find(folder)
         with open(os.path.join(folder, model_card.FILE), "rb") as file:
             return aliases.address(file.read()) == os.path.basename(folder)
     return False
 
 
-def _load(place: str, name: str, pinned: str | None, root: str, quiet_s: float) -> None:
+def _download(place: str, name: str, pinned: str | None, root: str, quiet_s: float) -> None:
     """Load card and file from *place* into *root*; a file that another card came with is taken."""
-    found = storage.small(urls.append_path(place, model_card.FILE), quiet_s)
+    found = storage.read_small(urls.append_path(place, model_card.FILE), quiet_s)
     if not found or aliases.address(found[0]) != name:
         raise ModelUnavailable(f"The card at {urls.redact(place)} is not the one expected there.")
-    with retention.arriving(root, name) as folder:
+    with retention.install(root, name) as folder:
         with open(os.path.join(folder, model_card.FILE), "wb") as file:
             file.write(found[0])
         card = model_card.read(folder)
@@ -111,17 +111,17 @@ def _load(place: str, name: str, pinned: str | None, root: str, quiet_s: float) 
                 f"{card.sha256[:12]}."
             )
         path = os.path.join(folder, card.file)
-        if here := _copy_of(card.sha256, root):
+        if here := _find_local_copy(card.sha256, root):
             shutil.copyfile(here, path)
         else:
             file_uri = urls.append_path(place, card.file)
-            storage.patiently(lambda: _stream(file_uri, path, card.sha256, quiet_s))
+            storage.retry(lambda: _stream(file_uri, path, card.sha256, quiet_s))
 
 
-def _copy_of(digest: str, root: str) -> str | None:
+def _find_local_copy(digest: str, root: str) -> str | None:
     """Find a file that came with another card."""
-    for folder in filter(_is_whole, retention.folders(root)):
-        path, card = local.fetch(folder)
+    for folder in filter(_is_complete, retention.folders(root)):
+        path, card = local.find(folder)
         if card.sha256 == digest:
             return path
     return None
@@ -135,7 +135,7 @@ def _stream(address: str, path: str, expected: str, quiet_s: float) -> None:
     announced, _, pieces = found
     disk = os.statvfs(os.path.dirname(path))
     free = disk.f_bavail * disk.f_frsize
-    most = min(free, MOST_MODEL_BYTES)
+    most = min(free, MAX_MODEL_BYTES)
     digest, size = sha256(), announced or 0
     with open(path, "wb") as file:
         for piece in pieces if size <= most else ():
@@ -149,7 +149,7 @@ def _stream(address: str, path: str, expected: str, quiet_s: float) -> None:
     if size > most:
         raise ModelUnavailable(
             f"The model has {size / MB:.0f} MB or more; its cache has {free / MB:.0f} MB free, and "
-            f"{MOST_MODEL_BYTES / MB:.0f} MB is the most. Give it room, or set MODEL_CACHE_DIR."
+            f"{MAX_MODEL_BYTES / MB:.0f} MB is the most. Give it room, or set MODEL_CACHE_DIR."
         )
     if digest.hexdigest() != expected:
         raise ModelUnavailable(

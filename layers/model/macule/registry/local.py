@@ -14,14 +14,16 @@ from macule.errors import ModelUnavailable
 from macule.registry import model_card, retention
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SHIPPED = os.path.join(PACKAGE, "weights")
+DEFAULT_MODEL_DIR = os.path.join(PACKAGE, "weights")
 # Copies that `macule use` took in lie beside the sources of a checkout, which several environments
 # share, else in the environment that macule is installed in: what it serves is a part of it.
 CHECKOUT = os.path.dirname(PACKAGE)
 IS_CHECKOUT = os.path.exists(os.path.join(CHECKOUT, "pyproject.toml"))
-KEPT = os.path.join(*((CHECKOUT,) if IS_CHECKOUT else (sys.prefix, "share", "macule")), "models")
+MODELS_DIR = os.path.join(
+    *((CHECKOUT,) if IS_CHECKOUT else (sys.prefix, "share", "macule")), "models"
+)
 CHUNK_BYTES = 2**18
-IDENTIFIER = b"TFL3"
+FLATBUFFER_IDENTIFIER = b"TFL3"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -32,12 +34,12 @@ class Weights(NamedTuple):
     card: model_card.Card
 
 
-def fetch(folder: str | None) -> Weights:
+def find(folder: str | None) -> Weights:
     """Find the model in *folder*, else the one in use, and check its file against its card.
 
     Raises: BadCard, ModelUnavailable.
     """
-    folder = folder or in_use()
+    folder = folder or active_folder()
     card = model_card.read(folder)
     path = os.path.join(folder, card.file)
     found = _sha256(path, card.file)
@@ -47,7 +49,7 @@ def fetch(folder: str | None) -> Weights:
             f"card says {card.sha256[:12]}. Copy the model's folder again.",
             model=card.name,
         )
-    if not _is_flatbuffer(path):
+    if not _is_model_file(path):
         raise ModelUnavailable(
             f"{card.file} is not a model that LiteRT can run: its root lies outside.",
             model=card.name,
@@ -55,12 +57,12 @@ def fetch(folder: str | None) -> Weights:
     return Weights(path, card)
 
 
-def in_use() -> str:
+def active_folder() -> str:
     """Return the folder that serves where no other is named."""
-    return retention.now(KEPT) or SHIPPED
+    return retention.active(MODELS_DIR) or DEFAULT_MODEL_DIR
 
 
-def use(folder: str) -> str:
+def activate(folder: str) -> str:
     """Take a copy of *folder* in and put it in use; the one before is kept, older ones go.
 
     Returns: the folder now in use.
@@ -68,24 +70,24 @@ def use(folder: str) -> str:
     """
     import shutil
 
-    path, card = fetch(folder)
-    with retention.arriving(KEPT, f"{card.sha256[:12]}-{os.urandom(4).hex()}") as copy:
+    path, card = find(folder)
+    with retention.install(MODELS_DIR, f"{card.sha256[:12]}-{os.urandom(4).hex()}") as copy:
         for file in (path, os.path.join(folder, model_card.FILE)):
             shutil.copy(file, copy)
-    return in_use()
+    return active_folder()
 
 
-def back() -> str:
+def roll_back() -> str:
     """Put the model before in use again, and keep the present one as the one before.
 
     Returns: the folder now in use.
     Raises: BadRequest where there is none.
     """
-    retention.back(KEPT)
-    return in_use()
+    retention.roll_back(MODELS_DIR)
+    return active_folder()
 
 
-def _is_flatbuffer(path: str) -> bool:
+def _is_model_file(path: str) -> bool:
     """Is it marked as a model, and does its root table lie within it?"""
     try:
         with open(path, "rb") as file:
@@ -95,7 +97,7 @@ def _is_flatbuffer(path: str) -> bool:
             table = root - struct.unpack("<i", file.read(4))[0]
     except (OSError, struct.error):
         return False
-    return bool(kind == IDENTIFIER and root >= 8) and 8 <= table <= size - 4
+    return bool(kind == FLATBUFFER_IDENTIFIER and root >= 8) and 8 <= table <= size - 4
 
 
 def _sha256(path: str, name: str) -> str:

@@ -11,7 +11,7 @@ from macule.errors import BadCard
 
 FILE = "model.json"
 SCHEMA = 1
-RESIZES = ("squash", "crop", "pad")
+RESIZE_MODES = ("squash", "crop", "pad")
 CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
 OUTPUTS = ("logits", "probabilities", "sigmoid")
 MAX_SIDE_PX = 2048
@@ -78,7 +78,7 @@ def check(document: object) -> Card:
 
     def need(key: str, ok: bool, expected: str) -> None:
         if not ok:
-            raise BadCard(f"{FILE}: {key} is {_short(card.get(key))}, not {expected}.")
+            raise BadCard(f"{FILE}: {key} is {_excerpt(card.get(key))}, not {expected}.")
 
     text, number = str, (int, float)
     need("schema", card.get("schema") == SCHEMA, f"{SCHEMA}")
@@ -89,25 +89,31 @@ def check(document: object) -> Card:
     sha256: Any = card.get("sha256")
     need("sha256", isinstance(sha256, text) and _is_sha256(sha256), "64 hexadecimal digits")
     labels: Any = card.get("labels")
-    need("labels", _texts(labels) and len(set(labels or ())) >= 2, "two or more texts")
+    need("labels", _is_text_list(labels) and len(set(labels or ())) >= 2, "two or more texts")
     need("labels", len(set(labels)) == len(labels), "free of duplicates")
     names: Any = card.get("names")
     need(
         "names",
         isinstance(names, dict)
         and "en" in names
-        and all(_texts(value) and len(value) == len(labels) for value in names.values()),
+        and all(_is_text_list(value) and len(value) == len(labels) for value in names.values()),
         f"lists of {len(labels)} names by language, with en among them",
     )
     descriptions: Any = card.get("descriptions", {})
     need(
         "descriptions",
         isinstance(descriptions, dict)
-        and all(_texts(value) and len(value) == len(labels) for value in descriptions.values()),
+        and all(
+            _is_text_list(value) and len(value) == len(labels) for value in descriptions.values()
+        ),
         f"lists of {len(labels)} sentences by language",
     )
     urgent: Any = card.get("urgent", [])
-    need("urgent", _texts(urgent) and set(urgent) <= set(labels), "a list of some of the labels")
+    need(
+        "urgent",
+        _is_text_list(urgent) and set(urgent) <= set(labels),
+        "a list of some of the labels",
+    )
     side: Any = card.get("side_px")
     sides = side if isinstance(side, list) and len(side) == 2 else [side]
     need(
@@ -115,14 +121,14 @@ def check(document: object) -> Card:
         all(type(length) is int and 8 <= length <= MAX_SIDE_PX for length in sides),
         f"8 to {MAX_SIDE_PX}, or a height and a width of that",
     )
-    need("resize", card.get("resize") in RESIZES, " or ".join(RESIZES))
+    need("resize", card.get("resize") in RESIZE_MODES, " or ".join(RESIZE_MODES))
     need("channels", card.get("channels") in CHANNELS, " or ".join(CHANNELS))
     width = CHANNELS[card["channels"]]
     scaling: Any = card.get("scaling")
     need(
         "scaling",
         isinstance(scaling, dict)
-        and all(_numbers(scaling.get(key), width) for key in ("mean", "std"))
+        and all(_is_number_list(scaling.get(key), width) for key in ("mean", "std"))
         and all(value > 0 for value in scaling["std"]),
         f"mean and std, {width} numbers each, std above 0",
     )
@@ -166,11 +172,11 @@ def check(document: object) -> Card:
     )
 
 
-def _texts(value: object) -> bool:
+def _is_text_list(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
 
 
-def _numbers(value: object, count: int) -> bool:
+def _is_number_list(value: object, count: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == count
@@ -182,6 +188,6 @@ def _is_sha256(value: str) -> bool:
     return len(value) == 64 and all(digit in "0123456789abcdefABCDEF" for digit in value)
 
 
-def _short(value: object) -> str:
+def _excerpt(value: object) -> str:
     shown = json.dumps(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -10,7 +10,7 @@ from macule.errors import BadRequest, ModelUnavailable
 from macule.registry import aliases, local, model_card, storage
 from macule.settings import urls
 
-QUIET_S = 60.0
+IDLE_TIMEOUT_S = 60.0
 
 
 def publish(folder: str, target: str, name: str) -> str:
@@ -20,16 +20,16 @@ def publish(folder: str, target: str, name: str) -> str:
     Returns: the model's address.
     Raises: BadCard, ModelUnavailable, BadRequest.
     """
-    path, card = local.fetch(folder)
+    path, card = local.find(folder)
     with open(os.path.join(folder, model_card.FILE), "rb") as file:
         described = file.read()
     address = aliases.address(described)
     with open(path, "rb") as file:
-        _lay(urls.append_path(target, address, card.file), file.read())
-    _lay(urls.append_path(target, address, model_card.FILE), described)
-    before, version = _read(target, name)
+        _write_once(urls.append_path(target, address, card.file), file.read())
+    _write_once(urls.append_path(target, address, model_card.FILE), described)
+    before, version = _read_alias(target, name)
     if before.get("now") != address:
-        _move(target, name, {"now": address, "before": before.get("now", "")}, version)
+        _write_alias(target, name, {"now": address, "before": before.get("now", "")}, version)
     return address
 
 
@@ -39,41 +39,41 @@ def rollback(target: str, name: str) -> str:
     Returns: the address that it names now.
     Raises: BadRequest where there is none, ModelUnavailable.
     """
-    pointer, version = _read(target, name)
+    pointer, version = _read_alias(target, name)
     before = pointer.get("before", "")
     if not before:
         raise BadRequest(f"The alias {name} named no model before this one.")
-    if not storage.small(urls.append_path(target, before, model_card.FILE), QUIET_S):
+    if not storage.read_small(urls.append_path(target, before, model_card.FILE), IDLE_TIMEOUT_S):
         raise ModelUnavailable(f"The model before, {before[:12]}, is no longer there.")
-    _move(target, name, {"now": before, "before": pointer["now"]}, version)
+    _write_alias(target, name, {"now": before, "before": pointer["now"]}, version)
     return before
 
 
-def _lay(address: str, content: bytes) -> None:
+def _write_once(address: str, content: bytes) -> None:
     """Write what is not there yet; what is there under its address must be the same."""
-    if storage.patiently(lambda: storage.write(address, content, "", QUIET_S)):
+    if storage.retry(lambda: storage.write(address, content, "", IDLE_TIMEOUT_S)):
         return
-    if storage.patiently(lambda: _digest(address)) != sha256(content).hexdigest():
+    if storage.retry(lambda: _digest(address)) != sha256(content).hexdigest():
         raise ModelUnavailable(
             f"{urls.redact(address)} is there with another content. Remove it, and publish again."
         )
 
 
 def _digest(address: str) -> str:
-    found = storage.read(address, QUIET_S)
+    found = storage.read(address, IDLE_TIMEOUT_S)
     digest = sha256()
     for piece in found[2] if found else ():
         digest.update(piece)
     return digest.hexdigest()
 
 
-def _read(target: str, name: str) -> tuple[dict[str, str], str]:
-    found = storage.small(urls.append_path(target, f"{name}.json"), QUIET_S)
-    return (aliases.read(found[0]), found[1]) if found else ({}, "")
+def _read_alias(target: str, name: str) -> tuple[dict[str, str], str]:
+    found = storage.read_small(urls.append_path(target, f"{name}.json"), IDLE_TIMEOUT_S)
+    return (aliases.parse(found[0]), found[1]) if found else ({}, "")
 
 
-def _move(target: str, name: str, pointer: dict[str, str], version: str) -> None:
+def _write_alias(target: str, name: str, pointer: dict[str, str], version: str) -> None:
     """Write the alias unless somebody else has since it was read."""
     address, content = urls.append_path(target, f"{name}.json"), json.dumps(pointer).encode()
-    if not storage.patiently(lambda: storage.write(address, content, version, QUIET_S)):
+    if not storage.retry(lambda: storage.write(address, content, version, IDLE_TIMEOUT_S)):
         raise BadRequest(f"Somebody moved the alias {name} meanwhile. Look, and try again.")

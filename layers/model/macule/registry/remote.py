@@ -18,7 +18,7 @@ from macule.settings import ModelLocation, Source, urls
 
 log = logging.getLogger("macule")
 # The child finds modules where this process does: platforms extend sys.path as they please.
-CHILD = (
+DOWNLOAD_CODE = (
     "import sys; sys.path[:] = sys.argv[1:]; from macule.registry import download; download.main()"
 )
 
@@ -31,25 +31,25 @@ def find(where: ModelLocation) -> local.Weights:
     Raises: BadCard, ModelUnavailable.
     """
     if not isinstance(where, Source):
-        return local.fetch(where)
+        return local.find(where)
     if "://" not in where.uri:
-        return _as_pinned(local.fetch(where.uri), where)
-    root = _cache(where)
+        return _check_pin(local.find(where.uri), where)
+    root = _cache_dir(where)
     for folder in retention.folders(root) if where.sha256 else ():
         with suppress(ModelUnavailable):
-            return _as_pinned(local.fetch(folder), where)
+            return _check_pin(local.find(folder), where)
     try:
-        return _as_pinned(local.fetch(_fetched(where, root)), where)
+        return _check_pin(local.find(_download(where, root)), where)
     except ModelUnavailable as error:
-        last = None if where.sha256 else retention.now(root)
+        last = None if where.sha256 else retention.active(root)
         if last is None:
             raise
         facts = {"event": "model_fallback", "slug": error.slug}
         log.warning("the last good model serves: %s", error, extra={"facts": facts})
-        return local.fetch(last)
+        return local.find(last)
 
 
-def _as_pinned(found: local.Weights, source: Source) -> local.Weights:
+def _check_pin(found: local.Weights, source: Source) -> local.Weights:
     if source.sha256 and source.sha256 != found.card.sha256:
         raise ModelUnavailable(
             f"{found.card.file} is not the one that MODEL_SHA256 names: its sha256 begins "
@@ -58,7 +58,7 @@ def _as_pinned(found: local.Weights, source: Source) -> local.Weights:
     return found
 
 
-def _fetched(source: Source, root: str) -> str:
+def _download(source: Source, root: str) -> str:
     """Fetch in a child, and return the folder."""
     import signal
     import subprocess
@@ -71,7 +71,7 @@ def _fetched(source: Source, root: str) -> str:
     }
     try:
         done = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", CHILD, *sys.path],
+            [sys.executable, "-c", DOWNLOAD_CODE, *sys.path],
             input=json.dumps(order).encode(),
             stdout=subprocess.PIPE,
             check=False,
@@ -97,7 +97,7 @@ def _fetched(source: Source, root: str) -> str:
     return answer["folder"]
 
 
-def _cache(source: Source) -> str:
+def _cache_dir(source: Source) -> str:
     """Return this address's own folder, where no other user can have put anything."""
     import stat
     from hashlib import sha256

@@ -12,9 +12,9 @@ from macule.errors import BadRequest, ModelUnavailable
 POINTER = "use.json"  # which is in use, and which was before; an empty name is none of these
 
 
-def now(root: str) -> str | None:
+def active(root: str) -> str | None:
     """Return the folder in use, if one is."""
-    name = _pointer(root).get("now")
+    name = _read_pointer(root).get("now")
     return os.path.join(root, name) if name else None
 
 
@@ -25,7 +25,7 @@ def folders(root: str) -> list[str]:
 
 
 @contextmanager
-def arriving(root: str, name: str) -> Iterator[str]:
+def install(root: str, name: str) -> Iterator[str]:
     """Yield an empty folder to be filled; it becomes *name*, in use, if the block ends well.
 
     A reader finds the old model or the new one, never a part: the folder is renamed into place,
@@ -41,34 +41,34 @@ def arriving(root: str, name: str) -> Iterator[str]:
         os.rename(folder, os.path.join(root, name))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    use(root, name)
+    activate(root, name)
 
 
-def use(root: str, name: str) -> None:
+def activate(root: str, name: str) -> None:
     """Put *name* in use; the one before stays, older ones go."""
     import shutil
 
-    before = _pointer(root).get("now", "")
+    before = _read_pointer(root).get("now", "")
     if before == name:
         return
-    _point(root, {"now": name, "before": before})
+    _write_pointer(root, {"now": name, "before": before})
     for other in os.listdir(root):
         if other not in (name, before, POINTER):
             shutil.rmtree(os.path.join(root, other), ignore_errors=True)
 
 
-def back(root: str) -> None:
+def roll_back(root: str) -> None:
     """Put the one before in use again, and keep the present one as the one before.
 
     Raises: BadRequest where there is none.
     """
-    pointer = _pointer(root)
+    pointer = _read_pointer(root)
     if "before" not in pointer:
         raise BadRequest("No model was in use before this one.")
-    _point(root, {"now": pointer["before"], "before": pointer["now"]})
+    _write_pointer(root, {"now": pointer["before"], "before": pointer["now"]})
 
 
-def _pointer(root: str) -> dict[str, str]:
+def _read_pointer(root: str) -> dict[str, str]:
     try:
         with open(os.path.join(root, POINTER), encoding="utf-8") as file:
             pointer: dict[str, str] = json.load(file)
@@ -79,7 +79,7 @@ def _pointer(root: str) -> dict[str, str]:
     return pointer
 
 
-def _point(root: str, pointer: dict[str, str]) -> None:
+def _write_pointer(root: str, pointer: dict[str, str]) -> None:
     """Replace the pointer in one step."""
     path = os.path.join(root, f".{POINTER}")
     with open(path, "w", encoding="utf-8") as file:

@@ -19,37 +19,37 @@ from contextlib import contextmanager, suppress
 from macule.errors import ModelUnavailable
 from macule.registry import local
 
-MOST_DEATHS = 2  # one may be a coincidence: short memory, an operator's kill
-PAUSE_S, MOST_DOUBLINGS = 300.0, 4
-MOST_S = 15.0  # 10 ms are usual; a tenth of a processor and a cold disk make a second of it
+MAX_DEATHS = 2  # one may be a coincidence: short memory, an operator's kill
+PAUSE_S, MAX_DOUBLINGS = 300.0, 4
+MAX_TRIAL_S = 15.0  # 10 ms are usual; a tenth of a processor and a cold disk make a second of it
 
 
 @contextmanager
-def of(path: str, digest: str, first_run: bool = False) -> Iterator[None]:
+def guard(path: str, digest: str, first_run: bool = False) -> Iterator[None]:
     """Mark that the file at *path* is tried, until the block ends; what ships is not doubted.
 
     Once it has been run what died of it before is forgotten.
     Raises: ModelUnavailable, before it is loaded.
     """
-    folder = None if os.path.dirname(path) == local.SHIPPED else _folder()
+    folder = None if os.path.dirname(path) == local.DEFAULT_MODEL_DIR else _folder()
     if folder is None:
         yield
         return
     prefix = os.path.join(folder, f"trial-{digest[:16]}-")
     dead = [mark for mark in _marks(prefix) if _is_dead(mark)]
     if not first_run:
-        _judge(os.path.basename(path), dead)
-    with _mark(prefix):
+        _check_deaths(os.path.basename(path), dead)
+    with _held_mark(prefix):
         yield
     for mark in dead if first_run else ():
         with suppress(OSError):
             os.unlink(mark)
 
 
-def _judge(name: str, dead: list[str]) -> None:
+def _check_deaths(name: str, dead: list[str]) -> None:
     ages = list(map(_age_s, dead))
-    pause_s = PAUSE_S * 2 ** min(len(dead) - MOST_DEATHS, MOST_DOUBLINGS)
-    if len(dead) >= MOST_DEATHS and 0 <= min(ages) < pause_s:
+    pause_s = PAUSE_S * 2 ** min(len(dead) - MAX_DEATHS, MAX_DOUBLINGS)
+    if len(dead) >= MAX_DEATHS and 0 <= min(ages) < pause_s:
         raise ModelUnavailable(
             f"{name} ended {len(dead)} processes that ran it. It is tried again in "
             f"{pause_s - min(ages):.0f} s; another file is tried at once."
@@ -64,7 +64,7 @@ def _age_s(mark: str) -> float:
 
 
 @contextmanager
-def _mark(prefix: str) -> Iterator[None]:
+def _held_mark(prefix: str) -> Iterator[None]:
     """Hold a mark for MOST_S at most; a disk that cannot be written stops nothing."""
     import fcntl
 
@@ -72,7 +72,7 @@ def _mark(prefix: str) -> Iterator[None]:
     with suppress(OSError):
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         fcntl.flock(file, fcntl.LOCK_EX)
-    signal.setitimer(signal.ITIMER_REAL, MOST_S)  # SIGALRM, which nobody handles
+    signal.setitimer(signal.ITIMER_REAL, MAX_TRIAL_S)  # SIGALRM, which nobody handles
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ from functools import partial
 
 from macule import settings
 from macule.caching import answers, single_flight
-from macule.caching.single_flight import Flight
+from macule.caching.single_flight import PendingCall
 from macule.errors import BadRequest
 from macule.http import messages, upload_parsing, uploads
 from macule.http.messages import Request, Response
@@ -53,22 +53,25 @@ def run(
     uncached = answers.current() is None or bool(control & {"no-cache", "no-store"})
     here, deadline = admission.current(), time.monotonic() + chosen.admission_timeout_s
 
-    def read_and_classify() -> Outcome | Flight[Outcome]:
+    def read_and_classify() -> Outcome | PendingCall[Outcome]:
         return classify(read_image())
 
-    def classify(body: bytes) -> Outcome | Flight[Outcome]:
+    def classify(body: bytes) -> Outcome | PendingCall[Outcome]:
         if uncached:
             keeps = "no-store" not in control
-            return pipeline.predict(body, chosen, top_k, with_cam, asks=False, keeps=keeps)
+            return pipeline.predict(
+                body, chosen, top_k, with_cam, read_cache=False, write_cache=keeps
+            )
         digest = pipeline.sha256(body)
         job = partial(pipeline.predict, body, chosen, top_k, with_cam, digest)
-        return single_flight.current().join((digest, top_k, with_cam), body, job)
+        return single_flight.current().run_or_join((digest, top_k, with_cam), body, job)
 
-    outcome = here.turn(read_and_classify, chosen.admission_timeout_s)
-    while isinstance(outcome, Flight):  # another request computes it: wait outside the slot
+    outcome = here.run_in_slot(read_and_classify, chosen.admission_timeout_s)
+    while isinstance(outcome, PendingCall):  # another request computes it: wait outside the slot
         found = outcome.wait(deadline - time.monotonic())
         job = partial(classify, outcome.image)
-        outcome = _as_cache_hit(found) if found else here.turn(job, deadline - time.monotonic())
+        left_s = deadline - time.monotonic()
+        outcome = _as_cache_hit(found) if found else here.run_in_slot(job, left_s)
     answer, stages, facts = outcome
     answer["metrics"]["total_ms"] = pipeline.elapsed_ms(began)
     if answer["metrics"]["cold_start"]:
@@ -93,7 +96,7 @@ def expect_upload(request: Request, chosen: settings.Settings) -> None:
 def read_upload(request: Request, chosen: settings.Settings) -> upload_parsing.Upload:
     """Read the image in the body, once its memory for reading and decoding is reserved."""
     cost = uploads.estimate_bytes(request, chosen.max_image_bytes)
-    with admission.current().room(cost, chosen.admission_timeout_s):
+    with admission.current().reserve(cost, chosen.admission_timeout_s):
         return uploads.read_upload(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 

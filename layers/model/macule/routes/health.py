@@ -44,7 +44,7 @@ def memory(request: Request) -> Response:
 def report() -> dict[str, Any]:
     """Return the memory report."""
     chosen, limit = settings.current(), budget.current().limit
-    pids = processes.of_service()
+    pids = processes.service_pids()
     used = processes.usage(pids)
     share = used.pss / limit.bytes
     band = budget.band_of(share)
@@ -66,14 +66,14 @@ def report() -> dict[str, Any]:
         "band": band,
         "slots": {
             "threads": chosen.threads,
-            "images": held.rung().slots or held.slots,
+            "images": held.level().slots or held.slots,
             "admitted": held.admitted,
             "waiting": held.waiting,
         },
         "ledger": {
             "processes": len(pids),
-            "unreclaimable_mb": _mb(budget.used(limit)),
-            "held_mb": _mb(held.held),
+            "unreclaimable_mb": _mb(budget.used_bytes(limit)),
+            "held_mb": _mb(held.held_bytes),
             "reserve_mb": _mb(admission.RESERVE_BYTES),
             "cache_mb": _mb(kept.held_bytes) if kept else 0.0,
             **_jobs(waiting),
@@ -84,7 +84,7 @@ def report() -> dict[str, Any]:
 
 def warmup(request: Request) -> Response:
     """GET /warmup/: load the model and run it once; no-op if it is loaded."""
-    warm = runtime.warm(settings.current().model)
+    warm = runtime.get_or_load(settings.current().model)
     if "first" not in warm.stages:
         import numpy as np  # after runtime.warm, which measures the import
 

@@ -43,18 +43,18 @@ def render(own: Mapping[str, Values]) -> Response:
 
 
 def _memory() -> dict[str, Values]:
-    limit, held, pids = budget.current().limit, admission.current(), processes.of_service()
+    limit, held, pids = budget.current().limit, admission.current(), processes.service_pids()
     used = processes.usage(pids)
     band = budget.band_of(used.pss / limit.bytes)
     return {
         "macule_memory_pss_bytes": {(): used.pss},
         "macule_memory_rss_bytes": {(): used.rss},
-        "macule_memory_unreclaimable_bytes": {(): budget.used(limit)},
+        "macule_memory_unreclaimable_bytes": {(): budget.used_bytes(limit)},
         "macule_memory_limit_bytes": {(): limit.bytes},
         "macule_memory_headroom_bytes": {(): max(0, held.free())},
         "macule_memory_band": {(name,): name == band for name in ("idle", *budget.BANDS)},
         "macule_processes": {(): len(pids)},
-        "macule_slots": {(): held.rung().slots or held.slots},
+        "macule_slots": {(): held.level().slots or held.slots},
     }
 
 

@@ -42,7 +42,7 @@ def create(request: Request) -> Response:
         options = JobOptions(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
         return options, image, header
 
-    options, image, header = admission.current().turn(read_job, chosen.admission_timeout_s)
+    options, image, header = admission.current().run_in_slot(read_job, chosen.admission_timeout_s)
     fingerprint = pipeline.sha256(pipeline.sha256(image).encode() + repr(options).encode())
     job = queue.queue.put(options, image, key or "", fingerprint)
     del image
@@ -56,7 +56,7 @@ def create(request: Request) -> Response:
             job = queue.queue.get(job.id, request.caller)
     answer = _answer(job, 200 if job.ended else 202)
     answer.headers.update({"Location": f"/predictions/{job.id}", **applied})
-    return answer._replace(facts=pipeline.seen(header))
+    return answer._replace(facts=pipeline.header_facts(header))
 
 
 def show(request: Request) -> Response:

@@ -18,7 +18,7 @@ from macule.errors import BadSetting, QuotaExceeded
 from macule.settings.access import US_PER_S, Policy
 
 if TYPE_CHECKING:
-    from macule.caching.redis_client import Quotas
+    from macule.caching.redis_client import RedisQuotas
 
 MAX_CALLERS = 10_000  # kept in memory: 3 MB, measured by a test
 
@@ -64,7 +64,7 @@ class MemoryLimiter:
 class RateLimiter:
     """Rate limits in Redis if it is set and answers, else in this process."""
 
-    def __init__(self, policies: Sequence[Policy], shared: Quotas | None = None) -> None:
+    def __init__(self, policies: Sequence[Policy], shared: RedisQuotas | None = None) -> None:
         self._policies = policies
         self._memory = MemoryLimiter(policies)
         self._shared = shared
@@ -92,13 +92,13 @@ def _rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLi
     if not redis_url:
         return RateLimiter(policies)
     try:
-        from macule.caching.redis_client import Quotas
+        from macule.caching.redis_client import RedisQuotas
     except ModuleNotFoundError as error:
         from macule import extras
 
         raise BadSetting(extras.install_message("REDIS_URL", "redis")) from error
     return RateLimiter(
-        policies, Quotas(redis_url, [(p.name, p.interval_us, p.quota) for p in policies])
+        policies, RedisQuotas(redis_url, [(p.name, p.interval_us, p.quota) for p in policies])
     )
 
 

@@ -52,7 +52,7 @@ def when_ready(server: Any) -> None:
     from macule.memory import processes
     from macule.observability import log_format, metrics
 
-    processes.first()  # the ancestor of all workers
+    processes.root_pid()  # the ancestor of all workers
     draining.install_arbiter_handler(server)
     metrics.counters(workers)  # counters of all workers, also of later ones
     log_format.configure()
@@ -88,13 +88,15 @@ def post_worker_init(worker: Any) -> None:
     draining.install_worker_handler(
         worker, chosen.drain_s, chosen.graceful_timeout_s, selection.stop
     )
-    worker.wear = recycling.watch(chosen)
+    worker.wear = recycling.create_policy(chosen)
     share = budget.current().limit.bytes // workers // TRANSFERS_DIVISOR
     worker.transfers.max_bytes = min(share, MAX_TRANSFERS_BYTES)
     if chosen.function == "predict":
         selection.resume_jobs()
     if worker.is_replacement:
-        recycling.take_over(lambda: runtime.warm(chosen.model), worker.ppid, worker.is_surplus)
+        recycling.warm_up_worker(
+            lambda: runtime.get_or_load(chosen.model), worker.ppid, worker.is_surplus
+        )
     draining.record_warm(worker)
 
 
@@ -118,7 +120,7 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
         environ.get("REQUEST_METHOD") == "POST"
         and resp.status_code not in application.REFUSED_STATUSES
     ):
-        recycling.served(worker.wear, worker.ppid)
+        recycling.count_prediction(worker.wear, worker.ppid)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -65,7 +65,7 @@ class Worker:
         self,
         queue: RedisQueue,
         work: RunJob,
-        wear: recycling.Wear,
+        wear: recycling.RecyclePolicy,
         grace_s: float,
         send: Send | None = None,
         max_job_s: float = 0.0,
@@ -137,7 +137,7 @@ class Worker:
             self._retry(
                 lambda: self._queue.finish(job_id, status, outcome), even_when_stopping=True
             )
-            self.restart_reason = self._wear.add(processes.private, time.monotonic())
+            self.restart_reason = self._wear.add(processes.private_bytes, time.monotonic())
         finally:
             self._held = None
 
@@ -207,14 +207,14 @@ def serve(
     host = chosen.bind.rpartition(":")[0].strip("[]")
     listener = None if port is None else queue_worker_http.listen(host, port)
     queue = RedisQueue(url, chosen.job_ttl_s, chosen.max_jobs, lease_s, sweep_after_s)
-    warm = runtime.warm(chosen.model)
+    warm = runtime.get_or_load(chosen.model)
     predicted = partial(task.run, chosen=chosen)
     grace_s = chosen.graceful_timeout_s
     send = partial(
         messages.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback
     )
     sender = send if chosen.webhook_secrets else None
-    wear = recycling.watch(chosen)
+    wear = recycling.create_policy(chosen)
     worker = Worker(queue, predicted, wear, grace_s, sender, max_job_s(chosen))
     app = Celery("macule", broker=url, set_as_current=False)
     app.conf.update(celery_configuration(chosen))
@@ -253,7 +253,7 @@ def serve(
     # Celery ends, for example, if the broker has no memory left for commands
     reason = worker.wait_for_restart(RESTART_PAUSE_S)
     if reason:
-        recycling.tell(reason)
+        recycling.log_recycle(reason)
     return reason
 
 

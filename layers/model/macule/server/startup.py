@@ -160,7 +160,7 @@ def _memory_fault(limit_mb: int, least_bytes: int) -> str:
 def _model_bytes(folder: str | None) -> int:
     from macule.registry import local, model_card
 
-    folder = folder or local.in_use()
+    folder = folder or local.active_folder()
     try:
         return os.stat(os.path.join(folder, model_card.read(folder).file)).st_size
     except (OSError, Macule):  # reported when the model is loaded

@@ -12,6 +12,7 @@ from macule.convert import evaluate
 from macule.convert.evaluation import metrics
 from macule.convert.report import plots
 from macule.inference import classification, decoding, runtime
+from macule.inference.loading import LoadedModel
 from macule.train import drawn_ood
 
 TEMPLATE = Path(__file__).with_name("model-card.md")
@@ -27,7 +28,7 @@ COLOURS = {
 
 def measure(folder: Path, answers: evaluate.Answers) -> dict[str, Any]:
     """Give the figures of the *answers* of the model in *folder*, and what it says of no skin."""
-    warm = runtime.warm(str(folder))
+    warm = runtime.get_or_load(str(folder))
     decisions = Counter(decide(warm, picture) for picture in drawn_ood.draw(DRAWN))
     return {
         **evaluate.figures(answers),
@@ -36,7 +37,7 @@ def measure(folder: Path, answers: evaluate.Answers) -> dict[str, Any]:
     }
 
 
-def decide(warm: runtime.Warm, picture: Any) -> str:
+def decide(warm: LoadedModel, picture: Any) -> str:
     """Decide one picture (side, side, 3) as the service would."""
     from PIL.Image import fromarray
 

@@ -66,7 +66,7 @@ def test_transparency_and_palettes_keep_their_profile(mode: str, expected: np.nd
 
 def gray_profile(gamma: float) -> bytes:
     """Write a profile of gray values: a curve, and no colours."""
-    whole = icc.written(icc.PRIMARIES[1], (gamma,))
+    whole = icc.build_profile(icc.PRIMARIES[1], (gamma,))
     return whole[:16] + b"GRAY" + whole[20:].replace(b"rTRC", b"kTRC")
 
 
@@ -91,7 +91,7 @@ def test_a_png_states_its_colours_in_numbers(expected: np.ndarray) -> None:
     points = [round(100_000 * value) for value in icc.PRIMARIES[12]]
     chrm = struct.pack(">8I", *points[6:], *points[:6])
     gama = struct.pack(">I", round(100_000 / 2.2))
-    linear = saved(into(skin(), icc.written(icc.PRIMARIES[1], (1.0,))), "PNG")
+    linear = saved(into(skin(), icc.build_profile(icc.PRIMARIES[1], (1.0,))), "PNG")
 
     for body in (
         chunked(p3, (b"cICP", bytes([12, 13, 0, 1]))),
@@ -157,8 +157,8 @@ def test_a_png_with_an_endless_profile_is_read(expected: np.ndarray) -> None:
 @pytest.mark.parametrize("codes", [(99, 13), (9, 16), (9, 18)])
 def test_light_that_is_no_picture_on_a_screen_is_not_guessed(codes: tuple[int, int]) -> None:
     """HDR's curves and unknown code points are named, and the values taken as sRGB."""
-    assert icc.coded(*codes).profile == b""
-    assert "not read" in icc.coded(*codes).ignored
+    assert icc.from_code_points(*codes).profile == b""
+    assert "not read" in icc.from_code_points(*codes).ignored
 
 
 def test_a_picture_of_pillow_has_its_profile_too(expected: np.ndarray) -> None:
@@ -179,7 +179,7 @@ def cmyk_profile() -> bytes:
         grid += bytes([light, 128 + 40 * (magenta - cyan), 128 + 40 * (yellow - cyan)])
     matrix = struct.pack(">9i", *(65536 * (n % 4 == 0) for n in range(9)))
     lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + ramp * 4 + grid + ramp * 3
-    head = icc.written(icc.PRIMARIES[1])[: icc.HEADER_BYTES]
+    head = icc.build_profile(icc.PRIMARIES[1])[: icc.HEADER_BYTES]
     place = icc.HEADER_BYTES + 4 + 12
     head = struct.pack(">I", place + len(lut)) + head[4:8] + b"\2\x40\0\0prtrCMYKLab " + head[24:]
     return head + struct.pack(">I4sII", 1, b"A2B0", place, len(lut)) + lut

@@ -42,7 +42,7 @@ def test_photographs_of_clinics_are_read(kind: str) -> None:
 def test_its_profile_is_applied(coding: str) -> None:
     """The element ICCProfile counts where the picture itself has none."""
     pixels = photo() if coding == JPEGBaseline8Bit else skin().tobytes()
-    profile = icc.written(icc.PRIMARIES[12])
+    profile = icc.build_profile(icc.PRIMARIES[12])
 
     plain = decoding.decode(dicom(pixels, coding), 64, "squash")
     shown = decoding.decode(dicom(pixels, coding, ICCProfile=profile), 64, "squash")

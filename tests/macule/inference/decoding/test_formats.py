@@ -145,7 +145,7 @@ def test_what_is_not_read_is_named(start: bytes, named: str) -> None:
         decoding.inspect(start + bytes(80), ANY)
 
     assert named in str(caught.value)
-    assert formats.SERVED in str(caught.value)
+    assert formats.SUPPORTED in str(caught.value)
 
 
 def scans(progressive: bool) -> tuple[bytes, int, int]:

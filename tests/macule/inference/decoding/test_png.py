@@ -67,7 +67,7 @@ def test_decoded_by_strips_as_in_one_piece(
     """The network's input is the same, to a level, as of the file loaded whole."""
     body = saved(drawn(mode, 900, 700), "PNG")
     by_strips = decoding.decode(body, 96, resize).pixels
-    monkeypatch.setattr(png, "form", lambda _: None)
+    monkeypatch.setattr(png, "read_header", lambda _: None)
 
     whole = decoding.decode(body, 96, resize).pixels
 
@@ -90,8 +90,8 @@ def test_what_has_no_strips_is_loaded_whole() -> None:
     body = bytearray(saved(drawn("RGB"), "PNG"))
     body[28] = 1  # interlaced, so it says
 
-    assert png.form(bytes(body)) is None
-    assert png.form(b"\x89PNG") is None
+    assert png.read_header(bytes(body)) is None
+    assert png.read_header(b"\x89PNG") is None
 
 
 @pytest.mark.parametrize("cut", [60, 200, 3000])

@@ -27,7 +27,7 @@ from macule.errors import (
     QueueUnavailable,
     Unavailable,
 )
-from macule.inference.activation_maps import MOST_CHARACTERS
+from macule.inference.activation_maps import MAX_CHARACTERS
 from macule.jobs import (
     CANCELED,
     EVENTS,
@@ -390,7 +390,7 @@ def test_full_memory_refuses_the_new_alone(small: Broker) -> None:
     again = offer(queue, order, b"i")
     for job_id in accepted:
         assert queue.take(job_id)
-        assert queue.finish(job_id, SUCCEEDED, {"map": "data:" + "x" * MOST_CHARACTERS})
+        assert queue.finish(job_id, SUCCEEDED, {"map": "data:" + "x" * MAX_CHARACTERS})
     told = 0
     while delivery := queue.claim_webhook():
         queue.reschedule_webhook(delivery, None)
@@ -412,7 +412,7 @@ def test_what_was_accepted_fits(small: Broker) -> None:
         accepted.append(said)
     for job_id in accepted:
         queue.take(job_id)
-        queue.finish(job_id, SUCCEEDED, {"map": "x" * MOST_CHARACTERS})
+        queue.finish(job_id, SUCCEEDED, {"map": "x" * MAX_CHARACTERS})
     memory = small.client.info("memory")
 
     assert len(accepted) > 5
@@ -547,11 +547,12 @@ def test_a_web_process_stays_small(server: Broker) -> None:
         "import sys; sys.modules['opentelemetry'] = None\n"
         "import macule.functions.predict, macule.jobs\n"
         "from macule.memory import processes\n"
-        "before = processes.resident()\n"
+        "before = processes.resident_bytes()\n"
         "from macule.jobs.broker.redis_queue import RedisQueue\n"
         "queue = RedisQueue(sys.argv[1], 60, 100)\n"
         "for _ in range(20): queue.put(macule.jobs.JobOptions(), bytes(10**6)); queue.waiting()\n"
-        "print((processes.resident() - before) / 2**20, *{'celery', 'kombu'} & set(sys.modules))"
+        "heavy = {'celery', 'kombu'} & set(sys.modules)\n"
+        "print((processes.resident_bytes() - before) / 2**20, *heavy)"
     )
     server.client.flushall()
     found = subprocess.check_output([sys.executable, "-c", code, server.url], text=True).split()

@@ -19,7 +19,7 @@ from support.service import ROOT
 
 MB = 2**20
 MAP = JobOptions(None, True, "https://caller.example/" + "x" * 1900, EVENTS)
-LONGEST = {"overlay": "data:" + "x" * activation_maps.MOST_CHARACTERS}  # no PNG of a map is longer
+LONGEST = {"overlay": "data:" + "x" * activation_maps.MAX_CHARACTERS}  # no PNG of a map is longer
 BEGIN = """
 import json, os, sys, threading, time
 from pathlib import Path
@@ -265,7 +265,7 @@ def test_a_map_and_a_webhook_are_counted() -> None:
 
     assert (
         sum(reserved_bytes(mapped).values()) - sum(reserved_bytes(plain).values())
-        == activation_maps.MOST_CHARACTERS
+        == activation_maps.MAX_CHARACTERS
     )
     assert set(reserved_bytes(told)) == set(EVENTS)
     assert sum(reserved_bytes(plain, 1000).values()) > 100_000

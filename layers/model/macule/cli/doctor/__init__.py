@@ -50,7 +50,7 @@ def findings(worker: bool = False) -> Iterator[Finding]:
     if not faults:
         yield Finding(OK, "settings", "each can be used")
         yield from connections(chosen)
-    yield Finding(OK, "processors", f"{budget.processors():.2g}")
+    yield Finding(OK, "processors", f"{budget.cpu_count():.2g}")
     yield from model(chosen)
     yield decoders()
     yield temporary()
@@ -95,7 +95,7 @@ def locked(source: str) -> Finding:
 
 def model(chosen: settings.Settings) -> Iterator[Finding]:
     """Load the model and run it once, in a process of its own; weigh that against the limit."""
-    limit = budget.limit(chosen.platform_memory_mb, chosen.memory_limit_mb)
+    limit = budget.memory_limit(chosen.platform_memory_mb, chosen.memory_limit_mb)
     seen = f"{limit.bytes / MB:.0f} MB by {limit.source}"
     lived, said = installation.child(MODEL, "defaults" if chosen == settings.read({}) else "")
     if not lived:

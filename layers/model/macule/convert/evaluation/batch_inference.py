@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.inference.runtime import as_logits, floats, quantized
+from macule.inference.tensors import as_logits, dequantize, quantize
 
 DISTANCE, LOGITS, MAPS = 1, 2, 4
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
@@ -38,9 +38,11 @@ def outputs(
     source = interpreter.get_input_details()[0]
     targets = interpreter.get_output_details()
     for image in images:
-        interpreter.set_tensor(source["index"], quantized(scale(image[None], scaling), source))
+        interpreter.set_tensor(source["index"], quantize(scale(image[None], scaling), source))
         interpreter.invoke()
-        yield {len(t["shape"]): floats(interpreter.get_tensor(t["index"])[0], t) for t in targets}
+        yield {
+            len(t["shape"]): dequantize(interpreter.get_tensor(t["index"])[0], t) for t in targets
+        }
 
 
 def scores(

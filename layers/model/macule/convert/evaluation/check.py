@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from macule.convert.evaluation import dataset, metrics
 from macule.convert.progress import Progress
 from macule.inference import decoding, native_stderr, runtime
+from macule.inference.loading import LoadedModel
 from macule.registry import local
 
 MOST_IMAGES = 1000
@@ -30,10 +31,10 @@ def check(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
 
     Raises: ModelUnavailable, BadCard, Refused.
     """
-    _, card = local.fetch(options.folder)
+    _, card = local.find(options.folder)
     yield True, f"the card is whole and {card.file} is its file ({card.sha256[:12]}…)"
-    with native_stderr.held():
-        warm = runtime.warm(options.folder)
+    with native_stderr.filtered():
+        warm = runtime.get_or_load(options.folder)
     yield True, f"LiteRT runs it: {len(card.labels)} labels, {card.precision}"
     pixels = dataset.drawn(decoding.sides(card.side_px), 8)
     scores = np.stack([runtime.run(warm, picture[None]).probabilities for picture in pixels])
@@ -42,7 +43,7 @@ def check(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
         yield _figures(options.eval, warm)
 
 
-def _figures(folder: Path, warm: runtime.Warm) -> tuple[bool, str]:
+def _figures(folder: Path, warm: LoadedModel) -> tuple[bool, str]:
     """Compare accuracy on labelled images with what the card claims."""
     card = warm.card
     photos = dataset.choose(dataset.read(folder), ["val", "test"], MOST_IMAGES)

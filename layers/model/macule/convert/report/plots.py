@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from macule.convert.evaluation import metrics
 from macule.convert.evaluation.metrics import BINS
-from macule.inference.activation_maps import STOPS, STRONGEST
+from macule.inference.activation_maps import COLOUR_STOPS, MAX_OPACITY
 
 SMALLEST_BIN = 5  # images; with fewer, the share of right answers says next to nothing
 MAP_PX = 224
@@ -200,10 +200,13 @@ def overlay(pixels: NDArray[np.uint8], activation: Floats) -> str:
     peak = float(positive.max())
     levels = (positive * (255 / peak) if peak > 0 else positive).astype(np.uint8)
     weight = fromarray(levels).resize(small.size, Resampling.BICUBIC)
-    places, colours = [place for place, _ in STOPS], np.asarray([colour for _, colour in STOPS])
+    places, colours = (
+        [place for place, _ in COLOUR_STOPS],
+        np.asarray([colour for _, colour in COLOUR_STOPS]),
+    )
     bands = [np.interp(np.arange(256), places, band) for band in colours.T]
     heat = fromarray(np.stack(bands, axis=1).astype(np.uint8)[np.asarray(weight)])
-    opacity = weight.point([round(level * STRONGEST) for level in range(256)])
+    opacity = weight.point([round(level * MAX_OPACITY) for level in range(256)])
     return jpeg(composite(heat, small, opacity))
 
 

@@ -35,7 +35,7 @@ def reset_after_restore() -> None:
     import random  # OpenTelemetry takes the ids of spans from it
 
     random.seed()
-    processes.restored()
+    processes.mark_restored()
     budget.current.cache_clear()
 
 

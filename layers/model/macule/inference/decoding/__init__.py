@@ -3,12 +3,12 @@
 Conversion, evaluation, serving and the Python API share it.
 """
 
-from macule.inference.decoding.formats import SERVED, prepare, slow
+from macule.inference.decoding.formats import SUPPORTED, prepare, slow_image
 from macule.inference.decoding.header import Header, inspect
 from macule.inference.decoding.pixels import Decoded, decode, fit, measure, sides
 
 __all__ = [
-    "SERVED",
+    "SUPPORTED",
     "Decoded",
     "Header",
     "decode",
@@ -17,5 +17,5 @@ __all__ = [
     "measure",
     "prepare",
     "sides",
-    "slow",
+    "slow_image",
 ]

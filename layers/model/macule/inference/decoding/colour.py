@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def of(image: Image, body: bytes) -> Colour:
+def find_profile(image: Image, body: bytes) -> Colour:
     """Return the profile of an image's values, as the specification of its format ranks them.
 
     *body*: the file; b"" where there is none.
@@ -22,20 +22,20 @@ def of(image: Image, body: bytes) -> Colour:
     if kind in {"AVIF", "HEIF"} and not info.get("icc_profile"):
         coded = isobmff.coded_colour(body)
     if coded:
-        return icc.coded(*coded)
+        return icc.from_code_points(*coded)
     if profile := info.get("icc_profile"):
-        return icc.embedded(image.mode, profile)
+        return icc.check_embedded(image.mode, profile)
     if (
         kind == "PNG"
         and "gamma" in info
         and "srgb" not in info
         and image.mode in icc.SPACES[b"RGB "]
     ):
-        return icc.measured(info["gamma"], info.get("chromaticity", ()))
+        return icc.from_gamma(info["gamma"], info.get("chromaticity", ()))
     return Colour(b"")
 
 
-def peak(image: Image) -> float:
+def white_level(image: Image) -> float:
     """Return the value that means white in an image of more than 8 bits."""
     if image.mode.startswith("I;16"):
         return 65535.0
@@ -46,7 +46,7 @@ def peak(image: Image) -> float:
     return next((white for white in (1.0, 255.0, 65535.0) if highest <= white), highest)
 
 
-def plain(image: Image, peak: float, profile: bytes = b"") -> Image:
+def to_rgb(image: Image, peak: float, profile: bytes = b"") -> Image:
     """Convert any mode to RGB, transparency over white; CMYK stays as it is for its *profile*.
 
     *peak*: the value that becomes 255.

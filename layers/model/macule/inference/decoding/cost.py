@@ -26,7 +26,7 @@ KINDS = {
 }
 
 
-def price(header: Header, side_px: int | tuple[int, int]) -> int:
+def estimate_bytes(header: Header, side_px: int | tuple[int, int]) -> int:
     """Estimate the peak bytes of decoding an image, from its header alone."""
     target = sides(side_px)
     drafted = min(header.width, header.height) // max(target)
@@ -52,6 +52,6 @@ def largest_mp(free: int, side_px: int | tuple[int, int], max_pixels: int) -> di
         while low < high:  # the greatest n whose photo of 4n x 3n fits
             n = (low + high + 1) // 2
             header = Header(kind, 4 * n, 3 * n, "RGB", 1, held_bytes, stripped, scales)
-            low, high = (n, high) if price(header, side_px) <= free else (low, n - 1)
+            low, high = (n, high) if estimate_bytes(header, side_px) <= free else (low, n - 1)
         found[name] = round(12 * low * low / 1e6, 1)
     return found

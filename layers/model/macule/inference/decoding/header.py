@@ -24,8 +24,8 @@ UPRIGHT = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-COPIES = 2  # of a picture that is taken out of a container
-TURNED = (5, 6, 7, 8)  # these swap width and height
+UNWRAP_COPIES = 2  # of a picture that is taken out of a container
+TRANSPOSED = (5, 6, 7, 8)  # these swap width and height
 
 
 class Header(NamedTuple):
@@ -53,7 +53,7 @@ class Header(NamedTuple):
     @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height in pixels as a viewer shows it."""
-        turned = self.orientation in TURNED
+        turned = self.orientation in TRANSPOSED
         return (self.height, self.width) if turned else (self.width, self.height)
 
 
@@ -62,10 +62,10 @@ def inspect(body: bytes, max_pixels: int) -> Header:
 
     Raises: UnsupportedImage, BadImage, ImageTooLarge.
     """
-    with formats.failures():
+    with formats.decoder_errors():
         file, body = body, formats.unwrap(body)
         image = formats.open_image(body, formats.Deadline())
-        unwrapped = 0 if file is body else COPIES * len(body) / (image.width * image.height)
+        unwrapped = 0 if file is body else UNWRAP_COPIES * len(body) / (image.width * image.height)
         header = Header(
             image.format or "",
             image.width,
@@ -73,7 +73,7 @@ def inspect(body: bytes, max_pixels: int) -> Header:
             image.mode,
             orientation(image),
             _held_bytes(image, body) + unwrapped,
-            image.format in {"WEBP", "HEIF"} or png.form(body) is not None,
+            image.format in {"WEBP", "HEIF"} or png.read_header(body) is not None,
             _scales(image, body),
         )
     check_pixels(header.width, header.height, max_pixels)

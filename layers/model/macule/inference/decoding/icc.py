@@ -25,7 +25,7 @@ SPACES = {
     b"CMYK": ("CMYK",),
 }
 WHITE, BLACK = {"CMYK": (0, 0, 0, 0)}, {"CMYK": (0, 0, 0, 255)}  # 255 and 0 of each in other modes
-LEAST_WHITE = 128  # what white may become, of 255
+MIN_WHITE = 128  # what white may become, of 255
 # Code points of ITU-T H.273: primaries as x and y of red, green, blue and white; exponent or curve.
 D65 = (0.3127, 0.3290)
 PRIMARIES = {
@@ -52,7 +52,7 @@ class Colour(NamedTuple):
     ignored: str = ""
 
 
-def embedded(mode: str, profile: bytes) -> Colour:
+def check_embedded(mode: str, profile: bytes) -> Colour:
     """Check the ICC profile that came with an image of *mode* by its header."""
     if len(profile) > MAX_PROFILE_BYTES:
         return Colour(b"", f"of {len(profile):,} bytes; at most {MAX_PROFILE_BYTES:,} are read")
@@ -67,7 +67,7 @@ def embedded(mode: str, profile: bytes) -> Colour:
     return Colour(profile)
 
 
-def coded(primaries: int, transfer: int) -> Colour:
+def from_code_points(primaries: int, transfer: int) -> Colour:
     """Return the profile of two code points of ITU-T H.273, as cICP and nclx have them."""
     primaries = 1 if primaries == UNSPECIFIED else primaries
     transfer = 13 if transfer == UNSPECIFIED else transfer
@@ -75,10 +75,10 @@ def coded(primaries: int, transfer: int) -> Colour:
         return Colour(b"", f"colour primaries {primaries} with transfer {transfer} are not read")
     if primaries == 1 and TRANSFERS[transfer] == SRGB_CURVE:
         return Colour(b"")
-    return _written_or_not(PRIMARIES[primaries], TRANSFERS[transfer])
+    return _build(PRIMARIES[primaries], TRANSFERS[transfer])
 
 
-def measured(gamma: float, chromaticity: Sequence[float]) -> Colour:
+def from_gamma(gamma: float, chromaticity: Sequence[float]) -> Colour:
     """Return the profile of a PNG's gAMA (0.45455 for 2.2) and cHRM (x and y of white, r, g, b)."""
     known = PRIMARIES[1]
     points = (*chromaticity[2:8], *chromaticity[:2]) if len(chromaticity) == 8 else known
@@ -90,7 +90,7 @@ def measured(gamma: float, chromaticity: Sequence[float]) -> Colour:
         return Colour(b"", f"a gamma of {gamma:g}")
     if curve == SRGB_CURVE and max(abs(a - b) for a, b in zip(points, known, strict=True)) < 0.002:
         return Colour(b"")
-    return _written_or_not(points, curve)
+    return _build(points, curve)
 
 
 def to_srgb(picture: Image, profile: bytes) -> tuple[Image, str]:
@@ -115,7 +115,7 @@ def to_srgb(picture: Image, profile: bytes) -> tuple[Image, str]:
         ends.putpixel((1, 0), BLACK.get(picture.mode, 0))
         seen = ImageCms.applyTransform(ends, transform)
         white, black = min(_pixel(seen, 0)), max(_pixel(seen, 1))
-        if white < max(LEAST_WHITE, black + 1):
+        if white < max(MIN_WHITE, black + 1):
             return picture.convert("RGB"), f"white becomes {white}, black {black}"
         converted: Image | None = ImageCms.applyTransform(picture, transform)
     except (ImageCms.PyCMSError, ValueError, TypeError, OSError) as error:
@@ -127,14 +127,14 @@ def _pixel(picture: Image | None, x: int) -> Any:
     return picture.getpixel((x, 0)) if picture else ()
 
 
-def _written_or_not(points: Sequence[float], curve: Sequence[float]) -> Colour:
+def _build(points: Sequence[float], curve: Sequence[float]) -> Colour:
     try:
-        return Colour(written(points, curve))
+        return Colour(build_profile(points, curve))
     except (ArithmeticError, struct.error):
         return Colour(b"", "its primaries make no colour space")
 
 
-def written(points: Sequence[float], curve: Sequence[float] = SRGB_CURVE) -> bytes:
+def build_profile(points: Sequence[float], curve: Sequence[float] = SRGB_CURVE) -> bytes:
     """Write the profile of an RGB space.
 
     Args:

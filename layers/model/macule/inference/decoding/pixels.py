@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from macule.errors import BadImage
 from macule.inference.decoding import colour, formats, icc
 from macule.inference.decoding.formats import heif, jpeg, jpeg2000, png, webp
-from macule.inference.decoding.header import TURNED, UPRIGHT, check_pixels, orientation
+from macule.inference.decoding.header import TRANSPOSED, UPRIGHT, check_pixels, orientation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ STRIP_PIXELS = 2**18  # 1 MB at Pillow's 4 bytes a pixel
 READ_STRIP_PIXELS = 2**16  # where strips are read from the file: of these there are more copies
 # Of a picture that was cut off. Its rows alone change as many decisions as saving it again does;
 # with the rest in gray, as viewers show it, 16 % change at 0.95 and 83 % at 0.8.
-LEAST_SHARE = 0.8
+MIN_SHARE = 0.8
 
 
 class Decoded(NamedTuple):
@@ -63,14 +63,12 @@ def decode(
     Source: side and resize come from the card; scaling to the network's range is in `model`.
     """
     frame, deadline = sides(side_px), formats.Deadline(timeout_s)
-    with formats.failures():
+    with formats.decoder_errors():
         body = formats.unwrap(body)
         image = formats.open_image(body, deadline)
-        found = colour.of(image, body)
-        picture, strips, share = _loaded(image, body, max(frame), deadline)
-        pixels, ignored = _fitted(
-            picture, frame, resize, orientation(image), found, strips, deadline
-        )
+        found = colour.find_profile(image, body)
+        picture, strips, share = _load(image, body, max(frame), deadline)
+        pixels, ignored = _fit(picture, frame, resize, orientation(image), found, strips, deadline)
         return Decoded(pixels, share, ignored)
 
 
@@ -79,10 +77,10 @@ def fit(picture: Image, side_px: int | tuple[int, int], resize: str) -> Decoded:
 
     Raises: BadImage, where it has not been loaded yet and cannot be; CannotFit.
     """
-    with formats.failures():
+    with formats.decoder_errors():
         picture.load()
-        turn, found = orientation(picture), colour.of(picture, b"")
-        pixels, ignored = _fitted(
+        turn, found = orientation(picture), colour.find_profile(picture, b"")
+        pixels, ignored = _fit(
             picture, sides(side_px), resize, turn, found, None, formats.Deadline()
         )
         return Decoded(pixels, 1.0, ignored)
@@ -94,7 +92,7 @@ def measure(picture: Image, max_pixels: int) -> tuple[int, int]:
     Raises: ImageTooLarge.
     """
     check_pixels(picture.width, picture.height, max_pixels)
-    turned = orientation(picture) in TURNED
+    turned = orientation(picture) in TRANSPOSED
     return (picture.height, picture.width) if turned else picture.size
 
 
@@ -103,7 +101,7 @@ def sides(side_px: int | tuple[int, int]) -> tuple[int, int]:
     return side_px if isinstance(side_px, tuple) else (side_px, side_px)
 
 
-def _loaded(
+def _load(
     image: ImageFile, body: bytes, side_px: int, deadline: formats.Deadline
 ) -> tuple[Image, Strips | None, float]:
     """Decode, no larger than *side_px* asks for where a format can be scaled.
@@ -112,7 +110,7 @@ def _loaded(
     """
     by = max(1, min(image.size) // side_px)
     match image.format:
-        case "PNG" if png.form(body):
+        case "PNG" if png.read_header(body):
             return image, partial(png.strips, body, image), 1.0
         case "HEIF":
             return image, partial(heif.strips, body, image.size), 1.0
@@ -143,8 +141,12 @@ def _jpeg(image: ImageFile, body: bytes) -> tuple[Image, float]:
 
     def end() -> bytes:
         nonlocal share
-        share = jpeg.coarse_share(image, body, start) if several else jpeg.rows_share(image)
-        if share < LEAST_SHARE:
+        share = (
+            jpeg.complete_scans_share(image, body, start)
+            if several
+            else jpeg.decoded_rows_share(image)
+        )
+        if share < MIN_SHARE:
             much = f"about {share:.0%}" if share >= 0.01 else "almost nothing"
             raise BadImage(f"The file is cut off: {much} of the picture arrived. Send it again.")
         source.at_end = None
@@ -160,7 +162,7 @@ def _jpeg(image: ImageFile, body: bytes) -> tuple[Image, float]:
     return image.crop((0, 0, image.width, round(image.height * share))), share
 
 
-def _fitted(
+def _fit(
     image: Image,
     side_px: tuple[int, int],
     resize: str,
@@ -174,8 +176,8 @@ def _fitted(
     from PIL.Image import Resampling, Transpose, new
 
     height, width = side_px
-    frame = (height, width) if turn in TURNED else (width, height)
-    target = _within(image.size, frame) if resize == "pad" else frame
+    frame = (height, width) if turn in TRANSPOSED else (width, height)
+    target = _scaled_to_fit(image.size, frame) if resize == "pad" else frame
     box = _centre(image.size, frame) if resize == "crop" else (0, 0, *image.size)
     small, scale = _shrink(image, box, target, found.profile, strips, deadline)
     fitted, ignored = small.resize(target, Resampling.BILINEAR, (0.0, 0.0, *scale)), found.ignored
@@ -197,7 +199,7 @@ def _centre(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int, in
     return left, top, left + width, top + height
 
 
-def _within(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
+def _scaled_to_fit(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
     """Scale *size* so that it just fits into *frame*."""
     scale = min(frame[0] / size[0], frame[1] / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
@@ -222,7 +224,7 @@ def _shrink(
     left, top, right, bottom = box
     by_x = max(1, (right - left) // (2 * target[0]))
     by_y = max(1, (bottom - top) // (2 * target[1]))
-    plain = partial(colour.plain, peak=colour.peak(image), profile=profile)
+    plain = partial(colour.to_rgb, peak=colour.white_level(image), profile=profile)
     if by_x == by_y == 1 and not strips:
         whole = box == (0, 0, *image.size)
         return plain(image if whole else image.crop(box)), (right - left, bottom - top)

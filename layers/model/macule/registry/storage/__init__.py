@@ -13,7 +13,7 @@ from macule.errors import BadRequest, ModelUnavailable
 
 T = TypeVar("T")
 PAUSES_S = (0.2, 0.6, 1.8)  # before the second, third and fourth try, each shortened by chance
-MOST_SMALL_BYTES = 2**20  # the default model's card has 5 kB
+MAX_SMALL_BYTES = 2**20  # the default model's card has 5 kB
 
 
 def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
@@ -55,7 +55,7 @@ def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
     raise BadRequest("Models are published to s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.")
 
 
-def names(prefix: str, quiet_s: float) -> Iterator[str]:
+def list_addresses(prefix: str, quiet_s: float) -> Iterator[str]:
     """List the addresses that begin with *prefix*, sorted, a page at a time.
 
     Raises: ModelUnavailable.
@@ -66,13 +66,13 @@ def names(prefix: str, quiet_s: float) -> Iterator[str]:
         from macule.registry.storage.gs import page
     mark = ""
     while True:
-        listed, mark = patiently(partial(page, prefix, mark, quiet_s))
+        listed, mark = retry(partial(page, prefix, mark, quiet_s))
         yield from listed
         if not mark:
             return
 
 
-def small(address: str, quiet_s: float) -> tuple[bytes, str] | None:
+def read_small(address: str, quiet_s: float) -> tuple[bytes, str] | None:
     """Read a card or an alias whole, trying again.
 
     Returns: its bytes and its version; None as `read`.
@@ -87,16 +87,14 @@ def small(address: str, quiet_s: float) -> tuple[bytes, str] | None:
         content = b""
         for piece in pieces:
             content += piece
-            if len(content) > MOST_SMALL_BYTES:
-                raise ModelUnavailable(
-                    f"What should be a card has over {MOST_SMALL_BYTES:,} bytes."
-                )
+            if len(content) > MAX_SMALL_BYTES:
+                raise ModelUnavailable(f"What should be a card has over {MAX_SMALL_BYTES:,} bytes.")
         return content, version
 
-    return patiently(once)
+    return retry(once)
 
 
-def patiently(action: Callable[[], T]) -> T:
+def retry(action: Callable[[], T]) -> T:
     """Try again what may pass, after pauses that grow.
 
     Raises: ModelUnavailable once it has failed four times.

@@ -20,8 +20,8 @@ except ModuleNotFoundError as error:
 
 CHUNK_BYTES = 2**20  # each is a request of its own
 FAILURES = (GoogleAPICallError, GoogleAuthError, RequestException)
-MOVED = 412
-PASSING = (408, 429)  # and all from 500 on
+CONFLICT = 412
+RETRYABLE = (408, 429)  # and all from 500 on
 
 
 def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
@@ -48,7 +48,7 @@ def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
             retry=None,
         )
     except FAILURES as error:
-        if getattr(error, "code", 0) == MOVED:
+        if getattr(error, "code", 0) == CONFLICT:
             return False
         raise _failure(error, address) from error
     return True
@@ -94,5 +94,5 @@ def _failure(error: Exception, address: str) -> Exception:
     """Tell what passes from what stays; Google's own texts have whole addresses in them."""
     code = getattr(error, "code", 0) or 0
     what = f"{urls.redact(address)}: Google says {code or type(error).__name__}"
-    passing = code in PASSING or code >= 500 or isinstance(error, RequestException)
+    passing = code in RETRYABLE or code >= 500 or isinstance(error, RequestException)
     return ConnectionError(what) if passing else ModelUnavailable(f"{what}.")

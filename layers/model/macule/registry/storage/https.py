@@ -15,10 +15,10 @@ from macule.settings import urls
 
 CHUNK_BYTES = 2**18
 ABSENT = (403, 404, 410)  # object stores answer 403 for what is not there to those who may not list
-PASSING = (408, 425, 429)  # and all from 500 on
+RETRYABLE = (408, 425, 429)  # and all from 500 on
 
 
-class Redirects(HTTPRedirectHandler):
+class RedirectHandler(HTTPRedirectHandler):
     """Five at most, and never to where a setting may not point."""
 
     max_redirections = 5
@@ -39,12 +39,12 @@ def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]
     name = urls.redact(address)
     request = Request(address, headers={"User-Agent": f"macule/{__version__}"})  # noqa: S310
     try:
-        answer = build_opener(Redirects).open(request, timeout=quiet_s)
+        answer = build_opener(RedirectHandler).open(request, timeout=quiet_s)
     except HTTPError as error:
         error.close()
         if error.code in ABSENT:
             return None
-        if error.code in PASSING or error.code >= 500:
+        if error.code in RETRYABLE or error.code >= 500:
             raise ConnectionError(f"{name} answers {error.code}") from error
         if error.code < 400:
             raise ModelUnavailable(f"{name} redirects too often, or to no web page.") from error

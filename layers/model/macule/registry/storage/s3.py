@@ -20,13 +20,13 @@ except ModuleNotFoundError as error:
 
 CHUNK_BYTES = 2**18
 ABSENT = ("NoSuchKey", "AccessDenied", "404", "403")  # denied to those who may not list
-MOVED = ("PreconditionFailed", "ConditionalRequestConflict")
-BROKEN = (
+CONFLICT = ("PreconditionFailed", "ConditionalRequestConflict")
+CONNECTION_ERRORS = (
     exceptions.ConnectionError,
     exceptions.HTTPClientError,
     exceptions.IncompleteReadError,
 )
-PASSING = (408, 429)  # and all from 500 on
+RETRYABLE = (408, 429)  # and all from 500 on
 
 
 def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
@@ -48,7 +48,7 @@ def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
     try:
         client(quiet_s).put_object(Bucket=name, Key=key, Body=content, **condition)
     except (BotoCoreError, ClientError) as error:
-        if _code(error) in MOVED:
+        if _code(error) in CONFLICT:
             return False
         raise _failure(error, address) from error
     return True
@@ -93,7 +93,7 @@ def _failure(error: Exception, address: str) -> Exception:
     what = f"{urls.redact(address)}: S3 says {_code(error) or type(error).__name__}"
     if isinstance(error, ClientError):
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        passing = status in PASSING or status >= 500
+        passing = status in RETRYABLE or status >= 500
     else:
-        passing = isinstance(error, BROKEN)
+        passing = isinstance(error, CONNECTION_ERRORS)
     return ConnectionError(what) if passing else ModelUnavailable(f"{what}.")

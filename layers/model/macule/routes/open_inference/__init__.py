@@ -44,7 +44,7 @@ def ready(request: Request) -> Response:
     """GET /v2/health/ready, or of a model: readiness; loads the model."""
     chosen = settings.current()
     named = {"name": _card(request, chosen).name} if request.names else {}
-    runtime.warm(chosen.model)
+    runtime.get_or_load(chosen.model)
     answer = health.ready(request)
     headers = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
     return messages.json_response(
@@ -120,11 +120,11 @@ def _read_image(
     cost = content_coding.max_decoded_bytes(request, limit)
     cost = uploads.DECODING_BYTES + max(0, cost - request.body.received_bytes)
     here, sides = admission.current(), decoding.sides(card.side_px)
-    with here.room(cost, chosen.admission_timeout_s):
+    with here.reserve(cost, chosen.admission_timeout_s):
         parts = tensors.split(
             content_coding.decoded_chunks(request, limit, chosen.body_timeout_s), size
         )
-    with here.room(tensors.read_cost(parts, sides), chosen.admission_timeout_s):
+    with here.reserve(tensors.read_cost(parts, sides), chosen.admission_timeout_s):
         return tensors.read(parts, sides, most)
 
 

@@ -18,7 +18,7 @@ from macule.inference.decoding.formats import avif, dicom, heif, ico, isobmff, j
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-SERVED = "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF, JPEG 2000 or ICO"
+SUPPORTED = "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF, JPEG 2000 or ICO"
 # First bytes -> Pillow plugin. Opening by plugin class leaves Pillow's other forty unloaded.
 PLUGINS = {
     b"\xff\xd8\xff": "Jpeg",
@@ -34,7 +34,7 @@ PLUGINS = {
     ico.SIGNATURE: "Ico",
 }
 # What people send that is not decoded here, by its first bytes.
-KNOWN = {
+UNSUPPORTED = {
     b"\xff\x0a": "JPEG XL",
     b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL",
     b"%PDF": "a PDF document",
@@ -47,15 +47,15 @@ KNOWN = {
     b"/9j/": "the base64 of a JPEG",
     b"iVBOR": "the base64 of a PNG",
 }
-HOW = {
+HINTS = {
     "JSON": "Send it with the Content-Type application/json.",
     "a data: URI": 'Send it as JSON: {"image": "data:..."}.',
     "the base64 of a JPEG": 'Send it as JSON: {"image": "<base64>"}, or decode it first.',
     "the base64 of a PNG": 'Send it as JSON: {"image": "<base64>"}, or decode it first.',
 }
 # Pillow imports these when it meets a GIF, a colour's name, a palette, EXIF or an ICC profile.
-NEEDED = ("copy", "PIL.ImageCms", "PIL.ImageColor", "PIL.ImagePalette", "PIL.TiffImagePlugin")
-DICOM_HOLDS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"II*\0")
+LAZY_IMPORTS = ("copy", "PIL.ImageCms", "PIL.ImageColor", "PIL.ImagePalette", "PIL.TiffImagePlugin")
+DICOM_PAYLOADS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"II*\0")
 READ_BYTES = 2**16
 # A piece of a JPEG of several scans can hold hundreds of them, each of the whole image: it is cut
 # small, so that the clock is looked at between them. For all it would cost a tenth of the rate.
@@ -72,10 +72,10 @@ class Deadline:
 
     def check(self) -> None:
         if monotonic() > self._end:
-            raise slow(self._timeout_s)
+            raise slow_image(self._timeout_s)
 
 
-def slow(timeout_s: float) -> SlowImage:
+def slow_image(timeout_s: float) -> SlowImage:
     """Make the failure of an image that is not decoded within *timeout_s*."""
     return SlowImage(
         f"Decoding took longer than {timeout_s:g} s. Save the image again as a baseline JPEG.",
@@ -108,11 +108,11 @@ def prepare(body: bytes) -> None:
     """
     if dicom.is_dicom(body):
         dicom.prepare()
-        for magic in DICOM_HOLDS:
+        for magic in DICOM_PAYLOADS:
             _plugin(magic)
     else:
         _plugin(body)
-    for name in NEEDED:
+    for name in LAZY_IMPORTS:
         import_module(name)
 
 
@@ -123,7 +123,7 @@ def unwrap(body: bytes) -> bytes:
     """
     if body.startswith(ico.SIGNATURE):
         return ico.largest(body)
-    return dicom.picture(body) if dicom.is_dicom(body) else body
+    return dicom.first_frame(body) if dicom.is_dicom(body) else body
 
 
 def open_image(body: bytes, deadline: Deadline) -> ImageFile:
@@ -138,7 +138,7 @@ def open_image(body: bytes, deadline: Deadline) -> ImageFile:
         # Pillow refuses a PNG for a text or a profile that is too large; these are no reason to.
         if not body.startswith(png.SIGNATURE):
             raise
-        image = plugin(Source(png.bare(body), deadline))
+        image = plugin(Source(png.without_metadata(body), deadline))
     if image.format == "HEIF":
         return image
     image.decodermaxblock = SCAN_BYTES if jpeg.coefficients(image, body) else READ_BYTES
@@ -190,17 +190,17 @@ def _heic_plugin() -> type[ImageFile]:
 
 def _unsupported(body: bytes, brands: set[bytes]) -> UnsupportedImage:
     start = body[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
-    known = next((KNOWN[magic] for magic in KNOWN if start.startswith(magic)), "")
+    known = next((UNSUPPORTED[magic] for magic in UNSUPPORTED if start.startswith(magic)), "")
     if brands and not known:
         known = "an animated AVIF" if avif.ANIMATED in brands else "a video (MP4 or MOV)"
     what = f"{known}, not" if known else "not"
     return UnsupportedImage(
-        f"The bytes are {what} {SERVED}. {HOW.get(known, 'Send one of these.')}"
+        f"The bytes are {what} {SUPPORTED}. {HINTS.get(known, 'Send one of these.')}"
     )
 
 
 @contextmanager
-def failures() -> Iterator[None]:
+def decoder_errors() -> Iterator[None]:
     """Turn what a reader raises at a bad file into BadImage; its warnings are no news."""
     from PIL.Image import DecompressionBombError
 

@@ -15,10 +15,10 @@ SEQUENCE = 1  # obu_type
 PLANES = {0: 3.0, 1: 6.0, 2: 6.0}
 HELD_COPY = 0.5
 HELD_BYTES = PLANES[0] + 3 + HELD_COPY  # RGB in 4:2:0
-LEAST_PIXELS = 2**16
+MIN_PIXELS = 2**16
 
 
-class Coded(NamedTuple):
+class StreamHeader(NamedTuple):
     """What a sequence header says: the largest frame in pixels, and the profile."""
 
     width: int
@@ -35,20 +35,20 @@ def held_bytes(body: bytes, size: tuple[int, int], bands: int) -> float:
         stream
         for item in isobmff.items(body)
         if item.kind == CODED
-        for stream in _sequences(b"".join(item.parts))
+        for stream in _sequence_headers(b"".join(item.parts))
     ]
     if not streams:
         raise ValueError("there is no picture of AV1")
     pixels = size[0] * size[1]
     largest = max(stream.width * stream.height for stream in streams)
-    if largest > max(2 * pixels, LEAST_PIXELS):
+    if largest > max(2 * pixels, MIN_PIXELS):
         raise ValueError(f"a stream of {largest} pixels in a picture of {pixels}")
     planes = max(PLANES.get(stream.profile, 6.0) for stream in streams)
     alpha = 2.0 if bands == 4 else 0.0
     return (planes + alpha + bands + HELD_COPY) * max(pixels, largest) / pixels
 
 
-def _sequences(data: bytes) -> Iterator[Coded]:
+def _sequence_headers(data: bytes) -> Iterator[StreamHeader]:
     """Yield what each sequence header of a stream says."""
     place = 0
     while place < len(data):
@@ -58,7 +58,7 @@ def _sequences(data: bytes) -> Iterator[Coded]:
         if head & 2:  # obu_has_size_field
             size, place = _leb128(data, place)
         if head >> 3 & 15 == SEQUENCE:
-            yield _coded(data[place : place + size])
+            yield _parse_sequence_header(data[place : place + size])
         place += size
 
 
@@ -73,7 +73,7 @@ def _leb128(data: bytes, place: int) -> tuple[int, int]:
     return value, place
 
 
-def _coded(header: bytes) -> Coded:
+def _parse_sequence_header(header: bytes) -> StreamHeader:
     """Read a sequence header as far as the frame size (AV1 specification, 5.5.1)."""
     bits = isobmff.Bits(header[:64])
     profile = bits.read(3)
@@ -81,12 +81,12 @@ def _coded(header: bytes) -> Coded:
     if bits.read(1):  # reduced_still_picture_header
         bits.read(5)
     else:
-        _operating_points(bits)
+        _skip_operating_points(bits)
     across, down = bits.read(4) + 1, bits.read(4) + 1
-    return Coded(bits.read(across) + 1, bits.read(down) + 1, profile)
+    return StreamHeader(bits.read(across) + 1, bits.read(down) + 1, profile)
 
 
-def _operating_points(bits: isobmff.Bits) -> None:
+def _skip_operating_points(bits: isobmff.Bits) -> None:
     delay_bits = 0
     if bits.read(1):  # timing_info
         bits.read(64)

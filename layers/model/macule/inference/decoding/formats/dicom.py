@@ -14,15 +14,15 @@ from macule.errors import UnsupportedImage
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-MARK, MARK_AT = b"DICM", 128
+MAGIC, MAGIC_OFFSET = b"DICM", 128
 CLASSES = {
     "1.2.840.10008.5.1.4.1.1.77.1.4": "VL Photographic Image",
     "1.2.840.10008.5.1.4.1.1.77.1.7": "Dermoscopic Photography Image",
 }
-PLAIN = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}  # little endian, implicit and explicit
+UNCOMPRESSED = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}  # little endian, implicit and explicit
 # JPEG baseline, and JPEG 2000 without and with loss.
-CODED = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 90, 91)}
-READ = (
+COMPRESSED = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 90, 91)}
+ELEMENTS = (
     "SOPClassUID",
     "Rows",
     "Columns",
@@ -36,11 +36,11 @@ READ = (
 )
 COLOURS = {"MONOCHROME2": 1, "RGB": 2}  # TIFF's tag 262
 MAX_ICC_SEGMENT_BYTES = 65_519
-HOW = "Send a JPEG of the picture."
+HINT = "Send a JPEG of the picture."
 
 
 def is_dicom(body: bytes) -> bool:
-    return body[MARK_AT : MARK_AT + 4] == MARK
+    return body[MAGIC_OFFSET : MAGIC_OFFSET + 4] == MAGIC
 
 
 def prepare() -> None:
@@ -53,11 +53,11 @@ def prepare() -> None:
         import pydicom.filereader  # noqa: F401
     except ModuleNotFoundError as error:
         raise UnsupportedImage(
-            f"DICOM is read where the extra `dicom` is installed, and not here. {HOW}"
+            f"DICOM is read where the extra `dicom` is installed, and not here. {HINT}"
         ) from error
 
 
-def picture(body: bytes) -> bytes:
+def first_frame(body: bytes) -> bytes:
     """Return the first picture as a file of its own.
 
     Raises: UnsupportedImage; what pydicom raises at a damaged file.
@@ -65,18 +65,18 @@ def picture(body: bytes) -> bytes:
     from pydicom import dcmread
     from pydicom.encaps import get_frame
 
-    dataset = dcmread(BytesIO(body), specific_tags=[*READ])
+    dataset = dcmread(BytesIO(body), specific_tags=[*ELEMENTS])
     kind, coding = str(dataset.SOPClassUID), str(dataset.file_meta.TransferSyntaxUID)
     if kind not in CLASSES:
         raise UnsupportedImage(
-            f"The DICOM file is of the class {kind}, not {' or '.join(CLASSES.values())}. {HOW}"
+            f"The DICOM file is of the class {kind}, not {' or '.join(CLASSES.values())}. {HINT}"
         )
     profile = bytes(dataset.get("ICCProfile", b""))
-    if coding in CODED:
+    if coding in COMPRESSED:
         frame = get_frame(dataset.PixelData, 0, number_of_frames=_number(dataset, "NumberOfFrames"))
         return _with_profile(frame, profile)
-    if coding not in PLAIN:
-        raise UnsupportedImage(f"The DICOM file's transfer syntax {coding} is not read. {HOW}")
+    if coding not in UNCOMPRESSED:
+        raise UnsupportedImage(f"The DICOM file's transfer syntax {coding} is not read. {HINT}")
     return _tiff(dataset, profile)
 
 
@@ -104,7 +104,7 @@ def _tiff(dataset: Dataset, profile: bytes) -> bytes:
     colours, bits = str(dataset.PhotometricInterpretation), _number(dataset, "BitsAllocated")
     planar = samples > 1 and _number(dataset, "PlanarConfiguration", 0)
     if colours not in COLOURS or bits != 8 or planar:
-        raise UnsupportedImage(f"DICOM pixels of {bits} bits in {colours} are not read. {HOW}")
+        raise UnsupportedImage(f"DICOM pixels of {bits} bits in {colours} are not read. {HINT}")
     size, pixels = width * height * samples, dataset.PixelData
     if len(pixels) < size:
         raise ValueError(f"{len(pixels)} bytes of pixels, not {size}")

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}
 # Bytes a pixel, measured: 4:2:0 of 8 bits as every phone has it takes 4.6, its planes and the RGB
 # made of them. Other pictures pass through RGB in planes: twice the planes' bytes, and the RGB.
-HELD_BYTES, HELD_RGB, HELD_RGBA, PLANES_HELD = 4.75, 3.0, 4.0, 2.1
+HELD_BYTES, HELD_RGB, HELD_RGBA, PLANE_COPIES = 4.75, 3.0, 4.0, 2.1
 CHROMA = {0: 1.0, 1: 1.5, 2: 2.0, 3: 3.0}  # chroma_format_idc -> samples a pixel
-CODED, PLANNED = b"hvc1", b"grid"
-HARMLESS = {CODED, PLANNED, b"Exif", b"mime", b"uri ", b"tmap", b"iden", b""}
-SPS, PARAMETERS = 33, {32, 33, 34}  # types of NAL units
-LEAST_PIXELS = 2**20  # a tile may be larger than its picture
+CODED, GRID = b"hvc1", b"grid"
+ALLOWED_ITEMS = {CODED, GRID, b"Exif", b"mime", b"uri ", b"tmap", b"iden", b""}
+SPS, PARAMETER_SETS = 33, {32, 33, 34}  # types of NAL units
+MIN_PIXELS = 2**20  # a tile may be larger than its picture
 
 
-class Coded(NamedTuple):
+class StreamHeader(NamedTuple):
     """What a sequence parameter set says: size in pixels, chroma_format_idc, bits a sample."""
 
     width: int
@@ -55,21 +55,21 @@ def held_bytes(body: bytes, size: tuple[int, int], alpha: bool) -> float:
     Raises: ValueError, struct.error where they say other than the file around them.
     """
     configurations = isobmff.properties(body, b"hvcC")
-    streams = [stream for each in configurations for stream in _parameters(each)]
+    streams = [stream for each in configurations for stream in _parameter_sets(each)]
     if not streams:
         raise ValueError("there is no picture of HEVC")
     pixels = size[0] * size[1]
     for item in isobmff.items(body):
         _check(item, pixels, 1 + (configurations[0][21] & 3))
     largest = max(stream.width * stream.height for stream in streams)
-    if largest > max(2 * pixels, LEAST_PIXELS):
+    if largest > max(2 * pixels, MIN_PIXELS):
         raise ValueError(f"a stream of {largest} pixels in a picture of {pixels}")
     planes = max(CHROMA[stream.chroma] * (1 + (stream.bits > 8)) for stream in streams)
     plain = planes <= CHROMA[1] and not alpha
     held = (
         HELD_BYTES
         if plain
-        else PLANES_HELD * (planes + 2 * alpha) + (HELD_RGBA if alpha else HELD_RGB)
+        else PLANE_COPIES * (planes + 2 * alpha) + (HELD_RGBA if alpha else HELD_RGB)
     )
     return held * max(pixels, largest) / pixels
 
@@ -100,9 +100,9 @@ def _check(item: isobmff.Item, pixels: int, length_bytes: int) -> None:
 
     Raises: ValueError, struct.error.
     """
-    if item.kind not in HARMLESS:
+    if item.kind not in ALLOWED_ITEMS:
         raise ValueError(f"an item of type {item.kind!r}")
-    if item.kind == PLANNED:
+    if item.kind == GRID:
         plan = b"".join(item.parts)
         width, height = struct.unpack_from(">II" if plan[1] & 1 else ">HH", plan, 4)
         if width * height > 2 * pixels:
@@ -111,12 +111,12 @@ def _check(item: isobmff.Item, pixels: int, length_bytes: int) -> None:
         data, place = item.parts[0] if len(item.parts) == 1 else b"".join(item.parts), 0
         while place + length_bytes < len(data):
             size = int.from_bytes(data[place : place + length_bytes], "big")
-            if data[place + length_bytes] >> 1 & 63 in PARAMETERS:
+            if data[place + length_bytes] >> 1 & 63 in PARAMETER_SETS:
                 raise ValueError("a stream with parameters of its own")
             place += length_bytes + size
 
 
-def _parameters(configuration: memoryview) -> Iterator[Coded]:
+def _parameter_sets(configuration: memoryview) -> Iterator[StreamHeader]:
     """Yield what each sequence parameter set of a box `hvcC` says."""
     place = 23
     for _ in range(configuration[22]):
@@ -125,11 +125,11 @@ def _parameters(configuration: memoryview) -> Iterator[Coded]:
         for _ in range(count):
             (size,) = struct.unpack_from(">H", configuration, place)
             if kind & 63 == SPS:
-                yield _coded(bytes(configuration[place + 2 : place + 2 + size]))
+                yield _parse_sps(bytes(configuration[place + 2 : place + 2 + size]))
             place += 2 + size
 
 
-def _coded(unit: bytes) -> Coded:
+def _parse_sps(unit: bytes) -> StreamHeader:
     """Read a sequence parameter set as far as its bit depth (ITU-T H.265, 7.3.2.2)."""
     bits = isobmff.Bits(unit.replace(b"\0\0\3", b"\0\0")[2:])
     bits.read(4)
@@ -145,4 +145,4 @@ def _coded(unit: bytes) -> Coded:
     if bits.read(1):
         for _ in range(4):
             bits.golomb()
-    return Coded(width, height, chroma, 8 + max(bits.golomb(), bits.golomb()))
+    return StreamHeader(width, height, chroma, 8 + max(bits.golomb(), bits.golomb()))

@@ -55,11 +55,11 @@ def items(body: bytes) -> list[Item]:
     Raises: ValueError, struct.error where a box is malformed.
     """
     boxes = dict(_boxes(_meta(body)))
-    kinds = dict(_kinds(boxes[b"iinf"]))
+    kinds = dict(_item_types(boxes[b"iinf"]))
     inside = boxes.get(b"idat", memoryview(b""))
     return [
         Item(kinds.get(name, b""), parts)
-        for name, parts in _located(boxes[b"iloc"], memoryview(body), inside)
+        for name, parts in _item_extents(boxes[b"iloc"], memoryview(body), inside)
     ]
 
 
@@ -91,7 +91,7 @@ def _boxes(view: memoryview, whole: bool = True) -> Iterator[tuple[bytes, memory
         place = end
 
 
-def _kinds(content: memoryview) -> Iterator[tuple[int, bytes]]:
+def _item_types(content: memoryview) -> Iterator[tuple[int, bytes]]:
     """Yield number and type of each item of a box `iinf`."""
     skipped = FULL_BOX_BYTES + (2 if content[0] == 0 else 4)
     for kind, entry in _boxes(content[skipped:]):
@@ -101,7 +101,7 @@ def _kinds(content: memoryview) -> Iterator[tuple[int, bytes]]:
             yield number, name
 
 
-def _located(
+def _item_extents(
     content: memoryview, file: memoryview, inside: memoryview
 ) -> Iterator[tuple[int, tuple[memoryview, ...]]]:
     """Yield number and bytes of each item of a box `iloc`."""

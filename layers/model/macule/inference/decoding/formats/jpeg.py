@@ -19,26 +19,26 @@ def coefficients(image: ImageFile, body: bytes) -> float:
     layers: list[tuple[int, int, int, int]] = getattr(image, "layer", [])
     if not layers:
         return 0.0
-    if not image.info.get("progressive") and _scanned_at_once(image, body, len(layers)):
+    if not image.info.get("progressive") and _is_single_scan(image, body, len(layers)):
         return 0.0
     widest = max(h * v for _, h, v, _ in layers)
     return sum(h * v / widest for _, h, v, _ in layers)
 
 
-def _scanned_at_once(image: ImageFile, body: bytes, components: int) -> bool:
+def _is_single_scan(image: ImageFile, body: bytes, components: int) -> bool:
     """Say whether the first scan, which Pillow has just read past, holds all components."""
     end = image.fp.tell() if image.fp else 0
     size = 6 + 2 * components
     return body[end - size : end - size + 3] == struct.pack(">HB", size, components)
 
 
-def rows_share(image: ImageFile) -> float:
+def decoded_rows_share(image: ImageFile) -> float:
     """Return the share of rows that are decoded so far: those below them are still zero."""
     box = image.im.getbbox()
     return box[3] / image.height if box else 0.0
 
 
-def coarse_share(image: ImageFile, body: bytes, start: int) -> float:
+def complete_scans_share(image: ImageFile, body: bytes, start: int) -> float:
     """Return the share of coefficients that the whole scans of a cut file have begun.
 
     Later scans make them more exact. *start*: where the first scan's data begin. In the data of a

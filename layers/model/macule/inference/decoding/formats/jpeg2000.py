@@ -6,7 +6,7 @@ import struct
 
 CODING_STYLE, SIZE = b"\xff\x52", b"\xff\x4f\xff\x51"  # the markers COD; SOC and SIZ
 LEVELS_AT = 9  # behind the marker COD
-MOST_CHANNELS, MOST_LEVELS = 4, 8
+MAX_CHANNELS, MAX_LEVELS = 4, 8
 COPIES = 2.2  # of the file's bytes: OpenJPEG's buffer, and the code blocks
 
 
@@ -17,7 +17,7 @@ def scales(body: bytes, size: tuple[int, int]) -> tuple[int, ...]:
     """
     place = body.find(CODING_STYLE)
     levels = body[place + LEVELS_AT] if 0 <= place < len(body) - LEVELS_AT else 0
-    powers = [2**power for power in range(min(levels, MOST_LEVELS), 0, -1)]
+    powers = [2**power for power in range(min(levels, MAX_LEVELS), 0, -1)]
     return tuple(
         scale
         for scale in powers
@@ -33,6 +33,6 @@ def held_bytes(body: bytes, size: tuple[int, int]) -> float:
     start = body.index(SIZE) + len(SIZE)
     right, bottom, left, top = struct.unpack_from(">4I", body, start + 4)
     (channels,) = struct.unpack_from(">H", body, start + 36)
-    if (right - left, bottom - top) != size or channels > MOST_CHANNELS:
+    if (right - left, bottom - top) != size or channels > MAX_CHANNELS:
         raise ValueError(f"a stream of {right - left} x {bottom - top} with {channels} channels")
     return COPIES * len(body) / (size[0] * size[1])

@@ -38,11 +38,11 @@ RAW = {
     (8, 6): ("RGBA", "RGBA"),
 }
 INFLATED_BYTES = 2**18  # at once
-BESIDE = {b"iCCP", b"iTXt", b"tEXt", b"zTXt"}
+METADATA_CHUNKS = {b"iCCP", b"iTXt", b"tEXt", b"zTXt"}
 READ_BYTES = 2**16  # what is inflated next is copied, so it is cut small
 
 
-class Form(NamedTuple):
+class PngHeader(NamedTuple):
     """The header of a PNG: size in pixels, bits a channel, colour type, and whether interlaced."""
 
     width: int
@@ -61,7 +61,7 @@ class Form(NamedTuple):
         return max(1, self.depth * CHANNELS[self.colour] // 8)
 
 
-def form(body: bytes) -> Form | None:
+def read_header(body: bytes) -> PngHeader | None:
     """Read the header; None for a PNG that is not decoded by strips: interlaced, or 16-bit colour.
 
     A header that lies is Pillow's to find out.
@@ -69,7 +69,7 @@ def form(body: bytes) -> Form | None:
     if len(body) < 33 or body[:8] != SIGNATURE or body[12:16] != b"IHDR":
         return None
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", body[16:29])
-    found = Form(width, height, depth, colour, bool(interlace))
+    found = PngHeader(width, height, depth, colour, bool(interlace))
     return None if found.interlaced or (depth, colour) not in RAW else found
 
 
@@ -81,9 +81,13 @@ def exif(body: bytes) -> bytes:
     return bytes(next(_chunks(body, b"eXIf"), b""))
 
 
-def bare(body: bytes) -> bytes:
+def without_metadata(body: bytes) -> bytes:
     """Return the file without its texts and its profile."""
-    kept = [body[start : start + size] for name, start, size in _places(body) if name not in BESIDE]
+    kept = [
+        body[start : start + size]
+        for name, start, size in _chunk_offsets(body)
+        if name not in METADATA_CHUNKS
+    ]
     return SIGNATURE + b"".join(kept)
 
 
@@ -101,11 +105,11 @@ def strips(body: bytes, like: Image, rows: int, top: int, bottom: int) -> Iterat
     """
     from PIL.Image import frombytes
 
-    found = form(body)
+    found = read_header(body)
     if found is None:
         raise OSError("this PNG is not decoded by strips")
     mode, raw_mode = RAW[found.depth, found.colour]
-    stream, before = _Stream(body), b""
+    stream, before = _IdatReader(body), b""
     starts = [*range(0, top, rows), *range(top, bottom, rows), bottom]
     for start, end in pairwise(starts):
         count = end - start
@@ -122,7 +126,7 @@ def strips(body: bytes, like: Image, rows: int, top: int, bottom: int) -> Iterat
         yield strip
 
 
-def _unfilter(found: Form, filtered: bytes, before: bytes) -> bytes:
+def _unfilter(found: PngHeader, filtered: bytes, before: bytes) -> bytes:
     """Undo the filters of whole rows, *before* being the row above them ("" at the top)."""
     from PIL.PngImagePlugin import PngImageFile
 
@@ -145,7 +149,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return b"".join((struct.pack(">I", len(content)), kind, content, struct.pack(">I", checked)))
 
 
-class _Stream:
+class _IdatReader:
     """The inflated bytes of all IDAT chunks, as a file; no more is inflated than asked for."""
 
     def __init__(self, body: bytes) -> None:
@@ -181,12 +185,12 @@ class _Stream:
 def _chunks(body: bytes, wanted: bytes) -> Iterator[memoryview]:
     """Yield the contents of the chunks of one kind, of the last as much as the file has."""
     view = memoryview(body)
-    for kind, start, size in _places(body):
+    for kind, start, size in _chunk_offsets(body):
         if kind == wanted:
             yield view[start + 8 : start + size - 4]
 
 
-def _places(body: bytes) -> Iterator[tuple[bytes, int, int]]:
+def _chunk_offsets(body: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield kind, start and size of each chunk, as far as the file goes."""
     place = len(SIGNATURE)
     while place + 12 <= len(body):

@@ -21,7 +21,7 @@ RGBA = 1  # MODE_RGBA
 OK, SUSPENDED = 0, 5  # VP8StatusCode
 # Bytes a pixel that libwebp holds: of a lossless image all pixels, of a lossy one its alpha.
 HELD_LOSSLESS, HELD_ALPHA = 4.2, 2.4
-PICTURE = {b"VP8 ", b"VP8L", b"ALPH"}  # what a picture's chunks begin with
+PICTURE_CHUNKS = {b"VP8 ", b"VP8L", b"ALPH"}  # what a picture's chunks begin with
 
 
 class _Input(ctypes.Structure):
@@ -121,8 +121,8 @@ def frame(body: bytes, size: tuple[int, int]) -> Frame:
     while place + 8 <= len(body):
         kind, length = struct.unpack_from("<4sI", body, place)
         data = place + 8
-        if kind in PICTURE:
-            return _checked(body, Frame(0, 0, *size, 0, len(body), 0.0), place)
+        if kind in PICTURE_CHUNKS:
+            return _with_held_bytes(body, Frame(0, 0, *size, 0, len(body), 0.0), place)
         if kind == b"ANMF":
             numbers = (
                 int.from_bytes(body[data + n : data + n + 3], "little") for n in (0, 3, 6, 9)
@@ -130,12 +130,12 @@ def frame(body: bytes, size: tuple[int, int]) -> Frame:
             left, top, width, height = numbers
             end = min(data + length, len(body))
             found = Frame(2 * left, 2 * top, width + 1, height + 1, data + 16, end, 0.0)
-            return _checked(body, found, data + 16)
+            return _with_held_bytes(body, found, data + 16)
         place = data + length + length % 2
     raise OSError("the file holds no picture")
 
 
-def _checked(body: bytes, found: Frame, place: int) -> Frame:
+def _with_held_bytes(body: bytes, found: Frame, place: int) -> Frame:
     """Return the frame whose chunks begin at *place* with what libwebp will hold for it.
 
     Raises: OSError where the coded picture is of another size than the file says; struct.error.
