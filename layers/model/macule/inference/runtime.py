@@ -38,7 +38,7 @@ class Scores(NamedTuple):
 
 
 class ProcessModel:
-    """The model of one process; a forked child loads its own, as an interpreter does not survive."""
+    """The model of one process; a forked child loads its own, as interpreters do not survive."""
 
     def __init__(self) -> None:
         self.lock = Lock()
