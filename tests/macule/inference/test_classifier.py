@@ -271,7 +271,7 @@ def test_an_array_is_its_pixels(default: Pair) -> None:
         (np.zeros((1, 9, 9, 3), np.uint8), macule.BadRequest, "shape .1, 9, 9, 3.; expected"),
         (np.zeros((0, 9, 3), np.uint8), macule.BadRequest, "has no pixels"),
         (Image.new("RGB", (0, 9)), macule.BadRequest, "0 x 9 has no pixels"),
-        (Image.new("LAB", (9, 9)), macule.BadRequest, "mode is LAB.*convert it"),
+        (Image.new("LAB", (9, 9)), macule.BadRequest, "mode LAB.*convert it"),
         (StringIO("text"), macule.BadRequest, "binary mode"),
         (BytesIO(b""), macule.BadRequest, "0 bytes"),
         (b"", macule.BadRequest, "0 bytes"),
@@ -351,7 +351,7 @@ def test_a_model_that_is_none_is_said_to_be(tmp_path: Path) -> None:
         macule.load(keras)
     with pytest.raises(macule.BadCard, match=r"no model.json"):
         macule.load(tmp_path)
-    with pytest.raises(macule.ModelUnavailable, match="not the one"):
+    with pytest.raises(macule.ModelUnavailable, match="does not match MODEL_SHA256"):
         macule.load(model_sha256="0" * 64)
 
 
@@ -395,7 +395,7 @@ def test_threads_may_share_it(api: macule.Classifier) -> None:
 
 def test_many_photos_stream(api: macule.Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results come in order; photos are taken shortly before their turn, none after the end."""
-    monkeypatch.setattr(classifier, "_processors", lambda: 2)
+    monkeypatch.setattr(classifier, "_worker_count", lambda: 2)
     taken: list[int] = []
 
     def photos() -> Iterator[bytes]:
@@ -535,7 +535,7 @@ def test_as_many_are_decoded_as_there_are_processors(monkeypatch: pytest.MonkeyP
     """However many threads ask, memory is that of as many photos as processors."""
     from macule.inference import decoding
 
-    monkeypatch.setattr(classifier, "_processors", lambda: 2)
+    monkeypatch.setattr(classifier, "_worker_count", lambda: 2)
     one, decode, inside, most = macule.load(), decoding.decode, Semaphore(2), []
     both = Barrier(2, timeout=30)  # the first does not go on before a second has come
 

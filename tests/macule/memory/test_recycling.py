@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support.images import photo
 from macule.memory.recycling import SETTLING_PREDICTIONS, SUSTAINED_S, RecyclePolicy
+from support.images import photo
 from support.load_clients import workers
 from support.service import GUNICORN, Service, running
 

@@ -91,7 +91,7 @@ def test_an_address_is_never_written_twice(target: str, tmp_path: Path) -> None:
     assert storage.write(place, b"another", "", QUIET_S)
 
     if target.startswith("s3"):  # the emulator of the other ignores conditions
-        with pytest.raises(ModelUnavailable, match="another content"):
+        with pytest.raises(ModelUnavailable, match="exists with other content"):
             publish.publish(folder, target, "stable")
         assert storage.read_small(place, QUIET_S)[0] == b"another"  # type: ignore[index]
         with pytest.raises(ModelUnavailable, match="neither"):
@@ -106,13 +106,13 @@ def test_two_publishers_do_not_lose_a_move(tmp_path: Path, monkeypatch: pytest.M
 
     def read_and_be_late(target: str, name: str) -> tuple[dict[str, str], str]:
         found = read(target, name)
-        monkeypatch.setattr(publish, "_read", read)
+        monkeypatch.setattr(publish, "_read_alias", read)
         publish.publish(two, target, "stable")
         return found
 
     for name in ("first", "later"):  # where there is no alias yet, and where there is one
         folder = named(tmp_path / name, name)
-        monkeypatch.setattr(publish, "_read", read_and_be_late)
+        monkeypatch.setattr(publish, "_read_alias", read_and_be_late)
         with pytest.raises(BadRequest, match="meanwhile"):
             publish.publish(folder, target, "stable")
         assert read(target, "stable")[0]["now"] == publish.publish(two, target, "stable")
@@ -121,10 +121,10 @@ def test_two_publishers_do_not_lose_a_move(tmp_path: Path, monkeypatch: pytest.M
 
 def test_there_must_be_one_before(target: str, tmp_path: Path) -> None:
     """Rollback of no alias, and of one that never moved, is refused."""
-    with pytest.raises(BadRequest, match="no model before"):
+    with pytest.raises(BadRequest, match="no previous model"):
         publish.rollback(target, "stable")
     publish.publish(named(tmp_path / "1", "one"), target, "stable")
-    with pytest.raises(BadRequest, match="no model before"):
+    with pytest.raises(BadRequest, match="no previous model"):
         publish.rollback(target, "stable")
 
 
@@ -135,7 +135,7 @@ def test_a_lost_model_is_not_rolled_back_to(target: str, tmp_path: Path) -> None
     )
     storage.write(urls.append_path(target, "stable.json"), gone.encode(), "", QUIET_S)
 
-    with pytest.raises(ModelUnavailable, match="no longer there"):
+    with pytest.raises(ModelUnavailable, match="no longer exists"):
         publish.rollback(target, "stable")
 
 

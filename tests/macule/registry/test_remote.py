@@ -111,7 +111,9 @@ def test_an_alias_leads_to_a_folder(web: Web, source: Source) -> None:
     assert "alias" in refused(stable._replace(cache_dir=f"{source.cache_dir}-2"))
     web.files["/stable.json"] = json.dumps({"now": "0" * 64}).encode()
     web.hold(local.DEFAULT_MODEL_DIR, f"/{'0' * 64}")
-    assert "not the one expected" in refused(stable._replace(cache_dir=f"{source.cache_dir}-3"))
+    assert "does not match its address" in refused(
+        stable._replace(cache_dir=f"{source.cache_dir}-3")
+    )
 
 
 @pytest.mark.parametrize("turn", [model_sources.stall, model_sources.drip])
@@ -155,7 +157,7 @@ def test_four_tries_are_enough(web: Web, source: Source) -> None:
     [
         (model_sources.status(401), "answers 401"),
         (model_sources.status(404), "neither a model.json"),
-        (model_sources.status(403), "or they may not be read"),
+        (model_sources.status(403), "or access to them is denied"),
         (model_sources.redirect("file:///etc/passwd"), "redirects"),
         (model_sources.redirect("http://example.org/?secret"), "begins with http://"),
         (model_sources.redirect("s3://models/secret"), "redirects"),
@@ -323,7 +325,7 @@ def test_a_cache_that_others_write_is_not_used(source: Source) -> None:
     (root,) = Path(str(source.cache_dir)).iterdir()
     root.chmod(0o777)
 
-    assert "Others can write" in refused(source)
+    assert "Other users can write" in refused(source)
 
 
 @pytest.mark.parametrize(("scheme", "extra"), [("s3", "s3"), ("gs", "gs")])

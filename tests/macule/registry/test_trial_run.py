@@ -15,7 +15,7 @@ RUN = """
 import os, sys, tempfile, time
 tempfile.tempdir = sys.argv[1]
 from macule.registry import trial_run
-trial_run.MOST_S = 0.3
+trial_run.MAX_TRIAL_S = 0.3
 with trial_run.guard("/models/m.tflite", sys.argv[2]):
     exec(sys.argv[3])
 """

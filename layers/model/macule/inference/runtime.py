@@ -38,7 +38,7 @@ class Scores(NamedTuple):
 
 
 class ProcessModel:
-    """The model of one process. A forked child loads its own: interpreters do not survive forks."""
+    """The model of one process. A forked child loads its own: interpreters do not survive."""
 
     def __init__(self) -> None:
         self.lock = Lock()

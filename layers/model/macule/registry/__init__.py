@@ -1,1 +1,1 @@
-"""Where a model comes from: a folder, a bucket or a URL, checked by sha256. No runtime."""
+"""Model sources: folders, buckets and URLs, verified by sha256; no runtime."""

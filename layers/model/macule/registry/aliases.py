@@ -1,4 +1,4 @@
-"""Names of models in a bucket: a model's address, which never changes, and aliases, which move."""
+"""Model names in a bucket: immutable content addresses, and aliases that point to them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ ADDRESS = re.compile(r"[0-9a-f]{64}")
 
 
 def address(card: bytes) -> str:
-    """Return the sha256 of a card, which in turn has its file's: the name of both together."""
+    """Return the content address of a model: the sha256 of its card, which has its file's."""
     return sha256(card).hexdigest()
 
 
 def parse(content: bytes) -> dict[str, str]:
-    """Read an alias: the addresses of the model it names `now` and of the one `before`, if any.
+    """Parse an alias.
 
+    Returns: the current address as `now`; the previous one as `before`, or "".
     Raises: ModelUnavailable.
     """
     with suppress(ValueError, RecursionError):

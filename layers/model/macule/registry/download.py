@@ -1,4 +1,4 @@
-"""Brings a model to this machine; runs in a process of its own, which `remote` starts."""
+"""Download of a model into the local cache, in a child process that `remote` starts."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ MAX_MODEL_BYTES = 1024 * MB
 
 
 def main() -> None:
-    """Do what standard input asks, and answer on standard output, both in JSON.
+    """Read a request from standard input, and write the answer to standard output, as JSON.
 
-    The kernel ends the process when its time is over, whatever it waits for.
+    A kernel timer ends the process after the time-out, even if it blocks.
     """
-    order = json.load(sys.stdin)
-    signal.setitimer(signal.ITIMER_REAL, max(order["timeout_s"], 0.001))
+    request = json.load(sys.stdin)
+    signal.setitimer(signal.ITIMER_REAL, max(request["timeout_s"], 0.001))
     try:
-        answer = {"folder": fetch(**order)}
+        answer = {"folder": fetch(**request)}
     except Macule as error:
         answer = {"slug": error.slug, "error": str(error)}
     json.dump(answer, sys.stdout)
 
 
 def fetch(address: str, pinned: str | None, root: str, timeout_s: float) -> str:
-    """Have the model that lies at *address* in *root*, and in use there; load only what is missing.
+    """Download the model at *address* to *root* unless it is there, and make it the active one.
 
-    *pinned*: the sha256 of the only file that may come.
+    *pinned*: the sha256 of the only model file that is allowed.
     Returns: its folder.
     Raises: ModelUnavailable, BadCard.
     """
-    quiet_s = timeout_s / 3  # so that there is time for another try
+    idle_timeout_s = timeout_s / 3  # leaves time for another attempt
     try:
         with _exclusive(root):
-            place, name = _resolve(address, quiet_s)
+            source, name = _resolve(address, idle_timeout_s)
             folder = os.path.join(root, name)
             if _is_complete(folder):
                 retention.activate(root, name)
             else:
                 shutil.rmtree(folder, ignore_errors=True)
-                _download(place, name, pinned, root, quiet_s)
+                _download(source, name, pinned, root, idle_timeout_s)
     except OSError as error:
         raise ModelUnavailable(
             f"The model cannot be written to its cache ({error.strerror}); see MODEL_CACHE_DIR."
@@ -60,7 +60,7 @@ def fetch(address: str, pinned: str | None, root: str, timeout_s: float) -> str:
 
 @contextmanager
 def _exclusive(root: str) -> Iterator[None]:
-    """Wait until no other process loads into *root*; what the dead left half-loaded goes."""
+    """Lock *root* against other downloads, and remove incomplete folders of crashed processes."""
     lock = os.open(root, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -72,17 +72,17 @@ def _exclusive(root: str) -> Iterator[None]:
         os.close(lock)
 
 
-def _resolve(address: str, quiet_s: float) -> tuple[str, str]:
-    """Find the folder that *address* names, itself or by an alias, and the model's own address."""
-    found = storage.read_small(urls.append_path(address, model_card.FILE), quiet_s)
+def _resolve(address: str, idle_timeout_s: float) -> tuple[str, str]:
+    """Return the URL of the model's folder, following an alias, and its content address."""
+    found = storage.read_small(urls.append_path(address, model_card.FILE), idle_timeout_s)
     if found:
         return address, aliases.address(found[0])
     pointer = urls.sibling(address, f"{urls.last_segment(address)}.json")
-    found = storage.read_small(pointer, quiet_s)
+    found = storage.read_small(pointer, idle_timeout_s)
     if not found:
         raise ModelUnavailable(
-            f"There is neither a {model_card.FILE} below {urls.redact(address)} nor an alias "
-            f"{urls.last_segment(pointer)}, or they may not be read."
+            f"{urls.shown(address)} has neither a {model_card.FILE} nor an alias "
+            f"{urls.last_segment(pointer)}, or access to them is denied."
         )
     name = aliases.parse(found[0])["now"]
     return urls.sibling(address, name), name
@@ -96,30 +96,30 @@ def _is_complete(folder: str) -> bool:
     return False
 
 
-def _download(place: str, name: str, pinned: str | None, root: str, quiet_s: float) -> None:
-    """Load card and file from *place* into *root*; a file that another card came with is taken."""
-    found = storage.read_small(urls.append_path(place, model_card.FILE), quiet_s)
+def _download(source: str, name: str, pinned: str | None, root: str, idle_timeout_s: float) -> None:
+    """Download card and file from *source* to *root*; copy the file if it is there already."""
+    found = storage.read_small(urls.append_path(source, model_card.FILE), idle_timeout_s)
     if not found or aliases.address(found[0]) != name:
-        raise ModelUnavailable(f"The card at {urls.redact(place)} is not the one expected there.")
+        raise ModelUnavailable(f"The card at {urls.redact(source)} does not match its address.")
     with retention.install(root, name) as folder:
         with open(os.path.join(folder, model_card.FILE), "wb") as file:
             file.write(found[0])
         card = model_card.read(folder)
         if pinned and pinned != card.sha256:
             raise ModelUnavailable(
-                f"MODEL_SHA256 begins {pinned[:12]}, but the card at {urls.redact(place)} is of "
-                f"{card.sha256[:12]}."
+                f"MODEL_SHA256 begins {pinned[:12]}, but the sha256 in the card at "
+                f"{urls.redact(source)} begins {card.sha256[:12]}."
             )
         path = os.path.join(folder, card.file)
-        if here := _find_local_copy(card.sha256, root):
-            shutil.copyfile(here, path)
+        if copy := _find_local_copy(card.sha256, root):
+            shutil.copyfile(copy, path)
         else:
-            file_uri = urls.append_path(place, card.file)
-            storage.retry(lambda: _stream(file_uri, path, card.sha256, quiet_s))
+            file_uri = urls.append_path(source, card.file)
+            storage.retry(lambda: _stream(file_uri, path, card.sha256, idle_timeout_s))
 
 
 def _find_local_copy(digest: str, root: str) -> str | None:
-    """Find a file that came with another card."""
+    """Return the path of a file with this sha256 in the cache."""
     for folder in filter(_is_complete, retention.folders(root)):
         path, card = local.find(folder)
         if card.sha256 == digest:
@@ -127,11 +127,11 @@ def _find_local_copy(digest: str, root: str) -> str | None:
     return None
 
 
-def _stream(address: str, path: str, expected: str, quiet_s: float) -> None:
-    """Write a file while its digest is made, so that it is never held nor read twice."""
-    found = storage.read(address, quiet_s)
+def _stream(address: str, path: str, expected: str, idle_timeout_s: float) -> None:
+    """Write a file and compute its digest on the way, without holding or rereading it."""
+    found = storage.read(address, idle_timeout_s)
     if found is None:
-        raise ModelUnavailable(f"{urls.redact(address)} is missing, or may not be read.")
+        raise ModelUnavailable(f"{urls.redact(address)} is missing, or access is denied.")
     announced, _, pieces = found
     disk = os.statvfs(os.path.dirname(path))
     free = disk.f_bavail * disk.f_frsize
@@ -149,7 +149,7 @@ def _stream(address: str, path: str, expected: str, quiet_s: float) -> None:
     if size > most:
         raise ModelUnavailable(
             f"The model has {size / MB:.0f} MB or more; its cache has {free / MB:.0f} MB free, and "
-            f"{MAX_MODEL_BYTES / MB:.0f} MB is the most. Give it room, or set MODEL_CACHE_DIR."
+            f"the limit is {MAX_MODEL_BYTES / MB:.0f} MB. Free some space, or set MODEL_CACHE_DIR."
         )
     if digest.hexdigest() != expected:
         raise ModelUnavailable(

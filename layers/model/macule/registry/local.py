@@ -1,6 +1,6 @@
-"""Where a model comes from: a folder whose file is what its card says, checked by sha256.
+"""Models on this machine: verify a folder by sha256, and manage the installed models.
 
-Where no folder is named it is the one in use: what `macule use` took in, else what ships.
+Without a folder the active model is meant: installed by `macule use`, or else the default model.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from macule.registry import model_card, retention
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEFAULT_MODEL_DIR = os.path.join(PACKAGE, "weights")
-# Copies that `macule use` took in lie beside the sources of a checkout, which several environments
-# share, else in the environment that macule is installed in: what it serves is a part of it.
+# `macule use` copies models beside the sources of a checkout, which several environments share,
+# or else into the environment that macule is installed in, as the served model is part of it.
 CHECKOUT = os.path.dirname(PACKAGE)
 IS_CHECKOUT = os.path.exists(os.path.join(CHECKOUT, "pyproject.toml"))
 MODELS_DIR = os.path.join(
@@ -35,7 +35,7 @@ class Weights(NamedTuple):
 
 
 def find(folder: str | None) -> Weights:
-    """Find the model in *folder*, else the one in use, and check its file against its card.
+    """Return the model in *folder*, or the active one, after checking its file against its card.
 
     Raises: BadCard, ModelUnavailable.
     """
@@ -51,21 +51,21 @@ def find(folder: str | None) -> Weights:
         )
     if not _is_model_file(path):
         raise ModelUnavailable(
-            f"{card.file} is not a model that LiteRT can run: its root lies outside.",
+            f"{card.file} is not a model that LiteRT can run: its root table is out of bounds.",
             model=card.name,
         )
     return Weights(path, card)
 
 
 def active_folder() -> str:
-    """Return the folder that serves where no other is named."""
+    """Return the folder of the active model."""
     return retention.active(MODELS_DIR) or DEFAULT_MODEL_DIR
 
 
 def activate(folder: str) -> str:
-    """Take a copy of *folder* in and put it in use; the one before is kept, older ones go.
+    """Copy *folder* and make the copy the active model; older models than the previous are removed.
 
-    Returns: the folder now in use.
+    Returns: the folder of the active model.
     Raises: BadCard, ModelUnavailable.
     """
     import shutil
@@ -78,17 +78,17 @@ def activate(folder: str) -> str:
 
 
 def roll_back() -> str:
-    """Put the model before in use again, and keep the present one as the one before.
+    """Swap the active model and the previous one.
 
-    Returns: the folder now in use.
-    Raises: BadRequest where there is none.
+    Returns: the folder of the active model.
+    Raises: BadRequest if there is no previous model.
     """
     retention.roll_back(MODELS_DIR)
     return active_folder()
 
 
 def _is_model_file(path: str) -> bool:
-    """Is it marked as a model, and does its root table lie within it?"""
+    """Return whether the file has the identifier of a model and its root table within bounds."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -101,7 +101,7 @@ def _is_model_file(path: str) -> bool:
 
 
 def _sha256(path: str, name: str) -> str:
-    """Digest a file in chunks, so that checking it never holds it."""
+    """Return the digest of a file, read in chunks."""
     from hashlib import sha256
 
     digest = sha256()

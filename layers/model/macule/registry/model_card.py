@@ -1,4 +1,4 @@
-"""The model's card: read and checked."""
+"""Reading and validation of the model card, model.json."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MAX_SIDE_PX = 2048
 
 
 class Card(NamedTuple):
-    """The facts about a set of weights that serving needs; `document` is the whole card.
+    """The facts about a model that serving needs; `document` is the whole card.
 
-    `labels` stand in the order of the network's outputs, `names` maps a language to as many names.
+    `labels` are in the order of the network's outputs; `names` maps a language to one name each.
     The page reads three more keys of the document: `descriptions`, a sentence for each label by
     language; `urgent`, the labels that a doctor should see soon; `metrics.ece_after`.
-    The network's input is (pixel - mean) / std, channel by channel in the order `channels`.
-    `side_px` is the side of its square, or (height, width). `output` says what the file's scores
-    are: logits, probabilities, or the sigmoid of the second of two labels. An image is inconclusive
-    where its top probability is below one threshold or its distance above another, and not skin
-    where the distance is above a third; None without such a score.
+    The network's input is (pixel - mean) / std for each channel, in the order `channels`.
+    `side_px` is the side of a square, or (height, width). `output` is the kind of scores: logits,
+    probabilities, or the sigmoid of the second of two labels. An image is inconclusive if its top
+    probability is below `inconclusive_below` or its distance above `unfamiliar_above`, and not skin
+    if the distance is above `not_skin_above`; both are None without a distance output.
     """
 
     name: str
@@ -67,7 +67,7 @@ def read(folder: str) -> Card:
 
 
 def check(document: object) -> Card:
-    """Check a card's document and return what serving needs of it.
+    """Validate a card's document and return its Card.
 
     Raises: BadCard.
     """

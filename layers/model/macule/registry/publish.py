@@ -1,4 +1,4 @@
-"""Puts models into a bucket, each under its own address, and moves the aliases that name them."""
+"""Publishing of models to a bucket under content addresses, and updates of aliases."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ IDLE_TIMEOUT_S = 60.0
 
 
 def publish(folder: str, target: str, name: str) -> str:
-    """Upload the model in *folder* below *target*, and have the alias *name* name it.
+    """Upload the model in *folder* below *target*, and point the alias *name* to it.
 
-    The card goes up after its file and the alias after both, so that a reader never finds a part.
+    The file is uploaded before the card, and the alias is written last, so that readers never find
+    an incomplete model.
     Returns: the model's address.
     Raises: BadCard, ModelUnavailable, BadRequest.
     """
     path, card = local.find(folder)
     with open(os.path.join(folder, model_card.FILE), "rb") as file:
-        described = file.read()
-    address = aliases.address(described)
+        card_bytes = file.read()
+    address = aliases.address(card_bytes)
     with open(path, "rb") as file:
         _write_once(urls.append_path(target, address, card.file), file.read())
-    _write_once(urls.append_path(target, address, model_card.FILE), described)
+    _write_once(urls.append_path(target, address, model_card.FILE), card_bytes)
     before, version = _read_alias(target, name)
     if before.get("now") != address:
         _write_alias(target, name, {"now": address, "before": before.get("now", "")}, version)
@@ -34,28 +35,28 @@ def publish(folder: str, target: str, name: str) -> str:
 
 
 def rollback(target: str, name: str) -> str:
-    """Have the alias *name* name the model before, and keep the present one as the one before.
+    """Swap the current and the previous model of the alias *name*.
 
-    Returns: the address that it names now.
-    Raises: BadRequest where there is none, ModelUnavailable.
+    Returns: the address of the current model.
+    Raises: BadRequest if there is no previous model; ModelUnavailable.
     """
     pointer, version = _read_alias(target, name)
     before = pointer.get("before", "")
     if not before:
-        raise BadRequest(f"The alias {name} named no model before this one.")
+        raise BadRequest(f"The alias {name} has no previous model.")
     if not storage.read_small(urls.append_path(target, before, model_card.FILE), IDLE_TIMEOUT_S):
-        raise ModelUnavailable(f"The model before, {before[:12]}, is no longer there.")
+        raise ModelUnavailable(f"The previous model, {before[:12]}, no longer exists.")
     _write_alias(target, name, {"now": before, "before": pointer["now"]}, version)
     return before
 
 
 def _write_once(address: str, content: bytes) -> None:
-    """Write what is not there yet; what is there under its address must be the same."""
+    """Write an object unless it exists; an existing one must have the same content."""
     if storage.retry(lambda: storage.write(address, content, "", IDLE_TIMEOUT_S)):
         return
     if storage.retry(lambda: _digest(address)) != sha256(content).hexdigest():
         raise ModelUnavailable(
-            f"{urls.redact(address)} is there with another content. Remove it, and publish again."
+            f"{urls.redact(address)} exists with other content. Remove it, and publish again."
         )
 
 
@@ -73,7 +74,7 @@ def _read_alias(target: str, name: str) -> tuple[dict[str, str], str]:
 
 
 def _write_alias(target: str, name: str, pointer: dict[str, str], version: str) -> None:
-    """Write the alias unless somebody else has since it was read."""
+    """Write the alias unless it has changed since it was read."""
     address, content = urls.append_path(target, f"{name}.json"), json.dumps(pointer).encode()
     if not storage.retry(lambda: storage.write(address, content, version, IDLE_TIMEOUT_S)):
-        raise BadRequest(f"Somebody moved the alias {name} meanwhile. Look, and try again.")
+        raise BadRequest(f"The alias {name} was changed meanwhile. Check it, and try again.")

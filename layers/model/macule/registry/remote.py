@@ -1,7 +1,7 @@
-"""Where the settings' model is on this machine, once it has been fetched if it must be.
+"""Lookup of the model that the settings name, with download of a remote one.
 
-Fetching runs in a process of its own: TLS takes 9 MB for good, boto3 40, Google's client 50, and
-a process can be ended when its time is over.
+The download runs in a child process: TLS takes 9 MB permanently, boto3 40 MB, Google's client
+50 MB, and a process can be ended after a time-out.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from macule.registry import local, retention
 from macule.settings import ModelLocation, Source, urls
 
 log = logging.getLogger("macule")
-# The child finds modules where this process does: platforms extend sys.path as they please.
+# The child gets this process's sys.path, which platforms may have extended.
 DOWNLOAD_CODE = (
     "import sys; sys.path[:] = sys.argv[1:]; from macule.registry import download; download.main()"
 )
 
 
 def find(where: ModelLocation) -> local.Weights:
-    """Find the model, fetch it if it is elsewhere, and check its file.
+    """Return the model after downloading it if it is remote, and checking its file.
 
-    Where that fails the last one that came from there serves, unless another is pinned.
+    If the download fails, the last downloaded model from that URL is used, unless one is pinned.
 
     Raises: BadCard, ModelUnavailable.
     """
@@ -52,19 +52,19 @@ def find(where: ModelLocation) -> local.Weights:
 def _check_pin(found: local.Weights, source: Source) -> local.Weights:
     if source.sha256 and source.sha256 != found.card.sha256:
         raise ModelUnavailable(
-            f"{found.card.file} is not the one that MODEL_SHA256 names: its sha256 begins "
+            f"{found.card.file} does not match MODEL_SHA256: its sha256 begins "
             f"{found.card.sha256[:12]}."
         )
     return found
 
 
 def _download(source: Source, root: str) -> str:
-    """Fetch in a child, and return the folder."""
+    """Download the model in a child process; return its folder."""
     import signal
     import subprocess
 
-    order = {
-        "address": source.uri,  # by standard input: arguments are seen by all
+    request = {
+        "address": source.uri,  # on standard input, as all users can see arguments
         "pinned": source.sha256,
         "root": root,
         "timeout_s": source.timeout_s,
@@ -72,23 +72,23 @@ def _download(source: Source, root: str) -> str:
     try:
         done = subprocess.run(  # noqa: S603
             [sys.executable, "-c", DOWNLOAD_CODE, *sys.path],
-            input=json.dumps(order).encode(),
+            input=json.dumps(request).encode(),
             stdout=subprocess.PIPE,
             check=False,
         )
     except OSError as error:
         raise ModelUnavailable(
-            f"No process can be started to fetch the model ({error.strerror})."
+            f"The process that downloads the model cannot be started ({error.strerror})."
         ) from error
     if done.returncode == -signal.SIGALRM:
         raise ModelUnavailable(
-            f"{urls.redact(source.uri)} did not bring the model within {source.timeout_s:g} s "
-            "(MODEL_TIMEOUT_S)."
+            f"The model was not downloaded from {urls.redact(source.uri)} within "
+            f"{source.timeout_s:g} s (MODEL_TIMEOUT_S)."
         )
     if done.returncode != 0:
         raise ModelUnavailable(
-            f"Fetching the model ended with code {done.returncode}"
-            + (", as where memory is short." if done.returncode == -signal.SIGKILL else ".")
+            f"Downloading the model ended with code {done.returncode}"
+            + (", probably for lack of memory." if done.returncode == -signal.SIGKILL else ".")
         )
     answer: dict[str, str] = json.loads(done.stdout)
     if "error" in answer:
@@ -98,7 +98,7 @@ def _download(source: Source, root: str) -> str:
 
 
 def _cache_dir(source: Source) -> str:
-    """Return this address's own folder, where no other user can have put anything."""
+    """Return the cache folder of this URL, which no other user can write to."""
     import stat
     from hashlib import sha256
     from tempfile import gettempdir
@@ -111,9 +111,9 @@ def _cache_dir(source: Source) -> str:
         found = [os.lstat(folder) for folder in ([root] if source.cache_dir else [top, root])]
     except OSError as error:
         raise ModelUnavailable(
-            f"There can be no cache for the model ({error.strerror}); see MODEL_CACHE_DIR."
+            f"The model's cache cannot be created ({error.strerror}); see MODEL_CACHE_DIR."
         ) from error
     others = stat.S_IWGRP | stat.S_IWOTH
     if any(folder.st_uid != os.geteuid() or folder.st_mode & others for folder in found):
-        raise ModelUnavailable("Others can write to the model's cache; see MODEL_CACHE_DIR.")
+        raise ModelUnavailable("Other users can write to the model's cache; see MODEL_CACHE_DIR.")
     return root

@@ -1,4 +1,4 @@
-"""A folder of models of which one is in use: that one and the one before are kept."""
+"""Retention of installed models: the active and the previous one are kept in a folder."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from contextlib import contextmanager
 
 from macule.errors import BadRequest, ModelUnavailable
 
-POINTER = "use.json"  # which is in use, and which was before; an empty name is none of these
+POINTER = "use.json"  # the active and the previous model; "" stands for the default
 
 
 def active(root: str) -> str | None:
-    """Return the folder in use, if one is."""
+    """Return the folder of the active model; None if none is installed."""
     name = _read_pointer(root).get("now")
     return os.path.join(root, name) if name else None
 
 
 def folders(root: str) -> list[str]:
-    """Return all that are kept."""
+    """Return the folders of all installed models."""
     names = os.listdir(root) if os.path.isdir(root) else []
     return [os.path.join(root, name) for name in names if name != POINTER and name[0] != "."]
 
 
 @contextmanager
 def install(root: str, name: str) -> Iterator[str]:
-    """Yield an empty folder to be filled; it becomes *name*, in use, if the block ends well.
+    """Yield an empty folder to fill; without an error it becomes the active model *name*.
 
-    A reader finds the old model or the new one, never a part: the folder is renamed into place,
-    then the pointer is replaced.
+    The update is atomic for readers: the folder is renamed, then the pointer is replaced.
     """
     import shutil
 
@@ -45,7 +44,7 @@ def install(root: str, name: str) -> Iterator[str]:
 
 
 def activate(root: str, name: str) -> None:
-    """Put *name* in use; the one before stays, older ones go."""
+    """Make *name* the active model; keep the previous one and remove older ones."""
     import shutil
 
     before = _read_pointer(root).get("now", "")
@@ -58,13 +57,13 @@ def activate(root: str, name: str) -> None:
 
 
 def roll_back(root: str) -> None:
-    """Put the one before in use again, and keep the present one as the one before.
+    """Swap the active model and the previous one.
 
-    Raises: BadRequest where there is none.
+    Raises: BadRequest if there is no previous model.
     """
     pointer = _read_pointer(root)
     if "before" not in pointer:
-        raise BadRequest("No model was in use before this one.")
+        raise BadRequest("There is no previous model.")
     _write_pointer(root, {"now": pointer["before"], "before": pointer["now"]})
 
 
@@ -75,12 +74,12 @@ def _read_pointer(root: str) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{POINTER} cannot be read; remove it to begin anew.") from error
+        raise ModelUnavailable(f"{POINTER} cannot be read; remove it to start again.") from error
     return pointer
 
 
 def _write_pointer(root: str, pointer: dict[str, str]) -> None:
-    """Replace the pointer in one step."""
+    """Replace the pointer atomically."""
     path = os.path.join(root, f".{POINTER}")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(pointer, file)

@@ -1,10 +1,9 @@
-"""Whether a model's file ends the processes that run it: no check of ours foresees every crash.
+"""Detection of model files that crash or hang the processes that run them.
 
-While a process loads a file, and runs it for the first time, it holds a mark with a lock, which the
-kernel drops as the process dies. A file that two processes died of is let alone for a while: else
-each worker that gunicorn brings would die of it too, and nothing would be answered any more. What
-loads for ever holds the interpreter's lock meanwhile, so that nothing else runs in its process
-either: there the kernel's timer ends it.
+While a process loads a file and runs it for the first time, it holds a locked marker file; the
+kernel releases the lock when the process dies. After two deaths a file is refused for a while, as
+otherwise each new gunicorn worker would crash too. A load that hangs holds Python's GIL and blocks
+the whole process, so a kernel timer ends it.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from contextlib import contextmanager, suppress
 from macule.errors import ModelUnavailable
 from macule.registry import local
 
-MAX_DEATHS = 2  # one may be a coincidence: short memory, an operator's kill
+MAX_DEATHS = 2  # a single one may have another cause: lack of memory, a kill by an operator
 PAUSE_S, MAX_DOUBLINGS = 300.0, 4
-MAX_TRIAL_S = 15.0  # 10 ms are usual; a tenth of a processor and a cold disk make a second of it
+MAX_TRIAL_S = 15.0  # 10 ms are usual; with a tenth of a CPU and a cold disk it takes a second
 
 
 @contextmanager
 def guard(path: str, digest: str, first_run: bool = False) -> Iterator[None]:
-    """Mark that the file at *path* is tried, until the block ends; what ships is not doubted.
+    """Hold a marker for the file at *path* during the block; the default model needs none.
 
-    Once it has been run what died of it before is forgotten.
-    Raises: ModelUnavailable, before it is loaded.
+    A successful first run removes the markers of earlier deaths.
+    Raises: ModelUnavailable if the file has caused too many deaths.
     """
     folder = None if os.path.dirname(path) == local.DEFAULT_MODEL_DIR else _folder()
     if folder is None:
@@ -59,20 +58,20 @@ def _check_deaths(name: str, dead: list[str]) -> None:
 def _age_s(mark: str) -> float:
     try:
         return time.time() - os.stat(mark).st_mtime
-    except OSError:  # another process has just run the file well
+    except OSError:  # another process has removed it after a successful run
         return math.inf
 
 
 @contextmanager
 def _held_mark(prefix: str) -> Iterator[None]:
-    """Hold a mark for MOST_S at most; a disk that cannot be written stops nothing."""
+    """Hold a marker, and end this process after MAX_TRIAL_S; an unwritable disk is no error."""
     import fcntl
 
     path, file = f"{prefix}{os.urandom(6).hex()}", -1
     with suppress(OSError):
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         fcntl.flock(file, fcntl.LOCK_EX)
-    signal.setitimer(signal.ITIMER_REAL, MAX_TRIAL_S)  # SIGALRM, which nobody handles
+    signal.setitimer(signal.ITIMER_REAL, MAX_TRIAL_S)  # SIGALRM has no handler and ends the process
     try:
         yield
     finally:
@@ -95,7 +94,7 @@ def _is_dead(mark: str) -> bool:
     try:
         file = os.open(mark, os.O_RDWR)
     except OSError:
-        return False  # its process lives, and has just ended its trial
+        return False  # its process lives, and has just finished
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return os.path.exists(mark)
@@ -106,7 +105,7 @@ def _is_dead(mark: str) -> bool:
 
 
 def _folder() -> str | None:
-    """Return this user's own folder for what is temporary, None where there is none."""
+    """Return the temporary folder of this user; None if it cannot be created."""
     from tempfile import gettempdir
 
     try:

@@ -1,6 +1,6 @@
-"""A file's bytes to one model input: formats, their price, their colours. Pure; knows no network.
+"""Decoding of an image file to one model input: formats, memory cost, colour; pure.
 
-Conversion, evaluation, serving and the Python API share it.
+Shared by conversion, evaluation, serving and the Python API.
 """
 
 from macule.inference.decoding.formats import SUPPORTED, prepare, slow_image

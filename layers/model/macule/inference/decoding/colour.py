@@ -1,4 +1,4 @@
-"""The colours of an image: what its file says of them, and every mode to 8 bits without alpha."""
+"""Colour of an image: its profile, and conversion of any mode to 8 bits without alpha."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def find_profile(image: Image, body: bytes) -> Colour:
-    """Return the profile of an image's values, as the specification of its format ranks them.
+    """Return the colour profile of an image, in the precedence that its format specifies.
 
-    *body*: the file; b"" where there is none.
+    *body*: the file; b"" if there is none.
     """
     info, kind = image.info, image.format
     coded = png.coded_colour(body) if kind == "PNG" else None
@@ -36,7 +36,7 @@ def find_profile(image: Image, body: bytes) -> Colour:
 
 
 def white_level(image: Image) -> float:
-    """Return the value that means white in an image of more than 8 bits."""
+    """Return the value of white in an image of more than 8 bits."""
     if image.mode.startswith("I;16"):
         return 65535.0
     if image.mode not in {"I", "F"}:
@@ -47,7 +47,7 @@ def white_level(image: Image) -> float:
 
 
 def to_rgb(image: Image, peak: float, profile: bytes = b"") -> Image:
-    """Convert any mode to RGB, transparency over white; CMYK stays as it is for its *profile*.
+    """Convert any mode to RGB, transparency over white; keep CMYK if it has a *profile*.
 
     *peak*: the value that becomes 255.
     """
@@ -62,8 +62,8 @@ def to_rgb(image: Image, peak: float, profile: bytes = b"") -> Image:
         levels = np.asarray(image, np.float32) * (255.0 / peak)
         return fromarray(np.clip(levels, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        seen = image.convert("RGBA")
+        rgba = image.convert("RGBA")
         white = new("RGB", image.size, "white")
-        white.paste(seen, mask=seen.getchannel("A"))
+        white.paste(rgba, mask=rgba.getchannel("A"))
         return white
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""What decoding an image costs in bytes, estimated from its header alone."""
+"""Estimate of the peak memory for decoding an image, from its header alone."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from macule.inference.decoding import Header, sides
 from macule.inference.decoding.formats import avif, heif, jpeg, webp
 from macule.inference.decoding.pixels import READ_STRIP_PIXELS, STRIP_PIXELS
 
-# Bytes a decoded pixel, by Pillow mode; other modes hold 4. What a decoder holds of a whole image
-# beside it is in `decoding`. Kept true by a test that measures real decodes in fresh processes.
+# Bytes per decoded pixel by Pillow mode; other modes take 4. `Header.held_bytes` has the decoder's
+# own memory. A test verifies the estimates by measuring real decodes in fresh processes.
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-DECODER_BYTES = {"JPEG2000": 16}  # 4 a channel
+DECODER_BYTES = {"JPEG2000": 16}  # 4 per channel
 SLACK = 1.06
-STRIP_BYTES, READ_STRIP_BYTES = 4, 48  # a pixel of a strip: rows, copies, what is being inflated
-# What people send: Pillow's format, bytes held a pixel, by strips or not, scales; all of it RGB.
+STRIP_BYTES, READ_STRIP_BYTES = 4, 48  # per pixel of a strip: rows, copies, inflated data
+# Kinds of RGB images: Pillow format, held bytes per pixel, whether decoded in strips, scales.
 KINDS = {
     "JPEG": ("JPEG", 0.0, False, jpeg.SCALES),
     "JPEG, progressive": ("JPEG", 3.0, False, jpeg.SCALES),
@@ -39,13 +39,13 @@ def estimate_bytes(header: Header, side_px: int | tuple[int, int]) -> int:
     held = int(header.pixels * header.held_bytes * SLACK)
     if header.stripped:
         return held + small + max(READ_STRIP_PIXELS, width * down) * READ_STRIP_BYTES
-    a_pixel = MODE_BYTES.get(header.mode, 4) + DECODER_BYTES.get(header.format, 0)
+    pixel_bytes = MODE_BYTES.get(header.mode, 4) + DECODER_BYTES.get(header.format, 0)
     strip = max(STRIP_PIXELS, width * down)
-    return held + int(header.pixels / by**2 * a_pixel * SLACK) + small + strip * STRIP_BYTES
+    return held + int(header.pixels / by**2 * pixel_bytes * SLACK) + small + strip * STRIP_BYTES
 
 
 def largest_mp(free: int, side_px: int | tuple[int, int], max_pixels: int) -> dict[str, float]:
-    """Find the largest 4:3 photo of each kind that *free* bytes and *max_pixels* allow, in MP."""
+    """Return the largest 4:3 photo of each kind, in MP, for *free* bytes and *max_pixels*."""
     found = {}
     for name, (kind, held_bytes, stripped, scales) in KINDS.items():
         low, high = 0, int((max_pixels / 12) ** 0.5)

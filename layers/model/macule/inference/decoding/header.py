@@ -1,4 +1,4 @@
-"""What the first bytes of an image tell: size, mode, orientation, and the memory decoding takes."""
+"""Image headers: size, mode, orientation, and the memory that decoding takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 ORIENTATION_TAG = 0x0112
-# EXIF orientation -> the name of Pillow's transpose that sets the image upright.
+# EXIF orientation -> name of the Pillow transpose that makes the image upright.
 UPRIGHT = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -24,17 +24,16 @@ UPRIGHT = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-UNWRAP_COPIES = 2  # of a picture that is taken out of a container
-TRANSPOSED = (5, 6, 7, 8)  # these swap width and height
+UNWRAP_COPIES = 2  # of a picture that is extracted from a container
+TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
 
 
 class Header(NamedTuple):
-    """What the first bytes tell: size in pixels before turning, Pillow's mode, EXIF orientation.
+    """Format, size in pixels before rotation, Pillow mode and EXIF orientation of an image.
 
-    `held_bytes` is what the decoder holds a pixel, beside the image itself: 0 for a JPEG that is
-    decoded row by row, 3 for a progressive one in 4:2:0. `stripped`: decoded strip by strip, or
-    scaled while it is decoded; there is never a whole image. `scales`: by what the decoder can
-    divide width and height, the largest first.
+    `held_bytes`: bytes per pixel that the decoder holds beside the image: 0 for a baseline JPEG,
+    3 for a progressive one in 4:2:0. `stripped`: decoded in strips or scaled during decoding, never
+    held whole. `scales`: divisors of width and height that the decoder supports, the largest first.
     """
 
     format: str
@@ -52,13 +51,13 @@ class Header(NamedTuple):
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """Width and height in pixels as a viewer shows it."""
+        """Width and height in pixels of the upright image."""
         turned = self.orientation in TRANSPOSED
         return (self.height, self.width) if turned else (self.width, self.height)
 
 
 def inspect(body: bytes, max_pixels: int) -> Header:
-    """Read the header of *body*; no pixel is decoded.
+    """Return the header of *body* without decoding pixels.
 
     Raises: UnsupportedImage, BadImage, ImageTooLarge.
     """
@@ -81,7 +80,10 @@ def inspect(body: bytes, max_pixels: int) -> Header:
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Raises: ImageTooLarge."""
+    """Check the number of pixels.
+
+    Raises: ImageTooLarge.
+    """
     if width * height > max_pixels:
         raise ImageTooLarge(
             f"The image has {width} x {height} pixels; at most {max_pixels:,} are served. Send a "
@@ -92,9 +94,9 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def orientation(image: Image) -> int:
-    """Return the EXIF orientation 1 to 8; 1 where there is none or it cannot be read."""
+    """Return the EXIF orientation 1 to 8; 1 if it is missing or not readable."""
     if not {"exif", "Raw profile type exif"} & image.info.keys():
-        return 1  # asking a PNG for EXIF that it lacks would decode all of it
+        return 1  # Pillow would decode a whole PNG to look for EXIF
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except (LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error):
@@ -103,7 +105,7 @@ def orientation(image: Image) -> int:
 
 
 def _held_bytes(image: ImageFile, body: bytes) -> float:
-    """Return the bytes a pixel that the decoder of *image* holds beside it (docs/memory.md)."""
+    """Return the bytes per pixel that the decoder holds beside *image* (docs/memory.md)."""
     match image.format:
         case "WEBP":
             return webp.frame(body, image.size).held_bytes

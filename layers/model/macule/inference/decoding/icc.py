@@ -1,7 +1,7 @@
-"""ICC profiles: which one an image's values are in, and values of one profile to sRGB.
+"""ICC profiles: validation, construction, and conversion to sRGB.
 
-Only what a file says counts. A profile that is broken, too large or makes no sense is not applied;
-the image is then taken as sRGB, as browsers do, and the reason is kept.
+A profile that is damaged, too large or implausible is ignored with a reason; the image is then
+treated as sRGB, as browsers do.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-MAX_PROFILE_BYTES = 4 * 2**20  # a press's CMYK profile has 0.5 to 2.7 MB
+MAX_PROFILE_BYTES = 4 * 2**20  # CMYK printing profiles have 0.5 to 2.7 MB
 HEADER_BYTES = 128
-CLASSES = {b"scnr", b"mntr", b"prtr", b"spac"}  # of input, display, output and colour space
-# Colour space of a profile -> the modes of Pillow whose values can be in it.
+CLASSES = {b"scnr", b"mntr", b"prtr", b"spac"}  # input, display, output and colour space profiles
+# Colour space of a profile -> Pillow modes that it can describe.
 SPACES = {
     b"RGB ": ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA"),
     b"GRAY": ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I"),
     b"CMYK": ("CMYK",),
 }
 WHITE, BLACK = {"CMYK": (0, 0, 0, 0)}, {"CMYK": (0, 0, 0, 255)}  # 255 and 0 of each in other modes
-MIN_WHITE = 128  # what white may become, of 255
+MIN_WHITE = 128  # minimum value of converted white, of 255
 # Code points of ITU-T H.273: primaries as x and y of red, green, blue and white; exponent or curve.
 D65 = (0.3127, 0.3290)
 PRIMARIES = {
@@ -38,7 +38,7 @@ PRIMARIES = {
     12: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060, *D65),  # Display P3
 }
 SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-# The curves of video are shown as sRGB's, as browsers do; PQ (16) and HLG (18) are of HDR.
+# Video curves are treated as sRGB, as in browsers; PQ (16) and HLG (18) are HDR curves.
 TRANSFERS = dict.fromkeys((1, 6, 13, 14, 15), SRGB_CURVE) | {4: (2.2,), 5: (2.8,), 8: (1.0,)}
 UNSPECIFIED = 2
 BRADFORD = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
@@ -46,14 +46,14 @@ D50 = (0.9642, 1.0, 0.8249)
 
 
 class Colour(NamedTuple):
-    """The ICC profile of an image's values, b"" for sRGB; why the file's own is not applied."""
+    """The ICC profile of an image, b"" for sRGB; and why the embedded profile is ignored."""
 
     profile: bytes
     ignored: str = ""
 
 
 def check_embedded(mode: str, profile: bytes) -> Colour:
-    """Check the ICC profile that came with an image of *mode* by its header."""
+    """Validate the header of the ICC profile embedded in an image of *mode*."""
     if len(profile) > MAX_PROFILE_BYTES:
         return Colour(b"", f"of {len(profile):,} bytes; at most {MAX_PROFILE_BYTES:,} are read")
     if len(profile) < HEADER_BYTES or profile[36:40] != b"acsp":
@@ -68,7 +68,7 @@ def check_embedded(mode: str, profile: bytes) -> Colour:
 
 
 def from_code_points(primaries: int, transfer: int) -> Colour:
-    """Return the profile of two code points of ITU-T H.273, as cICP and nclx have them."""
+    """Return the profile of two ITU-T H.273 code points, as in cICP and nclx."""
     primaries = 1 if primaries == UNSPECIFIED else primaries
     transfer = 13 if transfer == UNSPECIFIED else transfer
     if primaries not in PRIMARIES or transfer not in TRANSFERS:
@@ -79,10 +79,10 @@ def from_code_points(primaries: int, transfer: int) -> Colour:
 
 
 def from_gamma(gamma: float, chromaticity: Sequence[float]) -> Colour:
-    """Return the profile of a PNG's gAMA (0.45455 for 2.2) and cHRM (x and y of white, r, g, b)."""
+    """Return the profile of a PNG's gAMA (0.45455 for 2.2) and cHRM (x, y of white, r, g, b)."""
     known = PRIMARIES[1]
     points = (*chromaticity[2:8], *chromaticity[:2]) if len(chromaticity) == 8 else known
-    if abs(gamma - 1 / 2.2) < 0.005:  # what encoders write that mean sRGB
+    if abs(gamma - 1 / 2.2) < 0.005:  # written by encoders for sRGB
         curve: tuple[float, ...] = SRGB_CURVE
     elif 0.1 <= gamma <= 2:
         curve = (1 / gamma,)
@@ -94,9 +94,9 @@ def from_gamma(gamma: float, chromaticity: Sequence[float]) -> Colour:
 
 
 def to_srgb(picture: Image, profile: bytes) -> tuple[Image, str]:
-    """Convert a picture whose values are in *profile*.
+    """Convert a picture from *profile* to sRGB.
 
-    Returns: RGB, sRGB; and why the profile was not applied, "" where it was.
+    Returns: the RGB picture; the reason if the profile was not applied, else "".
     """
     from PIL import ImageCms
     from PIL.Image import new
@@ -113,8 +113,8 @@ def to_srgb(picture: Image, profile: bytes) -> tuple[Image, str]:
         )
         ends = new(picture.mode, (2, 1), WHITE.get(picture.mode, "white"))
         ends.putpixel((1, 0), BLACK.get(picture.mode, 0))
-        seen = ImageCms.applyTransform(ends, transform)
-        white, black = min(_pixel(seen, 0)), max(_pixel(seen, 1))
+        mapped = ImageCms.applyTransform(ends, transform)
+        white, black = min(_pixel(mapped, 0)), max(_pixel(mapped, 1))
         if white < max(MIN_WHITE, black + 1):
             return picture.convert("RGB"), f"white becomes {white}, black {black}"
         converted: Image | None = ImageCms.applyTransform(picture, transform)
@@ -135,12 +135,12 @@ def _build(points: Sequence[float], curve: Sequence[float]) -> Colour:
 
 
 def build_profile(points: Sequence[float], curve: Sequence[float] = SRGB_CURVE) -> bytes:
-    """Write the profile of an RGB space.
+    """Build the ICC profile of an RGB colour space.
 
     Args:
       points: x and y of red, green, blue and white.
       curve: an exponent, or the five numbers of a parametric curve of type 3.
-    Raises: ArithmeticError, struct.error where the points make no colour space.
+    Raises: ArithmeticError, struct.error if the points span no colour space.
     Source: ICC.1:2010, Bradford's adaptation to D50.
     """
     *primaries, white = (
@@ -149,8 +149,8 @@ def build_profile(points: Sequence[float], curve: Sequence[float] = SRGB_CURVE) 
     columns = list(zip(*primaries, strict=True))
     shares = _times(_inverse(columns), white)
     cones = [
-        there / here
-        for there, here in zip(_times(BRADFORD, D50), _times(BRADFORD, white), strict=True)
+        target / source
+        for target, source in zip(_times(BRADFORD, D50), _times(BRADFORD, white), strict=True)
     ]
     back = _inverse(BRADFORD)
     kind = 3 if len(curve) == 5 else 0
@@ -203,7 +203,7 @@ def _times(matrix: Sequence[Sequence[float]], vector: Sequence[float]) -> list[f
 
 
 def _inverse(m: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Invert a matrix of 3 x 3 by its cofactors.
+    """Invert a 3 x 3 matrix by cofactors.
 
     Raises: ZeroDivisionError.
     """

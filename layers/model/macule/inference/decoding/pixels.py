@@ -1,4 +1,4 @@
-"""One image file, or a picture that Pillow holds, to one model input."""
+"""Decoding of an image file, or conversion of a Pillow image, to one model input."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
-    # first row, row behind the last, rows at a time -> pictures
+    # rows per strip, first row, end row -> pictures
     Strips = Callable[[int, int, int], Iterator[Image]]
 
-STRIP_PIXELS = 2**18  # 1 MB at Pillow's 4 bytes a pixel
-READ_STRIP_PIXELS = 2**16  # where strips are read from the file: of these there are more copies
-# Of a picture that was cut off. Its rows alone change as many decisions as saving it again does;
-# with the rest in gray, as viewers show it, 16 % change at 0.95 and 83 % at 0.8.
+STRIP_PIXELS = 2**18  # 1 MB at Pillow's 4 bytes per pixel
+READ_STRIP_PIXELS = 2**16  # for strips read from the file, of which there are more copies
+# Of a truncated picture. The decoded rows alone change as many decisions as saving it again does;
+# with the missing part in gray, as viewers show it, 16 % change at 0.95 and 83 % at 0.8.
 MIN_SHARE = 0.8
 
 
 class Decoded(NamedTuple):
-    """One model input, and what was found on the way.
+    """One model input and facts about its decoding.
 
-    `pixels`: shape (1, height, width, 3), uint8, sRGB. `share`: how much of the picture the file
-    holds, below 1 for a JPEG that was cut off. `ignored`: why its colour profile was not applied.
+    `pixels`: shape (1, height, width, 3), uint8, sRGB. `share`: part of the picture in the file,
+    below 1 for a truncated JPEG. `ignored`: why its colour profile was not applied, or "".
     """
 
     pixels: NDArray[np.uint8]
@@ -41,7 +41,7 @@ class Decoded(NamedTuple):
 
     @property
     def warnings(self) -> list[str]:
-        """What whoever reads the answer should know of the picture."""
+        """Warnings about the picture for the answer."""
         if self.share == 1:
             return []
         return [
@@ -55,12 +55,13 @@ def decode(
 ) -> Decoded:
     """Decode *body* into one model input.
 
-    *side_px* is the side of a square, or (height, width). *resize* is "squash" (the whole image,
-    its shape given up), "crop" (the largest centred part of the input's shape) or "pad" (the whole
-    image in its own shape, black beside it).
-    Returns: upright, in sRGB; transparency lies over white.
+    Args:
+      side_px: side of a square, or (height, width).
+      resize: "squash" (the whole image, aspect ratio ignored), "crop" (the largest centred part of
+        the input's aspect ratio) or "pad" (the whole image in its aspect ratio, with black bars).
+    Returns: upright pixels in sRGB; transparency is composed over white.
     Raises: UnsupportedImage, BadImage, SlowImage, CannotFit.
-    Source: side and resize come from the card; scaling to the network's range is in `model`.
+    Source: side and resize come from the card; `runtime` scales to the network's range.
     """
     frame, deadline = sides(side_px), formats.Deadline(timeout_s)
     with formats.decoder_errors():
@@ -73,9 +74,9 @@ def decode(
 
 
 def fit(picture: Image, side_px: int | tuple[int, int], resize: str) -> Decoded:
-    """Bring a picture that Pillow holds into one model input, as `decode` does with a file.
+    """Convert a Pillow image to one model input, as `decode` does with a file.
 
-    Raises: BadImage, where it has not been loaded yet and cannot be; CannotFit.
+    Raises: BadImage if the image is lazy and cannot be loaded; CannotFit.
     """
     with formats.decoder_errors():
         picture.load()
@@ -87,7 +88,7 @@ def fit(picture: Image, side_px: int | tuple[int, int], resize: str) -> Decoded:
 
 
 def measure(picture: Image, max_pixels: int) -> tuple[int, int]:
-    """Return width and height in pixels of a picture that Pillow holds, as a viewer shows it.
+    """Return width and height in pixels of an upright Pillow image.
 
     Raises: ImageTooLarge.
     """
@@ -97,16 +98,16 @@ def measure(picture: Image, max_pixels: int) -> tuple[int, int]:
 
 
 def sides(side_px: int | tuple[int, int]) -> tuple[int, int]:
-    """Return height and width in pixels of a card's side."""
+    """Return height and width in pixels for a card's `side_px`."""
     return side_px if isinstance(side_px, tuple) else (side_px, side_px)
 
 
 def _load(
     image: ImageFile, body: bytes, side_px: int, deadline: formats.Deadline
 ) -> tuple[Image, Strips | None, float]:
-    """Decode, no larger than *side_px* asks for where a format can be scaled.
+    """Decode, at a reduced scale for *side_px* if the format supports it.
 
-    Returns: the picture, or one of its size and a reader of its strips; and the share of it.
+    Returns: the picture, or an undecoded one with a reader of its strips; and its share.
     """
     by = max(1, min(image.size) // side_px)
     match image.format:
@@ -131,24 +132,24 @@ def _load(
 
 
 def _jpeg(image: ImageFile, body: bytes) -> tuple[Image, float]:
-    """Load a JPEG; of one that was cut off the rows that are there, and their share.
+    """Load a JPEG; of a truncated one the complete rows, and their share.
 
-    Raises: BadImage where that is too little.
+    Raises: BadImage if the share is too small.
     """
     source = cast(formats.Source, image.fp)
-    several = jpeg.coefficients(image, body) > 0
+    multi_scan = jpeg.coefficients(image, body) > 0
     start, share = source.tell(), 1.0
 
     def end() -> bytes:
         nonlocal share
         share = (
             jpeg.complete_scans_share(image, body, start)
-            if several
+            if multi_scan
             else jpeg.decoded_rows_share(image)
         )
         if share < MIN_SHARE:
-            much = f"about {share:.0%}" if share >= 0.01 else "almost nothing"
-            raise BadImage(f"The file is cut off: {much} of the picture arrived. Send it again.")
+            part = f"about {share:.0%}" if share >= 0.01 else "almost nothing"
+            raise BadImage(f"The file is cut off: {part} of the picture arrived. Send it again.")
         source.at_end = None
         return jpeg.END
 
@@ -156,8 +157,8 @@ def _jpeg(image: ImageFile, body: bytes) -> tuple[Image, float]:
     try:
         image.load()
     finally:
-        source.at_end = None  # it holds the image, which holds it
-    if share == 1 or several:
+        source.at_end = None  # breaks the reference cycle with the image
+    if share == 1 or multi_scan:
         return image, share
     return image.crop((0, 0, image.width, round(image.height * share))), share
 
@@ -171,7 +172,7 @@ def _fit(
     strips: Strips | None,
     deadline: formats.Deadline,
 ) -> tuple[NDArray[np.uint8], str]:
-    """Shrink, convert to sRGB, pad and turn."""
+    """Shrink, convert to sRGB, pad and rotate."""
     import numpy as np
     from PIL.Image import Resampling, Transpose, new
 
@@ -200,7 +201,7 @@ def _centre(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int, in
 
 
 def _scaled_to_fit(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
-    """Scale *size* so that it just fits into *frame*."""
+    """Return the largest size with the aspect ratio of *size* that fits into *frame*."""
     scale = min(frame[0] / size[0], frame[1] / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
@@ -215,9 +216,9 @@ def _shrink(
 ) -> tuple[Image, tuple[float, float]]:
     """Reduce *box* of *image* to between two and four times *target*, strip by strip.
 
-    Converting strip by strip keeps the peak at one image in its own mode; with *strips* there is
-    no whole image either.
-    Returns: RGB, or CMYK for a profile of that; and the width and height in it that *box* covers.
+    Converting strip by strip limits the peak to one image in its own mode; with *strips* not even
+    that image is held.
+    Returns: RGB, or CMYK with a CMYK profile; and the width and height in it that *box* covers.
     """
     from PIL.Image import new
 

@@ -1,4 +1,4 @@
-"""Files that are not on this machine, read and written by their address."""
+"""Remote objects over https://, s3:// and gs://: read, write and list by URL."""
 
 from __future__ import annotations
 
@@ -12,51 +12,52 @@ from urllib.parse import urlsplit
 from macule.errors import BadRequest, ModelUnavailable
 
 T = TypeVar("T")
-PAUSES_S = (0.2, 0.6, 1.8)  # before the second, third and fourth try, each shortened by chance
+PAUSES_S = (0.2, 0.6, 1.8)  # before the second, third and fourth attempt, each with jitter
 MAX_SMALL_BYTES = 2**20  # the default model's card has 5 kB
 
 
-def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
-    """Begin to read what lies at *address*; *quiet_s* without a byte is too long.
+def read(address: str, idle_timeout_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
+    """Open the object at *address*, with a time-out for each wait for data.
 
-    Returns: bytes to come as far as they are announced, the version, the pieces; None where there
-      is nothing, or nothing that may be read.
-    Raises: ConnectionError for what may pass, ModelUnavailable for what will not; pieces likewise.
+    Returns: size in bytes if announced, version, chunks; None if the object is missing or access
+      is denied.
+    Raises: ConnectionError for temporary failures, ModelUnavailable for permanent ones; the chunks
+      raise the same.
     """
     scheme = urlsplit(address).scheme
     if scheme == "s3":
         from macule.registry.storage import s3
 
-        return s3.read(address, quiet_s)
+        return s3.read(address, idle_timeout_s)
     if scheme == "gs":
         from macule.registry.storage import gs
 
-        return gs.read(address, quiet_s)
+        return gs.read(address, idle_timeout_s)
     from macule.registry.storage import https
 
-    return https.read(address, quiet_s)
+    return https.read(address, idle_timeout_s)
 
 
-def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
-    """Replace that *version* of what lies at *address*; an empty one is that of nothing.
+def write(address: str, content: bytes, version: str, idle_timeout_s: float) -> bool:
+    """Replace the object at *address* if it has *version*; "" means that it must not exist.
 
-    Returns: False if something else is there by now.
-    Raises: ConnectionError, ModelUnavailable as `read`; BadRequest where none can write.
+    Returns: False if the object has another version.
+    Raises: ConnectionError, ModelUnavailable as `read`; BadRequest for a scheme without writing.
     """
     scheme = urlsplit(address).scheme
     if scheme == "s3":
         from macule.registry.storage import s3
 
-        return s3.write(address, content, version, quiet_s)
+        return s3.write(address, content, version, idle_timeout_s)
     if scheme == "gs":
         from macule.registry.storage import gs
 
-        return gs.write(address, content, version, quiet_s)
+        return gs.write(address, content, version, idle_timeout_s)
     raise BadRequest("Models are published to s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.")
 
 
-def list_addresses(prefix: str, quiet_s: float) -> Iterator[str]:
-    """List the addresses that begin with *prefix*, sorted, a page at a time.
+def list_addresses(prefix: str, idle_timeout_s: float) -> Iterator[str]:
+    """Yield the URLs that begin with *prefix*, sorted, in pages.
 
     Raises: ModelUnavailable.
     """
@@ -64,40 +65,42 @@ def list_addresses(prefix: str, quiet_s: float) -> Iterator[str]:
         from macule.registry.storage.s3 import page
     else:
         from macule.registry.storage.gs import page
-    mark = ""
+    token = ""
     while True:
-        listed, mark = retry(partial(page, prefix, mark, quiet_s))
+        listed, token = retry(partial(page, prefix, token, idle_timeout_s))
         yield from listed
-        if not mark:
+        if not token:
             return
 
 
-def read_small(address: str, quiet_s: float) -> tuple[bytes, str] | None:
-    """Read a card or an alias whole, trying again.
+def read_small(address: str, idle_timeout_s: float) -> tuple[bytes, str] | None:
+    """Read a whole card or alias, with retries.
 
-    Returns: its bytes and its version; None as `read`.
+    Returns: its bytes and its version; None as in `read`.
     Raises: ModelUnavailable.
     """
 
-    def once() -> tuple[bytes, str] | None:
-        found = read(address, quiet_s)
+    def read_once() -> tuple[bytes, str] | None:
+        found = read(address, idle_timeout_s)
         if found is None:
             return None
-        _, version, pieces = found
+        _, version, chunks = found
         content = b""
-        for piece in pieces:
-            content += piece
+        for chunk in chunks:
+            content += chunk
             if len(content) > MAX_SMALL_BYTES:
-                raise ModelUnavailable(f"What should be a card has over {MAX_SMALL_BYTES:,} bytes.")
+                raise ModelUnavailable(
+                    f"The card or alias has over {MAX_SMALL_BYTES:,} bytes, the limit."
+                )
         return content, version
 
-    return retry(once)
+    return retry(read_once)
 
 
 def retry(action: Callable[[], T]) -> T:
-    """Try again what may pass, after pauses that grow.
+    """Run *action*; after a ConnectionError retry it with growing pauses.
 
-    Raises: ModelUnavailable once it has failed four times.
+    Raises: ModelUnavailable after four failures.
     """
     for pause_s in PAUSES_S:
         try:

@@ -1,4 +1,4 @@
-"""Objects of Google Cloud Storage. Imported only where a gs:// address is used: 50 MB, 0.5 s."""
+"""Google Cloud Storage. Imported only if a gs:// URL is used, as it takes 50 MB and 0.5 s."""
 
 from __future__ import annotations
 
@@ -18,33 +18,35 @@ try:
 except ModuleNotFoundError as error:
     raise ModelUnavailable(extras.install_message("gs://", "google-cloud-storage")) from error
 
-CHUNK_BYTES = 2**20  # each is a request of its own
+CHUNK_BYTES = 2**20  # one request each
 FAILURES = (GoogleAPICallError, GoogleAuthError, RequestException)
 CONFLICT = 412
-RETRYABLE = (408, 429)  # and all from 500 on
+RETRYABLE = (408, 429)  # and all from 500 up
 
 
-def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
-    """Begin to read; as `objects.read`."""
+def read(address: str, idle_timeout_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
+    """Open an object; as `storage.read`."""
     name, key = urls.split_bucket(address)
     try:
-        blob = client().bucket(name).get_blob(key, timeout=quiet_s, retry=None)
+        blob = client().bucket(name).get_blob(key, timeout=idle_timeout_s, retry=None)
     except FAILURES as error:
-        if getattr(error, "code", 0) == 403:  # to those who may not list
+        if (
+            getattr(error, "code", 0) == 403
+        ):  # also for a missing object, without permission to list
             return None
         raise _failure(error, address) from error
-    return blob and (blob.size, str(blob.generation), _pieces(blob, address, quiet_s))
+    return blob and (blob.size, str(blob.generation), _chunks(blob, address, idle_timeout_s))
 
 
-def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
-    """Write if nothing came between; as `objects.write`."""
+def write(address: str, content: bytes, version: str, idle_timeout_s: float) -> bool:
+    """Write an object if its version is unchanged; as `storage.write`."""
     name, key = urls.split_bucket(address)
     try:
         client().bucket(name).blob(key).upload_from_string(
             content,
             "application/octet-stream",
             if_generation_match=int(version or 0),
-            timeout=quiet_s,
+            timeout=idle_timeout_s,
             retry=None,
         )
     except FAILURES as error:
@@ -54,16 +56,16 @@ def write(address: str, content: bytes, version: str, quiet_s: float) -> bool:
     return True
 
 
-def page(prefix: str, mark: str, quiet_s: float) -> tuple[list[str], str]:
-    """List what follows *mark*; as `s3.page`."""
+def page(prefix: str, token: str, idle_timeout_s: float) -> tuple[list[str], str]:
+    """List one page of URLs; as `s3.page`."""
     name, key = urls.split_bucket(prefix)
     try:
         found = client().list_blobs(
             name,
             prefix=key,
-            page_token=mark or None,
+            page_token=token or None,
             fields="items(name),nextPageToken",
-            timeout=quiet_s,
+            timeout=idle_timeout_s,
             retry=None,
         )
         keys = [blob.name for blob in next(found.pages, ()) if not blob.name.endswith("/")]
@@ -74,25 +76,25 @@ def page(prefix: str, mark: str, quiet_s: float) -> tuple[list[str], str]:
 
 @cache
 def client() -> Any:
-    """Make a client once: it keeps its connections and its token."""
+    """Create the client once, as it keeps its connections and its token."""
     try:
-        return storage.Client(project=None)  # the bucket's own is meant
+        return storage.Client(project=None)  # the bucket's project is used
     except DefaultCredentialsError as error:
         raise ModelUnavailable("gs:// found no Google credentials.") from error
 
 
-def _pieces(blob: Any, address: str, quiet_s: float) -> Iterator[bytes]:
+def _chunks(blob: Any, address: str, idle_timeout_s: float) -> Iterator[bytes]:
     try:
-        with blob.open("rb", chunk_size=CHUNK_BYTES, timeout=quiet_s, retry=None) as file:
-            while piece := file.read(CHUNK_BYTES):
-                yield piece
+        with blob.open("rb", chunk_size=CHUNK_BYTES, timeout=idle_timeout_s, retry=None) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
     except FAILURES as error:
         raise _failure(error, address) from error
 
 
 def _failure(error: Exception, address: str) -> Exception:
-    """Tell what passes from what stays; Google's own texts have whole addresses in them."""
+    """Return a temporary or permanent error, without Google's texts, which contain whole URLs."""
     code = getattr(error, "code", 0) or 0
-    what = f"{urls.redact(address)}: Google says {code or type(error).__name__}"
-    passing = code in RETRYABLE or code >= 500 or isinstance(error, RequestException)
-    return ConnectionError(what) if passing else ModelUnavailable(f"{what}.")
+    message = f"{urls.redact(address)}: Google answers {code or type(error).__name__}"
+    temporary = code in RETRYABLE or code >= 500 or isinstance(error, RequestException)
+    return ConnectionError(message) if temporary else ModelUnavailable(f"{message}.")

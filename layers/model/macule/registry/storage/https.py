@@ -1,4 +1,4 @@
-"""What lies at an https:// address, in pieces. Imported only where a model is fetched from one."""
+"""Reading over HTTPS in chunks. Imported only if a model is downloaded from an https:// URL."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from macule.errors import ModelUnavailable
 from macule.settings import urls
 
 CHUNK_BYTES = 2**18
-ABSENT = (403, 404, 410)  # object stores answer 403 for what is not there to those who may not list
-RETRYABLE = (408, 425, 429)  # and all from 500 on
+ABSENT = (403, 404, 410)  # object stores answer 403 for missing objects without permission to list
+RETRYABLE = (408, 425, 429)  # and all from 500 up
 
 
 class RedirectHandler(HTTPRedirectHandler):
-    """Five at most, and never to where a setting may not point."""
+    """Follows at most five redirects, and only to URLs that a setting may have."""
 
     max_redirections = 5
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> Request | None:
-        """Refuse what `uri.refusal` refuses."""
+        """Refuse the URLs that `urls.refusal` refuses."""
         if why := urls.rejection_reason(newurl) or (
-            "" if newurl.startswith("http") else "is no web page"
+            "" if newurl.startswith("http") else "is not an HTTP URL"
         ):
-            raise ModelUnavailable(f"{urls.redact(req.full_url)} redirects to what {why}.")
+            raise ModelUnavailable(f"{urls.redact(req.full_url)} redirects to a URL that {why}.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
-    """Begin to read; as `objects.read`."""
+def read(address: str, idle_timeout_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
+    """Open a resource; as `storage.read`."""
     name = urls.redact(address)
     request = Request(address, headers={"User-Agent": f"macule/{__version__}"})  # noqa: S310
     try:
-        answer = build_opener(RedirectHandler).open(request, timeout=quiet_s)
+        answer = build_opener(RedirectHandler).open(request, timeout=idle_timeout_s)
     except HTTPError as error:
         error.close()
         if error.code in ABSENT:
@@ -47,7 +47,7 @@ def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]
         if error.code in RETRYABLE or error.code >= 500:
             raise ConnectionError(f"{name} answers {error.code}") from error
         if error.code < 400:
-            raise ModelUnavailable(f"{name} redirects too often, or to no web page.") from error
+            raise ModelUnavailable(f"{name} redirects too often, or not to an HTTP URL.") from error
         raise ModelUnavailable(f"{name} answers {error.code}.") from error
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
@@ -55,21 +55,21 @@ def read(address: str, quiet_s: float) -> tuple[int | None, str, Iterator[bytes]
             raise ModelUnavailable(f"{name}: {reason.verify_message}.") from error
         why = getattr(reason, "strerror", None) or type(reason).__name__
         raise ConnectionError(f"{name} cannot be reached ({why})") from error
-    return answer.length, "", _pieces(answer, answer.length, name)
+    return answer.length, "", _chunks(answer, answer.length, name)
 
 
-def _pieces(answer: HTTPResponse, size: int | None, name: str) -> Iterator[bytes]:
-    """Read to the end that was announced: http.client takes an early one for the end."""
+def _chunks(answer: HTTPResponse, size: int | None, name: str) -> Iterator[bytes]:
+    """Yield chunks and check the announced size, as http.client ignores an early end."""
     read = 0
     with answer:
         while True:
             try:
-                piece = answer.read(CHUNK_BYTES)
+                chunk = answer.read(CHUNK_BYTES)
             except (OSError, HTTPException) as error:
-                raise ConnectionError(f"{name} stalls after {read:,} bytes") from error
-            if not piece:
+                raise ConnectionError(f"{name} stalled after {read:,} bytes") from error
+            if not chunk:
                 break
-            read += len(piece)
-            yield piece
+            read += len(chunk)
+            yield chunk
     if size is not None and read < size:
-        raise ConnectionError(f"{name} breaks off after {read:,} of {size:,} bytes")
+        raise ConnectionError(f"{name} ended after {read:,} of {size:,} bytes")

@@ -1,4 +1,4 @@
-"""Which format a file is in, and opening it with the one reader of that format."""
+"""Format detection by magic bytes, and opening of a file with the plugin of its format."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PLUGINS = {
     b"\xff\x4f\xff\x51": "Jpeg2K",
     ico.SIGNATURE: "Ico",
 }
-# What people send that is not decoded here, by its first bytes.
+# Known formats that are not supported, by their first bytes.
 UNSUPPORTED = {
     b"\xff\x0a": "JPEG XL",
     b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL",
@@ -53,18 +53,18 @@ HINTS = {
     "the base64 of a JPEG": 'Send it as JSON: {"image": "<base64>"}, or decode it first.',
     "the base64 of a PNG": 'Send it as JSON: {"image": "<base64>"}, or decode it first.',
 }
-# Pillow imports these when it meets a GIF, a colour's name, a palette, EXIF or an ICC profile.
+# Pillow imports these lazily for a GIF, a colour name, a palette, EXIF or an ICC profile.
 LAZY_IMPORTS = ("copy", "PIL.ImageCms", "PIL.ImageColor", "PIL.ImagePalette", "PIL.TiffImagePlugin")
 DICOM_PAYLOADS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"II*\0")
 READ_BYTES = 2**16
-# A piece of a JPEG of several scans can hold hundreds of them, each of the whole image: it is cut
-# small, so that the clock is looked at between them. For all it would cost a tenth of the rate.
+# A block of a multi-scan JPEG can contain hundreds of scans of the whole image, so it is read in
+# small blocks, with a deadline check between them. For all files this would cost 10 % of the rate.
 SCAN_BYTES = 2**12
-MAX_PNG_TEXT_BYTES = 2**20  # Pillow's own bound is 64 MB of inflated comments
+MAX_PNG_TEXT_BYTES = 2**20  # Pillow's own limit is 64 MB of inflated comments
 
 
 class Deadline:
-    """A moment after which `check` raises SlowImage."""
+    """A point in time after which `check` raises SlowImage."""
 
     def __init__(self, timeout_s: float = inf) -> None:
         self._timeout_s = timeout_s
@@ -76,7 +76,7 @@ class Deadline:
 
 
 def slow_image(timeout_s: float) -> SlowImage:
-    """Make the failure of an image that is not decoded within *timeout_s*."""
+    """Return the error for an image that is not decoded within *timeout_s*."""
     return SlowImage(
         f"Decoding took longer than {timeout_s:g} s. Save the image again as a baseline JPEG.",
         timeout_s=timeout_s,
@@ -84,9 +84,9 @@ def slow_image(timeout_s: float) -> SlowImage:
 
 
 class Source(BytesIO):
-    """A file that stops being read at a deadline: Pillow reads and decodes piece by piece.
+    """A file whose reads fail after a deadline, as Pillow reads and decodes block by block.
 
-    `at_end` is asked for more bytes where there are none.
+    `at_end` is called for more bytes at the end of the file.
     """
 
     at_end: Callable[[], bytes] | None = None
@@ -102,7 +102,7 @@ class Source(BytesIO):
 
 
 def prepare(body: bytes) -> None:
-    """Import all but numpy that reading *body* needs: after that no file is opened.
+    """Import all modules but numpy that reading *body* needs, so that no file is opened later.
 
     Raises: UnsupportedImage.
     """
@@ -117,7 +117,7 @@ def prepare(body: bytes) -> None:
 
 
 def unwrap(body: bytes) -> bytes:
-    """Return the image that *body* holds, where that is a container of one; else *body*.
+    """Return the image inside a container such as DICOM or ICO; else *body* itself.
 
     Raises: ValueError, struct.error.
     """
@@ -127,15 +127,15 @@ def unwrap(body: bytes) -> bytes:
 
 
 def open_image(body: bytes, deadline: Deadline) -> ImageFile:
-    """Open *body* with the plugin of its format; no pixel is decoded.
+    """Open *body* with the plugin of its format, without decoding pixels.
 
-    Raises: UnsupportedImage; what Pillow raises, within `failures`.
+    Raises: UnsupportedImage; Pillow's errors, which `decoder_errors` converts.
     """
     plugin = _plugin(body)
     try:
         image = plugin(Source(body, deadline))
     except ValueError:
-        # Pillow refuses a PNG for a text or a profile that is too large; these are no reason to.
+        # Pillow refuses a PNG with a too large text or profile; retry without them.
         if not body.startswith(png.SIGNATURE):
             raise
         image = plugin(Source(png.without_metadata(body), deadline))
@@ -148,7 +148,7 @@ def open_image(body: bytes, deadline: Deadline) -> ImageFile:
 
 
 def _plugin(body: bytes) -> type[ImageFile]:
-    """Import the one plugin that the first bytes name.
+    """Import the Pillow plugin for the magic bytes of *body*.
 
     Raises: UnsupportedImage.
     """
@@ -168,12 +168,12 @@ def _plugin(body: bytes) -> type[ImageFile]:
         module = import_module(f"PIL.{name}ImagePlugin")
     except (ImportError, AttributeError) as error:
         raise UnsupportedImage(
-            f"{name} is not served here, as this Pillow was built without it. Send a JPEG."
+            f"{name} is not supported here, as this Pillow was built without it. Send a JPEG."
         ) from error
     if name == "Png":
         vars(module)["MAX_TEXT_MEMORY"] = MAX_PNG_TEXT_BYTES
     if name == "Avif":
-        vars(module)["DEFAULT_MAX_THREADS"] = 1  # each holds rows of its own
+        vars(module)["DEFAULT_MAX_THREADS"] = 1  # each thread holds its own rows
     plugin: type[ImageFile] = getattr(module, f"{name}ImageFile")
     return plugin
 
@@ -201,7 +201,7 @@ def _unsupported(body: bytes, brands: set[bytes]) -> UnsupportedImage:
 
 @contextmanager
 def decoder_errors() -> Iterator[None]:
-    """Turn what a reader raises at a bad file into BadImage; its warnings are no news."""
+    """Convert the errors of decoders into BadImage, and silence their warnings."""
     from PIL.Image import DecompressionBombError
 
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -209,10 +209,10 @@ def decoder_errors() -> Iterator[None]:
         yield
     except MemoryError as error:
         raise CannotFit("There is not enough memory to decode this image.") from error
-    except PermissionError:  # no image's fault: something opens files where none may be opened
+    except PermissionError:  # a bug here: the sandbox refused to open a file
         raise
     except (
-        # Found by feeding broken files to every plugin: a parser in Python fails in many ways.
+        # Found by fuzzing every plugin with broken files.
         ArithmeticError,
         AttributeError,
         DecompressionBombError,

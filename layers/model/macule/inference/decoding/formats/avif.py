@@ -1,4 +1,4 @@
-"""AVIF: what its coded streams say that they take, before libavif is given them."""
+"""AVIF: the memory that libavif takes, read from the coded streams before decoding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BRANDS = {b"avif"}
 ANIMATED = b"avis"
 CODED = b"av01"
 SEQUENCE = 1  # obu_type
-# Bytes a pixel by seq_profile, at most: 4:2:0 and 4:4:4 of 10 bits, 4:2:2 of 12.
+# Maximum bytes per pixel by seq_profile: 4:2:0 and 4:4:4 of 10 bits, 4:2:2 of 12.
 PLANES = {0: 3.0, 1: 6.0, 2: 6.0}
 HELD_COPY = 0.5
 HELD_BYTES = PLANES[0] + 3 + HELD_COPY  # RGB in 4:2:0
@@ -19,7 +19,7 @@ MIN_PIXELS = 2**16
 
 
 class StreamHeader(NamedTuple):
-    """What a sequence header says: the largest frame in pixels, and the profile."""
+    """Facts of a sequence header: the largest frame in pixels, and the profile."""
 
     width: int
     height: int
@@ -27,9 +27,9 @@ class StreamHeader(NamedTuple):
 
 
 def held_bytes(body: bytes, size: tuple[int, int], bands: int) -> float:
-    """Return the bytes a pixel that libavif holds, by what the coded streams say.
+    """Return the bytes per pixel that libavif holds, from the coded streams.
 
-    Raises: ValueError, struct.error where they say other than the file around them.
+    Raises: ValueError, struct.error if the streams contradict the container.
     """
     streams = [
         stream
@@ -49,7 +49,7 @@ def held_bytes(body: bytes, size: tuple[int, int], bands: int) -> float:
 
 
 def _sequence_headers(data: bytes) -> Iterator[StreamHeader]:
-    """Yield what each sequence header of a stream says."""
+    """Yield the sequence headers of a stream."""
     place = 0
     while place < len(data):
         head = data[place]
@@ -74,7 +74,7 @@ def _leb128(data: bytes, place: int) -> tuple[int, int]:
 
 
 def _parse_sequence_header(header: bytes) -> StreamHeader:
-    """Read a sequence header as far as the frame size (AV1 specification, 5.5.1)."""
+    """Parse a sequence header up to the frame size (AV1 specification, 5.5.1)."""
     bits = isobmff.Bits(header[:64])
     profile = bits.read(3)
     bits.read(1)

@@ -1,6 +1,6 @@
-"""DICOM: the first picture of a photograph or dermoscopy, as a JPEG, JPEG 2000 or TIFF.
+"""DICOM: extraction of the first frame of a photograph or dermoscopy, as JPEG, JPEG 2000 or TIFF.
 
-Only the elements named here are read: nothing of the patient is.
+Only the elements named here are read, none of them about the patient.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CLASSES = {
     "1.2.840.10008.5.1.4.1.1.77.1.7": "Dermoscopic Photography Image",
 }
 UNCOMPRESSED = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}  # little endian, implicit and explicit
-# JPEG baseline, and JPEG 2000 without and with loss.
+# JPEG baseline; JPEG 2000 lossless and lossy.
 COMPRESSED = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 90, 91)}
 ELEMENTS = (
     "SOPClassUID",
@@ -44,23 +44,23 @@ def is_dicom(body: bytes) -> bool:
 
 
 def prepare() -> None:
-    """Import pydicom, with all that reading a file needs.
+    """Import the modules of pydicom that reading a file needs.
 
-    Raises: UnsupportedImage where it is not installed.
+    Raises: UnsupportedImage if it is not installed.
     """
     try:
         import pydicom.encaps
         import pydicom.filereader  # noqa: F401
     except ModuleNotFoundError as error:
         raise UnsupportedImage(
-            f"DICOM is read where the extra `dicom` is installed, and not here. {HINT}"
+            f"DICOM needs the extra `dicom`, which is not installed here. {HINT}"
         ) from error
 
 
 def first_frame(body: bytes) -> bytes:
-    """Return the first picture as a file of its own.
+    """Return the first frame as an image file.
 
-    Raises: UnsupportedImage; what pydicom raises at a damaged file.
+    Raises: UnsupportedImage; pydicom's errors for a damaged file.
     """
     from pydicom import dcmread
     from pydicom.encaps import get_frame
@@ -69,14 +69,16 @@ def first_frame(body: bytes) -> bytes:
     kind, coding = str(dataset.SOPClassUID), str(dataset.file_meta.TransferSyntaxUID)
     if kind not in CLASSES:
         raise UnsupportedImage(
-            f"The DICOM file is of the class {kind}, not {' or '.join(CLASSES.values())}. {HINT}"
+            f"The DICOM file has the SOP class {kind}, not {' or '.join(CLASSES.values())}. {HINT}"
         )
     profile = bytes(dataset.get("ICCProfile", b""))
     if coding in COMPRESSED:
         frame = get_frame(dataset.PixelData, 0, number_of_frames=_number(dataset, "NumberOfFrames"))
         return _with_profile(frame, profile)
     if coding not in UNCOMPRESSED:
-        raise UnsupportedImage(f"The DICOM file's transfer syntax {coding} is not read. {HINT}")
+        raise UnsupportedImage(
+            f"The DICOM file's transfer syntax {coding} is not supported. {HINT}"
+        )
     return _tiff(dataset, profile)
 
 
@@ -85,7 +87,7 @@ def _number(dataset: Dataset, name: str, default: int = 1) -> int:
 
 
 def _with_profile(file: bytes, profile: bytes) -> bytes:
-    """Put an ICC profile into a JPEG that has none."""
+    """Insert an ICC profile into a JPEG without one."""
     bare = file.startswith(b"\xff\xd8") and b"ICC_PROFILE\0" not in file[:MAX_ICC_SEGMENT_BYTES]
     if not bare or not 0 < len(profile) <= MAX_ICC_SEGMENT_BYTES:
         return file
@@ -104,7 +106,9 @@ def _tiff(dataset: Dataset, profile: bytes) -> bytes:
     colours, bits = str(dataset.PhotometricInterpretation), _number(dataset, "BitsAllocated")
     planar = samples > 1 and _number(dataset, "PlanarConfiguration", 0)
     if colours not in COLOURS or bits != 8 or planar:
-        raise UnsupportedImage(f"DICOM pixels of {bits} bits in {colours} are not read. {HINT}")
+        raise UnsupportedImage(
+            f"DICOM pixels of {bits} bits in {colours} are not supported. {HINT}"
+        )
     size, pixels = width * height * samples, dataset.PixelData
     if len(pixels) < size:
         raise ValueError(f"{len(pixels)} bytes of pixels, not {size}")

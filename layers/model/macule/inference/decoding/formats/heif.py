@@ -1,7 +1,7 @@
-"""HEIC, the format of an iPhone's photos, by libheif.
+"""HEIC, the photo format of iPhones, decoded by libheif.
 
-Pillow's plugin copies all pixels once more, 4 bytes each. Here the rows of libheif's own image are
-handed on strip by strip.
+Pillow's plugin makes another copy of all pixels, 4 bytes each. This module passes on the rows of
+libheif's image strip by strip.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}
-# Bytes a pixel, measured: 4:2:0 of 8 bits as every phone has it takes 4.6, its planes and the RGB
-# made of them. Other pictures pass through RGB in planes: twice the planes' bytes, and the RGB.
+# Measured bytes per pixel: 4:2:0 of 8 bits, as phones write it, takes 4.6 for planes and RGB. Other
+# pictures are converted through planar RGB: twice the bytes of the planes, and the RGB.
 HELD_BYTES, HELD_RGB, HELD_RGBA, PLANE_COPIES = 4.75, 3.0, 4.0, 2.1
-CHROMA = {0: 1.0, 1: 1.5, 2: 2.0, 3: 3.0}  # chroma_format_idc -> samples a pixel
+CHROMA = {0: 1.0, 1: 1.5, 2: 2.0, 3: 3.0}  # chroma_format_idc -> samples per pixel
 CODED, GRID = b"hvc1", b"grid"
 ALLOWED_ITEMS = {CODED, GRID, b"Exif", b"mime", b"uri ", b"tmap", b"iden", b""}
 SPS, PARAMETER_SETS = 33, {32, 33, 34}  # types of NAL units
-MIN_PIXELS = 2**20  # a tile may be larger than its picture
+MIN_PIXELS = 2**20  # as a tile may be larger than its picture
 
 
 class StreamHeader(NamedTuple):
-    """What a sequence parameter set says: size in pixels, chroma_format_idc, bits a sample."""
+    """Facts of a sequence parameter set: size in pixels, chroma_format_idc, bits per sample."""
 
     width: int
     height: int
@@ -37,22 +37,22 @@ class StreamHeader(NamedTuple):
 
 
 def plugin() -> type[ImageFile]:
-    """Import pi-heif, which only reads.
+    """Import pi-heif, which decodes only.
 
     Raises: ModuleNotFoundError.
     """
     from pi_heif import HeifImageFile, options
 
-    options.DECODE_THREADS = 1  # each further one holds pictures of its own
+    options.DECODE_THREADS = 1  # each further thread holds its own pictures
     options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
     found: type[ImageFile] = HeifImageFile
     return found
 
 
 def held_bytes(body: bytes, size: tuple[int, int], alpha: bool) -> float:
-    """Return the bytes a pixel that libheif holds, by what the coded streams say.
+    """Return the bytes per pixel that libheif holds, from the coded streams.
 
-    Raises: ValueError, struct.error where they say other than the file around them.
+    Raises: ValueError, struct.error if the streams contradict the container.
     """
     configurations = isobmff.properties(body, b"hvcC")
     streams = [stream for each in configurations for stream in _parameter_sets(each)]
@@ -77,7 +77,7 @@ def held_bytes(body: bytes, size: tuple[int, int], alpha: bool) -> float:
 def strips(body: bytes, size: tuple[int, int], rows: int, top: int, bottom: int) -> Iterator[Image]:
     """Decode the picture; yield its rows from *top* to *bottom*, *rows* at a time.
 
-    Raises: OSError where it is not of *size*; EOFError, RuntimeError, SyntaxError, ValueError.
+    Raises: OSError if it is not of *size*; EOFError, RuntimeError, SyntaxError, ValueError.
     """
     from pi_heif import open_heif
     from PIL.Image import frombytes
@@ -96,7 +96,7 @@ def strips(body: bytes, size: tuple[int, int], rows: int, top: int, bottom: int)
 
 
 def _check(item: isobmff.Item, pixels: int, length_bytes: int) -> None:
-    """Refuse streams that change their parameters, and plans of pictures larger than the file's.
+    """Refuse streams that change their parameters, and grids larger than the file's picture.
 
     Raises: ValueError, struct.error.
     """
@@ -117,7 +117,7 @@ def _check(item: isobmff.Item, pixels: int, length_bytes: int) -> None:
 
 
 def _parameter_sets(configuration: memoryview) -> Iterator[StreamHeader]:
-    """Yield what each sequence parameter set of a box `hvcC` says."""
+    """Yield the sequence parameter sets of a box `hvcC`."""
     place = 23
     for _ in range(configuration[22]):
         kind, count = struct.unpack_from(">BH", configuration, place)
@@ -130,7 +130,7 @@ def _parameter_sets(configuration: memoryview) -> Iterator[StreamHeader]:
 
 
 def _parse_sps(unit: bytes) -> StreamHeader:
-    """Read a sequence parameter set as far as its bit depth (ITU-T H.265, 7.3.2.2)."""
+    """Parse a sequence parameter set up to the bit depth (ITU-T H.265, 7.3.2.2)."""
     bits = isobmff.Bits(unit.replace(b"\0\0\3", b"\0\0")[2:])
     bits.read(4)
     sublayers = bits.read(3)

@@ -1,4 +1,4 @@
-"""Windows icons: the largest picture of one, a PNG or a bitmap of at most 256 x 256 pixels."""
+"""Windows icons: the largest picture, a PNG or a bitmap of at most 256 x 256 pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_SIDE_PX = 256
 
 
 def largest(body: bytes) -> bytes:
-    """Return the PNG of the largest picture of an icon; the icon itself where that is a bitmap.
+    """Return the PNG of the largest picture of an icon; the icon itself if that is a bitmap.
 
     Raises: ValueError, struct.error.
     """

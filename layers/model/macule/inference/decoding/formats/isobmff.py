@@ -1,7 +1,7 @@
-"""Boxes of HEIC and AVIF files (ISO/IEC 14496-12, 23008-12): pictures, their streams and colours.
+"""Parser for the boxes of HEIC and AVIF (ISO/IEC 14496-12, 23008-12): items, streams, colour.
 
-libheif and libavif allocate what the coded stream asks for, whatever the file says around it. So a
-file is read here first: what its streams say is what it costs.
+libheif and libavif allocate the size in the coded stream, whatever the container says, so the
+memory cost is read from the streams first.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import NamedTuple
 
 MAX_META_BYTES = 2**22
 MAX_ITEMS, MAX_EXTENTS = 4096, 65536  # a phone's photo of 200 MP has 800 tiles
-# Boxes with boxes in them, after so many bytes; those of `iinf` are counted first.
+# Boxes that contain boxes -> offset of the first one.
 CONTAINERS = {b"iprp": 0, b"ipco": 0}
 FULL_BOX_BYTES = 4
 
 
 class Item(NamedTuple):
-    """A coded picture of a file, or a plan of how others make one: its type and its bytes."""
+    """A coded picture, or a grid of others: its type and its bytes."""
 
     kind: bytes
     parts: tuple[memoryview, ...]
 
 
 def brands(body: bytes) -> list[bytes]:
-    """Return the brands of the box `ftyp`, the major one first; none where there is no such box."""
+    """Return the brands of the box `ftyp`, the major one first; [] without such a box."""
     if body[4:8] != b"ftyp":
         return []
     end = min(int.from_bytes(body[:4], "big"), 256)
@@ -35,13 +35,13 @@ def brands(body: bytes) -> list[bytes]:
 def properties(body: bytes, kind: bytes) -> list[memoryview]:
     """Return the contents of all properties of one kind.
 
-    Raises: ValueError, struct.error where the file has no box `meta`.
+    Raises: ValueError, struct.error if the file has no box `meta`.
     """
     return [content for name, content in _boxes(_meta(body)) if name == kind]
 
 
 def coded_colour(body: bytes) -> tuple[int, int] | None:
-    """Return colour primaries and transfer as `nclx` has them, None where no box has."""
+    """Return colour primaries and transfer of the `nclx` box; None without one."""
     for content in properties(body, b"colr"):
         if bytes(content[:4]) == b"nclx" and len(content) >= 8:
             primaries, transfer = struct.unpack_from(">HH", content, 4)
@@ -52,7 +52,7 @@ def coded_colour(body: bytes) -> tuple[int, int] | None:
 def items(body: bytes) -> list[Item]:
     """Return all items.
 
-    Raises: ValueError, struct.error where a box is malformed.
+    Raises: ValueError, struct.error if a box is malformed.
     """
     boxes = dict(_boxes(_meta(body)))
     kinds = dict(_item_types(boxes[b"iinf"]))
@@ -115,7 +115,7 @@ def _item_extents(
     for _ in range(count):
         number = reader.number(4 if version == 2 else 2)
         method = reader.number(2) & 15 if version else 0
-        reader.number(2)  # of the file that holds the data: this one
+        reader.number(2)  # data reference index: this file
         base = reader.number(base_size)
         parts, source = [], inside if method == 1 else file
         for _ in range(reader.number(2)):
@@ -130,13 +130,16 @@ def _item_extents(
 
 
 class _Reader:
-    """Numbers of so many bytes each, one after another."""
+    """Sequential reader of big-endian numbers of any size."""
 
     def __init__(self, view: memoryview) -> None:
         self._view, self._place = view, 0
 
     def number(self, size: int) -> int:
-        """Raises: ValueError at the end."""
+        """Read a number of *size* bytes.
+
+        Raises: ValueError at the end.
+        """
         end = self._place + size
         if end > len(self._view):
             raise ValueError("a box ends early")
@@ -146,13 +149,16 @@ class _Reader:
 
 
 class Bits:
-    """Bits of a header, the most significant first."""
+    """Bit reader, most significant bit first."""
 
     def __init__(self, content: bytes) -> None:
         self._value, self._left = int.from_bytes(content, "big"), 8 * len(content)
 
     def read(self, count: int) -> int:
-        """Raises: ValueError at the end."""
+        """Read *count* bits.
+
+        Raises: ValueError at the end.
+        """
         self._left -= count
         if self._left < 0:
             raise ValueError("a header ends early")

@@ -1,19 +1,19 @@
-"""What the headers of a JPEG 2000 code stream tell, before OpenJPEG is given it."""
+"""JPEG 2000: scales and memory cost, read from the code stream before decoding."""
 
 from __future__ import annotations
 
 import struct
 
 CODING_STYLE, SIZE = b"\xff\x52", b"\xff\x4f\xff\x51"  # the markers COD; SOC and SIZ
-LEVELS_AT = 9  # behind the marker COD
+LEVELS_AT = 9  # after the marker COD
 MAX_CHANNELS, MAX_LEVELS = 4, 8
-COPIES = 2.2  # of the file's bytes: OpenJPEG's buffer, and the code blocks
+COPIES = 2.2  # of the file's bytes: OpenJPEG's buffer and the code blocks
 
 
 def scales(body: bytes, size: tuple[int, int]) -> tuple[int, ...]:
-    """Return by what width and height can be divided while it is decoded, the largest first.
+    """Return the divisors of width and height that decoding supports, the largest first.
 
-    OpenJPEG rounds up, Pillow to the nearest: where these differ Pillow refuses the result.
+    OpenJPEG rounds up, Pillow to the nearest; Pillow refuses the result if these differ.
     """
     place = body.find(CODING_STYLE)
     levels = body[place + LEVELS_AT] if 0 <= place < len(body) - LEVELS_AT else 0
@@ -26,9 +26,9 @@ def scales(body: bytes, size: tuple[int, int]) -> tuple[int, ...]:
 
 
 def held_bytes(body: bytes, size: tuple[int, int]) -> float:
-    """Return the bytes a pixel that OpenJPEG holds beside what it decodes.
+    """Return the bytes per pixel that OpenJPEG holds beside the image.
 
-    Raises: ValueError, struct.error where the code stream is of another size than the file says.
+    Raises: ValueError, struct.error if the code stream's size contradicts the container.
     """
     start = body.index(SIZE) + len(SIZE)
     right, bottom, left, top = struct.unpack_from(">4I", body, start + 4)

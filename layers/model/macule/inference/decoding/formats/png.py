@@ -1,8 +1,8 @@
-"""A PNG strip by strip: Pillow's speed, without holding the whole image.
+"""PNG decoding in strips: Pillow's speed without holding the whole image.
 
-Pillow decodes a PNG in one piece, 4 bytes a pixel. Here the file's stream is inflated piece by
-piece, and each strip is handed to Pillow as a small PNG of its own whose first row is the last one
-of the strip before, which is all that PNG's filters look back at.
+Pillow decodes a PNG whole, 4 bytes per pixel. This module inflates the stream in blocks and passes
+each strip to Pillow as a small PNG. Its first row is the last row of the previous strip, as PNG
+filters refer to the row above only.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-# Filters count in bytes a pixel: a file of 1, 2, 3 or 4 of them has the same rows as one of 8 bits
-# in this mode, or in this colour type.
+# Filters depend on the bytes per pixel only: rows with 1, 2, 3 or 4 of them are filtered like rows
+# of 8 bits in this colour type and mode.
 BYTES_TO_TYPE = {1: (0, "L"), 2: (4, "LA"), 3: (2, "RGB"), 4: (6, "RGBA")}
-# How Pillow reads rows of a depth and colour type: mode, and raw mode.
+# Depth and colour type -> mode and raw mode in Pillow.
 RAW = {
     (1, 0): ("1", "1"),
     (2, 0): ("L", "L;2"),
@@ -39,11 +39,11 @@ RAW = {
 }
 INFLATED_BYTES = 2**18  # at once
 METADATA_CHUNKS = {b"iCCP", b"iTXt", b"tEXt", b"zTXt"}
-READ_BYTES = 2**16  # what is inflated next is copied, so it is cut small
+READ_BYTES = 2**16  # the compressed input is copied, so it is read in small blocks
 
 
 class PngHeader(NamedTuple):
-    """The header of a PNG: size in pixels, bits a channel, colour type, and whether interlaced."""
+    """The header of a PNG: size in pixels, bits per channel, colour type, interlacing."""
 
     width: int
     height: int
@@ -57,14 +57,14 @@ class PngHeader(NamedTuple):
 
     @property
     def step_bytes(self) -> int:
-        """How far back a filter looks in its row."""
+        """Distance in bytes to the previous pixel, which filters refer to."""
         return max(1, self.depth * CHANNELS[self.colour] // 8)
 
 
 def read_header(body: bytes) -> PngHeader | None:
-    """Read the header; None for a PNG that is not decoded by strips: interlaced, or 16-bit colour.
+    """Return the header; None for a PNG that is not decoded in strips: interlaced or 16-bit colour.
 
-    A header that lies is Pillow's to find out.
+    Pillow detects an incorrect header.
     """
     if len(body) < 33 or body[:8] != SIGNATURE or body[12:16] != b"IHDR":
         return None
@@ -74,15 +74,15 @@ def read_header(body: bytes) -> PngHeader | None:
 
 
 def exif(body: bytes) -> bytes:
-    """Return the EXIF block wherever it stands; b"" where there is none.
+    """Return the EXIF block; b"" if there is none.
 
-    Pillow finds one that follows the pixels only when it has decoded them.
+    Pillow finds a block after the pixels only once it has decoded them.
     """
     return bytes(next(_chunks(body, b"eXIf"), b""))
 
 
 def without_metadata(body: bytes) -> bytes:
-    """Return the file without its texts and its profile."""
+    """Return the file without its texts and its colour profile."""
     kept = [
         body[start : start + size]
         for name, start, size in _chunk_offsets(body)
@@ -92,7 +92,7 @@ def without_metadata(body: bytes) -> bytes:
 
 
 def coded_colour(body: bytes) -> tuple[int, int] | None:
-    """Return colour primaries and transfer as the chunk cICP has them."""
+    """Return colour primaries and transfer of the chunk cICP; None without one."""
     content = bytes(next(_chunks(body, b"cICP"), b""))
     return (content[0], content[1]) if len(content) == 4 else None
 
@@ -101,7 +101,7 @@ def strips(body: bytes, like: Image, rows: int, top: int, bottom: int) -> Iterat
     """Decode the rows from *top* to *bottom*, *rows* at a time.
 
     *like*: the opened image, for its palette and its transparent colour.
-    Raises: OSError for a file that ends early or is damaged.
+    Raises: OSError for a truncated or damaged file.
     """
     from PIL.Image import frombytes
 
@@ -127,7 +127,7 @@ def strips(body: bytes, like: Image, rows: int, top: int, bottom: int) -> Iterat
 
 
 def _unfilter(found: PngHeader, filtered: bytes, before: bytes) -> bytes:
-    """Undo the filters of whole rows, *before* being the row above them ("" at the top)."""
+    """Undo the filters of whole rows, with the row *before* them (b"" at the top)."""
     from PIL.PngImagePlugin import PngImageFile
 
     colour, mode = BYTES_TO_TYPE[found.step_bytes]
@@ -150,7 +150,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 class _IdatReader:
-    """The inflated bytes of all IDAT chunks, as a file; no more is inflated than asked for."""
+    """Reader of the inflated IDAT data; inflates no more than is read."""
 
     def __init__(self, body: bytes) -> None:
         self._pieces = (
@@ -164,7 +164,7 @@ class _IdatReader:
     def read(self, size: int) -> bytes:
         """Return exactly *size* bytes.
 
-        Raises: OSError where there are fewer, or they are damaged.
+        Raises: OSError if the data ends early or is damaged.
         """
         parts, missing = [], size
         while missing:
@@ -183,7 +183,7 @@ class _IdatReader:
 
 
 def _chunks(body: bytes, wanted: bytes) -> Iterator[memoryview]:
-    """Yield the contents of the chunks of one kind, of the last as much as the file has."""
+    """Yield the contents of the chunks of one kind; the last may be truncated."""
     view = memoryview(body)
     for kind, start, size in _chunk_offsets(body):
         if kind == wanted:
@@ -191,7 +191,7 @@ def _chunks(body: bytes, wanted: bytes) -> Iterator[memoryview]:
 
 
 def _chunk_offsets(body: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, start and size of each chunk, as far as the file goes."""
+    """Yield kind, start and size of each chunk."""
     place = len(SIGNATURE)
     while place + 12 <= len(body):
         (length,) = struct.unpack_from(">I", body, place)

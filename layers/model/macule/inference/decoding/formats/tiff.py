@@ -1,6 +1,6 @@
-"""What libtiff holds while it decodes: one strip or tile, of a size that the file chooses.
+"""TIFF: the memory that libtiff holds for one strip or tile, whose size the file sets.
 
-A tile may be larger than its image: one of 12,000 pixels a side takes 412 MB, whatever the image.
+A tile may be larger than its image: one of 12,000 pixels a side takes 412 MB for any image.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 BITS, COMPRESSION, SAMPLES, STRIP_ROWS, TILE_WIDTH, TILE_ROWS = 258, 259, 277, 278, 322, 323
-# Bytes held for each byte of a strip, by compression; measured: JPEG keeps the coefficients of a
-# progressive file, 2 bytes each; LZMA and Zstandard keep their window. The first is none, which
+# Measured bytes held per byte of a strip, by compression: JPEG holds the coefficients of a
+# progressive file, 2 bytes each; LZMA and Zstandard hold their window. 1 is no compression, which
 # Pillow reads without libtiff.
 COPIES = {1: 0, 6: 3, 7: 3, 34925: 2, 50000: 2, 50001: 3}
 
 
 def held_bytes(image: ImageFile) -> float:
-    """Return the bytes a pixel of *image* that libtiff holds beside it."""
+    """Return the bytes per pixel that libtiff holds beside *image*."""
     tags: Any = getattr(image, "tag_v2", {})
     if TILE_WIDTH in tags:
         pixels = _number(tags, TILE_WIDTH, 0) * _number(tags, TILE_ROWS, image.height)
@@ -31,6 +31,6 @@ def held_bytes(image: ImageFile) -> float:
 
 
 def _number(tags: Any, name: int, default: int) -> int:
-    """Read a tag that should have one number; of several the largest counts."""
+    """Return the number of a tag; the largest if it has several."""
     value = tags.get(name, default)
     return int(max(value)) if isinstance(value, tuple) else int(value)

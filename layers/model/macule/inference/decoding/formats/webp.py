@@ -1,7 +1,7 @@
-"""WebP through libwebp's own scaling: an image is never held whole.
+"""WebP decoding with libwebp's scaling, so that an image is never held whole.
 
-Pillow's reader holds two RGBA canvases and a copy, 17 bytes a pixel. libwebp scales the rows while
-it decodes them; the library is the one that Pillow was built with, called by ctypes.
+Pillow's reader holds two RGBA canvases and a copy, 17 bytes per pixel. libwebp scales rows while it
+decodes them. The library is the one of Pillow, called through ctypes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PIECE_BYTES = 2**16
-ABI_VERSION = 0x0209  # WEBP_DECODER_ABI_VERSION; libwebp refuses one of another first byte
+ABI_VERSION = 0x0209  # WEBP_DECODER_ABI_VERSION; libwebp refuses another major version
 RGBA = 1  # MODE_RGBA
 OK, SUSPENDED = 0, 5  # VP8StatusCode
-# Bytes a pixel that libwebp holds: of a lossless image all pixels, of a lossy one its alpha.
+# Bytes per pixel that libwebp holds: all pixels of a lossless image, the alpha of a lossy one.
 HELD_LOSSLESS, HELD_ALPHA = 4.2, 2.4
-PICTURE_CHUNKS = {b"VP8 ", b"VP8L", b"ALPH"}  # what a picture's chunks begin with
+PICTURE_CHUNKS = {b"VP8 ", b"VP8L", b"ALPH"}  # chunks that start a picture
 
 
 class _Input(ctypes.Structure):
@@ -34,7 +34,7 @@ class _Input(ctypes.Structure):
 
 
 class _Planes(ctypes.Structure):
-    """WebPYUVABuffer; the first members of WebPRGBABuffer, its neighbour in a union."""
+    """WebPYUVABuffer; the first members of WebPRGBABuffer, with which it shares a union."""
 
     _fields_ = (
         ("rgba", ctypes.POINTER(ctypes.c_uint8)),
@@ -87,14 +87,14 @@ class Frame(NamedTuple):
     height: int
     start: int
     end: int
-    held_bytes: float  # a pixel, by libwebp
+    held_bytes: float  # per pixel, by libwebp
 
 
 @cache
 def library() -> ctypes.CDLL:
-    """Return libwebp as Pillow's module has loaded it: symbols are looked up in what that needs.
+    """Return libwebp as loaded by Pillow's module, whose dependencies provide the symbols.
 
-    Raises: AttributeError where Pillow was built without it.
+    Raises: AttributeError if Pillow was built without it.
     """
     from PIL import _webp
 
@@ -113,9 +113,9 @@ def library() -> ctypes.CDLL:
 
 
 def frame(body: bytes, size: tuple[int, int]) -> Frame:
-    """Find the first picture of a file whose canvas is of *size*.
+    """Return the first picture of a file with a canvas of *size*.
 
-    Raises: OSError where there is none.
+    Raises: OSError if there is none.
     """
     place = 12
     while place + 8 <= len(body):
@@ -136,9 +136,9 @@ def frame(body: bytes, size: tuple[int, int]) -> Frame:
 
 
 def _with_held_bytes(body: bytes, found: Frame, place: int) -> Frame:
-    """Return the frame whose chunks begin at *place* with what libwebp will hold for it.
+    """Return the frame whose chunks begin at *place*, with `held_bytes` set.
 
-    Raises: OSError where the coded picture is of another size than the file says; struct.error.
+    Raises: OSError if the coded picture's size contradicts the container; struct.error.
     """
     held_bytes = 0.0
     kind, length = struct.unpack_from("<4sI", body, place)
@@ -160,10 +160,10 @@ def _with_held_bytes(body: bytes, found: Frame, place: int) -> Frame:
 def decode(
     body: bytes, canvas: tuple[int, int], size: tuple[int, int], check: Callable[[], None]
 ) -> Image:
-    """Decode the first picture of *body*, its *canvas* scaled to *size*.
+    """Decode the first picture of *body*, with its *canvas* scaled to *size*.
 
-    *check* is called for each piece of the file; what it raises ends the decoding.
-    Returns: RGBA; beside a picture that does not fill its canvas it is transparent.
+    *check* is called for each block of the file; an exception of it ends the decoding.
+    Returns: RGBA; transparent where the picture does not cover the canvas.
     Raises: OSError.
     """
     from PIL.Image import new
@@ -202,7 +202,7 @@ def _scaled(body: bytes, found: Frame, size: tuple[int, int], check: Callable[[]
 
 
 def _feed(webp: Any, decoder: Any, body: bytes, found: Frame, check: Callable[[], None]) -> None:
-    """Give the decoder ever more of the file, without a copy."""
+    """Pass growing parts of the file to the decoder, without a copy."""
     address = ctypes.cast(ctypes.c_char_p(body), ctypes.c_void_p).value or 0
     start, end = address + found.start, found.end - found.start
     for known in (*range(PIECE_BYTES, end, PIECE_BYTES), end):
