@@ -85,10 +85,13 @@ def test_file_tells_known_images_from_others(tmp_path: Path) -> None:
 
     made = export.export(load.load(path), 32, 32, batch_inference.scale(shown, still))
     images = [batch_inference.scale(image[None], still) for image in shown]
-    whole = quantize.int8(made.content, images, (0, 255), quantize.head(made.content))
+    whole = quantize.int8(made.content, images, (0, 255), quantize.float_pattern(made.content))
 
     for content in (made.content, whole):
-        near, far = (batch_inference.scores(content, each, still)[1] for each in (others, strange))
+        near, far = (
+            batch_inference.logits_and_ood_scores(content, each, still)[1]
+            for each in (others, strange)
+        )
         assert near is not None
         assert far is not None
         assert (far > np.quantile(near, 0.95)).mean() > 0.9

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zoo
 from macule.convert import export
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.source import load, validation
 from service import needs_tensorflow
 
@@ -35,7 +35,7 @@ WRONG_FILES = {
 
 def refusal(path: Path, constants: dict[str, float] | None = None) -> str:
     """The one sentence that a model is refused with."""
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ConversionError) as refused:
         load.load(path, constants or {})
     text = str(refused.value)
     assert text.endswith(".")
@@ -165,7 +165,7 @@ def test_one_logit_of_a_binary_loss_is_a_sigmoid(tmp_path: Path) -> None:
     setup = {"loss": keras.losses.BinaryCrossentropy(from_logits=True)}
     source = load.load(save(tmp_path / "model.keras", *body(), dense(1), **setup))
 
-    answer = load.predict(source, load.samples(source, 3, 16, 16))
+    answer = load.predict(source, load.sample_images(source, 3, 16, 16))
 
     assert (source.classes, source.output) == (2, "logits")
     assert answer.sum(axis=1) == pytest.approx([1, 1, 1])
@@ -283,8 +283,8 @@ CONFIGS = {
 @pytest.mark.parametrize("what", CONFIGS)
 def test_configs_that_reach_beyond_the_model(what: str) -> None:
     """Whatever a config names that runs code or opens files is refused at any depth."""
-    with pytest.raises(Refused):
-        validation.config("model.keras", {"layers": [{"inner": [CONFIGS[what]]}]})
+    with pytest.raises(ConversionError):
+        validation.check_config("model.keras", {"layers": [{"inner": [CONFIGS[what]]}]})
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,9 @@ def test_configs_that_reach_beyond_the_model(what: str) -> None:
 )
 def test_arithmetic_in_a_config_is_allowed(called: str) -> None:
     """Scaling that was written as arithmetic runs nothing but TensorFlow's own operators."""
-    validation.config("model.h5", {"class_name": "TFOpLambda", "config": {"function": called}})
+    validation.check_config(
+        "model.h5", {"class_name": "TFOpLambda", "config": {"function": called}}
+    )
 
 
 def test_arrays_in_other_files(tmp_path: Path) -> None:
@@ -364,12 +366,12 @@ def test_a_softmax_in_pieces_is_known_by_its_numbers(tmp_path: Path) -> None:
 
     source = load.load(tmp_path / "model")
     made = export.export(source, 16, 16)
-    images = load.samples(source, 4, 16, 16)
+    images = load.sample_images(source, 4, 16, 16)
 
     assert source.output == "softmax"
     assert "softmax" in made.cam["why"]
-    rows = tflite.outputs(made.content, images)
-    assert output_check.distribution(rows[0], "logits") == pytest.approx(
+    rows = tflite.run_outputs(made.content, images)
+    assert output_check.to_probabilities(rows[0], "logits") == pytest.approx(
         load.predict(source, images), abs=1e-4
     )
 
@@ -396,7 +398,7 @@ def test_configs_of_keras_2_2(tmp_path: Path) -> None:
 
     source = load.load(tmp_path / "model.h5")
 
-    images = load.samples(source, 3, 16, 16)
+    images = load.sample_images(source, 3, 16, 16)
     assert source.kind == "Keras 2"
     assert load.predict(source, images) == pytest.approx(
         np.asarray(model(images, training=False)), abs=1e-5

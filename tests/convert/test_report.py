@@ -51,7 +51,7 @@ def evidence(labels: list[str] | None = None, count: int = 150, noise: float = 0
     logits = draw.normal(size=(count, classes)) + 2 * np.eye(classes)[truth]
     before = metrics.softmax(logits)
     after = metrics.softmax(logits + draw.normal(size=logits.shape) * noise)
-    compared = metrics.compare(after, before)
+    compared = metrics.compare_probabilities(after, before)
 
     def judged(part: Any) -> dict[str, Any]:
         predicted = part.argmax(axis=1)
@@ -239,7 +239,7 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
 
 def test_plain_words_stay_readable() -> None:
     """A label with underscores, a share and Vietnamese need no escapes."""
-    assert markdown.plain("seborrheic_keratosis 98 % nốt ruồi") == (
+    assert markdown.escape("seborrheic_keratosis 98 % nốt ruồi") == (
         "seborrheic_keratosis 98 % nốt ruồi"
     )
 

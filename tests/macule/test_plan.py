@@ -14,7 +14,7 @@ from macule.cli import plan
 from macule.registry import local, model_card
 
 MB = 2**20
-NEED = plan.Need(27 * MB, 9 * MB, 21 * MB, 27 * MB)
+NEED = plan.Footprint(27 * MB, 9 * MB, 21 * MB, 27 * MB)
 SHIPPED: Any = SimpleNamespace(card=model_card.read(local.SHIPPED))  # nothing is loaded here
 PLAN = [sys.executable, "-m", "macule.cli", "plan"]
 
@@ -26,16 +26,18 @@ def test_the_default_model_holds_where_it_was_measured_to_hold() -> None:
 
 def test_more_memory_takes_larger_photos() -> None:
     """Each photo that fits a limit fits a larger one too, and below the need none does."""
-    small, large = (plan.fit(NEED.service, 256, limit_mb, 120_000_000) for limit_mb in (80, 256))
+    small, large = (
+        plan.compute_capacity(NEED.service, 256, limit_mb, 120_000_000) for limit_mb in (80, 256)
+    )
 
     assert 0 < small.slots < large.slots
     assert all(small.largest_mp[kind] <= large.largest_mp[kind] for kind in small.largest_mp)
-    assert plan.fit(NEED.service, 256, 60, 120_000_000).slots == 0
+    assert plan.compute_capacity(NEED.service, 256, 60, 120_000_000).slots == 0
 
 
 def test_a_limit_that_takes_no_photo_is_not_called_short_of_less_than_nothing() -> None:
     """Between the bare service and its first photo of 12 MP the verdict says what is left."""
-    _, least_mb = plan.ledger(NEED)
+    _, least_mb = plan.memory_breakdown(NEED)
     told, holds = plan.report(NEED, SHIPPED, [least_mb + 1, least_mb - 1], 120_000_000)
 
     assert told[-2].endswith("holds, but no photo of 12 MP fits into the 1.0 MB left")
@@ -46,7 +48,7 @@ def test_a_limit_that_takes_no_photo_is_not_called_short_of_less_than_nothing() 
 @given(st.tuples(*[st.integers(0, 200 * MB)] * 4), st.integers(1, 1000))
 def test_what_is_shown_adds_up(sizes: tuple[int, int, int, int], limit_mb: int) -> None:
     """The rows sum to the last one, and that and what is left to the limit, in what is shown."""
-    told, _ = plan.report(plan.Need(*sizes), SHIPPED, [limit_mb], 120_000_000)
+    told, _ = plan.report(plan.Footprint(*sizes), SHIPPED, [limit_mb], 120_000_000)
     rows = [Decimal(line.split()[-2]) for line in told if line.endswith(" MB")]
     (left,) = re.findall(r"([\d.]+) MB (?:left|short)", "\n".join(told))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from macule.cli import doctor
-from macule.cli.doctor.finding import FAIL, OK
+from macule.cli.doctor.check_result import FAIL, OK
 from peers import Peer, closed_port
 from service import GUNICORN, ROOT, running
 
@@ -101,7 +101,7 @@ def test_a_busy_port_fails() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        finding = doctor.port(f"127.0.0.1:{taken.getsockname()[1]}")
+        finding = doctor.check_port(f"127.0.0.1:{taken.getsockname()[1]}")
 
     assert finding.level == FAIL
     assert "Address already in use" in finding.text
@@ -110,7 +110,7 @@ def test_a_busy_port_fails() -> None:
 def test_a_port_where_macule_listens_is_well(tmp_path: Path) -> None:
     """After deploying, the service itself is what is found there."""
     with running(GUNICORN, tmp_path) as service:
-        finding = doctor.port(f"0.0.0.0:{service.port}")
+        finding = doctor.check_port(f"0.0.0.0:{service.port}")
 
     assert finding == (OK, "port", f"macule listens on 0.0.0.0:{service.port}")
 
@@ -119,12 +119,12 @@ def test_no_place_for_temporary_files_fails(monkeypatch: pytest.MonkeyPatch) -> 
     """gunicorn would not start without one."""
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
 
-    assert doctor.temporary().level == FAIL
+    assert doctor.check_temporary_files().level == FAIL
 
 
 def test_a_predict_function_is_asked_where_one_is_set(other: Peer) -> None:
     """PREDICT_URL must answer with a report."""
-    well, ill = (doctor.predict(f"{other.url}/{way}", 2) for way in ("fine", "busy"))
+    well, ill = (doctor.check_predict_function(f"{other.url}/{way}", 2) for way in ("fine", "busy"))
 
     assert well.level == OK
     assert (ill.level, "answered 503" in ill.text) == (FAIL, True)

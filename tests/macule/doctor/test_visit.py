@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from macule.cli.doctor import remote_service
-from macule.cli.doctor.finding import FAIL
+from macule.cli.doctor.check_result import FAIL
 from macule.http.client import Reply
 from macule.inference import decoding
 from peers import Peer, closed_port
@@ -95,9 +95,9 @@ def test_whatever_answers_it_ends_in_time(
     other: Peer, way: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All calls together take no longer than the time they have."""
-    monkeypatch.setattr(remote_service, "TOTAL_S", 0.5)
+    monkeypatch.setattr(remote_service, "TOTAL_TIMEOUT_S", 0.5)
     began = time.monotonic()
-    (finding,) = remote_service.findings(f"{other.url}/{way}")
+    (finding,) = remote_service.run_checks(f"{other.url}/{way}")
 
     assert finding.level == FAIL
     assert told in finding.text
@@ -107,14 +107,14 @@ def test_whatever_answers_it_ends_in_time(
 def test_a_proxy_that_drops_headers_is_told() -> None:
     """What every answer promises is looked for in each."""
     reply = Reply(503, {"x-memory-band": "great", "cache-control": "no-store"}, b"{}")
-    wrong = remote_service._wrong_headers(remote_service.Answer(reply, {}, 1.0))
+    wrong = remote_service._invalid_headers(remote_service.Response(reply, {}, 1.0))
 
     assert wrong == ["X-Request-Id", "X-Memory-Band", "Retry-After"]
 
 
 def test_the_photo_is_one() -> None:
     """It is a PNG that this package itself decodes."""
-    pixels = decoding.decode(remote_service._photo(), 64, "squash").pixels
+    pixels = decoding.decode(remote_service._test_png(), 64, "squash").pixels
 
     assert pixels.shape == (1, 64, 64, 3)
     assert pixels[0, 32, 32].tolist() == [0x5C, 0x3C, 0x30]

@@ -25,12 +25,12 @@ def convert(options: argparse.Namespace) -> int:
         complain(fault)
         return MISUSED
     from macule.convert import command
-    from macule.convert.errors import Refused
+    from macule.convert.errors import ConversionError
 
     typed = shlex.join(["macule", *sys.argv[1:]])
     try:
         out, evidence = command.convert(options, typed)
-    except Refused as error:
+    except ConversionError as error:
         complain(str(error))
         return FAILED
     for finding in evidence["findings"]:
@@ -41,7 +41,7 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    from macule.convert.errors import Refused
+    from macule.convert.errors import ConversionError
     from macule.convert.evaluation import check
 
     code = OK
@@ -49,7 +49,7 @@ def check(options: argparse.Namespace) -> int:
         for holds, what in check.check(options):
             print(f"{'ok  ' if holds else 'FAIL'} {what}")
             code = code if holds else FAILED
-    except (Macule, Refused) as error:
+    except (Macule, ConversionError) as error:
         print(f"FAIL {error}")
         return FAILED
     return code
@@ -60,13 +60,13 @@ def evaluate(options: argparse.Namespace) -> int:
         complain(fault)
         return MISUSED
     from macule.convert import evaluate
-    from macule.convert.errors import Refused
+    from macule.convert.errors import ConversionError
     from macule.convert.report import evaluation_page
 
     typed = shlex.join(["macule", *sys.argv[1:]])
     try:
         out, found = evaluate.evaluate(options, typed)
-    except Refused as error:
+    except ConversionError as error:
         complain(str(error))
         return FAILED
     print("\n".join(evaluation_page.lines(found)))
@@ -136,14 +136,14 @@ def plan(options: argparse.Namespace) -> int:
 def doctor(options: argparse.Namespace) -> int:
     from macule.cli import doctor
     from macule.cli.doctor import remote_service
-    from macule.cli.doctor.finding import FAIL
+    from macule.cli.doctor.check_result import FAIL
 
     code = OK
     url = options.url
     seen = (
-        remote_service.findings(url, settings.current().predict_key)
+        remote_service.run_checks(url, settings.current().predict_key)
         if url
-        else doctor.findings(options.worker)
+        else doctor.run_checks(options.worker)
     )
     for finding in seen:
         code = FAILED if finding.level == FAIL else code

@@ -29,7 +29,7 @@ TIERS = (
 )
 
 
-class Need(NamedTuple):
+class Footprint(NamedTuple):
     """Bytes that a bare process has after its first prediction, by what asked for them."""
 
     python: int
@@ -49,7 +49,7 @@ class Need(NamedTuple):
         return whole + WORKER_BYTES + admission.RESERVE_BYTES
 
 
-class Fit(NamedTuple):
+class Capacity(NamedTuple):
     """What an instance of *limit_mb* does."""
 
     limit_mb: float
@@ -58,7 +58,7 @@ class Fit(NamedTuple):
     largest_mp: dict[str, float]
 
 
-def measure(where: Where) -> tuple[Need, runtime.Warm]:
+def measure(where: Where) -> tuple[Footprint, runtime.Warm]:
     """Load a model in this process, run it once, and see what that took.
 
     Raises: ModelUnavailable, BadCard.
@@ -71,7 +71,7 @@ def measure(where: Where) -> tuple[Need, runtime.Warm]:
         warm = runtime.warm(where)
     runtime.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
     grown = warm.grown
-    need = Need(
+    need = Footprint(
         before,
         grown["import"],
         grown["fetch"] + grown["load"] + grown["first"],
@@ -80,7 +80,9 @@ def measure(where: Where) -> tuple[Need, runtime.Warm]:
     return need, warm
 
 
-def fit(least: int, side_px: int | tuple[int, int], limit_mb: float, max_pixels: int) -> Fit:
+def compute_capacity(
+    least: int, side_px: int | tuple[int, int], limit_mb: float, max_pixels: int
+) -> Capacity:
     """Say what fits a limit beside the *least* bytes that serving takes.
 
     Returns: phone photos at once, and the largest photo of each kind.
@@ -88,10 +90,10 @@ def fit(least: int, side_px: int | tuple[int, int], limit_mb: float, max_pixels:
     free = int(limit_mb * MB) - least
     header = decoding.Header(*PHOTO, "RGB", 1, 0.0, False, jpeg.SCALES)
     slots = max(0, free // cost.price(header, side_px))
-    return Fit(limit_mb, free / MB, slots, cost.largest_mp(free, side_px, max_pixels))
+    return Capacity(limit_mb, free / MB, slots, cost.largest_mp(free, side_px, max_pixels))
 
 
-def ledger(need: Need) -> tuple[dict[str, float], float]:
+def memory_breakdown(need: Footprint) -> tuple[dict[str, float], float]:
     """Return what serving takes, by what asks for it, and the sum: MB, as they are shown.
 
     Each is rounded before they are summed, so that the lines add up to the last one.
@@ -110,25 +112,25 @@ def ledger(need: Need) -> tuple[dict[str, float], float]:
 
 
 def report(
-    need: Need, warm: runtime.Warm, limits_mb: Sequence[float], max_pixels: int
+    need: Footprint, warm: runtime.Warm, limits_mb: Sequence[float], max_pixels: int
 ) -> tuple[list[str], bool]:
     """Write the ledger and a verdict for each limit, or for what clouds sell where there is none.
 
     Returns: the lines; whether each limit holds, or any of those that are sold.
     """
-    card, (rows, least_mb) = warm.card, ledger(need)
+    card, (rows, least_mb) = warm.card, memory_breakdown(need)
     told = [f"{card.name} {card.version} ({card.precision}) takes"]
     told += [f"  {name:<44}{size:>7.1f} MB" for name, size in rows.items()]
     told += [f"  {'in all, before the first photo':<44}{least_mb:>7.1f} MB"]
     tiers = [(f"{limit:g} MB", limit) for limit in limits_mb]
     tiers = tiers or [(f"{mb} MB ({name})", mb) for name, mb in TIERS]
-    fits = [fit(int(least_mb * MB), card.side_px, mb, max_pixels) for _, mb in tiers]
+    fits = [compute_capacity(int(least_mb * MB), card.side_px, mb, max_pixels) for _, mb in tiers]
     for (name, _), found in zip(tiers, fits, strict=True):
-        told += [f"{name}: {_verdict(found)}"]
+        told += [f"{name}: {_describe_capacity(found)}"]
     return told, (all if limits_mb else any)(found.free_mb >= 0 for found in fits)
 
 
-def _verdict(found: Fit) -> str:
+def _describe_capacity(found: Capacity) -> str:
     if found.free_mb < 0:
         return f"does not hold; it is {-found.free_mb:.1f} MB short"
     if not found.slots:

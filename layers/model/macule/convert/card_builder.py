@@ -19,8 +19,8 @@ from macule.convert.evaluation.dataset import Images
 from macule.convert.graph import out_of_distribution
 from macule.convert.quantization import comparison
 from macule.convert.quantization.acceptance import Gate
-from macule.convert.quantization.comparison import Proof
-from macule.convert.quantization.precisions import Candidate
+from macule.convert.quantization.candidates import Candidate
+from macule.convert.quantization.comparison import Comparison
 from macule.convert.source import load
 from macule.convert.source.load import Source
 
@@ -77,7 +77,7 @@ class Tested(NamedTuple):
     """A candidate, what it does, which gates it fails, and whether it is the one."""
 
     candidate: Candidate
-    proof: Proof
+    proof: Comparison
     failed: list[str]
     chosen: bool
 
@@ -91,7 +91,7 @@ class Made(NamedTuple):
 
     given: Given
     exported: export.Exported
-    choice: scaling.Choice
+    choice: scaling.ScalingChoice
     trial: Trial
     before: NDArray[np.float32]
     tested: list[Tested]
@@ -164,7 +164,7 @@ def strange(made: Made) -> dict[str, float]:
     """Set the distances from which an image is unfamiliar, and from which it is not skin."""
     if made.distances is None:
         return {}
-    return out_of_distribution.thresholds(
+    return out_of_distribution.score_thresholds(
         made.distances if made.given.evaluation else made.distances[1::2]
     )
 
@@ -261,7 +261,7 @@ def findings(made: Made) -> list[dict[str, str]]:
         found.append(
             finding(
                 "info",
-                f"Fewer than {2 * out_of_distribution.LEAST_IMAGES} images to calibrate on, or no feature"
+                f"Fewer than {2 * out_of_distribution.MIN_IMAGES} images to calibrate on, or no feature"
                 " maps: an image of something else is not told apart as not_skin.",
             )
         )
@@ -301,7 +301,11 @@ def row(one: Tested) -> dict[str, Any]:
 def original(made: Made) -> dict[str, Any]:
     """The model as it came, in the same terms."""
     source, truth = made.given.source, made.trial.truth
-    judged = None if truth is None else comparison.judge(made.before, truth, made.given.labels)
+    judged = (
+        None
+        if truth is None
+        else comparison.compute_label_metrics(made.before, truth, made.given.labels)
+    )
     return {
         "name": f"original ({source.kind})",
         "size_mb": source.size_mb,
@@ -319,7 +323,7 @@ def maps(made: Made) -> list[dict[str, Any]]:
     places = np.linspace(0, len(made.trial.pixels) - 1, count).astype(int)
     pixels = made.trial.pixels[places]
     answers = list(
-        batch_inference.outputs(made.chosen.candidate.content, pixels, made.trial.scaling)
+        batch_inference.run_outputs(made.chosen.candidate.content, pixels, made.trial.scaling)
     )
     best = made.before[places].argmax(axis=1)
     scaled = batch_inference.scale(pixels, made.trial.scaling)

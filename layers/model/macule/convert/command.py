@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from macule.convert import card_builder, export, scaling
 from macule.convert.card_builder import Given, Tested, Trial
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.evaluation import batch_inference, dataset
 from macule.convert.evaluation.dataset import Images
 from macule.convert.graph import out_of_distribution
 from macule.convert.progress import Progress
-from macule.convert.quantization import acceptance, comparison, precisions
+from macule.convert.quantization import acceptance, candidates, comparison
 from macule.convert.report import pages
 from macule.convert.source import labelling, load
 from macule.convert.source.load import Source
@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--names", metavar="FILE|a,b,c", help="what people read; JSON for several languages")
     add("--descriptions", metavar="FILE", help="a sentence for each label, JSON by language")
     add("--urgent", metavar="a,b", help="the labels that a doctor should see soon")
-    add("--scaling", choices=["auto", *scaling.KNOWN], default="auto")
+    add("--scaling", choices=["auto", *scaling.SCALINGS], default="auto")
     add("--channels", choices=["rgb", "bgr"], help="default: found, else rgb")
     add("--resize", choices=["squash", "crop", "pad"], default="squash")
     add("--side", type=_side, metavar="PX", help="input side, or HEIGHTxWIDTH")
@@ -88,13 +88,13 @@ def convert(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, An
     exported = _know(given, exported, choice, progress)
 
     progress.step("asking the original")
-    stand_ins = Images(dataset.drawn(given.side_px), None, 0)
+    stand_ins = Images(dataset.synthetic_images(given.side_px), None, 0)
     judged = given.judged or stand_ins
     trial = Trial(
         judged.pixels,
         arrange(judged.pixels, choice.channels),
         judged.truth,
-        scaling.numbers(choice.name, choice.channels),
+        scaling.mean_and_std(choice.name, choice.channels),
         proves=given.judged is not None,
     )
     before = _reference(given.source, trial, progress)
@@ -105,7 +105,9 @@ def convert(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, An
 
     progress.step(f"writing {out}")
     best = next(one.candidate for one in tested if one.chosen)
-    scores = batch_inference.scores(best.content, trial.pixels, trial.scaling, exported.output)
+    scores = batch_inference.logits_and_ood_scores(
+        best.content, trial.pixels, trial.scaling, exported.output
+    )
     made = card_builder.Made(given, exported, choice, trial, before, tested, *scores)
     card = card_builder.card(options, made)
     evidence = card_builder.evidence(options, typed, made, card)
@@ -122,29 +124,31 @@ def _read(options: argparse.Namespace, progress: Progress) -> Given:
     progress.step(f"reading {options.model}")
     source = load.load(options.model, _constants(options.constant))
     side_px = _sides(source, options.side)
-    labelled = dataset.read(options.eval) if options.eval else []
-    plain = dataset.read(options.calibration) if options.calibration else labelled
+    labelled = dataset.list_photos(options.eval) if options.eval else []
+    plain = dataset.list_photos(options.calibration) if options.calibration else labelled
     folders = sorted({photo.label for photo in labelled if photo.label})
-    labels = labelling.read(options.labels, options.model, folders, source.classes)
+    labels = labelling.read_labels(options.labels, options.model, folders, source.classes)
     texts = {
-        "names": labelling.names(options.names, labels),
-        "descriptions": labelling.descriptions(options.descriptions, labels),
-        "urgent": labelling.urgent(options.urgent, labels),
+        "names": labelling.read_names(options.names, labels),
+        "descriptions": labelling.read_descriptions(options.descriptions, labels),
+        "urgent": labelling.read_urgent(options.urgent, labels),
     }
     if options.eval and not folders:
-        raise Refused(f"{options.eval} has no labels: a folder a class, or a labels.csv.")
+        raise ConversionError(f"{options.eval} has no labels: a folder a class, or a labels.csv.")
 
     progress.step(f"decoding images to {side_px[0]} x {side_px[1]} px")
 
     def decoded(photos: list[dataset.Photo], what: str) -> Images | None:
         if not photos:
             return None
-        return dataset.decode(photos, labels, side_px, options.resize, progress, what)
+        return dataset.decode_photos(photos, labels, side_px, options.resize, progress, what)
 
     # Where one folder knows splits, ranges come from its training images, figures from the others.
-    calibration = dataset.choose(plain, ["train"], CALIBRATION_IMAGES) if plain else []
+    calibration = dataset.sample_photos(plain, ["train"], CALIBRATION_IMAGES) if plain else []
     unlabelled = [photo._replace(label="") for photo in calibration]
-    evaluation = dataset.choose(labelled, ["val", "test"], EVALUATION_IMAGES) if labelled else []
+    evaluation = (
+        dataset.sample_photos(labelled, ["val", "test"], EVALUATION_IMAGES) if labelled else []
+    )
     return Given(
         source, side_px, labels, texts,
         decoded(unlabelled, "for calibration"), decoded(evaluation, "for evaluation"),
@@ -153,7 +157,7 @@ def _read(options: argparse.Namespace, progress: Progress) -> Given:
 
 def _scale(
     given: Given, exported: export.Exported, options: argparse.Namespace, progress: Progress
-) -> scaling.Choice:
+) -> scaling.ScalingChoice:
     """Try every scaling where there are labelled images, and choose."""
     tried = []
     if given.evaluation and given.evaluation.truth is not None:
@@ -164,7 +168,7 @@ def _scale(
 
 
 def _know(
-    given: Given, exported: export.Exported, choice: scaling.Choice, progress: Progress
+    given: Given, exported: export.Exported, choice: scaling.ScalingChoice, progress: Progress
 ) -> export.Exported:
     """Write the file anew with a distance from the calibration images, where there are enough.
 
@@ -174,10 +178,10 @@ def _know(
     if shown is None or exported.precision != "fp32" or given.source.kind == "tflite":
         return exported
     pixels = shown.pixels if given.evaluation else shown.pixels[::2]
-    if len(pixels) < out_of_distribution.LEAST_IMAGES:
+    if len(pixels) < out_of_distribution.MIN_IMAGES:
         return exported
     progress.say(f"learning from {len(pixels)} images what is familiar")
-    numbers = scaling.numbers(choice.name, choice.channels)
+    numbers = scaling.mean_and_std(choice.name, choice.channels)
     known = batch_inference.scale(arrange(pixels, choice.channels), numbers)
     return export.export(given.source, *given.side_px, known)
 
@@ -193,7 +197,7 @@ def _reference(source: Source, trial: Trial, progress: Progress) -> NDArray[np.f
     ]
     before = np.concatenate(parts)
     if not np.isfinite(before).all():
-        raise Refused(
+        raise ConversionError(
             "The model answers real images with values that are not numbers: its weights or its "
             "scaling are broken. Check it in Keras first."
         )
@@ -218,12 +222,14 @@ def _prove(
     passing = acceptance.Gate(
         options.gate_agreement, options.gate_mean_change, options.gate_lost, limit_mb
     )
-    made: Iterable[precisions.Candidate]
+    made: Iterable[candidates.Candidate]
     if exported.precision == "fp32":
         wanted = options.precision
-        made = precisions.candidates(exported.content, samples, trial.scaling, wanted, progress.say)
+        made = candidates.generate_candidates(
+            exported.content, samples, trial.scaling, wanted, progress.say
+        )
     else:
-        made = [precisions.Candidate("as it came", exported.precision, exported.content)]
+        made = [candidates.Candidate("as it came", exported.precision, exported.content)]
     tested: list[Tested] = []
     for candidate in made:
         proof, failed = _judge(candidate, exported.output, passing, trial, before, labels)
@@ -239,30 +245,30 @@ def _prove(
         if one.proof.images and (limit_mb is None or one.proof.peak_mb <= limit_mb)
     ]
     if not fits or (options.precision == "auto" and exported.precision == "fp32"):
-        raise Refused(_none_passed(tested, options.limit_mb))
+        raise ConversionError(_none_passed(tested, options.limit_mb))
     best = max(fits, key=lambda place: tested[place].proof.agreement)
     tested[best] = tested[best]._replace(chosen=True)
     return tested
 
 
 def _judge(
-    candidate: precisions.Candidate,
+    candidate: candidates.Candidate,
     output: str,
     passing: acceptance.Gate,
     trial: Trial,
     before: NDArray[np.float32],
     labels: list[str],
-) -> tuple[comparison.Proof, list[str]]:
+) -> tuple[comparison.Comparison, list[str]]:
     """Prove one candidate; returns the gates that it fails, or why it cannot be judged."""
     if candidate.why:
-        return comparison.unproved(candidate), [candidate.why]
+        return comparison.not_measured(candidate), [candidate.why]
     try:
-        proof = comparison.prove(
+        proof = comparison.compare(
             candidate, before, trial.pixels, trial.scaling, trial.truth, labels, output
         )
     except (ValueError, RuntimeError, subprocess.SubprocessError) as error:
-        return comparison.unproved(candidate), [f"LiteRT cannot run it ({str(error)[:160]})"]
-    return proof, acceptance.verdict(passing, proof)
+        return comparison.not_measured(candidate), [f"LiteRT cannot run it ({str(error)[:160]})"]
+    return proof, acceptance.failed_gates(passing, proof)
 
 
 def _line(one: Tested) -> str:
@@ -306,7 +312,7 @@ def _whole(out: Path) -> Iterator[Path]:
 def _free(out: Path) -> Path:
     """Refuse to write over what is no model of macule's."""
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / FILE).is_file()):
-        raise Refused(f"{out} exists and is no model of macule's: choose another --out.")
+        raise ConversionError(f"{out} exists and is no model of macule's: choose another --out.")
     return out
 
 
@@ -314,7 +320,7 @@ def _sides(source: Source, asked: tuple[int, int] | None) -> tuple[int, int]:
     """Settle the input's height and width in pixels."""
     height, width = asked or (source.height or DEFAULT_SIDE_PX, source.width or DEFAULT_SIDE_PX)
     if not all(LEAST_SIDE_PX <= side <= MOST_SIDE_PX for side in (height, width)):
-        raise Refused(
+        raise ConversionError(
             f"The input is {height} x {width} px; {LEAST_SIDE_PX} to {MOST_SIDE_PX} are served."
         )
     return height, width
@@ -334,5 +340,5 @@ def _constants(pairs: list[str]) -> dict[str, float]:
         try:
             constants[name] = float(value)
         except ValueError as error:
-            raise Refused(f"--constant {pair} is not NAME=NUMBER.") from error
+            raise ConversionError(f"--constant {pair} is not NAME=NUMBER.") from error
     return constants

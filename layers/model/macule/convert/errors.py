@@ -1,5 +1,5 @@
 """The one failure of loading and exporting a model."""
 
 
-class Refused(ValueError):
+class ConversionError(ValueError):
     """A model that is not converted; the text is one sentence with the way out, for a shell."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from macule import __version__
 from macule.convert import card_builder
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.evaluation import bootstrap, dataset, metrics
 from macule.convert.evaluation.dataset import Photo
 from macule.convert.progress import Progress
@@ -24,13 +24,13 @@ from macule.registry import local, model_card
 
 SPLITS = ("val", "test")
 DECISIONS = ("classified", "inconclusive", "not_skin")
-GROUPS = ("patient", "patient_id", "lesion", "lesion_id")  # columns, the first that is there
-TRAITS = ("sex", "age_approx", "age")
-LEAST_OF_A_KIND = 10  # images of a subgroup below which its figures say nothing
-LEAST_OF_A_LABEL = 5  # likewise of one label in it, and of all others
+GROUP_COLUMNS = ("patient", "patient_id", "lesion", "lesion_id")  # columns, the first that is there
+SUBGROUP_COLUMNS = ("sex", "age_approx", "age")
+MIN_SUBGROUP_IMAGES = 10  # images of a subgroup below which its figures say nothing
+MIN_LABEL_IMAGES = 5  # likewise of one label in it, and of all others
 
 
-class Answers(NamedTuple):
+class Predictions(NamedTuple):
     """What a model answers to labelled images, in one order.
 
     `probabilities` (n, classes), calibrated; `decisions` (n,) words of DECISIONS; `truth` (n,)
@@ -45,7 +45,7 @@ class Answers(NamedTuple):
     broken: int
 
     @property
-    def labelled(self) -> "Answers":
+    def labelled(self) -> "Predictions":
         """Those to images whose label is one of the card's."""
         known = self.truth >= 0
         return self._replace(
@@ -75,7 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="for evaluation.json and .html (default: evaluation)",
     )
-    add("--resamples", type=int, default=bootstrap.TIMES, metavar="N", help="of the bootstrap")
+    add("--resamples", type=int, default=bootstrap.RESAMPLES, metavar="N", help="of the bootstrap")
 
 
 def evaluate(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, Any]]:
@@ -84,14 +84,14 @@ def evaluate(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, A
     Returns: the folder written to, and all figures.
     Raises: Refused, ModelUnavailable, BadCard.
     """
-    photos = dataset.read(options.data, options.column)
+    photos = dataset.list_photos(options.data, options.column)
     splits = (options.split,) if options.split else SPLITS
     chosen = [photo for photo in photos if photo.split in splits]
     if options.split and not chosen:
         known = ", ".join(sorted({photo.split for photo in photos if photo.split})) or "none"
-        raise Refused(f"{options.data} has no split {options.split!r}; it has: {known}.")
-    answers = ask(options.folder, chosen or photos, Progress(1))
-    found = figures(answers, options.resamples)
+        raise ConversionError(f"{options.data} has no split {options.split!r}; it has: {known}.")
+    answers = predict_photos(options.folder, chosen or photos, Progress(1))
+    found = compute_metrics(answers, options.resamples)
     found |= {
         "data": options.data.name,
         "splits": dict(Counter(photo.split for photo in answers.photos if photo.split)),
@@ -107,7 +107,7 @@ def evaluate(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, A
     return out, found
 
 
-def ask(folder: str, photos: Sequence[Photo], progress: Progress) -> Answers:
+def predict_photos(folder: str, photos: Sequence[Photo], progress: Progress) -> Predictions:
     """Answer every photo as the service would.
 
     Raises: Refused where no photo is labelled as the model is, or none can be decoded.
@@ -117,7 +117,7 @@ def ask(folder: str, photos: Sequence[Photo], progress: Progress) -> Answers:
         warm = runtime.warm(folder)
     kept, rows, decisions = [], [], []
     for photo in progress.track(photos, len(photos), "asking the model"):
-        pixels = dataset.pixels_of(photo, decoding.sides(card.side_px), card.resize)
+        pixels = dataset.decode_photo(photo, decoding.sides(card.side_px), card.resize)
         if pixels is None:
             continue
         scores = runtime.run(warm, pixels[None])
@@ -127,16 +127,16 @@ def ask(folder: str, photos: Sequence[Photo], progress: Progress) -> Answers:
             classification.decide(card, float(scores.probabilities.max()), scores.distance)
         )
     if not kept:
-        raise Refused(f"None of the {len(photos)} images can be decoded.")
+        raise ConversionError(f"None of the {len(photos)} images can be decoded.")
     place = {label: index for index, label in enumerate(card.labels)}
     truth = np.array([place.get(photo.label, -1) for photo in kept], np.int64)
     if (truth < 0).all():
         found = ", ".join(sorted({photo.label or "(none)" for photo in kept})[:5])
-        raise Refused(
+        raise ConversionError(
             f"The images are labelled {found}, the model {', '.join(card.labels[:8])}: name "
             "folders or rows as the labels are."
         )
-    return Answers(
+    return Predictions(
         card,
         kept,
         np.asarray(rows, np.float64),
@@ -146,19 +146,19 @@ def ask(folder: str, photos: Sequence[Photo], progress: Progress) -> Answers:
     )
 
 
-def figures(answers: Answers, resamples: int = bootstrap.TIMES) -> dict[str, Any]:
+def compute_metrics(answers: Predictions, resamples: int = bootstrap.RESAMPLES) -> dict[str, Any]:
     """All figures of *answers*, those with an interval as {"value", "low", "high"}."""
     known = answers.labelled
     photos, probabilities, truth = known.photos, known.probabilities, known.truth
     labels = list(answers.card.labels)
-    column = next((name for name in GROUPS if photos[0].row.get(name)), "")
+    column = next((name for name in GROUP_COLUMNS if photos[0].row.get(name)), "")
     groups = [photo.row.get(column, "") or str(photo.path) for photo in photos]
 
     def some(places: NDArray[np.int64]) -> Mapping[str, float]:
-        return scalars(probabilities[places], truth[places], labels)
+        return scalar_metrics(probabilities[places], truth[places], labels)
 
     spans = bootstrap.intervals(some, groups, resamples)
-    whole = scalars(probabilities, truth, labels)
+    whole = scalar_metrics(probabilities, truth, labels)
     return {
         "model": {
             "name": answers.card.name,
@@ -179,23 +179,23 @@ def figures(answers: Answers, resamples: int = bootstrap.TIMES) -> dict[str, Any
         "ece_bins": metrics.BINS,
         "ece_before_temperature": metrics.calibration_error(known.uncalibrated, truth),
         "ece_by_chance": metrics.calibration_chance(probabilities),
-        "confusion": metrics.confusion(probabilities.argmax(1), truth, len(labels)).tolist(),
-        "decisions": decided(answers),
-        "abstention": abstained(probabilities, truth, known.decisions),
-        "risk_coverage": metrics.risks(probabilities, truth),
-        "subgroups": subgroups(photos, probabilities, truth, labels),
+        "confusion": metrics.confusion_matrix(probabilities.argmax(1), truth, len(labels)).tolist(),
+        "decisions": count_decisions(answers),
+        "abstention": abstention_metrics(probabilities, truth, known.decisions),
+        "risk_coverage": metrics.risk_coverage(probabilities, truth),
+        "subgroups": subgroup_metrics(photos, probabilities, truth, labels),
     }
 
 
-def scalars(
+def scalar_metrics(
     probabilities: metrics.Floats, truth: metrics.Ints, labels: Sequence[str]
 ) -> dict[str, float]:
     """Figures of one number each, of all images."""
-    rows = metrics.by_class(probabilities, truth)
+    rows = metrics.class_metrics(probabilities, truth)
     found = {
-        "mean_auc": metrics.mean([row["auc"] for row in rows]),
-        "accuracy": metrics.share(probabilities.argmax(axis=1) == truth),
-        "balanced_accuracy": metrics.mean([row["sensitivity"] for row in rows]),
+        "mean_auc": metrics.nan_mean([row["auc"] for row in rows]),
+        "accuracy": metrics.proportion(probabilities.argmax(axis=1) == truth),
+        "balanced_accuracy": metrics.nan_mean([row["sensitivity"] for row in rows]),
         "ece": metrics.calibration_error(probabilities, truth),
     }
     for label, row in zip(labels, rows, strict=True):
@@ -203,7 +203,7 @@ def scalars(
     return found
 
 
-def decided(answers: Answers) -> dict[str, dict[str, int]]:
+def count_decisions(answers: Predictions) -> dict[str, dict[str, int]]:
     """Count decisions by label, those of foreign labels too: folders of what is not skin, say."""
     found: dict[str, dict[str, int]] = {}
     for photo, decision in zip(answers.photos, answers.decisions, strict=True):
@@ -212,7 +212,7 @@ def decided(answers: Answers) -> dict[str, dict[str, int]]:
     return found
 
 
-def abstained(
+def abstention_metrics(
     probabilities: metrics.Floats, truth: metrics.Ints, decisions: NDArray[np.str_]
 ) -> dict[str, float]:
     """What the answers that count as `classified` are worth."""
@@ -220,13 +220,13 @@ def abstained(
     right = probabilities.argmax(axis=1) == truth
     return {
         "coverage": float(kept.mean()),
-        "accuracy_of_classified": metrics.share(right[kept]),
+        "accuracy_of_classified": metrics.proportion(right[kept]),
         "accuracy_of_all": float(right.mean()),
         "not_skin": float((decisions == "not_skin").mean()),
     }
 
 
-def subgroups(
+def subgroup_metrics(
     photos: Sequence[Photo],
     probabilities: metrics.Floats,
     truth: metrics.Ints,
@@ -234,33 +234,33 @@ def subgroups(
 ) -> list[dict[str, Any]]:
     """Figures by sex and by age, as far as the table knows them."""
     found = []
-    for trait in TRAITS:
-        kinds = np.array([kind(trait, photo.row.get(trait, "")) for photo in photos])
+    for trait in SUBGROUP_COLUMNS:
+        kinds = np.array([subgroup_name(trait, photo.row.get(trait, "")) for photo in photos])
         if set(kinds) == {"unknown"}:
             continue
         for name in sorted(set(kinds)):
             inside = kinds == name
             row = {"trait": trait, "group": str(name), "n": int(inside.sum())}
-            found.append(row | spoken(probabilities[inside], truth[inside], labels))
+            found.append(row | reliable_metrics(probabilities[inside], truth[inside], labels))
     return found
 
 
-def spoken(
+def reliable_metrics(
     probabilities: metrics.Floats, truth: metrics.Ints, labels: Sequence[str]
 ) -> dict[str, float | None]:
     """Figures of a subgroup; None for those that rest on too few images to say anything."""
     counts = np.bincount(truth, minlength=len(labels))
-    told = scalars(probabilities, truth, labels) if len(truth) >= LEAST_OF_A_KIND else {}
+    told = scalar_metrics(probabilities, truth, labels) if len(truth) >= MIN_SUBGROUP_IMAGES else {}
     enough = {
         label
         for label, count in zip(labels, counts, strict=True)
-        if min(count, len(truth) - count) >= LEAST_OF_A_LABEL
+        if min(count, len(truth) - count) >= MIN_LABEL_IMAGES
     }
     areas = [told[f"auc/{label}"] for label in labels if told and label in enough]
     return {
         "accuracy": told.get("accuracy"),
         "balanced_accuracy": told.get("balanced_accuracy") if len(enough) == len(labels) else None,
-        "mean_auc": metrics.mean(areas) if areas else None,
+        "mean_auc": metrics.nan_mean(areas) if areas else None,
         **{
             f"sensitivity/{label}": told.get(f"sensitivity/{label}") if label in enough else None
             for label in labels
@@ -268,7 +268,7 @@ def spoken(
     }
 
 
-def kind(trait: str, text: str) -> str:
+def subgroup_name(trait: str, text: str) -> str:
     """Name the subgroup of a table's entry; ages in spans of twenty years."""
     if not trait.startswith("age"):
         return text.strip().lower() or "unknown"

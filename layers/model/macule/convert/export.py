@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.graph import cams, frozen_graph, gradcam, out_of_distribution
-from macule.convert.graph.head import Unknown
-from macule.convert.graph.outputs import Plan, draw, know
+from macule.convert.graph.head import UnsupportedHead
+from macule.convert.graph.outputs import ExportPlan, fit_ood, make_plan
 from macule.convert.source import load, output_check, restore, tflite
 from macule.convert.source.load import Source
 
 SIDES_PX = (8, 640)
 TOLERANCE = 1e-3
-NUDGES = 8  # of all pixels: an answer near a boundary does not fall over at every one
+PERTURBATIONS = 8  # of all pixels: an answer near a boundary does not fall over at every one
 # BatchNormalization folds into the layer before it; all else must be in the file. Of the networks
 # of keras.applications MobileNetV2 at alpha 0.35 keeps least, 95 %.
-LEAST_SHARE = 0.8
+MIN_SIZE_RATIO = 0.8
 
 
 class Exported(NamedTuple):
@@ -51,29 +51,29 @@ def export(
     low, high = SIDES_PX
     name = source.model.name
     if not (low <= height <= high and low <= width <= high):
-        raise Refused(f"{name} at {height} x {width} px: give a --side of {low} to {high}.")
+        raise ConversionError(f"{name} at {height} x {width} px: give a --side of {low} to {high}.")
     if source.kind == "tflite":
-        return wrap(source, height, width)
-    plan = draw(load.at(source, height, width), load.opaque(source))
-    plan = plan if known is None else know(plan, known)
-    images = load.samples(source, 4, height, width)
+        return wrap_tflite(source, height, width)
+    plan = make_plan(load.graph_at(source, height, width), load.has_opaque_softmax(source))
+    plan = plan if known is None else fit_ood(plan, known)
+    images = load.sample_images(source, 4, height, width)
     try:
-        content, outputs = made(source, plan, images)
-    except (Unknown, Refused) as error:
+        content, outputs = write_and_check(source, plan, images)
+    except (UnsupportedHead, ConversionError) as error:
         if plan.head is None:
             raise
         # maps are an addition: what LiteRT cannot do for them must not cost the model
-        why = str(error) if isinstance(error, Unknown) else "LiteRT cannot compute its maps"
+        why = str(error) if isinstance(error, UnsupportedHead) else "LiteRT cannot compute its maps"
         plan = plan._replace(head=None, why=why)
-        content, outputs = made(source, plan, images)
+        content, outputs = write_and_check(source, plan, images)
     cam: dict[str, Any] = {"faithful": False, "why": plan.why}
     if plan.head:
         cam = gradcam.compare(plan.frozen, plan.head, plan.logits.name, images, outputs[1])
     return Exported(content, "logits", cam, "fp32")
 
 
-def made(
-    source: Source, plan: Plan, images: NDArray[np.float32]
+def write_and_check(
+    source: Source, plan: ExportPlan, images: NDArray[np.float32]
 ) -> tuple[bytes, list[NDArray[np.float32]]]:
     """Write a plan and check the file; returns it with its outputs on *images*.
 
@@ -82,14 +82,16 @@ def made(
     from tensorflow.lite.python.convert_phase import ConverterError
 
     try:
-        content = write(lambda image: serve(plan, image), plan.frozen.shape)
-    except (*restore.BROKEN, ConverterError) as error:
-        raise Refused(unsupported(source.model.name, error)) from error
-    frozen_graph.tidy()
-    return content, check(source, content, images, frozen_graph.bytes_of(plan.opened))
+        content = write_tflite(lambda image: build_serving_graph(plan, image), plan.frozen.shape)
+    except (*restore.LOAD_ERRORS, ConverterError) as error:
+        raise ConversionError(unsupported_message(source.model.name, error)) from error
+    frozen_graph.collect_garbage()
+    return content, check_equivalence(
+        source, content, images, frozen_graph.weight_bytes(plan.opened)
+    )
 
 
-def serve(plan: Plan, image: Any) -> dict[str, Any]:
+def build_serving_graph(plan: ExportPlan, image: Any) -> dict[str, Any]:
     """Build the graph that is served: the model's own, its logits, and the maps beside them.
 
     Raises: Unknown.
@@ -100,13 +102,13 @@ def serve(plan: Plan, image: Any) -> dict[str, Any]:
     given = {f"{frozen_graph.IMAGE}:0": image}
     tap = [plan.known[0]] if plan.known else []
     if plan.head is None:
-        row, *tapped = frozen_graph.splice(definition, given, [wanted.name, *tap], "")
+        row, *tapped = frozen_graph.import_subgraph(definition, given, [wanted.name, *tap], "")
         maps = None
     else:
-        features, *tapped = frozen_graph.splice(
+        features, *tapped = frozen_graph.import_subgraph(
             definition, given, [plan.head.features.name, *tap], ""
         )
-        row, maps = cams.attach(plan.opened, definition, plan.head, wanted, features)
+        row, maps = cams.build_head(plan.opened, definition, plan.head, wanted, features)
     with tf.name_scope("head/"):
         row = tf.reshape(row, (1, plan.answer.units))
         if plan.answer.logits is None:
@@ -118,11 +120,11 @@ def serve(plan: Plan, image: Any) -> dict[str, Any]:
         found = {"logits": row} | ({} if maps is None else {"cams": maps})
         if plan.known:
             pooled = tf.reduce_mean(tapped[0], [1, 2])
-            found["distance"] = out_of_distribution.measure(plan.known[1], pooled)
+            found["distance"] = out_of_distribution.build_score(plan.known[1], pooled)
         return found
 
 
-def write(
+def write_tflite(
     serve: Callable[[Any], dict[str, Any]], shape: tuple[int, ...], owner: Any = None
 ) -> bytes:
     """Save *serve* as the only signature, batch fixed to 1, and convert it.
@@ -135,14 +137,14 @@ def write(
     module = tf.Module() if owner is None else owner
     wanted = tf.TensorSpec((1, *shape), tf.float32, frozen_graph.IMAGE)
     function = tf.function(serve, input_signature=[wanted], autograph=False)
-    with tempfile.TemporaryDirectory() as folder, restore.quiet():
+    with tempfile.TemporaryDirectory() as folder, restore.suppress_warnings():
         tf.saved_model.save(module, folder, signatures={"serving_default": function})
         del function, module
-        frozen_graph.tidy()
+        frozen_graph.collect_garbage()
         return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 
-def unsupported(name: str, error: BaseException) -> str:
+def unsupported_message(name: str, error: BaseException) -> str:
     """Say which operator LiteRT lacks."""
     import re
 
@@ -154,7 +156,7 @@ def unsupported(name: str, error: BaseException) -> str:
     )
 
 
-def check(
+def check_equivalence(
     source: Source, content: bytes, images: NDArray[np.float32], weights: int
 ) -> list[NDArray[np.float32]]:
     """Compare the file with the model; returns its outputs on *images*, logits first.
@@ -162,26 +164,28 @@ def check(
     Raises: Refused where weights were lost or answers differ.
     """
     name = source.model.name
-    if len(content) < LEAST_SHARE * weights:
-        raise Refused(
+    if len(content) < MIN_SIZE_RATIO * weights:
+        raise ConversionError(
             f"{name} lost weights in conversion ({len(content)} bytes of {weights}): report it "
             "with the model's summary()."
         )
     try:
-        outputs = tflite.outputs(content, images)
+        outputs = tflite.run_outputs(content, images)
     except (ValueError, RuntimeError) as error:
-        raise Refused(unsupported(name, error)) from error
+        raise ConversionError(unsupported_message(name, error)) from error
     expected = load.predict(source, images)
-    change = np.abs(output_check.distribution(outputs[0], "logits") - expected).max()
-    if not change <= TOLERANCE and not change <= unrest(source, images, expected):
-        raise Refused(
+    change = np.abs(output_check.to_probabilities(outputs[0], "logits") - expected).max()
+    if not change <= TOLERANCE and not change <= numerical_noise(source, images, expected):
+        raise ConversionError(
             f"{name} answers differently after conversion (by {change:.3g}, allowed {TOLERANCE}): "
             "report it with the model's summary()."
         )
     return outputs
 
 
-def unrest(source: Source, images: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+def numerical_noise(
+    source: Source, images: NDArray[np.float32], expected: NDArray[np.float32]
+) -> float:
     """Say how far the model's own answers move when each pixel does by a hundred-thousandth.
 
     A network that multiplies rounding errors, an untrained one say, cannot be converted closer than
@@ -190,33 +194,33 @@ def unrest(source: Source, images: NDArray[np.float32], expected: NDArray[np.flo
     random = np.random.default_rng(0)
     return max(
         float(np.abs(load.predict(source, images * noise) - expected).max())
-        for noise in random.normal(1, 1e-5, (NUDGES, *images.shape)).astype(np.float32)
+        for noise in random.normal(1, 1e-5, (PERTURBATIONS, *images.shape)).astype(np.float32)
     )
 
 
-def wrap(source: Source, height: int, width: int) -> Exported:
+def wrap_tflite(source: Source, height: int, width: int) -> Exported:
     """Take a `.tflite` as it is.
 
     Raises: Refused where another size is asked for.
     """
-    file: tflite.Lite = source.model
+    file: tflite.TFLiteModel = source.model
     if (height, width) != file.shape[:2]:
-        raise Refused(
+        raise ConversionError(
             f"{file.name} takes {file.shape[0]} x {file.shape[1]} px, which is fixed in a .tflite: "
             "leave --side out, or convert the model it was made from."
         )
     output = {"softmax": "probabilities"}.get(file.output, file.output)
     why = "a .tflite is served as it is, and its gradients are not known"
     return Exported(
-        tflite.signed(file.content), output, {"faithful": False, "why": why}, file.precision
+        tflite.add_signature(file.content), output, {"faithful": False, "why": why}, file.precision
     )
 
 
-def attach(
+def export_with_head(
     body: Any,
     kernel: NDArray[np.float32],
     bias: NDArray[np.float32],
-    known: tuple[str, out_of_distribution.Space] | None = None,
+    known: tuple[str, out_of_distribution.OODScorer] | None = None,
 ) -> bytes:
     """Export the Keras model *body* with a GAP + Dense head as a float32 `.tflite`.
 
@@ -249,15 +253,15 @@ def attach(
             maps = tf.nn.conv2d(features, weights, 1, "VALID")
             found = {"cams": maps, "logits": tf.reduce_mean(maps, [1, 2]) + shift}
             if known:
-                found["distance"] = out_of_distribution.measure(
+                found["distance"] = out_of_distribution.build_score(
                     known[1], tf.reduce_mean(seen[1], [1, 2])
                 )
             return found
 
-    return write(serve, body.input_shape[1:], hold(body))
+    return write_tflite(serve, body.input_shape[1:], own_variables(body))
 
 
-def hold(body: Any) -> Any:
+def own_variables(body: Any) -> Any:
     """Make the module that owns the body's variables."""
     import tensorflow as tf
 

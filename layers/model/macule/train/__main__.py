@@ -28,24 +28,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="runs to average")
     parser.add_argument("--about", type=Path, default=ABOUT, help="JSON: name, source, licences")
     parser.add_argument("--page", type=Path, help="where to write the model card as a page")
-    for name, default in fine_tuning.Plan()._asdict().items():
+    for name, default in fine_tuning.TrainingPlan()._asdict().items():
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=type(default), default=default, help=f"default: {default}")
     return parser.parse_args(arguments)
 
 
-def train(options: argparse.Namespace, network: recipe.Network, say: recipe.Say) -> dict[str, Any]:
+def train(options: argparse.Namespace, network: recipe.Network, say: recipe.Log) -> dict[str, Any]:
     """Run the recipe on *network* as the options say, and write its files.
 
     Returns: the card.
     """
-    photos = dataset.read(options.data, options.column)
-    centred = data.centres(options.data, photos)
-    labels = data.labels(photos)
+    photos = dataset.list_photos(options.data, options.column)
+    centred = data.cropped_photos(options.data, photos)
+    labels = data.label_order(photos)
     say(f"decoding {len(photos) + len(centred)} photos of {len(labels)} labels")
     inside = frozenset(photo.path for photo in centred)
     training, validation = (
-        data.decode(
+        data.decode_photos(
             [p for p in [*photos, *centred] if (p.split == "val") is held],
             labels,
             options.side,
@@ -53,18 +53,24 @@ def train(options: argparse.Namespace, network: recipe.Network, say: recipe.Say)
         )
         for held in (False, True)
     )
-    plan = fine_tuning.Plan(**{name: getattr(options, name) for name in fine_tuning.Plan._fields})
+    plan = fine_tuning.TrainingPlan(
+        **{name: getattr(options, name) for name in fine_tuning.TrainingPlan._fields}
+    )
     work = options.work or options.out / "work"
-    made = recipe.make(network, training, validation, labels, plan, range(options.seeds), work, say)
+    made = recipe.run_recipe(
+        network, training, validation, labels, plan, range(options.seeds), work, say
+    )
     about = json.loads(options.about.read_text(encoding="utf-8"))
-    history = card.describe([*photos, *centred], options.weights, plan, made)
-    document = card.compose(made, about, labels, options.side, history)
-    card.write(options.out, made, document)
+    history = card.training_history([*photos, *centred], options.weights, plan, made)
+    document = card.build_card(made, about, labels, options.side, history)
+    card.write_model(options.out, made, document)
     say("measuring it as it serves")
     held = [photo for photo in photos if photo.split == "val"]
-    answers = evaluate.ask(str(options.out), held, Progress(1))
-    card.dump(options.out / "evaluation.json", card_page.measure(options.out, answers))
-    fine_tuning.gather(work, options.out / "curves.csv")
+    answers = evaluate.predict_photos(str(options.out), held, Progress(1))
+    card.write_json(
+        options.out / "evaluation.json", card_page.compute_metrics(options.out, answers)
+    )
+    fine_tuning.collect_curves(work, options.out / "curves.csv")
     if options.page:
         card_page.write(options.page, options.out, answers)
     return document

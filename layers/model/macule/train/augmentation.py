@@ -11,22 +11,22 @@ Floats = NDArray[np.float32]
 # Chances and spans: what photographs of one lesion differ by, and no more than a person would still
 # call the same lesion.
 HAIRY, RULED, BLURRED, RECOMPRESSED = 0.15, 0.1, 0.2, 0.3
-LEAST_AREA = 0.4
-ASPECT = 0.2
+MIN_CROP_AREA = 0.4
+MAX_LOG_ASPECT = 0.2
 BRIGHTNESS, CONTRAST, SATURATION, TINT = 0.25, 0.25, 0.3, 0.06
-SLOPE = 0.25  # of light across the frame
+MAX_GRADIENT = 0.25  # of light across the frame
 
 
-def soil(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+def add_artefacts(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
     """Put hair, ruler marks, blur and JPEG's traces on one image (h, w, 3), each by chance."""
     hairy, ruled, blurred, recompressed = random.random(4) < (HAIRY, RULED, BLURRED, RECOMPRESSED)
     if not (hairy or ruled or blurred or recompressed):
         return pixels
     image = Image.fromarray(pixels)
     if hairy:
-        grow(image, random)
+        draw_hairs(image, random)
     if ruled:
-        rule(image, random)
+        draw_ruler(image, random)
     if blurred:
         image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.4, 1.5)))
     if recompressed:
@@ -36,7 +36,7 @@ def soil(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.u
     return np.asarray(image)
 
 
-def grow(image: Image.Image, random: np.random.Generator) -> None:
+def draw_hairs(image: Image.Image, random: np.random.Generator) -> None:
     """Draw hairs: a few dark arcs of a pixel or two across the frame."""
     pen, side = ImageDraw.Draw(image), image.width
     for _ in range(random.integers(2, 12)):
@@ -48,7 +48,7 @@ def grow(image: Image.Image, random: np.random.Generator) -> None:
         pen.arc(box, start, start + random.uniform(20, 120), shade, int(random.integers(1, 3)))
 
 
-def rule(image: Image.Image, random: np.random.Generator) -> None:
+def draw_ruler(image: Image.Image, random: np.random.Generator) -> None:
     """Draw the marks of a ruler along one edge."""
     pen, side = ImageDraw.Draw(image), image.width
     gap, depth = random.uniform(6, 20), random.uniform(0.02, 0.08) * side
@@ -60,7 +60,7 @@ def rule(image: Image.Image, random: np.random.Generator) -> None:
         pen.line([point[::-1] for point in line] if upright else line, (20, 20, 20), 1)
 
 
-def frame(images: NDArray[np.uint8], side_px: int, random: np.random.Generator) -> Any:
+def random_crop(images: NDArray[np.uint8], side_px: int, random: np.random.Generator) -> Any:
     """Turn, mirror and crop (n, h, w, 3); edges are mirrored where the frame leaves the image.
 
     Returns: tensor (n, side_px, side_px, 3), float32, 0 to 255.
@@ -68,8 +68,8 @@ def frame(images: NDArray[np.uint8], side_px: int, random: np.random.Generator) 
     import tensorflow as tf
 
     count, height, width, _ = images.shape
-    area = random.uniform(LEAST_AREA, 1, count)
-    aspect = np.exp(random.uniform(-ASPECT, ASPECT, count))
+    area = random.uniform(MIN_CROP_AREA, 1, count)
+    aspect = np.exp(random.uniform(-MAX_LOG_ASPECT, MAX_LOG_ASPECT, count))
     across, down = np.sqrt(area * aspect), np.sqrt(area / aspect)
     angle = random.integers(0, 4, count) * (np.pi / 2) + random.normal(0, 0.2, count)
     flip = random.choice([-1.0, 1.0], count)
@@ -92,7 +92,7 @@ def frame(images: NDArray[np.uint8], side_px: int, random: np.random.Generator) 
     )
 
 
-def light(images: Any, random: np.random.Generator) -> Any:
+def jitter_colour(images: Any, random: np.random.Generator) -> Any:
     """Change brightness, contrast, saturation and tint of a tensor (n, side, side, 3), 0 to 255."""
     import tensorflow as tf
 
@@ -104,7 +104,9 @@ def light(images: Any, random: np.random.Generator) -> Any:
     matrix = (gray + (np.eye(3) - gray) * saturation) * contrast * tint
     centre = np.mean(images, axis=(1, 2))[:, None]
     offset = centre - centre @ matrix + 128 * random.uniform(-BRIGHTNESS, BRIGHTNESS, (count, 1, 1))
-    slopes = random.uniform(-SLOPE, SLOPE, (count, 2)) * (random.random((count, 1)) < 0.5)
+    slopes = random.uniform(-MAX_GRADIENT, MAX_GRADIENT, (count, 2)) * (
+        random.random((count, 1)) < 0.5
+    )
     ramp = np.linspace(-1, 1, side)
     shade = 1 + slopes[:, 0, None, None] * ramp[:, None] + slopes[:, 1, None, None] * ramp
     flat = tf.reshape(images, (count, side * side, 3))

@@ -52,22 +52,26 @@ def build(side_px: int, stages: tuple[Stage, ...] = STAGES, features: int = 1280
     import keras
 
     inputs = keras.Input((side_px, side_px, 3))
-    x = convolve(inputs, 32, 3, 2, "conv_stem")
+    x = conv_relu6(inputs, 32, 3, 2, "conv_stem")
     index = 0
     for kernel, stride, expansion, channels, repeats in stages:
         for repeat in range(repeats):
-            x = block(x, kernel, 1 if repeat else stride, expansion, channels, f"blocks_{index}_")
+            x = inverted_residual(
+                x, kernel, 1 if repeat else stride, expansion, channels, f"blocks_{index}_"
+            )
             index += 1
-    return keras.Model(inputs, convolve(x, features, 1, 1, "conv_head"))
+    return keras.Model(inputs, conv_relu6(x, features, 1, 1, "conv_head"))
 
 
-def block(x: Any, kernel: int, stride: int, expansion: int, channels: int, prefix: str) -> Any:
+def inverted_residual(
+    x: Any, kernel: int, stride: int, expansion: int, channels: int, prefix: str
+) -> Any:
     """Add one inverted residual: expand, depthwise, project, and the shortcut where it fits."""
     from keras import layers
 
     shortcut = x
     if expansion > 1:
-        x = convolve(x, x.shape[-1] * expansion, 1, 1, f"{prefix}expand_conv")
+        x = conv_relu6(x, x.shape[-1] * expansion, 1, 1, f"{prefix}expand_conv")
     name = f"{prefix}depthwise_conv"
     x = layers.DepthwiseConv2D(kernel, stride, "same", activation="relu6", name=name)(x)
     x = layers.Conv2D(channels, 1, name=f"{prefix}project_conv")(x)
@@ -76,7 +80,7 @@ def block(x: Any, kernel: int, stride: int, expansion: int, channels: int, prefi
     return x
 
 
-def convolve(x: Any, channels: int, kernel: int, stride: int, name: str) -> Any:
+def conv_relu6(x: Any, channels: int, kernel: int, stride: int, name: str) -> Any:
     """Add a convolution and its ReLU6."""
     from keras import layers
 
@@ -86,11 +90,11 @@ def convolve(x: Any, channels: int, kernel: int, stride: int, name: str) -> Any:
 def imagenet(side_px: int) -> Any:
     """Build EfficientNet-Lite0 with the weights of the installed package."""
     model = build(side_px)
-    fill(model, checkpoint.read(find()))
+    set_weights(model, checkpoint.read(find_weights()))
     return model
 
 
-def find() -> Path:
+def find_weights() -> Path:
     """Find the weights file, without importing its package; check its sha256.
 
     Raises: FileNotFoundError where the package is missing, ValueError for another file.
@@ -104,14 +108,14 @@ def find() -> Path:
     return path
 
 
-def fill(model: Any, weights: dict[str, NDArray[Any]]) -> None:
+def set_weights(model: Any, weights: dict[str, NDArray[Any]]) -> None:
     """Set every layer of *model* from the checkpoint's arrays."""
     for layer in model.layers:
         if layer.weights:
-            layer.set_weights(arrays(layer.name, weights))
+            layer.set_weights(fold_batch_norm(layer.name, weights))
 
 
-def arrays(name: str, weights: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+def fold_batch_norm(name: str, weights: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
     """Fold one convolution and its normalisation to a kernel and a bias, in Keras's axis order."""
     block, conv = re.fullmatch(r"(?:blocks_(\d+)_)?(.+)", name).groups()  # type: ignore[union-attr]
     prefix = f"_blocks.{block}._" if block else "_"

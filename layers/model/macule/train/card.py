@@ -14,8 +14,8 @@ from macule.convert.evaluation import metrics
 from macule.convert.evaluation.dataset import Photo
 from macule.convert.graph import out_of_distribution
 from macule.train.backbone import MEAN, STD
-from macule.train.fine_tuning import Plan
-from macule.train.recipe import CALIBRATION_IMAGES, Made
+from macule.train.fine_tuning import TrainingPlan
+from macule.train.recipe import CALIBRATION_IMAGES, TrainedModel
 
 PARTS = (
     "tensorflow-cpu",
@@ -27,22 +27,28 @@ PARTS = (
 )
 
 
-def write(folder: Path, made: Made, card: dict[str, Any]) -> None:
+def write_model(folder: Path, made: TrainedModel, card: dict[str, Any]) -> None:
     """Write `model.tflite`, `model.json` and `metrics.json` into *folder*."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.tflite").write_bytes(made.content)
-    dump(folder / "model.json", card)
-    dump(folder / "metrics.json", {"split": "val", "model": card["sha256"], "files": made.figures})
+    write_json(folder / "model.json", card)
+    write_json(
+        folder / "metrics.json", {"split": "val", "model": card["sha256"], "files": made.figures}
+    )
 
 
-def dump(path: Path, document: dict[str, Any]) -> None:
+def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write JSON for people: two spaces, UTF-8, null for a figure without data."""
     text = json.dumps(tidy(document), indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def compose(
-    made: Made, about: dict[str, Any], labels: list[str], side_px: int, training: dict[str, Any]
+def build_card(
+    made: TrainedModel,
+    about: dict[str, Any],
+    labels: list[str],
+    side_px: int,
+    training: dict[str, Any],
 ) -> dict[str, Any]:
     """Compose the card of *made*.
 
@@ -88,7 +94,9 @@ def compose(
     }
 
 
-def describe(photos: list[Photo], weights: str, plan: Plan, made: Made) -> dict[str, Any]:
+def training_history(
+    photos: list[Photo], weights: str, plan: TrainingPlan, made: TrainedModel
+) -> dict[str, Any]:
     """Say how the model was trained: counts, recipe, command, versions, date."""
     counts: dict[str, Counter[str]] = {}
     for photo in photos:
@@ -105,8 +113,8 @@ def describe(photos: list[Photo], weights: str, plan: Plan, made: Made) -> dict[
         " per-channel weights rounded by what their layers see, first layers and head in float,"
         f" ranges from {CALIBRATION_IMAGES} training images. Temperature on val; inconclusive"
         f" below the top probability that {metrics.COVERAGE:.0%} of val exceed, and beyond the"
-        f" distance that {out_of_distribution.USUAL:.0%} keep within; not skin beyond that of"
-        f" {out_of_distribution.NEARLY_ALL:.0%}.",
+        f" distance that {out_of_distribution.INCONCLUSIVE_QUANTILE:.0%} keep within; not skin beyond that of"
+        f" {out_of_distribution.NOT_SKIN_QUANTILE:.0%}.",
         "plan": plan._asdict(),
         "seeds_averaged": made.kept,
         "command": "make train DATA=...",

@@ -12,10 +12,10 @@ from macule.convert import evaluate
 from macule.convert.evaluation import metrics
 from macule.convert.report import plots
 from macule.inference import classification, decoding, runtime
-from macule.train import drawn_ood
+from macule.train import synthetic_ood
 
 TEMPLATE = Path(__file__).with_name("model-card.md")
-DRAWN = 210
+SYNTHETIC_IMAGES = 210
 COLOURS = {
     "ink": "#222222",
     "faint": "#8a8a8a",
@@ -25,14 +25,14 @@ COLOURS = {
 }
 
 
-def measure(folder: Path, answers: evaluate.Answers) -> dict[str, Any]:
+def compute_metrics(folder: Path, answers: evaluate.Predictions) -> dict[str, Any]:
     """Give the figures of the *answers* of the model in *folder*, and what it says of no skin."""
     warm = runtime.warm(str(folder))
-    decisions = Counter(decide(warm, picture) for picture in drawn_ood.draw(DRAWN))
+    decisions = Counter(decide(warm, picture) for picture in synthetic_ood.draw(SYNTHETIC_IMAGES))
     return {
-        **evaluate.figures(answers),
-        "calibration_bins": bins(answers.probabilities, answers.truth),
-        "drawn": {"n": DRAWN} | {name: decisions[name] for name in evaluate.DECISIONS},
+        **evaluate.compute_metrics(answers),
+        "calibration_bins": equal_size_bins(answers.probabilities, answers.truth),
+        "drawn": {"n": SYNTHETIC_IMAGES} | {name: decisions[name] for name in evaluate.DECISIONS},
     }
 
 
@@ -45,7 +45,9 @@ def decide(warm: runtime.Warm, picture: Any) -> str:
     return classification.decide(warm.card, float(scores.probabilities.max()), scores.distance)
 
 
-def bins(probabilities: metrics.Floats, truth: metrics.Ints, count: int = 5) -> list[list[float]]:
+def equal_size_bins(
+    probabilities: metrics.Floats, truth: metrics.Ints, count: int = 5
+) -> list[list[float]]:
     """Group top answers by confidence, each group as large as the others.
 
     Returns: for each its images, mean confidence, and share of right answers.
@@ -55,23 +57,23 @@ def bins(probabilities: metrics.Floats, truth: metrics.Ints, count: int = 5) -> 
     return [[len(g), float(top[g].mean()), float(right[g].mean())] for g in groups if len(g)]
 
 
-def write(path: Path, folder: Path, answers: evaluate.Answers) -> None:
+def write(path: Path, folder: Path, answers: evaluate.Predictions) -> None:
     """Write the page, and beside it the plot that it shows."""
-    path.write_text(text(folder), encoding="utf-8")
+    path.write_text(render(folder), encoding="utf-8")
     drawn = plots.reliability(answers.uncalibrated, answers.probabilities, answers.truth)
     for role, colour in COLOURS.items():
         drawn = drawn.replace(f"var(--{role})", colour)
     path.with_suffix(".svg").write_text(drawn + "\n", encoding="utf-8")
 
 
-def text(folder: Path) -> str:
+def render(folder: Path) -> str:
     """Fill the page from `model.json`, `metrics.json` and `evaluation.json` in *folder*."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(  # noqa: S701
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["span"] = span
+    environment.filters["span"] = format_interval
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     card, measured, found = (
         json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
@@ -80,6 +82,6 @@ def text(folder: Path) -> str:
     return template.render(card=card, files=measured["files"], found=found)
 
 
-def span(figure: Mapping[str, float]) -> str:
+def format_interval(figure: Mapping[str, float]) -> str:
     """Write a figure with its interval, to two digits."""
     return f"{figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"

@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         tensors: dict[str, Tensor] = unpickler.load()
         order: list[str] = Unpickler(file).load()
         storages = {key: read_storage(file, unpickler.dtypes[key]) for key in order}
-    return {name: shape(tensor, storages[tensor.storage]) for name, tensor in tensors.items()}
+    return {name: to_array(tensor, storages[tensor.storage]) for name, tensor in tensors.items()}
 
 
 class Unpickler(pickle.Unpickler):
@@ -53,7 +53,7 @@ class Unpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return rebuild
+            return rebuild_tensor
         if module == "torch" and name in DTYPES:
             return StorageType(name)
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a state dict")
@@ -71,7 +71,7 @@ class StorageType:
     name: str
 
 
-def rebuild(
+def rebuild_tensor(
     storage: str, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: object
 ) -> Tensor:
     """Stand in for `torch._utils._rebuild_tensor_v2`; gradients and hooks are dropped."""
@@ -87,7 +87,7 @@ def read_storage(file: BinaryIO, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.frombuffer(body, dtype)
 
 
-def shape(tensor: Tensor, storage: NDArray[Any]) -> NDArray[Any]:
+def to_array(tensor: Tensor, storage: NDArray[Any]) -> NDArray[Any]:
     """Cut *tensor* out of its storage.
 
     Only dense tensors are taken, their axes in any order (weights that came from TensorFlow lie

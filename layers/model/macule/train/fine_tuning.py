@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.train import augmentation
-from macule.train.data import Set
+from macule.train.data import LabelledImages
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-class Plan(NamedTuple):
+class TrainingPlan(NamedTuple):
     """How long and how hard to train; `side_px` is that of the crops."""
 
     side_px: int = 224
@@ -30,15 +30,15 @@ class Plan(NamedTuple):
     memory: float = 0.995  # of the running mean of the weights, a step
 
 
-def run(
+def fine_tune(
     body: Any,
-    training: Set,
+    training: LabelledImages,
     scaling: Scaling,
     classes: int,
-    plan: Plan,
+    plan: TrainingPlan,
     seed: int,
     folder: Path,
-    say: Say,
+    say: Log,
 ) -> Any:
     """Train *body* with a new head; after each epoch *folder* holds what the next one needs.
 
@@ -49,23 +49,23 @@ def run(
 
     kept = folder / "state.keras"
     if kept.exists():
-        model, done = keras.models.load_model(kept), resume(folder, plan)
+        model, done = keras.models.load_model(kept), read_progress(folder, plan)
         say(f"taken up after epoch {done}")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         keras.utils.set_random_seed(seed)
-        model, done = compose(body, classes, plan, len(training.truth)), 0
-    weights = balance(training.truth, classes)
+        model, done = build_model(body, classes, plan, len(training.truth)), 0
+    weights = class_weights(training.truth, classes)
     for epoch in range(done, plan.epochs):
         began = time.monotonic()
-        shown = batches(training, weights, scaling, plan, (seed, epoch))
+        shown = augmented_batches(training, weights, scaling, plan, (seed, epoch))
         history = model.fit(shown, verbose=0, shuffle=False).history
         figures = {
             "epoch": epoch + 1,
             "loss": history["loss"][0],
             "accuracy": history["accuracy"][0],
         }
-        note(folder / "curves.csv", figures)
+        append_row(folder / "curves.csv", figures)
         model.save(kept)
         (folder / "done.json").write_text(json.dumps({"done": epoch + 1} | plan._asdict()))
         left = (time.monotonic() - began) * (plan.epochs - epoch - 1) / 60
@@ -77,7 +77,7 @@ def run(
     return model
 
 
-def resume(folder: Path, plan: Plan) -> int:
+def read_progress(folder: Path, plan: TrainingPlan) -> int:
     """Return the epochs that lie behind the state in *folder*.
 
     Raises: ValueError where it was trained by another plan.
@@ -89,7 +89,7 @@ def resume(folder: Path, plan: Plan) -> int:
     return done
 
 
-def compose(body: Any, classes: int, plan: Plan, images: int) -> Any:
+def build_model(body: Any, classes: int, plan: TrainingPlan, images: int) -> Any:
     """Put pooling, dropout and a Dense head on *body*, and compile it."""
     import keras
 
@@ -113,15 +113,19 @@ def compose(body: Any, classes: int, plan: Plan, images: int) -> Any:
     return model
 
 
-def balance(truth: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+def class_weights(truth: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
     """Weigh each class by the root of its rarity: half way to equal, mean 1 over the images."""
     counts = np.maximum(np.bincount(truth, minlength=classes), 1)
     weights = 1 / np.sqrt(counts)
     return np.asarray(weights / weights[truth].mean(), np.float32)
 
 
-def batches(
-    images: Set, weights: NDArray[np.float32], scaling: Scaling, plan: Plan, seed: tuple[int, ...]
+def augmented_batches(
+    images: LabelledImages,
+    weights: NDArray[np.float32],
+    scaling: Scaling,
+    plan: TrainingPlan,
+    seed: tuple[int, ...],
 ) -> Any:
     """Give one epoch of augmented batches: scaled pixels, one-hot truth, weights of the images.
 
@@ -136,8 +140,12 @@ def batches(
         order = random.permutation(len(images.truth))
         for start in range(0, len(order), plan.batch):
             chosen = order[start : start + plan.batch]
-            soiled = np.stack([augmentation.soil(each, random) for each in images.pixels[chosen]])
-            framed = augmentation.light(augmentation.frame(soiled, plan.side_px, random), random)
+            soiled = np.stack(
+                [augmentation.add_artefacts(each, random) for each in images.pixels[chosen]]
+            )
+            framed = augmentation.jitter_colour(
+                augmentation.random_crop(soiled, plan.side_px, random), random
+            )
             truth = images.truth[chosen]
             yield (framed - mean) / std, np.eye(classes, dtype=np.float32)[truth], weights[truth]
 
@@ -151,7 +159,7 @@ def batches(
     return made.apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
 
 
-def note(path: Path, figures: dict[str, Any]) -> None:
+def append_row(path: Path, figures: dict[str, Any]) -> None:
     """Add a line to a CSV file, its header first."""
     fresh = not path.exists()
     with path.open("a", newline="") as file:
@@ -161,10 +169,10 @@ def note(path: Path, figures: dict[str, Any]) -> None:
         writer.writerow(figures)
 
 
-def gather(folder: Path, path: Path) -> None:
+def collect_curves(folder: Path, path: Path) -> None:
     """Write the curves of every seed below *folder* into one CSV file."""
     path.unlink(missing_ok=True)
     for curves in sorted(folder.glob("seed-*/curves.csv")):
         with curves.open(newline="") as file:
             for row in csv.DictReader(file):
-                note(path, {"seed": curves.parent.name.removeprefix("seed-")} | row)
+                append_row(path, {"seed": curves.parent.name.removeprefix("seed-")} | row)

@@ -12,20 +12,20 @@ from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.graph import out_of_distribution
 from macule.convert.quantization import quantize, rounding
 from macule.train import backbone, fine_tuning
-from macule.train.data import Set
+from macule.train.data import LabelledImages
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 SCALING = (backbone.MEAN, backbone.STD)
 
 # The first layers stay float: they make most of the noise. Error of the pooled features
 # against fp32 on 200 training images, in units of their spread, and RSS of a bare process: all int8
 # 0.156 and 48.2 MB, stem and block 0 float 0.123 and 50.0 MB, block 1 too 0.104 and 52.7 MB. The
 # last step costs more memory than it is worth under a limit of 64 MB; latency is the same.
-EARLY = "/(conv_stem|blocks_0_)"
+FLOAT_LAYERS = "/(conv_stem|blocks_0_)"
 CALIBRATION_IMAGES = 384
 
 
-class Made(NamedTuple):
+class TrainedModel(NamedTuple):
     """The shipped file, and what its card must say.
 
     `thresholds` are those of the card, `kept` the seeds whose weights were averaged.
@@ -45,16 +45,16 @@ class Network(NamedTuple):
     midway: str
 
 
-def make(
+def run_recipe(
     network: Network,
-    training: Set,
-    validation: Set,
+    training: LabelledImages,
+    validation: LabelledImages,
     labels: list[str],
-    plan: fine_tuning.Plan,
+    plan: fine_tuning.TrainingPlan,
     seeds: range,
     folder: Path,
-    say: Say,
-) -> Made:
+    say: Log,
+) -> TrainedModel:
     """Fine-tune a network for each seed, average what agrees, quantize and measure it.
 
     *network* gives Keras models (n, side, side, 3) -> (n, h, w, features), scaled by SCALING, the
@@ -65,7 +65,7 @@ def make(
     weights = []
     for seed in seeds:
         say(f"fine-tuning, seed {seed}")
-        model = fine_tuning.run(
+        model = fine_tuning.fine_tune(
             network.build(plan.side_px),
             training,
             SCALING,
@@ -77,16 +77,18 @@ def make(
         )
         weights.append(model.get_weights())
     body = network.build(validation.pixels.shape[1])
-    kept, best = average(body, weights, validation, say)
+    kept, best = average_runs(body, weights, validation, say)
     *inner, kernel, bias = best
-    bias = bias + weigh(answer(body, best, validation.pixels), validation.truth)
+    bias = bias + fit_bias_shift(predict_logits(body, best, validation.pixels), validation.truth)
     body.set_weights(inner)
-    files = write(body, kernel, bias, network.midway, training, say)
-    return judge(files, [seeds[place] for place in kept], training, validation, labels, say)
+    files = export_files(body, kernel, bias, network.midway, training, say)
+    return evaluate_files(
+        files, [seeds[place] for place in kept], training, validation, labels, say
+    )
 
 
-def average(
-    body: Any, weights: list[list[Any]], validation: Set, say: Say
+def average_runs(
+    body: Any, weights: list[list[Any]], validation: LabelledImages, say: Log
 ) -> tuple[list[int], list[Any]]:
     """Average the weights of the runs, the best first, as long as validation gains.
 
@@ -95,11 +97,11 @@ def average(
     """
 
     def loss(chosen: list[int]) -> float:
-        mean = blend([weights[place] for place in chosen])
-        logits = answer(body, mean, validation.pixels)
+        mean = mean_weights([weights[place] for place in chosen])
+        logits = predict_logits(body, mean, validation.pixels)
         # an average is less sure of itself than each of its parts: that is the temperature's affair
         temperature = metrics.fit_temperature(logits, validation.truth)
-        return metrics.likelihood_loss(logits, validation.truth, temperature)
+        return metrics.log_loss(logits, validation.truth, temperature)
 
     alone = [loss([place]) for place in range(len(weights))]
     first, *others = sorted(range(len(weights)), key=lambda place: alone[place])
@@ -109,15 +111,15 @@ def average(
         say(f"averaging {[*kept, place]}: validation loss {together:.4f}, so far {least:.4f}")
         if together <= least:
             kept, least = [*kept, place], together
-    return kept, blend([weights[place] for place in kept])
+    return kept, mean_weights([weights[place] for place in kept])
 
 
-def blend(weights: list[list[Any]]) -> list[Any]:
+def mean_weights(weights: list[list[Any]]) -> list[Any]:
     """Mean of each array over the runs."""
     return [np.mean(arrays, axis=0) for arrays in zip(*weights, strict=True)]
 
 
-def answer(body: Any, weights: list[Any], pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def predict_logits(body: Any, weights: list[Any], pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits (n, classes) of *body* with the weights of a run, its head's last."""
     *inner, kernel, bias = weights
     body.set_weights(inner)
@@ -125,7 +127,7 @@ def answer(body: Any, weights: list[Any], pixels: NDArray[np.uint8]) -> NDArray[
     return np.asarray(maps.mean(axis=(1, 2)) @ kernel + bias, np.float32)
 
 
-def weigh(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[np.float32]:
+def fit_bias_shift(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[np.float32]:
     """Find what to add to each class's logit so that held-out images are judged evenly.
 
     Training saw other shares of the classes, and augments some more than it spoils others. The
@@ -141,7 +143,7 @@ def weigh(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[np.f
     from scipy.optimize import minimize
 
     classes = logits.shape[1]
-    weights = fine_tuning.balance(truth, classes)[truth]
+    weights = fine_tuning.class_weights(truth, classes)[truth]
 
     def loss(values: NDArray[np.float64]) -> float:
         shifted = logits + np.append(0, values[1:])
@@ -154,8 +156,8 @@ def weigh(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[np.f
     return np.append(0, best[1:]).astype(np.float32)
 
 
-def write(
-    body: Any, kernel: Any, bias: Any, midway: str, training: Set, say: Say
+def export_files(
+    body: Any, kernel: Any, bias: Any, midway: str, training: LabelledImages, say: Log
 ) -> dict[str, bytes]:
     """Export the network with its maps and its distance, and quantize it in several ways."""
     import keras
@@ -165,40 +167,46 @@ def write(
     shown = keras.Model(body.inputs, tap).predict(
         batch_inference.scale(training.pixels, SCALING), batch_size=32, verbose=0
     )
-    whole = export.attach(body, kernel, bias, (midway, out_of_distribution.fit(shown)))
+    whole = export.export_with_head(body, kernel, bias, (midway, out_of_distribution.fit(shown)))
     say("quantizing")
-    samples = calibration(training.pixels)
-    mixed = quantize.head(whole, EARLY)
+    samples = calibration_images(training.pixels)
+    mixed = quantize.float_pattern(whole, FLOAT_LAYERS)
     return {
-        "int8": rounding.int8(whole, samples, bounds(), mixed),
+        "int8": rounding.int8(whole, samples, scaled_bounds(), mixed),
         "fp32": whole,
         "fp16": quantize.fp16(whole),
-        "int8_plain": quantize.int8(whole, samples, bounds()),
+        "int8_plain": quantize.int8(whole, samples, scaled_bounds()),
     }
 
 
-def judge(
+def evaluate_files(
     files: dict[str, bytes],
     kept: list[int],
-    training: Set,
-    validation: Set,
+    training: LabelledImages,
+    validation: LabelledImages,
     labels: list[str],
-    say: Say,
-) -> Made:
+    say: Log,
+) -> TrainedModel:
     """Measure every file on the validation images, and set temperature and thresholds by them."""
     logits: dict[str, NDArray[np.float32]] = {}
     distances: dict[str, Any] = {}
     for name, content in files.items():
         say(f"validation: {len(validation.truth)} images, {name}, {len(content)} bytes")
-        logits[name], distances[name] = batch_inference.scores(content, validation.pixels, SCALING)
+        logits[name], distances[name] = batch_inference.logits_and_ood_scores(
+            content, validation.pixels, SCALING
+        )
     found = metrics.calibrate(logits["int8"], validation.truth)
     temperature, inconclusive = (round(number, 4) for number in found)
     calibrated = metrics.softmax(logits["int8"], temperature)
     reference = metrics.softmax(logits["fp32"], temperature)
     figures = {
-        name: measure(logits[name], validation.truth, labels)
+        name: compute_metrics(logits[name], validation.truth, labels)
         | {"bytes": len(content)}
-        | {"against_fp32": metrics.compare(metrics.softmax(logits[name], temperature), reference)}
+        | {
+            "against_fp32": metrics.compare_probabilities(
+                metrics.softmax(logits[name], temperature), reference
+            )
+        }
         for name, content in files.items()
     }
     # 150 images are few to say how often int8 changes an answer; that needs no labels
@@ -207,13 +215,17 @@ def judge(
         metrics.softmax(batch_inference.logits(files[k], some, SCALING), temperature)
         for k in ("int8", "fp32")
     )
-    figures["int8"]["against_fp32_on_training_images"] = metrics.compare(*pair)
-    figures["int8"]["inconclusive"] = metrics.abstain(calibrated, validation.truth, inconclusive)
-    thresholds = {"inconclusive": inconclusive} | out_of_distribution.thresholds(distances["int8"])
-    return Made(files["int8"], temperature, thresholds, kept, figures)
+    figures["int8"]["against_fp32_on_training_images"] = metrics.compare_probabilities(*pair)
+    figures["int8"]["inconclusive"] = metrics.selective_metrics(
+        calibrated, validation.truth, inconclusive
+    )
+    thresholds = {"inconclusive": inconclusive} | out_of_distribution.score_thresholds(
+        distances["int8"]
+    )
+    return TrainedModel(files["int8"], temperature, thresholds, kept, figures)
 
 
-def measure(
+def compute_metrics(
     logits: NDArray[np.float32], truth: NDArray[np.int64], labels: list[str]
 ) -> dict[str, Any]:
     """All figures of one file, at the temperature that suits it best on the same images."""
@@ -221,12 +233,12 @@ def measure(
     return {"temperature": temperature} | metrics.summarise(logits, truth, labels, temperature)
 
 
-def calibration(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+def calibration_images(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     """Draw the scaled images that set the ranges of the int8 activations."""
     chosen = np.random.default_rng(0).permutation(len(pixels))[:CALIBRATION_IMAGES]
     return [batch_inference.scale(pixels[place][None], SCALING) for place in chosen]
 
 
-def bounds() -> tuple[float, float]:
+def scaled_bounds() -> tuple[float, float]:
     """Least and largest scaled pixel."""
-    return batch_inference.bounds(SCALING)
+    return batch_inference.scaled_bounds(SCALING)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from macule import extras, settings
 from macule.cli import plan
 from macule.cli.doctor import installation
-from macule.cli.doctor.finding import FAIL, OK, WARN, Finding
+from macule.cli.doctor.check_result import FAIL, OK, WARN, CheckResult
 from macule.errors import BadSetting
 from macule.http import client
 from macule.inference import sandbox
@@ -18,7 +18,7 @@ from macule.security import api_keys
 from macule.server import startup
 
 MB = 2**20
-MODEL = """
+MODEL_SCRIPT = """
 import json, sys
 from macule import settings
 from macule.cli import plan
@@ -33,33 +33,35 @@ print(json.dumps([need, card.side_px, named, warm.cold_start_ms]))
 """
 
 
-def findings(worker: bool = False) -> Iterator[Finding]:
+def run_checks(worker: bool = False) -> Iterator[CheckResult]:
     """Examine this process's environment; each finding comes as soon as it is made.
 
     *worker*: whether `macule worker` is to run here too.
     """
-    yield from installation.findings()
+    yield from installation.run_checks()
     try:
         chosen = settings.read()
-        faults = [*startup.faults(chosen), *workers(chosen, worker)]
+        faults = [*startup.faults(chosen), *worker_errors(chosen, worker)]
     except BadSetting as error:
         faults = [f"{error}; the defaults are examined instead"]
         chosen = settings.read({})
     for fault in faults:
-        yield Finding(FAIL, "settings", fault)
+        yield CheckResult(FAIL, "settings", fault)
     if not faults:
-        yield Finding(OK, "settings", "each can be used")
-        yield from connections(chosen)
-    yield Finding(OK, "processors", f"{budget.processors():.2g}")
-    yield from model(chosen)
-    yield decoders()
-    yield temporary()
-    yield port(chosen.bind)
+        yield CheckResult(OK, "settings", "each can be used")
+        yield from check_backends(chosen)
+    yield CheckResult(OK, "processors", f"{budget.processors():.2g}")
+    yield from check_model(chosen)
+    yield check_sandbox()
+    yield check_temporary_files()
+    yield check_port(chosen.bind)
     if chosen.predict_url:
-        yield predict(chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key)
+        yield check_predict_function(
+            chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key
+        )
 
 
-def workers(chosen: settings.Settings, wanted: bool) -> Iterator[str]:
+def worker_errors(chosen: settings.Settings, wanted: bool) -> Iterator[str]:
     """Say what would keep `macule worker` from starting here, where it is *wanted*."""
     if wanted and not chosen.broker_url:
         yield "BROKER_URL is not set: `macule worker` would find no predictions"
@@ -67,61 +69,69 @@ def workers(chosen: settings.Settings, wanted: bool) -> Iterator[str]:
         yield fault
 
 
-def connections(chosen: settings.Settings) -> Iterator[Finding]:
+def check_backends(chosen: settings.Settings) -> Iterator[CheckResult]:
     """Ask each backend that the settings name."""
     if chosen.api_keys:
-        yield locked(chosen.api_keys)
+        yield check_api_keys(chosen.api_keys)
     if not (chosen.redis_url or chosen.broker_url):
         return
     from macule.cli.doctor import backends
 
     if chosen.redis_url:
-        yield backends.cache(chosen.redis_url)
+        yield backends.check_cache(chosen.redis_url)
     if chosen.broker_url:
-        yield backends.broker(chosen.broker_url)
+        yield backends.check_broker(chosen.broker_url)
         if not extras.installed("celery"):
             what = "no worker can run in this environment; web processes need none"
-            yield Finding(WARN, "celery", f"not installed: {what}")
+            yield CheckResult(WARN, "celery", f"not installed: {what}")
 
 
-def locked(source: str) -> Finding:
+def check_api_keys(source: str) -> CheckResult:
     """Say who is let in; a name alone tells nobody's key."""
     entries = api_keys.ring(source).entries
     names = sorted({entry.name for entry in entries if not entry.revoked})
     if not names:
-        return Finding(WARN, "keys", "nobody is let in: API_KEYS has no key that is not revoked")
-    return Finding(OK, "keys", f"{len(entries)} of {', '.join(names)}")
+        return CheckResult(
+            WARN, "keys", "nobody is let in: API_KEYS has no key that is not revoked"
+        )
+    return CheckResult(OK, "keys", f"{len(entries)} of {', '.join(names)}")
 
 
-def model(chosen: settings.Settings) -> Iterator[Finding]:
+def check_model(chosen: settings.Settings) -> Iterator[CheckResult]:
     """Load the model and run it once, in a process of its own; weigh that against the limit."""
     limit = budget.limit(chosen.platform_memory_mb, chosen.memory_limit_mb)
     seen = f"{limit.bytes / MB:.0f} MB by {limit.source}"
-    lived, said = installation.child(MODEL, "defaults" if chosen == settings.read({}) else "")
+    lived, said = installation.run_child(
+        MODEL_SCRIPT, "defaults" if chosen == settings.read({}) else ""
+    )
     if not lived:
-        yield Finding(FAIL, "model", said)
-        yield Finding(WARN, "memory", f"{seen}; without a model there is no saying if it is enough")
+        yield CheckResult(FAIL, "model", said)
+        yield CheckResult(
+            WARN, "memory", f"{seen}; without a model there is no saying if it is enough"
+        )
         return
     sizes, side_px, named, cold_start_ms = json.loads(said)
     side_px = tuple(side_px) if isinstance(side_px, list) else side_px
-    need = plan.Need(*sizes)
-    yield Finding(OK, "model", f"{named} is what its card says, and runs: {cold_start_ms:.0f} ms")
+    need = plan.Footprint(*sizes)
+    yield CheckResult(
+        OK, "model", f"{named} is what its card says, and runs: {cold_start_ms:.0f} ms"
+    )
     need = need._replace(private=need.private * chosen.workers)
     counted = limit.source in ("MEMORY_LIMIT_MB", "platform")
     least = need.worker if counted else need.service
-    fit = plan.fit(least, side_px, limit.bytes / MB, chosen.max_image_pixels)
+    fit = plan.compute_capacity(least, side_px, limit.bytes / MB, chosen.max_image_pixels)
     text = f"{seen}; the service takes {least / MB:.0f}"
     if fit.free_mb < 0:
         way = "give it more, or take a smaller model (`macule plan`)"
-        yield Finding(FAIL, "memory", f"{text}, {-fit.free_mb:.0f} more than that: {way}")
+        yield CheckResult(FAIL, "memory", f"{text}, {-fit.free_mb:.0f} more than that: {way}")
     elif not fit.slots:
-        yield Finding(WARN, "memory", f"{text}; no photo of 12 MP fits beside it: give it more")
+        yield CheckResult(WARN, "memory", f"{text}; no photo of 12 MP fits beside it: give it more")
     else:
         room = f"{fit.free_mb:.0f} MB of headroom, {fit.slots} photos of 12 MP at once"
-        yield Finding(OK, "memory", f"{text}: {room}")
+        yield CheckResult(OK, "memory", f"{text}: {room}")
 
 
-def decoders() -> Finding:
+def check_sandbox() -> CheckResult:
     """Restrict a thread as those that decode images are."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -129,11 +139,11 @@ def decoders() -> Finding:
         why = thread.submit(sandbox.restrict).result()
     if why:
         way = "images are decoded all the same; a kernel with Landlock (Linux 5.13) restricts it"
-        return Finding(WARN, "decoders", f"may open files and connect, as {why}: {way}")
-    return Finding(OK, "decoders", f"can open no file (Landlock {sandbox.version()})")
+        return CheckResult(WARN, "decoders", f"may open files and connect, as {why}: {way}")
+    return CheckResult(OK, "decoders", f"can open no file (Landlock {sandbox.version()})")
 
 
-def temporary() -> Finding:
+def check_temporary_files() -> CheckResult:
     """Write a temporary file, as gunicorn does for each worker."""
     import tempfile
 
@@ -143,11 +153,11 @@ def temporary() -> Finding:
             file.flush()
     except OSError as error:
         what = f"cannot be written: {error.strerror}. gunicorn needs it: mount one at /tmp"
-        return Finding(FAIL, "temporary files", what)
-    return Finding(OK, "temporary files", f"can be written in {tempfile.gettempdir()}")
+        return CheckResult(FAIL, "temporary files", what)
+    return CheckResult(OK, "temporary files", f"can be written in {tempfile.gettempdir()}")
 
 
-def port(bind: str) -> Finding:
+def check_port(bind: str) -> CheckResult:
     """Bind the service's address for a moment, unless macule itself listens there already."""
     import errno
     import socket
@@ -161,25 +171,25 @@ def port(bind: str) -> Finding:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, int(number)))
     except OSError as error:
-        if error.errno == errno.EADDRINUSE and _serves(asked):
-            return Finding(OK, "port", f"macule listens on {bind}")
+        if error.errno == errno.EADDRINUSE and _is_macule(asked):
+            return CheckResult(OK, "port", f"macule listens on {bind}")
         what = (
             f"{bind} cannot be listened on: {error.strerror}. End what does, or set HOST and PORT"
         )
-        return Finding(FAIL, "port", what)
-    return Finding(OK, "port", f"{bind} is free")
+        return CheckResult(FAIL, "port", what)
+    return CheckResult(OK, "port", f"{bind} is free")
 
 
-def predict(url: str, timeout_s: float, key: str | None = None) -> Finding:
+def check_predict_function(url: str, timeout_s: float, key: str | None = None) -> CheckResult:
     """Ask the predict function as the health function would."""
     report = service_status.watched(url, timeout_s, key)
     if "band" not in report:
         what = f"PREDICT_URL={url} {report['error']}: is it the predict function's, and running?"
-        return Finding(FAIL, "predict", what)
-    return Finding(OK, "predict", f"{url} answers")
+        return CheckResult(FAIL, "predict", what)
+    return CheckResult(OK, "predict", f"{url} answers")
 
 
-def _serves(place: str) -> bool:
+def _is_macule(place: str) -> bool:
     try:
         return "x-memory-band" in client.ask(f"http://{place}/health/", 2).headers
     except client.Unreachable:

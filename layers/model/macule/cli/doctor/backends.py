@@ -6,61 +6,63 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from macule.cli.doctor.finding import FAIL, OK, WARN, Finding
+from macule.cli.doctor.check_result import FAIL, OK, WARN, CheckResult
 
 if TYPE_CHECKING:
     from redis import Redis
 
 TIMEOUT_S = 3.0
-KEPT_MS = 10_000  # of what is written to try it
-KEEPS = "keep predictions: set appendonly yes and maxmemory-policy noeviction"
+TEST_KEY_TTL_MS = 10_000  # of what is written to try it
+PERSISTENCE_ADVICE = "keep predictions: set appendonly yes and maxmemory-policy noeviction"
 
 
-def cache(url: str) -> Finding:
+def check_cache(url: str) -> CheckResult:
     """Write an answer and read it back, as the cache and the shared quota do."""
     import redis
 
     key = f"macule:doctor:{os.urandom(8).hex()}"
     try:
         with _client(url) as server:
-            server.set(key, b"1", px=KEPT_MS)
+            server.set(key, b"1", px=TEST_KEY_TTL_MS)
             kept = server.get(key)
             server.delete(key)
     except (redis.RedisError, OSError, ValueError) as error:
-        what = f"REDIS_URL at {_place(url)} {_why(error)}: nothing is kept there"
-        return Finding(FAIL, "cache", what)
+        what = f"REDIS_URL at {_redact(url)} {_describe_error(error)}: nothing is kept there"
+        return CheckResult(FAIL, "cache", what)
     if kept != b"1":
-        return Finding(FAIL, "cache", f"REDIS_URL at {_place(url)} does not keep what it takes")
-    return Finding(OK, "cache", f"{_place(url)} keeps answers")
+        return CheckResult(
+            FAIL, "cache", f"REDIS_URL at {_redact(url)} does not keep what it takes"
+        )
+    return CheckResult(OK, "cache", f"{_redact(url)} keeps answers")
 
 
-def broker(url: str) -> Finding:
+def check_broker(url: str) -> CheckResult:
     """Connect, and see whether what waits there outlives a full memory and a restart."""
     import redis
 
     try:
         with _client(url) as server:
-            about = _info(server)
-            saves = _saves(server)
+            about = _read_info(server)
+            saves = _read_snapshot_config(server)
     except (redis.RedisError, OSError, ValueError) as error:
-        what = f"BROKER_URL at {_place(url)} {_why(error)}: POST /predictions would answer 503"
-        return Finding(FAIL, "broker", what)
-    return judged(_place(url), about, saves)
+        what = f"BROKER_URL at {_redact(url)} {_describe_error(error)}: POST /predictions would answer 503"
+        return CheckResult(FAIL, "broker", what)
+    return assess_broker(_redact(url), about, saves)
 
 
-def judged(place: str, about: dict[str, Any], saves: str | None) -> Finding:
+def assess_broker(place: str, about: dict[str, Any], saves: str | None) -> CheckResult:
     """Judge a broker by its INFO and its `save`; None where it does not tell that one."""
     policy = str(about.get("maxmemory_policy", ""))
     if policy and policy != "noeviction":
         what = f"{place} drops what waits when its memory is full (maxmemory-policy {policy})"
-        return Finding(FAIL, "broker", f"{what}. It must {KEEPS}")
+        return CheckResult(FAIL, "broker", f"{what}. It must {PERSISTENCE_ADVICE}")
     if str(about.get("aof_enabled", "1")) != "1":
         if saves == "":
             what = f"{place} loses what waits when it restarts: it writes nothing to a disk"
-            return Finding(FAIL, "broker", f"{what}. It must {KEEPS}")
+            return CheckResult(FAIL, "broker", f"{what}. It must {PERSISTENCE_ADVICE}")
         what = f"{place} loses what came since its last snapshot when it restarts"
-        return Finding(WARN, "broker", f"{what}. To {KEEPS}")
-    return Finding(OK, "broker", f"{place} keeps what waits")
+        return CheckResult(WARN, "broker", f"{what}. To {PERSISTENCE_ADVICE}")
+    return CheckResult(OK, "broker", f"{place} keeps what waits")
 
 
 def _client(url: str) -> Redis:
@@ -72,7 +74,7 @@ def _client(url: str) -> Redis:
     return made
 
 
-def _info(server: Redis) -> dict[str, Any]:
+def _read_info(server: Redis) -> dict[str, Any]:
     """Ask what a user of the queue may ask: managed services forbid CONFIG."""
     about: Any = {}
     for section in ("memory", "persistence"):
@@ -80,7 +82,7 @@ def _info(server: Redis) -> dict[str, Any]:
     return dict(about)
 
 
-def _saves(server: Redis) -> str | None:
+def _read_snapshot_config(server: Redis) -> str | None:
     import redis
 
     try:
@@ -90,13 +92,13 @@ def _saves(server: Redis) -> str | None:
         return None
 
 
-def _place(url: str) -> str:
+def _redact(url: str) -> str:
     """Show an address without its user, its password and its options."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _why(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """Say what failed in words of ours: a client's own may hold the address."""
     import redis
 

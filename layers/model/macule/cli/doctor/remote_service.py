@@ -9,20 +9,20 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from macule.cli.doctor.finding import FAIL, OK, WARN, Finding
+from macule.cli.doctor.check_result import FAIL, OK, WARN, CheckResult
 from macule.http import client
 from macule.inference.decoding.formats import png
 from macule.memory import budget
 
-TOTAL_S = 60.0  # a sleeping instance of the smallest kind wakes in less
+TOTAL_TIMEOUT_S = 60.0  # a sleeping instance of the smallest kind wakes in less
 SIDE_PX = 64  # of the photo that is sent
-MOST_CHARACTERS = 200  # of what a service says
+MAX_CHARACTERS = 200  # of what a service says
 REQUEST_ID = "macule-doctor"
 TEXT, JSON, PROBLEM = "text/plain", "application/json", "application/problem+json"
 BANDS = {"idle", *budget.BANDS}
 
 
-class Call(NamedTuple):
+class RouteCheck(NamedTuple):
     """A request, and what must come back: a status, a type, keys of the document."""
 
     method: str
@@ -38,7 +38,7 @@ class Call(NamedTuple):
         return f"{self.method} {self.path}" + (f" ({self.sent})" if self.sent else "")
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What came back; the document is empty where the body is no JSON object."""
 
     reply: client.Reply
@@ -50,79 +50,83 @@ class Answer(NamedTuple):
         return self.reply.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-ABOUT = ("type", "title", "status", "detail", "request_id")
-HEALTH = Call("GET", "/health/", kind=TEXT)
-MEMORY = Call("GET", "/memory/", keys=("status", "band", "pss_mb", "limit_mb", "headroom_mb"))
-EITHER = (  # what both functions promise
-    Call("HEAD", "/health/", kind=TEXT),
-    Call("OPTIONS", "/health/", (204,), ""),
-    Call("GET", "/no-such-route/", (404,), PROBLEM, ABOUT),
-    Call("DELETE", "/health/", (405,), PROBLEM, (*ABOUT, "allow")),
+PROBLEM_KEYS = ("type", "title", "status", "detail", "request_id")
+HEALTH = RouteCheck("GET", "/health/", kind=TEXT)
+MEMORY = RouteCheck("GET", "/memory/", keys=("status", "band", "pss_mb", "limit_mb", "headroom_mb"))
+COMMON_ROUTES = (  # what both functions promise
+    RouteCheck("HEAD", "/health/", kind=TEXT),
+    RouteCheck("OPTIONS", "/health/", (204,), ""),
+    RouteCheck("GET", "/no-such-route/", (404,), PROBLEM, PROBLEM_KEYS),
+    RouteCheck("DELETE", "/health/", (405,), PROBLEM, (*PROBLEM_KEYS, "allow")),
 )
-MODEL = Call("GET", "/model/", keys=("name", "version", "labels", "sha256"))
-READY = Call("GET", "/ready/", (200, 503), keys=("state", "model"))
-ANSWER = ("id", "status", "model", "decision", "predictions", "explanation", "metrics")
-NO_PHOTO = Call("POST", "/predict/", (415,), PROBLEM, ABOUT, TEXT, b"no photo")
-WARMUP = Call("GET", "/warmup/", keys=("state", "cold_start_ms", "stages_ms"))
+MODEL = RouteCheck("GET", "/model/", keys=("name", "version", "labels", "sha256"))
+READY = RouteCheck("GET", "/ready/", (200, 503), keys=("state", "model"))
+PREDICTION_KEYS = ("id", "status", "model", "decision", "predictions", "explanation", "metrics")
+INVALID_PHOTO = RouteCheck("POST", "/predict/", (415,), PROBLEM, PROBLEM_KEYS, TEXT, b"no photo")
+WARMUP = RouteCheck("GET", "/warmup/", keys=("state", "cold_start_ms", "stages_ms"))
 
 
-def findings(url: str, key: str | None = None) -> Iterator[Finding]:
+def run_checks(url: str, key: str | None = None) -> Iterator[CheckResult]:
     """Examine the service at *url*, in at most TOTAL_S; each finding comes as it is made."""
-    end = time.monotonic() + TOTAL_S
-    seen: dict[Call, Answer] = {}
+    end = time.monotonic() + TOTAL_TIMEOUT_S
+    seen: dict[RouteCheck, Response] = {}
     wrong: dict[str, str] = {}
 
-    def visit(call: Call) -> Finding:
+    def visit(call: RouteCheck) -> CheckResult:
         left_s = round(end - time.monotonic(), 1)
         if left_s <= 0:
-            return Finding(FAIL, call.name, f"not asked, as {TOTAL_S:.0f} s are over")
+            return CheckResult(FAIL, call.name, f"not asked, as {TOTAL_TIMEOUT_S:.0f} s are over")
         try:
-            seen[call] = answer = _ask(url, call, left_s, key)
+            seen[call] = answer = _send_request(url, call, left_s, key)
         except client.Unreachable as error:
-            return Finding(FAIL, call.name, f"the service {error}")
-        wrong.update(dict.fromkeys(_wrong_headers(answer), call.name))
-        return _judge(call, answer)
+            return CheckResult(FAIL, call.name, f"the service {error}")
+        wrong.update(dict.fromkeys(_invalid_headers(answer), call.name))
+        return _check_response(call, answer)
 
     first = visit(HEALTH)
     if HEALTH in seen and (
         first.level == FAIL or "x-memory-band" not in seen[HEALTH].reply.headers
     ):
-        yield Finding(FAIL, "macule", _stranger(seen[HEALTH]))
+        yield CheckResult(FAIL, "macule", _describe_other_server(seen[HEALTH]))
         return
     yield first
     if HEALTH not in seen:
         return
     memory = visit(MEMORY)
     if MEMORY in seen and seen[MEMORY].reply.status in (401, 403):
-        yield Finding(FAIL, "key", f"{_short(seen[MEMORY].document.get('detail'))} Set PREDICT_KEY")
+        yield CheckResult(
+            FAIL, "key", f"{_truncate(seen[MEMORY].document.get('detail'))} Set PREDICT_KEY"
+        )
         return
     yield memory
-    for call in EITHER:
+    for call in COMMON_ROUTES:
         yield visit(call)
     if MEMORY in seen:
-        yield from _memory(seen[MEMORY].document)
+        yield from _check_memory(seen[MEMORY].document)
     card = visit(MODEL)
     if MODEL in seen and seen[MODEL].document.get("type") == "urn:macule:problem:not-found":
-        yield Finding(OK, "function", "this is the health function; it predicts nothing")
+        yield CheckResult(OK, "function", "this is the health function; it predicts nothing")
     else:
         yield card
-        photo = Call("POST", "/predict/", keys=ANSWER, sent="image/png", body=_photo())
+        photo = RouteCheck(
+            "POST", "/predict/", keys=PREDICTION_KEYS, sent="image/png", body=_test_png()
+        )
         yield visit(READY)
         yield visit(photo)
         cold = seen.pop(photo, None)
         yield visit(photo)
-        yield visit(NO_PHOTO)
+        yield visit(INVALID_PHOTO)
         yield visit(WARMUP)
         if cold and photo in seen and WARMUP in seen:
-            yield _times(cold, seen[photo], seen[WARMUP])
+            yield _report_latency(cold, seen[photo], seen[WARMUP])
     for header, name in wrong.items():
         what = "is missing or wrong, as in the answer to"
-        yield Finding(FAIL, header, f"{what} {name}: does a proxy in front drop or change it?")
+        yield CheckResult(FAIL, header, f"{what} {name}: does a proxy in front drop or change it?")
     if not wrong:
-        yield Finding(OK, "headers", "as docs/api.md promises them, in each answer")
+        yield CheckResult(OK, "headers", "as docs/api.md promises them, in each answer")
 
 
-def _ask(url: str, call: Call, timeout_s: float, key: str | None) -> Answer:
+def _send_request(url: str, call: RouteCheck, timeout_s: float, key: str | None) -> Response:
     headers = {"X-Request-Id": REQUEST_ID, "Cache-Control": "no-store"}  # compute, keep nothing
     if call.sent:
         headers["Content-Type"] = call.sent
@@ -135,24 +139,24 @@ def _ask(url: str, call: Call, timeout_s: float, key: str | None) -> Answer:
         document = json.loads(reply.body)
     except (ValueError, RecursionError):
         document = None
-    return Answer(reply, document if isinstance(document, dict) else {}, took_ms)
+    return Response(reply, document if isinstance(document, dict) else {}, took_ms)
 
 
-def _judge(call: Call, answer: Answer) -> Finding:
+def _check_response(call: RouteCheck, answer: Response) -> CheckResult:
     """Hold an answer against what its call promises, but for the headers of every answer."""
     status, took = answer.reply.status, f"in {answer.took_ms:.0f} ms"
     if status not in call.statuses or (call.kind and answer.kind != call.kind):
         expected = f"{' or '.join(map(str, call.statuses))} {call.kind}".strip()
-        said = _short(answer.document.get("detail", ""))
-        text = f"{_status(answer)} {took}, not {expected}. {said}".strip()
-        return Finding(FAIL, call.name, text)
+        said = _truncate(answer.document.get("detail", ""))
+        text = f"{_format_status(answer)} {took}, not {expected}. {said}".strip()
+        return CheckResult(FAIL, call.name, text)
     lacking = [key for key in call.keys if key not in answer.document]
     if lacking and call.method != "HEAD":
-        return Finding(FAIL, call.name, f"the answer lacks {', '.join(lacking)}")
-    return Finding(OK, call.name, f"{status} {took}")
+        return CheckResult(FAIL, call.name, f"the answer lacks {', '.join(lacking)}")
+    return CheckResult(OK, call.name, f"{status} {took}")
 
 
-def _wrong_headers(answer: Answer) -> list[str]:
+def _invalid_headers(answer: Response) -> list[str]:
     """Name the headers that every answer, or one of its status, should have and has not."""
     reply = answer.reply
     headers, status = reply.headers, reply.status
@@ -168,39 +172,41 @@ def _wrong_headers(answer: Answer) -> list[str]:
     return [name for name, holds in rules.items() if not holds]
 
 
-def _stranger(answer: Answer) -> str:
+def _describe_other_server(answer: Response) -> str:
     """Say what answered instead of macule."""
     to = answer.reply.headers.get("location")
     if to:
-        return f"GET /health/ answered {_status(answer)} and points to {_short(to)}: examine that"
+        return f"GET /health/ answered {_format_status(answer)} and points to {_truncate(to)}: examine that"
     lacks = "" if "x-memory-band" in answer.reply.headers else ", without X-Memory-Band"
     return (
-        f"GET /health/ answered {_status(answer)}{lacks}: this is not macule, or it is broken, or "
+        f"GET /health/ answered {_format_status(answer)}{lacks}: this is not macule, or it is broken, or "
         "its address goes on below a path"
     )
 
 
-def _memory(document: dict[str, Any]) -> Iterator[Finding]:
+def _check_memory(document: dict[str, Any]) -> Iterator[CheckResult]:
     """Tell the service's memory, and that of a predict function that it watches."""
     keys = ("band", "pss_mb", "limit_mb", "limit_source", "headroom_mb")
-    band, used, limit, source, headroom = (_short(document.get(key, "?")) for key in keys)
+    band, used, limit, source, headroom = (_truncate(document.get(key, "?")) for key in keys)
     level = OK if document.get("status") == "ok" else WARN
     text = f"band {band}, {used} of {limit} MB by {source}, {headroom} MB for photos"
-    yield Finding(level, "memory", text)
+    yield CheckResult(level, "memory", text)
     watched = document.get("predict")
     if isinstance(watched, dict):
         error = watched.get("error")
         if error:
-            yield Finding(FAIL, "predict", f"it {_short(error)}: is PREDICT_URL right, and it up?")
+            yield CheckResult(
+                FAIL, "predict", f"it {_truncate(error)}: is PREDICT_URL right, and it up?"
+            )
         else:
-            yield Finding(OK, "predict", f"band {_short(watched.get('band', '?'))}")
+            yield CheckResult(OK, "predict", f"band {_truncate(watched.get('band', '?'))}")
 
 
-def _times(first: Answer, second: Answer, warmup: Answer) -> Finding:
+def _report_latency(first: Response, second: Response, warmup: Response) -> CheckResult:
     metrics = first.document.get("metrics")
     cold = isinstance(metrics, dict) and metrics.get("cold_start") is True
-    loading = _short(warmup.document.get("cold_start_ms", "?"))
-    return Finding(
+    loading = _truncate(warmup.document.get("cold_start_ms", "?"))
+    return CheckResult(
         OK,
         "time",
         f"first prediction {first.took_ms:.0f} ms ({'cold' if cold else 'it was warm'}), second "
@@ -208,7 +214,7 @@ def _times(first: Answer, second: Answer, warmup: Answer) -> Finding:
     )
 
 
-def _photo() -> bytes:
+def _test_png() -> bytes:
     """Draw a dark square on skin, as PNG."""
     skin, spot, quarter = b"\xcd\xa0\x87", b"\x5c\x3c\x30", SIDE_PX // 4
     plain = b"\0" + skin * SIDE_PX
@@ -219,9 +225,9 @@ def _photo() -> bytes:
     return png.SIGNATURE + b"".join(png.chunk(kind, content) for kind, content in parts)
 
 
-def _status(answer: Answer) -> str:
-    return f"{answer.reply.status} {_short(answer.kind)}".strip()
+def _format_status(answer: Response) -> str:
+    return f"{answer.reply.status} {_truncate(answer.kind)}".strip()
 
 
-def _short(value: object) -> str:
-    return str(value)[:MOST_CHARACTERS]
+def _truncate(value: object) -> str:
+    return str(value)[:MAX_CHARACTERS]

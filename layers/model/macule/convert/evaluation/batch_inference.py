@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from macule.inference.runtime import as_logits, floats, quantized
 
-DISTANCE, LOGITS, MAPS = 1, 2, 4
+OOD_SCORE, LOGITS, MAPS = 1, 2, 4
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -17,13 +17,13 @@ def scale(pixels: NDArray[np.uint8], scaling: Scaling) -> NDArray[np.float32]:
     return np.asarray((pixels - mean) / std, np.float32)
 
 
-def bounds(scaling: Scaling) -> tuple[float, float]:
+def scaled_bounds(scaling: Scaling) -> tuple[float, float]:
     """Least and largest scaled pixel, of any channel."""
     ends = [scale(np.full((1, 1, 1, 1), level, np.uint8), scaling) for level in (0, 255)]
     return float(min(end.min() for end in ends)), float(max(end.max() for end in ends))
 
 
-def outputs(
+def run_outputs(
     content: bytes, images: Iterable[NDArray[np.uint8]], scaling: Scaling
 ) -> Iterator[dict[int, NDArray[np.float32]]]:
     """Run the file *content* on each image (side, side, 3).
@@ -43,7 +43,7 @@ def outputs(
         yield {len(t["shape"]): floats(interpreter.get_tensor(t["index"])[0], t) for t in targets}
 
 
-def scores(
+def logits_and_ood_scores(
     content: bytes,
     images: Iterable[NDArray[np.uint8]],
     scaling: Scaling,
@@ -55,9 +55,9 @@ def scores(
     Returns: the logits (n, classes), and the distances (n,) where the file gives them.
     """
     rows, distances = [], []
-    for answer in outputs(content, images, scaling):
+    for answer in run_outputs(content, images, scaling):
         rows.append(as_logits(answer[LOGITS], output))
-        distances += [answer[DISTANCE]] if DISTANCE in answer else []
+        distances += [answer[OOD_SCORE]] if OOD_SCORE in answer else []
     return np.stack(rows), np.stack(distances) if distances else None
 
 
@@ -68,4 +68,4 @@ def logits(
     output: str = "logits",
 ) -> NDArray[np.float32]:
     """Run the file on each image; returns the logits (n, classes) as `scores` does."""
-    return scores(content, images, scaling, output)[0]
+    return logits_and_ood_scores(content, images, scaling, output)[0]

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TIMES = 1000
+RESAMPLES = 1000
 
 
 def intervals(
     figures: Callable[[NDArray[np.int64]], Mapping[str, float]],
     groups: Sequence[str],
-    times: int = TIMES,
+    times: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, list[float]]:
     """Draw groups with replacement, *times* over, and take the middle 95 % of each figure.
@@ -32,10 +32,10 @@ def intervals(
         chosen = random.integers(0, len(members), len(members))
         for name, value in figures(np.concatenate([members[index] for index in chosen])).items():
             drawn.setdefault(name, []).append(value)
-    return {name: middle(np.asarray(values)) for name, values in drawn.items()}
+    return {name: percentile_interval(np.asarray(values)) for name, values in drawn.items()}
 
 
-def middle(values: NDArray[Any]) -> list[float]:
+def percentile_interval(values: NDArray[Any]) -> list[float]:
     """Give the 2.5th and 97.5th percentile of what is a number."""
     known = values[np.isfinite(values)]
     if not len(known):

@@ -13,8 +13,8 @@ from macule.convert.progress import Progress
 from macule.inference import decoding, native_stderr, runtime
 from macule.registry import local
 
-MOST_IMAGES = 1000
-LEAST_MARGIN = 0.02  # of accuracy, where images are many
+MAX_IMAGES = 1000
+MIN_MARGIN = 0.02  # of accuracy, where images are many
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -35,19 +35,19 @@ def check(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
     with native_stderr.held():
         warm = runtime.warm(options.folder)
     yield True, f"LiteRT runs it: {len(card.labels)} labels, {card.precision}"
-    pixels = dataset.drawn(decoding.sides(card.side_px), 8)
+    pixels = dataset.synthetic_images(decoding.sides(card.side_px), 8)
     scores = np.stack([runtime.run(warm, picture[None]).probabilities for picture in pixels])
     yield bool(np.abs(scores.sum(axis=1) - 1).max() < 1e-3), "its answers are distributions"
     if options.eval:
-        yield _figures(options.eval, warm)
+        yield _check_accuracy(options.eval, warm)
 
 
-def _figures(folder: Path, warm: runtime.Warm) -> tuple[bool, str]:
+def _check_accuracy(folder: Path, warm: runtime.Warm) -> tuple[bool, str]:
     """Compare accuracy on labelled images with what the card claims."""
     card = warm.card
-    photos = dataset.choose(dataset.read(folder), ["val", "test"], MOST_IMAGES)
+    photos = dataset.sample_photos(dataset.list_photos(folder), ["val", "test"], MAX_IMAGES)
     progress = Progress(1)
-    decoded = dataset.decode(
+    decoded = dataset.decode_photos(
         photos, card.labels, decoding.sides(card.side_px), card.resize, progress, "decoding"
     )
     if decoded.truth is None:
@@ -55,10 +55,10 @@ def _figures(folder: Path, warm: runtime.Warm) -> tuple[bool, str]:
     shares = np.stack(
         [runtime.run(warm, picture[None]).probabilities for picture in decoded.pixels]
     )
-    return compare(shares, decoded.truth, card.document.get("metrics", {}))
+    return compare_accuracy(shares, decoded.truth, card.document.get("metrics", {}))
 
 
-def compare(
+def compare_accuracy(
     shares: NDArray[np.float32], truth: NDArray[np.int64], claimed: dict[str, Any]
 ) -> tuple[bool, str]:
     """Say whether accuracy here is what the card claims, within the chance of so few images."""
@@ -68,5 +68,5 @@ def compare(
     told = claimed.get("accuracy")
     if not isinstance(told, int | float):
         return True, f"{found}; the card claims nothing"
-    margin = max(LEAST_MARGIN, 1.96 * (told * (1 - told) / len(truth)) ** 0.5)
+    margin = max(MIN_MARGIN, 1.96 * (told * (1 - told) / len(truth)) ** 0.5)
     return right >= told - margin, f"{found}; the card claims {told:.3f}"

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.progress import Progress
 from macule.errors import Macule
 from macule.inference import decoding
 
 TABLE = "labels.csv"
 COLUMNS = ("image", "file", "filename", "path", "squashed", "cropped")
-ENDINGS = tuple(
+EXTENSIONS = tuple(
     ".jpg .jpeg .png .webp .gif .bmp .tif .tiff .heic .heif .avif .jp2".split()  # noqa: SIM905
 )
 
@@ -40,18 +40,18 @@ class Images(NamedTuple):
     broken: int
 
 
-def read(folder: Path, column: str | None = None) -> list[Photo]:
+def list_photos(folder: Path, column: str | None = None) -> list[Photo]:
     """List a folder's images: by its `labels.csv`, else a folder a class, else without labels.
 
     Raises: Refused where there is none, or the table lacks a column.
     """
     if not folder.is_dir():
-        raise Refused(f"{folder} is not a folder of images.")
+        raise ConversionError(f"{folder} is not a folder of images.")
     if (folder / TABLE).is_file():
-        return _from_table(folder, column)
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+        return _read_table(folder, column)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
     if not files:
-        raise Refused(f"{folder} holds no image ({', '.join(ENDINGS)}).")
+        raise ConversionError(f"{folder} holds no image ({', '.join(EXTENSIONS)}).")
     classes = [path.relative_to(folder).parts[:-1] for path in files]
     return [
         Photo(path, parts[0] if parts else "", "")
@@ -59,14 +59,16 @@ def read(folder: Path, column: str | None = None) -> list[Photo]:
     ]
 
 
-def choose(photos: Sequence[Photo], splits: Sequence[str], most: int, seed: int = 0) -> list[Photo]:
+def sample_photos(
+    photos: Sequence[Photo], splits: Sequence[str], most: int, seed: int = 0
+) -> list[Photo]:
     """Draw at most *most* photos, of the named splits where the folder knows splits."""
     wanted = [photo for photo in photos if photo.split in splits] or list(photos)
     order = np.random.default_rng(seed).permutation(len(wanted))[:most]
     return [wanted[place] for place in sorted(order)]
 
 
-def decode(
+def decode_photos(
     photos: Sequence[Photo],
     labels: Sequence[str],
     side_px: tuple[int, int],
@@ -80,25 +82,25 @@ def decode(
     """
     unknown = sorted({photo.label for photo in photos if photo.label} - set(labels))
     if unknown:
-        raise Refused(
+        raise ConversionError(
             f"The images are labelled {', '.join(unknown[:5])}, the model {', '.join(labels[:8])}: "
             "name folders or rows as the labels are."
         )
     pixels, truth = [], []
     for photo in progress.track(photos, len(photos), what):
-        decoded = pixels_of(photo, side_px, resize)
+        decoded = decode_photo(photo, side_px, resize)
         if decoded is None:
             continue
         pixels.append(decoded)
         truth.append(labels.index(photo.label) if photo.label else -1)
     if not pixels:
-        raise Refused(f"None of the {len(photos)} images can be decoded.")
+        raise ConversionError(f"None of the {len(photos)} images can be decoded.")
     known = np.array(truth, np.int64)
     broken = len(photos) - len(pixels)
     return Images(np.stack(pixels), known if (known >= 0).all() else None, broken)
 
 
-def pixels_of(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray[np.uint8] | None:
+def decode_photo(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray[np.uint8] | None:
     """Decode one photo to (height, width, 3) as a request is; None where that cannot be done."""
     try:
         return decoding.decode(photo.path.read_bytes(), side_px, resize).pixels[0]  # type: ignore[no-any-return]
@@ -106,7 +108,7 @@ def pixels_of(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray[np
         return None
 
 
-def drawn(side_px: tuple[int, int], count: int = 32, seed: int = 0) -> NDArray[np.uint8]:
+def synthetic_images(side_px: tuple[int, int], count: int = 32, seed: int = 0) -> NDArray[np.uint8]:
     """Draw stand-ins where no image is given: smooth skin tones with a darker spot and grain.
 
     Returns: (count, height, width, 3), uint8. They set the ranges of int8; they prove nothing.
@@ -127,14 +129,14 @@ def drawn(side_px: tuple[int, int], count: int = 32, seed: int = 0) -> NDArray[n
     return np.asarray(np.clip(np.stack(pictures), 0, 255), np.uint8)
 
 
-def _from_table(folder: Path, column: str | None) -> list[Photo]:
+def _read_table(folder: Path, column: str | None) -> list[Photo]:
     """Read `labels.csv`; a row whose image column is empty is left out."""
     with (folder / TABLE).open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     columns = list(rows[0]) if rows else []
     chosen = column or next((name for name in COLUMNS if name in columns), "")
     if "label" not in columns or chosen not in columns:
-        raise Refused(
+        raise ConversionError(
             f"{TABLE} has the columns {', '.join(columns) or 'none'}; it needs label and one of "
             f"{', '.join(COLUMNS)}."
         )

@@ -33,10 +33,10 @@ def auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
 
 def sensitivity(predicted: Ints, truth: Ints, classes: int) -> list[float]:
     """Share of each class's images that were named so; nan for a class without images."""
-    return [share(predicted[truth == index] == index) for index in range(classes)]
+    return [proportion(predicted[truth == index] == index) for index in range(classes)]
 
 
-def share(holds: NDArray[np.bool_]) -> float:
+def proportion(holds: NDArray[np.bool_]) -> float:
     """Share of what holds; nan of nothing."""
     return float(holds.mean()) if holds.size else math.nan
 
@@ -60,7 +60,7 @@ def wilson(share: float, count: int) -> list[float]:
     return [(centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)]
 
 
-def bins(probabilities: Floats, truth: Ints) -> NDArray[np.float64]:
+def reliability_bins(probabilities: Floats, truth: Ints) -> NDArray[np.float64]:
     """Group top answers by confidence, in BINS of equal width over (0, 1].
 
     Returns: (4, bins with images): middle, mean confidence, share right and image count of each.
@@ -76,7 +76,7 @@ def bins(probabilities: Floats, truth: Ints) -> NDArray[np.float64]:
 
 def calibration_error(probabilities: Floats, truth: Ints) -> float:
     """Expected calibration error of the top answer, over `bins`."""
-    _, top, right, counts = bins(probabilities, truth)
+    _, top, right, counts = reliability_bins(probabilities, truth)
     return float((np.abs(top - right) * counts).sum() / counts.sum())
 
 
@@ -91,7 +91,7 @@ def calibration_chance(probabilities: Floats, times: int = 400) -> float:
     return float(np.mean([calibration_error(probabilities, truth) for truth in drawn]))
 
 
-def likelihood_loss(logits: Floats, truth: Ints, temperature: float) -> float:
+def log_loss(logits: Floats, truth: Ints, temperature: float) -> float:
     """Mean negative log-likelihood in nats."""
     chosen = softmax(logits, temperature)[np.arange(len(truth)), truth]
     return float(-np.log(np.maximum(chosen, 1e-12)).mean())
@@ -107,9 +107,7 @@ def fit_temperature(logits: Floats, truth: Ints) -> float:
     golden = (math.sqrt(5) - 1) / 2
     for _ in range(60):
         left, right = high - golden * (high - low), low + golden * (high - low)
-        if likelihood_loss(logits, truth, math.exp(left)) < likelihood_loss(
-            logits, truth, math.exp(right)
-        ):
+        if log_loss(logits, truth, math.exp(left)) < log_loss(logits, truth, math.exp(right)):
             high = right
         else:
             low = left
@@ -123,7 +121,7 @@ def calibrate(logits: Floats, truth: Ints) -> tuple[float, float]:
     return temperature, float(np.quantile(top, 1 - COVERAGE))
 
 
-def compare(probabilities: Floats, reference: Floats) -> dict[str, float]:
+def compare_probabilities(probabilities: Floats, reference: Floats) -> dict[str, float]:
     """Say how far *probabilities* (n, classes) stray from those of a reference model."""
     change = np.abs(probabilities - reference)
     same = probabilities.argmax(axis=1) == reference.argmax(axis=1)
@@ -135,7 +133,7 @@ def compare(probabilities: Floats, reference: Floats) -> dict[str, float]:
     }
 
 
-def abstain(probabilities: Floats, truth: Ints, threshold: float) -> dict[str, Any]:
+def selective_metrics(probabilities: Floats, truth: Ints, threshold: float) -> dict[str, Any]:
     """Coverage, risk and per-class outcome when answers below *threshold* are withheld."""
     top, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
     kept = top >= threshold
@@ -143,27 +141,27 @@ def abstain(probabilities: Floats, truth: Ints, threshold: float) -> dict[str, A
     return {
         "n": len(truth),
         "coverage": float(kept.mean()),
-        "risk": share(predicted[kept] != truth[kept]),
-        "covered_per_class": [share(kept[truth == index]) for index in classes],
+        "risk": proportion(predicted[kept] != truth[kept]),
+        "covered_per_class": [proportion(kept[truth == index]) for index in classes],
         "wrong_and_kept_per_class": [
             int((kept & (truth == index) & (predicted != index)).sum()) for index in classes
         ],
     }
 
 
-def mean(values: list[float]) -> float:
+def nan_mean(values: list[float]) -> float:
     """Mean of what is a number; nan if nothing is."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
 
 
-def confusion(predicted: Ints, truth: Ints, classes: int) -> NDArray[np.int64]:
+def confusion_matrix(predicted: Ints, truth: Ints, classes: int) -> NDArray[np.int64]:
     """Count images (classes, classes): a row a true class, a column an answer."""
     counts = np.bincount(truth * classes + predicted, minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 
-def risks(probabilities: Floats, truth: Ints) -> list[tuple[float, float]]:
+def risk_coverage(probabilities: Floats, truth: Ints) -> list[tuple[float, float]]:
     """Coverage and share of wrong answers among those covered, the surest answers first.
 
     Answers of one confidence are covered together.
@@ -176,7 +174,7 @@ def risks(probabilities: Floats, truth: Ints) -> list[tuple[float, float]]:
     return [(float(c / len(top)), float(s)) for c, s in zip(counts[ends], share[ends], strict=True)]
 
 
-def by_class(probabilities: Floats, truth: Ints) -> list[dict[str, float]]:
+def class_metrics(probabilities: Floats, truth: Ints) -> list[dict[str, float]]:
     """Figures of each class against the rest; nan where a side has no images."""
     predicted = probabilities.argmax(axis=1)
     found = []
@@ -185,8 +183,8 @@ def by_class(probabilities: Floats, truth: Ints) -> list[dict[str, float]]:
         found.append(
             {
                 "auc": auc(scores, positive),
-                "sensitivity": share(named[positive]),
-                "specificity": share(~named[~positive]),
+                "sensitivity": proportion(named[positive]),
+                "specificity": proportion(~named[~positive]),
                 "sensitivity_at_80_specificity": sensitivity_at(scores, positive, 0.8),
             }
         )
@@ -203,17 +201,17 @@ def summarise(
     """
     probabilities = softmax(logits, temperature)
     counts = np.bincount(truth, minlength=len(labels)).tolist()
-    rows = by_class(probabilities, truth)
+    rows = class_metrics(probabilities, truth)
     return {
         "n": len(truth),
-        "accuracy": share(probabilities.argmax(axis=1) == truth),
-        "balanced_accuracy": mean([row["sensitivity"] for row in rows]),
-        "mean_auc": mean([row["auc"] for row in rows]),
+        "accuracy": proportion(probabilities.argmax(axis=1) == truth),
+        "balanced_accuracy": nan_mean([row["sensitivity"] for row in rows]),
+        "mean_auc": nan_mean([row["auc"] for row in rows]),
         "ece_bins": BINS,
         "ece_before": calibration_error(softmax(logits), truth),
         "ece_after": calibration_error(probabilities, truth),
-        "log_loss_before": likelihood_loss(logits, truth, 1.0),
-        "log_loss_after": likelihood_loss(logits, truth, temperature),
+        "log_loss_before": log_loss(logits, truth, 1.0),
+        "log_loss_after": log_loss(logits, truth, temperature),
         "classes": {
             label: {"n": n, **row, "sensitivity_95": wilson(row["sensitivity"], n)}
             for label, n, row in zip(labels, counts, rows, strict=True)

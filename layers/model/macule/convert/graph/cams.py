@@ -15,16 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.convert.graph import head, inspection
-from macule.convert.graph.frozen_graph import SAME, Opened, before, moves, splice, value
-from macule.convert.graph.head import RESHAPES, Head, Unknown
+from macule.convert.graph.frozen_graph import (
+    IDENTITY_OPS,
+    LoadedGraph,
+    constant_value,
+    depends_on_image,
+    import_subgraph,
+    skip_identities,
+)
+from macule.convert.graph.head import RESHAPE_OPS, Head, UnsupportedHead
 
-LIGHT_BYTES = 2**20
+MAX_FLOAT_HIDDEN_BYTES = 2**20
 # scale, and scale * alpha of Klambauer et al. 2017, arXiv 1706.02515
 SELU = (1.0507009873554805, 1.7580993408473766)
 
 
-def attach(
-    opened: Opened, definition: Any, pooled: Head, logits: Any, features: Any
+def build_head(
+    opened: LoadedGraph, definition: Any, pooled: Head, logits: Any, features: Any
 ) -> tuple[Any, Any]:
     """Build the head on *features* (1, h, w, k): its row of logits, and the maps of each.
 
@@ -37,60 +44,63 @@ def attach(
     """
     import tensorflow as tf
 
-    steps, last = head.stages(opened, logits), final(opened, logits)
+    steps, last = head.linear_stages(opened, logits), last_dense_tensors(opened, logits)
     hidden = sum(step.kernel.size for name, step in steps.items() if name not in last)
-    if 4 * hidden <= LIGHT_BYTES:
-        last |= set(head.between(opened, logits, {}))
+    if 4 * hidden <= MAX_FLOAT_HIDDEN_BYTES:
+        last |= set(head.tensors_between(opened, logits, {}))
     values: dict[str, Any] = {pooled.features.name: features}
     here: dict[str, Any] = {}
     for name, step in steps.items():
-        weights = head.reduce(step, pooled)
-        with tf.name_scope(scope(name, last)):
-            here[name] = features if weights is None else conv(features, weights)
+        weights = head.tangent_weights(step, pooled)
+        with tf.name_scope(scope_of(name, last)):
+            here[name] = features if weights is None else conv_1x1(features, weights)
     dense = all(step.kernel.ndim == 2 and name in last for name, step in steps.items())
     if set(pooled.pools) == {"gap"} and dense:
         values = {}
         for name, step in steps.items():
             shape = opened.graph.get_tensor_by_name(name).shape
-            with tf.name_scope(scope(name, last)):
+            with tf.name_scope(scope_of(name, last)):
                 row = tf.reduce_mean(here[name], [1, 2]) + np.asarray(step.bias, np.float32)
                 values[name] = tf.reshape(row, shape)
-    names = head.between(opened, logits, values)
+    names = head.tensors_between(opened, logits, values)
     for part in ([n for n in names if n not in last], [n for n in names if n in last]):
         if part:
-            made = splice(definition, values, part, f"{scope(part[0], last)}own")
+            made = import_subgraph(definition, values, part, f"{scope_of(part[0], last)}own")
             values |= dict(zip(part, made, strict=True))
-    maps = tangent(opened, logits, here, values, last)
-    return values[before(logits).name], maps
+    maps = propagate_tangent(opened, logits, here, values, last)
+    return values[skip_identities(logits).name], maps
 
 
-def final(opened: Opened, logits: Any) -> set[str]:
+def last_dense_tensors(opened: LoadedGraph, logits: Any) -> set[str]:
     """Names of the tensors that the last Dense layer makes."""
     names = set()
     while True:
         names.add(logits.name)
         operation = logits.op
-        moving = [source for source in operation.inputs if moves(opened, source)]
-        linear = operation.type in inspection.AFFINE | SAME | RESHAPES and len(moving) == 1
-        if not linear or head.pooling(logits):
+        moving = [source for source in operation.inputs if depends_on_image(opened, source)]
+        linear = (
+            operation.type in inspection.AFFINE_OPS | IDENTITY_OPS | RESHAPE_OPS
+            and len(moving) == 1
+        )
+        if not linear or head.pooling_kind(logits):
             return names
         logits = moving[0]
 
 
-def scope(name: str, last: set[str]) -> str:
+def scope_of(name: str, last: set[str]) -> str:
     """Scope of what belongs to a tensor of the head; the slash keeps TensorFlow from adding one."""
     return "head/" if name in last else "tail/"
 
 
-def conv(maps: Any, weights: NDArray[np.float32]) -> Any:
+def conv_1x1(maps: Any, weights: NDArray[np.float32]) -> Any:
     """Apply *weights* (k, d) at every place of *maps* (1, h, w, k)."""
     import tensorflow as tf
 
     return tf.nn.conv2d(maps, tf.constant(weights[None, None]), 1, "VALID")
 
 
-def tangent(
-    opened: Opened, tensor: Any, here: dict[str, Any], values: dict[str, Any], last: set[str]
+def propagate_tangent(
+    opened: LoadedGraph, tensor: Any, here: dict[str, Any], values: dict[str, Any], last: set[str]
 ) -> Any:
     """Carry the maps through the head up to *tensor*, an operator at a time.
 
@@ -102,26 +112,30 @@ def tangent(
     """
     import tensorflow as tf
 
-    tensor = before(tensor)
+    tensor = skip_identities(tensor)
     if tensor.name in here:
         return here[tensor.name]
     parts = [
-        tangent(opened, source, here, values, last) if moves(opened, source) else None
+        propagate_tangent(opened, source, here, values, last)
+        if depends_on_image(opened, source)
+        else None
         for source in tensor.op.inputs
     ]
 
     def number(source: Any) -> Any:
-        if moves(opened, source):
+        if depends_on_image(opened, source):
             shape = (1, 1, 1, source.shape.num_elements())
-            return tf.reshape(values[before(source).name], shape)
-        return tf.constant(np.asarray(value(opened, source), np.float32).ravel())
+            return tf.reshape(values[skip_identities(source).name], shape)
+        return tf.constant(np.asarray(constant_value(opened, source), np.float32).ravel())
 
-    with tf.name_scope(scope(tensor.name, last)):
-        here[tensor.name] = pushed(opened, tensor.op, parts, number)
+    with tf.name_scope(scope_of(tensor.name, last)):
+        here[tensor.name] = operator_jvp(opened, tensor.op, parts, number)
     return here[tensor.name]
 
 
-def pushed(opened: Opened, operation: Any, parts: list[Any], number: Callable[[Any], Any]) -> Any:
+def operator_jvp(
+    opened: LoadedGraph, operation: Any, parts: list[Any], number: Callable[[Any], Any]
+) -> Any:
     """Derivative of one operator along *parts*, the tangents of its inputs, None where fixed.
 
     *number* gives an input's value, shaped to act on every place of a map.
@@ -132,12 +146,12 @@ def pushed(opened: Opened, operation: Any, parts: list[Any], number: Callable[[A
 
     kind, inputs = operation.type, operation.inputs
     moving = [part for part in parts if part is not None]
-    if kind in RESHAPES and inspection.flat(inputs[0]):
+    if kind in RESHAPE_OPS and inspection.is_row(inputs[0]):
         return moving[0]
-    if kind in ("MatMul", "Conv2D") and head.constant(opened, operation):
-        return conv(moving[0], head.kernel(opened, operation))
+    if kind in ("MatMul", "Conv2D") and head.has_constant_weights(opened, operation):
+        return conv_1x1(moving[0], head.kernel_weights(opened, operation))
     if kind == "FusedBatchNormV3":
-        step = inspection.affine(opened, operation, inputs[0])
+        step = inspection.read_affine(opened, operation, inputs[0])
         return moving[0] * np.asarray(step[0] if step else 1, np.float32)
     if kind == "Neg" or (kind == "Sub" and parts[0] is None):
         return -moving[0]
@@ -159,12 +173,12 @@ def pushed(opened: Opened, operation: Any, parts: list[Any], number: Callable[[A
     if kind == "Softmax":
         share = tf.nn.softmax(number(inputs[0]))
         return share * (moving[0] - tf.reduce_sum(share * moving[0], 3, keepdims=True))
-    if kind in head.ACTIVATIONS:
-        return moving[0] * slope(operation, number(inputs[0]))
-    raise Unknown(f"its head has the operator {kind}, whose slope is not known here")
+    if kind in head.ACTIVATION_OPS:
+        return moving[0] * activation_derivative(operation, number(inputs[0]))
+    raise UnsupportedHead(f"its head has the operator {kind}, whose slope is not known here")
 
 
-def slope(operation: Any, x: Any) -> Any:
+def activation_derivative(operation: Any, x: Any) -> Any:
     """Slope of an activation at *x*.
 
     Gates are signs of a ReLU: LiteRT has no ReluGrad, and the quantizer no range for booleans.

@@ -12,11 +12,18 @@ from numpy.typing import NDArray
 
 IMAGE = "image"
 # Their answer is known from shapes alone, which are all known once the image's is.
-SHAPES = {"Shape", "ShapeN", "Size", "Rank"}
-SAME = {"Identity", "IdentityN", "StopGradient", "PreventGradient", "CheckNumerics", "Snapshot"}
+SHAPE_OPS = {"Shape", "ShapeN", "Size", "Rank"}
+IDENTITY_OPS = {
+    "Identity",
+    "IdentityN",
+    "StopGradient",
+    "PreventGradient",
+    "CheckNumerics",
+    "Snapshot",
+}
 
 
-class Frozen(NamedTuple):
+class FrozenGraph(NamedTuple):
     """A graph whose weights are constants.
 
     `definition`: a GraphDef with the placeholder `image`, shape (1, height, width, channels).
@@ -28,7 +35,7 @@ class Frozen(NamedTuple):
     shape: tuple[int, int, int]
 
 
-class Opened(NamedTuple):
+class LoadedGraph(NamedTuple):
     """A frozen graph to be read: its tensors, and which operators depend on the image."""
 
     graph: Any
@@ -38,7 +45,7 @@ class Opened(NamedTuple):
     moving: frozenset[str]
 
 
-def freeze(run: Callable[[Any], Any], shape: tuple[int, int, int]) -> Frozen:
+def freeze(run: Callable[[Any], Any], shape: tuple[int, int, int]) -> FrozenGraph:
     """Trace *run* for one image of *shape* and make its weights constants."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
@@ -55,16 +62,16 @@ def freeze(run: Callable[[Any], Any], shape: tuple[int, int, int]) -> Frozen:
     names = frozen.outputs[0].name, frozen.inputs[0].name
     definition = frozen.graph.as_graph_def()
     del frozen
-    tidy()
-    return placed(definition, *names, shape)
+    collect_garbage()
+    return replace_input(definition, *names, shape)
 
 
-def tidy() -> None:
+def collect_garbage() -> None:
     """Give back the graphs that are done with: they hold themselves, and every weight with them."""
     gc.collect()
 
 
-def resize(frozen: Frozen, shape: tuple[int, int, int]) -> Frozen:
+def resize(frozen: FrozenGraph, shape: tuple[int, int, int]) -> FrozenGraph:
     """Give the graph another image size.
 
     Raises: ValueError where an operator, such as a Dense layer after Flatten, has one size only.
@@ -73,10 +80,12 @@ def resize(frozen: Frozen, shape: tuple[int, int, int]) -> Frozen:
 
     definition = tf.compat.v1.GraphDef()
     definition.CopyFrom(frozen.definition)
-    return placed(definition, frozen.output, f"{IMAGE}:0", shape)
+    return replace_input(definition, frozen.output, f"{IMAGE}:0", shape)
 
 
-def placed(definition: Any, output: str, image: str, shape: tuple[int, int, int]) -> Frozen:
+def replace_input(
+    definition: Any, output: str, image: str, shape: tuple[int, int, int]
+) -> FrozenGraph:
     """Put a placeholder of *shape* in the place of *image*; *definition* is used up."""
     import tensorflow as tf
 
@@ -92,10 +101,10 @@ def placed(definition: Any, output: str, image: str, shape: tuple[int, int, int]
         (answer,) = tf.graph_util.import_graph_def(
             definition, {image: pixels}, return_elements=[output], name=""
         )
-    return Frozen(graph.as_graph_def(), answer.name, shape)
+    return FrozenGraph(graph.as_graph_def(), answer.name, shape)
 
 
-def read(frozen: Frozen) -> Opened:
+def load_graph(frozen: FrozenGraph) -> LoadedGraph:
     """Open a frozen graph to read it."""
     import tensorflow as tf
 
@@ -104,65 +113,69 @@ def read(frozen: Frozen) -> Opened:
     image = graph.get_tensor_by_name(f"{IMAGE}:0")
     moving = {image.op.name}
     for operation in graph.get_operations():
-        if operation.type in SHAPES and all(t.shape.is_fully_defined() for t in operation.inputs):
+        if operation.type in SHAPE_OPS and all(
+            t.shape.is_fully_defined() for t in operation.inputs
+        ):
             continue
         if any(tensor.op.name in moving for tensor in operation.inputs):
             moving.add(operation.name)
     session = tf.compat.v1.Session(graph=graph)
     output = graph.get_tensor_by_name(frozen.output)
-    return Opened(graph, session, image, output, frozenset(moving))
+    return LoadedGraph(graph, session, image, output, frozenset(moving))
 
 
-def moves(opened: Opened, tensor: Any) -> bool:
+def depends_on_image(opened: LoadedGraph, tensor: Any) -> bool:
     """Tell whether *tensor* depends on the image."""
     return tensor.op.name in opened.moving
 
 
-def value(opened: Opened, tensor: Any) -> NDArray[Any]:
+def constant_value(opened: LoadedGraph, tensor: Any) -> NDArray[Any]:
     """Work out a tensor that does not depend on the image, or on its shape alone."""
-    return values(opened, [tensor])[0]
+    return constant_values(opened, [tensor])[0]
 
 
-def values(opened: Opened, tensors: list[Any]) -> list[NDArray[Any]]:
+def constant_values(opened: LoadedGraph, tensors: list[Any]) -> list[NDArray[Any]]:
     """Work out several such tensors at once."""
     blank = np.zeros(opened.image.shape.as_list(), np.float32)
     found = opened.session.run(tensors, {opened.image: blank})
     return [np.asarray(array) for array in found]
 
 
-def before(tensor: Any) -> Any:
+def skip_identities(tensor: Any) -> Any:
     """Step back over operators that change nothing."""
-    while tensor.op.type in SAME:
+    while tensor.op.type in IDENTITY_OPS:
         tensor = tensor.op.inputs[tensor.value_index]
     return tensor
 
 
-def weights(opened: Opened) -> dict[str, Any]:
+def weight_tensors(opened: LoadedGraph) -> dict[str, Any]:
     """Constant operands of the operators that work on the image, by name: what must be kept."""
     found = {}
     for name in opened.moving:
         for tensor in opened.graph.get_operation_by_name(name).inputs:
-            if not moves(opened, tensor) and tensor.dtype.is_floating:
+            if not depends_on_image(opened, tensor) and tensor.dtype.is_floating:
                 found[tensor.name] = tensor
     return found
 
 
-def bytes_of(opened: Opened) -> int:
+def weight_bytes(opened: LoadedGraph) -> int:
     """Size of those weights as float32."""
-    return 4 * sum(tensor.shape.num_elements() or 0 for tensor in weights(opened).values())
+    return 4 * sum(tensor.shape.num_elements() or 0 for tensor in weight_tensors(opened).values())
 
 
-def splice(definition: Any, given: dict[str, Any], wanted: list[str], scope: str) -> list[Any]:
+def import_subgraph(
+    definition: Any, given: dict[str, Any], wanted: list[str], scope: str
+) -> list[Any]:
     """Put the part of *definition* between the tensors *given* and *wanted* into this graph."""
     import tensorflow as tf
 
-    part = cut(definition, given, (name.split(":")[0] for name in wanted))
+    part = extract_subgraph(definition, given, (name.split(":")[0] for name in wanted))
     sources = {source for node in part.node for source in node.input}
     mapping = {name: given[name] for name in given if {name, name.removesuffix(":0")} & sources}
     return list(tf.graph_util.import_graph_def(part, mapping, return_elements=wanted, name=scope))
 
 
-def cut(definition: Any, given: Iterable[str], wanted: Iterable[str]) -> Any:
+def extract_subgraph(definition: Any, given: Iterable[str], wanted: Iterable[str]) -> Any:
     """Keep the nodes that *wanted* needs, going back no further than the tensors *given*."""
     import tensorflow as tf
 

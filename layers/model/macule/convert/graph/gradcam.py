@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.graph.frozen_graph import IMAGE, Frozen, splice
+from macule.convert.graph.frozen_graph import IMAGE, FrozenGraph, import_subgraph
 from macule.convert.graph.head import Head
 
-FAITHFUL = 0.99
+MIN_CORRELATION = 0.99
 # Enough to tell; a network of 1,000 classes would take a minute.
-MOST_CLASSES = 16
+MAX_CLASSES = 16
 
 
 def compare(
-    frozen: Frozen,
+    frozen: FrozenGraph,
     head: Head,
     logits: str,
     images: NDArray[np.float32],
@@ -26,13 +26,13 @@ def compare(
     Flatten each place has weights of its own, which Grad-CAM averages: `attribution` is then the
     correlation with gradient times feature at every place, which is what the head truly read.
     """
-    expected, exact = gradients(frozen, head.features.name, logits, images)
+    expected, exact = gradcam_maps(frozen, head.features.name, logits, images)
     if maps.shape[3] == 2 and expected.shape[1] == 1:
         expected, exact = (np.concatenate([-side, side], axis=1) for side in (expected, exact))
     drawn = np.moveaxis(maps, 3, 1)[:, : expected.shape[1]]
     closeness = min(correlation(a, b) for a, b in zip(drawn, expected, strict=True))
     facts = {
-        "faithful": closeness >= FAITHFUL,
+        "faithful": closeness >= MIN_CORRELATION,
         "head": head.chain,
         "max_error": float(np.abs(drawn - expected).max()),
         "correlation": round(closeness, 6),
@@ -47,8 +47,8 @@ def compare(
     return facts
 
 
-def gradients(
-    frozen: Frozen,
+def gradcam_maps(
+    frozen: FrozenGraph,
     features: str,
     logits: str,
     images: NDArray[np.float32],
@@ -65,10 +65,12 @@ def gradients(
     import tensorflow as tf
 
     def body(image: Any) -> Any:
-        return splice(frozen.definition, {f"{IMAGE}:0": image}, [features], "")[0]
+        return import_subgraph(frozen.definition, {f"{IMAGE}:0": image}, [features], "")[0]
 
     def tail(maps: Any) -> Any:
-        return tf.reshape(splice(frozen.definition, {features: maps}, [logits], "")[0], (-1,))
+        return tf.reshape(
+            import_subgraph(frozen.definition, {features: maps}, [logits], "")[0], (-1,)
+        )
 
     shape = tf.TensorSpec((1, *frozen.shape))
     see = tf.function(body, input_signature=[shape], autograph=False)
@@ -82,7 +84,7 @@ def gradients(
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(maps)
             row = tf.unstack(answer(maps))
-        wanted = row[:MOST_CLASSES] if units is None else [row[units[place]]]
+        wanted = row[:MAX_CLASSES] if units is None else [row[units[place]]]
         slopes = np.stack([tape.gradient(logit, maps)[0].numpy() for logit in wanted])
         found = np.asarray(maps[0], np.float64)
         pooled.append((found * slopes.sum(axis=(1, 2), keepdims=True)).sum(-1))

@@ -6,10 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.convert.graph import inspection
-from macule.convert.graph.frozen_graph import SAME, Opened, before, moves, value
+from macule.convert.graph.frozen_graph import (
+    IDENTITY_OPS,
+    LoadedGraph,
+    constant_value,
+    depends_on_image,
+    skip_identities,
+)
 
 POOLS = {"Mean": "gap", "Max": "gmp", "AvgPool": "gap", "MaxPool": "gmp"}
-ACTIVATIONS = {
+ACTIVATION_OPS = {
     "Elu",
     "Erf",
     "Erfc",
@@ -21,14 +27,14 @@ ACTIVATIONS = {
     "Softplus",
     "Tanh",
 }
-RESHAPES = {"Reshape", "Squeeze", "ExpandDims"}
+RESHAPE_OPS = {"Reshape", "Squeeze", "ExpandDims"}
 # A row of this length is written as a square matrix where it must be.
-MOST_WIDE = 4096
+MAX_DIAGONAL_SIZE = 4096
 # Weights of this number are folded in double precision; those of a VGG's Flatten would fill 1 GB.
-MOST_EXACT = 2**24
+MAX_FLOAT64_WEIGHTS = 2**24
 
 
-class Unknown(Exception):
+class UnsupportedHead(Exception):
     """A head without a closed form; the text says why."""
 
 
@@ -47,7 +53,7 @@ class Linear(NamedTuple):
     bias: NDArray[np.floating[Any]]
 
 
-def find(opened: Opened, logits: Any) -> Head:
+def find_head(opened: LoadedGraph, logits: Any) -> Head:
     """Find the feature maps that the head pools.
 
     Raises: Unknown.
@@ -57,67 +63,67 @@ def find(opened: Opened, logits: Any) -> Head:
     waiting, seen = [logits], set()
     while waiting:
         tensor = waiting.pop(0)
-        if tensor.name in seen or not moves(opened, tensor):
+        if tensor.name in seen or not depends_on_image(opened, tensor):
             continue
         seen.add(tensor.name)
-        how = pooling(tensor)
+        how = pooling_kind(tensor)
         if how:
             source = tensor.op.inputs[0]
             features[source.name] = source
             pools.append(how)
             continue
-        if not inspection.flat(tensor):
-            raise Unknown("its last layers are not pooling or Flatten and Dense layers")
+        if not inspection.is_row(tensor):
+            raise UnsupportedHead("its last layers are not pooling or Flatten and Dense layers")
         if not tensor.op.inputs:
-            raise Unknown("its head reads the image directly")
+            raise UnsupportedHead("its head reads the image directly")
         waiting += list(tensor.op.inputs)
     if len(features) != 1:
-        raise Unknown("its head reads more than one layer's feature maps")
+        raise UnsupportedHead("its head reads more than one layer's feature maps")
     (found,) = features.values()
     if found.shape.rank != 4:
-        raise Unknown("what its head pools is not a feature map with height and width")
+        raise UnsupportedHead("what its head pools is not a feature map with height and width")
     if found.shape[1] * found.shape[2] == 1:
-        raise Unknown("its last feature maps are 1 x 1, in which a map would show nothing")
+        raise UnsupportedHead("its last feature maps are 1 x 1, in which a map would show nothing")
     if found.op.type == "Placeholder":
-        raise Unknown("its head reads the pixels themselves")
-    name = "-".join([*dict.fromkeys(pools), *chain(opened, logits)])
+        raise UnsupportedHead("its head reads the pixels themselves")
+    name = "-".join([*dict.fromkeys(pools), *layer_names(opened, logits)])
     return Head(found, tuple(pools), name)
 
 
-def chain(opened: Opened, tensor: Any) -> list[str]:
+def layer_names(opened: LoadedGraph, tensor: Any) -> list[str]:
     """Name the layers from the pooling up to *tensor*, following each operator's first input."""
     names: list[str] = []
-    while not pooling(tensor):
-        moving = [source for source in tensor.op.inputs if moves(opened, source)]
+    while not pooling_kind(tensor):
+        moving = [source for source in tensor.op.inputs if depends_on_image(opened, source)]
         kind = tensor.op.type
         if kind == "Mul" and len(moving) == 2:
             # x * gate(x): go on from x, which the gate was made of
             names.append("swish")
-            first, second = (before(source) for source in moving)
-            tensor = first if between(opened, second, {}).count(first.name) else second
+            first, second = (skip_identities(source) for source in moving)
+            tensor = first if tensors_between(opened, second, {}).count(first.name) else second
             continue
         if kind in ("MatMul", "Conv2D"):
             names.append("dense")
-        elif kind in ACTIVATIONS:
+        elif kind in ACTIVATION_OPS:
             names.append(kind.lower())
         tensor = moving[0]
     return names[::-1]
 
 
-def between(opened: Opened, logits: Any, given: dict[str, Any]) -> list[str]:
+def tensors_between(opened: LoadedGraph, logits: Any, given: dict[str, Any]) -> list[str]:
     """Names of the tensors after those *given*, up to the logits."""
     found: list[str] = []
     waiting = [logits]
     while waiting:
         tensor = waiting.pop()
-        if tensor.name in given or tensor.name in found or not moves(opened, tensor):
+        if tensor.name in given or tensor.name in found or not depends_on_image(opened, tensor):
             continue
         found.append(tensor.name)
         waiting += list(tensor.op.inputs)
     return found
 
 
-def pooling(tensor: Any) -> str:
+def pooling_kind(tensor: Any) -> str:
     """Tell how an operator turns maps into one row: "gap", "gmp", "flatten", or "" if it does not.
 
     Global pooling is also written as a window over all of the map, in older ResNets.
@@ -126,7 +132,7 @@ def pooling(tensor: Any) -> str:
     if not operation.inputs:
         return ""
     source = operation.inputs[0]
-    if source.shape.rank != 4 or not inspection.flat(tensor) or source.shape[0] != 1:
+    if source.shape.rank != 4 or not inspection.is_row(tensor) or source.shape[0] != 1:
         return ""
     if operation.type in POOLS and tensor.shape[-1] == source.shape[-1]:
         one = source.shape[1] * source.shape[2] == 1
@@ -136,20 +142,20 @@ def pooling(tensor: Any) -> str:
     return ""
 
 
-def fold(opened: Opened, tensor: Any) -> Linear | None:
+def fold_linear(opened: LoadedGraph, tensor: Any) -> Linear | None:
     """Read the way from the pooled row to *tensor* as one linear step; None where it is not."""
     operation = tensor.op
-    if pooling(tensor):
+    if pooling_kind(tensor):
         size = tensor.shape.num_elements()
         return Linear(np.ones(size), np.zeros(size))
-    if operation.type in SAME | RESHAPES:
-        return fold(opened, operation.inputs[0])
-    if operation.type in ("MatMul", "Conv2D") and constant(opened, operation):
-        inner = fold(opened, operation.inputs[0])
+    if operation.type in IDENTITY_OPS | RESHAPE_OPS:
+        return fold_linear(opened, operation.inputs[0])
+    if operation.type in ("MatMul", "Conv2D") and has_constant_weights(opened, operation):
+        inner = fold_linear(opened, operation.inputs[0])
         if inner is None:
             return None
-        weights = kernel(opened, operation)
-        if weights.size < MOST_EXACT:
+        weights = kernel_weights(opened, operation)
+        if weights.size < MAX_FLOAT64_WEIGHTS:
             weights = weights.astype(np.float64)
         elif inner.kernel.ndim == 1 and (inner.kernel == 1).all():
             return Linear(weights, inner.bias @ weights)
@@ -157,22 +163,22 @@ def fold(opened: Opened, tensor: Any) -> Linear | None:
             inner.kernel[:, None] * weights if inner.kernel.ndim == 1 else inner.kernel @ weights
         )
         return Linear(whole, inner.bias @ weights)
-    moving = [source for source in operation.inputs if moves(opened, source)]
+    moving = [source for source in operation.inputs if depends_on_image(opened, source)]
     if operation.type == "ConcatV2" and len(moving) == 1:
-        return beside(opened, operation, moving[0])
-    if operation.type in inspection.AFFINE:
-        step = inspection.affine(opened, operation, moving[0]) if len(moving) == 1 else None
-        inner = fold(opened, moving[0]) if step else None
+        return fold_concat(opened, operation, moving[0])
+    if operation.type in inspection.AFFINE_OPS:
+        step = inspection.read_affine(opened, operation, moving[0]) if len(moving) == 1 else None
+        inner = fold_linear(opened, moving[0]) if step else None
         if step is None or inner is None:
             return None
         return Linear(inner.kernel * step[0], inner.bias * step[0] + step[1])
     return None
 
 
-def beside(opened: Opened, operation: Any, moving: Any) -> Linear | None:
+def fold_concat(opened: LoadedGraph, operation: Any, moving: Any) -> Linear | None:
     """Fold a row that stands beside constants, as those of other inputs do."""
-    inner = fold(opened, moving)
-    if inner is None or (inner.kernel.ndim == 1 and inner.kernel.size > MOST_WIDE):
+    inner = fold_linear(opened, moving)
+    if inner is None or (inner.kernel.ndim == 1 and inner.kernel.size > MAX_DIAGONAL_SIZE):
         return None
     whole = np.diag(inner.kernel) if inner.kernel.ndim == 1 else inner.kernel
     kernels, biases = [], []
@@ -181,30 +187,30 @@ def beside(opened: Opened, operation: Any, moving: Any) -> Linear | None:
             kernels.append(whole)
             biases.append(inner.bias)
         else:
-            numbers = np.asarray(value(opened, source), np.float64).ravel()
+            numbers = np.asarray(constant_value(opened, source), np.float64).ravel()
             kernels.append(np.zeros((len(whole), numbers.size)))
             biases.append(numbers)
     return Linear(np.hstack(kernels), np.concatenate(biases))
 
 
-def constant(opened: Opened, operation: Any) -> bool:
+def has_constant_weights(opened: LoadedGraph, operation: Any) -> bool:
     """Tell whether a product is that of a row with fixed weights."""
-    if moves(opened, operation.inputs[1]):
+    if depends_on_image(opened, operation.inputs[1]):
         return False
     if operation.type == "MatMul":
         return not operation.get_attr("transpose_a")
     return bool(operation.inputs[1].shape[:2] == (1, 1))
 
 
-def kernel(opened: Opened, operation: Any) -> NDArray[np.float32]:
+def kernel_weights(opened: LoadedGraph, operation: Any) -> NDArray[np.float32]:
     """Weights (inputs, outputs) of a MatMul or of a 1 x 1 convolution."""
-    weights = value(opened, operation.inputs[1])
+    weights = constant_value(opened, operation.inputs[1])
     if operation.type == "Conv2D":
         return np.asarray(weights[0, 0])
     return np.asarray(weights.T if operation.get_attr("transpose_b") else weights)
 
 
-def stages(opened: Opened, logits: Any) -> dict[str, Linear]:
+def linear_stages(opened: LoadedGraph, logits: Any) -> dict[str, Linear]:
     """The tensors up to which the head is linear, by name, each with its folded step.
 
     Raises: Unknown where an operator between them and the logits has no known slope.
@@ -212,11 +218,11 @@ def stages(opened: Opened, logits: Any) -> dict[str, Linear]:
     found: dict[str, Linear] = {}
     waiting, seen = [logits], set()
     while waiting:
-        tensor = before(waiting.pop())
-        if tensor.name in seen or not moves(opened, tensor):
+        tensor = skip_identities(waiting.pop())
+        if tensor.name in seen or not depends_on_image(opened, tensor):
             continue
         seen.add(tensor.name)
-        step = fold(opened, tensor)
+        step = fold_linear(opened, tensor)
         if step is not None:
             found[tensor.name] = step
             continue
@@ -224,12 +230,12 @@ def stages(opened: Opened, logits: Any) -> dict[str, Linear]:
     return found
 
 
-def reduce(step: Linear, head: Head) -> NDArray[np.float32] | None:
+def tangent_weights(step: Linear, head: Head) -> NDArray[np.float32] | None:
     """Weights (k, d) that take features to the tangent of a stage; None where they pass as are."""
     channels = int(head.features.shape[-1])
     if step.kernel.shape[0] != channels:
         if step.kernel.ndim == 1:
-            raise Unknown("what follows Flatten is no Dense layer")
+            raise UnsupportedHead("what follows Flatten is no Dense layer")
         whole = step.kernel.reshape(-1, channels, step.kernel.shape[1]).sum(0)
         return np.asarray(whole, np.float32)
     if step.kernel.ndim == 1:

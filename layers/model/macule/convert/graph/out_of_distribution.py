@@ -11,15 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-MOST_AXES = 64
-USUAL, NEARLY_ALL = 0.97, 0.99  # shares of known images that lie nearer than the thresholds
+MAX_COMPONENTS = 64
+INCONCLUSIVE_QUANTILE, NOT_SKIN_QUANTILE = (
+    0.97,
+    0.99,
+)  # shares of known images that lie nearer than the thresholds
 # Of a feature's variance: with less, float32 would lose the difference of the two sums, and a
 # feature that hardly ever speaks would outvote all others.
-LEAST_NOISE = 0.01
-LEAST_IMAGES = 50  # below that the spread of a thousand features is a guess
+MIN_NOISE_VARIANCE = 0.01
+MIN_IMAGES = 50  # below that the spread of a thousand features is a guess
 
 
-class Space(NamedTuple):
+class OODScorer(NamedTuple):
     """Where known features (n, d) lie: distance = (|x|² - |x @ axes|²) / d, x = (f - mean) * gain.
 
     `mean`, `gain`: (d,); `axes`: (d, k). About 1 for a known image; 0 or more.
@@ -37,33 +40,33 @@ class Space(NamedTuple):
         return np.asarray(squares / len(self.mean), np.float32)
 
 
-def fit(features: Floats) -> Space:
+def fit(features: Floats) -> OODScorer:
     """Fit the space of *features* (n, d), at least LEAST_IMAGES of them."""
     count, width = features.shape
     mean, spread = features.mean(axis=0), features.std(axis=0)
     gain = 1 / np.maximum(spread, spread.mean() * 0.1 + 1e-6)  # a dead feature must not shout
     apart = ((features - mean) * gain).astype(np.float64)
     _, lengths, directions = np.linalg.svd(apart, full_matrices=False)
-    axes = min(MOST_AXES, count // 4, width - 1)
+    axes = min(MAX_COMPONENTS, count // 4, width - 1)
     variances = lengths**2 / count
     # what is left is spread over all other directions, those too that so few images never showed
-    noise = max(float(variances[axes:].sum()) / (width - axes), LEAST_NOISE)
+    noise = max(float(variances[axes:].sum()) / (width - axes), MIN_NOISE_VARIANCE)
     along = np.sqrt(np.maximum(1 - noise / np.maximum(variances[:axes], noise), 0))
     scale = np.float32(noise**-0.5)
-    return Space(
+    return OODScorer(
         mean.astype(np.float32),
         (gain * scale).astype(np.float32),
         (directions[:axes].T * along).astype(np.float32),
     )
 
 
-def thresholds(distances: Floats) -> dict[str, float]:
+def score_thresholds(distances: Floats) -> dict[str, float]:
     """Set by known images from which distance one is unfamiliar, and from which it is not skin."""
-    unfamiliar, far = np.quantile(distances, (USUAL, NEARLY_ALL))
+    unfamiliar, far = np.quantile(distances, (INCONCLUSIVE_QUANTILE, NOT_SKIN_QUANTILE))
     return {"unfamiliar": round(float(unfamiliar), 4), "not_skin": round(float(far), 4)}
 
 
-def measure(space: Space, features: Any) -> Any:
+def build_score(space: OODScorer, features: Any) -> Any:
     """Build the distance, shape (1,), of a tensor of pooled features (1, d)."""
     import tensorflow as tf
 

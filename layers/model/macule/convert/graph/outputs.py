@@ -8,19 +8,19 @@ from numpy.typing import NDArray
 from macule.convert.graph import frozen_graph, head, inspection, out_of_distribution
 
 
-class Plan(NamedTuple):
+class ExportPlan(NamedTuple):
     """A graph, its output, and its head; or why it has none that maps can be made for.
 
     `known`: the tensor at `midway`, and the space of known images in its features; None where none
     were given.
     """
 
-    frozen: frozen_graph.Frozen
-    opened: frozen_graph.Opened
+    frozen: frozen_graph.FrozenGraph
+    opened: frozen_graph.LoadedGraph
     answer: inspection.Output
     head: head.Head | None
     why: str
-    known: tuple[str, out_of_distribution.Space] | None = None
+    known: tuple[str, out_of_distribution.OODScorer] | None = None
 
     @property
     def logits(self) -> Any:
@@ -28,17 +28,17 @@ class Plan(NamedTuple):
         return self.opened.graph.get_tensor_by_name(self.answer.logits or self.frozen.output)
 
 
-def know(plan: Plan, images: NDArray[np.float32]) -> Plan:
+def fit_ood(plan: ExportPlan, images: NDArray[np.float32]) -> ExportPlan:
     """Learn what is familiar from *images* (n, h, w, c), in the range that the model takes."""
-    tap = midway(plan.opened)
-    if tap is None or len(images) < out_of_distribution.LEAST_IMAGES:
+    tap = find_ood_layer(plan.opened)
+    if tap is None or len(images) < out_of_distribution.MIN_IMAGES:
         return plan
     return plan._replace(
-        known=(tap.name, out_of_distribution.fit(features(plan, tap.name, images)))
+        known=(tap.name, out_of_distribution.fit(pooled_features(plan, tap.name, images)))
     )
 
 
-def midway(opened: frozen_graph.Opened) -> Any | None:
+def find_ood_layer(opened: frozen_graph.LoadedGraph) -> Any | None:
     """Find the last feature maps before the network halves them for the last time.
 
     The last features tell classes apart and little else; these still know what is no skin
@@ -48,7 +48,7 @@ def midway(opened: frozen_graph.Opened) -> Any | None:
         tensor
         for operation in opened.graph.get_operations()
         for tensor in operation.outputs
-        if frozen_graph.moves(opened, tensor) and tensor.dtype.is_floating
+        if frozen_graph.depends_on_image(opened, tensor) and tensor.dtype.is_floating
         if tensor.shape.rank == 4 and tensor.shape[1] and tensor.shape[2]
     ]
     areas = [tensor.shape[1] * tensor.shape[2] for tensor in maps]
@@ -57,14 +57,16 @@ def midway(opened: frozen_graph.Opened) -> Any | None:
     return larger[-1] if larger and larger[-1].name != opened.image.name else None
 
 
-def features(plan: Plan, name: str, images: NDArray[np.float32]) -> NDArray[np.float32]:
+def pooled_features(
+    plan: ExportPlan, name: str, images: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Run the graph on each image; returns the means (n, d) of the maps *name*."""
     import tensorflow as tf
 
     def see(image: Any) -> Any:
         given = {f"{frozen_graph.IMAGE}:0": image}
         return tf.reduce_mean(
-            frozen_graph.splice(plan.frozen.definition, given, [name], "")[0], [1, 2]
+            frozen_graph.import_subgraph(plan.frozen.definition, given, [name], "")[0], [1, 2]
         )
 
     shape = tf.TensorSpec((1, *plan.frozen.shape))
@@ -72,18 +74,18 @@ def features(plan: Plan, name: str, images: NDArray[np.float32]) -> NDArray[np.f
     return np.concatenate([run(tf.constant(image[None])).numpy() for image in images])
 
 
-def draw(frozen: frozen_graph.Frozen, opaque: bool = False) -> Plan:
+def make_plan(frozen: frozen_graph.FrozenGraph, opaque: bool = False) -> ExportPlan:
     """Find the output and the head of a frozen graph.
 
     *opaque*: its probabilities were found to be made by no plain softmax.
     """
-    opened = frozen_graph.read(frozen)
-    answer = inspection.output(opened)
+    opened = frozen_graph.load_graph(frozen)
+    answer = inspection.find_output(opened)
     if opaque or answer.logits is None:
         answer = answer._replace(kind="softmax", logits=None)
-        return Plan(frozen, opened, answer, None, "its output is made by no plain softmax")
+        return ExportPlan(frozen, opened, answer, None, "its output is made by no plain softmax")
     try:
-        found = head.find(opened, opened.graph.get_tensor_by_name(answer.logits))
-    except head.Unknown as error:
-        return Plan(frozen, opened, answer, None, str(error))
-    return Plan(frozen, opened, answer, found, "")
+        found = head.find_head(opened, opened.graph.get_tensor_by_name(answer.logits))
+    except head.UnsupportedHead as error:
+        return ExportPlan(frozen, opened, answer, None, str(error))
+    return ExportPlan(frozen, opened, answer, found, "")

@@ -3,9 +3,9 @@
 import math
 from typing import NamedTuple
 
-from macule.convert.quantization.comparison import Proof
+from macule.convert.quantization.comparison import Comparison
 
-SLACK = 1e-9  # a figure at the gate passes, whatever floats make of its last digit
+TOLERANCE = 1e-9  # a figure at the gate passes, whatever floats make of its last digit
 
 
 class Gate(NamedTuple):
@@ -21,20 +21,20 @@ class Gate(NamedTuple):
     limit_mb: float | None = None
 
 
-def verdict(gate: Gate, proof: Proof) -> list[str]:
+def failed_gates(gate: Gate, proof: Comparison) -> list[str]:
     """Name each gate that *proof* fails, with both figures; an empty list passes."""
     failed = []
-    if proof.agreement < gate.agreement - SLACK:
+    if proof.agreement < gate.agreement - TOLERANCE:
         failed.append(
             f"top-1 agreement is {proof.agreement:.1%}; at least {gate.agreement:.1%} is asked"
         )
-    if not proof.mean_change <= gate.mean_change + SLACK:
+    if not proof.mean_change <= gate.mean_change + TOLERANCE:
         failed.append(
             f"a probability changes by {proof.mean_change:.4f} on average;"
             f" at most {gate.mean_change:.4f} is allowed"
         )
     for figure, loss in losses(proof).items():
-        if loss > gate.lost + SLACK:
+        if loss > gate.lost + TOLERANCE:
             failed.append(f"{figure} loses {loss:.4f}; at most {gate.lost:.4f} is allowed")
     if gate.limit_mb is not None and proof.peak_mb > gate.limit_mb:
         failed.append(
@@ -43,7 +43,7 @@ def verdict(gate: Gate, proof: Proof) -> list[str]:
     return failed
 
 
-def losses(proof: Proof) -> dict[str, float]:
+def losses(proof: Comparison) -> dict[str, float]:
     """How much of each labelled figure is lost, by its name; none for a class without images."""
     if proof.labelled is None or proof.original is None:
         return {}

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.convert.evaluation import batch_inference, metrics
-from macule.convert.quantization.precisions import Candidate
+from macule.convert.quantization.candidates import Candidate
 
 PROBE_TIMEOUT_S = 120.0
 
 
-class Labelled(NamedTuple):
+class LabelMetrics(NamedTuple):
     """Figures against the truth; nan where a class has no image."""
 
     accuracy: float
@@ -34,7 +34,7 @@ class Cost(NamedTuple):
     peak_mb: float  # with one thread
 
 
-class Proof(NamedTuple):
+class Comparison(NamedTuple):
     """A candidate against the original on the same *images*.
 
     The changes are of single probabilities (0 to 1). `labelled` and `original` are None without
@@ -48,14 +48,14 @@ class Proof(NamedTuple):
     agreement: float
     mean_change: float
     max_change: float
-    labelled: Labelled | None
-    original: Labelled | None
+    labelled: LabelMetrics | None
+    original: LabelMetrics | None
     load_ms: float
     p50_ms: dict[int, float]
     peak_mb: float
 
 
-def prove(
+def compare(
     candidate: Candidate,
     reference: NDArray[np.float32],
     pixels: NDArray[np.uint8],
@@ -63,7 +63,7 @@ def prove(
     truth: NDArray[np.int64] | None,
     labels: list[str],
     output: str = "logits",
-) -> Proof:
+) -> Comparison:
     """Run *candidate* on every image and in a fresh process, and compare.
 
     Args:
@@ -74,9 +74,9 @@ def prove(
     """
     logits = batch_inference.logits(candidate.content, pixels, scaling, output)
     probabilities = metrics.softmax(logits)
-    compared = metrics.compare(probabilities, reference)
-    spent = cost(candidate.content)
-    return Proof(
+    compared = metrics.compare_probabilities(probabilities, reference)
+    spent = measure_cost(candidate.content)
+    return Comparison(
         candidate.name,
         candidate.precision,
         len(candidate.content),
@@ -84,22 +84,24 @@ def prove(
         compared["top1_agreement"],
         compared["mean_change"],
         compared["max_change"],
-        None if truth is None else judge(probabilities, truth, labels),
-        None if truth is None else judge(reference, truth, labels),
+        None if truth is None else compute_label_metrics(probabilities, truth, labels),
+        None if truth is None else compute_label_metrics(reference, truth, labels),
         *spent,
     )
 
 
-def unproved(candidate: Candidate) -> Proof:
+def not_measured(candidate: Candidate) -> Comparison:
     """Say of a candidate that cannot be made or run that nothing is known of it."""
     size = len(candidate.content)
     none = math.nan
-    return Proof(
+    return Comparison(
         candidate.name, candidate.precision, size, 0, none, none, none, None, None, none, {}, none
     )
 
 
-def judge(probabilities: metrics.Floats, truth: NDArray[np.int64], labels: list[str]) -> Labelled:
+def compute_label_metrics(
+    probabilities: metrics.Floats, truth: NDArray[np.int64], labels: list[str]
+) -> LabelMetrics:
     """Figures of *probabilities* (n, classes) against *truth* (n,)."""
     predicted = probabilities.argmax(axis=1)
     shares = metrics.sensitivity(predicted, truth, len(labels))
@@ -107,10 +109,10 @@ def judge(probabilities: metrics.Floats, truth: NDArray[np.int64], labels: list[
         label: metrics.auc(probabilities[:, index], truth == index)
         for index, label in enumerate(labels)
     }
-    return Labelled(float((predicted == truth).mean()), float(np.nanmean(shares)), aucs)
+    return LabelMetrics(float((predicted == truth).mean()), float(np.nanmean(shares)), aucs)
 
 
-def cost(content: bytes) -> Cost:
+def measure_cost(content: bytes) -> Cost:
     """Load and run *content* in a process of its own.
 
     Raises: subprocess.TimeoutExpired, or subprocess.CalledProcessError for a file that does not

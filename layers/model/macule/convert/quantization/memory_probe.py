@@ -14,7 +14,7 @@ from typing import Any
 from macule.memory import allocator, budget, processes
 
 RUNS = 15
-BUDGET_S = 5.0  # a network of a second an image is timed on few runs
+MAX_TOTAL_S = 5.0  # a network of a second an image is timed on few runs
 THREADS = (1, 2)
 
 
@@ -30,10 +30,10 @@ def probe(path: str) -> dict[str, Any]:
     p50_ms, load_ms, peak_mb = {}, 0.0, 0.0
     for threads in THREADS:
         began = time.perf_counter()
-        interpreter = open_file(path, threads)
+        interpreter = load_interpreter(path, threads)
         if threads == 1:
             load_ms = (time.perf_counter() - began) * 1e3
-        p50_ms[threads] = clock(interpreter)
+        p50_ms[threads] = median_latency_ms(interpreter)
         if threads == 1:
             # not rusage's figure: a child's begins with the peak of the parent that forked it
             peak_mb = processes.usage([os.getpid()]).peak / budget.MB
@@ -41,7 +41,7 @@ def probe(path: str) -> dict[str, Any]:
     return {"load_ms": load_ms, "p50_ms": p50_ms, "peak_mb": peak_mb}
 
 
-def open_file(path: str, threads: int) -> Any:
+def load_interpreter(path: str, threads: int) -> Any:
     """Map the file and make it ready, its input full of zeros."""
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
@@ -53,11 +53,11 @@ def open_file(path: str, threads: int) -> Any:
     return interpreter
 
 
-def clock(interpreter: Any) -> float:
+def median_latency_ms(interpreter: Any) -> float:
     """Median of a few runs in milliseconds; the first, which warms the caches, is left out."""
     interpreter.invoke()
     taken: list[float] = []
-    while len(taken) < RUNS and (sum(taken) < BUDGET_S or not taken):
+    while len(taken) < RUNS and (sum(taken) < MAX_TOTAL_S or not taken):
         began = time.perf_counter()
         interpreter.invoke()
         taken.append(time.perf_counter() - began)

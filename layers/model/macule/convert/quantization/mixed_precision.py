@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from macule.convert.evaluation import batch_inference
 
-STRETCHES = 24
+SEGMENTS = 24
 IMAGES = 24  # enough to rank: the stretches differ by far more than 24 images err
-MOST_GROWTH = 0.15  # float weights are four times as large; a late stretch can double the file
+MAX_GROWTH = 0.15  # float weights are four times as large; a late stretch can double the file
 
 Floats = NDArray[np.float32]
-Make = Callable[[str | None], bytes]
+QuantizeWith = Callable[[str | None], bytes]
 
 
-def operators(content: bytes, leave: str) -> list[str]:
+def operator_names(content: bytes, leave: str) -> list[str]:
     """Names of the operators in the order they run, save those that match *leave*.
 
     An operator goes by its outputs' names, each followed by a semicolon, as in the quantizer.
@@ -28,12 +28,12 @@ def operators(content: bytes, leave: str) -> list[str]:
     return [name for name in names if not re.search(leave, name)]
 
 
-def stretches(names: list[str]) -> dict[str, str]:
+def split_segments(names: list[str]) -> dict[str, str]:
     """Cut the network into stretches of operators: what to call each, and the pattern of its names.
 
     They are consecutive, since each seam between int8 and float costs a conversion.
     """
-    cuts = np.array_split(np.arange(len(names)), min(STRETCHES, len(names)))
+    cuts = np.array_split(np.arange(len(names)), min(SEGMENTS, len(names)))
     return {
         f"operators {cut[0] + 1}-{cut[-1] + 1}" if len(cut) > 1 else f"operator {cut[0] + 1}": (
             "|".join(f"^{re.escape(names[place])}" for place in cut)
@@ -42,13 +42,13 @@ def stretches(names: list[str]) -> dict[str, str]:
     }
 
 
-def rank(
+def rank_segments(
     cuts: dict[str, str],
-    make: Make,
+    make: QuantizeWith,
     reference: Floats,
     pixels: NDArray[np.uint8],
     scaling: batch_inference.Scaling,
-    most_growth: float = MOST_GROWTH,
+    most_growth: float = MAX_GROWTH,
 ) -> list[str]:
     """Order *cuts* by what int8 does to each alone, the worst first.
 

@@ -21,10 +21,10 @@ def int8(
     keep_float: str | None = None,
 ) -> bytes:
     """Quantize weights (per channel) and activations to int8; see `ranges` and `static`."""
-    return static(content, ranges(content, images, bounds), keep_float)
+    return quantize_static(content, calibrate_ranges(content, images, bounds), keep_float)
 
 
-def ranges(
+def calibrate_ranges(
     content: bytes, images: Iterable[NDArray[np.float32]], bounds: tuple[float, float]
 ) -> Ranges:
     """Find the range of every activation.
@@ -39,15 +39,15 @@ def ranges(
 
     recipe = recipe_manager.RecipeManager()
     recipe.add_static_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8, 8)
-    name, key = source(content)
-    with silence():
-        reader = calibrator.Calibrator(content, num_threads=2, qsv_update_func=follow)
+    name, key = input_names(content)
+    with suppress_output():
+        reader = calibrator.Calibrator(content, num_threads=2, qsv_update_func=update_range)
         reader.calibrate({"serving_default": [{key: image} for image in images]}, recipe)
-    found = {tensor: between(seen) for tensor, seen in reader.get_model_qsvs().items()}
-    return {**found, name: extremes(*(np.full((1, 1, 1, 1), end) for end in bounds))}
+    found = {tensor: final_range(seen) for tensor, seen in reader.get_model_qsvs().items()}
+    return {**found, name: make_range(*(np.full((1, 1, 1, 1), end) for end in bounds))}
 
 
-def follow(seen: Range, new: Range) -> Range:
+def update_range(seen: Range, new: Range) -> Range:
     """Take the extremes of one more image into account: the mean of all, and the outermost."""
     new = {end: np.asarray(value, np.float32) for end, value in new.items()}  # some are bool
     if not seen or not new:
@@ -62,7 +62,7 @@ def follow(seen: Range, new: Range) -> Range:
     }
 
 
-def between(seen: Range) -> Range:
+def final_range(seen: Range) -> Range:
     """Put the range midway between an image's usual extremes and the outermost of all.
 
     Wider, every step is coarse for the sake of a few values; narrower, those are cut off. The
@@ -70,10 +70,10 @@ def between(seen: Range) -> Range:
     """
     if "lowest" not in seen:
         return seen
-    return extremes((seen["min"] + seen["lowest"]) / 2, (seen["max"] + seen["highest"]) / 2)
+    return make_range((seen["min"] + seen["lowest"]) / 2, (seen["max"] + seen["highest"]) / 2)
 
 
-def static(
+def quantize_static(
     content: bytes,
     found: Ranges,
     keep_float: str | None = None,
@@ -95,13 +95,13 @@ def static(
     if keep_float:
         exact = quantizer.AlgorithmName.NO_QUANTIZE
         tool.update_quantization_recipe(keep_float, operation.ALL_SUPPORTED, algorithm_key=exact)
-    weights = {name: extremes(-127 * grid, 127 * grid) for name, grid in (grids or {}).items()}
-    with silence():
+    weights = {name: make_range(-127 * grid, 127 * grid) for name, grid in (grids or {}).items()}
+    with suppress_output():
         result = tool.quantize({**found, **weights}, enable_progress_report=False)
     return bytes(result.quantized_model or b"")
 
 
-def extremes(least: NDArray[Any], largest: NDArray[Any]) -> Range:
+def make_range(least: NDArray[Any], largest: NDArray[Any]) -> Range:
     """Say a range as the quantizer does."""
     return {"min": least.astype(np.float32), "max": largest.astype(np.float32)}
 
@@ -122,7 +122,7 @@ def fp16(content: bytes) -> bytes:
         tool.update_quantization_recipe(
             ".*", operation, config, quantizer.AlgorithmName.FLOAT_CASTING
         )
-    with silence():
+    with suppress_output():
         result = tool.quantize(enable_progress_report=False)
     return bytes(result.quantized_model or b"")
 
@@ -131,35 +131,35 @@ def dynamic(content: bytes) -> bytes:
     """Store the weights as int8; the runtime quantizes each activation as it meets it."""
     from litert_quantizer import quantizer, recipe
 
-    with silence():
+    with suppress_output():
         tool = quantizer.Quantizer(bytearray(content), recipe.dynamic_wi8_afp32())
         result = tool.quantize(enable_progress_report=False)
     return bytes(result.quantized_model or b"")
 
 
-def head(content: bytes, *more: str) -> str:
+def float_pattern(content: bytes, *more: str) -> str:
     """Pattern for the operators best kept float: the head's, the outputs', and *more*.
 
     In float the logits are not stepped, and weak evidence keeps its sign in the maps.
     """
-    names = [re.escape(detail["name"]) for detail in interpreter(content).get_output_details()]
+    names = [re.escape(detail["name"]) for detail in open_interpreter(content).get_output_details()]
     return "|".join(["(^|/)head/", *(f"^{name}" for name in names), *more])
 
 
-def source(content: bytes) -> tuple[str, str]:
+def input_names(content: bytes) -> tuple[str, str]:
     """Names of the one input: of its tensor, and of its key in the signature."""
-    reader = interpreter(content)
+    reader = open_interpreter(content)
     (key,) = reader.get_signature_list()["serving_default"]["inputs"]
     return str(reader.get_input_details()[0]["name"]), str(key)
 
 
-def interpreter(content: bytes, keep_all: bool = False) -> Any:
+def open_interpreter(content: bytes, keep_all: bool = False) -> Any:
     """Open *content* to read its names or, with *keep_all*, to run it and read every tensor."""
     from ai_edge_litert.interpreter import Interpreter
 
     if not keep_all:
         return Interpreter(model_content=content)
-    with silence():
+    with suppress_output():
         reader = Interpreter(
             model_content=content, num_threads=2, experimental_preserve_all_tensors=True
         )
@@ -168,7 +168,7 @@ def interpreter(content: bytes, keep_all: bool = False) -> Any:
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
+def suppress_output() -> Iterator[None]:
     """Keep the quantizer's progress bars and two expected warnings off this program's output.
 
     It must hold every tensor of the float model to calibrate, and a channel that training left

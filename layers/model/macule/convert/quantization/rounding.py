@@ -11,14 +11,14 @@ import numpy as np
 from macule.convert.quantization import quantize, tflite_weights
 from macule.convert.quantization.tflite_weights import Floats
 
-TOP = 127  # int8 weights are symmetric
+MAX_LEVEL = 127  # int8 weights are symmetric
 # Added to the diagonal, as a share of its mean: without it, what the images hardly show would be
 # given up for what they do.
 DAMPING = 0.01
 BLOCK = 64  # inputs whose errors reach those after them in one product of matrices
 
 
-class Seen(NamedTuple):
+class InputStatistics(NamedTuple):
     """What a layer met: the mean of its patches (groups, inputs), and how they spread about it.
 
     `covariance`: (groups, inputs, inputs).
@@ -32,11 +32,13 @@ def int8(
     content: bytes, images: list[Floats], bounds: tuple[float, float], keep_float: str
 ) -> bytes:
     """Quantize as `quantize.int8` does, with settled weights."""
-    settled, grids = settle(content, images, keep_float)
-    return quantize.static(settled, quantize.ranges(content, images, bounds), keep_float, grids)
+    settled, grids = round_weights(content, images, keep_float)
+    return quantize.quantize_static(
+        settled, quantize.calibrate_ranges(content, images, bounds), keep_float, grids
+    )
 
 
-def settle(
+def round_weights(
     content: bytes, images: list[Floats], keep_float: str
 ) -> tuple[bytes, dict[str, Floats]]:
     """Bring the weights of a float file onto the int8 grid, and make its biases fit them.
@@ -49,14 +51,18 @@ def settle(
     Returns: the file, still float32, and the steps of each tensor of weights.
     """
     raw = bytearray(content)
-    found = tflite_weights.read(raw, keep_float)
+    found = tflite_weights.read_layers(raw, keep_float)
     grids = {}
-    for layer, (mean, moments) in zip(found, watch(content, found, images), strict=True):
+    for layer, (mean, moments) in zip(
+        found, collect_statistics(content, found, images), strict=True
+    ):
         rows = tflite_weights.group(layer, layer.weights)
-        grid = np.maximum(np.abs(rows).max(axis=2, keepdims=True) / TOP, 1e-12).astype(np.float32)
+        grid = np.maximum(np.abs(rows).max(axis=2, keepdims=True) / MAX_LEVEL, 1e-12).astype(
+            np.float32
+        )
         if layer.bias is None:  # a bias would take the mean's share of the error
-            moments = moments + outer(mean)
-        settled = choose(rows, moments, grid)
+            moments = moments + outer_products(mean)
+        settled = gptq_round(rows, moments, grid)
         if layer.bias is not None:
             layer.bias[:] += ((rows - settled) @ mean[:, :, None]).reshape(layer.bias.shape)
         layer.weights[:] = tflite_weights.ungroup(layer, settled)
@@ -64,7 +70,7 @@ def settle(
     return bytes(raw), grids
 
 
-def choose(rows: Floats, moments: Floats, grid: Floats) -> Floats:
+def gptq_round(rows: Floats, moments: Floats, grid: Floats) -> Floats:
     """Round *rows* input by input, each error made good by the inputs still to come.
 
     Args:
@@ -87,7 +93,7 @@ def choose(rows: Floats, moments: Floats, grid: Floats) -> Floats:
         errors = np.empty((*rows.shape[:2], end - start))
         for place in range(start, end):
             column = left[:, :, place, None]
-            rounded = np.clip(np.rint(column / grid), -TOP, TOP) * grid
+            rounded = np.clip(np.rint(column / grid), -MAX_LEVEL, MAX_LEVEL) * grid
             error = (column - rounded) / spread[:, place, place, None, None]
             left[:, :, place + 1 : end] -= error * spread[:, place, None, place + 1 : end]
             left[:, :, place] = rounded[:, :, 0]
@@ -98,21 +104,24 @@ def choose(rows: Floats, moments: Floats, grid: Floats) -> Floats:
     return result
 
 
-def watch(content: bytes, found: list[tflite_weights.Layer], images: list[Floats]) -> list[Seen]:
+def collect_statistics(
+    content: bytes, found: list[tflite_weights.Layer], images: list[Floats]
+) -> list[InputStatistics]:
     """Run the float file and see what each layer meets.
 
     Sums are taken about the first image's mean: about zero, float32 would lose a spread that is
     small beside the mean.
     """
     random = np.random.default_rng(0)
-    reader = quantize.interpreter(content, keep_all=True)
+    reader = quantize.open_interpreter(content, keep_all=True)
     entry = reader.get_input_details()[0]["index"]
     totals: list[list[Any]] = []
     for image in images:
         reader.set_tensor(entry, image)
         reader.invoke()
         met = [
-            tflite_weights.patches(each, reader.get_tensor(each.source), random) for each in found
+            tflite_weights.sample_patches(each, reader.get_tensor(each.source), random)
+            for each in found
         ]
         if not totals:
             totals = [[patch.mean(axis=1), 0, 0.0, 0.0] for patch in met]
@@ -122,12 +131,12 @@ def watch(content: bytes, found: list[tflite_weights.Layer], images: list[Floats
             total[2] = total[2] + apart.sum(axis=1)
             total[3] = total[3] + apart.transpose(0, 2, 1) @ apart
     return [
-        Seen(start + first / places, second / places - outer(first / places))
+        InputStatistics(start + first / places, second / places - outer_products(first / places))
         for start, places, first, second in totals
     ]
 
 
-def outer(vectors: Floats) -> Floats:
+def outer_products(vectors: Floats) -> Floats:
     """The products of each vector's numbers with each other: (n, k) to (n, k, k)."""
     products: Floats = vectors[:, :, None] * vectors[:, None, :]
     return products

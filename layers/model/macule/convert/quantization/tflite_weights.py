@@ -13,8 +13,8 @@ CONVOLUTION, DEPTHWISE, DENSE = 3, 4, 9  # operator codes of the LiteRT schema
 SAME_PADDING = 0
 # How each pair of inputs goes together takes 8 bytes: 0.3 GB at this many. VGG16's first Dense
 # layer has 25,088.
-MOST_INPUTS = 6144
-PLACES = 64  # drawn from each feature map; neighbours say much the same
+MAX_INPUTS = 6144
+MAX_PATCHES = 64  # drawn from each feature map; neighbours say much the same
 
 
 class Layer(NamedTuple):
@@ -32,7 +32,7 @@ class Layer(NamedTuple):
     bias: Floats | None
 
 
-def read(raw: bytearray, leave: str) -> list[Layer]:
+def read_layers(raw: bytearray, leave: str) -> list[Layer]:
     """Find the layers of *raw*, save those whose output's name matches *leave*.
 
     Left out too, for the quantizer to round by itself, is what several operators share, what has
@@ -66,7 +66,7 @@ def read(raw: bytearray, leave: str) -> list[Layer]:
             continue
         source, kernel, *rest = (int(index) for index in operator.inputs)
         weights = floats(kernel)
-        if weights is None or inputs(code, weights) > MOST_INPUTS:
+        if weights is None or count_inputs(code, weights) > MAX_INPUTS:
             continue
         if code != DENSE and weights.shape[-1] != tensors[source].shape[-1]:
             continue
@@ -76,7 +76,7 @@ def read(raw: bytearray, leave: str) -> list[Layer]:
     return found
 
 
-def inputs(code: int, weights: Floats) -> int:
+def count_inputs(code: int, weights: Floats) -> int:
     """Count what one output of a layer sums up."""
     shape = weights.shape[1:3] if code == DEPTHWISE else weights.shape[1:]
     return int(np.prod(shape))
@@ -101,7 +101,7 @@ def ungroup(layer: Layer, rows: Floats) -> Floats:
     return rows.reshape(layer.weights.shape if rows.shape[2] > 1 else single)
 
 
-def patches(layer: Layer, values: Floats, random: np.random.Generator) -> Floats:
+def sample_patches(layer: Layer, values: Floats, random: np.random.Generator) -> Floats:
     """Cut out what *layer* multiplies with its weights, at places drawn by chance.
 
     Returns: (groups, places, inputs).
@@ -110,14 +110,14 @@ def patches(layer: Layer, values: Floats, random: np.random.Generator) -> Floats
         return values.reshape(1, -1, layer.weights.shape[1])
     options, (height, width) = layer.options, layer.weights.shape[1:3]
     same = options.padding == SAME_PADDING
-    down, above, below = steps(
+    down, above, below = kernel_starts(
         values.shape[1], height, options.strideH, options.dilationHFactor, same
     )
-    across, left, right = steps(
+    across, left, right = kernel_starts(
         values.shape[2], width, options.strideW, options.dilationWFactor, same
     )
     maps = np.pad(values[0], ((above, below), (left, right), (0, 0)))
-    places = random.permutation(len(down) * len(across))[:PLACES]
+    places = random.permutation(len(down) * len(across))[:MAX_PATCHES]
     y = down[places // len(across), None] + np.arange(height) * options.dilationHFactor
     x = across[places % len(across), None] + np.arange(width) * options.dilationWFactor
     cut: Floats = maps[y[:, :, None], x[:, None, :]]
@@ -126,7 +126,7 @@ def patches(layer: Layer, values: Floats, random: np.random.Generator) -> Floats
     return cut.reshape(1, len(places), -1)
 
 
-def steps(
+def kernel_starts(
     size: int, kernel: int, stride: int, dilation: int, same: bool
 ) -> tuple[NDArray[np.int64], int, int]:
     """Say where a kernel starts along an axis of *size*, and the padding before and after it."""

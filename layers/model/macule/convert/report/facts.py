@@ -7,10 +7,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from macule.convert.evaluation import metrics
-from macule.convert.report.formatting import NONE, Cell, Table, known, number, percent, table, unit
+from macule.convert.report.formatting import (
+    NO_VALUE,
+    Cell,
+    Table,
+    is_measured,
+    make_table,
+    number,
+    percent,
+    unit,
+)
 
 Evidence = Mapping[str, Any]
-SLACK = 1e-9  # as the gate's own: a figure at its limit passes
+TOLERANCE = 1e-9  # as the gate's own: a figure at its limit passes
 LEVELS = ("error", "warning", "info")
 DISCLAIMER = (
     "Research demonstration, not a medical device. The figures compare two model files on the"
@@ -18,7 +27,7 @@ DISCLAIMER = (
 )
 
 
-class Screen(NamedTuple):
+class Summary(NamedTuple):
     """What a reader sees first; `tone` of the verdict is ok, warn or bad."""
 
     title: str
@@ -36,31 +45,31 @@ class Screen(NamedTuple):
     versions: Table
 
 
-def screen(evidence: Evidence) -> Screen:
+def summarise(evidence: Evidence) -> Summary:
     """Read what matters first out of the evidence."""
-    return Screen(
+    return Summary(
         str(evidence.get("title") or "Conversion report"),
         DISCLAIMER,
         *verdict(evidence),
-        table("Key figures", ["figure", "value", "against"], key_figures(evidence), "words"),
-        checks(evidence),
+        make_table("Key figures", ["figure", "value", "against"], key_figures(evidence), "words"),
+        gate_table(evidence),
         findings(evidence),
-        table("What came in", ["", "original"], came_in(evidence), "words"),
-        table("What came out", ["", "converted"], came_out(evidence), "words"),
+        make_table("What came in", ["", "original"], source_rows(evidence), "words"),
+        make_table("What came out", ["", "converted"], card_rows(evidence), "words"),
         str(evidence.get("date") or "date not given"),
         str(evidence.get("command") or "(the command was not given)"),
-        table("Made with", ["", "version"], versions(evidence), "words"),
+        make_table("Made with", ["", "version"], versions(evidence), "words"),
     )
 
 
-def megabytes(part: Mapping[str, Any]) -> float | None:
+def size_mb(part: Mapping[str, Any]) -> float | None:
     """Size of a model in MB (2**20 bytes), from its bytes or its size_mb."""
     if part.get("bytes") is not None:
         return float(part["bytes"]) / 2**20
     return part.get("size_mb")
 
 
-def chosen(evidence: Evidence) -> Mapping[str, Any]:
+def chosen_candidate(evidence: Evidence) -> Mapping[str, Any]:
     """Find the candidate that was kept; empty where none was."""
     return next((c for c in evidence.get("candidates") or [] if c.get("chosen")), {})
 
@@ -82,7 +91,7 @@ def labels(evidence: Evidence) -> list[str]:
     return list((evidence.get("card") or {}).get("labels") or map(str, range(count)))
 
 
-def evaluated(evidence: Evidence) -> int | None:
+def image_count(evidence: Evidence) -> int | None:
     """Count the images that the figures rest on, whichever purpose they were given for."""
     before, _, _ = arrays(evidence)
     if before is not None:
@@ -91,16 +100,16 @@ def evaluated(evidence: Evidence) -> int | None:
     return count
 
 
-def stands_in(evidence: Evidence) -> bool:
+def used_synthetic_images(evidence: Evidence) -> bool:
     """Tell whether the files were compared on drawn stand-ins, for want of images."""
     images = evidence.get("images") or {}
     return bool(images) and not images.get("calibration") and not images.get("evaluation")
 
 
-def of_images(evidence: Evidence) -> str:
+def agreement_text(evidence: Evidence) -> str:
     """Write the agreement in whole images, with its 95 % interval after Wilson."""
-    share, count = chosen(evidence).get("agreement"), evaluated(evidence)
-    if not known(share):
+    share, count = chosen_candidate(evidence).get("agreement"), image_count(evidence)
+    if not is_measured(share):
         return "not measured"
     if not count:
         return "number of images not given"
@@ -108,74 +117,74 @@ def of_images(evidence: Evidence) -> str:
     span = f"95 % interval {low * 100:.0f} to {high * 100:.0f} %"
     return (
         f"{round(share * count)} of {count} drawn stand-ins, which prove nothing"
-        if stands_in(evidence)
+        if used_synthetic_images(evidence)
         else f"{round(share * count)} of {count} images; {span}"
     )
 
 
-def loss(evidence: Evidence) -> tuple[str, float] | None:
+def greatest_loss(evidence: Evidence) -> tuple[str, float] | None:
     """Find what the chosen candidate loses most of, among balanced accuracy and each AUC."""
-    before, after = evidence.get("original") or {}, chosen(evidence)
+    before, after = evidence.get("original") or {}, chosen_candidate(evidence)
     found = {"balanced accuracy": (before.get("balanced_accuracy"), after.get("balanced_accuracy"))}
     for label, auc in (before.get("auc") or {}).items():
         found[f"AUC of {label}"] = (auc, (after.get("auc") or {}).get(label))
-    losses = {what: a - b for what, (a, b) in found.items() if known(a) and known(b)}
+    losses = {what: a - b for what, (a, b) in found.items() if is_measured(a) and is_measured(b)}
     return max(losses.items(), key=lambda item: item[1]) if losses else None
 
 
-def checks(evidence: Evidence) -> Table:
+def gate_table(evidence: Evidence) -> Table:
     """Each gate, what was measured against it, and whether it passed."""
-    gate, kept = evidence.get("gate") or {}, chosen(evidence)
-    worst = loss(evidence)
+    gate, kept = evidence.get("gate") or {}, chosen_candidate(evidence)
+    worst = greatest_loss(evidence)
     limit = gate.get("limit_mb")
-    alike = of_images(evidence)
+    alike = agreement_text(evidence)
     rows = [
         [
             "same top answer",
-            judged(kept.get("agreement"), gate.get("agreement"), least=True),
-            f"{percent(kept.get('agreement'))} ({alike})" if kept else NONE,
+            gate_result(kept.get("agreement"), gate.get("agreement"), least=True),
+            f"{percent(kept.get('agreement'))} ({alike})" if kept else NO_VALUE,
             f"at least {percent(gate.get('agreement'))}",
         ],
         [
             "mean change of a probability",
-            judged(kept.get("mean_change"), gate.get("mean_change")),
+            gate_result(kept.get("mean_change"), gate.get("mean_change")),
             number(kept.get("mean_change"), 4),
             f"at most {number(gate.get('mean_change'), 4)}",
         ],
         [
             "greatest loss against the labels",
-            judged(worst and worst[1], gate.get("lost")),
+            gate_result(worst and worst[1], gate.get("lost")),
             f"{number(worst[1], 4)} ({worst[0]})" if worst else "no labelled images",
             f"at most {number(gate.get('lost'), 4)}",
         ],
         [
             "peak memory of a bare process",
-            judged(kept.get("peak_mb"), limit) if known(limit) else Cell("· not asked"),
+            gate_result(kept.get("peak_mb"), limit) if is_measured(limit) else Cell("· not asked"),
             unit(kept.get("peak_mb"), "MB"),
-            f"at most {unit(limit, 'MB')}" if known(limit) else "no limit given",
+            f"at most {unit(limit, 'MB')}" if is_measured(limit) else "no limit given",
         ],
     ]
-    return table(
+    return make_table(
         "The gates of the chosen file", ["gate", "result", "measured", "asked"], rows, "words"
     )
 
 
-def judged(value: Any, limit: Any, least: bool = False) -> Cell:
+def gate_result(value: Any, limit: Any, least: bool = False) -> Cell:
     """Hold a figure against its limit, in a word and a mark that need no colour."""
-    if not known(value) or not known(limit):
+    if not is_measured(value) or not is_measured(limit):
         return Cell("! not measured", tone="warn")
-    passed = value >= limit - SLACK if least else value <= limit + SLACK
+    passed = value >= limit - TOLERANCE if least else value <= limit + TOLERANCE
     return Cell("✓ passed", tone="ok") if passed else Cell("✗ failed", tone="bad")
 
 
 def verdict(evidence: Evidence) -> tuple[str, str, list[str]]:
     """Sum up: a tone, one sentence, and the reasons to doubt it."""
-    kept, reasons = chosen(evidence), doubts(evidence)
+    kept, reasons = chosen_candidate(evidence), caveats(evidence)
     if not evidence.get("candidates"):
         return "bad", "No converted file was measured: nothing here speaks for it.", reasons
     if not kept:
         return "bad", "No candidate was chosen: see below why each one failed.", reasons
-    name, tones = kept.get("name", "the file"), [row[1].tone for row in checks(evidence).rows]
+    name, tones = kept.get("name", "the file"), [row[1].tone for row in gate_table(evidence).rows]
     if kept.get("failed") or "bad" in tones:
         failed = [str(sentence) for sentence in kept.get("failed") or []]
         return "bad", f"“{name}” was chosen although it fails a gate.", failed + reasons
@@ -185,7 +194,7 @@ def verdict(evidence: Evidence) -> tuple[str, str, list[str]]:
     return tone, f"“{name}” passes {every}.", reasons
 
 
-def doubts(evidence: Evidence) -> list[str]:
+def caveats(evidence: Evidence) -> list[str]:
     """Say what a reader must know before trusting the verdict."""
     levels = Counter(level for level, _ in findings(evidence))
     reasons = [
@@ -193,16 +202,21 @@ def doubts(evidence: Evidence) -> list[str]:
         for level in ("error", "warning")
         if levels[level]
     ]
-    missed = [row[0].text for row in checks(evidence).rows if row[1].tone == "warn"]
-    if missed and chosen(evidence):
+    missed = [row[0].text for row in gate_table(evidence).rows if row[1].tone == "warn"]
+    if missed and chosen_candidate(evidence):
         reasons.append(f"Not measured: {', '.join(missed)}.")
-    images, count = evidence.get("images") or {}, evaluated(evidence)
-    if stands_in(evidence):
+    images, count = evidence.get("images") or {}, image_count(evidence)
+    if used_synthetic_images(evidence):
         reasons.append("No image was given: every figure is of drawn stand-ins and proves nothing.")
     elif count and images.get("calibration") and images.get("evaluation") == 0:
         reasons.append("Compared on the calibration images themselves; others may change more.")
     asked = (evidence.get("gate") or {}).get("agreement")
-    if count and not stands_in(evidence) and known(asked) and 1 / count > 1 - asked + SLACK:
+    if (
+        count
+        and not used_synthetic_images(evidence)
+        and is_measured(asked)
+        and 1 / count > 1 - asked + TOLERANCE
+    ):
         reasons.append(f"Only {count} images were compared: one other answer decides the gate.")
     return reasons
 
@@ -216,29 +230,33 @@ def findings(evidence: Evidence) -> list[tuple[str, str]]:
 
 def key_figures(evidence: Evidence) -> list[list[Any]]:
     """The few numbers of the first screen: name, value, and what it is to be read against."""
-    kept, original = chosen(evidence), evidence.get("original") or {}
-    source, count = evidence.get("source") or {}, evaluated(evidence)
-    before = megabytes(original) or source.get("size_mb")
-    after = megabytes(kept) or megabytes(evidence.get("card") or {})
+    kept, original = chosen_candidate(evidence), evidence.get("original") or {}
+    source, count = evidence.get("source") or {}, image_count(evidence)
+    before = size_mb(original) or source.get("size_mb")
+    after = size_mb(kept) or size_mb(evidence.get("card") or {})
     smaller = f", {before / after:.1f}× smaller" if before and after else ""
     precision = kept.get("precision") or "precision not given"
     threads = {int(k): v for k, v in (kept.get("p50_ms") or {}).items()}
     first, *more = sorted(threads) or [1]
     right, was = kept.get("balanced_accuracy"), original.get("balanced_accuracy")
-    alike = of_images(evidence)
-    against = f"was {percent(was)}, n = {NONE if count is None else count}"
+    alike = agreement_text(evidence)
+    against = f"was {percent(was)}, n = {NO_VALUE if count is None else count}"
     also = "".join(f"; {unit(threads[k], 'ms')} with {k}" for k in more)
     spent = f"median, {first} thread{'s' * (first > 1)}{also}" if threads else "not measured"
     return [
         ["Size", unit(after, "MB"), f"{precision}; {unit(before, 'MB')} came in{smaller}"],
         ["Same top answer", percent(kept.get("agreement")), alike],
-        ["Balanced accuracy", percent(right), against if known(right) else "no labelled images"],
+        [
+            "Balanced accuracy",
+            percent(right),
+            against if is_measured(right) else "no labelled images",
+        ],
         ["Latency", unit(threads.get(first), "ms"), spent],
         ["Peak memory", unit(kept.get("peak_mb"), "MB"), "runtime and file alone"],
     ]
 
 
-def came_in(evidence: Evidence) -> list[list[str]]:
+def source_rows(evidence: Evidence) -> list[list[str]]:
     """What was converted, as pairs."""
     source, images = evidence.get("source") or {}, evidence.get("images") or {}
     found = "none found" if "inside" in source else "not given"
@@ -255,7 +273,7 @@ def came_in(evidence: Evidence) -> list[list[str]]:
     ]
 
 
-def came_out(evidence: Evidence) -> list[list[str]]:
+def card_rows(evidence: Evidence) -> list[list[str]]:
     """The card of the converted file, as pairs."""
     card = evidence.get("card") or {}
     if not card:
@@ -263,17 +281,17 @@ def came_out(evidence: Evidence) -> list[list[str]]:
     side, cam = card.get("side_px"), card.get("cam") or {}
     shape = f"{side[0]} × {side[1]}" if isinstance(side, list | tuple) else f"{side} × {side}"
     scaling = card.get("scaling") or {}
-    size = megabytes(card)
+    size = size_mb(card)
     maps = "faithful to the answer" if cam.get("faithful") else "none that is faithful"
     proof = ", ".join(
         f"{word} {cam[key]:.2g}"
         for key, word in (("max_error", "largest error"), ("correlation", "correlation"))
-        if known(cam.get(key))
+        if is_measured(cam.get(key))
     )
     return [
         ["name", str(card.get("name", "not given"))],
         ["precision", str(card.get("precision", "not given"))],
-        ["size", f"{unit(size, 'MB')} ({card.get('bytes', 0):,} bytes)" if size else NONE],
+        ["size", f"{unit(size, 'MB')} ({card.get('bytes', 0):,} bytes)" if size else NO_VALUE],
         ["sha256", str(card.get("sha256", "not given"))],
         ["image", f"{shape} px (height × width), {card.get('resize')}, {card.get('channels')}"],
         ["scaling", f"(pixel − {scaling.get('mean')}) / {scaling.get('std')}"],

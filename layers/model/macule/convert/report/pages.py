@@ -11,7 +11,7 @@ from macule.convert.report.formatting import number
 KICKER = "macule convert, {}: what changed between the original and the converted model"
 
 
-class Drawing(NamedTuple):
+class Plot(NamedTuple):
     """One plot: its `<svg>`, what it says to who cannot see it, and the line below it."""
 
     svg: str
@@ -30,16 +30,16 @@ def write(folder: Path, evidence: Evidence) -> None:
 
 def page(evidence: Evidence) -> str:
     """Set the report as one page that asks for nothing outside itself and runs no script."""
-    screen = facts.screen(evidence)
+    screen = facts.summarise(evidence)
     return render(
         "page.html",
         title=screen.title,
         kicker=KICKER.format(screen.date),
         disclaimer=screen.disclaimer,
         screen=screen,
-        sections=sections.tell(evidence),
-        drawings=drawings(evidence),
-        maps=maps(evidence),
+        sections=sections.build_sections(evidence),
+        drawings=draw_plots(evidence),
+        maps=draw_maps(evidence),
     )
 
 
@@ -57,20 +57,20 @@ def render(name: str, **given: Any) -> str:
     return environment.get_template(name).render(given)
 
 
-def drawings(evidence: Evidence) -> dict[str, list[Drawing]]:
+def draw_plots(evidence: Evidence) -> dict[str, list[Plot]]:
     """Draw what the evidence allows, by the section it belongs to."""
     before, after, truth = facts.arrays(evidence)
     if before is None:
         return {}
-    count, changed = len(before), sections.change(before, after)
+    count, changed = len(before), sections.change_text(before, after)
     found = {
         "agreement": [
-            Drawing(
+            Plot(
                 plots.agreement(before, after),
                 f"Scatter of each probability before against after the conversion. {changed}",
                 f"Every probability of {count} images. On the dotted line nothing changed.",
             ),
-            Drawing(
+            Plot(
                 plots.changes(before, after),
                 f"Histogram of the changes of single probabilities. {changed}",
                 f"{before.size} probabilities of {count} images; logarithmic scale.",
@@ -79,28 +79,28 @@ def drawings(evidence: Evidence) -> dict[str, list[Drawing]]:
     }
     if truth is not None:
         found["calibration"] = [
-            Drawing(
+            Plot(
                 plots.reliability(before, after, truth),
-                f"Reliability diagram. {sections.errors(before, after, truth)}",
+                f"Reliability diagram. {sections.calibration_text(before, after, truth)}",
                 f"{metrics.BINS} bins of equal width, n = {count}. On the dotted line a model is"
                 f" right as often as its confidence says; hollow marks stand for fewer than"
-                f" {plots.SMALLEST_BIN} images and say next to nothing.",
+                f" {plots.MIN_BIN_IMAGES} images and say next to nothing.",
             )
         ]
     return found
 
 
-def maps(evidence: Evidence) -> list[dict[str, Any]]:
+def draw_maps(evidence: Evidence) -> list[dict[str, Any]]:
     """Draw each image and the maps of both models over it; None where a model gave none."""
     return [
         {
             "label": str(part.get("label", "")),
-            "image": plots.photo(part["image"]),
+            "image": plots.image_uri(part["image"]),
             **{
-                key: None if part.get(key) is None else plots.overlay(part["image"], part[key])
+                key: None if part.get(key) is None else plots.overlay_uri(part["image"], part[key])
                 for key in ("before", "after")
             },
-            "alike": number(tables.likeness(part), 2),
+            "alike": number(tables.map_correlation(part), 2),
         }
         for part in evidence.get("maps") or []
     ]

@@ -15,19 +15,19 @@ from macule.convert.evaluation import metrics
 from macule.convert.evaluation.metrics import BINS
 from macule.inference.activation_maps import STOPS, STRONGEST
 
-SMALLEST_BIN = 5  # images; with fewer, the share of right answers says next to nothing
+MIN_BIN_IMAGES = 5  # images; with fewer, the share of right answers says next to nothing
 MAP_PX = 224
 # Each stands for a colour that the page sets, so that one drawing suits light, dark and paper.
-STAND_INS = {
+PLACEHOLDER_COLOURS = {
     "ink": "#010203",
     "faint": "#040506",
     "before": "#070809",
     "after": "#0a0b0c",
     "paper": "#0d0e0f",
 }
-INK, FAINT, BEFORE, AFTER, PAPER = STAND_INS.values()
+INK, FAINT, BEFORE, AFTER, PAPER = PLACEHOLDER_COLOURS.values()
 # Dots are drawn as pixels, which no style sheet reaches: these two show on white and on black.
-SAME, OTHER = "#3f87cf", "#d9541e"
+SAME_ANSWER, CHANGED_ANSWER = "#3f87cf", "#d9541e"
 STYLE: Any = {
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
@@ -51,16 +51,16 @@ def reliability(before: Floats, after: Floats, truth: Ints) -> str:
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        drawing = sheet((4.2, 4.6))
+        drawing = new_figure((4.2, 4.6))
         axes, below = drawing.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         styles = ((-1, "before", before, BEFORE, "o", "-"), (1, "after", after, AFTER, "s", "--"))
         for side, name, part, colour, marker, line in styles:
-            middle, top, right, counts = metrics.bins(part, truth)
+            middle, top, right, counts = metrics.reliability_bins(part, truth)
             error = metrics.calibration_error(part, truth)
             label = f"{name}, ECE {error:.3f}"
             axes.plot(top, right, color=colour, linestyle=line, marker=marker, label=label)
-            thin = counts < SMALLEST_BIN
+            thin = counts < MIN_BIN_IMAGES
             axes.plot(top[thin], right[thin], marker, color=colour, markerfacecolor=PAPER)
             below.bar(middle + side * 0.22 / BINS, counts, 0.4 / BINS, color=colour)
         axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), ylabel="share of right answers")
@@ -75,12 +75,12 @@ def agreement(before: Floats, after: Floats) -> str:
 
     other = before.argmax(axis=1) != after.argmax(axis=1)
     with rc_context(STYLE):
-        drawing = sheet((4.2, 4.6))
+        drawing = new_figure((4.2, 4.6))
         axes = drawing.subplots()
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         for rows, colour, marker, name in (
-            (~other, SAME, "o", f"same answer, {int((~other).sum())} images"),
-            (other, OTHER, "x", f"other answer, {int(other.sum())} images"),
+            (~other, SAME_ANSWER, "o", f"same answer, {int((~other).sum())} images"),
+            (other, CHANGED_ANSWER, "x", f"other answer, {int(other.sum())} images"),
         ):
             # As pixels, since a thousand images of forty classes would be megabytes of circles.
             x, y = before[rows].ravel(), after[rows].ravel()
@@ -102,7 +102,7 @@ def changes(before: Floats, after: Floats) -> str:
     change = (after - before).ravel()
     reach = max(float(np.abs(change).max()), 0.005)
     with rc_context(STYLE):
-        drawing = sheet((4.2, 3.2))
+        drawing = new_figure((4.2, 3.2))
         axes = drawing.subplots()
         axes.hist(change, bins=41, range=(-reach, reach), color=AFTER, log=True)
         axes.axvline(0, color=FAINT, linewidth=1, linestyle=":")
@@ -112,12 +112,12 @@ def changes(before: Floats, after: Floats) -> str:
         return svg(drawing, "changes")
 
 
-def operating(probabilities: Floats, truth: Ints, labels: Sequence[str]) -> str:
+def roc_curves(probabilities: Floats, truth: Ints, labels: Sequence[str]) -> str:
     """Draw the ROC curve of each label against the rest."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        drawing = sheet((4.2, 4.6))
+        drawing = new_figure((4.2, 4.6))
         axes = drawing.subplots()
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         styles = itertools.cycle(itertools.product(("-", "--", "-.", ":"), (BEFORE, AFTER, INK)))
@@ -138,12 +138,12 @@ def operating(probabilities: Floats, truth: Ints, labels: Sequence[str]) -> str:
         return svg(drawing, "operating")
 
 
-def selective(points: Sequence[tuple[float, float]], chosen: Mapping[str, float]) -> str:
+def risk_coverage(points: Sequence[tuple[float, float]], chosen: Mapping[str, float]) -> str:
     """Draw the share of wrong answers against how many are answered, and where the model stands."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        drawing = sheet((4.2, 3.6))
+        drawing = new_figure((4.2, 3.6))
         axes = drawing.subplots()
         coverage, risk = np.asarray(points).T
         axes.plot(coverage, risk, color=BEFORE)
@@ -155,7 +155,7 @@ def selective(points: Sequence[tuple[float, float]], chosen: Mapping[str, float]
         return svg(drawing, "selective")
 
 
-def sheet(size: tuple[float, float]) -> Any:
+def new_figure(size: tuple[float, float]) -> Any:
     """Open a figure of *size* (width and height in inches) without a window or global state."""
     from matplotlib.figure import Figure
 
@@ -181,17 +181,17 @@ def svg(drawing: Any, name: str) -> str:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(\bid="|"#|url\(#)', rf"\1{name}-", text)
-    for role, colour in STAND_INS.items():
+    for role, colour in PLACEHOLDER_COLOURS.items():
         text = text.replace(colour, f"var(--{role})")
     return text
 
 
-def photo(pixels: NDArray[np.uint8]) -> str:
+def image_uri(pixels: NDArray[np.uint8]) -> str:
     """Write an image (h, w, 3) as a small JPEG in a data URI."""
-    return jpeg(shrink(pixels))
+    return jpeg_uri(shrink(pixels))
 
 
-def overlay(pixels: NDArray[np.uint8], activation: Floats) -> str:
+def overlay_uri(pixels: NDArray[np.uint8], activation: Floats) -> str:
     """Lay a map (fh, fw) over its image (h, w, 3), in the colours of the service's own maps."""
     from PIL.Image import Resampling, composite, fromarray
 
@@ -204,7 +204,7 @@ def overlay(pixels: NDArray[np.uint8], activation: Floats) -> str:
     bands = [np.interp(np.arange(256), places, band) for band in colours.T]
     heat = fromarray(np.stack(bands, axis=1).astype(np.uint8)[np.asarray(weight)])
     opacity = weight.point([round(level * STRONGEST) for level in range(256)])
-    return jpeg(composite(heat, small, opacity))
+    return jpeg_uri(composite(heat, small, opacity))
 
 
 def shrink(pixels: NDArray[np.uint8]) -> Any:
@@ -216,7 +216,7 @@ def shrink(pixels: NDArray[np.uint8]) -> Any:
     return image.resize((max(1, round(image.width * part)), max(1, round(image.height * part))))
 
 
-def jpeg(image: Any) -> str:
+def jpeg_uri(image: Any) -> str:
     file = BytesIO()
     image.save(file, "JPEG", quality=85)
     return "data:image/jpeg;base64," + b64encode(file.getvalue()).decode("ascii")

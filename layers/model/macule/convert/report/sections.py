@@ -6,11 +6,17 @@ import numpy as np
 
 from macule.convert.evaluation import metrics
 from macule.convert.report import tables
-from macule.convert.report.facts import Evidence, arrays, chosen, evaluated, stands_in
-from macule.convert.report.formatting import Table, known, number
+from macule.convert.report.facts import (
+    Evidence,
+    arrays,
+    chosen_candidate,
+    image_count,
+    used_synthetic_images,
+)
+from macule.convert.report.formatting import Table, is_measured, number
 
-ROUNDING = 5e-5  # a difference that four digits do not show
-FEW = 10  # classes; with more, the commonest mistakes are listed beside the matrix
+MIN_DIFFERENCE = 5e-5  # a difference that four digits do not show
+MAX_MATRIX_CLASSES = 10  # classes; with more, the commonest mistakes are listed beside the matrix
 NO_LABELS = (
     "No labelled images were given, so accuracy, confusion and calibration could not be measured."
     " Agreement says that two models answer alike, not that either is right."
@@ -31,7 +37,7 @@ class Section(NamedTuple):
     points: list[str]
 
 
-def section(key: str, title: str, *parts: str | Table | list[str] | None) -> Section:
+def make_section(key: str, title: str, *parts: str | Table | list[str] | None) -> Section:
     """Sort *parts* into paragraphs, tables and lists of sentences; None is left out."""
     texts = [part for part in parts if isinstance(part, str)]
     found = [part for part in parts if isinstance(part, Table)]
@@ -39,7 +45,7 @@ def section(key: str, title: str, *parts: str | Table | list[str] | None) -> Sec
     return Section(key, title, texts, found, points)
 
 
-def tell(evidence: Evidence) -> list[Section]:
+def build_sections(evidence: Evidence) -> list[Section]:
     """Give all sections in their order; one without evidence says so."""
     return [
         candidates(evidence),
@@ -54,31 +60,41 @@ def tell(evidence: Evidence) -> list[Section]:
 
 def candidates(evidence: Evidence) -> Section:
     if not evidence.get("candidates"):
-        return section("candidates", "Candidates", NO_CANDIDATES)
-    count = evaluated(evidence)
-    what = "drawn stand-ins" if stands_in(evidence) else "images"
+        return make_section("candidates", "Candidates", NO_CANDIDATES)
+    count = image_count(evidence)
+    what = "drawn stand-ins" if used_synthetic_images(evidence) else "images"
     text = (
         f"In the order tried, on {'an unknown number of' if count is None else count} {what}."
         " Memory is that of a fresh process with the runtime and the file alone; latency is the"
         " median of one image on the machine that converted."
     )
-    found = (tables.answers(evidence), tables.costs(evidence), tables.refusals(evidence))
-    return section("candidates", "Candidates", text, *found)
+    found = (tables.answers(evidence), tables.costs(evidence), tables.failure_reasons(evidence))
+    return make_section("candidates", "Candidates", text, *found)
 
 
 def agreement(evidence: Evidence) -> Section:
     before, after, _ = arrays(evidence)
     if before is None:
-        return section("agreement", "Agreement", NO_PROBABILITIES)
-    flips, pairs = tables.changed(evidence)
-    return section("agreement", "Agreement", flips, change(before, after), served(evidence), pairs)
+        return make_section("agreement", "Agreement", NO_PROBABILITIES)
+    flips, pairs = tables.changed_answers(evidence)
+    return make_section(
+        "agreement",
+        "Agreement",
+        flips,
+        change_text(before, after),
+        temperature_note(evidence),
+        pairs,
+    )
 
 
-def served(evidence: Evidence) -> str | None:
+def temperature_note(evidence: Evidence) -> str | None:
     """Explain why these changes are not those of the gate, where they are not."""
     before, after, _ = arrays(evidence)
-    gated = chosen(evidence).get("mean_change")
-    if not known(gated) or abs(metrics.compare(after, before)["mean_change"] - gated) < ROUNDING:
+    gated = chosen_candidate(evidence).get("mean_change")
+    if (
+        not is_measured(gated)
+        or abs(metrics.compare_probabilities(after, before)["mean_change"] - gated) < MIN_DIFFERENCE
+    ):
         return None
     return (
         f"The gate saw a mean change of {number(gated, 4)}, before the card's temperature; these"
@@ -90,7 +106,7 @@ def temperature(evidence: Evidence) -> str:
     return str((evidence.get("card") or {}).get("temperature", "not given"))
 
 
-def change(before: metrics.Floats, after: metrics.Floats) -> str:
+def change_text(before: metrics.Floats, after: metrics.Floats) -> str:
     """Say how far single probabilities moved."""
     moved = np.abs(after - before)
     return (
@@ -103,27 +119,29 @@ def change(before: metrics.Floats, after: metrics.Floats) -> str:
 def confusion(evidence: Evidence) -> Section:
     before, _, truth = arrays(evidence)
     if truth is None:
-        return section("confusion", "Right and wrong answers", NO_LABELS)
-    mistakes = tables.mistakes(evidence) if before.shape[1] > FEW else None
+        return make_section("confusion", "Right and wrong answers", NO_LABELS)
+    mistakes = tables.mistakes(evidence) if before.shape[1] > MAX_MATRIX_CLASSES else None
     found = (tables.classes(evidence), *tables.confusion(evidence), mistakes)
     text = f"n = {len(truth)} labelled images; sensitivities with their 95 % interval (Wilson)."
     text += " In the matrices a row is what was labelled, a column what was answered, and the tint"
     text += " the share of the row."
-    return section("confusion", "Right and wrong answers", text, *found)
+    return make_section("confusion", "Right and wrong answers", text, *found)
 
 
 def calibration(evidence: Evidence) -> Section:
     before, after, truth = arrays(evidence)
     if truth is None:
-        return section("calibration", "Calibration", NO_LABELS)
+        return make_section("calibration", "Calibration", NO_LABELS)
     caution = (
         f"The card's temperature is {temperature(evidence)}. Where it was fitted on these same"
         " images, the figure after flatters."
     )
-    return section("calibration", "Calibration", errors(before, after, truth), caution)
+    return make_section(
+        "calibration", "Calibration", calibration_text(before, after, truth), caution
+    )
 
 
-def errors(before: metrics.Floats, after: metrics.Floats, truth: metrics.Ints) -> str:
+def calibration_text(before: metrics.Floats, after: metrics.Floats, truth: metrics.Ints) -> str:
     """Say how far confidence is from being right as often as it claims."""
     was, now = (metrics.calibration_error(part, truth) for part in (before, after))
     return (
@@ -135,23 +153,23 @@ def errors(before: metrics.Floats, after: metrics.Floats, truth: metrics.Ints) -
 def maps(evidence: Evidence) -> Section:
     given = evidence.get("maps") or []
     if not given:
-        return section("maps", "Activation maps", NO_MAPS)
+        return make_section("maps", "Activation maps", NO_MAPS)
     text = (
         f"{len(given)} images with the maps of both models. A map shows what weighed in an answer,"
         " not whether the answer is right. Likeness is the correlation of both maps where they"
         " speak for the class; 1 is the same."
     )
-    return section("maps", "Activation maps", text, tables.likenesses(given))
+    return make_section("maps", "Activation maps", text, tables.map_table(given))
 
 
 def scaling(evidence: Evidence) -> Section:
     found = evidence.get("scaling") or {}
     if not found:
-        return section("scaling", "Scaling of the pixels", NO_SCALING)
+        return make_section("scaling", "Scaling of the pixels", NO_SCALING)
     text = f"Chosen: {found.get('chosen', 'not given')}. {found.get('why') or ''}".strip()
-    return section("scaling", "Scaling of the pixels", text, tables.scalings(evidence))
+    return make_section("scaling", "Scaling of the pixels", text, tables.scalings(evidence))
 
 
 def glossary(evidence: Evidence) -> Section:
     found = tables.glossary(evidence)
-    return section("labels", "Labels", found or "The card gives no labels.")
+    return make_section("labels", "Labels", found or "The card gives no labels.")

@@ -3,12 +3,12 @@
 import zipfile
 from pathlib import Path
 
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 
 TEXT_BYTES = 512
 
 
-def kind(path: Path) -> str:
+def detect_format(path: Path) -> str:
     """Tell the format of *path*.
 
     Returns: "SavedModel", "zip" (Keras's `.keras`), "h5" or "tflite".
@@ -16,25 +16,25 @@ def kind(path: Path) -> str:
     """
     name = path.name
     if path.is_dir():
-        return folder(path)
+        return detect_folder(path)
     try:
         with path.open("rb") as file:
             head = file.read(TEXT_BYTES)
     except OSError as error:
         reason = error.strerror or "it cannot be read"
-        raise Refused(f"{path} cannot be opened ({reason}): check the path.") from error
+        raise ConversionError(f"{path} cannot be opened ({reason}): check the path.") from error
     if not head:
-        raise Refused(f"{name} is empty: download or save the model again.")
+        raise ConversionError(f"{name} is empty: download or save the model again.")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "h5"
     if head[4:8] == b"TFL3":
         return "tflite"
     if head.startswith(b"PK\x03\x04"):
-        return archive(path)
-    raise Refused(foreign(name, head))
+        return detect_archive(path)
+    raise ConversionError(describe_unknown(name, head))
 
 
-def folder(path: Path) -> str:
+def detect_folder(path: Path) -> str:
     """Tell a SavedModel from other folders."""
     if (path / "saved_model.pb").is_file():
         return "SavedModel"
@@ -42,32 +42,34 @@ def folder(path: Path) -> str:
         file.name for file in sorted(path.iterdir()) if file.suffix in (".keras", ".h5", ".tflite")
     ]
     hint = f"give the file {inside[0]} in it" if inside else "give a model's file or SavedModel"
-    raise Refused(f"The folder {path.name} has no saved_model.pb: {hint}.")
+    raise ConversionError(f"The folder {path.name} has no saved_model.pb: {hint}.")
 
 
-def archive(path: Path) -> str:
+def detect_archive(path: Path) -> str:
     """Tell a `.keras` archive from other zips."""
     name = path.name
     try:
         with zipfile.ZipFile(path) as opened:
             members = opened.namelist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise Refused(f"{name} is cut off or damaged: download or save it again.") from error
+        raise ConversionError(
+            f"{name} is cut off or damaged: download or save it again."
+        ) from error
     if "config.json" in members:
         return "zip"
     if any(member.endswith("data.pkl") for member in members):
-        raise Refused(
+        raise ConversionError(
             f"{name} is a PyTorch file, which holds pickled code that is not run here: "
             "export the network to a TensorFlow SavedModel or to .tflite first."
         )
     models = (".h5", ".keras", ".tflite", "saved_model.pb")
     found = next((member for member in members if member.endswith(models)), None)
     if found:
-        raise Refused(f"{name} is a zip with {found} inside: unpack it and give that.")
-    raise Refused(f"{name} is a zip without a Keras model: give a file of model.save().")
+        raise ConversionError(f"{name} is a zip with {found} inside: unpack it and give that.")
+    raise ConversionError(f"{name} is a zip without a Keras model: give a file of model.save().")
 
 
-def foreign(name: str, head: bytes) -> str:
+def describe_unknown(name: str, head: bytes) -> str:
     """Say what a file is that is no model of a known kind."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"version https://git-lfs"):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 
 Shape = tuple[int | None, int | None, int]
 
@@ -16,7 +16,7 @@ class Input(NamedTuple):
     dtype: str
 
 
-def choose(name: str, inputs: list[Input], constants: Mapping[str, float]) -> int:
+def find_image_input(name: str, inputs: list[Input], constants: Mapping[str, float]) -> int:
     """Find the input that takes the image; all others need a constant.
 
     Raises: Refused.
@@ -24,7 +24,7 @@ def choose(name: str, inputs: list[Input], constants: Mapping[str, float]) -> in
     names = [item.name for item in inputs]
     strange = sorted(set(constants) - set(names))
     if strange:
-        raise Refused(
+        raise ConversionError(
             f"{name} has no input {strange[0]} to hold constant: its inputs are {', '.join(names)}."
         )
     free = [place for place, item in enumerate(inputs) if item.name not in constants]
@@ -32,15 +32,15 @@ def choose(name: str, inputs: list[Input], constants: Mapping[str, float]) -> in
     if len(free) == 1 and pictures:
         return free[0]
     if not pictures:
-        shown = ", ".join(describe(inputs[place]) for place in free) or "none that is free"
-        raise Refused(
+        shown = ", ".join(format_input(inputs[place]) for place in free) or "none that is free"
+        raise ConversionError(
             f"{name} does not take an image (input: {shown}): give a model whose input is "
             "(height, width, 1 or 3 channels), channels last."
         )
     others = [place for place in free if place != pictures[0]]
     flags = " ".join(f"--constant {names[place]}=0" for place in others)
-    raise Refused(
-        f"{name} takes {len(free)} inputs ({', '.join(describe(inputs[p]) for p in free)}): give "
+    raise ConversionError(
+        f"{name} takes {len(free)} inputs ({', '.join(format_input(inputs[p]) for p in free)}): give "
         f"all but the image a constant, such as {flags}."
     )
 
@@ -53,7 +53,7 @@ def is_image(item: Input) -> bool:
     return shape[3] in (1, 3) or (shape[3] is None and shape[1] not in (1, 3))
 
 
-def describe(item: Input) -> str:
+def format_input(item: Input) -> str:
     """Write an input with its shape."""
     sizes = "x".join("?" if size is None else str(size) for size in (item.shape or ())[1:])
     return f"{item.name} {sizes or item.dtype}"
@@ -65,7 +65,7 @@ def image_shape(name: str, item: Input) -> Shape:
     return height, width, channels or 3
 
 
-def filled(
+def build_inputs(
     image: Any, inputs: list[Input], place: int, constants: Mapping[str, float]
 ) -> list[Any]:
     """Set out all inputs: the image at its place, constants of the same batch at the others."""

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.graph import frozen_graph, gradcam, inspection, outputs
 from macule.convert.source import file_format, output_check, restore, tflite
 
 # The size at which a model of free input size is looked at; all known backbones take it.
-FREE_PX = 224
+DEFAULT_PX = 224
 LOSSES_OF_NUMBERS = ("mse", "mae", "meansquared", "meanabsolute", "huber", "logcosh", "mape")
 BATCH = 16
 
@@ -42,7 +42,7 @@ class Model(NamedTuple):
     name: str
     restored: restore.Restored
     output: inspection.Output
-    graphs: dict[tuple[int, int], frozen_graph.Frozen]
+    graphs: dict[tuple[int, int], frozen_graph.FrozenGraph]
 
 
 def load(path: str | Path, constants: Mapping[str, float] = {}) -> Source:
@@ -55,27 +55,33 @@ def load(path: str | Path, constants: Mapping[str, float] = {}) -> Source:
     Raises: Refused.
     """
     path = Path(path)
-    kind = file_format.kind(path)
+    kind = file_format.detect_format(path)
     if kind == "tflite":
-        return wrapped(tflite.restore(path), constants)
-    reader = {"zip": restore.archive, "h5": restore.h5, "SavedModel": restore.folder}[kind]
-    return examined(path.name, reader(path, constants))
+        return describe_tflite(tflite.read_tflite(path), constants)
+    reader = {
+        "zip": restore.restore_archive,
+        "h5": restore.restore_h5,
+        "SavedModel": restore.restore_saved_model,
+    }[kind]
+    return inspect_model(path.name, reader(path, constants))
 
 
-def wrapped(file: tflite.Lite, constants: Mapping[str, float]) -> Source:
+def describe_tflite(file: tflite.TFLiteModel, constants: Mapping[str, float]) -> Source:
     """Describe a `.tflite`; its graph is not taken apart."""
     if constants:
-        raise Refused(
+        raise ConversionError(
             f"{file.name} is a .tflite, whose inputs cannot be held constant: convert the model it "
             "was made from."
         )
     if file.output == "logits" and file.units > 1:
         height, width, channels = file.shape
-        drawn = samples_of(channels, False, 4, height, width)
+        drawn = draw_samples(channels, False, 4, height, width)
         # an int8 softmax comes in steps of 1/256
-        if output_check.is_distribution(tflite.answer(file, drawn), 0.02):
+        if output_check.is_distribution(tflite.run_model(file, drawn), 0.02):
             file = file._replace(output="softmax")
-    classes = output_check.count(file.name, file.output.replace("logits", "linear"), file.units, "")
+    classes = output_check.count_classes(
+        file.name, file.output.replace("logits", "linear"), file.units, ""
+    )
     height, width, channels = file.shape
     source = Source(
         "tflite",
@@ -90,33 +96,33 @@ def wrapped(file: tflite.Lite, constants: Mapping[str, float]) -> Source:
         None,
         file.weights_mb,
     )
-    return agree(source)
+    return check_predictions(source)
 
 
-def examined(name: str, restored: restore.Restored) -> Source:
+def inspect_model(name: str, restored: restore.Restored) -> Source:
     """Freeze a restored model once and read its graph."""
     height, width, channels = restored.shape
-    size = (height or width or FREE_PX, width or height or FREE_PX)
+    size = (height or width or DEFAULT_PX, width or height or DEFAULT_PX)
     frozen = freeze(name, restored, size)
-    opened = frozen_graph.read(frozen)
+    opened = frozen_graph.load_graph(frozen)
     tensor = opened.output
-    if tensor.shape.rank is None or not inspection.flat(tensor) or tensor.shape.rank < 2:
+    if tensor.shape.rank is None or not inspection.is_row(tensor) or tensor.shape.rank < 2:
         shape = "x".join(str(part) for part in tensor.shape[1:]) if tensor.shape.rank else "?"
-        raise Refused(
+        raise ConversionError(
             f"{name} answers an image with {shape} numbers, not with one row of probabilities: "
             "give a classifier."
         )
-    output_check.numbers(name, opened)
-    found = inspection.output(opened)
+    output_check.check_weights(name, opened)
+    found = inspection.find_output(opened)
     model = Model(name, restored, found, {size: frozen})
     if found.kind not in ("softmax", "sigmoid") and found.units > 1:
         # a softmax may be written as exp and division; then the numbers tell
-        drawn = samples_of(restored.shape[2], False, 4, *size)
-        if output_check.is_distribution(raw(model, drawn)):
+        drawn = draw_samples(restored.shape[2], False, 4, *size)
+        if output_check.is_distribution(run_raw(model, drawn)):
             found = found._replace(kind="softmax", logits=None)
             model = model._replace(output=found)
-    classes = output_check.count(name, found.kind, found.units, restored.loss)
-    door = inspection.door(opened, restored.names)
+    classes = output_check.count_classes(name, found.kind, found.units, restored.loss)
+    door = inspection.find_preprocessing(opened, restored.names)
     scopes = set(restored.names) or {
         part for operation in opened.graph.get_operations() for part in operation.name.split("/")
     }
@@ -130,47 +136,51 @@ def examined(name: str, restored: restore.Restored) -> Source:
         {"linear": "logits", "sigmoid": "sigmoid"}.get(found.kind, "softmax"),
         door.inside,
         door.scales,
-        inspection.backbone(scopes),
-        round(frozen_graph.bytes_of(opened) / 2**20, 3),
+        inspection.detect_backbone(scopes),
+        round(frozen_graph.weight_bytes(opened) / 2**20, 3),
     )
-    return agree(source)
+    return check_predictions(source)
 
 
-def freeze(name: str, restored: restore.Restored, size: tuple[int, int]) -> frozen_graph.Frozen:
+def freeze(
+    name: str, restored: restore.Restored, size: tuple[int, int]
+) -> frozen_graph.FrozenGraph:
     """Freeze a model at an image size that it takes by itself."""
     try:
-        with restore.quiet():
+        with restore.suppress_warnings():
             return frozen_graph.freeze(restored.run, (*size, restored.shape[2]))
-    except Refused:
+    except ConversionError:
         raise
-    except restore.BROKEN as error:
+    except restore.LOAD_ERRORS as error:
         first = " ".join(str(error).split())[:120]
-        raise Refused(
+        raise ConversionError(
             f"{name} cannot be run on an image of {size[0]} x {size[1]} px ({first}): save it "
             "again where it works, with model.export()."
         ) from error
 
 
-def agree(source: Source) -> Source:
+def check_predictions(source: Source) -> Source:
     """Give *source* back if it answers two drawn images with distributions.
 
     Raises: Refused.
     """
-    output_check.sums(source.model.name, predict(source, samples(source, 2, *size_of(source))))
+    output_check.check_distributions(
+        source.model.name, predict(source, sample_images(source, 2, *input_size(source)))
+    )
     return source
 
 
-def size_of(source: Source) -> tuple[int, int]:
+def input_size(source: Source) -> tuple[int, int]:
     """Height and width that the model takes, or one that it can."""
-    return source.height or source.width or FREE_PX, source.width or source.height or FREE_PX
+    return source.height or source.width or DEFAULT_PX, source.width or source.height or DEFAULT_PX
 
 
-def samples(source: Source, count: int, height: int, width: int) -> NDArray[np.float32]:
+def sample_images(source: Source, count: int, height: int, width: int) -> NDArray[np.float32]:
     """Draw images (count, h, w, c) of soft blobs in the range that the model seems to take."""
-    return samples_of(source.channels, source.scales, count, height, width)
+    return draw_samples(source.channels, source.scales, count, height, width)
 
 
-def samples_of(
+def draw_samples(
     channels: int, scales: bool, count: int, height: int, width: int
 ) -> NDArray[np.float32]:
     """Draw images of 0 to 255 where *scales*, else every other one of 0 to 1 and of -1 to 1."""
@@ -195,40 +205,42 @@ def predict(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises: Refused where the model cannot take that size.
     """
     if source.kind == "tflite":
-        return output_check.distribution(tflite.answer(source.model, images), source.model.output)
+        return output_check.to_probabilities(
+            tflite.run_model(source.model, images), source.model.output
+        )
     height, width = images.shape[1:3]
     if source.height not in (None, height) or source.width not in (None, width):
-        return resized(source, images)
-    return output_check.distribution(raw(source.model, images), source.model.output.kind)
+        return predict_resized(source, images)
+    return output_check.to_probabilities(run_raw(source.model, images), source.model.output.kind)
 
 
-def raw(model: Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
+def run_raw(model: Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Outputs (n, units) of the original framework, as they are."""
     rows = []
-    with restore.quiet():
+    with restore.suppress_warnings():
         for start in range(0, len(images), BATCH):
-            answer = np.asarray(model.restored.run(tensor(images[start : start + BATCH])))
+            answer = np.asarray(model.restored.run(to_tensor(images[start : start + BATCH])))
             rows.append(answer.reshape(len(answer), -1).astype(np.float32))
     return np.concatenate(rows)
 
 
-def tensor(images: NDArray[np.float32]) -> Any:
+def to_tensor(images: NDArray[np.float32]) -> Any:
     """Hand images to TensorFlow."""
     import tensorflow as tf
 
     return tf.constant(images, tf.float32)
 
 
-def resized(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
+def predict_resized(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Ask the graph, rebuilt for these images' size."""
-    frozen = at(source, images.shape[1], images.shape[2])
-    opened = frozen_graph.read(frozen)
+    frozen = graph_at(source, images.shape[1], images.shape[2])
+    opened = frozen_graph.load_graph(frozen)
     rows = [opened.session.run(opened.output, {opened.image: image[None]}) for image in images]
     answer = np.stack([row.reshape(-1) for row in rows]).astype(np.float32)
-    return output_check.distribution(answer, source.model.output.kind)
+    return output_check.to_probabilities(answer, source.model.output.kind)
 
 
-def at(source: Source, height: int, width: int) -> frozen_graph.Frozen:
+def graph_at(source: Source, height: int, width: int) -> frozen_graph.FrozenGraph:
     """The model's frozen graph for an image size.
 
     Raises: Refused where the model has one size only.
@@ -240,15 +252,15 @@ def at(source: Source, height: int, width: int) -> frozen_graph.Frozen:
         if native:
             model.graphs[wanted] = freeze(model.name, model.restored, wanted)
         else:
-            model.graphs[wanted] = rebuilt(source, wanted)
+            model.graphs[wanted] = rebuild_at(source, wanted)
     return model.graphs[wanted]
 
 
-def rebuilt(source: Source, wanted: tuple[int, int]) -> frozen_graph.Frozen:
+def rebuild_at(source: Source, wanted: tuple[int, int]) -> frozen_graph.FrozenGraph:
     """Give a model of fixed size another one; convolutions and global pooling allow it."""
     frozen = next(iter(source.model.graphs.values()))
     own = f"{frozen.shape[0]} x {frozen.shape[1]}"
-    impossible = Refused(
+    impossible = ConversionError(
         f"{source.model.name} takes images of {own} px alone, as its layers have that size built "
         f"in: convert it without another side."
     )
@@ -256,7 +268,7 @@ def rebuilt(source: Source, wanted: tuple[int, int]) -> frozen_graph.Frozen:
         changed = frozen_graph.resize(frozen, (*wanted, source.channels))
     except ValueError as error:
         raise impossible from error
-    shape = frozen_graph.read(changed).output.shape
+    shape = frozen_graph.load_graph(changed).output.shape
     if shape.num_elements() != source.model.output.units:
         raise impossible
     return changed
@@ -272,17 +284,19 @@ def gradient_maps(
     """
     if source.kind == "tflite":
         return None
-    drawn = outputs.draw(at(source, images.shape[1], images.shape[2]), opaque(source))
+    drawn = outputs.make_plan(
+        graph_at(source, images.shape[1], images.shape[2]), has_opaque_softmax(source)
+    )
     if drawn.head is None:
         return None
     single = drawn.answer.units == 1
     units = np.zeros_like(labels) if single else labels
     names = (drawn.head.features.name, drawn.logits.name)
-    maps = gradcam.gradients(drawn.frozen, *names, images, units)[0][:, 0]
+    maps = gradcam.gradcam_maps(drawn.frozen, *names, images, units)[0][:, 0]
     signs = np.where(labels == 0, -1, 1)[:, None, None] if single else 1
     return np.asarray(maps * signs, np.float32)
 
 
-def opaque(source: Source) -> bool:
+def has_opaque_softmax(source: Source) -> bool:
     """Tell whether the model's softmax is no single operator of its graph."""
     return source.model.output.logits is None

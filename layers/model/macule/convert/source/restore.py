@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.source import validation
-from macule.convert.source.inputs import Input, Shape, choose, filled, image_shape
+from macule.convert.source.inputs import Input, Shape, build_inputs, find_image_input, image_shape
 
 # What Keras raises on a file that it cannot read; it has no class of its own for that.
-BROKEN = (
+LOAD_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -26,7 +26,7 @@ BROKEN = (
     TypeError,
     ValueError,
 )
-CUSTOM = (
+CUSTOM_CLASS_MARKS = (
     "unknown layer",
     "unknown activation",
     "unknown object",
@@ -55,35 +55,35 @@ class Restored(NamedTuple):
     owner: Any
 
 
-def archive(path: Path, constants: Mapping[str, float]) -> Restored:
+def restore_archive(path: Path, constants: Mapping[str, float]) -> Restored:
     """Restore a `.keras` archive, of Keras 3 or of Keras 2.12 to 2.15."""
     import json
     import zipfile
 
-    document = validation.archive(path)
+    document = validation.check_archive(path)
     with zipfile.ZipFile(path) as opened:
         try:
             version = str(json.loads(opened.read("metadata.json"))["keras_version"])
         except (KeyError, ValueError, TypeError):
             version = "3"
-    loss = loss_of(document.get("compile_config"))
-    return keras_model(path, "model.keras", version, loss, constants)
+    loss = loss_name(document.get("compile_config"))
+    return restore_keras(path, "model.keras", version, loss, constants)
 
 
-def h5(path: Path, constants: Mapping[str, float]) -> Restored:
+def restore_h5(path: Path, constants: Mapping[str, float]) -> Restored:
     """Restore an `.h5` file, of Keras 3 or of Keras 2."""
     import json
 
-    _, attributes = validation.h5(path)
+    _, attributes = validation.check_h5(path)
     try:
         training = json.loads(attributes.get("training_config", "{}"))
     except ValueError:
         training = {}
     version = attributes.get("keras_version", "2")
-    return keras_model(path, "model.h5", version, loss_of(training), constants)
+    return restore_keras(path, "model.h5", version, loss_name(training), constants)
 
 
-def keras_model(
+def restore_keras(
     path: Path, alias: str, version: str, loss: str, constants: Mapping[str, float]
 ) -> Restored:
     """Load with the Keras that wrote the file, then with the other one.
@@ -95,20 +95,20 @@ def keras_model(
     failures = []
     for family in ("tf_keras", "keras") if old else ("keras", "tf_keras"):
         # Keras tells formats by the suffix alone, and users name their files as they like
-        with tempfile.TemporaryDirectory() as place, quiet():
+        with tempfile.TemporaryDirectory() as place, suppress_warnings():
             link = Path(place) / alias
             link.symlink_to(path.resolve())
             try:
-                model = loaded(family, str(link))
-            except BROKEN as error:
+                model = load_with(family, str(link))
+            except LOAD_ERRORS as error:
                 failures.append(error)
                 continue
         kind = "Keras 2" if old else "Keras 3"
-        return called(path.name, kind, model, loss, constants)
-    raise Refused(unreadable(path.name, version, failures[0])) from failures[0]
+        return wrap_keras(path.name, kind, model, loss, constants)
+    raise ConversionError(unreadable_message(path.name, version, failures[0])) from failures[0]
 
 
-def loaded(family: str, path: str) -> Any:
+def load_with(family: str, path: str) -> Any:
     """Load *path* with Keras 3 or with tf-keras; the training setup is left out."""
     if family == "keras":
         import keras
@@ -118,19 +118,19 @@ def loaded(family: str, path: str) -> Any:
         import tf_keras
 
         model = tf_keras.models.load_model(path, compile=False, safe_mode=True)
-    widen(model)
+    use_float32(model)
     return model
 
 
-def unreadable(name: str, version: str, error: BaseException) -> str:
+def unreadable_message(name: str, version: str, error: BaseException) -> str:
     """Say why Keras could not load a file."""
     text = " ".join(str(error).split()).removeprefix("<").strip()
     lower = text.lower()
-    if any(mark in lower for mark in CUSTOM):
+    if any(mark in lower for mark in CUSTOM_CLASS_MARKS):
         words = [word.strip("'\":.,`()") for word in text.split()]
         marks = [place for place, word in enumerate(words) if word.lower() in ("layer", "class")]
         what = words[marks[0] + 1] if marks and marks[0] + 1 < len(words) else ""
-        return validation.unknown(name, what)
+        return validation.custom_class_message(name, what)
     first = text.split(". ")[0].rstrip(".")[:160]
     return (
         f"{name} was written by Keras {version} and cannot be read ({first or type(error).__name__}"
@@ -138,9 +138,9 @@ def unreadable(name: str, version: str, error: BaseException) -> str:
     )
 
 
-def widen(model: Any) -> None:
+def use_float32(model: Any) -> None:
     """Let a model of mixed precision compute in float32: its weights already are."""
-    for layer in each(model):
+    for layer in iterate_layers(model):
         policy = getattr(layer, "dtype_policy", None)
         if policy is None or getattr(policy, "compute_dtype", "float32") == "float32":
             continue
@@ -150,19 +150,21 @@ def widen(model: Any) -> None:
             layer.dtype_policy = "float32"
 
 
-def called(name: str, kind: str, model: Any, loss: str, constants: Mapping[str, float]) -> Restored:
+def wrap_keras(
+    name: str, kind: str, model: Any, loss: str, constants: Mapping[str, float]
+) -> Restored:
     """Make a loaded Keras model, of either family, a function of the image alone."""
     import tensorflow as tf
 
     tensors = getattr(model, "inputs", None)
     if not tensors:
-        raise Refused(
+        raise ConversionError(
             f"{name} has no input shape: call the model on one image before model.save()."
         )
     inputs = [
         Input(str(t.name).split(":")[0], tuple(t.shape), tf.as_dtype(t.dtype).name) for t in tensors
     ]
-    place = choose(name, inputs, constants)
+    place = find_image_input(name, inputs, constants)
     structure = getattr(model, "_inputs_struct", None)
     if structure is None:
         structure = getattr(model, "_nested_inputs", tensors)
@@ -170,30 +172,34 @@ def called(name: str, kind: str, model: Any, loss: str, constants: Mapping[str, 
     def run(image: Any) -> Any:
         if len(inputs) == 1:
             return model(image, training=False)
-        values = filled(image, inputs, place, constants)
+        values = build_inputs(image, inputs, place, constants)
         return model(tf.nest.pack_sequence_as(structure, values), training=False)
 
-    names = {str(layer.name): type(layer).__name__ for layer in each(model)}
-    return Restored(kind, single(name, run), image_shape(name, inputs[place]), names, loss, model)
+    names = {str(layer.name): type(layer).__name__ for layer in iterate_layers(model)}
+    return Restored(
+        kind, single_output(name, run), image_shape(name, inputs[place]), names, loss, model
+    )
 
 
-def folder(path: Path, constants: Mapping[str, float]) -> Restored:
+def restore_saved_model(path: Path, constants: Mapping[str, float]) -> Restored:
     """Restore the serving signature of a SavedModel."""
     import tensorflow as tf
 
-    validation.folder(path)
+    validation.check_saved_model(path)
     name = path.name
     try:
-        with quiet():
+        with suppress_warnings():
             owner = tf.saved_model.load(str(path))
-    except (*BROKEN, tf.errors.OpError) as error:
+    except (*LOAD_ERRORS, tf.errors.OpError) as error:
         first = " ".join(str(error).split())[:120]
-        raise Refused(
+        raise ConversionError(
             f"{name} cannot be loaded ({first}): copy the whole folder, or save it again."
         ) from error
     signatures = dict(owner.signatures)
     if not signatures:
-        raise Refused(f"{name} has no serving signature: save it again with model.export().")
+        raise ConversionError(
+            f"{name} has no serving signature: save it again with model.export()."
+        )
     wanted = [key for key in ("serving_default", "serve") if key in signatures]
     signature = signatures[wanted[0] if wanted else min(signatures)]
     specs = signature.structured_input_signature[1]
@@ -201,15 +207,15 @@ def folder(path: Path, constants: Mapping[str, float]) -> Restored:
         Input(key, None if spec.shape.rank is None else tuple(spec.shape), spec.dtype.name)
         for key, spec in sorted(specs.items())
     ]
-    place = choose(name, inputs, constants)
+    place = find_image_input(name, inputs, constants)
     shape = inputs[place].shape
     if shape and shape[0] not in (None, 1):
-        raise Refused(
+        raise ConversionError(
             f"{name} takes {shape[0]} images at once: export it with a batch that is free or 1."
         )
 
     def run(image: Any) -> Any:
-        values = filled(image, inputs, place, constants)
+        values = build_inputs(image, inputs, place, constants)
         keys = [item.name for item in inputs]
         if shape and shape[0] == 1 and image.shape[0] != 1:
             rows = [[v[i : i + 1] for v in values] for i in range(image.shape[0])]
@@ -218,17 +224,17 @@ def folder(path: Path, constants: Mapping[str, float]) -> Restored:
         return signature(**dict(zip(keys, values, strict=True)))
 
     size = image_shape(name, inputs[place])
-    return Restored("SavedModel", single(name, run), size, {}, "", owner)
+    return Restored("SavedModel", single_output(name, run), size, {}, "", owner)
 
 
-def single(name: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def single_output(name: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Let *run* give its one output bare, and refuse several."""
     import tensorflow as tf
 
     def one(image: Any) -> Any:
         outputs = tf.nest.flatten(run(image))
         if len(outputs) != 1:
-            raise Refused(
+            raise ConversionError(
                 f"{name} has {len(outputs)} outputs: save a model with the one that holds the "
                 "classes' probabilities, keras.Model(model.inputs, model.outputs[0])."
             )
@@ -237,7 +243,7 @@ def single(name: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return one
 
 
-def loss_of(training: object) -> str:
+def loss_name(training: object) -> str:
     """Name of the loss that a model was compiled with, in lower case without underscores."""
     loss = training.get("loss") if isinstance(training, dict) else None
     if isinstance(loss, dict):
@@ -246,15 +252,15 @@ def loss_of(training: object) -> str:
     return loss.replace("_", "").lower() if isinstance(loss, str) else ""
 
 
-def each(model: Any) -> Iterator[Any]:
+def iterate_layers(model: Any) -> Iterator[Any]:
     """All layers of a model and of the models nested in it, the model itself first."""
     yield model
     for layer in getattr(model, "layers", ()):
-        yield from each(layer)
+        yield from iterate_layers(layer)
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def suppress_warnings() -> Iterator[None]:
     """Keep the advice that Keras gives a trainer away from someone who converts a finished file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -10,10 +10,10 @@ from macule.convert.evaluation import batch_inference
 from macule.convert.quantization import mixed_precision, quantize, rounding
 from macule.convert.source import restore
 
-MOST_STRETCHES = 3  # left float at once
+MAX_FLOAT_SEGMENTS = 3  # left float at once
 # Every stretch is tried on its own: seconds for 13 MB, over 4 minutes for EfficientNetV2-S's 80 MB.
-MOST_SEARCHED_BYTES = 40 * 2**20
-Say = Callable[[str], None]
+MAX_SEARCH_BYTES = 40 * 2**20
+Log = Callable[[str], None]
 
 
 class Candidate(NamedTuple):
@@ -29,26 +29,26 @@ class Candidate(NamedTuple):
     why: str = ""
 
 
-def attempt(name: str, kind: str, make: Callable[[], bytes]) -> Candidate:
+def make_candidate(name: str, kind: str, make: Callable[[], bytes]) -> Candidate:
     """Make a candidate; what the quantizer cannot do costs this one, not the others."""
     try:
         return Candidate(name, kind, make())
-    except restore.BROKEN as error:
-        return broken(name, kind, error)
+    except restore.LOAD_ERRORS as error:
+        return failed_candidate(name, kind, error)
 
 
-def broken(name: str, kind: str, error: Exception) -> Candidate:
+def failed_candidate(name: str, kind: str, error: Exception) -> Candidate:
     """Stand in for a candidate that could not be made."""
     told = " ".join(f"{type(error).__name__}: {error}".split())[:160]
     return Candidate(name, kind, b"", why=f"it cannot be made ({told})")
 
 
-def candidates(
+def generate_candidates(
     content: bytes,
     pixels: NDArray[np.uint8],
     scaling: batch_inference.Scaling,
     wanted: str,
-    say: Say,
+    say: Log,
 ) -> Iterator[Candidate]:
     """Make the candidates of the *wanted* precision, or of all ("auto"), as they are asked for.
 
@@ -58,43 +58,43 @@ def candidates(
     """
     if wanted in ("auto", "int8"):
         try:
-            yield from integers(content, pixels, scaling, say)
-        except restore.BROKEN as error:
-            yield broken("int8, further ways", "int8", error)
+            yield from int8_candidates(content, pixels, scaling, say)
+        except restore.LOAD_ERRORS as error:
+            yield failed_candidate("int8, further ways", "int8", error)
     if wanted in ("auto", "dynamic"):
-        yield attempt("dynamic", "dynamic", lambda: quantize.dynamic(content))
+        yield make_candidate("dynamic", "dynamic", lambda: quantize.dynamic(content))
     if wanted in ("auto", "fp16"):
-        yield attempt("fp16", "fp16", lambda: quantize.fp16(content))
+        yield make_candidate("fp16", "fp16", lambda: quantize.fp16(content))
     if wanted in ("auto", "fp32"):
         yield Candidate("fp32", "fp32", content)
 
 
-def integers(
-    content: bytes, pixels: NDArray[np.uint8], scaling: batch_inference.Scaling, say: Say
+def int8_candidates(
+    content: bytes, pixels: NDArray[np.uint8], scaling: batch_inference.Scaling, say: Log
 ) -> Iterator[Candidate]:
     """Make the int8 candidates: the quick way first, then ever truer ones at little more cost."""
     images = [batch_inference.scale(image[None], scaling) for image in pixels]
     say(f"int8: finding ranges on {len(images)} images")
-    found = quantize.ranges(content, images, batch_inference.bounds(scaling))
-    yield attempt("int8", "int8", lambda: quantize.static(content, found))
+    found = quantize.calibrate_ranges(content, images, batch_inference.scaled_bounds(scaling))
+    yield make_candidate("int8", "int8", lambda: quantize.quantize_static(content, found))
 
     say("int8: rounding each weight by what its layer sees")
-    head = quantize.head(content)
-    settled, grids = rounding.settle(content, images, head)
+    head = quantize.float_pattern(content)
+    settled, grids = rounding.round_weights(content, images, head)
 
     def make(pattern: str | None) -> bytes:
         keep = f"{head}|{pattern}" if pattern else head
-        return quantize.static(settled, found, keep, grids)
+        return quantize.quantize_static(settled, found, keep, grids)
 
-    yield attempt("int8, float head", "int8", lambda: make(None))
+    yield make_candidate("int8, float head", "int8", lambda: make(None))
 
-    if len(content) > MOST_SEARCHED_BYTES:
+    if len(content) > MAX_SEARCH_BYTES:
         say("int8: the network is too large to look for the operators that it hurts most")
         return
     say("int8: looking for the operators that it hurts most")
-    cuts = mixed_precision.stretches(mixed_precision.operators(content, head))
+    cuts = mixed_precision.split_segments(mixed_precision.operator_names(content, head))
     reference = batch_inference.logits(content, pixels[: mixed_precision.IMAGES], scaling)
-    best = mixed_precision.rank(cuts, make, reference, pixels, scaling)
-    for count in range(1, min(MOST_STRETCHES, len(best)) + 1):
+    best = mixed_precision.rank_segments(cuts, make, reference, pixels, scaling)
+    for count in range(1, min(MAX_FLOAT_SEGMENTS, len(best)) + 1):
         name = f"int8, float head and {', '.join(best[:count])}"
         yield Candidate(name, "int8", make("|".join(cuts[cut] for cut in best[:count])))

@@ -13,13 +13,13 @@ Random = np.random.Generator
 def draw(count: int, seed: int = 0) -> NDArray[np.uint8]:
     """Draw *count* pictures (n, 256, 256, 3) RGB, of every kind in turn."""
     random = np.random.default_rng(seed)
-    kinds = (plain, noise, clouds, text, shapes, screen, lines)
+    kinds = (solid_colour, noise, smooth_gradient, text, shapes, screenshot, line_drawing)
     return np.stack([np.asarray(kinds[place % len(kinds)](random)) for place in range(count)])
 
 
-def plain(random: Random) -> Image.Image:
+def solid_colour(random: Random) -> Image.Image:
     """One colour."""
-    return Image.new("RGB", (SIDE_PX, SIDE_PX), colour(random))
+    return Image.new("RGB", (SIDE_PX, SIDE_PX), random_colour(random))
 
 
 def noise(random: Random) -> Image.Image:
@@ -27,7 +27,7 @@ def noise(random: Random) -> Image.Image:
     return Image.fromarray(random.integers(0, 256, (SIDE_PX, SIDE_PX, 3), np.uint8))
 
 
-def clouds(random: Random) -> Image.Image:
+def smooth_gradient(random: Random) -> Image.Image:
     """A few colours that run into one another."""
     side = int(random.integers(2, 7))
     coarse = Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8))
@@ -45,29 +45,29 @@ def text(random: Random) -> Image.Image:
 
 def shapes(random: Random) -> Image.Image:
     """Coloured ellipses and boxes over one another."""
-    picture = plain(random)
+    picture = solid_colour(random)
     pen = ImageDraw.Draw(picture)
     for _ in range(12):
         x, y = random.integers(0, SIDE_PX, 2).tolist()
         width, height = random.integers(10, 100, 2).tolist()
         form = pen.ellipse if random.random() < 0.5 else pen.rectangle
-        form((x, y, x + width, y + height), colour(random))
+        form((x, y, x + width, y + height), random_colour(random))
     return picture
 
 
-def screen(random: Random) -> Image.Image:
+def screenshot(random: Random) -> Image.Image:
     """A window with its bar, buttons and lines of text."""
     picture = Image.new("RGB", (SIDE_PX, SIDE_PX), (240, 240, 242))
     pen = ImageDraw.Draw(picture)
-    pen.rectangle((0, 0, SIDE_PX, 22), colour(random))
+    pen.rectangle((0, 0, SIDE_PX, 22), random_colour(random))
     for y in range(34, SIDE_PX - 20, 30):
-        pen.rectangle((10, y, 80, y + 18), colour(random))
+        pen.rectangle((10, y, 80, y + 18), random_colour(random))
         pen.text((16, y + 3), "Button", (255, 255, 255))
         pen.text((96, y + 3), "Some setting or other", (60, 60, 60))
     return picture
 
 
-def lines(random: Random) -> Image.Image:
+def line_drawing(random: Random) -> Image.Image:
     """A drawing in black strokes on paper."""
     picture = Image.new("RGB", (SIDE_PX, SIDE_PX), (255, 253, 248))
     pen = ImageDraw.Draw(picture)
@@ -79,6 +79,6 @@ def lines(random: Random) -> Image.Image:
     return picture
 
 
-def colour(random: Random) -> Any:
+def random_colour(random: Random) -> Any:
     """Any colour at all."""
     return tuple(random.integers(0, 256, 3).tolist())

@@ -5,7 +5,7 @@ from typing import NamedTuple
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """What one check found; the text of a FAIL or a warning ends with what to do."""
 
     level: str
