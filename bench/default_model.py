@@ -31,8 +31,8 @@ def lite0(side_px: int, distance: bool) -> bytes:
     body = backbone.build(side_px)
     features, width = body.output.shape[-1], body.get_layer(MIDWAY).output.shape[-1]
     kernel, bias = random.normal(0, 0.05, (features, CLASSES)), np.zeros(CLASSES)
-    space = out_of_distribution.fit(random.normal(0, 1, (400, width)).astype(np.float32))
-    whole = export.export_with_head(body, kernel, bias, (MIDWAY, space) if distance else None)
+    scorer = out_of_distribution.fit(random.normal(0, 1, (400, width)).astype(np.float32))
+    whole = export.export_with_head(body, kernel, bias, (MIDWAY, scorer) if distance else None)
     images = [random.uniform(-1, 1, (1, side_px, side_px, 3)).astype(np.float32) for _ in range(4)]
     return quantize.int8(whole, images, (-1.0, 1.0))
 

@@ -68,7 +68,7 @@ def test_what_cannot_be_made_costs_only_itself(monkeypatch: pytest.MonkeyPatch) 
     )
     found = {each.name: each for each in found}
 
-    assert found["int8"].why == "it cannot be made (KeyError: 'no such tensor')"
+    assert found["int8"].error == "it cannot be made (KeyError: 'no such tensor')"
     assert not found["int8, float head"].content
     assert all(found[name].content for name in ("dynamic", "fp16", "fp32"))
 
@@ -87,7 +87,7 @@ def test_a_network_that_compares_is_quantized() -> None:
         candidates.generate_candidates(content, small.pixels(8), small.SCALING, "int8", quiet)
     )
 
-    assert (first.why, bool(first.content)) == ("", True)
+    assert (first.error, bool(first.content)) == ("", True)
 
 
 def test_truer_int8_strays_less(made: list[candidates.Candidate]) -> None:

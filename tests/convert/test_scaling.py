@@ -12,7 +12,8 @@ def source(backbone: str | None = None, scales: bool = False, channels: int = 3)
     """A model of which only what bears on scaling is known."""
     known = {
         "kind": "Keras 3", "height": 32, "width": 32, "channels": channels, "classes": 2,
-        "output": "softmax", "inside": ("Rescaling",) if scales else (), "scales": scales,
+        "output": "softmax", "scaling_layers": ("Rescaling",) if scales else (),
+        "takes_raw_pixels": scales,
         "backbone": backbone, "size_mb": 1.0, "model": None,
     }  # fmt: skip
     return Source(**{name: known[name] for name in Source._fields})

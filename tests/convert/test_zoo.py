@@ -57,7 +57,7 @@ def test_facts_are_those_of_the_model(case: Case) -> None:
 
     assert found == (kind.kind, kind.output, kind.classes, kind.channels)
     assert (source.height, source.width) == kind.size
-    assert (source.inside, source.scales, source.backbone) == (
+    assert (source.scaling_layers, source.takes_raw_pixels, source.backbone) == (
         kind.inside,
         kind.scales,
         kind.backbone,

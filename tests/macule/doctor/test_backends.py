@@ -38,8 +38,8 @@ def test_a_wrong_password_fails(server: Broker, check: object) -> None:
     """So does none at all, and a database that there is not."""
     place = f"127.0.0.1:{server.port}"
 
-    told(check(f"redis://:another@{place}/0"), FAIL, "refuses this user or password")
-    told(check(f"redis://{place}/0"), FAIL, "refuses this user or password")
+    told(check(f"redis://:another@{place}/0"), FAIL, "rejects this user or password")
+    told(check(f"redis://{place}/0"), FAIL, "rejects this user or password")
     told(check(f"redis://:{PASSWORD}@{place}/999"), FAIL, "answers")
 
 
@@ -61,7 +61,7 @@ def test_a_broker_that_evicts_fails(tmp_path: Path, policy: str) -> None:
 
 @pytest.mark.parametrize(
     ("save", "level", "said"),
-    [("", FAIL, "writes nothing to a disk"), ("60 1", WARN, "since its last snapshot")],
+    [("", FAIL, "writes nothing to disk"), ("60 1", WARN, "since its last snapshot")],
 )
 def test_a_broker_without_a_journal_is_told(
     tmp_path: Path, save: str, level: str, said: str
@@ -86,5 +86,5 @@ def test_a_cache_that_may_not_be_written_fails(server: Broker) -> None:
     told(
         backends.check_cache(f"redis://reader:abc@127.0.0.1:{server.port}/0"),
         FAIL,
-        "refuses this user or password",
+        "rejects this user or password",
     )

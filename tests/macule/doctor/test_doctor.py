@@ -41,14 +41,14 @@ def test_this_environment_is_well() -> None:
     assert all(line[:5] in ("ok   ", "warn ") for line in lines.values())
     checks = {"python", "numpy", "settings", "processors", "model", "memory", "port"}
     assert checks <= lines.keys()
-    assert "is what its card says" in lines["model"]
+    assert "matches its card" in lines["model"]
 
 
 def test_it_says_whether_decoders_are_restricted(landlock: int) -> None:
     """On a kernel with Landlock decoders are, and the line has its version."""
     _, lines = examine()
 
-    assert lines["decoders"] == f"ok   decoders: can open no file (Landlock {landlock})"
+    assert lines["decoders"] == f"ok   decoders: cannot open files (Landlock {landlock})"
 
 
 def test_machines_get_json() -> None:
@@ -84,7 +84,7 @@ def test_a_limit_that_is_too_tight_fails() -> None:
     code, lines = examine(MEMORY_LIMIT_MB="50")
 
     assert code == 1
-    assert lines["memory"].startswith("FAIL memory: 50 MB by MEMORY_LIMIT_MB; the service takes ")
+    assert lines["memory"].startswith("FAIL memory: 50 MB by MEMORY_LIMIT_MB; the service needs ")
 
 
 def test_a_setting_that_cannot_be_read_fails_and_the_rest_goes_on() -> None:

@@ -38,7 +38,7 @@ def test_a_real_service_passes(tmp_path: Path, command: str) -> None:
 
     assert (cold, warm) == (0, 0), told + again
     assert "(cold), second" in told
-    assert "(it was warm), second" in again
+    assert "(already warm), second" in again
     assert "ok   headers: " in told
     assert "FAIL" not in told + again
 
@@ -86,7 +86,7 @@ def test_a_closed_port_is_told() -> None:
     [
         ("stalls", "the service timed out after 0.5 s"),
         ("drips", "the service timed out after 0.5 s"),
-        ("redirects", "points to /fine/memory/: examine that"),
+        ("redirects", "redirects to /fine/memory/: check that URL"),
         ("fine", "without X-Memory-Band"),
         ("noise", "the service does not speak HTTP there"),
     ],

@@ -81,9 +81,9 @@ def test_a_wheel_says_what_it_was_built_for() -> None:
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        ("import os; os.kill(os.getpid(), 4)", "processor lacks an instruction"),
-        ("import os; os.kill(os.getpid(), 9)", "memory runs out"),
-        ("import os; os.kill(os.getpid(), 11)", "a fault in compiled code"),
+        ("import os; os.kill(os.getpid(), 4)", "CPU lacks an instruction"),
+        ("import os; os.kill(os.getpid(), 9)", "memory ran out"),
+        ("import os; os.kill(os.getpid(), 11)", "a crash in compiled code"),
         ("raise ImportError('libm.so: no version GLIBC_2.99')", "GLIBC_2.99"),
     ],
 )

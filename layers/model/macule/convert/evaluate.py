@@ -101,7 +101,7 @@ def evaluate(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, A
     }
     out: Path = options.out or Path("evaluation")
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(card_builder.tidy(found), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(card_builder.to_json(found), indent=2, ensure_ascii=False, allow_nan=False)
     (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
     (out / "evaluation.html").write_text(evaluation_page.page(found, answers), encoding="utf-8")
     return out, found

@@ -87,7 +87,7 @@ def write_and_check(
         raise ConversionError(unsupported_message(source.model.name, error)) from error
     frozen_graph.collect_garbage()
     return content, check_equivalence(
-        source, content, images, frozen_graph.weight_bytes(plan.opened)
+        source, content, images, frozen_graph.weight_bytes(plan.loaded)
     )
 
 
@@ -100,7 +100,7 @@ def build_serving_graph(plan: ExportPlan, image: Any) -> dict[str, Any]:
 
     definition, wanted = plan.frozen.definition, plan.logits
     given = {f"{frozen_graph.IMAGE}:0": image}
-    tap = [plan.known[0]] if plan.known else []
+    tap = [plan.ood[0]] if plan.ood else []
     if plan.head is None:
         row, *tapped = frozen_graph.import_subgraph(definition, given, [wanted.name, *tap], "")
         maps = None
@@ -108,19 +108,19 @@ def build_serving_graph(plan: ExportPlan, image: Any) -> dict[str, Any]:
         features, *tapped = frozen_graph.import_subgraph(
             definition, given, [plan.head.features.name, *tap], ""
         )
-        row, maps = cams.build_head(plan.opened, definition, plan.head, wanted, features)
+        row, maps = cams.build_head(plan.loaded, definition, plan.head, wanted, features)
     with tf.name_scope("head/"):
-        row = tf.reshape(row, (1, plan.answer.units))
-        if plan.answer.logits is None:
+        row = tf.reshape(row, (1, plan.output.units))
+        if plan.output.logits is None:
             row = tf.math.log(tf.maximum(row, 1e-7))
-        if plan.answer.units == 1:
+        if plan.output.units == 1:
             # softmax([0, z]) is [1 - sigmoid(z), sigmoid(z)]; the first label's evidence is -z
             row = tf.pad(row, [[0, 0], [1, 0]])
             maps = None if maps is None else tf.concat([-maps, maps], 3)
         found = {"logits": row} | ({} if maps is None else {"cams": maps})
-        if plan.known:
+        if plan.ood:
             pooled = tf.reduce_mean(tapped[0], [1, 2])
-            found["distance"] = out_of_distribution.build_score(plan.known[1], pooled)
+            found["distance"] = out_of_distribution.build_score(plan.ood[1], pooled)
         return found
 
 
@@ -228,7 +228,7 @@ def export_with_head(
       body: Keras model from one image batch to feature maps (n, h, w, features).
       kernel: (features, classes), the Dense layer's weights.
       bias: (classes,).
-      known: a layer of *body*, and the space of known images in its pooled output.
+      known: a layer of *body*, and the scorer of known images in its pooled output.
 
     Returns: the file. Input (1, side, side, 3) float32, scaled. Outputs `cams` (1, h, w, classes),
       `logits` (1, classes) and, with *known*, `distance` (1,), all float32.

@@ -25,7 +25,7 @@ class Progress:
         self._step += 1
         self._line(f"[{self._step}/{self.steps}] {what}")
 
-    def say(self, what: str) -> None:
+    def log(self, what: str) -> None:
         """Tell something within the step."""
         self._line(f"      {what}")
 

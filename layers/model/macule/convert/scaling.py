@@ -88,8 +88,8 @@ def mean_and_std(name: str, channels: str) -> batch_inference.Scaling:
 
 def default_scaling(source: Source) -> tuple[str, str, str]:
     """Say what would be assumed without images: scaling, how sure, and why."""
-    if source.scales:
-        return "none", "found", f"the model scales by itself ({'; '.join(source.inside)})"
+    if source.takes_raw_pixels:
+        return "none", "found", f"the model scales by itself ({'; '.join(source.scaling_layers)})"
     name = source.backbone or ""
     fits = [family for family in CONVENTIONS if name.startswith(family)]
     if fits:

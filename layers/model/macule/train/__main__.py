@@ -34,15 +34,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def train(options: argparse.Namespace, network: recipe.Network, say: recipe.Log) -> dict[str, Any]:
-    """Run the recipe on *network* as the options say, and write its files.
+def train(options: argparse.Namespace, network: recipe.Network, log: recipe.Log) -> dict[str, Any]:
+    """Run the recipe on *network* as the options log, and write its files.
 
     Returns: the card.
     """
     photos = dataset.list_photos(options.data, options.column)
     centred = data.cropped_photos(options.data, photos)
     labels = data.label_order(photos)
-    say(f"decoding {len(photos) + len(centred)} photos of {len(labels)} labels")
+    log(f"decoding {len(photos) + len(centred)} photos of {len(labels)} labels")
     inside = frozenset(photo.path for photo in centred)
     training, validation = (
         data.decode_photos(
@@ -58,13 +58,13 @@ def train(options: argparse.Namespace, network: recipe.Network, say: recipe.Log)
     )
     work = options.work or options.out / "work"
     made = recipe.run_recipe(
-        network, training, validation, labels, plan, range(options.seeds), work, say
+        network, training, validation, labels, plan, range(options.seeds), work, log
     )
     about = json.loads(options.about.read_text(encoding="utf-8"))
     history = card.training_history([*photos, *centred], options.weights, plan, made)
     document = card.build_card(made, about, labels, options.side, history)
     card.write_model(options.out, made, document)
-    say("measuring it as it serves")
+    log("measuring it as it serves")
     held = [photo for photo in photos if photo.split == "val"]
     answers = evaluate.predict_photos(str(options.out), held, Progress(1))
     card.write_json(

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from macule.convert.card_builder import tidy
+from macule.convert.card_builder import to_json
 from macule.convert.evaluation import metrics
 from macule.convert.evaluation.dataset import Photo
 from macule.convert.graph import out_of_distribution
@@ -39,7 +39,7 @@ def write_model(folder: Path, made: TrainedModel, card: dict[str, Any]) -> None:
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write JSON for people: two spaces, UTF-8, null for a figure without data."""
-    text = json.dumps(tidy(document), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(to_json(document), indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 

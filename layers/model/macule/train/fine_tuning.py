@@ -38,7 +38,7 @@ def fine_tune(
     plan: TrainingPlan,
     seed: int,
     folder: Path,
-    say: Log,
+    log: Log,
 ) -> Any:
     """Train *body* with a new head; after each epoch *folder* holds what the next one needs.
 
@@ -50,7 +50,7 @@ def fine_tune(
     kept = folder / "state.keras"
     if kept.exists():
         model, done = keras.models.load_model(kept), read_progress(folder, plan)
-        say(f"taken up after epoch {done}")
+        log(f"taken up after epoch {done}")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         keras.utils.set_random_seed(seed)
@@ -69,7 +69,7 @@ def fine_tune(
         model.save(kept)
         (folder / "done.json").write_text(json.dumps({"done": epoch + 1} | plan._asdict()))
         left = (time.monotonic() - began) * (plan.epochs - epoch - 1) / 60
-        say(
+        log(
             f"epoch {epoch + 1} of {plan.epochs}: loss {figures['loss']:.3f},"
             f" accuracy {figures['accuracy']:.3f}, {left:.0f} min left"
         )

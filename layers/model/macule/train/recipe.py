@@ -53,7 +53,7 @@ def run_recipe(
     plan: fine_tuning.TrainingPlan,
     seeds: range,
     folder: Path,
-    say: Log,
+    log: Log,
 ) -> TrainedModel:
     """Fine-tune a network for each seed, average what agrees, quantize and measure it.
 
@@ -64,7 +64,7 @@ def run_recipe(
     """
     weights = []
     for seed in seeds:
-        say(f"fine-tuning, seed {seed}")
+        log(f"fine-tuning, seed {seed}")
         model = fine_tuning.fine_tune(
             network.build(plan.side_px),
             training,
@@ -73,22 +73,22 @@ def run_recipe(
             plan,
             seed,
             folder / f"seed-{seed}",
-            say,
+            log,
         )
         weights.append(model.get_weights())
     body = network.build(validation.pixels.shape[1])
-    kept, best = average_runs(body, weights, validation, say)
+    kept, best = average_runs(body, weights, validation, log)
     *inner, kernel, bias = best
     bias = bias + fit_bias_shift(predict_logits(body, best, validation.pixels), validation.truth)
     body.set_weights(inner)
-    files = export_files(body, kernel, bias, network.midway, training, say)
+    files = export_files(body, kernel, bias, network.midway, training, log)
     return evaluate_files(
-        files, [seeds[place] for place in kept], training, validation, labels, say
+        files, [seeds[place] for place in kept], training, validation, labels, log
     )
 
 
 def average_runs(
-    body: Any, weights: list[list[Any]], validation: LabelledImages, say: Log
+    body: Any, weights: list[list[Any]], validation: LabelledImages, log: Log
 ) -> tuple[list[int], list[Any]]:
     """Average the weights of the runs, the best first, as long as validation gains.
 
@@ -108,7 +108,7 @@ def average_runs(
     kept, least = [first], alone[first]
     for place in others:
         together = loss([*kept, place])
-        say(f"averaging {[*kept, place]}: validation loss {together:.4f}, so far {least:.4f}")
+        log(f"averaging {[*kept, place]}: validation loss {together:.4f}, so far {least:.4f}")
         if together <= least:
             kept, least = [*kept, place], together
     return kept, mean_weights([weights[place] for place in kept])
@@ -157,18 +157,18 @@ def fit_bias_shift(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDA
 
 
 def export_files(
-    body: Any, kernel: Any, bias: Any, midway: str, training: LabelledImages, say: Log
+    body: Any, kernel: Any, bias: Any, midway: str, training: LabelledImages, log: Log
 ) -> dict[str, bytes]:
     """Export the network with its maps and its distance, and quantize it in several ways."""
     import keras
 
-    say("learning what is familiar")
+    log("learning what is familiar")
     tap = keras.layers.GlobalAveragePooling2D()(body.get_layer(midway).output)
     shown = keras.Model(body.inputs, tap).predict(
         batch_inference.scale(training.pixels, SCALING), batch_size=32, verbose=0
     )
     whole = export.export_with_head(body, kernel, bias, (midway, out_of_distribution.fit(shown)))
-    say("quantizing")
+    log("quantizing")
     samples = calibration_images(training.pixels)
     mixed = quantize.float_pattern(whole, FLOAT_LAYERS)
     return {
@@ -185,13 +185,13 @@ def evaluate_files(
     training: LabelledImages,
     validation: LabelledImages,
     labels: list[str],
-    say: Log,
+    log: Log,
 ) -> TrainedModel:
     """Measure every file on the validation images, and set temperature and thresholds by them."""
     logits: dict[str, NDArray[np.float32]] = {}
     distances: dict[str, Any] = {}
     for name, content in files.items():
-        say(f"validation: {len(validation.truth)} images, {name}, {len(content)} bytes")
+        log(f"validation: {len(validation.truth)} images, {name}, {len(content)} bytes")
         logits[name], distances[name] = batch_inference.logits_and_ood_scores(
             content, validation.pixels, SCALING
         )

@@ -1,4 +1,4 @@
-"""`macule doctor`: what of this environment would keep the service from starting or holding."""
+"""`macule doctor`: checks of this environment and of a running service."""
 
 from __future__ import annotations
 
@@ -24,31 +24,34 @@ from macule import settings
 from macule.cli import plan
 from macule.errors import Macule
 try:
-    need, warm = plan.measure(None if sys.argv[1] == "defaults" else settings.read().model)
+    footprint, warm = plan.measure(None if sys.argv[1] == "defaults" else settings.read().model)
 except Macule as error:
     sys.exit(str(error))
 card = warm.card
-named = f"{card.name} {card.version} ({card.precision})"
-print(json.dumps([need, card.side_px, named, warm.cold_start_ms]))
+title = f"{card.name} {card.version} ({card.precision})"
+print(json.dumps([footprint, card.side_px, title, warm.cold_start_ms]))
 """
 
 
 def run_checks(worker: bool = False) -> Iterator[CheckResult]:
-    """Examine this process's environment; each finding comes as soon as it is made.
+    """Check this environment.
 
-    *worker*: whether `macule worker` is to run here too.
+    Args:
+      worker: also check what `macule worker` needs.
+
+    Yields: each result as soon as it is known.
     """
     yield from installation.run_checks()
     try:
         chosen = settings.read()
         faults = [*startup.faults(chosen), *worker_errors(chosen, worker)]
     except BadSetting as error:
-        faults = [f"{error}; the defaults are examined instead"]
+        faults = [f"{error}; macule checks the defaults instead"]
         chosen = settings.read({})
     for fault in faults:
         yield CheckResult(FAIL, "settings", fault)
     if not faults:
-        yield CheckResult(OK, "settings", "each can be used")
+        yield CheckResult(OK, "settings", "all values are valid")
         yield from check_backends(chosen)
     yield CheckResult(OK, "processors", f"{budget.processors():.2g}")
     yield from check_model(chosen)
@@ -61,16 +64,16 @@ def run_checks(worker: bool = False) -> Iterator[CheckResult]:
         )
 
 
-def worker_errors(chosen: settings.Settings, wanted: bool) -> Iterator[str]:
-    """Say what would keep `macule worker` from starting here, where it is *wanted*."""
-    if wanted and not chosen.broker_url:
-        yield "BROKER_URL is not set: `macule worker` would find no predictions"
-    elif wanted and (fault := startup.queue(chosen, worker=True)):
+def worker_errors(chosen: settings.Settings, enabled: bool) -> Iterator[str]:
+    """Describe what prevents `macule worker` from starting, if *enabled*."""
+    if enabled and not chosen.broker_url:
+        yield "BROKER_URL is not set: `macule worker` needs a queue"
+    elif enabled and (fault := startup.queue(chosen, worker=True)):
         yield fault
 
 
 def check_backends(chosen: settings.Settings) -> Iterator[CheckResult]:
-    """Ask each backend that the settings name."""
+    """Check the API keys and the Redis servers of the settings."""
     if chosen.api_keys:
         yield check_api_keys(chosen.api_keys)
     if not (chosen.redis_url or chosen.broker_url):
@@ -82,69 +85,73 @@ def check_backends(chosen: settings.Settings) -> Iterator[CheckResult]:
     if chosen.broker_url:
         yield backends.check_broker(chosen.broker_url)
         if not extras.installed("celery"):
-            what = "no worker can run in this environment; web processes need none"
+            what = "no worker can run in this environment; web processes do not need it"
             yield CheckResult(WARN, "celery", f"not installed: {what}")
 
 
 def check_api_keys(source: str) -> CheckResult:
-    """Say who is let in; a name alone tells nobody's key."""
+    """List the names of the valid API keys; the names are not secret."""
     entries = api_keys.ring(source).entries
     names = sorted({entry.name for entry in entries if not entry.revoked})
     if not names:
-        return CheckResult(
-            WARN, "keys", "nobody is let in: API_KEYS has no key that is not revoked"
-        )
-    return CheckResult(OK, "keys", f"{len(entries)} of {', '.join(names)}")
+        return CheckResult(WARN, "keys", "all requests are rejected: API_KEYS has no valid key")
+    return CheckResult(OK, "keys", f"{len(entries)} for {', '.join(names)}")
 
 
 def check_model(chosen: settings.Settings) -> Iterator[CheckResult]:
-    """Load the model and run it once, in a process of its own; weigh that against the limit."""
+    """Load and run the model in a separate process, and compare its memory with the limit."""
     limit = budget.limit(chosen.platform_memory_mb, chosen.memory_limit_mb)
-    seen = f"{limit.bytes / MB:.0f} MB by {limit.source}"
-    lived, said = installation.run_child(
+    limit_text = f"{limit.bytes / MB:.0f} MB by {limit.source}"
+    succeeded, output = installation.run_child(
         MODEL_SCRIPT, "defaults" if chosen == settings.read({}) else ""
     )
-    if not lived:
-        yield CheckResult(FAIL, "model", said)
+    if not succeeded:
+        yield CheckResult(FAIL, "model", output)
         yield CheckResult(
-            WARN, "memory", f"{seen}; without a model there is no saying if it is enough"
+            WARN, "memory", f"{limit_text}; not checked, because the model cannot be loaded"
         )
         return
-    sizes, side_px, named, cold_start_ms = json.loads(said)
+    sizes, side_px, title, cold_start_ms = json.loads(output)
     side_px = tuple(side_px) if isinstance(side_px, list) else side_px
-    need = plan.Footprint(*sizes)
-    yield CheckResult(
-        OK, "model", f"{named} is what its card says, and runs: {cold_start_ms:.0f} ms"
-    )
-    need = need._replace(private=need.private * chosen.workers)
-    counted = limit.source in ("MEMORY_LIMIT_MB", "platform")
-    least = need.worker if counted else need.service
-    fit = plan.compute_capacity(least, side_px, limit.bytes / MB, chosen.max_image_pixels)
-    text = f"{seen}; the service takes {least / MB:.0f}"
-    if fit.free_mb < 0:
-        way = "give it more, or take a smaller model (`macule plan`)"
-        yield CheckResult(FAIL, "memory", f"{text}, {-fit.free_mb:.0f} more than that: {way}")
-    elif not fit.slots:
-        yield CheckResult(WARN, "memory", f"{text}; no photo of 12 MP fits beside it: give it more")
+    footprint = plan.Footprint(*sizes)
+    yield CheckResult(OK, "model", f"{title} matches its card and runs: {cold_start_ms:.0f} ms")
+    footprint = footprint._replace(private=footprint.private * chosen.workers)
+    unenforced = limit.source in ("MEMORY_LIMIT_MB", "platform")
+    base_bytes = footprint.worker_bytes if unenforced else footprint.service_bytes
+    capacity = plan.compute_capacity(base_bytes, side_px, limit.bytes / MB, chosen.max_image_pixels)
+    text = f"{limit_text}; the service needs {base_bytes / MB:.0f}"
+    if capacity.free_mb < 0:
+        advice = "increase the limit or use a smaller model (`macule plan`)"
+        yield CheckResult(
+            FAIL, "memory", f"{text} MB, {-capacity.free_mb:.0f} MB more than that: {advice}"
+        )
+    elif not capacity.slots:
+        yield CheckResult(
+            WARN, "memory", f"{text} MB; too little is free for a 12 MP photo: increase it"
+        )
     else:
-        room = f"{fit.free_mb:.0f} MB of headroom, {fit.slots} photos of 12 MP at once"
-        yield CheckResult(OK, "memory", f"{text}: {room}")
+        headroom = (
+            f"{capacity.free_mb:.0f} MB of headroom, {capacity.slots} concurrent 12 MP photos"
+        )
+        yield CheckResult(OK, "memory", f"{text} MB: {headroom}")
 
 
 def check_sandbox() -> CheckResult:
-    """Restrict a thread as those that decode images are."""
+    """Check whether the kernel can restrict the threads that decode images."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as thread:
-        why = thread.submit(sandbox.restrict).result()
-    if why:
-        way = "images are decoded all the same; a kernel with Landlock (Linux 5.13) restricts it"
-        return CheckResult(WARN, "decoders", f"may open files and connect, as {why}: {way}")
-    return CheckResult(OK, "decoders", f"can open no file (Landlock {sandbox.version()})")
+        reason = thread.submit(sandbox.restrict).result()
+    if reason:
+        advice = "images are still decoded; Linux 5.13 or later with Landlock restricts this"
+        return CheckResult(
+            WARN, "decoders", f"can open files and connections, because {reason}: {advice}"
+        )
+    return CheckResult(OK, "decoders", f"cannot open files (Landlock {sandbox.version()})")
 
 
 def check_temporary_files() -> CheckResult:
-    """Write a temporary file, as gunicorn does for each worker."""
+    """Write a temporary file, as gunicorn does for each worker process."""
     import tempfile
 
     try:
@@ -152,18 +159,18 @@ def check_temporary_files() -> CheckResult:
             file.write(b"x")
             file.flush()
     except OSError as error:
-        what = f"cannot be written: {error.strerror}. gunicorn needs it: mount one at /tmp"
+        what = f"cannot be written: {error.strerror}. gunicorn needs them: mount a writable /tmp"
         return CheckResult(FAIL, "temporary files", what)
     return CheckResult(OK, "temporary files", f"can be written in {tempfile.gettempdir()}")
 
 
 def check_port(bind: str) -> CheckResult:
-    """Bind the service's address for a moment, unless macule itself listens there already."""
+    """Bind the address of the service, unless macule already listens there."""
     import errno
     import socket
 
     host, _, number = bind.rpartition(":")
-    asked = f"127.0.0.1:{number}" if host in ("0.0.0.0", "[::]") else bind  # noqa: S104
+    local_address = f"127.0.0.1:{number}" if host in ("0.0.0.0", "[::]") else bind  # noqa: S104
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -171,26 +178,24 @@ def check_port(bind: str) -> CheckResult:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, int(number)))
     except OSError as error:
-        if error.errno == errno.EADDRINUSE and _is_macule(asked):
+        if error.errno == errno.EADDRINUSE and _is_macule(local_address):
             return CheckResult(OK, "port", f"macule listens on {bind}")
-        what = (
-            f"{bind} cannot be listened on: {error.strerror}. End what does, or set HOST and PORT"
-        )
+        what = f"cannot listen on {bind}: {error.strerror}. Stop the other program or change PORT"
         return CheckResult(FAIL, "port", what)
     return CheckResult(OK, "port", f"{bind} is free")
 
 
 def check_predict_function(url: str, timeout_s: float, key: str | None = None) -> CheckResult:
-    """Ask the predict function as the health function would."""
+    """Request the status of the predict function, as the health function does."""
     report = service_status.watched(url, timeout_s, key)
     if "band" not in report:
-        what = f"PREDICT_URL={url} {report['error']}: is it the predict function's, and running?"
+        what = f"PREDICT_URL={url} {report['error']}: check the URL, and that the function runs"
         return CheckResult(FAIL, "predict", what)
     return CheckResult(OK, "predict", f"{url} answers")
 
 
-def _is_macule(place: str) -> bool:
+def _is_macule(address: str) -> bool:
     try:
-        return "x-memory-band" in client.ask(f"http://{place}/health/", 2).headers
+        return "x-memory-band" in client.ask(f"http://{address}/health/", 2).headers
     except client.Unreachable:
         return False

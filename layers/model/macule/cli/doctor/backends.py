@@ -1,4 +1,4 @@
-"""Redis or Valkey, asked as a service would: the cache at REDIS_URL, the queue at BROKER_URL."""
+"""Checks of Redis or Valkey: the cache at REDIS_URL, the queue at BROKER_URL."""
 
 from __future__ import annotations
 
@@ -12,77 +12,76 @@ if TYPE_CHECKING:
     from redis import Redis
 
 TIMEOUT_S = 3.0
-TEST_KEY_TTL_MS = 10_000  # of what is written to try it
+TEST_KEY_TTL_MS = 10_000
 PERSISTENCE_ADVICE = "keep predictions: set appendonly yes and maxmemory-policy noeviction"
 
 
 def check_cache(url: str) -> CheckResult:
-    """Write an answer and read it back, as the cache and the shared quota do."""
+    """Write a test key and read it back, as the cache and the shared rate limit do."""
     import redis
 
     key = f"macule:doctor:{os.urandom(8).hex()}"
     try:
         with _client(url) as server:
             server.set(key, b"1", px=TEST_KEY_TTL_MS)
-            kept = server.get(key)
+            stored = server.get(key)
             server.delete(key)
     except (redis.RedisError, OSError, ValueError) as error:
-        what = f"REDIS_URL at {_redact(url)} {_describe_error(error)}: nothing is kept there"
+        what = f"REDIS_URL at {_redact(url)} {_describe_error(error)}: responses are not cached"
         return CheckResult(FAIL, "cache", what)
-    if kept != b"1":
-        return CheckResult(
-            FAIL, "cache", f"REDIS_URL at {_redact(url)} does not keep what it takes"
-        )
-    return CheckResult(OK, "cache", f"{_redact(url)} keeps answers")
+    if stored != b"1":
+        return CheckResult(FAIL, "cache", f"REDIS_URL at {_redact(url)} loses written keys")
+    return CheckResult(OK, "cache", f"{_redact(url)} stores responses")
 
 
 def check_broker(url: str) -> CheckResult:
-    """Connect, and see whether what waits there outlives a full memory and a restart."""
+    """Check that queued predictions survive a full memory and a restart."""
     import redis
 
     try:
         with _client(url) as server:
-            about = _read_info(server)
-            saves = _read_snapshot_config(server)
+            info = _read_info(server)
+            save = _read_snapshot_config(server)
     except (redis.RedisError, OSError, ValueError) as error:
-        what = f"BROKER_URL at {_redact(url)} {_describe_error(error)}: POST /predictions would answer 503"
-        return CheckResult(FAIL, "broker", what)
-    return assess_broker(_redact(url), about, saves)
+        text = f"BROKER_URL at {_redact(url)} {_describe_error(error)}"
+        return CheckResult(FAIL, "broker", f"{text}: POST /predictions would answer 503")
+    return assess_broker(_redact(url), info, save)
 
 
-def assess_broker(place: str, about: dict[str, Any], saves: str | None) -> CheckResult:
-    """Judge a broker by its INFO and its `save`; None where it does not tell that one."""
-    policy = str(about.get("maxmemory_policy", ""))
+def assess_broker(address: str, info: dict[str, Any], save: str | None) -> CheckResult:
+    """Assess a broker by its INFO and its `save` setting; None if the setting is unknown."""
+    policy = str(info.get("maxmemory_policy", ""))
     if policy and policy != "noeviction":
-        what = f"{place} drops what waits when its memory is full (maxmemory-policy {policy})"
+        what = f"{address} drops predictions when its memory is full (maxmemory-policy {policy})"
         return CheckResult(FAIL, "broker", f"{what}. It must {PERSISTENCE_ADVICE}")
-    if str(about.get("aof_enabled", "1")) != "1":
-        if saves == "":
-            what = f"{place} loses what waits when it restarts: it writes nothing to a disk"
+    if str(info.get("aof_enabled", "1")) != "1":
+        if save == "":
+            what = f"{address} loses predictions when it restarts: it writes nothing to disk"
             return CheckResult(FAIL, "broker", f"{what}. It must {PERSISTENCE_ADVICE}")
-        what = f"{place} loses what came since its last snapshot when it restarts"
+        what = f"{address}, on a restart, loses predictions since its last snapshot"
         return CheckResult(WARN, "broker", f"{what}. To {PERSISTENCE_ADVICE}")
-    return CheckResult(OK, "broker", f"{place} keeps what waits")
+    return CheckResult(OK, "broker", f"{address} keeps predictions")
 
 
 def _client(url: str) -> Redis:
     import redis
 
-    made: Redis = redis.Redis.from_url(
+    client: Redis = redis.Redis.from_url(
         url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
     )
-    return made
+    return client
 
 
 def _read_info(server: Redis) -> dict[str, Any]:
-    """Ask what a user of the queue may ask: managed services forbid CONFIG."""
-    about: Any = {}
+    """Read INFO, because managed services forbid CONFIG."""
+    info: Any = {}
     for section in ("memory", "persistence"):
-        about |= server.info(section)
-    return dict(about)
+        info |= server.info(section)
+    return dict(info)
 
 
 def _read_snapshot_config(server: Redis) -> str | None:
+    """Return the `save` setting; None if CONFIG is forbidden."""
     import redis
 
     try:
@@ -93,17 +92,17 @@ def _read_snapshot_config(server: Redis) -> str | None:
 
 
 def _redact(url: str) -> str:
-    """Show an address without its user, its password and its options."""
+    """Return *url* without user, password and query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _describe_error(error: Exception) -> str:
-    """Say what failed in words of ours: a client's own may hold the address."""
+    """Describe *error* without its message, which can contain the URL with the password."""
     import redis
 
     if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
-        return "refuses this user or password"
+        return "rejects this user or password"
     if isinstance(error, redis.ResponseError):
         return f"answers {str(error).partition(' ')[0]}"  # such as NOAUTH, OOM, READONLY
     if isinstance(error, redis.TimeoutError):

@@ -1,4 +1,4 @@
-"""What one check of `macule doctor` found."""
+"""The result of one check of `macule doctor`."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ OK, WARN, FAIL = "ok", "warn", "FAIL"
 
 
 class CheckResult(NamedTuple):
-    """What one check found; the text of a FAIL or a warning ends with what to do."""
+    """The result of a check; the text of a FAIL or warning ends with what to do."""
 
     level: str
     check: str

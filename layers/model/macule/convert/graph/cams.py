@@ -31,7 +31,7 @@ SELU = (1.0507009873554805, 1.7580993408473766)
 
 
 def build_head(
-    opened: LoadedGraph, definition: Any, pooled: Head, logits: Any, features: Any
+    loaded: LoadedGraph, definition: Any, pooled: Head, logits: Any, features: Any
 ) -> tuple[Any, Any]:
     """Build the head on *features* (1, h, w, k): its row of logits, and the maps of each.
 
@@ -44,10 +44,10 @@ def build_head(
     """
     import tensorflow as tf
 
-    steps, last = head.linear_stages(opened, logits), last_dense_tensors(opened, logits)
+    steps, last = head.linear_stages(loaded, logits), last_dense_tensors(loaded, logits)
     hidden = sum(step.kernel.size for name, step in steps.items() if name not in last)
     if 4 * hidden <= MAX_FLOAT_HIDDEN_BYTES:
-        last |= set(head.tensors_between(opened, logits, {}))
+        last |= set(head.tensors_between(loaded, logits, {}))
     values: dict[str, Any] = {pooled.features.name: features}
     here: dict[str, Any] = {}
     for name, step in steps.items():
@@ -58,26 +58,26 @@ def build_head(
     if set(pooled.pools) == {"gap"} and dense:
         values = {}
         for name, step in steps.items():
-            shape = opened.graph.get_tensor_by_name(name).shape
+            shape = loaded.graph.get_tensor_by_name(name).shape
             with tf.name_scope(scope_of(name, last)):
                 row = tf.reduce_mean(here[name], [1, 2]) + np.asarray(step.bias, np.float32)
                 values[name] = tf.reshape(row, shape)
-    names = head.tensors_between(opened, logits, values)
+    names = head.tensors_between(loaded, logits, values)
     for part in ([n for n in names if n not in last], [n for n in names if n in last]):
         if part:
             made = import_subgraph(definition, values, part, f"{scope_of(part[0], last)}own")
             values |= dict(zip(part, made, strict=True))
-    maps = propagate_tangent(opened, logits, here, values, last)
+    maps = propagate_tangent(loaded, logits, here, values, last)
     return values[skip_identities(logits).name], maps
 
 
-def last_dense_tensors(opened: LoadedGraph, logits: Any) -> set[str]:
+def last_dense_tensors(loaded: LoadedGraph, logits: Any) -> set[str]:
     """Names of the tensors that the last Dense layer makes."""
     names = set()
     while True:
         names.add(logits.name)
         operation = logits.op
-        moving = [source for source in operation.inputs if depends_on_image(opened, source)]
+        moving = [source for source in operation.inputs if depends_on_image(loaded, source)]
         linear = (
             operation.type in inspection.AFFINE_OPS | IDENTITY_OPS | RESHAPE_OPS
             and len(moving) == 1
@@ -100,7 +100,7 @@ def conv_1x1(maps: Any, weights: NDArray[np.float32]) -> Any:
 
 
 def propagate_tangent(
-    opened: LoadedGraph, tensor: Any, here: dict[str, Any], values: dict[str, Any], last: set[str]
+    loaded: LoadedGraph, tensor: Any, here: dict[str, Any], values: dict[str, Any], last: set[str]
 ) -> Any:
     """Carry the maps through the head up to *tensor*, an operator at a time.
 
@@ -116,25 +116,25 @@ def propagate_tangent(
     if tensor.name in here:
         return here[tensor.name]
     parts = [
-        propagate_tangent(opened, source, here, values, last)
-        if depends_on_image(opened, source)
+        propagate_tangent(loaded, source, here, values, last)
+        if depends_on_image(loaded, source)
         else None
         for source in tensor.op.inputs
     ]
 
     def number(source: Any) -> Any:
-        if depends_on_image(opened, source):
+        if depends_on_image(loaded, source):
             shape = (1, 1, 1, source.shape.num_elements())
             return tf.reshape(values[skip_identities(source).name], shape)
-        return tf.constant(np.asarray(constant_value(opened, source), np.float32).ravel())
+        return tf.constant(np.asarray(constant_value(loaded, source), np.float32).ravel())
 
     with tf.name_scope(scope_of(tensor.name, last)):
-        here[tensor.name] = operator_jvp(opened, tensor.op, parts, number)
+        here[tensor.name] = operator_jvp(loaded, tensor.op, parts, number)
     return here[tensor.name]
 
 
 def operator_jvp(
-    opened: LoadedGraph, operation: Any, parts: list[Any], number: Callable[[Any], Any]
+    loaded: LoadedGraph, operation: Any, parts: list[Any], number: Callable[[Any], Any]
 ) -> Any:
     """Derivative of one operator along *parts*, the tangents of its inputs, None where fixed.
 
@@ -148,10 +148,10 @@ def operator_jvp(
     moving = [part for part in parts if part is not None]
     if kind in RESHAPE_OPS and inspection.is_row(inputs[0]):
         return moving[0]
-    if kind in ("MatMul", "Conv2D") and head.has_constant_weights(opened, operation):
-        return conv_1x1(moving[0], head.kernel_weights(opened, operation))
+    if kind in ("MatMul", "Conv2D") and head.has_constant_weights(loaded, operation):
+        return conv_1x1(moving[0], head.kernel_weights(loaded, operation))
     if kind == "FusedBatchNormV3":
-        step = inspection.read_affine(opened, operation, inputs[0])
+        step = inspection.read_affine(loaded, operation, inputs[0])
         return moving[0] * np.asarray(step[0] if step else 1, np.float32)
     if kind == "Neg" or (kind == "Sub" and parts[0] is None):
         return -moving[0]

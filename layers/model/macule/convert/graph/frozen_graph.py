@@ -42,7 +42,7 @@ class LoadedGraph(NamedTuple):
     session: Any
     image: Any
     output: Any
-    moving: frozenset[str]
+    image_dependent: frozenset[str]
 
 
 def freeze(run: Callable[[Any], Any], shape: tuple[int, int, int]) -> FrozenGraph:
@@ -111,33 +111,33 @@ def load_graph(frozen: FrozenGraph) -> LoadedGraph:
     with tf.Graph().as_default() as graph:
         tf.graph_util.import_graph_def(frozen.definition, name="")
     image = graph.get_tensor_by_name(f"{IMAGE}:0")
-    moving = {image.op.name}
+    image_dependent = {image.op.name}
     for operation in graph.get_operations():
         if operation.type in SHAPE_OPS and all(
             t.shape.is_fully_defined() for t in operation.inputs
         ):
             continue
-        if any(tensor.op.name in moving for tensor in operation.inputs):
-            moving.add(operation.name)
+        if any(tensor.op.name in image_dependent for tensor in operation.inputs):
+            image_dependent.add(operation.name)
     session = tf.compat.v1.Session(graph=graph)
     output = graph.get_tensor_by_name(frozen.output)
-    return LoadedGraph(graph, session, image, output, frozenset(moving))
+    return LoadedGraph(graph, session, image, output, frozenset(image_dependent))
 
 
-def depends_on_image(opened: LoadedGraph, tensor: Any) -> bool:
+def depends_on_image(loaded: LoadedGraph, tensor: Any) -> bool:
     """Tell whether *tensor* depends on the image."""
-    return tensor.op.name in opened.moving
+    return tensor.op.name in loaded.image_dependent
 
 
-def constant_value(opened: LoadedGraph, tensor: Any) -> NDArray[Any]:
+def constant_value(loaded: LoadedGraph, tensor: Any) -> NDArray[Any]:
     """Work out a tensor that does not depend on the image, or on its shape alone."""
-    return constant_values(opened, [tensor])[0]
+    return constant_values(loaded, [tensor])[0]
 
 
-def constant_values(opened: LoadedGraph, tensors: list[Any]) -> list[NDArray[Any]]:
+def constant_values(loaded: LoadedGraph, tensors: list[Any]) -> list[NDArray[Any]]:
     """Work out several such tensors at once."""
-    blank = np.zeros(opened.image.shape.as_list(), np.float32)
-    found = opened.session.run(tensors, {opened.image: blank})
+    blank = np.zeros(loaded.image.shape.as_list(), np.float32)
+    found = loaded.session.run(tensors, {loaded.image: blank})
     return [np.asarray(array) for array in found]
 
 
@@ -148,19 +148,19 @@ def skip_identities(tensor: Any) -> Any:
     return tensor
 
 
-def weight_tensors(opened: LoadedGraph) -> dict[str, Any]:
+def weight_tensors(loaded: LoadedGraph) -> dict[str, Any]:
     """Constant operands of the operators that work on the image, by name: what must be kept."""
     found = {}
-    for name in opened.moving:
-        for tensor in opened.graph.get_operation_by_name(name).inputs:
-            if not depends_on_image(opened, tensor) and tensor.dtype.is_floating:
+    for name in loaded.image_dependent:
+        for tensor in loaded.graph.get_operation_by_name(name).inputs:
+            if not depends_on_image(loaded, tensor) and tensor.dtype.is_floating:
                 found[tensor.name] = tensor
     return found
 
 
-def weight_bytes(opened: LoadedGraph) -> int:
+def weight_bytes(loaded: LoadedGraph) -> int:
     """Size of those weights as float32."""
-    return 4 * sum(tensor.shape.num_elements() or 0 for tensor in weight_tensors(opened).values())
+    return 4 * sum(tensor.shape.num_elements() or 0 for tensor in weight_tensors(loaded).values())
 
 
 def import_subgraph(

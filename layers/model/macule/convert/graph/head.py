@@ -53,7 +53,7 @@ class Linear(NamedTuple):
     bias: NDArray[np.floating[Any]]
 
 
-def find_head(opened: LoadedGraph, logits: Any) -> Head:
+def find_head(loaded: LoadedGraph, logits: Any) -> Head:
     """Find the feature maps that the head pools.
 
     Raises: Unknown.
@@ -63,7 +63,7 @@ def find_head(opened: LoadedGraph, logits: Any) -> Head:
     waiting, seen = [logits], set()
     while waiting:
         tensor = waiting.pop(0)
-        if tensor.name in seen or not depends_on_image(opened, tensor):
+        if tensor.name in seen or not depends_on_image(loaded, tensor):
             continue
         seen.add(tensor.name)
         how = pooling_kind(tensor)
@@ -86,21 +86,21 @@ def find_head(opened: LoadedGraph, logits: Any) -> Head:
         raise UnsupportedHead("its last feature maps are 1 x 1, in which a map would show nothing")
     if found.op.type == "Placeholder":
         raise UnsupportedHead("its head reads the pixels themselves")
-    name = "-".join([*dict.fromkeys(pools), *layer_names(opened, logits)])
+    name = "-".join([*dict.fromkeys(pools), *layer_names(loaded, logits)])
     return Head(found, tuple(pools), name)
 
 
-def layer_names(opened: LoadedGraph, tensor: Any) -> list[str]:
+def layer_names(loaded: LoadedGraph, tensor: Any) -> list[str]:
     """Name the layers from the pooling up to *tensor*, following each operator's first input."""
     names: list[str] = []
     while not pooling_kind(tensor):
-        moving = [source for source in tensor.op.inputs if depends_on_image(opened, source)]
+        moving = [source for source in tensor.op.inputs if depends_on_image(loaded, source)]
         kind = tensor.op.type
         if kind == "Mul" and len(moving) == 2:
             # x * gate(x): go on from x, which the gate was made of
             names.append("swish")
             first, second = (skip_identities(source) for source in moving)
-            tensor = first if tensors_between(opened, second, {}).count(first.name) else second
+            tensor = first if tensors_between(loaded, second, {}).count(first.name) else second
             continue
         if kind in ("MatMul", "Conv2D"):
             names.append("dense")
@@ -110,13 +110,13 @@ def layer_names(opened: LoadedGraph, tensor: Any) -> list[str]:
     return names[::-1]
 
 
-def tensors_between(opened: LoadedGraph, logits: Any, given: dict[str, Any]) -> list[str]:
+def tensors_between(loaded: LoadedGraph, logits: Any, given: dict[str, Any]) -> list[str]:
     """Names of the tensors after those *given*, up to the logits."""
     found: list[str] = []
     waiting = [logits]
     while waiting:
         tensor = waiting.pop()
-        if tensor.name in given or tensor.name in found or not depends_on_image(opened, tensor):
+        if tensor.name in given or tensor.name in found or not depends_on_image(loaded, tensor):
             continue
         found.append(tensor.name)
         waiting += list(tensor.op.inputs)
@@ -142,19 +142,19 @@ def pooling_kind(tensor: Any) -> str:
     return ""
 
 
-def fold_linear(opened: LoadedGraph, tensor: Any) -> Linear | None:
+def fold_linear(loaded: LoadedGraph, tensor: Any) -> Linear | None:
     """Read the way from the pooled row to *tensor* as one linear step; None where it is not."""
     operation = tensor.op
     if pooling_kind(tensor):
         size = tensor.shape.num_elements()
         return Linear(np.ones(size), np.zeros(size))
     if operation.type in IDENTITY_OPS | RESHAPE_OPS:
-        return fold_linear(opened, operation.inputs[0])
-    if operation.type in ("MatMul", "Conv2D") and has_constant_weights(opened, operation):
-        inner = fold_linear(opened, operation.inputs[0])
+        return fold_linear(loaded, operation.inputs[0])
+    if operation.type in ("MatMul", "Conv2D") and has_constant_weights(loaded, operation):
+        inner = fold_linear(loaded, operation.inputs[0])
         if inner is None:
             return None
-        weights = kernel_weights(opened, operation)
+        weights = kernel_weights(loaded, operation)
         if weights.size < MAX_FLOAT64_WEIGHTS:
             weights = weights.astype(np.float64)
         elif inner.kernel.ndim == 1 and (inner.kernel == 1).all():
@@ -163,21 +163,21 @@ def fold_linear(opened: LoadedGraph, tensor: Any) -> Linear | None:
             inner.kernel[:, None] * weights if inner.kernel.ndim == 1 else inner.kernel @ weights
         )
         return Linear(whole, inner.bias @ weights)
-    moving = [source for source in operation.inputs if depends_on_image(opened, source)]
+    moving = [source for source in operation.inputs if depends_on_image(loaded, source)]
     if operation.type == "ConcatV2" and len(moving) == 1:
-        return fold_concat(opened, operation, moving[0])
+        return fold_concat(loaded, operation, moving[0])
     if operation.type in inspection.AFFINE_OPS:
-        step = inspection.read_affine(opened, operation, moving[0]) if len(moving) == 1 else None
-        inner = fold_linear(opened, moving[0]) if step else None
+        step = inspection.read_affine(loaded, operation, moving[0]) if len(moving) == 1 else None
+        inner = fold_linear(loaded, moving[0]) if step else None
         if step is None or inner is None:
             return None
         return Linear(inner.kernel * step[0], inner.bias * step[0] + step[1])
     return None
 
 
-def fold_concat(opened: LoadedGraph, operation: Any, moving: Any) -> Linear | None:
+def fold_concat(loaded: LoadedGraph, operation: Any, moving: Any) -> Linear | None:
     """Fold a row that stands beside constants, as those of other inputs do."""
-    inner = fold_linear(opened, moving)
+    inner = fold_linear(loaded, moving)
     if inner is None or (inner.kernel.ndim == 1 and inner.kernel.size > MAX_DIAGONAL_SIZE):
         return None
     whole = np.diag(inner.kernel) if inner.kernel.ndim == 1 else inner.kernel
@@ -187,30 +187,30 @@ def fold_concat(opened: LoadedGraph, operation: Any, moving: Any) -> Linear | No
             kernels.append(whole)
             biases.append(inner.bias)
         else:
-            numbers = np.asarray(constant_value(opened, source), np.float64).ravel()
+            numbers = np.asarray(constant_value(loaded, source), np.float64).ravel()
             kernels.append(np.zeros((len(whole), numbers.size)))
             biases.append(numbers)
     return Linear(np.hstack(kernels), np.concatenate(biases))
 
 
-def has_constant_weights(opened: LoadedGraph, operation: Any) -> bool:
+def has_constant_weights(loaded: LoadedGraph, operation: Any) -> bool:
     """Tell whether a product is that of a row with fixed weights."""
-    if depends_on_image(opened, operation.inputs[1]):
+    if depends_on_image(loaded, operation.inputs[1]):
         return False
     if operation.type == "MatMul":
         return not operation.get_attr("transpose_a")
     return bool(operation.inputs[1].shape[:2] == (1, 1))
 
 
-def kernel_weights(opened: LoadedGraph, operation: Any) -> NDArray[np.float32]:
+def kernel_weights(loaded: LoadedGraph, operation: Any) -> NDArray[np.float32]:
     """Weights (inputs, outputs) of a MatMul or of a 1 x 1 convolution."""
-    weights = constant_value(opened, operation.inputs[1])
+    weights = constant_value(loaded, operation.inputs[1])
     if operation.type == "Conv2D":
         return np.asarray(weights[0, 0])
     return np.asarray(weights.T if operation.get_attr("transpose_b") else weights)
 
 
-def linear_stages(opened: LoadedGraph, logits: Any) -> dict[str, Linear]:
+def linear_stages(loaded: LoadedGraph, logits: Any) -> dict[str, Linear]:
     """The tensors up to which the head is linear, by name, each with its folded step.
 
     Raises: Unknown where an operator between them and the logits has no known slope.
@@ -219,10 +219,10 @@ def linear_stages(opened: LoadedGraph, logits: Any) -> dict[str, Linear]:
     waiting, seen = [logits], set()
     while waiting:
         tensor = skip_identities(waiting.pop())
-        if tensor.name in seen or not depends_on_image(opened, tensor):
+        if tensor.name in seen or not depends_on_image(loaded, tensor):
             continue
         seen.add(tensor.name)
-        step = fold_linear(opened, tensor)
+        step = fold_linear(loaded, tensor)
         if step is not None:
             found[tensor.name] = step
             continue

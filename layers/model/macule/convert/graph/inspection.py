@@ -65,8 +65,8 @@ BACKBONE_LAYERS = (
 class Preprocessing(NamedTuple):
     """What happens to the image before the network proper: pixel * scale + shift, per channel."""
 
-    inside: tuple[str, ...]
-    scales: bool
+    layers: tuple[str, ...]
+    takes_raw_pixels: bool
 
 
 class Output(NamedTuple):
@@ -77,9 +77,9 @@ class Output(NamedTuple):
     logits: str | None
 
 
-def find_output(opened: LoadedGraph) -> Output:
+def find_output(loaded: LoadedGraph) -> Output:
     """Tell what the output holds: "softmax", "sigmoid", "linear", or another operator's name."""
-    tensor = opened.output
+    tensor = loaded.output
     units = int(tensor.shape[-1] or 0) if tensor.shape.rank else 0
     last = skip_identities(tensor)
     while last.op.type in ("Reshape", "Squeeze") and is_row(last.op.inputs[0]) and is_row(last):
@@ -100,14 +100,14 @@ def is_row(tensor: Any) -> bool:
     return all(size == 1 for size in shape[:-1])
 
 
-def find_preprocessing(opened: LoadedGraph, names: Mapping[str, str]) -> Preprocessing:
+def find_preprocessing(loaded: LoadedGraph, names: Mapping[str, str]) -> Preprocessing:
     """Follow the image inwards over resizing and scaling, up to the first layer that mixes."""
-    channels = opened.image.shape[-1]
+    channels = loaded.image.shape[-1]
     scale, shift = np.ones(channels), np.zeros(channels)
     lines: list[str] = []
     group: list[Any] = []
     part = [np.ones(channels), np.zeros(channels)]
-    tensor = opened.image
+    tensor = loaded.image
 
     def close() -> None:
         text = format_affine(part[0], part[1])
@@ -117,10 +117,10 @@ def find_preprocessing(opened: LoadedGraph, names: Mapping[str, str]) -> Preproc
         part[:] = [np.ones(channels), np.zeros(channels)]
 
     while True:
-        users = [user for user in tensor.consumers() if user.name in opened.moving]
+        users = [user for user in tensor.consumers() if user.name in loaded.image_dependent]
         user = users[0] if len(users) == 1 else None
-        flipped = find_channel_reversal(opened, tensor, users)
-        step = read_affine(opened, user, tensor) if user and user.type in AFFINE_OPS else None
+        flipped = find_channel_reversal(loaded, tensor, users)
+        step = read_affine(loaded, user, tensor) if user and user.type in AFFINE_OPS else None
         if step and all(array.size in (1, channels) for array in step):
             if group and layer_scope(group[-1], names) != layer_scope(user, names):
                 close()
@@ -129,7 +129,7 @@ def find_preprocessing(opened: LoadedGraph, names: Mapping[str, str]) -> Preproc
             scale, shift = scale * step[0], shift * step[0] + step[1]
         elif user and user.type in RESIZE_OPS:
             close()
-            sizes = constant_value(opened, user.inputs[1])
+            sizes = constant_value(loaded, user.inputs[1])
             lines.append(f"Resizing: {sizes[0]} x {sizes[1]}")
         elif flipped is not None:
             close()
@@ -154,18 +154,18 @@ def expects_raw_pixels(scale: NDArray[Any], shift: NDArray[Any]) -> bool:
 
 
 def read_affine(
-    opened: LoadedGraph, user: Any, tensor: Any
+    loaded: LoadedGraph, user: Any, tensor: Any
 ) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Read one operator as x * scale + shift; None where its operand is no constant."""
     if user.type == "FusedBatchNormV3":
-        gamma, beta, mean, variance = (constant_value(opened, t) for t in user.inputs[1:5])
+        gamma, beta, mean, variance = (constant_value(loaded, t) for t in user.inputs[1:5])
         factor = gamma / np.sqrt(variance + user.get_attr("epsilon"))
         return factor, beta - mean * factor
     first, second = user.inputs
     other = second if first is tensor else first
-    if depends_on_image(opened, other):
+    if depends_on_image(loaded, other):
         return None
-    number = np.asarray(constant_value(opened, other), np.float64).ravel()
+    number = np.asarray(constant_value(loaded, other), np.float64).ravel()
     one, zero = np.ones(1), np.zeros(1)
     if user.type in ("Add", "AddV2", "BiasAdd"):
         return one, number
@@ -176,7 +176,7 @@ def read_affine(
     return (1 / number, zero) if first is tensor else None
 
 
-def find_channel_reversal(opened: LoadedGraph, tensor: Any, users: list[Any]) -> Any:
+def find_channel_reversal(loaded: LoadedGraph, tensor: Any, users: list[Any]) -> Any:
     """Find the tensor in which RGB has become BGR and nothing else has changed, or None.
 
     It is written in many ways (slices put together again, a gather, a reversal), so a ramp over the
@@ -192,7 +192,7 @@ def find_channel_reversal(opened: LoadedGraph, tensor: Any, users: list[Any]) ->
     if found is None or found.shape != tensor.shape or tensor.shape[-1] == 1:
         return None
     ramp = np.broadcast_to(np.arange(tensor.shape[-1], dtype=np.float32), tensor.shape.as_list())
-    answer = opened.session.run(found, {tensor: ramp})
+    answer = loaded.session.run(found, {tensor: ramp})
     return found if (answer == ramp[..., ::-1]).all() else None
 
 

@@ -32,7 +32,7 @@ class OODScorer(NamedTuple):
     gain: Floats
     axes: Floats
 
-    def distances(self, features: Floats) -> Floats:
+    def scores(self, features: Floats) -> Floats:
         """Distances (n,) of pooled *features* (n, d)."""
         apart = (features - self.mean) * self.gain
         along = apart @ self.axes
@@ -41,7 +41,7 @@ class OODScorer(NamedTuple):
 
 
 def fit(features: Floats) -> OODScorer:
-    """Fit the space of *features* (n, d), at least LEAST_IMAGES of them."""
+    """Fit the scorer of *features* (n, d), at least LEAST_IMAGES of them."""
     count, width = features.shape
     mean, spread = features.mean(axis=0), features.std(axis=0)
     gain = 1 / np.maximum(spread, spread.mean() * 0.1 + 1e-6)  # a dead feature must not shout
@@ -66,10 +66,10 @@ def score_thresholds(distances: Floats) -> dict[str, float]:
     return {"unfamiliar": round(float(unfamiliar), 4), "not_skin": round(float(far), 4)}
 
 
-def build_score(space: OODScorer, features: Any) -> Any:
+def build_score(scorer: OODScorer, features: Any) -> Any:
     """Build the distance, shape (1,), of a tensor of pooled features (1, d)."""
     import tensorflow as tf
 
-    apart = (features - space.mean) * space.gain
-    along = tf.matmul(apart, tf.constant(space.axes))
-    return (tf.reduce_sum(apart**2, 1) - tf.reduce_sum(along**2, 1)) / len(space.mean)
+    apart = (features - scorer.mean) * scorer.gain
+    along = tf.matmul(apart, tf.constant(scorer.axes))
+    return (tf.reduce_sum(apart**2, 1) - tf.reduce_sum(along**2, 1)) / len(scorer.mean)

@@ -11,12 +11,12 @@ from macule.convert.graph import frozen_graph, head, inspection, out_of_distribu
 class ExportPlan(NamedTuple):
     """A graph, its output, and its head; or why it has none that maps can be made for.
 
-    `known`: the tensor at `midway`, and the space of known images in its features; None where none
+    `known`: the tensor at `midway`, and the scorer of known images in its features; None where none
     were given.
     """
 
     frozen: frozen_graph.FrozenGraph
-    opened: frozen_graph.LoadedGraph
+    loaded: frozen_graph.LoadedGraph
     answer: inspection.Output
     head: head.Head | None
     why: str
@@ -25,20 +25,20 @@ class ExportPlan(NamedTuple):
     @property
     def logits(self) -> Any:
         """The tensor of the logits; the output itself where they cannot be told from it."""
-        return self.opened.graph.get_tensor_by_name(self.answer.logits or self.frozen.output)
+        return self.loaded.graph.get_tensor_by_name(self.output.logits or self.frozen.output)
 
 
 def fit_ood(plan: ExportPlan, images: NDArray[np.float32]) -> ExportPlan:
     """Learn what is familiar from *images* (n, h, w, c), in the range that the model takes."""
-    tap = find_ood_layer(plan.opened)
+    tap = find_ood_layer(plan.loaded)
     if tap is None or len(images) < out_of_distribution.MIN_IMAGES:
         return plan
     return plan._replace(
-        known=(tap.name, out_of_distribution.fit(pooled_features(plan, tap.name, images)))
+        ood=(tap.name, out_of_distribution.fit(pooled_features(plan, tap.name, images)))
     )
 
 
-def find_ood_layer(opened: frozen_graph.LoadedGraph) -> Any | None:
+def find_ood_layer(loaded: frozen_graph.LoadedGraph) -> Any | None:
     """Find the last feature maps before the network halves them for the last time.
 
     The last features tell classes apart and little else; these still know what is no skin
@@ -46,15 +46,15 @@ def find_ood_layer(opened: frozen_graph.LoadedGraph) -> Any | None:
     """
     maps = [
         tensor
-        for operation in opened.graph.get_operations()
+        for operation in loaded.graph.get_operations()
         for tensor in operation.outputs
-        if frozen_graph.depends_on_image(opened, tensor) and tensor.dtype.is_floating
+        if frozen_graph.depends_on_image(loaded, tensor) and tensor.dtype.is_floating
         if tensor.shape.rank == 4 and tensor.shape[1] and tensor.shape[2]
     ]
     areas = [tensor.shape[1] * tensor.shape[2] for tensor in maps]
     least = min((area for area in areas if area > 1), default=0)
     larger = [tensor for tensor, area in zip(maps, areas, strict=True) if area >= 2 * least]
-    return larger[-1] if larger and larger[-1].name != opened.image.name else None
+    return larger[-1] if larger and larger[-1].name != loaded.image.name else None
 
 
 def pooled_features(
@@ -79,13 +79,13 @@ def make_plan(frozen: frozen_graph.FrozenGraph, opaque: bool = False) -> ExportP
 
     *opaque*: its probabilities were found to be made by no plain softmax.
     """
-    opened = frozen_graph.load_graph(frozen)
-    answer = inspection.find_output(opened)
+    loaded = frozen_graph.load_graph(frozen)
+    answer = inspection.find_output(loaded)
     if opaque or answer.logits is None:
         answer = answer._replace(kind="softmax", logits=None)
-        return ExportPlan(frozen, opened, answer, None, "its output is made by no plain softmax")
+        return ExportPlan(frozen, loaded, answer, None, "its output is made by no plain softmax")
     try:
-        found = head.find_head(opened, opened.graph.get_tensor_by_name(answer.logits))
+        found = head.find_head(loaded, loaded.graph.get_tensor_by_name(answer.logits))
     except head.UnsupportedHead as error:
-        return ExportPlan(frozen, opened, answer, None, str(error))
-    return ExportPlan(frozen, opened, answer, found, "")
+        return ExportPlan(frozen, loaded, answer, None, str(error))
+    return ExportPlan(frozen, loaded, answer, found, "")

@@ -26,7 +26,7 @@ class Candidate(NamedTuple):
     name: str
     precision: str
     content: bytes
-    why: str = ""
+    error: str = ""
 
 
 def make_candidate(name: str, kind: str, make: Callable[[], bytes]) -> Candidate:
@@ -40,7 +40,7 @@ def make_candidate(name: str, kind: str, make: Callable[[], bytes]) -> Candidate
 def failed_candidate(name: str, kind: str, error: Exception) -> Candidate:
     """Stand in for a candidate that could not be made."""
     told = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-    return Candidate(name, kind, b"", why=f"it cannot be made ({told})")
+    return Candidate(name, kind, b"", error=f"it cannot be made ({told})")
 
 
 def generate_candidates(
@@ -48,7 +48,7 @@ def generate_candidates(
     pixels: NDArray[np.uint8],
     scaling: batch_inference.Scaling,
     wanted: str,
-    say: Log,
+    log: Log,
 ) -> Iterator[Candidate]:
     """Make the candidates of the *wanted* precision, or of all ("auto"), as they are asked for.
 
@@ -58,7 +58,7 @@ def generate_candidates(
     """
     if wanted in ("auto", "int8"):
         try:
-            yield from int8_candidates(content, pixels, scaling, say)
+            yield from int8_candidates(content, pixels, scaling, log)
         except restore.LOAD_ERRORS as error:
             yield failed_candidate("int8, further ways", "int8", error)
     if wanted in ("auto", "dynamic"):
@@ -70,15 +70,15 @@ def generate_candidates(
 
 
 def int8_candidates(
-    content: bytes, pixels: NDArray[np.uint8], scaling: batch_inference.Scaling, say: Log
+    content: bytes, pixels: NDArray[np.uint8], scaling: batch_inference.Scaling, log: Log
 ) -> Iterator[Candidate]:
     """Make the int8 candidates: the quick way first, then ever truer ones at little more cost."""
     images = [batch_inference.scale(image[None], scaling) for image in pixels]
-    say(f"int8: finding ranges on {len(images)} images")
+    log(f"int8: finding ranges on {len(images)} images")
     found = quantize.calibrate_ranges(content, images, batch_inference.scaled_bounds(scaling))
     yield make_candidate("int8", "int8", lambda: quantize.quantize_static(content, found))
 
-    say("int8: rounding each weight by what its layer sees")
+    log("int8: rounding each weight by what its layer sees")
     head = quantize.float_pattern(content)
     settled, grids = rounding.round_weights(content, images, head)
 
@@ -89,9 +89,9 @@ def int8_candidates(
     yield make_candidate("int8, float head", "int8", lambda: make(None))
 
     if len(content) > MAX_SEARCH_BYTES:
-        say("int8: the network is too large to look for the operators that it hurts most")
+        log("int8: the network is too large to look for the operators that it hurts most")
         return
-    say("int8: looking for the operators that it hurts most")
+    log("int8: looking for the operators that it hurts most")
     cuts = mixed_precision.split_segments(mixed_precision.operator_names(content, head))
     reference = batch_inference.logits(content, pixels[: mixed_precision.IMAGES], scaling)
     best = mixed_precision.rank_segments(cuts, make, reference, pixels, scaling)

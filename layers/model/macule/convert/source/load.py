@@ -27,8 +27,8 @@ class Source(NamedTuple):
     channels: int
     classes: int
     output: str
-    inside: tuple[str, ...]
-    scales: bool
+    scaling_layers: tuple[str, ...]
+    takes_raw_pixels: bool
     backbone: str | None
     size_mb: float
 
@@ -104,16 +104,16 @@ def inspect_model(name: str, restored: restore.Restored) -> Source:
     height, width, channels = restored.shape
     size = (height or width or DEFAULT_PX, width or height or DEFAULT_PX)
     frozen = freeze(name, restored, size)
-    opened = frozen_graph.load_graph(frozen)
-    tensor = opened.output
+    loaded = frozen_graph.load_graph(frozen)
+    tensor = loaded.output
     if tensor.shape.rank is None or not inspection.is_row(tensor) or tensor.shape.rank < 2:
         shape = "x".join(str(part) for part in tensor.shape[1:]) if tensor.shape.rank else "?"
         raise ConversionError(
             f"{name} answers an image with {shape} numbers, not with one row of probabilities: "
             "give a classifier."
         )
-    output_check.check_weights(name, opened)
-    found = inspection.find_output(opened)
+    output_check.check_weights(name, loaded)
+    found = inspection.find_output(loaded)
     model = Model(name, restored, found, {size: frozen})
     if found.kind not in ("softmax", "sigmoid") and found.units > 1:
         # a softmax may be written as exp and division; then the numbers tell
@@ -122,9 +122,9 @@ def inspect_model(name: str, restored: restore.Restored) -> Source:
             found = found._replace(kind="softmax", logits=None)
             model = model._replace(output=found)
     classes = output_check.count_classes(name, found.kind, found.units, restored.loss)
-    door = inspection.find_preprocessing(opened, restored.names)
+    preprocessing = inspection.find_preprocessing(loaded, restored.names)
     scopes = set(restored.names) or {
-        part for operation in opened.graph.get_operations() for part in operation.name.split("/")
+        part for operation in loaded.graph.get_operations() for part in operation.name.split("/")
     }
     source = Source(
         restored.kind,
@@ -134,10 +134,10 @@ def inspect_model(name: str, restored: restore.Restored) -> Source:
         channels,
         classes,
         {"linear": "logits", "sigmoid": "sigmoid"}.get(found.kind, "softmax"),
-        door.inside,
-        door.scales,
+        preprocessing.layers,
+        preprocessing.takes_raw_pixels,
         inspection.detect_backbone(scopes),
-        round(frozen_graph.weight_bytes(opened) / 2**20, 3),
+        round(frozen_graph.weight_bytes(loaded) / 2**20, 3),
     )
     return check_predictions(source)
 
@@ -177,18 +177,18 @@ def input_size(source: Source) -> tuple[int, int]:
 
 def sample_images(source: Source, count: int, height: int, width: int) -> NDArray[np.float32]:
     """Draw images (count, h, w, c) of soft blobs in the range that the model seems to take."""
-    return draw_samples(source.channels, source.scales, count, height, width)
+    return draw_samples(source.channels, source.takes_raw_pixels, count, height, width)
 
 
 def draw_samples(
-    channels: int, scales: bool, count: int, height: int, width: int
+    channels: int, takes_raw_pixels: bool, count: int, height: int, width: int
 ) -> NDArray[np.float32]:
     """Draw images of 0 to 255 where *scales*, else every other one of 0 to 1 and of -1 to 1."""
     random = np.random.default_rng(0)
     coarse = random.uniform(0, 1, (count, -(-height // 8), -(-width // 8), channels))
     images = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
     images = np.clip(images + random.normal(0, 0.05, images.shape), 0, 1)
-    if scales:
+    if takes_raw_pixels:
         return np.asarray(images * 255, np.float32)
     images[::2] = images[::2] * 2 - 1
     return np.asarray(images, np.float32)
@@ -234,8 +234,8 @@ def to_tensor(images: NDArray[np.float32]) -> Any:
 def predict_resized(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Ask the graph, rebuilt for these images' size."""
     frozen = graph_at(source, images.shape[1], images.shape[2])
-    opened = frozen_graph.load_graph(frozen)
-    rows = [opened.session.run(opened.output, {opened.image: image[None]}) for image in images]
+    loaded = frozen_graph.load_graph(frozen)
+    rows = [loaded.session.run(loaded.output, {loaded.image: image[None]}) for image in images]
     answer = np.stack([row.reshape(-1) for row in rows]).astype(np.float32)
     return output_check.to_probabilities(answer, source.model.output.kind)
 
@@ -284,15 +284,15 @@ def gradient_maps(
     """
     if source.kind == "tflite":
         return None
-    drawn = outputs.make_plan(
+    plan = outputs.make_plan(
         graph_at(source, images.shape[1], images.shape[2]), has_opaque_softmax(source)
     )
-    if drawn.head is None:
+    if plan.head is None:
         return None
-    single = drawn.answer.units == 1
+    single = plan.output.units == 1
     units = np.zeros_like(labels) if single else labels
-    names = (drawn.head.features.name, drawn.logits.name)
-    maps = gradcam.gradcam_maps(drawn.frozen, *names, images, units)[0][:, 0]
+    names = (plan.head.features.name, plan.logits.name)
+    maps = gradcam.gradcam_maps(plan.frozen, *names, images, units)[0][:, 0]
     signs = np.where(labels == 0, -1, 1)[:, None, None] if single else 1
     return np.asarray(maps * signs, np.float32)
 

@@ -42,11 +42,11 @@ def count_classes(name: str, kind: str, units: int, loss: str) -> int:
     return units
 
 
-def check_weights(name: str, opened: frozen_graph.LoadedGraph) -> None:
+def check_weights(name: str, loaded: frozen_graph.LoadedGraph) -> None:
     """Refuse weights that are no numbers."""
-    kept = list(frozen_graph.weight_tensors(opened).values())
+    kept = list(frozen_graph.weight_tensors(loaded).values())
     if not all(
-        np.isfinite(weights).all() for weights in frozen_graph.constant_values(opened, kept)
+        np.isfinite(weights).all() for weights in frozen_graph.constant_values(loaded, kept)
     ):
         raise ConversionError(
             f"{name} has weights that are not numbers (NaN or infinite), as a training that broke "
