@@ -68,7 +68,7 @@ def test_what_cannot_be_made_costs_only_itself(monkeypatch: pytest.MonkeyPatch) 
     )
     found = {each.name: each for each in found}
 
-    assert found["int8"].error == "it cannot be made (KeyError: 'no such tensor')"
+    assert found["int8"].error == "it cannot be created (KeyError: 'no such tensor')"
     assert not found["int8, float head"].content
     assert all(found[name].content for name in ("dynamic", "fp16", "fp32"))
 

@@ -1,4 +1,4 @@
-"""How pixels are scaled for a model: found by what is inside it and by accuracy, never silently."""
+"""Selection of the pixel scaling, from the layers of the model and from labelled images."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from macule.convert.progress import Progress
 from macule.convert.source.load import Source
 from macule.inference.runtime import arrange
 
-# (pixel - mean) / std in RGB order, by the names that the command takes.
+# (pixel - mean) / std in RGB order, by the names of --scaling.
 SCALINGS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "none": ((0, 0, 0), (1, 1, 1)),
     "0..1": ((0, 0, 0), (255, 255, 255)),
@@ -20,7 +20,7 @@ SCALINGS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "caffe": ((123.68, 116.779, 103.939), (1, 1, 1)),
 }
-# What keras.applications' preprocess_input does for each family; the longest name that fits counts.
+# What keras.applications' preprocess_input does for each family; the longest match is used.
 CONVENTIONS = {
     "DenseNet": "imagenet",
     "EfficientNet": "none",
@@ -43,17 +43,17 @@ BY_FREQUENCY = (
     "none",
     "imagenet",
     "caffe",
-)  # in training scripts, the commonest first
-GRAY_SCALINGS = ("none", "0..1", "-1..1", "imagenet")  # caffe is a matter of three channels
+)  # most common in training scripts first
+GRAY_SCALINGS = ("none", "0..1", "-1..1", "imagenet")  # caffe needs three channels
 Z_95 = 1.96  # standard deviations of the paired difference (McNemar): 95 %
-MIN_GAIN = 0.02  # of accuracy: a smaller one is no reason to distrust a convention
+MIN_GAIN = 0.02  # of accuracy; a smaller gain does not override a convention
 
 
 class ScalingTrial(NamedTuple):
-    """One scaling on the labelled images.
+    """The result of one scaling on the labelled images.
 
-    `right` (n,) says which were answered right; `losses` (n,) are log-losses at the temperature
-    that suits the scaling, weighted so that each class counts alike.
+    `right` (n,) marks the correct answers; `losses` (n,) are log losses at the best temperature
+    for this scaling, weighted so that all classes have equal weight.
     """
 
     name: str
@@ -66,10 +66,7 @@ class ScalingTrial(NamedTuple):
 
 
 class ScalingChoice(NamedTuple):
-    """The scaling that the card will say.
-
-    `sure` is how sure: found, likely, convention, assumed, asked or forced.
-    """
+    """The chosen scaling; `sure` is found, likely, convention, assumed, asked or forced."""
 
     name: str
     channels: str
@@ -87,18 +84,18 @@ def mean_and_std(name: str, channels: str) -> batch_inference.Scaling:
 
 
 def default_scaling(source: Source) -> tuple[str, str, str]:
-    """Say what would be assumed without images: scaling, how sure, and why."""
+    """Return the default without images: scaling, confidence and reason."""
     if source.takes_raw_pixels:
-        return "none", "found", f"the model scales by itself ({'; '.join(source.scaling_layers)})"
+        return "none", "found", f"the model has scaling layers ({'; '.join(source.scaling_layers)})"
     name = source.backbone or ""
     fits = [family for family in CONVENTIONS if name.startswith(family)]
     if fits:
         chosen = CONVENTIONS[max(fits, key=len)]
-        return chosen, "convention", f"{name} is trained so by keras.applications"
+        return chosen, "convention", f"{name} uses this scaling in keras.applications"
     return (
         "0..1",
         "assumed",
-        "nothing in the model says it, and most training scripts divide by 255",
+        "the model does not indicate a scaling, and most training scripts divide by 255",
     )
 
 
@@ -119,7 +116,7 @@ def try_all(
     ]
     counts = np.bincount(truth, minlength=source.classes)[truth]
     weights = len(truth) / counts / len(np.unique(truth))
-    tried = []
+    trials = []
     for name, order in progress.track(pairs, len(pairs), "trying scalings"):
         logits = batch_inference.logits(
             exported.content, arrange(pixels, order), mean_and_std(name, order), exported.output
@@ -130,73 +127,81 @@ def try_all(
         right = found == truth
         losses = -np.log(np.maximum(shares[np.arange(len(truth)), truth], 1e-12)) * weights
         top = float(metrics.softmax(logits).max(axis=1).mean())
-        tried.append(ScalingTrial(name, order, float(right.mean()), balanced, top, right, losses))
-    return tried
+        trials.append(ScalingTrial(name, order, float(right.mean()), balanced, top, right, losses))
+    return trials
 
 
 def choose(
-    source: Source, tried: list[ScalingTrial], wanted: str, channels: str | None, forced: bool
+    source: Source, trials: list[ScalingTrial], wanted: str, channels: str | None, forced: bool
 ) -> ScalingChoice:
-    """Choose what was asked for; else what is known of the model; else what fits the images best.
+    """Choose the requested scaling, else the default of the model, else the best for the images.
 
-    Raises: Refused where what was asked scores clearly below another and is not *forced*.
+    Raises: ConversionError if the requested scaling is significantly worse and not *forced*.
     """
     assumed, sure, why = default_scaling(source)
     name = assumed if wanted == "auto" else wanted
     order = "gray" if source.channels == 1 else channels or ("bgr" if name == "caffe" else "rgb")
     if wanted != "auto":
-        sure, why = "asked", "it was asked for"
-    if not tried:
+        sure, why = "asked", "it was requested"
+    if not trials:
         return ScalingChoice(name, order, sure, why, [])
-    mine = next(one for one in tried if (one.name, one.channels) == (name, order))
-    best = max(tried, key=lambda one: one.accuracy)
-    fits = not is_significantly_better(best, mine)
-    scores = f"{mine.accuracy:.1%} of {len(mine.right)} images are answered right"
-    told = (
-        f"{best.name} in {best.channels} order answers {best.accuracy:.1%} right, "
-        f"{mine.name} in {mine.channels} order {mine.accuracy:.1%}"
+    current = next(one for one in trials if (one.name, one.channels) == (name, order))
+    best = max(trials, key=lambda one: one.accuracy)
+    is_good = not is_significantly_better(best, current)
+    scores = f"{current.accuracy:.1%} of {len(current.right)} images are correct"
+    comparison = (
+        f"{best.name} in {best.channels} order is correct for {best.accuracy:.1%} of the images, "
+        f"{current.name} in {current.channels} order {current.accuracy:.1%}"
     )
-    if wanted != "auto" or (channels and not fits and best.channels != channels):
-        if fits:
-            return ScalingChoice(name, order, "asked", f"{why}; {scores}", tried)
+    if wanted != "auto" or (channels and not is_good and best.channels != channels):
+        if is_good:
+            return ScalingChoice(name, order, "asked", f"{why}; {scores}", trials)
         if forced:
-            return ScalingChoice(name, order, "forced", f"it was forced, though {told}", tried)
+            return ScalingChoice(
+                name, order, "forced", f"it was forced, although {comparison}", trials
+            )
         raise ConversionError(
-            f"This scaling would be wrong: {told}. Leave --scaling and --channels out, or add "
-            "--force if the images are at fault."
+            f"This scaling would be wrong: {comparison}. Omit --scaling and --channels, or add "
+            "--force if the images are wrong."
         )
-    if fits and sure != "assumed":
-        return ScalingChoice(name, order, "found", f"{why}; {scores}, none clearly more", tried)
-    return choose_by_images(tried, best)
+    if is_good and sure != "assumed":
+        return ScalingChoice(
+            name,
+            order,
+            "found",
+            f"{why}; {scores}, no other scaling is significantly better",
+            trials,
+        )
+    return choose_by_images(trials, best)
 
 
-def choose_by_images(tried: list[ScalingTrial], best: ScalingTrial) -> ScalingChoice:
-    """Choose by the images alone: of what answers as well as the best, the least log-loss.
+def choose_by_images(trials: list[ScalingTrial], best: ScalingTrial) -> ScalingChoice:
+    """Choose by the images: the lowest log loss among the scalings with the best accuracy.
 
-    What its log-loss cannot tell apart goes by what is usual.
+    If several losses do not differ significantly, choose the most common scaling.
     """
-    rivals = [one for one in tried if not is_significantly_better(best, one)]
+    rivals = [one for one in trials if not is_significantly_better(best, one)]
     least = min(rivals, key=lambda one: float(one.losses.mean()))
     alike = [one for one in rivals if one is least or not has_significantly_lower_loss(least, one)]
     chosen = min(alike, key=lambda one: (one.channels == "bgr", BY_FREQUENCY.index(one.name)))
-    share = f"{chosen.accuracy:.1%} of the {len(chosen.right)} labelled images are answered right"
+    share = f"{chosen.accuracy:.1%} of the {len(chosen.right)} labelled images are correct"
     if len(alike) == 1:
-        why = f"it fits the images better than any other, {share}"
-        return ScalingChoice(chosen.name, chosen.channels, "found", why, tried)
+        why = f"it fits the images better than all others; {share}"
+        return ScalingChoice(chosen.name, chosen.channels, "found", why, trials)
     others = [f"{one.name} in {one.channels}" for one in alike if one is not chosen]
-    why = f"it fits the images best and is usual, {share}; {', '.join(others[:3])} fits as well"
-    return ScalingChoice(chosen.name, chosen.channels, "likely", why, tried)
+    why = f"it fits the images best and is common; {share}; {', '.join(others[:3])} fits as well"
+    return ScalingChoice(chosen.name, chosen.channels, "likely", why, trials)
 
 
 def is_significantly_better(one: ScalingTrial, other: ScalingTrial) -> bool:
-    """Say whether *one* beats *other* on the same images by more than chance (McNemar)."""
+    """Test whether *one* is significantly more accurate than *other* (McNemar)."""
     gained, lost = int((one.right & ~other.right).sum()), int((other.right & ~one.right).sum())
     enough = one.accuracy - other.accuracy >= MIN_GAIN
     return enough and gained - lost >= Z_95 * (gained + lost) ** 0.5
 
 
 def has_significantly_lower_loss(one: ScalingTrial, other: ScalingTrial) -> bool:
-    """Say whether *one* has the lesser log-loss by more than chance (paired, normal)."""
+    """Test whether *one* has a significantly lower log loss than *other* (paired, normal)."""
     gains = other.losses - one.losses
     spread = float(gains.std()) / max(len(gains), 1) ** 0.5
     return bool(gains.mean() > Z_95 * spread)

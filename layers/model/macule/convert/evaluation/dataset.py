@@ -1,4 +1,4 @@
-"""A folder of images to pixels, through the decoder that serves."""
+"""Folders of images, decoded as in production."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ EXTENSIONS = tuple(
 
 
 class Photo(NamedTuple):
-    """One image of a folder; `label` and `split` are empty where nothing says them.
+    """One image of a folder; `label` and `split` are empty if unknown.
 
-    `row` is its row of `labels.csv`, whatever columns that has.
+    `row` is its row of `labels.csv`, with all columns.
     """
 
     path: Path
@@ -41,17 +41,17 @@ class Images(NamedTuple):
 
 
 def list_photos(folder: Path, column: str | None = None) -> list[Photo]:
-    """List a folder's images: by its `labels.csv`, else a folder a class, else without labels.
+    """List the images of a folder, with labels from `labels.csv` or the names of its subfolders.
 
-    Raises: Refused where there is none, or the table lacks a column.
+    Raises: ConversionError if there are no images, or the table lacks a column.
     """
     if not folder.is_dir():
-        raise ConversionError(f"{folder} is not a folder of images.")
+        raise ConversionError(f"{folder} is not a folder.")
     if (folder / TABLE).is_file():
         return _read_table(folder, column)
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
     if not files:
-        raise ConversionError(f"{folder} holds no image ({', '.join(EXTENSIONS)}).")
+        raise ConversionError(f"{folder} contains no images ({', '.join(EXTENSIONS)}).")
     classes = [path.relative_to(folder).parts[:-1] for path in files]
     return [
         Photo(path, parts[0] if parts else "", "")
@@ -60,11 +60,11 @@ def list_photos(folder: Path, column: str | None = None) -> list[Photo]:
 
 
 def sample_photos(
-    photos: Sequence[Photo], splits: Sequence[str], most: int, seed: int = 0
+    photos: Sequence[Photo], splits: Sequence[str], limit: int, seed: int = 0
 ) -> list[Photo]:
-    """Draw at most *most* photos, of the named splits where the folder knows splits."""
+    """Sample at most *limit* photos, from *splits* if the folder has them."""
     wanted = [photo for photo in photos if photo.split in splits] or list(photos)
-    order = np.random.default_rng(seed).permutation(len(wanted))[:most]
+    order = np.random.default_rng(seed).permutation(len(wanted))[:limit]
     return [wanted[place] for place in sorted(order)]
 
 
@@ -76,15 +76,15 @@ def decode_photos(
     progress: Progress,
     what: str,
 ) -> Images:
-    """Decode *photos* exactly as requests are; a file that cannot be decoded is counted, not fatal.
+    """Decode *photos* as in production; files that cannot be decoded are counted as `broken`.
 
-    Raises: Refused where none can be decoded, or a photo's label is not one of *labels*.
+    Raises: ConversionError if none can be decoded, or a label is not one of *labels*.
     """
     unknown = sorted({photo.label for photo in photos if photo.label} - set(labels))
     if unknown:
         raise ConversionError(
-            f"The images are labelled {', '.join(unknown[:5])}, the model {', '.join(labels[:8])}: "
-            "name folders or rows as the labels are."
+            f"The labels of the images are {', '.join(unknown[:5])}, those of the model "
+            f"{', '.join(labels[:8])}: name the folders or rows like the labels."
         )
     pixels, truth = [], []
     for photo in progress.track(photos, len(photos), what):
@@ -101,7 +101,7 @@ def decode_photos(
 
 
 def decode_photo(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray[np.uint8] | None:
-    """Decode one photo to (height, width, 3) as a request is; None where that cannot be done."""
+    """Decode one photo to (height, width, 3) as in production; None if it cannot be decoded."""
     try:
         return decoding.decode(photo.path.read_bytes(), side_px, resize).pixels[0]  # type: ignore[no-any-return]
     except (Macule, OSError):
@@ -109,9 +109,10 @@ def decode_photo(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray
 
 
 def synthetic_images(side_px: tuple[int, int], count: int = 32, seed: int = 0) -> NDArray[np.uint8]:
-    """Draw stand-ins where no image is given: smooth skin tones with a darker spot and grain.
+    """Generate images with smooth skin tones, a darker spot and noise.
 
-    Returns: (count, height, width, 3), uint8. They set the ranges of int8; they prove nothing.
+    They set the int8 ranges if no images are given, but say nothing about the accuracy.
+    Returns: (count, height, width, 3), uint8.
     """
     from PIL.Image import Resampling, fromarray
 
@@ -130,14 +131,14 @@ def synthetic_images(side_px: tuple[int, int], count: int = 32, seed: int = 0) -
 
 
 def _read_table(folder: Path, column: str | None) -> list[Photo]:
-    """Read `labels.csv`; a row whose image column is empty is left out."""
+    """Read `labels.csv`; rows without an image are skipped."""
     with (folder / TABLE).open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     columns = list(rows[0]) if rows else []
     chosen = column or next((name for name in COLUMNS if name in columns), "")
     if "label" not in columns or chosen not in columns:
         raise ConversionError(
-            f"{TABLE} has the columns {', '.join(columns) or 'none'}; it needs label and one of "
+            f"{TABLE} has the columns {', '.join(columns) or 'none'}; it needs `label` and one of "
             f"{', '.join(COLUMNS)}."
         )
     return [

@@ -1,11 +1,11 @@
-"""Grad-CAM of every class inside the graph, where the head has a closed form.
+"""Grad-CAM of all classes inside the graph, for heads with a closed form.
 
-With features f (h, w, k), pooled to p (k), Grad-CAM of the class c is f @ J[:, c] / (h * w), where
-J is the gradient of its logit to p. So it is the tangent that f gives the logit, carried through
-the head's own operators: each linear one applied at every place, each activation gated by its
-slope at p. What is pooled by the greatest value, or flattened, has the same form: the gradients to
-f add up to J, and to the sum of the Dense weights over all places. Maps are h * w times Grad-CAM
-before its ReLU, in units of the logit.
+With features f (h, w, k), pooled to p (k), Grad-CAM of class c is f @ J[:, c] / (h * w), where J is
+the gradient of the logit with respect to p. This is a forward-mode derivative: the tangent f is
+propagated through the operators of the head. Linear operators are applied at each position, and
+activations are multiplied by their derivative at p. Max pooling and Flatten have the same form: the
+gradients with respect to f add up to J, and to the sum of the Dense weights over all positions.
+The maps are h * w times Grad-CAM before its ReLU, in units of the logit.
 """
 
 from collections.abc import Callable
@@ -33,14 +33,14 @@ SELU = (1.0507009873554805, 1.7580993408473766)
 def build_head(
     loaded: LoadedGraph, definition: Any, pooled: Head, logits: Any, features: Any
 ) -> tuple[Any, Any]:
-    """Build the head on *features* (1, h, w, k): its row of logits, and the maps of each.
+    """Build the head on *features* (1, h, w, k); returns the logits and their maps.
 
-    What is small is in the scope `head`, which `quantize.head` keeps float. Where all pooling is
-    averaging, the row is pooled there from the first tangent, so that its weights are in the file
-    once. Hidden layers of more than LIGHT_BYTES are in the scope `tail`, as the model has them:
-    int8 that is averaged only after a Dense layer would lose most of its steps.
+    Small layers are in the scope `head`, which `quantize.float_pattern` keeps in float. If all
+    pooling is average pooling, the logits are pooled from the first tangent, so that the weights
+    are in the file once. Hidden layers of more than MAX_FLOAT_HIDDEN_BYTES are in the scope `tail`,
+    in the original order: int8 averaged after a Dense layer would lose most of its resolution.
 
-    Raises: Unknown.
+    Raises: UnsupportedHead.
     """
     import tensorflow as tf
 
@@ -49,30 +49,30 @@ def build_head(
     if 4 * hidden <= MAX_FLOAT_HIDDEN_BYTES:
         last |= set(head.tensors_between(loaded, logits, {}))
     values: dict[str, Any] = {pooled.features.name: features}
-    here: dict[str, Any] = {}
+    tangents: dict[str, Any] = {}
     for name, step in steps.items():
         weights = head.tangent_weights(step, pooled)
         with tf.name_scope(scope_of(name, last)):
-            here[name] = features if weights is None else conv_1x1(features, weights)
+            tangents[name] = features if weights is None else conv_1x1(features, weights)
     dense = all(step.kernel.ndim == 2 and name in last for name, step in steps.items())
     if set(pooled.pools) == {"gap"} and dense:
         values = {}
         for name, step in steps.items():
             shape = loaded.graph.get_tensor_by_name(name).shape
             with tf.name_scope(scope_of(name, last)):
-                row = tf.reduce_mean(here[name], [1, 2]) + np.asarray(step.bias, np.float32)
+                row = tf.reduce_mean(tangents[name], [1, 2]) + np.asarray(step.bias, np.float32)
                 values[name] = tf.reshape(row, shape)
     names = head.tensors_between(loaded, logits, values)
     for part in ([n for n in names if n not in last], [n for n in names if n in last]):
         if part:
             made = import_subgraph(definition, values, part, f"{scope_of(part[0], last)}own")
             values |= dict(zip(part, made, strict=True))
-    maps = propagate_tangent(loaded, logits, here, values, last)
+    maps = propagate_tangent(loaded, logits, tangents, values, last)
     return values[skip_identities(logits).name], maps
 
 
 def last_dense_tensors(loaded: LoadedGraph, logits: Any) -> set[str]:
-    """Names of the tensors that the last Dense layer makes."""
+    """Return the names of the tensors of the last Dense layer."""
     names = set()
     while True:
         names.add(logits.name)
@@ -88,59 +88,64 @@ def last_dense_tensors(loaded: LoadedGraph, logits: Any) -> set[str]:
 
 
 def scope_of(name: str, last: set[str]) -> str:
-    """Scope of what belongs to a tensor of the head; the slash keeps TensorFlow from adding one."""
+    """Return the scope of a tensor; with the slash, TensorFlow does not add a suffix."""
     return "head/" if name in last else "tail/"
 
 
 def conv_1x1(maps: Any, weights: NDArray[np.float32]) -> Any:
-    """Apply *weights* (k, d) at every place of *maps* (1, h, w, k)."""
+    """Apply *weights* (k, d) at each position of *maps* (1, h, w, k)."""
     import tensorflow as tf
 
     return tf.nn.conv2d(maps, tf.constant(weights[None, None]), 1, "VALID")
 
 
 def propagate_tangent(
-    loaded: LoadedGraph, tensor: Any, here: dict[str, Any], values: dict[str, Any], last: set[str]
+    loaded: LoadedGraph,
+    tensor: Any,
+    tangents: dict[str, Any],
+    values: dict[str, Any],
+    last: set[str],
 ) -> Any:
-    """Carry the maps through the head up to *tensor*, an operator at a time.
+    """Propagate the maps through the head up to *tensor*.
 
     Args:
-      here: tangents (1, h, w, d) known so far, by the name of the tensor; stages are in it.
-      values: the graph that is being built, its tensors by the same names.
+      tangents: computed tangents (1, h, w, d) by tensor name, including the linear stages.
+      values: tensors of the new graph, by the same names.
 
-    Raises: Unknown.
+    Raises: UnsupportedHead.
     """
     import tensorflow as tf
 
     tensor = skip_identities(tensor)
-    if tensor.name in here:
-        return here[tensor.name]
+    if tensor.name in tangents:
+        return tangents[tensor.name]
     parts = [
-        propagate_tangent(loaded, source, here, values, last)
+        propagate_tangent(loaded, source, tangents, values, last)
         if depends_on_image(loaded, source)
         else None
         for source in tensor.op.inputs
     ]
 
-    def number(source: Any) -> Any:
+    def primal(source: Any) -> Any:
         if depends_on_image(loaded, source):
             shape = (1, 1, 1, source.shape.num_elements())
             return tf.reshape(values[skip_identities(source).name], shape)
         return tf.constant(np.asarray(constant_value(loaded, source), np.float32).ravel())
 
     with tf.name_scope(scope_of(tensor.name, last)):
-        here[tensor.name] = operator_jvp(loaded, tensor.op, parts, number)
-    return here[tensor.name]
+        tangents[tensor.name] = operator_jvp(loaded, tensor.op, parts, primal)
+    return tangents[tensor.name]
 
 
 def operator_jvp(
-    loaded: LoadedGraph, operation: Any, parts: list[Any], number: Callable[[Any], Any]
+    loaded: LoadedGraph, operation: Any, parts: list[Any], primal: Callable[[Any], Any]
 ) -> Any:
-    """Derivative of one operator along *parts*, the tangents of its inputs, None where fixed.
+    """Return the derivative of an operator along *parts*, the tangents of its inputs.
 
-    *number* gives an input's value, shaped to act on every place of a map.
+    A tangent is None for a constant input. *primal* returns the value of an input, in a shape that
+    broadcasts over the positions of a map.
 
-    Raises: Unknown.
+    Raises: UnsupportedHead.
     """
     import tensorflow as tf
 
@@ -161,27 +166,28 @@ def operator_jvp(
         return moving[0] if len(moving) == 1 else moving[0] + moving[1]
     if kind == "Mul":
         crossed = zip(parts, reversed(list(inputs)), strict=True)
-        products = [part * number(other) for part, other in crossed if part is not None]
+        products = [part * primal(other) for part, other in crossed if part is not None]
         return products[0] if len(products) == 1 else products[0] + products[1]
     if kind == "RealDiv" and parts[1] is None:
-        return moving[0] / number(inputs[1])
+        return moving[0] / primal(inputs[1])
     if kind == "ConcatV2":
         places = moving[0].shape[:3]
         sides = zip(parts, inputs[:-1], strict=False)
         rows = [tf.zeros((*places, s.shape[-1])) if p is None else p for p, s in sides]
         return tf.concat(rows, 3)
     if kind == "Softmax":
-        share = tf.nn.softmax(number(inputs[0]))
+        share = tf.nn.softmax(primal(inputs[0]))
         return share * (moving[0] - tf.reduce_sum(share * moving[0], 3, keepdims=True))
     if kind in head.ACTIVATION_OPS:
-        return moving[0] * activation_derivative(operation, number(inputs[0]))
-    raise UnsupportedHead(f"its head has the operator {kind}, whose slope is not known here")
+        return moving[0] * activation_derivative(operation, primal(inputs[0]))
+    raise UnsupportedHead(f"its head has the operator {kind}, whose derivative is not implemented")
 
 
 def activation_derivative(operation: Any, x: Any) -> Any:
-    """Slope of an activation at *x*.
+    """Return the derivative of an activation at *x*.
 
-    Gates are signs of a ReLU: LiteRT has no ReluGrad, and the quantizer no range for booleans.
+    Comparisons are written as sign(relu(x)), because LiteRT has no ReluGrad, and the quantizer has
+    no ranges for booleans.
     """
     import tensorflow as tf
 

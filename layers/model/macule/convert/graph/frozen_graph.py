@@ -1,6 +1,6 @@
-"""A model of any origin as one TensorFlow graph of constants: frozen, read, cut, put together.
+"""Frozen TensorFlow graphs: freeze a model, load a graph, import parts of it.
 
-Keras 3, Keras 2 and SavedModels meet here, so that all that follows has one form to know.
+All models, from Keras 3, Keras 2 and SavedModels, are converted to this form.
 """
 
 import gc
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IMAGE = "image"
-# Their answer is known from shapes alone, which are all known once the image's is.
+# Their result depends only on shapes, which are known once the image shape is known.
 SHAPE_OPS = {"Shape", "ShapeN", "Size", "Rank"}
 IDENTITY_OPS = {
     "Identity",
@@ -27,7 +27,7 @@ class FrozenGraph(NamedTuple):
     """A graph whose weights are constants.
 
     `definition`: a GraphDef with the placeholder `image`, shape (1, height, width, channels).
-    `output`: name of the tensor that the model answers with.
+    `output`: name of the output tensor.
     """
 
     definition: Any
@@ -36,7 +36,7 @@ class FrozenGraph(NamedTuple):
 
 
 class LoadedGraph(NamedTuple):
-    """A frozen graph to be read: its tensors, and which operators depend on the image."""
+    """A frozen graph in a session; `image_dependent` are the operators that depend on the image."""
 
     graph: Any
     session: Any
@@ -46,14 +46,14 @@ class LoadedGraph(NamedTuple):
 
 
 def freeze(run: Callable[[Any], Any], shape: tuple[int, int, int]) -> FrozenGraph:
-    """Trace *run* for one image of *shape* and make its weights constants."""
+    """Trace *run* for one image of *shape*, and convert its weights to constants."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2 as constants,
     )
 
     def traced(image: Any) -> Any:
-        # Keras allows layer names that TensorFlow takes nowhere but inside another scope.
+        # Some Keras layer names are only valid in TensorFlow inside another scope.
         with tf.name_scope("model"):
             return tf.identity(run(image))
 
@@ -67,14 +67,14 @@ def freeze(run: Callable[[Any], Any], shape: tuple[int, int, int]) -> FrozenGrap
 
 
 def collect_garbage() -> None:
-    """Give back the graphs that are done with: they hold themselves, and every weight with them."""
+    """Release unused graphs: they have reference cycles that keep all weights in memory."""
     gc.collect()
 
 
 def resize(frozen: FrozenGraph, shape: tuple[int, int, int]) -> FrozenGraph:
-    """Give the graph another image size.
+    """Change the image size of the graph.
 
-    Raises: ValueError where an operator, such as a Dense layer after Flatten, has one size only.
+    Raises: ValueError if an operator, such as a Dense layer after Flatten, has a fixed size.
     """
     import tensorflow as tf
 
@@ -86,26 +86,26 @@ def resize(frozen: FrozenGraph, shape: tuple[int, int, int]) -> FrozenGraph:
 def replace_input(
     definition: Any, output: str, image: str, shape: tuple[int, int, int]
 ) -> FrozenGraph:
-    """Put a placeholder of *shape* in the place of *image*; *definition* is used up."""
+    """Replace *image* with a placeholder of *shape*; this modifies *definition*."""
     import tensorflow as tf
 
     bodies = [body.node_def for body in definition.library.function]
     for node in (node for nodes in (definition.node, *bodies) for node in nodes):
-        # shapes of the old size; and gradients of swish, which would be saved and cannot be
+        # shapes of the old size, and gradients of swish, which cannot be saved
         for key in ("_output_shapes", "_gradient_op_type"):
             node.attr.pop(key, None)
     names = [node.name for node in definition.node]
     del definition.node[names.index(image.split(":")[0])]
     with tf.Graph().as_default() as graph:
         pixels = tf.compat.v1.placeholder(tf.float32, (1, *shape), IMAGE)
-        (answer,) = tf.graph_util.import_graph_def(
+        (output_tensor,) = tf.graph_util.import_graph_def(
             definition, {image: pixels}, return_elements=[output], name=""
         )
-    return FrozenGraph(graph.as_graph_def(), answer.name, shape)
+    return FrozenGraph(graph.as_graph_def(), output_tensor.name, shape)
 
 
 def load_graph(frozen: FrozenGraph) -> LoadedGraph:
-    """Open a frozen graph to read it."""
+    """Load a frozen graph into a session."""
     import tensorflow as tf
 
     with tf.Graph().as_default() as graph:
@@ -125,31 +125,31 @@ def load_graph(frozen: FrozenGraph) -> LoadedGraph:
 
 
 def depends_on_image(loaded: LoadedGraph, tensor: Any) -> bool:
-    """Tell whether *tensor* depends on the image."""
+    """Return whether *tensor* depends on the image."""
     return tensor.op.name in loaded.image_dependent
 
 
 def constant_value(loaded: LoadedGraph, tensor: Any) -> NDArray[Any]:
-    """Work out a tensor that does not depend on the image, or on its shape alone."""
+    """Evaluate a tensor that does not depend on the pixels of the image."""
     return constant_values(loaded, [tensor])[0]
 
 
 def constant_values(loaded: LoadedGraph, tensors: list[Any]) -> list[NDArray[Any]]:
-    """Work out several such tensors at once."""
+    """Evaluate several such tensors at once."""
     blank = np.zeros(loaded.image.shape.as_list(), np.float32)
     found = loaded.session.run(tensors, {loaded.image: blank})
     return [np.asarray(array) for array in found]
 
 
 def skip_identities(tensor: Any) -> Any:
-    """Step back over operators that change nothing."""
+    """Follow *tensor* back over operators that do not change it."""
     while tensor.op.type in IDENTITY_OPS:
         tensor = tensor.op.inputs[tensor.value_index]
     return tensor
 
 
 def weight_tensors(loaded: LoadedGraph) -> dict[str, Any]:
-    """Constant operands of the operators that work on the image, by name: what must be kept."""
+    """Return the constant operands of image-dependent operators, by name."""
     found = {}
     for name in loaded.image_dependent:
         for tensor in loaded.graph.get_operation_by_name(name).inputs:
@@ -159,14 +159,14 @@ def weight_tensors(loaded: LoadedGraph) -> dict[str, Any]:
 
 
 def weight_bytes(loaded: LoadedGraph) -> int:
-    """Size of those weights as float32."""
+    """Return the size of the weights as float32."""
     return 4 * sum(tensor.shape.num_elements() or 0 for tensor in weight_tensors(loaded).values())
 
 
 def import_subgraph(
     definition: Any, given: dict[str, Any], wanted: list[str], scope: str
 ) -> list[Any]:
-    """Put the part of *definition* between the tensors *given* and *wanted* into this graph."""
+    """Import the part of *definition* between tensors *given* and *wanted*."""
     import tensorflow as tf
 
     part = extract_subgraph(definition, given, (name.split(":")[0] for name in wanted))
@@ -176,28 +176,28 @@ def import_subgraph(
 
 
 def extract_subgraph(definition: Any, given: Iterable[str], wanted: Iterable[str]) -> Any:
-    """Keep the nodes that *wanted* needs, going back no further than the tensors *given*."""
+    """Extract the nodes that *wanted* needs, back to the tensors *given*."""
     import tensorflow as tf
 
     nodes = {node.name: node for node in definition.node}
-    stops, kept, waiting = set(given), set(), list(wanted)
-    while waiting:
-        name = waiting.pop()
-        if name in kept:
+    stops, needed, pending = set(given), set(), list(wanted)
+    while pending:
+        name = pending.pop()
+        if name in needed:
             continue
-        kept.add(name)
+        needed.add(name)
         for source in nodes[name].input:
             control = source.startswith("^")
             full = source if ":" in source else f"{source}:0"
             if not control and full not in stops:
-                waiting.append(full.split(":")[0])
+                pending.append(full.split(":")[0])
     part = tf.compat.v1.GraphDef()
     part.versions.CopyFrom(definition.versions)
     for node in definition.node:
-        if node.name in kept:
+        if node.name in needed:
             copy = part.node.add()
             copy.CopyFrom(node)
-            # control edges order side effects, of which a frozen graph has none
+            # control edges order side effects; a frozen graph has none
             inputs = [source for source in copy.input if not source.startswith("^")]
             del copy.input[:]
             copy.input.extend(inputs)

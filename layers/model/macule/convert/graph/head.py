@@ -1,4 +1,4 @@
-"""The head of a classifier: the feature maps that it pools, and the layers from there on."""
+"""The head of a classifier: the pooled feature maps, and the layers after them."""
 
 from typing import Any, NamedTuple
 
@@ -28,18 +28,18 @@ ACTIVATION_OPS = {
     "Tanh",
 }
 RESHAPE_OPS = {"Reshape", "Squeeze", "ExpandDims"}
-# A row of this length is written as a square matrix where it must be.
+# Longer rows are not expanded to a diagonal matrix.
 MAX_DIAGONAL_SIZE = 4096
-# Weights of this number are folded in double precision; those of a VGG's Flatten would fill 1 GB.
+# Larger kernels are not folded in float64; the kernel after Flatten of a VGG would need 1 GB.
 MAX_FLOAT64_WEIGHTS = 2**24
 
 
 class UnsupportedHead(Exception):
-    """A head without a closed form; the text says why."""
+    """The head has no closed form; the message is the reason."""
 
 
 class Head(NamedTuple):
-    """Where the head begins: the feature maps, how they are pooled, and a readable chain."""
+    """The feature maps of a head, the kinds of pooling, and the names of its layers."""
 
     features: Any
     pools: tuple[str, ...]
@@ -47,7 +47,7 @@ class Head(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """Pooled features to a tensor: v * kernel + bias, with kernel (d,), or v @ kernel + bias."""
+    """An affine map: v * kernel + bias for a kernel (d,), else v @ kernel + bias."""
 
     kernel: NDArray[np.floating[Any]]
     bias: NDArray[np.floating[Any]]
@@ -56,48 +56,48 @@ class Linear(NamedTuple):
 def find_head(loaded: LoadedGraph, logits: Any) -> Head:
     """Find the feature maps that the head pools.
 
-    Raises: Unknown.
+    Raises: UnsupportedHead.
     """
     features: dict[str, Any] = {}
     pools: list[str] = []
-    waiting, seen = [logits], set()
-    while waiting:
-        tensor = waiting.pop(0)
+    pending, seen = [logits], set()
+    while pending:
+        tensor = pending.pop(0)
         if tensor.name in seen or not depends_on_image(loaded, tensor):
             continue
         seen.add(tensor.name)
-        how = pooling_kind(tensor)
-        if how:
+        kind = pooling_kind(tensor)
+        if kind:
             source = tensor.op.inputs[0]
             features[source.name] = source
-            pools.append(how)
+            pools.append(kind)
             continue
         if not inspection.is_row(tensor):
             raise UnsupportedHead("its last layers are not pooling or Flatten and Dense layers")
         if not tensor.op.inputs:
             raise UnsupportedHead("its head reads the image directly")
-        waiting += list(tensor.op.inputs)
+        pending += list(tensor.op.inputs)
     if len(features) != 1:
-        raise UnsupportedHead("its head reads more than one layer's feature maps")
+        raise UnsupportedHead("its head reads the feature maps of more than one layer")
     (found,) = features.values()
     if found.shape.rank != 4:
-        raise UnsupportedHead("what its head pools is not a feature map with height and width")
+        raise UnsupportedHead("its head does not pool feature maps with height and width")
     if found.shape[1] * found.shape[2] == 1:
-        raise UnsupportedHead("its last feature maps are 1 x 1, in which a map would show nothing")
+        raise UnsupportedHead("its last feature maps are 1 x 1, so a map has only one pixel")
     if found.op.type == "Placeholder":
-        raise UnsupportedHead("its head reads the pixels themselves")
+        raise UnsupportedHead("its head reads the pixels directly")
     name = "-".join([*dict.fromkeys(pools), *layer_names(loaded, logits)])
     return Head(found, tuple(pools), name)
 
 
 def layer_names(loaded: LoadedGraph, tensor: Any) -> list[str]:
-    """Name the layers from the pooling up to *tensor*, following each operator's first input."""
+    """Return the names of the layers from the pooling to *tensor*."""
     names: list[str] = []
     while not pooling_kind(tensor):
         moving = [source for source in tensor.op.inputs if depends_on_image(loaded, source)]
         kind = tensor.op.type
         if kind == "Mul" and len(moving) == 2:
-            # x * gate(x): go on from x, which the gate was made of
+            # x * gate(x): continue with x
             names.append("swish")
             first, second = (skip_identities(source) for source in moving)
             tensor = first if tensors_between(loaded, second, {}).count(first.name) else second
@@ -111,22 +111,22 @@ def layer_names(loaded: LoadedGraph, tensor: Any) -> list[str]:
 
 
 def tensors_between(loaded: LoadedGraph, logits: Any, given: dict[str, Any]) -> list[str]:
-    """Names of the tensors after those *given*, up to the logits."""
+    """Return the names of the tensors between those *given* and the logits."""
     found: list[str] = []
-    waiting = [logits]
-    while waiting:
-        tensor = waiting.pop()
+    pending = [logits]
+    while pending:
+        tensor = pending.pop()
         if tensor.name in given or tensor.name in found or not depends_on_image(loaded, tensor):
             continue
         found.append(tensor.name)
-        waiting += list(tensor.op.inputs)
+        pending += list(tensor.op.inputs)
     return found
 
 
 def pooling_kind(tensor: Any) -> str:
-    """Tell how an operator turns maps into one row: "gap", "gmp", "flatten", or "" if it does not.
+    """Return how an operator pools maps into a row: "gap", "gmp", "flatten", or "" for others.
 
-    Global pooling is also written as a window over all of the map, in older ResNets.
+    Older ResNets have global pooling as a window of the size of the map.
     """
     operation = tensor.op
     if not operation.inputs:
@@ -143,7 +143,7 @@ def pooling_kind(tensor: Any) -> str:
 
 
 def fold_linear(loaded: LoadedGraph, tensor: Any) -> Linear | None:
-    """Read the way from the pooled row to *tensor* as one linear step; None where it is not."""
+    """Fold the operators from the pooled row to *tensor* into one; None if they are not affine."""
     operation = tensor.op
     if pooling_kind(tensor):
         size = tensor.shape.num_elements()
@@ -159,10 +159,10 @@ def fold_linear(loaded: LoadedGraph, tensor: Any) -> Linear | None:
             weights = weights.astype(np.float64)
         elif inner.kernel.ndim == 1 and (inner.kernel == 1).all():
             return Linear(weights, inner.bias @ weights)
-        whole = (
+        combined = (
             inner.kernel[:, None] * weights if inner.kernel.ndim == 1 else inner.kernel @ weights
         )
-        return Linear(whole, inner.bias @ weights)
+        return Linear(combined, inner.bias @ weights)
     moving = [source for source in operation.inputs if depends_on_image(loaded, source)]
     if operation.type == "ConcatV2" and len(moving) == 1:
         return fold_concat(loaded, operation, moving[0])
@@ -176,25 +176,25 @@ def fold_linear(loaded: LoadedGraph, tensor: Any) -> Linear | None:
 
 
 def fold_concat(loaded: LoadedGraph, operation: Any, moving: Any) -> Linear | None:
-    """Fold a row that stands beside constants, as those of other inputs do."""
+    """Fold a row that is concatenated with constants, such as those of other inputs."""
     inner = fold_linear(loaded, moving)
     if inner is None or (inner.kernel.ndim == 1 and inner.kernel.size > MAX_DIAGONAL_SIZE):
         return None
-    whole = np.diag(inner.kernel) if inner.kernel.ndim == 1 else inner.kernel
+    matrix = np.diag(inner.kernel) if inner.kernel.ndim == 1 else inner.kernel
     kernels, biases = [], []
     for source in operation.inputs[:-1]:
         if source is moving:
-            kernels.append(whole)
+            kernels.append(matrix)
             biases.append(inner.bias)
         else:
             numbers = np.asarray(constant_value(loaded, source), np.float64).ravel()
-            kernels.append(np.zeros((len(whole), numbers.size)))
+            kernels.append(np.zeros((len(matrix), numbers.size)))
             biases.append(numbers)
     return Linear(np.hstack(kernels), np.concatenate(biases))
 
 
 def has_constant_weights(loaded: LoadedGraph, operation: Any) -> bool:
-    """Tell whether a product is that of a row with fixed weights."""
+    """Return whether a product multiplies a row by constant weights."""
     if depends_on_image(loaded, operation.inputs[1]):
         return False
     if operation.type == "MatMul":
@@ -203,7 +203,7 @@ def has_constant_weights(loaded: LoadedGraph, operation: Any) -> bool:
 
 
 def kernel_weights(loaded: LoadedGraph, operation: Any) -> NDArray[np.float32]:
-    """Weights (inputs, outputs) of a MatMul or of a 1 x 1 convolution."""
+    """Return the weights (inputs, outputs) of a MatMul or 1 x 1 convolution."""
     weights = constant_value(loaded, operation.inputs[1])
     if operation.type == "Conv2D":
         return np.asarray(weights[0, 0])
@@ -211,14 +211,14 @@ def kernel_weights(loaded: LoadedGraph, operation: Any) -> NDArray[np.float32]:
 
 
 def linear_stages(loaded: LoadedGraph, logits: Any) -> dict[str, Linear]:
-    """The tensors up to which the head is linear, by name, each with its folded step.
+    """Return the tensors up to which the head is affine, by name, with their folded map.
 
-    Raises: Unknown where an operator between them and the logits has no known slope.
+    Raises: UnsupportedHead if an operator after them has no known derivative.
     """
     found: dict[str, Linear] = {}
-    waiting, seen = [logits], set()
-    while waiting:
-        tensor = skip_identities(waiting.pop())
+    pending, seen = [logits], set()
+    while pending:
+        tensor = skip_identities(pending.pop())
         if tensor.name in seen or not depends_on_image(loaded, tensor):
             continue
         seen.add(tensor.name)
@@ -226,18 +226,18 @@ def linear_stages(loaded: LoadedGraph, logits: Any) -> dict[str, Linear]:
         if step is not None:
             found[tensor.name] = step
             continue
-        waiting += list(tensor.op.inputs)
+        pending += list(tensor.op.inputs)
     return found
 
 
 def tangent_weights(step: Linear, head: Head) -> NDArray[np.float32] | None:
-    """Weights (k, d) that take features to the tangent of a stage; None where they pass as are."""
+    """Return the weights (k, d) from features to the tangent of a stage; None for the identity."""
     channels = int(head.features.shape[-1])
     if step.kernel.shape[0] != channels:
         if step.kernel.ndim == 1:
-            raise UnsupportedHead("what follows Flatten is no Dense layer")
-        whole = step.kernel.reshape(-1, channels, step.kernel.shape[1]).sum(0)
-        return np.asarray(whole, np.float32)
+            raise UnsupportedHead("the layer after Flatten is not a Dense layer")
+        summed = step.kernel.reshape(-1, channels, step.kernel.shape[1]).sum(0)
+        return np.asarray(summed, np.float32)
     if step.kernel.ndim == 1:
         return None if (step.kernel == 1).all() else np.diag(step.kernel).astype(np.float32)
     return np.asarray(step.kernel, np.float32)

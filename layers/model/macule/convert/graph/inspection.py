@@ -1,4 +1,4 @@
-"""Where a classifier's parts are in its graph: the scaling at its door, its head, its output."""
+"""Inspection of a classifier's graph: preprocessing, backbone and output."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -41,8 +41,8 @@ BACKBONE_PATTERNS = (
     (r"nasnet_?large", "NASNetLarge"),
     (r"convnext_?(tiny|small|base|large|xlarge)", "ConvNeXt{}"),
 )
-# Layers that only one network of keras.applications has, for models that were not nested;
-# the first match counts, so that larger ones come before the smaller that they contain.
+# Layers that identify a network of keras.applications in a flat model. The first match is used, so
+# larger networks come before the smaller ones that they contain.
 BACKBONE_LAYERS = (
     ("conv5_block3_preact_bn", "ResNet50V2"),
     ("conv5_block48_concat", "DenseNet201"),
@@ -63,14 +63,14 @@ BACKBONE_LAYERS = (
 
 
 class Preprocessing(NamedTuple):
-    """What happens to the image before the network proper: pixel * scale + shift, per channel."""
+    """The preprocessing layers inside the model, and whether it takes pixels of 0 to 255."""
 
     layers: tuple[str, ...]
     takes_raw_pixels: bool
 
 
 class Output(NamedTuple):
-    """What the model answers with. `logits` names the tensor before its softmax or sigmoid."""
+    """The output of a model; `logits` is the name of the tensor before its softmax or sigmoid."""
 
     kind: str
     units: int
@@ -78,7 +78,7 @@ class Output(NamedTuple):
 
 
 def find_output(loaded: LoadedGraph) -> Output:
-    """Tell what the output holds: "softmax", "sigmoid", "linear", or another operator's name."""
+    """Find the kind of the output: "softmax", "sigmoid", "linear", or the name of its operator."""
     tensor = loaded.output
     units = int(tensor.shape[-1] or 0) if tensor.shape.rank else 0
     last = skip_identities(tensor)
@@ -95,13 +95,13 @@ def find_output(loaded: LoadedGraph) -> Output:
 
 
 def is_row(tensor: Any) -> bool:
-    """Tell whether a tensor of one image is one row: (1, n), (n,) or (1, 1, 1, n)."""
+    """Return whether a tensor is one row: (1, n), (n,) or (1, 1, 1, n)."""
     shape = tensor.shape.as_list()
     return all(size == 1 for size in shape[:-1])
 
 
 def find_preprocessing(loaded: LoadedGraph, names: Mapping[str, str]) -> Preprocessing:
-    """Follow the image inwards over resizing and scaling, up to the first layer that mixes."""
+    """Follow the image through resizing and scaling, up to the first other layer."""
     channels = loaded.image.shape[-1]
     scale, shift = np.ones(channels), np.zeros(channels)
     lines: list[str] = []
@@ -144,19 +144,19 @@ def find_preprocessing(loaded: LoadedGraph, names: Mapping[str, str]) -> Preproc
 
 
 def expects_raw_pixels(scale: NDArray[Any], shift: NDArray[Any]) -> bool:
-    """Tell whether this scaling suits pixels of 0 to 255.
+    """Return whether a scaling is for pixels of 0 to 255.
 
-    Every known scheme brings them to a span of 1 to 10, or takes away a mean near 110 and leaves
-    the span; schemes for 0 to 1 multiply by 1 or more and shift by 3 at most.
+    All known schemes for 0 to 255 reduce the range to 1 to 10, or subtract a mean near 110 and keep
+    the range. Schemes for 0 to 1 multiply by 1 or more and shift by at most 3.
     """
-    span, moved = float(np.abs(scale).max()), float(np.abs(shift).max())
-    return span <= 0.1 or (span <= 2 and moved >= 50)
+    factor, offset = float(np.abs(scale).max()), float(np.abs(shift).max())
+    return factor <= 0.1 or (factor <= 2 and offset >= 50)
 
 
 def read_affine(
     loaded: LoadedGraph, user: Any, tensor: Any
 ) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Read one operator as x * scale + shift; None where its operand is no constant."""
+    """Read an operator as x * scale + shift; None if its operand is not constant."""
     if user.type == "FusedBatchNormV3":
         gamma, beta, mean, variance = (constant_value(loaded, t) for t in user.inputs[1:5])
         factor = gamma / np.sqrt(variance + user.get_attr("epsilon"))
@@ -177,17 +177,17 @@ def read_affine(
 
 
 def find_channel_reversal(loaded: LoadedGraph, tensor: Any, users: list[Any]) -> Any:
-    """Find the tensor in which RGB has become BGR and nothing else has changed, or None.
+    """Find the tensor that reverses the channels of *tensor*, or None.
 
-    It is written in many ways (slices put together again, a gather, a reversal), so a ramp over the
-    channels tells.
+    This can be slices and a concatenation, a gather or a reversal, so a ramp over the channels is
+    evaluated.
     """
     if not users or any(user.type not in SLICE_OPS for user in users):
         return None
-    made = [output for user in users for output in user.outputs]
-    joined = {user.name: user for output in made for user in output.consumers()}
+    outputs = [output for user in users for output in user.outputs]
+    joined = {user.name: user for output in outputs for user in output.consumers()}
     last = [user.outputs[0] for user in joined.values() if user.type in ("Pack", "ConcatV2")]
-    found = made[0] if len(made) == 1 and made[0].shape == tensor.shape else None
+    found = outputs[0] if len(outputs) == 1 and outputs[0].shape == tensor.shape else None
     found = last[0] if found is None and len(last) == 1 == len(joined) else found
     if found is None or found.shape != tensor.shape or tensor.shape[-1] == 1:
         return None
@@ -197,7 +197,7 @@ def find_channel_reversal(loaded: LoadedGraph, tensor: Any, users: list[Any]) ->
 
 
 def layer_scope(operation: Any, names: Mapping[str, str]) -> str:
-    """Name of the layer that an operator belongs to."""
+    """Return the name of the layer of an operator."""
     parts = operation.name.split("/")
     for part in reversed(parts[:-1]):
         if part in names or re.sub(r"_\d+$", "", part) in names:
@@ -206,7 +206,7 @@ def layer_scope(operation: Any, names: Mapping[str, str]) -> str:
 
 
 def layer_title(operations: list[Any], names: Mapping[str, str]) -> str:
-    """Name of the layer's class as far as it is known, else what it does."""
+    """Return the class of a layer if known, else a description of its operator."""
     part = layer_scope(operations[0], names)
     known = names.get(part) or names.get(re.sub(r"_\d+$", "", part))
     if known and known not in ("TFOpLambda", "Functional", "Sequential", "Model"):
@@ -218,7 +218,7 @@ def layer_title(operations: list[Any], names: Mapping[str, str]) -> str:
 
 
 def format_affine(scale: NDArray[Any], shift: NDArray[Any]) -> str:
-    """Write x * scale + shift, per channel only where channels differ."""
+    """Format x * scale + shift, per channel only if the channels differ."""
 
     def number(values: NDArray[Any]) -> str:
         shown = [f"{entry:.4g}" for entry in np.ravel(values)]
@@ -231,7 +231,7 @@ def format_affine(scale: NDArray[Any], shift: NDArray[Any]) -> str:
 
 
 def detect_backbone(names: Iterable[str]) -> str | None:
-    """Recognise the architecture from the names of layers and nested models, or None."""
+    """Detect the architecture from the names of layers and nested models, or None."""
     known = {re.sub(r"_\d+$", "", name) for name in names} | set(names)
     if any(re.search(r"_(GlobalAveragePooling2D|Dense)\d+$", name) for name in known):
         return "teachable-machine"
@@ -251,7 +251,7 @@ def detect_backbone(names: Iterable[str]) -> str | None:
 
 
 def detect_efficientnet(names: set[str]) -> str | None:
-    """Tell flat EfficientNets apart by the last block of stage 6; B1 and B2 share all names."""
+    """Detect the size of a flat EfficientNet by the last block of stage 6; B1 equals B2."""
     if "block1a_dwconv" not in names:
         return "EfficientNetV2"
     sizes = {"m": "B7", "k": "B6", "i": "B5", "h": "B4", "f": "B3", "e": "B1", "d": "B0"}

@@ -1,4 +1,4 @@
-"""What is to be made of a frozen graph: its logits, its maps, and how familiar an image is."""
+"""The outputs to export from a frozen graph: logits, activation maps, OOD score."""
 
 from typing import Any, NamedTuple
 
@@ -9,40 +9,40 @@ from macule.convert.graph import frozen_graph, head, inspection, out_of_distribu
 
 
 class ExportPlan(NamedTuple):
-    """A graph, its output, and its head; or why it has none that maps can be made for.
+    """A graph, its output, and its head; without a head, `why` is the reason.
 
-    `known`: the tensor at `midway`, and the scorer of known images in its features; None where none
-    were given.
+    `ood`: a tensor of feature maps and the OOD scorer for its pooled features; None without
+    in-distribution images.
     """
 
     frozen: frozen_graph.FrozenGraph
     loaded: frozen_graph.LoadedGraph
-    answer: inspection.Output
+    output: inspection.Output
     head: head.Head | None
     why: str
-    known: tuple[str, out_of_distribution.OODScorer] | None = None
+    ood: tuple[str, out_of_distribution.OODScorer] | None = None
 
     @property
     def logits(self) -> Any:
-        """The tensor of the logits; the output itself where they cannot be told from it."""
+        """The tensor of the logits; the output itself if the logits are not available."""
         return self.loaded.graph.get_tensor_by_name(self.output.logits or self.frozen.output)
 
 
 def fit_ood(plan: ExportPlan, images: NDArray[np.float32]) -> ExportPlan:
-    """Learn what is familiar from *images* (n, h, w, c), in the range that the model takes."""
-    tap = find_ood_layer(plan.loaded)
-    if tap is None or len(images) < out_of_distribution.MIN_IMAGES:
+    """Fit the OOD scorer on *images* (n, h, w, c), in the range of the model."""
+    layer = find_ood_layer(plan.loaded)
+    if layer is None or len(images) < out_of_distribution.MIN_IMAGES:
         return plan
     return plan._replace(
-        ood=(tap.name, out_of_distribution.fit(pooled_features(plan, tap.name, images)))
+        ood=(layer.name, out_of_distribution.fit(pooled_features(plan, layer.name, images)))
     )
 
 
 def find_ood_layer(loaded: frozen_graph.LoadedGraph) -> Any | None:
-    """Find the last feature maps before the network halves them for the last time.
+    """Find the last feature maps before the network reduces their size for the last time.
 
-    The last features tell classes apart and little else; these still know what is no skin
-    (docs/decisions.md has both).
+    The last features separate the classes but not out-of-distribution images; these maps separate
+    both (docs/decisions.md).
     """
     maps = [
         tensor
@@ -60,32 +60,34 @@ def find_ood_layer(loaded: frozen_graph.LoadedGraph) -> Any | None:
 def pooled_features(
     plan: ExportPlan, name: str, images: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Run the graph on each image; returns the means (n, d) of the maps *name*."""
+    """Run the graph on each image; returns the spatial means (n, d) of the maps *name*."""
     import tensorflow as tf
 
-    def see(image: Any) -> Any:
+    def pool(image: Any) -> Any:
         given = {f"{frozen_graph.IMAGE}:0": image}
         return tf.reduce_mean(
             frozen_graph.import_subgraph(plan.frozen.definition, given, [name], "")[0], [1, 2]
         )
 
     shape = tf.TensorSpec((1, *plan.frozen.shape))
-    run = tf.function(see, input_signature=[shape], autograph=False)
+    run = tf.function(pool, input_signature=[shape], autograph=False)
     return np.concatenate([run(tf.constant(image[None])).numpy() for image in images])
 
 
 def make_plan(frozen: frozen_graph.FrozenGraph, opaque: bool = False) -> ExportPlan:
     """Find the output and the head of a frozen graph.
 
-    *opaque*: its probabilities were found to be made by no plain softmax.
+    *opaque*: the probabilities do not come from a single softmax operator.
     """
     loaded = frozen_graph.load_graph(frozen)
-    answer = inspection.find_output(loaded)
-    if opaque or answer.logits is None:
-        answer = answer._replace(kind="softmax", logits=None)
-        return ExportPlan(frozen, loaded, answer, None, "its output is made by no plain softmax")
+    output = inspection.find_output(loaded)
+    if opaque or output.logits is None:
+        output = output._replace(kind="softmax", logits=None)
+        return ExportPlan(
+            frozen, loaded, output, None, "its output does not come from a plain softmax"
+        )
     try:
-        found = head.find_head(loaded, loaded.graph.get_tensor_by_name(answer.logits))
+        found = head.find_head(loaded, loaded.graph.get_tensor_by_name(output.logits))
     except head.UnsupportedHead as error:
-        return ExportPlan(frozen, loaded, answer, None, str(error))
-    return ExportPlan(frozen, loaded, answer, found, "")
+        return ExportPlan(frozen, loaded, output, None, str(error))
+    return ExportPlan(frozen, loaded, output, found, "")

@@ -1,4 +1,4 @@
-"""The precisions a float LiteRT file can be served in, the smallest first."""
+"""Candidates: a float LiteRT file in several precisions, the smallest first."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -10,17 +10,17 @@ from macule.convert.evaluation import batch_inference
 from macule.convert.quantization import mixed_precision, quantize, rounding
 from macule.convert.source import restore
 
-MAX_FLOAT_SEGMENTS = 3  # left float at once
-# Every stretch is tried on its own: seconds for 13 MB, over 4 minutes for EfficientNetV2-S's 80 MB.
+MAX_FLOAT_SEGMENTS = 3  # kept in float together
+# Each segment is tried alone: seconds for 13 MB, over 4 minutes for the 80 MB of EfficientNetV2-S.
 MAX_SEARCH_BYTES = 40 * 2**20
 Log = Callable[[str], None]
 
 
 class Candidate(NamedTuple):
-    """A file that could be served in the original's place.
+    """A file that could replace the original.
 
-    `precision` is as the card says it. Where the file could not be made, `content` is empty and
-    `why` says so.
+    `precision` is that of the card. If the file could not be created, `content` is empty and
+    `error` is the reason.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
 
 
 def make_candidate(name: str, kind: str, make: Callable[[], bytes]) -> Candidate:
-    """Make a candidate; what the quantizer cannot do costs this one, not the others."""
+    """Create a candidate; an error of the quantizer only affects this one."""
     try:
         return Candidate(name, kind, make())
     except restore.LOAD_ERRORS as error:
@@ -38,9 +38,9 @@ def make_candidate(name: str, kind: str, make: Callable[[], bytes]) -> Candidate
 
 
 def failed_candidate(name: str, kind: str, error: Exception) -> Candidate:
-    """Stand in for a candidate that could not be made."""
-    told = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-    return Candidate(name, kind, b"", error=f"it cannot be made ({told})")
+    """Return a candidate that could not be created."""
+    message = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    return Candidate(name, kind, b"", error=f"it cannot be created ({message})")
 
 
 def generate_candidates(
@@ -50,17 +50,17 @@ def generate_candidates(
     wanted: str,
     log: Log,
 ) -> Iterator[Candidate]:
-    """Make the candidates of the *wanted* precision, or of all ("auto"), as they are asked for.
+    """Create the candidates of the *wanted* precision, or of all ("auto"), one at a time.
 
     Args:
       content: the original, a float32 `.tflite` as `export` writes it.
-      pixels: (n, side, side, c) to calibrate on, as the serving decoder gives them.
+      pixels: (n, side, side, c) to calibrate on, decoded as in production.
     """
     if wanted in ("auto", "int8"):
         try:
             yield from int8_candidates(content, pixels, scaling, log)
         except restore.LOAD_ERRORS as error:
-            yield failed_candidate("int8, further ways", "int8", error)
+            yield failed_candidate("int8, other variants", "int8", error)
     if wanted in ("auto", "dynamic"):
         yield make_candidate("dynamic", "dynamic", lambda: quantize.dynamic(content))
     if wanted in ("auto", "fp16"):
@@ -72,29 +72,29 @@ def generate_candidates(
 def int8_candidates(
     content: bytes, pixels: NDArray[np.uint8], scaling: batch_inference.Scaling, log: Log
 ) -> Iterator[Candidate]:
-    """Make the int8 candidates: the quick way first, then ever truer ones at little more cost."""
+    """Create the int8 candidates: the simplest first, then more accurate ones."""
     images = [batch_inference.scale(image[None], scaling) for image in pixels]
-    log(f"int8: finding ranges on {len(images)} images")
+    log(f"int8: calibrating ranges on {len(images)} images")
     found = quantize.calibrate_ranges(content, images, batch_inference.scaled_bounds(scaling))
     yield make_candidate("int8", "int8", lambda: quantize.quantize_static(content, found))
 
-    log("int8: rounding each weight by what its layer sees")
+    log("int8: rounding the weights with the activations of their layers")
     head = quantize.float_pattern(content)
-    settled, grids = rounding.round_weights(content, images, head)
+    rounded, grids = rounding.round_weights(content, images, head)
 
     def make(pattern: str | None) -> bytes:
-        keep = f"{head}|{pattern}" if pattern else head
-        return quantize.quantize_static(settled, found, keep, grids)
+        float_pattern = f"{head}|{pattern}" if pattern else head
+        return quantize.quantize_static(rounded, found, float_pattern, grids)
 
     yield make_candidate("int8, float head", "int8", lambda: make(None))
 
     if len(content) > MAX_SEARCH_BYTES:
-        log("int8: the network is too large to look for the operators that it hurts most")
+        log("int8: the network is too large to search for the operators with the largest error")
         return
-    log("int8: looking for the operators that it hurts most")
-    cuts = mixed_precision.split_segments(mixed_precision.operator_names(content, head))
+    log("int8: searching for the operators with the largest error")
+    segments = mixed_precision.split_segments(mixed_precision.operator_names(content, head))
     reference = batch_inference.logits(content, pixels[: mixed_precision.IMAGES], scaling)
-    best = mixed_precision.rank_segments(cuts, make, reference, pixels, scaling)
+    best = mixed_precision.rank_segments(segments, make, reference, pixels, scaling)
     for count in range(1, min(MAX_FLOAT_SEGMENTS, len(best)) + 1):
         name = f"int8, float head and {', '.join(best[:count])}"
-        yield Candidate(name, "int8", make("|".join(cuts[cut] for cut in best[:count])))
+        yield Candidate(name, "int8", make("|".join(segments[segment] for segment in best[:count])))

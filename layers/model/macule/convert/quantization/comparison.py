@@ -1,4 +1,4 @@
-"""What a candidate does to the original's answers, and what it costs to serve."""
+"""Comparison of a candidate with the original: agreement, metrics, latency and memory."""
 
 import json
 import math
@@ -19,15 +19,15 @@ PROBE_TIMEOUT_S = 120.0
 
 
 class LabelMetrics(NamedTuple):
-    """Figures against the truth; nan where a class has no image."""
+    """Metrics on labelled images; nan for a class without images."""
 
     accuracy: float
     balanced_accuracy: float
-    auc: dict[str, float]  # by label, one against the rest
+    auc: dict[str, float]  # by label, one vs rest
 
 
 class Cost(NamedTuple):
-    """What serving the file costs a fresh process that imports numpy and the runtime alone."""
+    """Load time, latency and memory in a new process with numpy and the runtime only."""
 
     load_ms: float
     p50_ms: dict[int, float]  # by number of threads
@@ -35,10 +35,10 @@ class Cost(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A candidate against the original on the same *images*.
+    """A candidate compared with the original on the same images; `images` is their number.
 
-    The changes are of single probabilities (0 to 1). `labelled` and `original` are None without
-    labels.
+    The changes are those of single probabilities (0 to 1). `labelled`, the metrics of the
+    candidate, and `original` are None without labels.
     """
 
     name: str
@@ -64,18 +64,18 @@ def compare(
     labels: list[str],
     output: str = "logits",
 ) -> Comparison:
-    """Run *candidate* on every image and in a fresh process, and compare.
+    """Compare *candidate* with the original on all images, and measure it in a new process.
 
     Args:
       reference: probabilities (n, classes) of the original, in the order of *labels*.
-      pixels: (n, side, side, 3), as the serving decoder gives them.
-      truth: (n,) places in *labels*, or None.
-      output: what the file's row holds: logits, probabilities or sigmoid.
+      pixels: (n, side, side, 3), decoded as in production.
+      truth: (n,) indices into *labels*, or None.
+      output: content of the file's output: logits, probabilities or sigmoid.
     """
     logits = batch_inference.logits(candidate.content, pixels, scaling, output)
     probabilities = metrics.softmax(logits)
     compared = metrics.compare_probabilities(probabilities, reference)
-    spent = measure_cost(candidate.content)
+    cost = measure_cost(candidate.content)
     return Comparison(
         candidate.name,
         candidate.precision,
@@ -86,23 +86,23 @@ def compare(
         compared["max_change"],
         None if truth is None else compute_label_metrics(probabilities, truth, labels),
         None if truth is None else compute_label_metrics(reference, truth, labels),
-        *spent,
+        *cost,
     )
 
 
 def not_measured(candidate: Candidate) -> Comparison:
-    """Say of a candidate that cannot be made or run that nothing is known of it."""
+    """Return the comparison of a candidate that could not be created or run."""
     size = len(candidate.content)
-    none = math.nan
+    nan = math.nan
     return Comparison(
-        candidate.name, candidate.precision, size, 0, none, none, none, None, None, none, {}, none
+        candidate.name, candidate.precision, size, 0, nan, nan, nan, None, None, nan, {}, nan
     )
 
 
 def compute_label_metrics(
     probabilities: metrics.Floats, truth: NDArray[np.int64], labels: list[str]
 ) -> LabelMetrics:
-    """Figures of *probabilities* (n, classes) against *truth* (n,)."""
+    """Return the metrics of *probabilities* (n, classes) for *truth* (n,)."""
     predicted = probabilities.argmax(axis=1)
     shares = metrics.sensitivity(predicted, truth, len(labels))
     aucs = {
@@ -113,10 +113,9 @@ def compute_label_metrics(
 
 
 def measure_cost(content: bytes) -> Cost:
-    """Load and run *content* in a process of its own.
+    """Load and run *content* in a new process.
 
-    Raises: subprocess.TimeoutExpired, or subprocess.CalledProcessError for a file that does not
-      run there.
+    Raises: subprocess.TimeoutExpired, or subprocess.CalledProcessError if the file does not run.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"

@@ -1,4 +1,4 @@
-"""The layers with weights of a float LiteRT file, to be read and rewritten in place."""
+"""Read and modify the weights of a float LiteRT file in place."""
 
 import re
 from collections import Counter
@@ -11,10 +11,10 @@ Floats = NDArray[np.float32]
 
 CONVOLUTION, DEPTHWISE, DENSE = 3, 4, 9  # operator codes of the LiteRT schema
 SAME_PADDING = 0
-# How each pair of inputs goes together takes 8 bytes: 0.3 GB at this many. VGG16's first Dense
-# layer has 25,088.
+# The covariance needs 8 bytes per pair of inputs: 0.3 GB for this number. The first Dense layer of
+# VGG16 has 25,088 inputs.
 MAX_INPUTS = 6144
-MAX_PATCHES = 64  # drawn from each feature map; neighbours say much the same
+MAX_PATCHES = 64  # per feature map; adjacent patches are similar
 
 
 class Layer(NamedTuple):
@@ -25,18 +25,18 @@ class Layer(NamedTuple):
 
     code: int
     options: Any
-    source: int  # index of the tensor it reads
-    name: str  # of the tensor of its weights
-    output: str  # likewise
+    source: int  # index of the input tensor
+    name: str  # of the weight tensor
+    output: str  # name of the output tensor
     weights: Floats
     bias: Floats | None
 
 
-def read_layers(raw: bytearray, leave: str) -> list[Layer]:
-    """Find the layers of *raw*, save those whose output's name matches *leave*.
+def read_layers(raw: bytearray, exclude: str) -> list[Layer]:
+    """Return the layers of *raw*, without those whose output name matches *exclude*.
 
-    Left out too, for the quantizer to round by itself, is what several operators share, what has
-    more than MOST_INPUTS inputs, and convolutions in groups or with several filters a channel.
+    Also excluded, and rounded by the quantizer: weights that several operators share, layers with
+    more than MAX_INPUTS inputs, and convolutions with groups or several filters per channel.
     """
     from litert_quantizer.utils import tfl_flatbuffer_utils
 
@@ -53,7 +53,7 @@ def read_layers(raw: bytearray, leave: str) -> list[Layer]:
     def floats(index: int) -> Floats | None:
         tensor = tensors[index]
         data = model.buffers[tensor.buffer].data
-        if index < 0 or data is None or uses[tensor.buffer] > 1:  # -1 says that there is none
+        if index < 0 or data is None or uses[tensor.buffer] > 1:  # -1: no tensor
             return None
         values: Floats = np.asarray(data).view(np.float32).reshape(tensor.shape)
         return values
@@ -62,7 +62,7 @@ def read_layers(raw: bytearray, leave: str) -> list[Layer]:
     for operator in graph.operators:
         code = model.operatorCodes[operator.opcodeIndex].builtinCode
         output = tensors[operator.outputs[0]].name.decode()
-        if code not in (CONVOLUTION, DEPTHWISE, DENSE) or re.search(leave, output):
+        if code not in (CONVOLUTION, DEPTHWISE, DENSE) or re.search(exclude, output):
             continue
         source, kernel, *rest = (int(index) for index in operator.inputs)
         weights = floats(kernel)
@@ -77,15 +77,15 @@ def read_layers(raw: bytearray, leave: str) -> list[Layer]:
 
 
 def count_inputs(code: int, weights: Floats) -> int:
-    """Count what one output of a layer sums up."""
+    """Return the number of inputs of one output of a layer."""
     shape = weights.shape[1:3] if code == DEPTHWISE else weights.shape[1:]
     return int(np.prod(shape))
 
 
 def group(layer: Layer, values: Floats) -> Floats:
-    """Lay out *values*, shaped like the weights, as (groups, outputs, inputs).
+    """Reshape *values*, shaped like the weights, to (groups, outputs, inputs).
 
-    The inputs of a depthwise layer's output are one channel's, so each channel is a group.
+    For a depthwise layer, each channel is a group.
     """
     if layer.code == DEPTHWISE:
         return values.reshape(-1, values.shape[-1]).T[:, None, :]
@@ -93,7 +93,7 @@ def group(layer: Layer, values: Floats) -> Floats:
 
 
 def ungroup(layer: Layer, rows: Floats) -> Floats:
-    """Undo `group`; also for one value an output, (groups, outputs, 1)."""
+    """Undo `group`; also for one value per output, (groups, outputs, 1)."""
     if layer.code == DEPTHWISE:
         shape = layer.weights.shape if rows.shape[2] > 1 else (1, 1, 1, len(rows))
         return rows[:, 0, :].T.reshape(shape)
@@ -102,9 +102,9 @@ def ungroup(layer: Layer, rows: Floats) -> Floats:
 
 
 def sample_patches(layer: Layer, values: Floats, random: np.random.Generator) -> Floats:
-    """Cut out what *layer* multiplies with its weights, at places drawn by chance.
+    """Return random input patches of *layer*.
 
-    Returns: (groups, places, inputs).
+    Returns: (groups, patches, inputs).
     """
     if layer.code == DENSE:
         return values.reshape(1, -1, layer.weights.shape[1])
@@ -129,7 +129,7 @@ def sample_patches(layer: Layer, values: Floats, random: np.random.Generator) ->
 def kernel_starts(
     size: int, kernel: int, stride: int, dilation: int, same: bool
 ) -> tuple[NDArray[np.int64], int, int]:
-    """Say where a kernel starts along an axis of *size*, and the padding before and after it."""
+    """Return the start positions of a kernel along an axis, and the padding before and after."""
     extent = (kernel - 1) * dilation + 1
     if not same:
         return np.arange((size - extent) // stride + 1) * stride, 0, 0

@@ -1,4 +1,4 @@
-"""A model's labels and their names, from a list, a file, or what lies beside the model."""
+"""The labels of a model and their names, from an option, a file, or labels.txt of the model."""
 
 import json
 import re
@@ -7,26 +7,26 @@ from pathlib import Path
 
 from macule.convert.errors import ConversionError
 
-LABELS_FILE = "labels.txt"  # what Teachable Machine writes next to its export
+LABELS_FILE = "labels.txt"  # written by Teachable Machine next to its export
 NUMBERED = re.compile(r"^(\d+)\s+(.+)$")
 
 
 def read_labels(text: str | None, model: Path, folders: Sequence[str], classes: int) -> list[str]:
-    """Find the labels in the order of the outputs.
+    """Read the labels in the order of the outputs.
 
     Args:
-      text: `a,b,c`, or a file: one label a line, a JSON list, or Keras's `class_indices`.
-      model: the model's path; without *text*, `labels.txt` beside it counts.
-      folders: the class folders of the evaluation images, as a hint in the refusal.
+      text: `a,b,c`, or a file: one label per line, a JSON list, or `class_indices` of Keras.
+      model: the model's path; without *text*, `labels.txt` in its folder is used.
+      folders: the class folders of the evaluation images, for the error message.
 
-    Raises: Refused where they are missing, empty, double, or not as many as the outputs.
+    Raises: ConversionError if they are missing, empty, duplicate, or do not match the outputs.
     """
     if text is None and (model.parent / LABELS_FILE).is_file():
         text = str(model.parent / LABELS_FILE)
     if text is None:
-        hint = f" The folders of the images are, in Keras's order: {','.join(sorted(folders))}."
+        hint = f" The folders of the images, in the order of Keras: {','.join(sorted(folders))}."
         raise ConversionError(
-            f"The model has {classes} outputs and nothing says what they mean: give --labels a,b,c "
+            f"The model has {classes} outputs without labels: give --labels a,b,c "
             "(or a file), in the order of the outputs." + (hint if folders else "")
         )
     found = _from_file(Path(text)) if Path(text).is_file() else _split(text)
@@ -34,23 +34,23 @@ def read_labels(text: str | None, model: Path, folders: Sequence[str], classes: 
         raise ConversionError(
             f"Label {found.index('') + 1} of {len(found)} is empty: name every output."
         )
-    double = sorted({label for label in found if found.count(label) > 1})
-    if double:
+    duplicates = sorted({label for label in found if found.count(label) > 1})
+    if duplicates:
         raise ConversionError(
-            f"The label {double[0]!r} is there twice: every output needs its own."
+            f"The label {duplicates[0]!r} is duplicate: every output needs its own label."
         )
     if len(found) != classes:
         raise ConversionError(
             f"There are {len(found)} labels ({', '.join(found[:8])}) for {classes} outputs: give "
-            "exactly as many, in the order of the outputs."
+            "one label per output, in the order of the outputs."
         )
     return found
 
 
 def read_names(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
-    """Read names for people: `a,b,c` in English, or JSON {"en": […], "vi": […]} in a file.
+    """Read the display names: `a,b,c` in English, or a JSON file {"en": […], "vi": […]}.
 
-    Raises: Refused where there are not as many as labels.
+    Raises: ConversionError if their number differs from that of the labels.
     """
     if text is None:
         return {"en": [label.replace("_", " ").strip() for label in labels]}
@@ -60,9 +60,9 @@ def read_names(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
 
 
 def read_descriptions(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
-    """Read one sentence for each label from a JSON file {"en": […], "vi": […]}.
+    """Read one sentence per label from a JSON file {"en": […], "vi": […]}.
 
-    Raises: Refused where there is no such file, or not as many as labels.
+    Raises: ConversionError if there is no such file, or the number differs from the labels.
     """
     if text is None:
         return {}
@@ -76,9 +76,9 @@ def read_descriptions(text: str | None, labels: Sequence[str]) -> dict[str, list
 
 
 def read_urgent(text: str | None, labels: Sequence[str]) -> list[str]:
-    """Read the labels that a doctor should see soon.
+    """Read the labels for which users should see a doctor soon.
 
-    Raises: Refused where one is not a label of the model.
+    Raises: ConversionError if one is not a label of the model.
     """
     found = _split(text) if text else []
     for label in found:
@@ -99,11 +99,11 @@ def _document(path: str, option: str) -> object:
 def _by_language(
     found: dict[str, object], labels: Sequence[str], option: str
 ) -> dict[str, list[str]]:
-    """Check that each language, English among them, has one text for each label."""
+    """Check that there is English, and that each language has one text per label."""
     for language, values in found.items():
         if not isinstance(values, list) or len(values) != len(labels):
             raise ConversionError(
-                f"{option} has not {len(labels)} texts in {language!r}, one for each label."
+                f"{option} needs {len(labels)} texts in {language!r}, one per label."
             )
     if "en" not in found:
         raise ConversionError(f'{option} has no English texts: add "en".')
@@ -131,7 +131,7 @@ def _from_file(path: Path) -> list[str]:
     if isinstance(document, dict):
         return _from_indices(document, path)
     if not isinstance(document, list):
-        raise ConversionError(f"{path.name} holds neither a list of labels nor their indices.")
+        raise ConversionError(f"{path.name} is neither a list of labels nor a mapping to indices.")
     return [str(label).strip() for label in document]
 
 

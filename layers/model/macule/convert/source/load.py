@@ -52,7 +52,7 @@ def load(path: str | Path, constants: Mapping[str, float] = {}) -> Source:
       path: a `.keras`, `.h5` or `.tflite` file, or the folder of a SavedModel.
       constants: values for the inputs that are not the image, by name.
 
-    Raises: Refused.
+    Raises: ConversionError.
     """
     path = Path(path)
     kind = file_format.detect_format(path)
@@ -162,7 +162,7 @@ def freeze(
 def check_predictions(source: Source) -> Source:
     """Give *source* back if it answers two drawn images with distributions.
 
-    Raises: Refused.
+    Raises: ConversionError.
     """
     output_check.check_distributions(
         source.model.name, predict(source, sample_images(source, 2, *input_size(source)))
@@ -202,7 +202,7 @@ def predict(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
         the model's fixed one, TensorFlow runs the model's graph, rebuilt for that size.
 
     Returns: probabilities (n, classes) float32; [1 - p, p] for one sigmoid.
-    Raises: Refused where the model cannot take that size.
+    Raises: ConversionError where the model cannot take that size.
     """
     if source.kind == "tflite":
         return output_check.to_probabilities(
@@ -243,7 +243,7 @@ def predict_resized(source: Source, images: NDArray[np.float32]) -> NDArray[np.f
 def graph_at(source: Source, height: int, width: int) -> frozen_graph.FrozenGraph:
     """The model's frozen graph for an image size.
 
-    Raises: Refused where the model has one size only.
+    Raises: ConversionError where the model has one size only.
     """
     model: Model = source.model
     wanted = (height, width)

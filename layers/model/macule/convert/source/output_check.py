@@ -13,7 +13,7 @@ REGRESSION_LOSSES = ("mse", "mae", "meansquared", "meanabsolute", "huber", "logc
 def count_classes(name: str, kind: str, units: int, loss: str) -> int:
     """Number of labels of an output; 2 for one sigmoid.
 
-    Raises: Refused where the output is no distribution over classes.
+    Raises: ConversionError where the output is no distribution over classes.
     """
     if any(mark in loss for mark in REGRESSION_LOSSES):
         raise ConversionError(

@@ -26,7 +26,7 @@ class TFLiteModel(NamedTuple):
 def read_tflite(path: Path) -> TFLiteModel:
     """Read a `.tflite` classifier.
 
-    Raises: Refused.
+    Raises: ConversionError.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 

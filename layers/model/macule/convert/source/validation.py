@@ -50,7 +50,7 @@ MAX_ARRAY_BYTES = 2**32
 def check_archive(path: Path) -> dict[str, Any]:
     """Check a `.keras` archive and return its config.
 
-    Raises: Refused.
+    Raises: ConversionError.
     """
     name = path.name
     try:
@@ -81,7 +81,7 @@ def check_archive(path: Path) -> dict[str, Any]:
 def check_h5(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Check an `.h5` file and return its config and its root attributes as text.
 
-    Raises: Refused.
+    Raises: ConversionError.
     """
     import h5py
 
