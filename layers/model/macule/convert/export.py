@@ -169,8 +169,8 @@ def check_equivalence(
     name = source.model.name
     if len(content) < MIN_SIZE_RATIO * weight_bytes:
         raise ConversionError(
-            f"{name} lost weights in conversion ({len(content)} bytes of {weight_bytes}): report it "
-            "with the model's summary()."
+            f"{name} lost weights in conversion ({len(content)} bytes of {weight_bytes}): "
+            "report it with the model's summary()."
         )
     try:
         outputs = tflite.run_outputs(content, images)
@@ -180,8 +180,8 @@ def check_equivalence(
     change = np.abs(output_check.to_probabilities(outputs[0], "logits") - expected).max()
     if not change <= TOLERANCE and not change <= numerical_noise(source, images, expected):
         raise ConversionError(
-            f"{name} gives different outputs after conversion (by {change:.3g}, allowed {TOLERANCE}): "
-            "report it with the model's summary()."
+            f"{name} gives different outputs after conversion (by {change:.3g}, "
+            f"allowed {TOLERANCE}): report it with the model's summary()."
         )
     return outputs
 

@@ -1,4 +1,4 @@
-"""Fine-tune a backbone and its head, epoch by epoch; can be stopped and taken up again."""
+"""Fine-tuning of a backbone and its head, which can be interrupted and continued."""
 
 import csv
 import json
@@ -18,16 +18,16 @@ Log = Callable[[str], None]
 
 
 class TrainingPlan(NamedTuple):
-    """How long and how hard to train; `side_px` is that of the crops."""
+    """The hyperparameters; `side_px` is the size of the crops."""
 
     side_px: int = 224
     epochs: int = 20
     batch: int = 32
     rate: float = 2e-4
-    decay: float = 0.02  # of weights, a step at full rate
+    decay: float = 0.02  # weight decay per step at the full learning rate
     dropout: float = 0.3
     smoothing: float = 0.05
-    memory: float = 0.995  # of the running mean of the weights, a step
+    memory: float = 0.995  # momentum of the moving average of the weights
 
 
 def fine_tune(
@@ -40,35 +40,35 @@ def fine_tune(
     folder: Path,
     log: Log,
 ) -> Any:
-    """Train *body* with a new head; after each epoch *folder* holds what the next one needs.
+    """Train *body* with a new head; a checkpoint in *folder* is written after each epoch.
 
-    Returns: the trained model (n, side_px, side_px, 3), scaled, to logits, its weights the mean
-    of the last steps'.
+    Returns: the trained model, (n, side_px, side_px, 3), scaled, to logits. Its weights are the
+    moving average.
     """
     import keras
 
-    kept = folder / "state.keras"
-    if kept.exists():
-        model, done = keras.models.load_model(kept), read_progress(folder, plan)
-        log(f"taken up after epoch {done}")
+    checkpoint = folder / "state.keras"
+    if checkpoint.exists():
+        model, done = keras.models.load_model(checkpoint), read_progress(folder, plan)
+        log(f"continuing after epoch {done}")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         keras.utils.set_random_seed(seed)
         model, done = build_model(body, classes, plan, len(training.truth)), 0
     weights = class_weights(training.truth, classes)
     for epoch in range(done, plan.epochs):
-        began = time.monotonic()
-        shown = augmented_batches(training, weights, scaling, plan, (seed, epoch))
-        history = model.fit(shown, verbose=0, shuffle=False).history
+        start = time.monotonic()
+        dataset = augmented_batches(training, weights, scaling, plan, (seed, epoch))
+        history = model.fit(dataset, verbose=0, shuffle=False).history
         figures = {
             "epoch": epoch + 1,
             "loss": history["loss"][0],
             "accuracy": history["accuracy"][0],
         }
         append_row(folder / "curves.csv", figures)
-        model.save(kept)
+        model.save(checkpoint)
         (folder / "done.json").write_text(json.dumps({"done": epoch + 1} | plan._asdict()))
-        left = (time.monotonic() - began) * (plan.epochs - epoch - 1) / 60
+        left = (time.monotonic() - start) * (plan.epochs - epoch - 1) / 60
         log(
             f"epoch {epoch + 1} of {plan.epochs}: loss {figures['loss']:.3f},"
             f" accuracy {figures['accuracy']:.3f}, {left:.0f} min left"
@@ -78,19 +78,21 @@ def fine_tune(
 
 
 def read_progress(folder: Path, plan: TrainingPlan) -> int:
-    """Return the epochs that lie behind the state in *folder*.
+    """Return the number of completed epochs of the checkpoint in *folder*.
 
-    Raises: ValueError where it was trained by another plan.
+    Raises: ValueError if it was trained with other hyperparameters.
     """
-    kept = json.loads((folder / "done.json").read_text())
-    done = int(kept.pop("done"))
-    if kept != plan._asdict():
-        raise ValueError(f"{folder} was begun with {kept}: give another --work, or the same plan")
+    plan_dict = json.loads((folder / "done.json").read_text())
+    done = int(plan_dict.pop("done"))
+    if plan_dict != plan._asdict():
+        raise ValueError(
+            f"{folder} was started with {plan_dict}: use another --work, or the same options"
+        )
     return done
 
 
 def build_model(body: Any, classes: int, plan: TrainingPlan, images: int) -> Any:
-    """Put pooling, dropout and a Dense head on *body*, and compile it."""
+    """Add pooling, dropout and a Dense head to *body*, and compile it."""
     import keras
 
     pooled = keras.layers.GlobalAveragePooling2D()(body.output)
@@ -114,7 +116,7 @@ def build_model(body: Any, classes: int, plan: TrainingPlan, images: int) -> Any
 
 
 def class_weights(truth: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """Weigh each class by the root of its rarity: half way to equal, mean 1 over the images."""
+    """Return class weights: square root of the inverse frequency, mean 1 over the images."""
     counts = np.maximum(np.bincount(truth, minlength=classes), 1)
     weights = 1 / np.sqrt(counts)
     return np.asarray(weights / weights[truth].mean(), np.float32)
@@ -127,9 +129,9 @@ def augmented_batches(
     plan: TrainingPlan,
     seed: tuple[int, ...],
 ) -> Any:
-    """Give one epoch of augmented batches: scaled pixels, one-hot truth, weights of the images.
+    """Return one epoch of augmented batches: scaled pixels, one-hot truth, sample weights.
 
-    The same each time for the same *seed*.
+    The batches are deterministic for a *seed*.
     """
     import tensorflow as tf
 
@@ -140,14 +142,18 @@ def augmented_batches(
         order = random.permutation(len(images.truth))
         for start in range(0, len(order), plan.batch):
             chosen = order[start : start + plan.batch]
-            soiled = np.stack(
+            augmented = np.stack(
                 [augmentation.add_artefacts(each, random) for each in images.pixels[chosen]]
             )
-            framed = augmentation.jitter_colour(
-                augmentation.random_crop(soiled, plan.side_px, random), random
+            augmented_crops = augmentation.jitter_colour(
+                augmentation.random_crop(augmented, plan.side_px, random), random
             )
             truth = images.truth[chosen]
-            yield (framed - mean) / std, np.eye(classes, dtype=np.float32)[truth], weights[truth]
+            yield (
+                (augmented_crops - mean) / std,
+                np.eye(classes, dtype=np.float32)[truth],
+                weights[truth],
+            )
 
     signature = (
         tf.TensorSpec((None, plan.side_px, plan.side_px, 3), tf.float32),
@@ -160,17 +166,17 @@ def augmented_batches(
 
 
 def append_row(path: Path, figures: dict[str, Any]) -> None:
-    """Add a line to a CSV file, its header first."""
-    fresh = not path.exists()
+    """Append a row to a CSV file; a new file gets a header."""
+    is_new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, figures)
-        if fresh:
+        if is_new:
             writer.writeheader()
         writer.writerow(figures)
 
 
 def collect_curves(folder: Path, path: Path) -> None:
-    """Write the curves of every seed below *folder* into one CSV file."""
+    """Write the curves of all seeds in *folder* to one CSV file."""
     path.unlink(missing_ok=True)
     for curves in sorted(folder.glob("seed-*/curves.csv")):
         with curves.open(newline="") as file:

@@ -41,8 +41,8 @@ def compare(
         agreement = min(correlation(a, b) for a, b in zip(ours, exact, strict=True))
         facts["attribution"] = round(agreement, 6)
         facts["note"] = (
-            "the head has weights for each position, and Grad-CAM averages them: the correlation of "
-            f"the maps with gradient times feature is {agreement:.2f}"
+            "the head has weights for each position, and Grad-CAM averages them: the correlation "
+            f"of the maps with gradient times feature is {agreement:.2f}"
         )
     return facts
 

@@ -68,7 +68,8 @@ def final_range(current: Range) -> Range:
     """Return the middle between the mean extremes of the images and the outer extremes.
 
     A wider range makes the steps coarse for a few values; a narrower range clips them. With the
-    middle, the logits of two networks had a 10 % smaller error than with either (docs/decisions.md).
+    middle, the logits of two networks had a 10 % smaller error than with either
+    (docs/decisions.md).
     """
     if "lowest" not in current:
         return current

@@ -1,4 +1,4 @@
-"""The report beside a converted model: REPORT.md for a terminal, report.html for a browser."""
+"""The conversion report: REPORT.md and report.html."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ KICKER = "macule convert, {}: what changed between the original and the converte
 
 
 class Plot(NamedTuple):
-    """One plot: its `<svg>`, what it says to who cannot see it, and the line below it."""
+    """A plot: `<svg>`, alternative text and caption."""
 
     svg: str
     alt: str
@@ -22,21 +22,21 @@ class Plot(NamedTuple):
 def write(folder: Path, evidence: Evidence) -> None:
     """Write REPORT.md and report.html into *folder*.
 
-    *evidence*: plain data, any part absent or None; both files say what was not given.
+    *evidence*: plain data; parts can be absent or None, which both files state.
     """
     (folder / "REPORT.md").write_text(markdown.text(evidence), "utf-8")
     (folder / "report.html").write_text(page(evidence), "utf-8")
 
 
 def page(evidence: Evidence) -> str:
-    """Set the report as one page that asks for nothing outside itself and runs no script."""
-    screen = facts.summarise(evidence)
+    """Render the report as one self-contained HTML page without scripts."""
+    summary = facts.summarise(evidence)
     return render(
         "page.html",
-        title=screen.title,
-        kicker=KICKER.format(screen.date),
-        disclaimer=screen.disclaimer,
-        screen=screen,
+        title=summary.title,
+        kicker=KICKER.format(summary.date),
+        disclaimer=summary.disclaimer,
+        summary=summary,
         sections=sections.build_sections(evidence),
         drawings=draw_plots(evidence),
         maps=draw_maps(evidence),
@@ -44,7 +44,7 @@ def page(evidence: Evidence) -> str:
 
 
 def render(name: str, **given: Any) -> str:
-    """Fill the template *name*; all text that it is given is escaped."""
+    """Render the template *name* with autoescaping."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -58,7 +58,7 @@ def render(name: str, **given: Any) -> str:
 
 
 def draw_plots(evidence: Evidence) -> dict[str, list[Plot]]:
-    """Draw what the evidence allows, by the section it belongs to."""
+    """Return the plots by section, as far as the evidence allows."""
     before, after, truth = facts.arrays(evidence)
     if before is None:
         return {}
@@ -68,7 +68,7 @@ def draw_plots(evidence: Evidence) -> dict[str, list[Plot]]:
             Plot(
                 plots.agreement(before, after),
                 f"Scatter of each probability before against after the conversion. {changed}",
-                f"Every probability of {count} images. On the dotted line nothing changed.",
+                f"Every probability of {count} images. The dotted line means no change.",
             ),
             Plot(
                 plots.changes(before, after),
@@ -82,16 +82,16 @@ def draw_plots(evidence: Evidence) -> dict[str, list[Plot]]:
             Plot(
                 plots.reliability(before, after, truth),
                 f"Reliability diagram. {sections.calibration_text(before, after, truth)}",
-                f"{metrics.BINS} bins of equal width, n = {count}. On the dotted line a model is"
-                f" right as often as its confidence says; hollow marks stand for fewer than"
-                f" {plots.MIN_BIN_IMAGES} images and say next to nothing.",
+                f"{metrics.BINS} bins of equal width, n = {count}. The dotted line is a"
+                f" perfectly calibrated model; hollow markers have fewer than"
+                f" {plots.MIN_BIN_IMAGES} images and are not reliable.",
             )
         ]
     return found
 
 
 def draw_maps(evidence: Evidence) -> list[dict[str, Any]]:
-    """Draw each image and the maps of both models over it; None where a model gave none."""
+    """Return each image with the maps of both models as overlays; None without a map."""
     return [
         {
             "label": str(part.get("label", "")),
@@ -100,7 +100,7 @@ def draw_maps(evidence: Evidence) -> list[dict[str, Any]]:
                 key: None if part.get(key) is None else plots.overlay_uri(part["image"], part[key])
                 for key in ("before", "after")
             },
-            "alike": number(tables.map_correlation(part), 2),
+            "correlation": number(tables.map_correlation(part), 2),
         }
         for part in evidence.get("maps") or []
     ]

@@ -1,4 +1,4 @@
-"""The plots of a conversion report: SVG in the page's own colours, and activation maps as JPEG."""
+"""The plots of the reports: SVG in the colours of the page, and activation maps as JPEG."""
 
 import itertools
 import re
@@ -15,9 +15,9 @@ from macule.convert.evaluation import metrics
 from macule.convert.evaluation.metrics import BINS
 from macule.inference.activation_maps import STOPS, STRONGEST
 
-MIN_BIN_IMAGES = 5  # images; with fewer, the share of right answers says next to nothing
+MIN_BIN_IMAGES = 5  # with fewer images, the accuracy of a bin is not reliable
 MAP_PX = 224
-# Each stands for a colour that the page sets, so that one drawing suits light, dark and paper.
+# Placeholders for CSS colours, so that a plot works in light mode, dark mode and print.
 PLACEHOLDER_COLOURS = {
     "ink": "#010203",
     "faint": "#040506",
@@ -26,7 +26,7 @@ PLACEHOLDER_COLOURS = {
     "paper": "#0d0e0f",
 }
 INK, FAINT, BEFORE, AFTER, PAPER = PLACEHOLDER_COLOURS.values()
-# Dots are drawn as pixels, which no style sheet reaches: these two show on white and on black.
+# Dots are rasterised, so CSS cannot change them: these two colours are visible on white and black.
 SAME_ANSWER, CHANGED_ANSWER = "#3f87cf", "#d9541e"
 STYLE: Any = {
     "axes.edgecolor": FAINT,
@@ -36,9 +36,9 @@ STYLE: Any = {
     "font.size": 10.5,
     "legend.frameon": False,
     "legend.labelcolor": INK,
-    "svg.fonttype": "none",  # text stays text: it can be searched, and no glyph is embedded
+    "svg.fonttype": "none",  # keep text searchable, without embedded glyphs
     "text.color": INK,
-    "text.parse_math": False,  # a $ in a label is a $
+    "text.parse_math": False,  # $ has no special meaning
     "xtick.color": INK,
     "ytick.color": INK,
 }
@@ -47,7 +47,7 @@ Ints = metrics.Ints
 
 
 def reliability(before: Floats, after: Floats, truth: Ints) -> str:
-    """Draw how often the top answers of each confidence were right; calibrated is the diagonal."""
+    """Draw the accuracy of the top answers by confidence."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
@@ -60,17 +60,17 @@ def reliability(before: Floats, after: Floats, truth: Ints) -> str:
             error = metrics.calibration_error(part, truth)
             label = f"{name}, ECE {error:.3f}"
             axes.plot(top, right, color=colour, linestyle=line, marker=marker, label=label)
-            thin = counts < MIN_BIN_IMAGES
-            axes.plot(top[thin], right[thin], marker, color=colour, markerfacecolor=PAPER)
+            few = counts < MIN_BIN_IMAGES
+            axes.plot(top[few], right[few], marker, color=colour, markerfacecolor=PAPER)
             below.bar(middle + side * 0.22 / BINS, counts, 0.4 / BINS, color=colour)
-        axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), ylabel="share of right answers")
+        axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), ylabel="accuracy")
         below.set(xlabel="confidence in the top answer", ylabel="images")
         axes.legend(loc="lower right")
         return svg(drawing, "reliability")
 
 
 def agreement(before: Floats, after: Floats) -> str:
-    """Draw every probability of every image, before against after; unchanged is the diagonal."""
+    """Draw all probabilities, before and after."""
     from matplotlib import rc_context
 
     other = before.argmax(axis=1) != after.argmax(axis=1)
@@ -80,9 +80,9 @@ def agreement(before: Floats, after: Floats) -> str:
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         for rows, colour, marker, name in (
             (~other, SAME_ANSWER, "o", f"same answer, {int((~other).sum())} images"),
-            (other, CHANGED_ANSWER, "x", f"other answer, {int(other.sum())} images"),
+            (other, CHANGED_ANSWER, "x", f"changed answer, {int(other.sum())} images"),
         ):
-            # As pixels, since a thousand images of forty classes would be megabytes of circles.
+            # Rasterised, because 1,000 images of 40 classes as SVG circles need several MB.
             x, y = before[rows].ravel(), after[rows].ravel()
             opacity = min(1.0, max(0.15, 400 / max(x.size, 1)))
             axes.scatter(
@@ -96,7 +96,7 @@ def agreement(before: Floats, after: Floats) -> str:
 
 
 def changes(before: Floats, after: Floats) -> str:
-    """Draw how many probabilities changed by how much; the counts are on a logarithmic scale."""
+    """Draw a histogram of the changes of probabilities, on a logarithmic scale."""
     from matplotlib import rc_context
 
     change = (after - before).ravel()
@@ -106,7 +106,7 @@ def changes(before: Floats, after: Floats) -> str:
         axes = drawing.subplots()
         axes.hist(change, bins=41, range=(-reach, reach), color=AFTER, log=True)
         axes.axvline(0, color=FAINT, linewidth=1, linestyle=":")
-        axes.set(ylim=(0.7, None))  # one probability alone still shows
+        axes.set(ylim=(0.7, None))  # a count of 1 is visible
         axes.yaxis.set_major_formatter("{x:.0f}")
         axes.set(xlabel="change of a probability (after − before)", ylabel="probabilities")
         return svg(drawing, "changes")
@@ -127,11 +127,11 @@ def roc_curves(probabilities: Floats, truth: Ints, labels: Sequence[str]) -> str
                 continue
             line, colour = next(styles)
             order = np.argsort(-probabilities[:, index], kind="stable")
-            hits = np.concatenate([[0], np.cumsum(positive[order]) / positive.sum()])
-            alarms = np.concatenate([[0], np.cumsum(~positive[order]) / (~positive).sum()])
+            true_positives = np.concatenate([[0], np.cumsum(positive[order]) / positive.sum()])
+            false_positives = np.concatenate([[0], np.cumsum(~positive[order]) / (~positive).sum()])
             area = metrics.auc(probabilities[:, index], positive)
             name = f"{label}, AUC {area:.3f}"
-            axes.plot(alarms, hits, color=colour, linestyle=line, label=name)
+            axes.plot(false_positives, true_positives, color=colour, linestyle=line, label=name)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         axes.set(xlabel="1 − specificity", ylabel="sensitivity")
         axes.legend(loc="lower right", fontsize=8)
@@ -139,7 +139,7 @@ def roc_curves(probabilities: Floats, truth: Ints, labels: Sequence[str]) -> str
 
 
 def risk_coverage(points: Sequence[tuple[float, float]], chosen: Mapping[str, float]) -> str:
-    """Draw the share of wrong answers against how many are answered, and where the model stands."""
+    """Draw risk against coverage, and the operating point of the model."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
@@ -156,26 +156,26 @@ def risk_coverage(points: Sequence[tuple[float, float]], chosen: Mapping[str, fl
 
 
 def new_figure(size: tuple[float, float]) -> Any:
-    """Open a figure of *size* (width and height in inches) without a window or global state."""
+    """Create a figure of *size* (width and height in inches), without global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained")
 
 
 def svg(drawing: Any, name: str) -> str:
-    """Write a figure as an `<svg>` element to be set into a page.
+    """Return a figure as an `<svg>` element for a page.
 
-    Sizes are left to the page, stand-ins become its colours (`var(--ink)` and so on), and every
-    id begins with *name*, so that two drawings on one page do not take each other's clips.
+    The size is left to the page, placeholder colours become CSS variables (`var(--ink)`, …), and
+    all ids start with *name*, so that ids are unique on a page.
     """
     from matplotlib import rc_context
 
     file = StringIO()
-    nobody = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
-        # The browser has other fonts, and draws what the one used for measuring lacks.
+        # The browser draws glyphs that the font used for layout does not have.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        drawing.savefig(file, format="svg", transparent=True, metadata=nobody, dpi=160)
+        drawing.savefig(file, format="svg", transparent=True, metadata=no_metadata, dpi=160)
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
@@ -187,12 +187,12 @@ def svg(drawing: Any, name: str) -> str:
 
 
 def image_uri(pixels: NDArray[np.uint8]) -> str:
-    """Write an image (h, w, 3) as a small JPEG in a data URI."""
+    """Return an image (h, w, 3) as a small JPEG data URI."""
     return jpeg_uri(shrink(pixels))
 
 
 def overlay_uri(pixels: NDArray[np.uint8], activation: Floats) -> str:
-    """Lay a map (fh, fw) over its image (h, w, 3), in the colours of the service's own maps."""
+    """Overlay a map (fh, fw) on its image (h, w, 3), in the colours of the service."""
     from PIL.Image import Resampling, composite, fromarray
 
     small = shrink(pixels)
@@ -208,7 +208,7 @@ def overlay_uri(pixels: NDArray[np.uint8], activation: Floats) -> str:
 
 
 def shrink(pixels: NDArray[np.uint8]) -> Any:
-    """Bring an image (h, w, 3) to MAP_PX along its longer side."""
+    """Resize an image (h, w, 3) to MAP_PX on its longer side."""
     from PIL.Image import fromarray
 
     image = fromarray(np.ascontiguousarray(pixels))

@@ -1,4 +1,4 @@
-"""The sections of a conversion report below its first screen: what each one says and shows."""
+"""The sections of the conversion report after the summary."""
 
 from typing import NamedTuple
 
@@ -15,20 +15,22 @@ from macule.convert.report.facts import (
 )
 from macule.convert.report.formatting import Table, is_measured, number
 
-MIN_DIFFERENCE = 5e-5  # a difference that four digits do not show
-MAX_MATRIX_CLASSES = 10  # classes; with more, the commonest mistakes are listed beside the matrix
+MIN_DIFFERENCE = 5e-5  # smaller differences are not visible with four digits
+MAX_MATRIX_CLASSES = 10  # with more classes, the most frequent errors are listed too
 NO_LABELS = (
     "No labelled images were given, so accuracy, confusion and calibration could not be measured."
-    " Agreement says that two models answer alike, not that either is right."
+    " Agreement means that both models give the same answers, not that these are correct."
 )
-NO_CANDIDATES = "No candidates were given, so nothing can be compared."
+NO_CANDIDATES = "No candidates were given, so there is no comparison."
 NO_PROBABILITIES = "The probabilities were not given, so single answers cannot be compared."
 NO_MAPS = "No activation maps were given, so none can be compared."
-NO_SCALING = "No scalings were tried against labelled images; the findings say what was assumed."
+NO_SCALING = (
+    "No scalings were tried against labelled images; see the findings for the assumed scaling."
+)
 
 
 class Section(NamedTuple):
-    """A heading, paragraphs, tables and a list; *key* names its pictures on the page."""
+    """A heading, paragraphs, tables and a list; *key* is the key of its plots."""
 
     key: str
     title: str
@@ -38,7 +40,7 @@ class Section(NamedTuple):
 
 
 def make_section(key: str, title: str, *parts: str | Table | list[str] | None) -> Section:
-    """Sort *parts* into paragraphs, tables and lists of sentences; None is left out."""
+    """Sort *parts* into paragraphs, tables and list items; None is skipped."""
     texts = [part for part in parts if isinstance(part, str)]
     found = [part for part in parts if isinstance(part, Table)]
     points = [sentence for part in parts if isinstance(part, list) for sentence in part]
@@ -46,7 +48,7 @@ def make_section(key: str, title: str, *parts: str | Table | list[str] | None) -
 
 
 def build_sections(evidence: Evidence) -> list[Section]:
-    """Give all sections in their order; one without evidence says so."""
+    """Return all sections in order; a section without evidence states this."""
     return [
         candidates(evidence),
         agreement(evidence),
@@ -62,11 +64,11 @@ def candidates(evidence: Evidence) -> Section:
     if not evidence.get("candidates"):
         return make_section("candidates", "Candidates", NO_CANDIDATES)
     count = image_count(evidence)
-    what = "drawn stand-ins" if used_synthetic_images(evidence) else "images"
+    what = "synthetic images" if used_synthetic_images(evidence) else "images"
     text = (
         f"In the order tried, on {'an unknown number of' if count is None else count} {what}."
-        " Memory is that of a fresh process with the runtime and the file alone; latency is the"
-        " median of one image on the machine that converted."
+        " Memory is that of a new process with only the runtime and the file; latency is the"
+        " median for one image on the machine of the conversion."
     )
     found = (tables.answers(evidence), tables.costs(evidence), tables.failure_reasons(evidence))
     return make_section("candidates", "Candidates", text, *found)
@@ -88,7 +90,7 @@ def agreement(evidence: Evidence) -> Section:
 
 
 def temperature_note(evidence: Evidence) -> str | None:
-    """Explain why these changes are not those of the gate, where they are not."""
+    """Explain why these changes differ from those of the gate, if they do."""
     before, after, _ = arrays(evidence)
     gated = chosen_candidate(evidence).get("mean_change")
     if (
@@ -97,8 +99,8 @@ def temperature_note(evidence: Evidence) -> str | None:
     ):
         return None
     return (
-        f"The gate saw a mean change of {number(gated, 4)}, before the card's temperature; these"
-        f" probabilities are as served, with temperature {temperature(evidence)}."
+        f"The gate measured a mean change of {number(gated, 4)}, without the card's temperature;"
+        f" these probabilities are those of the service, with temperature {temperature(evidence)}."
     )
 
 
@@ -107,7 +109,7 @@ def temperature(evidence: Evidence) -> str:
 
 
 def change_text(before: metrics.Floats, after: metrics.Floats) -> str:
-    """Say how far single probabilities moved."""
+    """Describe the changes of single probabilities."""
     moved = np.abs(after - before)
     return (
         f"Of {moved.size} probabilities on {len(before)} images, the mean change is"
@@ -119,13 +121,13 @@ def change_text(before: metrics.Floats, after: metrics.Floats) -> str:
 def confusion(evidence: Evidence) -> Section:
     before, _, truth = arrays(evidence)
     if truth is None:
-        return make_section("confusion", "Right and wrong answers", NO_LABELS)
+        return make_section("confusion", "Confusion matrix", NO_LABELS)
     mistakes = tables.mistakes(evidence) if before.shape[1] > MAX_MATRIX_CLASSES else None
     found = (tables.classes(evidence), *tables.confusion(evidence), mistakes)
     text = f"n = {len(truth)} labelled images; sensitivities with their 95 % interval (Wilson)."
-    text += " In the matrices a row is what was labelled, a column what was answered, and the tint"
+    text += " In the matrices, rows are labels and columns are answers; the tint is"
     text += " the share of the row."
-    return make_section("confusion", "Right and wrong answers", text, *found)
+    return make_section("confusion", "Confusion matrix", text, *found)
 
 
 def calibration(evidence: Evidence) -> Section:
@@ -133,8 +135,8 @@ def calibration(evidence: Evidence) -> Section:
     if truth is None:
         return make_section("calibration", "Calibration", NO_LABELS)
     caution = (
-        f"The card's temperature is {temperature(evidence)}. Where it was fitted on these same"
-        " images, the figure after flatters."
+        f"The card's temperature is {temperature(evidence)}. If it was fitted on these"
+        " images, the figure after the conversion is too optimistic."
     )
     return make_section(
         "calibration", "Calibration", calibration_text(before, after, truth), caution
@@ -142,7 +144,7 @@ def calibration(evidence: Evidence) -> Section:
 
 
 def calibration_text(before: metrics.Floats, after: metrics.Floats, truth: metrics.Ints) -> str:
-    """Say how far confidence is from being right as often as it claims."""
+    """Describe the calibration errors before and after."""
     was, now = (metrics.calibration_error(part, truth) for part in (before, after))
     return (
         f"Expected calibration error (ECE) of the top answer: {number(was)} before and"
@@ -155,9 +157,9 @@ def maps(evidence: Evidence) -> Section:
     if not given:
         return make_section("maps", "Activation maps", NO_MAPS)
     text = (
-        f"{len(given)} images with the maps of both models. A map shows what weighed in an answer,"
-        " not whether the answer is right. Likeness is the correlation of both maps where they"
-        " speak for the class; 1 is the same."
+        f"{len(given)} images with the maps of both models. A map shows what influenced an answer,"
+        " not whether the answer is correct. The correlation is that of the positive parts of both"
+        " maps; 1 means equal."
     )
     return make_section("maps", "Activation maps", text, tables.map_table(given))
 
@@ -172,4 +174,4 @@ def scaling(evidence: Evidence) -> Section:
 
 def glossary(evidence: Evidence) -> Section:
     found = tables.glossary(evidence)
-    return make_section("labels", "Labels", found or "The card gives no labels.")
+    return make_section("labels", "Labels", found or "The card has no labels.")

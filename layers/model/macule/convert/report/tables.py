@@ -1,4 +1,4 @@
-"""The tables of a conversion report below its first screen."""
+"""The tables of the conversion report after the summary."""
 
 import math
 from collections import Counter
@@ -24,7 +24,7 @@ MAX_PAIRS = 12
 
 
 def list_files(evidence: Evidence) -> list[dict[str, Any]]:
-    """List the original and every candidate in the order tried, each with a `title`."""
+    """Return the original and all candidates in the order tried, each with a `title`."""
     original = dict(evidence.get("original") or {})
     tried = [dict(part) for part in evidence.get("candidates") or []]
     for part in tried:
@@ -35,7 +35,7 @@ def list_files(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def answers(evidence: Evidence) -> Table:
-    """How each file answers: against the original, and against the labels where there are any."""
+    """Return the agreement of each file with the original and, if given, its metrics."""
     head = ["file", "gate", "same top answer", "mean change", "largest change"]
     labelled = any(is_measured(part.get("accuracy")) for part in list_files(evidence))
     head += ["accuracy", "balanced accuracy", "mean AUC"] * labelled
@@ -53,18 +53,18 @@ def answers(evidence: Evidence) -> Table:
             row += [percent(part.get("accuracy")), percent(part.get("balanced_accuracy"))]
             row.append(number(sum(areas) / len(areas)) if areas else NO_VALUE)
         rows.append(row)
-    return make_table("What each file answers", head, rows)
+    return make_table("Agreement and accuracy of each file", head, rows)
 
 
 def gate_cell(part: dict[str, Any]) -> Cell:
-    """Whether a candidate passed the gate; the original is what it is held against."""
+    """Return whether a candidate passed all gates; the original is the reference."""
     if "chosen" not in part and "failed" not in part:
         return Cell("reference")
     return Cell("✗ failed", tone="bad") if part.get("failed") else Cell("✓ passed", tone="ok")
 
 
 def costs(evidence: Evidence) -> Table:
-    """Size, latency and memory of each file, drawn against the greatest of its column."""
+    """Return size, latency and memory of each file, with bars."""
     parts = list_files(evidence)
     threads = sorted({int(count) for part in parts for count in part.get("p50_ms") or {}})
     columns = [("size", "MB", [size_mb(part) for part in parts])]
@@ -77,7 +77,7 @@ def costs(evidence: Evidence) -> Table:
     cells = [bars(values, name) for _, name, values in columns]
     rows = [[part["title"], *row] for part, *row in zip(parts, *cells, strict=True)]
     return make_table(
-        "What each file costs (bars: against the greatest of the column)",
+        "Size, latency and memory of each file (bars: relative to the maximum of the column)",
         ["file", *(name for name, _, _ in columns)],
         rows,
         "bars",
@@ -85,7 +85,7 @@ def costs(evidence: Evidence) -> Table:
 
 
 def bars(values: list[Any], name: str) -> list[Cell]:
-    """Draw a column of figures from 0 to the greatest of them."""
+    """Return the cells of a column, with bars relative to its maximum."""
     top = max((value for value in values if is_measured(value)), default=0)
     return [
         Cell(unit(value, name), value / top if is_measured(value) and top else None)
@@ -94,7 +94,7 @@ def bars(values: list[Any], name: str) -> list[Cell]:
 
 
 def failure_reasons(evidence: Evidence) -> list[str]:
-    """Say why each candidate that failed did."""
+    """Return the reasons of all failed candidates."""
     return [
         f"{part.get('name')} failed: {sentence}."
         for part in evidence.get("candidates") or []
@@ -103,7 +103,7 @@ def failure_reasons(evidence: Evidence) -> list[str]:
 
 
 def classes(evidence: Evidence) -> Table | None:
-    """Each class before and after: its images, AUC, and sensitivity with a 95 % interval."""
+    """Return the AUC and sensitivity of each class, before and after."""
     before, after, truth = arrays(evidence)
     if truth is None:
         return None
@@ -121,7 +121,7 @@ def classes(evidence: Evidence) -> Table | None:
 
 
 def interval(share: float, count: int) -> str:
-    """Write a share of *count* with its 95 % interval after Wilson."""
+    """Format a share of *count* with its 95 % interval (Wilson)."""
     if not count:
         return NO_VALUE
     low, high = metrics.wilson(share, count)
@@ -129,7 +129,7 @@ def interval(share: float, count: int) -> str:
 
 
 def confusion(evidence: Evidence) -> list[Table]:
-    """Count true class by answer, before and after; each tint is the share of its row."""
+    """Return the confusion matrices before and after; the tint is the share of the row."""
     before, after, truth = arrays(evidence)
     if truth is None:
         return []
@@ -143,12 +143,12 @@ def confusion(evidence: Evidence) -> list[Table]:
             tints = [Cell(str(c), c / len(given)) if c else Cell("0") for c in counts]
             rows.append([label, *tints])
         caption = f"{title} (n = {len(truth)})"
-        found.append(make_table(caption, ["labelled as", *names], rows, "matrix"))
+        found.append(make_table(caption, ["label", *names], rows, "matrix"))
     return found
 
 
 def mistakes(evidence: Evidence) -> Table | None:
-    """The most frequent wrong answers before and after, for many classes in little room."""
+    """Return the most frequent wrong answers, before and after."""
     before, after, truth = arrays(evidence)
     if truth is None:
         return None
@@ -157,11 +157,11 @@ def mistakes(evidence: Evidence) -> Table | None:
     pairs = sorted({p for p in was | now if p[0] != p[1]}, key=lambda p: -was[p] - now[p])
     rows = [[names[a], names[b], was[a, b], now[a, b]] for a, b in pairs[:MAX_PAIRS]]
     caption = f"The {len(rows)} most frequent of {len(pairs)} kinds of wrong answers"
-    return make_table(caption, ["labelled as", "answered", "before", "after"], rows)
+    return make_table(caption, ["label", "answer", "before", "after"], rows)
 
 
 def changed_answers(evidence: Evidence) -> tuple[str, Table | None]:
-    """Say how many top answers changed, what the labels say of them, and list the commonest.
+    """Describe the changed top answers, and list the most frequent ones.
 
     The evidence must have probabilities.
     """
@@ -173,7 +173,7 @@ def changed_answers(evidence: Evidence) -> tuple[str, Table | None]:
     if truth is not None and count:
         better, worse = int((now == truth)[other].sum()), int((was == truth)[other].sum())
         text += (
-            f" By the labels, {better} became right, {worse} became wrong and"
+            f" According to the labels, {better} became right, {worse} became wrong and"
             f" {count - better - worse} stayed wrong."
         )
     pairs = Counter(zip(was[other], now[other], strict=True)).most_common()
@@ -183,7 +183,7 @@ def changed_answers(evidence: Evidence) -> tuple[str, Table | None]:
 
 
 def scalings(evidence: Evidence) -> Table | None:
-    """What each scaling of the pixels gave on the labelled images."""
+    """Return the results of each scaling on the labelled images."""
     found = evidence.get("scaling") or {}
     if not found.get("table"):
         return None
@@ -200,7 +200,7 @@ def scalings(evidence: Evidence) -> Table | None:
 
 
 def glossary(evidence: Evidence) -> Table | None:
-    """The labels in their order, with their names by language."""
+    """Return the labels in order, with their names by language."""
     card = evidence.get("card") or {}
     names = card.get("names") or {}
     if not card.get("labels"):
@@ -209,11 +209,11 @@ def glossary(evidence: Evidence) -> Table | None:
     for index, label in enumerate(card["labels"]):
         given = [names[k][index] if index < len(names[k]) else NO_VALUE for k in names]
         rows.append([index, label, *given])
-    return make_table("Labels, in the order of the outputs", ["place", "label", *names], rows)
+    return make_table("Labels, in the order of the outputs", ["index", "label", *names], rows)
 
 
 def map_table(given: list[Mapping[str, Any]]) -> Table:
-    """How alike the maps of both models are, image by image."""
+    """Return the correlation of the maps of both models, per image."""
     rows = [
         [
             index,
@@ -224,7 +224,7 @@ def map_table(given: list[Mapping[str, Any]]) -> Table:
         for index, part in enumerate(given, 1)
         for r in [number(map_correlation(part), 2)]
     ]
-    return make_table("Maps", ["image", "class", "before", "after", "likeness"], rows)
+    return make_table("Maps", ["image", "class", "before", "after", "correlation"], rows)
 
 
 def map_cell(part: Mapping[str, Any], key: str) -> str:
@@ -232,7 +232,7 @@ def map_cell(part: Mapping[str, Any], key: str) -> str:
 
 
 def map_correlation(part: Mapping[str, Any]) -> float:
-    """Correlate the positive parts of two maps (fh, fw); nan if one is absent, flat or other."""
+    """Return the correlation of the positive parts of two maps; nan if it is undefined."""
     maps = [part.get(key) for key in ("before", "after")]
     if maps[0] is None or maps[1] is None or np.shape(maps[0]) != np.shape(maps[1]):
         return math.nan

@@ -1,4 +1,4 @@
-"""A user's own model, whatever wrote it, as one thing with known input and output."""
+"""Load a model from Keras, SavedModel or LiteRT, with a known input and output."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +11,13 @@ from macule.convert.errors import ConversionError
 from macule.convert.graph import frozen_graph, gradcam, inspection, outputs
 from macule.convert.source import file_format, output_check, restore, tflite
 
-# The size at which a model of free input size is looked at; all known backbones take it.
+# Used to inspect models that accept any input size; all known backbones accept it.
 DEFAULT_PX = 224
-LOSSES_OF_NUMBERS = ("mse", "mae", "meansquared", "meanabsolute", "huber", "logcosh", "mape")
-BATCH = 16
+BATCH_SIZE = 16
 
 
 class Source(NamedTuple):
-    """A loaded model and what was found out about it."""
+    """A loaded model and its properties."""
 
     kind: str
     model: Any
@@ -34,9 +33,9 @@ class Source(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What `Source.model` holds of a Keras model or SavedModel.
+    """`Source.model` of a Keras model or SavedModel.
 
-    `graphs` has the frozen graph of each image size that was asked for.
+    `graphs` are the frozen graphs by image size.
     """
 
     name: str
@@ -46,7 +45,7 @@ class Model(NamedTuple):
 
 
 def load(path: str | Path, constants: Mapping[str, float] = {}) -> Source:
-    """Load a model that others made; none of its code is run.
+    """Load an untrusted model, without running its code.
 
     Args:
       path: a `.keras`, `.h5` or `.tflite` file, or the folder of a SavedModel.
@@ -67,17 +66,17 @@ def load(path: str | Path, constants: Mapping[str, float] = {}) -> Source:
 
 
 def describe_tflite(file: tflite.TFLiteModel, constants: Mapping[str, float]) -> Source:
-    """Describe a `.tflite`; its graph is not taken apart."""
+    """Inspect the inputs and outputs of a `.tflite`."""
     if constants:
         raise ConversionError(
-            f"{file.name} is a .tflite, whose inputs cannot be held constant: convert the model it "
-            "was made from."
+            f"{file.name} is a .tflite, whose inputs cannot be constants: convert the original "
+            "model."
         )
     if file.output == "logits" and file.units > 1:
         height, width, channels = file.shape
-        drawn = draw_samples(channels, False, 4, height, width)
-        # an int8 softmax comes in steps of 1/256
-        if output_check.is_distribution(tflite.run_model(file, drawn), 0.02):
+        samples = draw_samples(channels, False, 4, height, width)
+        # an int8 softmax has steps of 1/256
+        if output_check.is_distribution(tflite.run_model(file, samples), 0.02):
             file = file._replace(output="softmax")
     classes = output_check.count_classes(
         file.name, file.output.replace("logits", "linear"), file.units, ""
@@ -100,7 +99,7 @@ def describe_tflite(file: tflite.TFLiteModel, constants: Mapping[str, float]) ->
 
 
 def inspect_model(name: str, restored: restore.Restored) -> Source:
-    """Freeze a restored model once and read its graph."""
+    """Freeze a restored model and inspect its graph."""
     height, width, channels = restored.shape
     size = (height or width or DEFAULT_PX, width or height or DEFAULT_PX)
     frozen = freeze(name, restored, size)
@@ -109,16 +108,16 @@ def inspect_model(name: str, restored: restore.Restored) -> Source:
     if tensor.shape.rank is None or not inspection.is_row(tensor) or tensor.shape.rank < 2:
         shape = "x".join(str(part) for part in tensor.shape[1:]) if tensor.shape.rank else "?"
         raise ConversionError(
-            f"{name} answers an image with {shape} numbers, not with one row of probabilities: "
-            "give a classifier."
+            f"{name} returns {shape} numbers per image, not one row of probabilities: use a "
+            "classifier."
         )
     output_check.check_weights(name, loaded)
     found = inspection.find_output(loaded)
     model = Model(name, restored, found, {size: frozen})
     if found.kind not in ("softmax", "sigmoid") and found.units > 1:
-        # a softmax may be written as exp and division; then the numbers tell
-        drawn = draw_samples(restored.shape[2], False, 4, *size)
-        if output_check.is_distribution(run_raw(model, drawn)):
+        # detect a softmax written as exp and division by its values
+        samples = draw_samples(restored.shape[2], False, 4, *size)
+        if output_check.is_distribution(run_raw(model, samples)):
             found = found._replace(kind="softmax", logits=None)
             model = model._replace(output=found)
     classes = output_check.count_classes(name, found.kind, found.units, restored.loss)
@@ -145,7 +144,7 @@ def inspect_model(name: str, restored: restore.Restored) -> Source:
 def freeze(
     name: str, restored: restore.Restored, size: tuple[int, int]
 ) -> frozen_graph.FrozenGraph:
-    """Freeze a model at an image size that it takes by itself."""
+    """Freeze a model at an image size that it accepts."""
     try:
         with restore.suppress_warnings():
             return frozen_graph.freeze(restored.run, (*size, restored.shape[2]))
@@ -154,13 +153,13 @@ def freeze(
     except restore.LOAD_ERRORS as error:
         first = " ".join(str(error).split())[:120]
         raise ConversionError(
-            f"{name} cannot be run on an image of {size[0]} x {size[1]} px ({first}): save it "
-            "again where it works, with model.export()."
+            f"{name} cannot be run on an image of {size[0]} x {size[1]} px ({first}): "
+            "save it again with model.export(), where it works."
         ) from error
 
 
 def check_predictions(source: Source) -> Source:
-    """Give *source* back if it answers two drawn images with distributions.
+    """Return *source* if its predictions for two generated images are probabilities.
 
     Raises: ConversionError.
     """
@@ -171,19 +170,19 @@ def check_predictions(source: Source) -> Source:
 
 
 def input_size(source: Source) -> tuple[int, int]:
-    """Height and width that the model takes, or one that it can."""
+    """Return the height and width of the model's input, or a supported size."""
     return source.height or source.width or DEFAULT_PX, source.width or source.height or DEFAULT_PX
 
 
 def sample_images(source: Source, count: int, height: int, width: int) -> NDArray[np.float32]:
-    """Draw images (count, h, w, c) of soft blobs in the range that the model seems to take."""
+    """Generate smooth images (count, h, w, c) in the likely range of the model."""
     return draw_samples(source.channels, source.takes_raw_pixels, count, height, width)
 
 
 def draw_samples(
     channels: int, takes_raw_pixels: bool, count: int, height: int, width: int
 ) -> NDArray[np.float32]:
-    """Draw images of 0 to 255 where *scales*, else every other one of 0 to 1 and of -1 to 1."""
+    """Generate images of 0 to 255, or alternately of -1 to 1 and of 0 to 1."""
     random = np.random.default_rng(0)
     coarse = random.uniform(0, 1, (count, -(-height // 8), -(-width // 8), channels))
     images = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
@@ -195,14 +194,14 @@ def draw_samples(
 
 
 def predict(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Ask the original framework.
+    """Predict with the original framework.
 
     Args:
-      images: (n, h, w, c) float32, in the range that the model itself takes. At another size than
-        the model's fixed one, TensorFlow runs the model's graph, rebuilt for that size.
+      images: (n, h, w, c) float32, in the range of the model. For a size that differs from the
+        model's fixed size, TensorFlow runs the graph, rebuilt for that size.
 
     Returns: probabilities (n, classes) float32; [1 - p, p] for one sigmoid.
-    Raises: ConversionError where the model cannot take that size.
+    Raises: ConversionError if the model does not support the size.
     """
     if source.kind == "tflite":
         return output_check.to_probabilities(
@@ -215,24 +214,24 @@ def predict(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def run_raw(model: Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs (n, units) of the original framework, as they are."""
+    """Return the raw outputs (n, units) of the original framework."""
     rows = []
     with restore.suppress_warnings():
-        for start in range(0, len(images), BATCH):
-            answer = np.asarray(model.restored.run(to_tensor(images[start : start + BATCH])))
+        for start in range(0, len(images), BATCH_SIZE):
+            answer = np.asarray(model.restored.run(to_tensor(images[start : start + BATCH_SIZE])))
             rows.append(answer.reshape(len(answer), -1).astype(np.float32))
     return np.concatenate(rows)
 
 
 def to_tensor(images: NDArray[np.float32]) -> Any:
-    """Hand images to TensorFlow."""
+    """Convert images to a TensorFlow tensor."""
     import tensorflow as tf
 
     return tf.constant(images, tf.float32)
 
 
 def predict_resized(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Ask the graph, rebuilt for these images' size."""
+    """Predict with the graph, rebuilt for the size of the images."""
     frozen = graph_at(source, images.shape[1], images.shape[2])
     loaded = frozen_graph.load_graph(frozen)
     rows = [loaded.session.run(loaded.output, {loaded.image: image[None]}) for image in images]
@@ -241,46 +240,46 @@ def predict_resized(source: Source, images: NDArray[np.float32]) -> NDArray[np.f
 
 
 def graph_at(source: Source, height: int, width: int) -> frozen_graph.FrozenGraph:
-    """The model's frozen graph for an image size.
+    """Return the frozen graph of the model for an image size.
 
-    Raises: ConversionError where the model has one size only.
+    Raises: ConversionError if the model has a fixed size.
     """
     model: Model = source.model
-    wanted = (height, width)
-    if wanted not in model.graphs:
+    size_px = (height, width)
+    if size_px not in model.graphs:
         native = source.height in (None, height) and source.width in (None, width)
         if native:
-            model.graphs[wanted] = freeze(model.name, model.restored, wanted)
+            model.graphs[size_px] = freeze(model.name, model.restored, size_px)
         else:
-            model.graphs[wanted] = rebuild_at(source, wanted)
-    return model.graphs[wanted]
+            model.graphs[size_px] = rebuild_at(source, size_px)
+    return model.graphs[size_px]
 
 
-def rebuild_at(source: Source, wanted: tuple[int, int]) -> frozen_graph.FrozenGraph:
-    """Give a model of fixed size another one; convolutions and global pooling allow it."""
+def rebuild_at(source: Source, size_px: tuple[int, int]) -> frozen_graph.FrozenGraph:
+    """Change the fixed size of a model; possible for convolutions and global pooling."""
     frozen = next(iter(source.model.graphs.values()))
-    own = f"{frozen.shape[0]} x {frozen.shape[1]}"
-    impossible = ConversionError(
-        f"{source.model.name} takes images of {own} px alone, as its layers have that size built "
-        f"in: convert it without another side."
+    fixed = f"{frozen.shape[0]} x {frozen.shape[1]}"
+    error_fixed_size = ConversionError(
+        f"{source.model.name} takes images of {fixed} px only, because its layers have a fixed "
+        f"size: convert it without --side."
     )
     try:
-        changed = frozen_graph.resize(frozen, (*wanted, source.channels))
+        changed = frozen_graph.resize(frozen, (*size_px, source.channels))
     except ValueError as error:
-        raise impossible from error
+        raise error_fixed_size from error
     shape = frozen_graph.load_graph(changed).output.shape
     if shape.num_elements() != source.model.output.units:
-        raise impossible
+        raise error_fixed_size
     return changed
 
 
 def gradient_maps(
     source: Source, images: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> NDArray[np.float32] | None:
-    """Take Grad-CAM of the original model by a GradientTape, one label an image.
+    """Compute Grad-CAM of the original model by a GradientTape, for one label per image.
 
-    Returns: (n, fh, fw) float32 before its ReLU, in the units of the exported `cams`; None where
-      the model has no head that is known.
+    Returns: (n, fh, fw) float32 before its ReLU, in the units of the exported `cams`; None if the
+      head is not supported.
     """
     if source.kind == "tflite":
         return None
@@ -298,5 +297,5 @@ def gradient_maps(
 
 
 def has_opaque_softmax(source: Source) -> bool:
-    """Tell whether the model's softmax is no single operator of its graph."""
+    """Return whether the softmax is not a single operator of the graph."""
     return source.model.output.logits is None

@@ -1,4 +1,4 @@
-"""A model's file to a function of TensorFlow, through the framework that wrote it."""
+"""Restore a model file as a TensorFlow function, with the framework that wrote it."""
 
 import contextlib
 import tempfile
@@ -11,7 +11,7 @@ from macule.convert.errors import ConversionError
 from macule.convert.source import validation
 from macule.convert.source.inputs import Input, Shape, build_inputs, find_image_input, image_shape
 
-# What Keras raises on a file that it cannot read; it has no class of its own for that.
+# Errors that Keras raises for unreadable files; it has no specific class.
 LOAD_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -40,11 +40,11 @@ CUSTOM_CLASS_MARKS = (
 
 
 class Restored(NamedTuple):
-    """A model that can be asked.
+    """A restored model.
 
-    `run` takes a tensor (n, h, w, c) float32 and gives the model's own output, as it serves.
-    `names` maps the names of layers to those of their classes; empty for a SavedModel.
-    `owner` keeps the weights alive; `loss` is what the model was compiled with, or "".
+    `run` maps a tensor (n, h, w, c) float32 to the output of the model, in inference mode.
+    `names` maps layer names to class names; empty for a SavedModel.
+    `owner` keeps the weights alive; `loss` is the compiled loss, or "".
     """
 
     kind: str
@@ -86,15 +86,15 @@ def restore_h5(path: Path, constants: Mapping[str, float]) -> Restored:
 def restore_keras(
     path: Path, alias: str, version: str, loss: str, constants: Mapping[str, float]
 ) -> Restored:
-    """Load with the Keras that wrote the file, then with the other one.
+    """Load with the Keras version that wrote the file, then with the other one.
 
-    Keras 3 refuses much that Keras 2 wrote (`groups` of a DepthwiseConv2D, nested Sequentials of
-    one input), so tf-keras comes first for those.
+    Keras 3 rejects many Keras 2 files (`groups` of a DepthwiseConv2D, nested Sequentials with one
+    input), so tf-keras is tried first for these.
     """
     old = not version.startswith("3")
     failures = []
     for family in ("tf_keras", "keras") if old else ("keras", "tf_keras"):
-        # Keras tells formats by the suffix alone, and users name their files as they like
+        # Keras detects the format by the suffix only, which users can change
         with tempfile.TemporaryDirectory() as place, suppress_warnings():
             link = Path(place) / alias
             link.symlink_to(path.resolve())
@@ -109,7 +109,7 @@ def restore_keras(
 
 
 def load_with(family: str, path: str) -> Any:
-    """Load *path* with Keras 3 or with tf-keras; the training setup is left out."""
+    """Load *path* with Keras 3 or tf-keras, without the training configuration."""
     if family == "keras":
         import keras
 
@@ -123,7 +123,7 @@ def load_with(family: str, path: str) -> Any:
 
 
 def unreadable_message(name: str, version: str, error: BaseException) -> str:
-    """Say why Keras could not load a file."""
+    """Return the error message for a file that Keras cannot load."""
     text = " ".join(str(error).split()).removeprefix("<").strip()
     lower = text.lower()
     if any(mark in lower for mark in CUSTOM_CLASS_MARKS):
@@ -134,12 +134,12 @@ def unreadable_message(name: str, version: str, error: BaseException) -> str:
     first = text.split(". ")[0].rstrip(".")[:160]
     return (
         f"{name} was written by Keras {version} and cannot be read ({first or type(error).__name__}"
-        "): if it is complete, load it where it was made and save it with model.export()."
+        "): if it is complete, load it in its original environment and save it with model.export()."
     )
 
 
 def use_float32(model: Any) -> None:
-    """Let a model of mixed precision compute in float32: its weights already are."""
+    """Make a mixed-precision model compute in float32; its weights are already float32."""
     for layer in iterate_layers(model):
         policy = getattr(layer, "dtype_policy", None)
         if policy is None or getattr(policy, "compute_dtype", "float32") == "float32":
@@ -153,7 +153,7 @@ def use_float32(model: Any) -> None:
 def wrap_keras(
     name: str, kind: str, model: Any, loss: str, constants: Mapping[str, float]
 ) -> Restored:
-    """Make a loaded Keras model, of either family, a function of the image alone."""
+    """Wrap a Keras 2 or 3 model as a function of the image."""
     import tensorflow as tf
 
     tensors = getattr(model, "inputs", None)
@@ -211,7 +211,7 @@ def restore_saved_model(path: Path, constants: Mapping[str, float]) -> Restored:
     shape = inputs[place].shape
     if shape and shape[0] not in (None, 1):
         raise ConversionError(
-            f"{name} takes {shape[0]} images at once: export it with a batch that is free or 1."
+            f"{name} takes {shape[0]} images at once: export it with a batch size of None or 1."
         )
 
     def run(image: Any) -> Any:
@@ -228,15 +228,15 @@ def restore_saved_model(path: Path, constants: Mapping[str, float]) -> Restored:
 
 
 def single_output(name: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Let *run* give its one output bare, and refuse several."""
+    """Wrap *run* to return its only output; several outputs raise ConversionError."""
     import tensorflow as tf
 
     def one(image: Any) -> Any:
         outputs = tf.nest.flatten(run(image))
         if len(outputs) != 1:
             raise ConversionError(
-                f"{name} has {len(outputs)} outputs: save a model with the one that holds the "
-                "classes' probabilities, keras.Model(model.inputs, model.outputs[0])."
+                f"{name} has {len(outputs)} outputs: save a model with the output that has the "
+                "probabilities of the classes: keras.Model(model.inputs, model.outputs[0])."
             )
         return outputs[0]
 
@@ -244,7 +244,7 @@ def single_output(name: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def loss_name(training: object) -> str:
-    """Name of the loss that a model was compiled with, in lower case without underscores."""
+    """Return the name of the compiled loss, in lower case without underscores."""
     loss = training.get("loss") if isinstance(training, dict) else None
     if isinstance(loss, dict):
         inner = loss.get("config")
@@ -253,7 +253,7 @@ def loss_name(training: object) -> str:
 
 
 def iterate_layers(model: Any) -> Iterator[Any]:
-    """All layers of a model and of the models nested in it, the model itself first."""
+    """Yield a model and all its layers, including those of nested models."""
     yield model
     for layer in getattr(model, "layers", ()):
         yield from iterate_layers(layer)
@@ -261,7 +261,7 @@ def iterate_layers(model: Any) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def suppress_warnings() -> Iterator[None]:
-    """Keep the advice that Keras gives a trainer away from someone who converts a finished file."""
+    """Suppress warnings of Keras that are only relevant for training."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

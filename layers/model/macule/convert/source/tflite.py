@@ -1,4 +1,4 @@
-"""A `.tflite` that exists already: read, checked, run."""
+"""Read, check and run an existing `.tflite`."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from macule.convert.evaluation import batch_inference
 
 
 class TFLiteModel(NamedTuple):
-    """A LiteRT file. `maps` is whether it has activation maps of its own beside the answer."""
+    """A LiteRT file; `maps` is True if it has an output with activation maps."""
 
     name: str
     content: bytes
@@ -31,7 +31,7 @@ def read_tflite(path: Path) -> TFLiteModel:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     name, content = path.name, path.read_bytes()
-    # a delegate would hide the operators that are looked at below
+    # a delegate would hide the operators that are inspected below
     bare = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
         interpreter = Interpreter(
@@ -41,8 +41,8 @@ def read_tflite(path: Path) -> TFLiteModel:
     except (ValueError, RuntimeError) as error:
         first = " ".join(str(error).split())[:120]
         raise ConversionError(
-            f"{name} is damaged or needs operators that LiteRT alone lacks ({first}): download it "
-            "again, or convert the model it was made from."
+            f"{name} is damaged or needs operators that LiteRT does not support ({first}): "
+            "download it again, or convert the original model."
         ) from error
     sources, targets = interpreter.get_input_details(), interpreter.get_output_details()
     shape = image_shape(name, sources)
@@ -55,7 +55,7 @@ def read_tflite(path: Path) -> TFLiteModel:
     if len(answers) != 1 or (others and not maps):
         shapes = ", ".join("x".join(map(str, target["shape"])) for target in targets)
         raise ConversionError(
-            f"{name} has outputs {shapes}, not one row of probabilities: give a classifier with "
+            f"{name} has outputs {shapes}, not one row of probabilities: use a classifier with "
             "one output (1, classes)."
         )
     last = producing_operator(interpreter, answers[0]["index"])
@@ -67,11 +67,11 @@ def read_tflite(path: Path) -> TFLiteModel:
 
 
 def image_shape(name: str, sources: list[dict[str, Any]]) -> tuple[int, int, int]:
-    """Height, width and channels of the one image that the file takes."""
+    """Return height, width and channels of the image input."""
     if len(sources) != 1:
         raise ConversionError(
-            f"{name} takes {len(sources)} inputs: a .tflite cannot be given constants, so convert "
-            "the model it was made from with --constant."
+            f"{name} takes {len(sources)} inputs: a .tflite does not support constants: convert "
+            "the original model with --constant."
         )
     (source,) = sources
     shape = [int(size) for size in source["shape"]]
@@ -80,44 +80,48 @@ def image_shape(name: str, sources: list[dict[str, Any]]) -> tuple[int, int, int
         shown = "x".join(map(str, shape))
         raise ConversionError(
             f"{name} takes {shown}, not one image (1, height, width, 1 or 3 channels): convert the "
-            "model it was made from."
+            "original model."
         )
     if -1 in free:
         raise ConversionError(
-            f"{name} leaves its image size open: convert the model it was made from, with --side."
+            f"{name} has no fixed image size: convert the original model with --side."
         )
     step = source["quantization"][0]
     if np.dtype(source["dtype"]).kind != "f" and not step:
         raise ConversionError(
-            f"{name} takes {np.dtype(source['dtype']).name} pixels of no known scale: convert the "
-            "model it was made from."
+            f"{name} takes {np.dtype(source['dtype']).name} pixels without a scale: convert the "
+            "original model."
         )
     return shape[1], shape[2], shape[3]
 
 
 def producing_operator(interpreter: Any, index: int) -> str:
-    """Name of the operator that an output comes from, past those that only change its type."""
-    makers = {
+    """Return the operator of an output, before those that only change its type."""
+    producers = {
         int(output): operation
         for operation in interpreter._get_ops_details()
         for output in operation["outputs"]
     }
-    while index in makers and makers[index]["op_name"] in ("DEQUANTIZE", "QUANTIZE", "RESHAPE"):
-        index = int(makers[index]["inputs"][0])
-    return str(makers[index]["op_name"]) if index in makers else ""
+    while index in producers and producers[index]["op_name"] in (
+        "DEQUANTIZE",
+        "QUANTIZE",
+        "RESHAPE",
+    ):
+        index = int(producers[index]["inputs"][0])
+    return str(producers[index]["op_name"]) if index in producers else ""
 
 
 def weight_tensors(interpreter: Any, details: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The tensors that hold weights: no operator makes them, and they are no input."""
+    """Return the weight tensors: neither inputs nor outputs of an operator."""
     operations = interpreter._get_ops_details()
-    made = {int(output) for operation in operations for output in operation["outputs"]}
-    made |= {int(source["index"]) for source in interpreter.get_input_details()}
+    produced = {int(output) for operation in operations for output in operation["outputs"]}
+    produced |= {int(source["index"]) for source in interpreter.get_input_details()}
     used = {int(index) for operation in operations for index in operation["inputs"]}
-    return [detail for detail in details if detail["index"] in used - made]
+    return [detail for detail in details if detail["index"] in used - produced]
 
 
 def detect_precision(source: dict[str, Any], details: list[dict[str, Any]]) -> str:
-    """Tell how a file computes: "int8", "fp16", "dynamic" or "fp32"."""
+    """Detect the precision of a file: "int8", "fp16", "dynamic" or "fp32"."""
     kinds = {np.dtype(detail["dtype"]).name for detail in details if detail["dtype"] is not str}
     wide = [d for d in details if len(d["shape"]) == 4 and np.dtype(d["dtype"]).name == "float32"]
     narrow = [d for d in details if np.dtype(d["dtype"]).name in ("int8", "uint8")]
@@ -131,14 +135,14 @@ def detect_precision(source: dict[str, Any], details: list[dict[str, Any]]) -> s
 
 
 def run_model(lite: TFLiteModel, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Run the file on each image (h, w, c); returns its rank-2 output (n, units) as it is."""
+    """Run the file on each image (h, w, c); returns its raw rank-2 output (n, units)."""
     return run_outputs(lite.content, images)[0]
 
 
 def run_outputs(content: bytes, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Run a file on images (n, h, w, c) in its range; returns its logits and, if any, its maps."""
-    still = ((0.0,) * images.shape[3], (1.0,) * images.shape[3])
-    rows = list(batch_inference.run_outputs(content, images, still))
+    """Run a file on images (n, h, w, c) in its range; returns its logits and maps, if any."""
+    identity = ((0.0,) * images.shape[3], (1.0,) * images.shape[3])
+    rows = list(batch_inference.run_outputs(content, images, identity))
     return [
         np.stack([row[r] for row in rows])
         for r in (batch_inference.LOGITS, batch_inference.MAPS)
@@ -147,7 +151,7 @@ def run_outputs(content: bytes, images: NDArray[np.float32]) -> list[NDArray[np.
 
 
 def add_signature(content: bytes) -> bytes:
-    """Give a file of older converters the signature that quantizing and serving go by."""
+    """Add the signature that quantization and serving need, if the file has none."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.interpreter import Interpreter
 
