@@ -231,9 +231,9 @@ def test_without_images_nothing_is_claimed(trained: Path, tmp_path: Path) -> Non
     ("words", "told"),
     [
         (["--labels", "a,b"], "2 labels"),
-        (["--labels", "a,b,b"], "twice"),
+        (["--labels", "a,b,b"], "duplicate"),
         ([], "--labels"),
-        (["--labels", "a,b,c", "--limit-mb", "20"], "The least service needs about"),
+        (["--labels", "a,b,c", "--limit-mb", "20"], "The smallest service needs about"),
         (["--labels", "a,b,c", "--calibration", "/nowhere"], "not a folder"),
         (["--labels", "a,b,c", "--constant", "x=y"], "NAME=NUMBER"),
     ],

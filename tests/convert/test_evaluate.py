@@ -116,8 +116,8 @@ def test_command_writes_page_and_figures(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--data", "nowhere"], "nowhere is not a folder of images."),
-        (["--data", "data/screenshot"], "The images are labelled (none), the model nevus"),
+        (["--data", "nowhere"], "nowhere is not a folder."),
+        (["--data", "data/screenshot"], "The labels of the images are (none), those of the model nevus"),
         (["--data", "data", "--split", "test"], "data has no split 'test'; it has: none."),
     ],
 )

@@ -189,7 +189,7 @@ def test_changed_answers_are_noticed(flat: load.Source, monkeypatch: pytest.Monk
     """A file that answers otherwise than the model is caught by its numbers."""
     monkeypatch.setattr(load, "predict", lambda _, images: np.full((len(images), 4), 0.25))
 
-    with pytest.raises(ConversionError, match="answers differently"):
+    with pytest.raises(ConversionError, match="gives different outputs"):
         export.export(flat, SIDE_PX, SIDE_PX)
 
 

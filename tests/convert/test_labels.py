@@ -49,7 +49,7 @@ def test_teachable_machine_s_labels_are_found(model: Path) -> None:
     [
         (None, 3, "--labels"),
         ("a,b", 3, "2 labels .* for 3 outputs"),
-        ("a,b,a", 3, "twice"),
+        ("a,b,a", 3, "duplicate"),
         ("a,,c", 3, "Label 2 of 3 is empty"),
         ("", 2, "empty"),
     ],

@@ -136,9 +136,9 @@ def test_training_is_taken_up_where_it_stopped(
     said.clear()
     program.train(program.parse(line), network, said.append)
 
-    assert "taken up after epoch 2" in said
+    assert "continuing after epoch 2" in said
     assert (tmp_path / "work" / "seed-0" / "curves.csv").read_text() == curves
-    with pytest.raises(ValueError, match="give another --work, or the same plan"):
+    with pytest.raises(ValueError, match="use another --work, or the same options"):
         program.train(program.parse([*line, "--epochs", "9"]), network, quiet)
 
 
