@@ -22,14 +22,14 @@ pytestmark = [
 ]
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 83000000\n"
 WRONG_FILES = {
-    "git-LFS pointer": (POINTER, "git lfs pull"),
+    "Git LFS pointer": (POINTER, "git lfs pull"),
     "web page": (b"\n<!DOCTYPE html>\n<html>", "download the raw file"),
     "text": (b"404: Not Found", "model.save"),
     "JSON": (b'{"format": "layers-model"}', "model.save"),
     "empty": (b"", "download or save"),
     "pickle": (b"\x80\x04\x95\x00\x00\x00", "model.save"),
     "gzip": (b"\x1f\x8b\x08\x00", "extract"),
-    "no Keras": (bytes(range(256)), "model.save"),
+    "not a Keras": (bytes(range(256)), "model.save"),
 }
 
 
