@@ -19,7 +19,7 @@ from macule.convert import export
 from macule.convert.graph import out_of_distribution
 from macule.convert.quantization import comparison, quantize
 from macule.train import backbone
-from macule.train.__main__ import MIDWAY
+from macule.train.__main__ import OOD_LAYER
 
 SHIPPED = harness.ROOT / "layers/model/macule/weights/model.tflite"
 CLASSES = 3
@@ -29,10 +29,10 @@ def lite0(side_px: int, distance: bool) -> bytes:
     """Quantize EfficientNet-Lite0 with a head, every operator to int8."""
     random = np.random.default_rng(0)
     body = backbone.build(side_px)
-    features, width = body.output.shape[-1], body.get_layer(MIDWAY).output.shape[-1]
+    features, width = body.output.shape[-1], body.get_layer(OOD_LAYER).output.shape[-1]
     kernel, bias = random.normal(0, 0.05, (features, CLASSES)), np.zeros(CLASSES)
-    space = out_of_distribution.fit(random.normal(0, 1, (400, width)).astype(np.float32))
-    whole = export.attach(body, kernel, bias, (MIDWAY, space) if distance else None)
+    scorer = out_of_distribution.fit(random.normal(0, 1, (400, width)).astype(np.float32))
+    whole = export.export_with_head(body, kernel, bias, (OOD_LAYER, scorer) if distance else None)
     images = [random.uniform(-1, 1, (1, side_px, side_px, 3)).astype(np.float32) for _ in range(4)]
     return quantize.int8(whole, images, (-1.0, 1.0))
 
@@ -48,7 +48,7 @@ def main() -> None:
         "plain Lite0, 256 px, with distance": lite0(256, distance=True),
     }
     rounds = [
-        {name: comparison.cost(content) for name, content in files.items()}
+        {name: comparison.measure_cost(content) for name, content in files.items()}
         for _ in range(options.rounds)
     ]
     rows: dict[str, Any] = {

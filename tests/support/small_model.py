@@ -37,7 +37,9 @@ def content(outlier: float = 1.0) -> bytes:
             kernel, bias = layer.get_weights()
             layer.set_weights([kernel * 1.5, random.normal(0, 0.1, bias.shape)])
     widen(body.get_layer("wide"), body.get_layer("last"), outlier)
-    return bytes(export.attach(body, random.normal(0, 1, (32, 3)), random.normal(0, 0.1, 3)))
+    return bytes(
+        export.export_with_head(body, random.normal(0, 1, (32, 3)), random.normal(0, 0.1, 3))
+    )
 
 
 def widen(made: Any, read: Any, factor: float) -> None:

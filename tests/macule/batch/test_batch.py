@@ -169,7 +169,7 @@ def test_asked_to_end_it_says_how_to_go_on(
     _, told = process.communicate(timeout=20)
 
     assert process.returncode == 130
-    assert "the same command, without --restart, goes on from here" in told
+    assert "run the same command without --restart to continue" in told
     assert "Traceback" not in told
     batch.run(str(many), str(out), CHOSEN)
     assert out.read_text() == straight
@@ -257,7 +257,7 @@ def test_the_command_counts_errors_and_strict_fails_for_them(photos: Path, tmp_p
     strict = subprocess.run([*line, "--restart", "--strict"], capture_output=True, check=False)
 
     assert (done.returncode, strict.returncode) == (0, 1)
-    assert "5 rows, of them 1 bad-image, 1 body-too-large, 1 unsupported-image" in done.stdout
+    assert "5 rows, with errors: 1 bad-image, 1 body-too-large, 1 unsupported-image" in done.stdout
 
 
 @pytest.mark.slow

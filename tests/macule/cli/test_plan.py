@@ -14,7 +14,7 @@ from macule.cli import plan
 from macule.registry import local, model_card
 
 MB = 2**20
-NEED = plan.Need(27 * MB, 9 * MB, 21 * MB, 27 * MB)
+NEED = plan.Footprint(27 * MB, 9 * MB, 21 * MB, 27 * MB)
 SHIPPED: Any = SimpleNamespace(
     card=model_card.read(local.DEFAULT_MODEL_DIR)
 )  # nothing is loaded here
@@ -23,34 +23,37 @@ PLAN = [sys.executable, "-m", "macule.cli", "plan"]
 
 def test_the_default_model_holds_where_it_was_measured_to_hold() -> None:
     """Its service needs between 60 MB, where it refuses photos, and 64 MB, where it holds."""
-    assert 60 * MB < NEED.service <= 64 * MB
+    assert 60 * MB < NEED.service_bytes <= 64 * MB
 
 
 def test_more_memory_takes_larger_photos() -> None:
     """Each photo that fits a limit fits a larger one too, and below the need none does."""
-    small, large = (plan.fit(NEED.service, 256, limit_mb, 120_000_000) for limit_mb in (80, 256))
+    small, large = (
+        plan.compute_capacity(NEED.service_bytes, 256, limit_mb, 120_000_000)
+        for limit_mb in (80, 256)
+    )
 
     assert 0 < small.slots < large.slots
     assert all(small.largest_mp[kind] <= large.largest_mp[kind] for kind in small.largest_mp)
-    assert plan.fit(NEED.service, 256, 60, 120_000_000).slots == 0
+    assert plan.compute_capacity(NEED.service_bytes, 256, 60, 120_000_000).slots == 0
 
 
 def test_a_limit_that_takes_no_photo_is_not_called_short_of_less_than_nothing() -> None:
     """Between the bare service and its first photo of 12 MP the verdict says what is left."""
-    _, least_mb = plan.ledger(NEED)
+    _, least_mb = plan.memory_breakdown(NEED)
     told, holds = plan.report(NEED, SHIPPED, [least_mb + 1, least_mb - 1], 120_000_000)
 
-    assert told[-2].endswith("holds, but no photo of 12 MP fits into the 1.0 MB left")
-    assert told[-1].endswith("does not hold; it is 1.0 MB short")
+    assert told[-2].endswith("fits, but 1.0 MB are free: too little for a 12 MP photo")
+    assert told[-1].endswith("does not fit: 1.0 MB are missing")
     assert not holds
 
 
 @given(st.tuples(*[st.integers(0, 200 * MB)] * 4), st.integers(1, 1000))
 def test_what_is_shown_adds_up(sizes: tuple[int, int, int, int], limit_mb: int) -> None:
     """The rows sum to the last one, and that and what is left to the limit, in what is shown."""
-    told, _ = plan.report(plan.Need(*sizes), SHIPPED, [limit_mb], 120_000_000)
+    told, _ = plan.report(plan.Footprint(*sizes), SHIPPED, [limit_mb], 120_000_000)
     rows = [Decimal(line.split()[-2]) for line in told if line.endswith(" MB")]
-    (left,) = re.findall(r"([\d.]+) MB (?:left|short)", "\n".join(told))
+    (left,) = re.findall(r"([\d.]+) MB are (?:free|missing)", "\n".join(told))
 
     assert sum(rows[:-1]) == rows[-1]
     assert abs(limit_mb - rows[-1]) == Decimal(left)
@@ -73,8 +76,8 @@ def test_command_measures_and_judges() -> None:
     holds = subprocess.run([*PLAN, "--limit", "512"], capture_output=True, check=False)
 
     assert (done.returncode, holds.returncode) == (1, 0)
-    assert "50 MB: does not hold; it is" in done.stdout
-    assert "512 MB: holds" in done.stdout
+    assert "50 MB: does not fit: " in done.stdout
+    assert "512 MB: fits" in done.stdout
     assert "PNG 120" in done.stdout
 
 

@@ -18,7 +18,7 @@ MACULE = [sys.executable, "-m", "macule.cli", "evaluate"]
 LABELS = ["nevus", "melanoma", "seborrheic_keratosis"]
 
 
-def answers(count: int = 60) -> evaluate.Answers:
+def answers(count: int = 60) -> evaluate.Predictions:
     """Seeded answers of the shipped card's labels, right two times of three."""
     random = np.random.default_rng(3)
     truth = np.arange(count) % 3
@@ -29,12 +29,12 @@ def answers(count: int = 60) -> evaluate.Answers:
     ]
     decisions = np.where(np.arange(count) % 4, "classified", "inconclusive")
     card = model_card.read(local.DEFAULT_MODEL_DIR)
-    return evaluate.Answers(card, photos, metrics.softmax(logits), decisions, truth, 0)
+    return evaluate.Predictions(card, photos, metrics.softmax(logits), decisions, truth, 0)
 
 
 def test_figures_lie_within_their_intervals() -> None:
     """Every figure has an interval around it, and those of all classes their mean."""
-    found = evaluate.figures(answers(), 200)
+    found = evaluate.compute_metrics(answers(), 200)
 
     for name, part in found["figures"].items():
         if not name.startswith("ece"):
@@ -47,7 +47,7 @@ def test_figures_lie_within_their_intervals() -> None:
 
 def test_decisions_are_counted_by_label() -> None:
     """Coverage is the share that is classified, and each label's decisions sum to its images."""
-    found = evaluate.figures(answers(), 10)
+    found = evaluate.compute_metrics(answers(), 10)
 
     assert found["abstention"]["coverage"] == 0.75
     assert sum(found["decisions"]["melanoma"].values()) == 20
@@ -73,16 +73,22 @@ def test_risk_grows_with_coverage_of_the_unsure() -> None:
     """The surest answers come first, and those of one confidence together."""
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.2], [0.6, 0.4]])
 
-    points = metrics.risks(probabilities, np.array([0, 1, 0, 1]))
+    points = metrics.risk_coverage(probabilities, np.array([0, 1, 0, 1]))
 
     assert points == [(0.25, 0.0), (0.75, pytest.approx(1 / 3)), (1.0, 0.5)]
 
 
 def test_ages_become_spans() -> None:
     """Ages are gathered in spans of twenty years; what is no number is unknown."""
-    assert [evaluate.kind("age_approx", text) for text in ("55", "55.0", "5", "", "old")] == [
-        "40 to 59", "40 to 59", "00 to 19", "unknown", "unknown",
-    ]  # fmt: skip
+    spans = {
+        "55": "40 to 59",
+        "55.0": "40 to 59",
+        "5": "00 to 19",
+        "": "unknown",
+        "old": "unknown",
+    }
+
+    assert {text: evaluate.subgroup_name("age_approx", text) for text in spans} == spans
 
 
 @pytest.fixture
@@ -116,8 +122,11 @@ def test_command_writes_page_and_figures(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--data", "nowhere"], "nowhere is not a folder of images."),
-        (["--data", "data/screenshot"], "The images are labelled (none), the model nevus"),
+        (["--data", "nowhere"], "nowhere is not a folder."),
+        (
+            ["--data", "data/screenshot"],
+            "The labels of the images are (none), those of the model nevus",
+        ),
         (["--data", "data", "--split", "test"], "data has no split 'test'; it has: none."),
     ],
 )

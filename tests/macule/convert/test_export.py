@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from macule.convert import export
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.graph import cams, gradcam
 from macule.convert.quantization import quantize
@@ -62,7 +62,7 @@ def content(model: Any) -> bytes:
     """The model as a float file, its head taken from it."""
     *_, pool, _, dense = model.layers
     kernel, bias = (np.array(part.value) for part in (dense.kernel, dense.bias))
-    return export.attach(type(model)(model.input, pool.input), kernel, bias)
+    return export.export_with_head(type(model)(model.input, pool.input), kernel, bias)
 
 
 def test_float_file_gives_keras_logits(
@@ -80,7 +80,7 @@ def test_maps_average_to_the_logits(model: Any, content: bytes, images: NDArray[
     """The mean of each class's map plus its bias is its logit: the maps explain all of it."""
     bias = np.array(model.layers[-1].bias.value)
 
-    for answer in batch_inference.outputs(content, images[:5], SCALING):
+    for answer in batch_inference.run_outputs(content, images[:5], SCALING):
         logits, maps = answer[batch_inference.LOGITS], answer[batch_inference.MAPS]
         assert maps.shape == (8, 8, 5)
         assert maps.mean(axis=(0, 1)) + bias == pytest.approx(logits, abs=1e-4)
@@ -88,7 +88,7 @@ def test_maps_average_to_the_logits(model: Any, content: bytes, images: NDArray[
 
 def test_one_signature_of_batch_one(content: bytes) -> None:
     """The file has one signature, batch 1, and outputs told apart by name and by rank."""
-    reader = quantize.interpreter(content)
+    reader = quantize.open_interpreter(content)
 
     signatures = reader.get_signature_list()
 
@@ -99,7 +99,7 @@ def test_one_signature_of_batch_one(content: bytes) -> None:
 
 def test_int8_takes_pixels_without_loss(content: bytes, images: NDArray[np.uint8]) -> None:
     """With exact bounds the int8 input is pixel - 128 for every pixel value."""
-    detail = quantize.interpreter(shrink(content, images)).get_input_details()[0]
+    detail = quantize.open_interpreter(shrink(content, images)).get_input_details()[0]
     pixels = np.arange(256, dtype=np.uint8)
 
     taken = tensors.quantize(batch_inference.scale(pixels[:, None], SCALING), detail)[:, 0]
@@ -114,7 +114,7 @@ def test_int8_with_a_float_head_agrees(content: bytes, images: NDArray[np.uint8]
     exact = metrics.softmax(batch_inference.logits(content, images, SCALING))
 
     logits = batch_inference.logits(small, images, SCALING)
-    figures = metrics.compare(metrics.softmax(logits), exact)
+    figures = metrics.compare_probabilities(metrics.softmax(logits), exact)
 
     assert figures["top1_agreement"] >= 0.95
     assert figures["mean_change"] < 0.02
@@ -125,7 +125,7 @@ def test_plain_int8_has_integer_outputs(content: bytes, images: NDArray[np.uint8
     """Without a pattern everything is int8, outputs included, and `run` widens them."""
     plain = quantize.int8(content, samples(images), BOUNDS)
 
-    details = quantize.interpreter(plain).get_output_details()
+    details = quantize.open_interpreter(plain).get_output_details()
 
     assert {detail["dtype"] for detail in details} == {np.int8}
     assert batch_inference.logits(plain, images[:2], SCALING).dtype == np.float32
@@ -137,7 +137,7 @@ def test_fp16_agrees(content: bytes, images: NDArray[np.uint8]) -> None:
 
     halved = metrics.softmax(batch_inference.logits(quantize.fp16(content), images, SCALING))
 
-    assert metrics.compare(halved, exact)["max_change"] < 0.01
+    assert metrics.compare_probabilities(halved, exact)["max_change"] < 0.01
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +148,10 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> load.Source:
 
 def test_another_side_is_rebuilt(flat: load.Source) -> None:
     """A convolutional model of fixed size is exported for another, not square one."""
-    images = load.samples(flat, 4, 48, 24)
+    images = load.sample_images(flat, 4, 48, 24)
 
     made = export.export(flat, 48, 24)
-    logits, maps = tflite.outputs(made.content, images)
+    logits, maps = tflite.run_outputs(made.content, images)
 
     assert maps.shape == (4, 12, 6, 4)
     assert metrics.softmax(logits) == pytest.approx(load.predict(flat, images), abs=1e-3)
@@ -163,7 +163,7 @@ def test_a_built_in_size_is_not_changed(kind: str, tmp_path: Path) -> None:
     """Where layers have the size built in, another one is refused in a sentence."""
     source = load.load(keras_models.ZOO[kind].write(tmp_path))
 
-    with pytest.raises(Refused, match=r"takes .*32 (x 32 )?px.* convert ") as refused:
+    with pytest.raises(ConversionError, match=r"takes .*32 (x 32 )?px.* convert ") as refused:
         export.export(source, 48, 48)
 
     assert "\n" not in str(refused.value)
@@ -172,16 +172,16 @@ def test_a_built_in_size_is_not_changed(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", [7, 641])
 def test_sides_have_limits(flat: load.Source, side: int) -> None:
     """Less than 8 and more than 640 px are refused."""
-    with pytest.raises(Refused, match="--side of 8 to 640"):
+    with pytest.raises(ConversionError, match="--side of 8 to 640"):
         export.export(flat, side, side)
 
 
 def test_lost_weights_are_noticed(flat: load.Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """A converter that drops the weights in silence is caught by the file's size."""
-    real = export.write
-    monkeypatch.setattr(export, "write", lambda *given: real(*given)[:500])
+    real = export.write_tflite
+    monkeypatch.setattr(export, "write_tflite", lambda *given: real(*given)[:500])
 
-    with pytest.raises(Refused, match="lost weights"):
+    with pytest.raises(ConversionError, match="lost weights"):
         export.export(flat, SIDE_PX, SIDE_PX)
 
 
@@ -189,7 +189,7 @@ def test_changed_answers_are_noticed(flat: load.Source, monkeypatch: pytest.Monk
     """A file that answers otherwise than the model is caught by its numbers."""
     monkeypatch.setattr(load, "predict", lambda _, images: np.full((len(images), 4), 0.25))
 
-    with pytest.raises(Refused, match="answers differently"):
+    with pytest.raises(ConversionError, match="gives different outputs"):
         export.export(flat, SIDE_PX, SIDE_PX)
 
 
@@ -198,7 +198,7 @@ def test_sigmoid_becomes_two_labels(tmp_path: Path) -> None:
     source = load.load(keras_models.ZOO["sigmoid"].write(tmp_path))
 
     made = export.export(source, SIDE_PX, SIDE_PX)
-    logits, maps = tflite.outputs(made.content, load.samples(source, 3, SIDE_PX, SIDE_PX))
+    logits, maps = tflite.run_outputs(made.content, load.sample_images(source, 3, SIDE_PX, SIDE_PX))
 
     assert (logits[:, 0] == 0).all()
     assert (maps[..., 0] == -maps[..., 1]).all()
@@ -208,16 +208,19 @@ def test_quantized_maps_of_a_gated_head(tmp_path: Path) -> None:
     """The gates of a ReLU between two Dense layers survive int8, and the answers with them."""
     source = load.load(keras_models.ZOO["deep"].write(tmp_path))
     made = export.export(source, SIDE_PX, SIDE_PX)
-    images = load.samples(source, 24, SIDE_PX, SIDE_PX)
+    images = load.sample_images(source, 24, SIDE_PX, SIDE_PX)
     bounds = (float(images.min()), float(images.max()))
-    exact = tflite.outputs(made.content, images)
+    exact = tflite.run_outputs(made.content, images)
 
     small = quantize.int8(
-        made.content, [image[None] for image in images], bounds, quantize.head(made.content)
+        made.content,
+        [image[None] for image in images],
+        bounds,
+        quantize.float_pattern(made.content),
     )
-    logits, maps = tflite.outputs(small, images)
+    logits, maps = tflite.run_outputs(small, images)
 
-    figures = metrics.compare(metrics.softmax(logits), metrics.softmax(exact[0]))
+    figures = metrics.compare_probabilities(metrics.softmax(logits), metrics.softmax(exact[0]))
     assert figures["mean_change"] < 0.02
     assert gradcam.correlation(maps, exact[1]) > 0.95
 
@@ -226,7 +229,7 @@ def test_wide_hidden_layers_stay_out_of_the_float_scope(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hidden layer too large to be kept float lies in `tail`, and maps and answers are right."""
-    monkeypatch.setattr(cams, "LIGHT_BYTES", 0)
+    monkeypatch.setattr(cams, "MAX_FLOAT_HIDDEN_BYTES", 0)
     source = load.load(keras_models.ZOO["deep"].write(tmp_path))
 
     made = export.export(source, SIDE_PX, SIDE_PX)
@@ -266,10 +269,10 @@ def test_a_tflite_without_signature_gets_one(content: bytes) -> None:
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
 
-    signed = tflite.signed(bytes(builder.Output()))
+    signed = tflite.add_signature(bytes(builder.Output()))
 
-    assert list(quantize.interpreter(signed).get_signature_list()) == ["serving_default"]
-    assert quantize.source(signed)[1] == "image"
+    assert list(quantize.open_interpreter(signed).get_signature_list()) == ["serving_default"]
+    assert quantize.input_names(signed)[1] == "image"
 
 
 def samples(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -279,4 +282,4 @@ def samples(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
 
 def shrink(content: bytes, images: NDArray[np.uint8]) -> bytes:
     """The int8 file with a float head."""
-    return quantize.int8(content, samples(images), BOUNDS, quantize.head(content))
+    return quantize.int8(content, samples(images), BOUNDS, quantize.float_pattern(content))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from macule.convert import scaling
-from macule.convert.errors import Refused
-from macule.convert.scaling import Tried
+from macule.convert.errors import ConversionError
+from macule.convert.scaling import ScalingTrial
 from macule.convert.source.load import Source
 
 
@@ -12,16 +12,19 @@ def source(backbone: str | None = None, scales: bool = False, channels: int = 3)
     """A model of which only what bears on scaling is known."""
     known = {
         "kind": "Keras 3", "height": 32, "width": 32, "channels": channels, "classes": 2,
-        "output": "softmax", "inside": ("Rescaling",) if scales else (), "scales": scales,
+        "output": "softmax", "scaling_layers": ("Rescaling",) if scales else (),
+        "takes_raw_pixels": scales,
         "backbone": backbone, "size_mb": 1.0, "model": None,
     }  # fmt: skip
     return Source(**{name: known[name] for name in Source._fields})
 
 
-def tried(name: str, right: int, of: int = 100, channels: str = "rgb", loss: float = 0.0) -> Tried:
+def tried(
+    name: str, right: int, of: int = 100, channels: str = "rgb", loss: float = 0.0
+) -> ScalingTrial:
     answers = np.arange(of) < right
     losses = np.where(answers, 0.2, 1.5) + loss
-    return Tried(name, channels, right / of, right / of, 0.5, answers, losses)
+    return ScalingTrial(name, channels, right / of, right / of, 0.5, answers, losses)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,7 @@ def test_swapped_channels_are_found() -> None:
 def test_a_wrong_wish_is_refused_unless_forced() -> None:
     """What was asked for and scores clearly below another is an error with both figures."""
     table = [tried("none", 40), tried("0..1", 90)]
-    with pytest.raises(Refused, match=r"90\.0%.*40\.0%"):
+    with pytest.raises(ConversionError, match=r"90\.0%.*40\.0%"):
         scaling.choose(source(), table, "none", None, False)
 
     assert scaling.choose(source(), table, "none", None, True).sure == "forced"
@@ -110,5 +113,5 @@ def test_a_wrong_wish_is_refused_unless_forced() -> None:
 
 def test_numbers_follow_the_channels() -> None:
     """Mean and std stand in the order of the channels; gray has one of each."""
-    assert scaling.numbers("caffe", "bgr")[0] == (103.939, 116.779, 123.68)
-    assert scaling.numbers("-1..1", "gray") == ((127.5,), (127.5,))
+    assert scaling.mean_and_std("caffe", "bgr")[0] == (103.939, 116.779, 123.68)
+    assert scaling.mean_and_std("-1..1", "gray") == ((127.5,), (127.5,))

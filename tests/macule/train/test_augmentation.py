@@ -16,7 +16,7 @@ def test_soiling_keeps_shape_and_seed() -> None:
     """Hair, rulers, blur and JPEG give an image of the same shape, the same for the same seed."""
     image = images(1)[0]
     runs = [
-        [augmentation.soil(image, random) for _ in range(40)]
+        [augmentation.add_artefacts(image, random) for _ in range(40)]
         for random in (np.random.default_rng(3), np.random.default_rng(3))
     ]
 
@@ -30,7 +30,9 @@ def test_frames_are_cut_and_lit_within_range() -> None:
     pytest.importorskip("tensorflow")
     random = np.random.default_rng(5)
 
-    framed = augmentation.light(augmentation.frame(images(), 48, random), random).numpy()
+    framed = augmentation.jitter_colour(
+        augmentation.random_crop(images(), 48, random), random
+    ).numpy()
 
     assert framed.shape == (6, 48, 48, 3)
     assert framed.min() >= 0
@@ -43,6 +45,6 @@ def test_nothing_black_comes_in_at_the_edges() -> None:
     pytest.importorskip("tensorflow")
     white = np.full((8, 64, 64, 3), 255, np.uint8)
 
-    framed = augmentation.frame(white, 48, np.random.default_rng(1)).numpy()
+    framed = augmentation.random_crop(white, 48, np.random.default_rng(1)).numpy()
 
     assert framed.min() == 255

@@ -76,7 +76,7 @@ def test_refuses_unknown_globals(name: str) -> None:
     """A pickle that names any other global is refused before anything is called."""
     body = b"c" + name.encode() + b"\n(" + text("true") + b"tR."
 
-    with pytest.raises(pickle.UnpicklingError, match="no place in a state dict"):
+    with pytest.raises(pickle.UnpicklingError, match="not allowed in a state dict"):
         checkpoint.Unpickler(io.BytesIO(body)).load()
 
 
@@ -99,7 +99,7 @@ def test_normalisation_is_folded_into_the_convolution() -> None:
     weights["_blocks.3._depthwise_conv.weight"] = filters
     patch = random.normal(size=(5, 5, 144)).astype(np.float32)
 
-    kernel, bias = backbone.arrays("blocks_3_depthwise_conv", weights)
+    kernel, bias = backbone.fold_batch_norm("blocks_3_depthwise_conv", weights)
     answer = np.einsum("hwc,hwci->c", patch, kernel) + bias
     plain = np.einsum("hwc,cihw->c", patch, filters)
     expected = (plain - norm["running_mean"]) / np.sqrt(norm["running_var"] + 1e-3)
@@ -114,6 +114,6 @@ def test_a_dense_convolution_is_turned() -> None:
     weights |= {f"_bn0.{part}": np.zeros(32, np.float32) for part in ("bias", "running_mean")}
     weights["_conv_stem.weight"] = np.zeros((32, 3, 3, 3), np.float32)
 
-    kernel, bias = backbone.arrays("conv_stem", weights)
+    kernel, bias = backbone.fold_batch_norm("conv_stem", weights)
 
     assert (kernel.shape, bias.shape) == ((3, 3, 3, 32), (32,))

@@ -136,9 +136,9 @@ def test_training_is_taken_up_where_it_stopped(
     said.clear()
     program.train(program.parse(line), network, said.append)
 
-    assert "taken up after epoch 2" in said
+    assert "continuing after epoch 2" in said
     assert (tmp_path / "work" / "seed-0" / "curves.csv").read_text() == curves
-    with pytest.raises(ValueError, match="give another --work, or the same plan"):
+    with pytest.raises(ValueError, match="use another --work, or the same options"):
         program.train(program.parse([*line, "--epochs", "9"]), network, quiet)
 
 
@@ -163,7 +163,7 @@ def test_classes_are_weighed_evenly() -> None:
     evidence = random.normal(0, 1, 400) + np.where(truth == 1, 1.0, -1.0)
     logits = np.stack([0 * evidence, 2 * evidence - 3], axis=1).astype(np.float32)
 
-    shift = recipe.weigh(logits, truth)
+    shift = recipe.fit_bias_shift(logits, truth)
     named = (logits + shift).argmax(axis=1)
 
     assert shift[0] == 0
@@ -179,10 +179,10 @@ def test_averaging_keeps_what_helps(network: recipe.Network) -> None:
     pixels = random.integers(0, 256, (12, SIDE_PX, SIDE_PX, 3), np.uint8)
     inner = body.get_weights()
     good = [*inner, random.normal(0, 0.1, (64, 3)).astype(np.float32), np.zeros(3, np.float32)]
-    truth = recipe.answer(body, good, pixels).argmax(axis=1)
+    truth = recipe.predict_logits(body, good, pixels).argmax(axis=1)
     bad = [*inner, -good[-2], good[-1]]
 
-    kept, best = recipe.average(body, [bad, good], data.Set(pixels, truth), quiet)
+    kept, best = recipe.average_runs(body, [bad, good], data.LabelledImages(pixels, truth), quiet)
 
     assert kept == [1]
     np.testing.assert_array_equal(best[-2], good[-2])
@@ -195,9 +195,9 @@ def test_centres_fill_what_frames_lack(tmp_path: Path) -> None:
     rows = ["lesion,label,split,squashed,cropped", "1,round,train,a.png,", "2,square,extra,,b.png"]
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
 
-    photos = dataset.read(tmp_path, "squashed")
-    centred = data.centres(tmp_path, photos)
-    decoded = data.decode(centred, LABELS, SIDE_PX, frozenset(p.path for p in centred))
+    photos = dataset.list_photos(tmp_path, "squashed")
+    centred = data.cropped_photos(tmp_path, photos)
+    decoded = data.decode_photos(centred, LABELS, SIDE_PX, frozenset(p.path for p in centred))
 
     assert [photo.path.name for photo in centred] == ["b.png"]
     assert decoded.pixels.shape == (1, SIDE_PX, SIDE_PX, 3)
@@ -208,7 +208,7 @@ def test_imagenet_weights_fill_the_backbone() -> None:
     """Every layer of Lite0 takes its arrays from the package's file."""
     pytest.importorskip("keras")
     try:
-        backbone.find()
+        backbone.find_weights()
     except FileNotFoundError as error:
         pytest.skip(str(error))
 

@@ -1,4 +1,4 @@
-"""`macule plan`: what a model will need, and what fits an instance, before it is deployed."""
+"""`macule plan`: the memory that a model needs, and what fits a given limit."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from macule.memory import admission, allocator, processes
 from macule.settings import ModelLocation
 
 MB = 2**20
-# Around the bare process that is measured here: gunicorn's arbiter, HTTP, threads, and the code
-# that must stay in memory. The default model, 27 MB of private memory in such a process, holds
-# under a limit of 64 MB and no longer at 60 (`macule fit`, docs/memory.md).
+# Added to the bare process that is measured here: gunicorn's arbiter, HTTP, threads, and code that
+# must stay in memory. The default model uses 27 MB of private memory in a bare process. It works
+# with a limit of 64 MB and fails at 60 MB (`macule fit`, docs/memory.md).
 SERVICE_BYTES = 31 * MB
-# What a worker holds beside the bare process where no cgroup tells what the kernel could take back,
-# so that admission counts its pages of files too: 59 MB in the bare process, and the first
-# MEMORY_LIMIT_MB under which photo after photo is answered is 80 (docs/memory.md).
+# Added to the bare process for a worker without a cgroup: macule cannot see which pages the kernel
+# could reclaim, so admission counts file pages too. The bare process has 59 MB, and 80 MB is the
+# smallest MEMORY_LIMIT_MB that serves one photo after another (docs/memory.md).
 WORKER_BYTES = 16 * MB
-PHOTO = ("JPEG", 4032, 3024)  # what a phone sends
-# Memory of what clouds sell, in MB.
+PHOTO = ("JPEG", 4032, 3024)  # a photo from a phone
+# Common instance sizes, in MB.
 TIERS = (
-    ("Cloud Run functions, Lambda: least", 128),
+    ("Cloud Run functions, Lambda: smallest", 128),
     ("Cloud Run functions: second", 256),
     ("Render free and starter, Cloud Run functions: third", 512),
 )
 
 
-class Need(NamedTuple):
-    """Bytes that a bare process has after its first prediction, by what asked for them."""
+class Footprint(NamedTuple):
+    """Memory of a bare process after its first prediction, in bytes."""
 
     python: int
     runtime: int
     model: int
-    private: int  # of all these, what no file on disk backs
+    private: int  # the part of the sum that is not backed by files
 
     @property
-    def service(self) -> int:
-        """The least limit that the whole service holds under, before any photo is decoded."""
+    def service_bytes(self) -> int:
+        """Smallest limit in bytes for the service, without any photo."""
         return self.private + SERVICE_BYTES + admission.RESERVE_BYTES
 
     @property
-    def worker(self) -> int:
-        """The same for a limit that no kernel enforces, such as MEMORY_LIMIT_MB, of each worker."""
-        whole = self.python + self.runtime + self.model
-        return whole + WORKER_BYTES + admission.RESERVE_BYTES
+    def worker_bytes(self) -> int:
+        """Smallest MEMORY_LIMIT_MB of a worker in bytes; the kernel does not enforce this limit."""
+        total = self.python + self.runtime + self.model
+        return total + WORKER_BYTES + admission.RESERVE_BYTES
 
 
-class Fit(NamedTuple):
-    """What an instance of *limit_mb* does."""
+class Capacity(NamedTuple):
+    """What fits into a memory limit; `slots` is the number of concurrent phone photos."""
 
     limit_mb: float
     free_mb: float
@@ -59,8 +59,8 @@ class Fit(NamedTuple):
     largest_mp: dict[str, float]
 
 
-def measure(where: ModelLocation) -> tuple[Need, LoadedModel]:
-    """Load a model in this process, run it once, and see what that took.
+def measure(where: ModelLocation) -> tuple[Footprint, LoadedModel]:
+    """Load a model in this process, run it once, and measure the memory.
 
     Raises: ModelUnavailable, BadCard.
     """
@@ -72,68 +72,69 @@ def measure(where: ModelLocation) -> tuple[Need, LoadedModel]:
         warm = runtime.get_or_load(where)
     runtime.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
     grown = warm.grown
-    need = Need(
+    footprint = Footprint(
         before,
         grown["import"],
         grown["fetch"] + grown["load"] + grown["first"],
         processes.private_bytes(),
     )
-    return need, warm
+    return footprint, warm
 
 
-def fit(least: int, side_px: int | tuple[int, int], limit_mb: float, max_pixels: int) -> Fit:
-    """Say what fits a limit beside the *least* bytes that serving takes.
-
-    Returns: phone photos at once, and the largest photo of each kind.
-    """
-    free = int(limit_mb * MB) - least
+def compute_capacity(
+    base_bytes: int, side_px: int | tuple[int, int], limit_mb: float, max_pixels: int
+) -> Capacity:
+    """Compute what fits into *limit_mb* in addition to *base_bytes*."""
+    free = int(limit_mb * MB) - base_bytes
     header = decoding.Header(*PHOTO, "RGB", 1, 0.0, False, jpeg.SCALES)
     slots = max(0, free // cost.estimate_bytes(header, side_px))
-    return Fit(limit_mb, free / MB, slots, cost.largest_mp(free, side_px, max_pixels))
+    return Capacity(limit_mb, free / MB, slots, cost.largest_mp(free, side_px, max_pixels))
 
 
-def ledger(need: Need) -> tuple[dict[str, float], float]:
-    """Return what serving takes, by what asks for it, and the sum: MB, as they are shown.
+def memory_breakdown(footprint: Footprint) -> tuple[dict[str, float], float]:
+    """Return the memory of the service by component, and the sum, in MB.
 
-    Each is rounded before they are summed, so that the lines add up to the last one.
+    The components are rounded before the sum, so that the printed lines add up.
     """
-    whole = need.python + need.runtime + need.model
+    total = footprint.python + footprint.runtime + footprint.model
     sizes = {
-        "Python and numpy": need.python,
-        "runtime": need.runtime,
-        "model: weights and arena": need.model,
-        "pages of files, which the kernel takes back": need.private - whole,
-        "service around it": SERVICE_BYTES,
-        "reserve for sockets and answers": admission.RESERVE_BYTES,
+        "Python and numpy": footprint.python,
+        "runtime": footprint.runtime,
+        "model: weights and arena": footprint.model,
+        "file pages that the kernel can reclaim": footprint.private - total,
+        "server": SERVICE_BYTES,
+        "reserve for sockets and responses": admission.RESERVE_BYTES,
     }
     tenths = {name: round(10 * size / MB) for name, size in sizes.items()}
     return {name: count / 10 for name, count in tenths.items()}, sum(tenths.values()) / 10
 
 
 def report(
-    need: Need, warm: LoadedModel, limits_mb: Sequence[float], max_pixels: int
+    footprint: Footprint, warm: LoadedModel, limits_mb: Sequence[float], max_pixels: int
 ) -> tuple[list[str], bool]:
-    """Write the ledger and a verdict for each limit, or for what clouds sell where there is none.
+    """Format the memory breakdown, and what fits each limit; default: common instance sizes.
 
-    Returns: the lines; whether each limit holds, or any of those that are sold.
+    Returns: the lines; whether all limits fit or, without *limits_mb*, any of the common sizes.
     """
-    card, (rows, least_mb) = warm.card, ledger(need)
-    told = [f"{card.name} {card.version} ({card.precision}) takes"]
-    told += [f"  {name:<44}{size:>7.1f} MB" for name, size in rows.items()]
-    told += [f"  {'in all, before the first photo':<44}{least_mb:>7.1f} MB"]
+    card, (rows, total_mb) = warm.card, memory_breakdown(footprint)
+    lines = [f"{card.name} {card.version} ({card.precision}) needs"]
+    lines += [f"  {name:<44}{size:>7.1f} MB" for name, size in rows.items()]
+    lines += [f"  {'total, before the first photo':<44}{total_mb:>7.1f} MB"]
     tiers = [(f"{limit:g} MB", limit) for limit in limits_mb]
     tiers = tiers or [(f"{mb} MB ({name})", mb) for name, mb in TIERS]
-    fits = [fit(int(least_mb * MB), card.side_px, mb, max_pixels) for _, mb in tiers]
-    for (name, _), found in zip(tiers, fits, strict=True):
-        told += [f"{name}: {_verdict(found)}"]
-    return told, (all if limits_mb else any)(found.free_mb >= 0 for found in fits)
+    capacities = [
+        compute_capacity(int(total_mb * MB), card.side_px, mb, max_pixels) for _, mb in tiers
+    ]
+    for (name, _), capacity in zip(tiers, capacities, strict=True):
+        lines += [f"{name}: {_describe_capacity(capacity)}"]
+    return lines, (all if limits_mb else any)(capacity.free_mb >= 0 for capacity in capacities)
 
 
-def _verdict(found: Fit) -> str:
-    if found.free_mb < 0:
-        return f"does not hold; it is {-found.free_mb:.1f} MB short"
-    if not found.slots:
-        return f"holds, but no photo of 12 MP fits into the {found.free_mb:.1f} MB left"
-    largest = "; ".join(f"{kind} {mp:g}" for kind, mp in found.largest_mp.items())
-    room = f"holds; the {found.free_mb:.1f} MB left take {found.slots} photos of 12 MP at once"
-    return f"{room}\n  largest photo, in MP: {largest}"
+def _describe_capacity(capacity: Capacity) -> str:
+    if capacity.free_mb < 0:
+        return f"does not fit: {-capacity.free_mb:.1f} MB are missing"
+    if not capacity.slots:
+        return f"fits, but {capacity.free_mb:.1f} MB are free: too little for a 12 MP photo"
+    largest = "; ".join(f"{kind} {mp:g}" for kind, mp in capacity.largest_mp.items())
+    text = f"fits; {capacity.free_mb:.1f} MB are free: {capacity.slots} concurrent 12 MP photos"
+    return f"{text}\n  largest photo, in MP: {largest}"

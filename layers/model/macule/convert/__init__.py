@@ -1,1 +1,1 @@
-"""Offline: a Keras model in, a quantized LiteRT model and its figures out."""
+"""Offline conversion of a Keras or TensorFlow model to quantized LiteRT; not used to serve."""

@@ -1,27 +1,25 @@
-"""`macule convert`: a user's model in, a small one with its card and its proof out."""
+"""`macule convert`: convert a model into a small one, with its card and report."""
 
 import argparse
 import contextlib
 import json
-import math
 import os
-import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert import card_builder, export, scaling
-from macule.convert.card_builder import Given, Tested, Trial
-from macule.convert.errors import Refused
+from macule.convert import card_builder, evidence, export, scaling, selection
+from macule.convert.conversion import ComparisonImages, Conversion, Inputs
+from macule.convert.errors import ConversionError
 from macule.convert.evaluation import batch_inference, dataset
 from macule.convert.evaluation.dataset import Images
 from macule.convert.graph import out_of_distribution
 from macule.convert.progress import Progress
-from macule.convert.quantization import acceptance, comparison, precisions
+from macule.convert.quantization import acceptance
 from macule.convert.report import pages
 from macule.convert.source import labelling, load
 from macule.convert.source.load import Source
@@ -29,310 +27,262 @@ from macule.inference.tensors import arrange
 from macule.registry.model_card import FILE
 
 STEPS = 7
-LEAST_SIDE_PX, MOST_SIDE_PX = 8, 640
-DEFAULT_SIDE_PX = 224  # where the model's input size is free and --side is not given
+MIN_SIDE_PX, MAX_SIDE_PX = 8, 640
+DEFAULT_SIDE_PX = 224  # for models that accept any size, without --side
 CALIBRATION_IMAGES = 128
 EVALUATION_IMAGES = 1000
 SCALING_IMAGES = 200
-BATCH = 16
-# TensorFlow greets at length; and without oneDNN its answers are the same on every processor.
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
-# The service around a loaded model: gunicorn's arbiter, HTTP, Pillow, buffers. Measured for the
-# default model: 81 MB for all processes against 50 MB for a bare process (docs/memory.md).
-SERVICE_MB = 31.0
+BATCH_SIZE = 16
+# Suppress the start-up messages. Without oneDNN, the results are the same on every CPU.
+TENSORFLOW_ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "CUDA_VISIBLE_DEVICES": "-1",
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `macule convert`."""
     add = parser.add_argument
     add("model", type=Path, help=".keras, .h5, SavedModel folder or .tflite")
-    add("--out", type=Path, metavar="DIR", help="folder to write (default: the model's name)")
-    add("--labels", metavar="FILE|a,b,c", help="in the order of the outputs")
-    add("--names", metavar="FILE|a,b,c", help="what people read; JSON for several languages")
-    add("--descriptions", metavar="FILE", help="a sentence for each label, JSON by language")
-    add("--urgent", metavar="a,b", help="the labels that a doctor should see soon")
-    add("--scaling", choices=["auto", *scaling.KNOWN], default="auto")
-    add("--channels", choices=["rgb", "bgr"], help="default: found, else rgb")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder to write; default: the name of the model file",
+    )
+    add("--labels", metavar="FILE|a,b,c", help="the labels, in the order of the outputs")
+    add(
+        "--names", metavar="FILE|a,b,c", help="the names that users see; JSON for several languages"
+    )
+    add("--descriptions", metavar="FILE", help="one sentence per label; JSON by language")
+    add("--urgent", metavar="a,b", help="labels for which users should see a doctor soon")
+    add("--scaling", choices=["auto", *scaling.SCALINGS], default="auto")
+    add("--channels", choices=["rgb", "bgr"], help="default: detected, or rgb")
     add("--resize", choices=["squash", "crop", "pad"], default="squash")
-    add("--side", type=_side, metavar="PX", help="input side, or HEIGHTxWIDTH")
-    add("--calibration", type=Path, metavar="DIR", help="a hundred images like those to come")
-    add("--eval", type=Path, metavar="DIR", help="labelled: a folder a class, or labels.csv")
+    add("--side", type=_parse_side, metavar="PX", help="input side, or HEIGHTxWIDTH")
+    add(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="images that set the int8 ranges, about 100 like those in production",
+    )
+    add(
+        "--eval",
+        type=Path,
+        metavar="DIR",
+        help="labelled images: one folder per class, or labels.csv",
+    )
     add("--precision", choices=["auto", "int8", "fp16", "dynamic", "fp32"], default="auto")
-    add("--limit-mb", type=float, metavar="MB", help="memory of the whole service")
-    add("--constant", action="append", default=[], metavar="NAME=VALUE", help="of a further input")
-    add("--name", help="of the model (default: the file's)")
-    add("--force", action="store_true", help="keep the scaling asked for, though another is better")
+    add("--limit-mb", type=float, metavar="MB", help="memory limit of the whole service")
+    add(
+        "--constant",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a constant for another input",
+    )
+    add("--name", help="name of the model; default: the name of the file")
+    add("--force", action="store_true", help="keep --scaling even if another scaling scores better")
     for name, default in acceptance.Gate()._asdict().items():
         if default is not None:
             flag = f"--gate-{name.replace('_', '-')}"
             add(flag, type=float, default=default, metavar="SHARE", help=f"default: {default}")
 
 
-def convert(options: argparse.Namespace, typed: str) -> tuple[Path, dict[str, Any]]:
-    """Convert as the options say; *typed* is the command, for the report.
+def convert(options: argparse.Namespace, command_line: str) -> tuple[Path, dict[str, Any]]:
+    """Convert a model; *command_line* is shown in the report.
 
     Returns: the folder written, and the evidence that its report shows.
-    Raises: Refused. The output is whole or not there.
+    Raises: ConversionError. The folder is written completely or not at all.
     """
-    os.environ.update(QUIET)
+    os.environ.update(TENSORFLOW_ENVIRONMENT)
     progress = Progress(STEPS)
-    out = _free(options.out or Path(options.model.name.split(".")[0] or "model"))
-    given = _read(options, progress)
+    out = _check_out(options.out or Path(options.model.name.split(".")[0] or "model"))
+    inputs = _read_inputs(options, progress)
 
-    progress.step("writing it as LiteRT, fp32")
-    exported = export.export(given.source, *given.side_px)
+    progress.step("converting to LiteRT, fp32")
+    exported = export.export(inputs.source, *inputs.side_px)
 
-    progress.step("finding the scaling")
-    choice = _scale(given, exported, options, progress)
+    progress.step("selecting the scaling")
+    choice = _select_scaling(inputs, exported, options, progress)
 
-    exported = _know(given, exported, choice, progress)
+    exported = _add_ood_score(inputs, exported, choice, progress)
 
-    progress.step("asking the original")
-    stand_ins = Images(dataset.drawn(given.side_px), None, 0)
-    judged = given.judged or stand_ins
-    trial = Trial(
-        judged.pixels,
-        arrange(judged.pixels, choice.channels),
-        judged.truth,
-        scaling.numbers(choice.name, choice.channels),
-        proves=given.judged is not None,
+    progress.step("running the original model")
+    synthetic = Images(dataset.synthetic_images(inputs.side_px), None, 0)
+    compared = inputs.comparison_images or synthetic
+    images = ComparisonImages(
+        compared.pixels,
+        arrange(compared.pixels, choice.channels),
+        compared.truth,
+        scaling.mean_and_std(choice.name, choice.channels),
+        synthetic=inputs.comparison_images is None,
     )
-    before = _reference(given.source, trial, progress)
+    reference = _run_original(inputs.source, images, progress)
 
-    progress.step("choosing a precision")
-    samples = arrange((given.calibration or stand_ins).pixels, choice.channels)
-    tested = _prove(options, exported, samples, trial, before, given.labels, progress)
+    progress.step("selecting a precision")
+    calibration = arrange((inputs.calibration or synthetic).pixels, choice.channels)
+    results = selection.select(
+        options, exported, calibration, images, reference, inputs.labels, progress
+    )
 
     progress.step(f"writing {out}")
-    best = next(one.candidate for one in tested if one.chosen)
-    scores = batch_inference.scores(best.content, trial.pixels, trial.scaling, exported.output)
-    made = card_builder.Made(given, exported, choice, trial, before, tested, *scores)
-    card = card_builder.card(options, made)
-    evidence = card_builder.evidence(options, typed, made, card)
-    with _whole(out) as folder:
-        (folder / card["file"]).write_bytes(best.content)
+    content = next(result.candidate.content for result in results if result.chosen)
+    scores = batch_inference.logits_and_ood_scores(
+        content, images.pixels, images.scaling, exported.output
+    )
+    conversion = Conversion(inputs, exported, choice, images, reference, results, *scores)
+    card = card_builder.build_card(options, conversion)
+    collected = evidence.collect(options, command_line, conversion, card)
+    with _atomic_folder(out) as folder:
+        (folder / card["file"]).write_bytes(content)
         text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
-        pages.write(folder, evidence)
-    return out, evidence
+        pages.write(folder, collected)
+    return out, collected
 
 
-def _read(options: argparse.Namespace, progress: Progress) -> Given:
-    """Load the model, settle what its input and outputs are, decode the images."""
+def _read_inputs(options: argparse.Namespace, progress: Progress) -> Inputs:
+    """Load the model, read its labels, and decode the images."""
     progress.step(f"reading {options.model}")
-    source = load.load(options.model, _constants(options.constant))
-    side_px = _sides(source, options.side)
-    labelled = dataset.read(options.eval) if options.eval else []
-    plain = dataset.read(options.calibration) if options.calibration else labelled
+    source = load.load(options.model, _parse_constants(options.constant))
+    side_px = _input_size(source, options.side)
+    labelled = dataset.list_photos(options.eval) if options.eval else []
+    calibration_photos = (
+        dataset.list_photos(options.calibration) if options.calibration else labelled
+    )
     folders = sorted({photo.label for photo in labelled if photo.label})
-    labels = labelling.read(options.labels, options.model, folders, source.classes)
+    labels = labelling.read_labels(options.labels, options.model, folders, source.classes)
     texts = {
-        "names": labelling.names(options.names, labels),
-        "descriptions": labelling.descriptions(options.descriptions, labels),
-        "urgent": labelling.urgent(options.urgent, labels),
+        "names": labelling.read_names(options.names, labels),
+        "descriptions": labelling.read_descriptions(options.descriptions, labels),
+        "urgent": labelling.read_urgent(options.urgent, labels),
     }
     if options.eval and not folders:
-        raise Refused(f"{options.eval} has no labels: a folder a class, or a labels.csv.")
+        raise ConversionError(
+            f"{options.eval} has no labels: use one folder per class, or a labels.csv."
+        )
 
     progress.step(f"decoding images to {side_px[0]} x {side_px[1]} px")
 
-    def decoded(photos: list[dataset.Photo], what: str) -> Images | None:
+    def decode(photos: list[dataset.Photo], what: str) -> Images | None:
         if not photos:
             return None
-        return dataset.decode(photos, labels, side_px, options.resize, progress, what)
+        return dataset.decode_photos(photos, labels, side_px, options.resize, progress, what)
 
-    # Where one folder knows splits, ranges come from its training images, figures from the others.
-    calibration = dataset.choose(plain, ["train"], CALIBRATION_IMAGES) if plain else []
+    # If the folder has splits, calibrate on the training images and evaluate on the others.
+    calibration = (
+        dataset.sample_photos(calibration_photos, ["train"], CALIBRATION_IMAGES)
+        if calibration_photos
+        else []
+    )
     unlabelled = [photo._replace(label="") for photo in calibration]
-    evaluation = dataset.choose(labelled, ["val", "test"], EVALUATION_IMAGES) if labelled else []
-    return Given(
+    evaluation = (
+        dataset.sample_photos(labelled, ["val", "test"], EVALUATION_IMAGES) if labelled else []
+    )
+    return Inputs(
         source, side_px, labels, texts,
-        decoded(unlabelled, "for calibration"), decoded(evaluation, "for evaluation"),
+        decode(unlabelled, "for calibration"), decode(evaluation, "for evaluation"),
     )  # fmt: skip
 
 
-def _scale(
-    given: Given, exported: export.Exported, options: argparse.Namespace, progress: Progress
-) -> scaling.Choice:
-    """Try every scaling where there are labelled images, and choose."""
-    tried = []
-    if given.evaluation and given.evaluation.truth is not None:
-        order = np.random.default_rng(0).permutation(len(given.evaluation.pixels))[:SCALING_IMAGES]
-        pixels, truth = given.evaluation.pixels[order], given.evaluation.truth[order]
-        tried = scaling.try_all(exported, pixels, truth, given.source, progress)
-    return scaling.choose(given.source, tried, options.scaling, options.channels, options.force)
+def _select_scaling(
+    inputs: Inputs, exported: export.Exported, options: argparse.Namespace, progress: Progress
+) -> scaling.ScalingChoice:
+    """Try all scalings if there are labelled images, and choose one."""
+    trials = []
+    if inputs.evaluation and inputs.evaluation.truth is not None:
+        order = np.random.default_rng(0).permutation(len(inputs.evaluation.pixels))[:SCALING_IMAGES]
+        pixels, truth = inputs.evaluation.pixels[order], inputs.evaluation.truth[order]
+        trials = scaling.try_all(exported, pixels, truth, inputs.source, progress)
+    return scaling.choose(inputs.source, trials, options.scaling, options.channels, options.force)
 
 
-def _know(
-    given: Given, exported: export.Exported, choice: scaling.Choice, progress: Progress
+def _add_ood_score(
+    inputs: Inputs, exported: export.Exported, choice: scaling.ScalingChoice, progress: Progress
 ) -> export.Exported:
-    """Write the file anew with a distance from the calibration images, where there are enough.
+    """Export the model again with an OOD score, if there are enough calibration images.
 
-    Where no others are given to set its thresholds by, every other one is left for that.
+    Without evaluation images, every other calibration image is kept for the thresholds.
     """
-    shown = given.calibration
-    if shown is None or exported.precision != "fp32" or given.source.kind == "tflite":
+    images = inputs.calibration
+    if images is None or exported.precision != "fp32" or inputs.source.kind == "tflite":
         return exported
-    pixels = shown.pixels if given.evaluation else shown.pixels[::2]
-    if len(pixels) < out_of_distribution.LEAST_IMAGES:
+    pixels = images.pixels if inputs.evaluation else images.pixels[::2]
+    if len(pixels) < out_of_distribution.MIN_IMAGES:
         return exported
-    progress.say(f"learning from {len(pixels)} images what is familiar")
-    numbers = scaling.numbers(choice.name, choice.channels)
-    known = batch_inference.scale(arrange(pixels, choice.channels), numbers)
-    return export.export(given.source, *given.side_px, known)
+    progress.log(f"fitting the OOD score on {len(pixels)} images")
+    numbers = scaling.mean_and_std(choice.name, choice.channels)
+    scaled = batch_inference.scale(arrange(pixels, choice.channels), numbers)
+    return export.export(inputs.source, *inputs.side_px, scaled)
 
 
-def _reference(source: Source, trial: Trial, progress: Progress) -> NDArray[np.float32]:
-    """Ask the original for its probabilities (n, classes), in its own framework."""
-    starts = range(0, len(trial.pixels), BATCH)
+def _run_original(
+    source: Source, images: ComparisonImages, progress: Progress
+) -> NDArray[np.float32]:
+    """Return the probabilities (n, classes) of the original, computed by its own framework."""
+    starts = range(0, len(images.pixels), BATCH_SIZE)
     parts = [
         load.predict(
-            source, batch_inference.scale(trial.pixels[start : start + BATCH], trial.scaling)
+            source, batch_inference.scale(images.pixels[start : start + BATCH_SIZE], images.scaling)
         )
-        for start in progress.track(starts, len(starts), f"batches of {BATCH} images")
+        for start in progress.track(starts, len(starts), f"batches of {BATCH_SIZE} images")
     ]
-    before = np.concatenate(parts)
-    if not np.isfinite(before).all():
-        raise Refused(
-            "The model answers real images with values that are not numbers: its weights or its "
-            "scaling are broken. Check it in Keras first."
+    reference = np.concatenate(parts)
+    if not np.isfinite(reference).all():
+        raise ConversionError(
+            "The model returns NaN or infinity for real images: its weights or its scaling are "
+            "wrong. Check the model in Keras first."
         )
-    return before
-
-
-def _prove(
-    options: argparse.Namespace,
-    exported: export.Exported,
-    samples: NDArray[np.uint8],
-    trial: Trial,
-    before: NDArray[np.float32],
-    labels: list[str],
-    progress: Progress,
-) -> list[Tested]:
-    """Prove candidates, smallest first, until one passes every gate; mark the chosen one.
-
-    A precision that was asked for by name is taken though it fails, unless it is too large.
-    Raises: Refused where none is left, naming what each failed.
-    """
-    limit_mb = options.limit_mb - SERVICE_MB if options.limit_mb else None
-    passing = acceptance.Gate(
-        options.gate_agreement, options.gate_mean_change, options.gate_lost, limit_mb
-    )
-    made: Iterable[precisions.Candidate]
-    if exported.precision == "fp32":
-        wanted = options.precision
-        made = precisions.candidates(exported.content, samples, trial.scaling, wanted, progress.say)
-    else:
-        made = [precisions.Candidate("as it came", exported.precision, exported.content)]
-    tested: list[Tested] = []
-    for candidate in made:
-        proof, failed = _judge(candidate, exported.output, passing, trial, before, labels)
-        if not trial.proves and candidate.precision in ("int8", "dynamic"):
-            failed.append("no image was given to prove it on")
-        tested.append(Tested(candidate, proof, failed, chosen=not failed))
-        progress.say(_line(tested[-1]))
-        if not failed:
-            return tested
-    fits = [
-        place
-        for place, one in enumerate(tested)
-        if one.proof.images and (limit_mb is None or one.proof.peak_mb <= limit_mb)
-    ]
-    if not fits or (options.precision == "auto" and exported.precision == "fp32"):
-        raise Refused(_none_passed(tested, options.limit_mb))
-    best = max(fits, key=lambda place: tested[place].proof.agreement)
-    tested[best] = tested[best]._replace(chosen=True)
-    return tested
-
-
-def _judge(
-    candidate: precisions.Candidate,
-    output: str,
-    passing: acceptance.Gate,
-    trial: Trial,
-    before: NDArray[np.float32],
-    labels: list[str],
-) -> tuple[comparison.Proof, list[str]]:
-    """Prove one candidate; returns the gates that it fails, or why it cannot be judged."""
-    if candidate.why:
-        return comparison.unproved(candidate), [candidate.why]
-    try:
-        proof = comparison.prove(
-            candidate, before, trial.pixels, trial.scaling, trial.truth, labels, output
-        )
-    except (ValueError, RuntimeError, subprocess.SubprocessError) as error:
-        return comparison.unproved(candidate), [f"LiteRT cannot run it ({str(error)[:160]})"]
-    return proof, acceptance.verdict(passing, proof)
-
-
-def _line(one: Tested) -> str:
-    """Sum a tested candidate up for the terminal."""
-    proof = one.proof
-    if not proof.images:
-        return f"{proof.name}: {one.failed[0]}"
-    told = (
-        f"{proof.name}: {proof.bytes / 2**20:.1f} MB, agrees in {proof.agreement:.1%} of "
-        f"{proof.images}, {proof.p50_ms[1]:.1f} ms, peak {proof.peak_mb:.0f} MB"
-    )
-    return f"{told}; {'; '.join(one.failed)}" if one.failed else f"{told}: passes"
-
-
-def _none_passed(tested: list[Tested], limit_mb: float | None) -> str:
-    reasons = [f"  {one.proof.name}: {'; '.join(one.failed)}" for one in tested]
-    peaks = [one.proof.peak_mb for one in tested if one.proof.images]
-    least = min(peaks, default=math.inf) + SERVICE_MB
-    way_out = (
-        f"The least service needs about {least:.0f} MB and {limit_mb:.0f} are allowed: raise "
-        "--limit-mb, or lower --side."
-        if limit_mb and limit_mb < least < math.inf
-        else "Give more --calibration images, or loosen a --gate."
-    )
-    return "\n".join(["No precision passes every gate:", *reasons, way_out])
+    return reference
 
 
 @contextlib.contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """Give a folder that becomes *out* when all of it is written, and vanishes otherwise."""
+def _atomic_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder that replaces *out* at the end; after an error, it is deleted."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
-        made, old = Path(folder) / "new", Path(folder) / "old"
-        made.mkdir()
-        yield made
+        new, old = Path(folder) / "new", Path(folder) / "old"
+        new.mkdir()
+        yield new
         if out.exists():
             out.rename(old)
-        made.rename(out)
+        new.rename(out)
 
 
-def _free(out: Path) -> Path:
-    """Refuse to write over what is no model of macule's."""
+def _check_out(out: Path) -> Path:
+    """Check that *out* is free, empty or a model folder."""
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / FILE).is_file()):
-        raise Refused(f"{out} exists and is no model of macule's: choose another --out.")
+        raise ConversionError(
+            f"{out} exists and is not a macule model folder: choose another --out."
+        )
     return out
 
 
-def _sides(source: Source, asked: tuple[int, int] | None) -> tuple[int, int]:
-    """Settle the input's height and width in pixels."""
-    height, width = asked or (source.height or DEFAULT_SIDE_PX, source.width or DEFAULT_SIDE_PX)
-    if not all(LEAST_SIDE_PX <= side <= MOST_SIDE_PX for side in (height, width)):
-        raise Refused(
-            f"The input is {height} x {width} px; {LEAST_SIDE_PX} to {MOST_SIDE_PX} are served."
+def _input_size(source: Source, requested: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the height and width of the input in pixels."""
+    height, width = requested or (source.height or DEFAULT_SIDE_PX, source.width or DEFAULT_SIDE_PX)
+    if not all(MIN_SIDE_PX <= side <= MAX_SIDE_PX for side in (height, width)):
+        raise ConversionError(
+            f"The input is {height} x {width} px; supported: {MIN_SIDE_PX} to {MAX_SIDE_PX} px."
         )
     return height, width
 
 
-def _side(text: str) -> tuple[int, int]:
+def _parse_side(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
     if not height.isdigit() or not (width or height).isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a side nor HEIGHTxWIDTH")
+        raise argparse.ArgumentTypeError(f"{text!r} is not PX or HEIGHTxWIDTH")
     return int(height), int(width or height)
 
 
-def _constants(pairs: list[str]) -> dict[str, float]:
+def _parse_constants(pairs: list[str]) -> dict[str, float]:
     constants = {}
     for pair in pairs:
         name, _, value = pair.rpartition("=")
         try:
             constants[name] = float(value)
         except ValueError as error:
-            raise Refused(f"--constant {pair} is not NAME=NUMBER.") from error
+            raise ConversionError(f"--constant {pair} is not NAME=NUMBER.") from error
     return constants

@@ -1,5 +1,5 @@
-"""The one failure of loading and exporting a model."""
+"""The error of conversion, check and evaluation."""
 
 
-class Refused(ValueError):
-    """A model that is not converted; the text is one sentence with the way out, for a shell."""
+class ConversionError(ValueError):
+    """A model or its images cannot be used; the message says what to do."""

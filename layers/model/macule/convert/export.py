@@ -1,4 +1,4 @@
-"""A classifier to a float LiteRT file: one signature, batch 1, logits and activation maps."""
+"""Export of a classifier to a float LiteRT file with logits, activation maps and OOD score."""
 
 import tempfile
 from collections.abc import Callable
@@ -7,31 +7,32 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.graph import cams, frozen_graph, gradcam, out_of_distribution
-from macule.convert.graph.head import Unknown
-from macule.convert.graph.outputs import Plan, draw, know
+from macule.convert.graph.head import UnsupportedHead
+from macule.convert.graph.outputs import ExportPlan, fit_ood, make_plan
 from macule.convert.source import load, output_check, restore, tflite
 from macule.convert.source.load import Source
 
 SIDES_PX = (8, 640)
 TOLERANCE = 1e-3
-NUDGES = 8  # of all pixels: an answer near a boundary does not fall over at every one
-# BatchNormalization folds into the layer before it; all else must be in the file. Of the networks
-# of keras.applications MobileNetV2 at alpha 0.35 keeps least, 95 %.
-LEAST_SHARE = 0.8
+PERTURBATIONS = 8  # several, because one may not reach a decision boundary nearby
+# BatchNormalization is folded into the layer before it; all other weights must be in the file. Of
+# the networks of keras.applications, MobileNetV2 with alpha 0.35 keeps the smallest share, 95 %.
+MIN_SIZE_RATIO = 0.8
 
 
 class Exported(NamedTuple):
-    """A LiteRT file and what is known of it.
+    """A LiteRT file and its properties.
 
-    `content`: input (1, h, w, c) float32 in the model's own range; outputs `logits` (1, classes)
-      and, where the head has a closed form, `cams` (1, fh, fw, classes), and `distance` (1,) from
-      the known images where some were given: rank tells them apart.
-    `output`: what the row holds: "logits"; "probabilities" or "sigmoid" of a wrapped `.tflite`.
-    `cam`: `faithful`, and either `head`, `max_error` and `correlation` against a GradientTape
-      Grad-CAM before its ReLU, or `why` there are no maps.
-    `precision`: "fp32", or a wrapped file's own: "int8", "fp16", "dynamic".
+    `content`: input (1, h, w, c) float32 in the model's own range. Outputs, distinguished by their
+      rank: `logits` (1, classes); `cams` (1, fh, fw, classes) if the head has a closed form;
+      `distance` (1,), the OOD score, if calibration images were given.
+    `output`: content of the row: "logits"; for a wrapped `.tflite` also "probabilities" or
+      "sigmoid".
+    `cam`: `faithful`, and either `head`, `max_error` and `correlation` compared with Grad-CAM
+      before its ReLU by a GradientTape, or `why`, the reason why there are no maps.
+    `precision`: "fp32"; for a wrapped `.tflite` also "int8", "fp16" or "dynamic".
     """
 
     content: bytes
@@ -41,182 +42,191 @@ class Exported(NamedTuple):
 
 
 def export(
-    source: Source, height: int, width: int, known: NDArray[np.float32] | None = None
+    source: Source, height: int, width: int, ood_images: NDArray[np.float32] | None = None
 ) -> Exported:
-    """Make the LiteRT file of *source* for images of *height* x *width*, and check it.
+    """Export *source* for images of *height* x *width*, and verify the file.
 
-    *known*: images (n, height, width, c) of the kind to come, in the range that the model takes.
-    Raises: Refused.
+    *ood_images*: in-distribution images (n, height, width, c) in the range of the model.
+    Raises: ConversionError.
     """
     low, high = SIDES_PX
     name = source.model.name
     if not (low <= height <= high and low <= width <= high):
-        raise Refused(f"{name} at {height} x {width} px: give a --side of {low} to {high}.")
+        raise ConversionError(f"{name} at {height} x {width} px: use a --side of {low} to {high}.")
     if source.kind == "tflite":
-        return wrap(source, height, width)
-    plan = draw(load.at(source, height, width), load.opaque(source))
-    plan = plan if known is None else know(plan, known)
-    images = load.samples(source, 4, height, width)
+        return wrap_tflite(source, height, width)
+    plan = make_plan(load.graph_at(source, height, width), load.has_opaque_softmax(source))
+    plan = plan if ood_images is None else fit_ood(plan, ood_images)
+    images = load.sample_images(source, 4, height, width)
     try:
-        content, outputs = made(source, plan, images)
-    except (Unknown, Refused) as error:
+        content, outputs = write_and_check(source, plan, images)
+    except (UnsupportedHead, ConversionError) as error:
         if plan.head is None:
             raise
-        # maps are an addition: what LiteRT cannot do for them must not cost the model
-        why = str(error) if isinstance(error, Unknown) else "LiteRT cannot compute its maps"
-        plan = plan._replace(head=None, why=why)
-        content, outputs = made(source, plan, images)
+        # maps are optional: export the model without them
+        reason = (
+            str(error) if isinstance(error, UnsupportedHead) else "LiteRT cannot compute its maps"
+        )
+        plan = plan._replace(head=None, why=reason)
+        content, outputs = write_and_check(source, plan, images)
     cam: dict[str, Any] = {"faithful": False, "why": plan.why}
     if plan.head:
         cam = gradcam.compare(plan.frozen, plan.head, plan.logits.name, images, outputs[1])
     return Exported(content, "logits", cam, "fp32")
 
 
-def made(
-    source: Source, plan: Plan, images: NDArray[np.float32]
+def write_and_check(
+    source: Source, plan: ExportPlan, images: NDArray[np.float32]
 ) -> tuple[bytes, list[NDArray[np.float32]]]:
-    """Write a plan and check the file; returns it with its outputs on *images*.
+    """Write the file of a plan and verify it; returns it with its outputs for *images*.
 
-    Raises: Refused, Unknown.
+    Raises: ConversionError, UnsupportedHead.
     """
     from tensorflow.lite.python.convert_phase import ConverterError
 
     try:
-        content = write(lambda image: serve(plan, image), plan.frozen.shape)
-    except (*restore.BROKEN, ConverterError) as error:
-        raise Refused(unsupported(source.model.name, error)) from error
-    frozen_graph.tidy()
-    return content, check(source, content, images, frozen_graph.bytes_of(plan.opened))
+        content = write_tflite(lambda image: build_serving_graph(plan, image), plan.frozen.shape)
+    except (*restore.LOAD_ERRORS, ConverterError) as error:
+        raise ConversionError(unsupported_message(source.model.name, error)) from error
+    frozen_graph.collect_garbage()
+    return content, check_equivalence(
+        source, content, images, frozen_graph.weight_bytes(plan.loaded)
+    )
 
 
-def serve(plan: Plan, image: Any) -> dict[str, Any]:
-    """Build the graph that is served: the model's own, its logits, and the maps beside them.
+def build_serving_graph(plan: ExportPlan, image: Any) -> dict[str, Any]:
+    """Build the serving graph: logits, activation maps and OOD score.
 
-    Raises: Unknown.
+    Raises: UnsupportedHead.
     """
     import tensorflow as tf
 
     definition, wanted = plan.frozen.definition, plan.logits
     given = {f"{frozen_graph.IMAGE}:0": image}
-    tap = [plan.known[0]] if plan.known else []
+    tap = [plan.ood[0]] if plan.ood else []
     if plan.head is None:
-        row, *tapped = frozen_graph.splice(definition, given, [wanted.name, *tap], "")
+        row, *tapped = frozen_graph.import_subgraph(definition, given, [wanted.name, *tap], "")
         maps = None
     else:
-        features, *tapped = frozen_graph.splice(
+        features, *tapped = frozen_graph.import_subgraph(
             definition, given, [plan.head.features.name, *tap], ""
         )
-        row, maps = cams.attach(plan.opened, definition, plan.head, wanted, features)
+        row, maps = cams.build_head(plan.loaded, definition, plan.head, wanted, features)
     with tf.name_scope("head/"):
-        row = tf.reshape(row, (1, plan.answer.units))
-        if plan.answer.logits is None:
+        row = tf.reshape(row, (1, plan.output.units))
+        if plan.output.logits is None:
             row = tf.math.log(tf.maximum(row, 1e-7))
-        if plan.answer.units == 1:
-            # softmax([0, z]) is [1 - sigmoid(z), sigmoid(z)]; the first label's evidence is -z
+        if plan.output.units == 1:
+            # softmax([0, z]) is [1 - sigmoid(z), sigmoid(z)]; the logit of the first label is -z
             row = tf.pad(row, [[0, 0], [1, 0]])
             maps = None if maps is None else tf.concat([-maps, maps], 3)
         found = {"logits": row} | ({} if maps is None else {"cams": maps})
-        if plan.known:
+        if plan.ood:
             pooled = tf.reduce_mean(tapped[0], [1, 2])
-            found["distance"] = out_of_distribution.measure(plan.known[1], pooled)
+            found["distance"] = out_of_distribution.build_score(plan.ood[1], pooled)
         return found
 
 
-def write(
+def write_tflite(
     serve: Callable[[Any], dict[str, Any]], shape: tuple[int, ...], owner: Any = None
 ) -> bytes:
-    """Save *serve* as the only signature, batch fixed to 1, and convert it.
+    """Save *serve* as the only signature, with batch size 1, and convert it.
 
-    *owner* holds the variables that *serve* reads: without it Keras 3 hides them from the
-    converter, which then drops all weights in silence.
+    *owner* holds the variables that *serve* reads. Without it, Keras 3 hides them from the
+    converter, which then drops all weights without an error.
     """
     import tensorflow as tf
 
     module = tf.Module() if owner is None else owner
     wanted = tf.TensorSpec((1, *shape), tf.float32, frozen_graph.IMAGE)
     function = tf.function(serve, input_signature=[wanted], autograph=False)
-    with tempfile.TemporaryDirectory() as folder, restore.quiet():
+    with tempfile.TemporaryDirectory() as folder, restore.suppress_warnings():
         tf.saved_model.save(module, folder, signatures={"serving_default": function})
         del function, module
-        frozen_graph.tidy()
+        frozen_graph.collect_garbage()
         return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 
-def unsupported(name: str, error: BaseException) -> str:
-    """Say which operator LiteRT lacks."""
+def unsupported_message(name: str, error: BaseException) -> str:
+    """Return the error message for an operator that LiteRT does not support."""
     import re
 
     found = sorted(set(re.findall(r"tf\.([A-Z]\w+)", str(error))))
     what = f"the operator {found[0]}" if found else f"a part ({' '.join(str(error).split())[:100]})"
     return (
-        f"{name} has {what}, which LiteRT does not know: replace the layer that uses it, and save "
-        "the model again."
+        f"{name} has {what}, which LiteRT does not support: replace the layer that uses it, and "
+        "save the model again."
     )
 
 
-def check(
-    source: Source, content: bytes, images: NDArray[np.float32], weights: int
+def check_equivalence(
+    source: Source, content: bytes, images: NDArray[np.float32], weight_bytes: int
 ) -> list[NDArray[np.float32]]:
-    """Compare the file with the model; returns its outputs on *images*, logits first.
+    """Compare the file with the model; returns its outputs for *images*, logits first.
 
-    Raises: Refused where weights were lost or answers differ.
+    Raises: ConversionError if weights were lost or the outputs differ.
     """
     name = source.model.name
-    if len(content) < LEAST_SHARE * weights:
-        raise Refused(
-            f"{name} lost weights in conversion ({len(content)} bytes of {weights}): report it "
-            "with the model's summary()."
+    if len(content) < MIN_SIZE_RATIO * weight_bytes:
+        raise ConversionError(
+            f"{name} lost weights in conversion ({len(content)} bytes of {weight_bytes}): "
+            "report it with the model's summary()."
         )
     try:
-        outputs = tflite.outputs(content, images)
+        outputs = tflite.run_outputs(content, images)
     except (ValueError, RuntimeError) as error:
-        raise Refused(unsupported(name, error)) from error
+        raise ConversionError(unsupported_message(name, error)) from error
     expected = load.predict(source, images)
-    change = np.abs(output_check.distribution(outputs[0], "logits") - expected).max()
-    if not change <= TOLERANCE and not change <= unrest(source, images, expected):
-        raise Refused(
-            f"{name} answers differently after conversion (by {change:.3g}, allowed {TOLERANCE}): "
-            "report it with the model's summary()."
+    change = np.abs(output_check.to_probabilities(outputs[0], "logits") - expected).max()
+    if not change <= TOLERANCE and not change <= numerical_noise(source, images, expected):
+        raise ConversionError(
+            f"{name} gives different outputs after conversion (by {change:.3g}, "
+            f"allowed {TOLERANCE}): report it with the model's summary()."
         )
     return outputs
 
 
-def unrest(source: Source, images: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Say how far the model's own answers move when each pixel does by a hundred-thousandth.
+def numerical_noise(
+    source: Source, images: NDArray[np.float32], expected: NDArray[np.float32]
+) -> float:
+    """Return the largest change of the model's output for relative pixel noise of 1e-5.
 
-    A network that multiplies rounding errors, an untrained one say, cannot be converted closer than
-    that; what it is worth is then the business of the gates.
+    Some networks, such as untrained ones, amplify rounding errors, so a conversion cannot be more
+    exact than this. The gates decide later whether such a model is good enough.
     """
     random = np.random.default_rng(0)
     return max(
         float(np.abs(load.predict(source, images * noise) - expected).max())
-        for noise in random.normal(1, 1e-5, (NUDGES, *images.shape)).astype(np.float32)
+        for noise in random.normal(1, 1e-5, (PERTURBATIONS, *images.shape)).astype(np.float32)
     )
 
 
-def wrap(source: Source, height: int, width: int) -> Exported:
-    """Take a `.tflite` as it is.
+def wrap_tflite(source: Source, height: int, width: int) -> Exported:
+    """Use a `.tflite` unchanged.
 
-    Raises: Refused where another size is asked for.
+    Raises: ConversionError if the size differs from that of the file.
     """
-    file: tflite.Lite = source.model
+    file: tflite.TFLiteModel = source.model
     if (height, width) != file.shape[:2]:
-        raise Refused(
-            f"{file.name} takes {file.shape[0]} x {file.shape[1]} px, which is fixed in a .tflite: "
-            "leave --side out, or convert the model it was made from."
+        raise ConversionError(
+            f"{file.name} takes {file.shape[0]} x {file.shape[1]} px, and a .tflite has a fixed "
+            "size: omit --side, or convert the original model."
         )
     output = {"softmax": "probabilities"}.get(file.output, file.output)
-    why = "a .tflite is served as it is, and its gradients are not known"
+    reason = "a .tflite is used unchanged, and its gradients are not available"
     return Exported(
-        tflite.signed(file.content), output, {"faithful": False, "why": why}, file.precision
+        tflite.add_signature(file.content),
+        output,
+        {"faithful": False, "why": reason},
+        file.precision,
     )
 
 
-def attach(
+def export_with_head(
     body: Any,
     kernel: NDArray[np.float32],
     bias: NDArray[np.float32],
-    known: tuple[str, out_of_distribution.Space] | None = None,
+    ood: tuple[str, out_of_distribution.OODScorer] | None = None,
 ) -> bytes:
     """Export the Keras model *body* with a GAP + Dense head as a float32 `.tflite`.
 
@@ -224,43 +234,43 @@ def attach(
       body: Keras model from one image batch to feature maps (n, h, w, features).
       kernel: (features, classes), the Dense layer's weights.
       bias: (classes,).
-      known: a layer of *body*, and the space of known images in its pooled output.
+      ood: a layer of *body*, and the scorer of known images in its pooled output.
 
     Returns: the file. Input (1, side, side, 3) float32, scaled. Outputs `cams` (1, h, w, classes),
-      `logits` (1, classes) and, with *known*, `distance` (1,), all float32.
+      `logits` (1, classes) and, with *ood*, `distance` (1,), all float32.
 
-    Pooling and a Dense layer commute: with cams = features * kernel at every place, logits =
-    mean(cams) + bias, and each cam is the class's Grad-CAM before its ReLU. So the explanation
-    costs one output and no second pass.
+    Pooling and a Dense layer commute: with cams = features * kernel at every position, logits =
+    mean(cams) + bias, and each cam is the Grad-CAM of its class before the ReLU. The explanation
+    is one additional output and needs no second pass.
     """
     import keras
     import tensorflow as tf
 
     weights = tf.constant(np.asarray(kernel, np.float32)[None, None])
     shift = tf.constant(np.asarray(bias, np.float32))
-    tapped = body
-    if known:
-        tapped = keras.Model(body.inputs, [body.output, body.get_layer(known[0]).output])
+    model = body
+    if ood:
+        model = keras.Model(body.inputs, [body.output, body.get_layer(ood[0]).output])
 
     def serve(image: Any) -> dict[str, Any]:
-        seen = tapped(image, training=False)
-        features = seen[0] if known else seen
+        outputs = model(image, training=False)
+        features = outputs[0] if ood else outputs
         with tf.name_scope("head"):
             maps = tf.nn.conv2d(features, weights, 1, "VALID")
             found = {"cams": maps, "logits": tf.reduce_mean(maps, [1, 2]) + shift}
-            if known:
-                found["distance"] = out_of_distribution.measure(
-                    known[1], tf.reduce_mean(seen[1], [1, 2])
+            if ood:
+                found["distance"] = out_of_distribution.build_score(
+                    ood[1], tf.reduce_mean(outputs[1], [1, 2])
                 )
             return found
 
-    return write(serve, body.input_shape[1:], hold(body))
+    return write_tflite(serve, body.input_shape[1:], own_variables(body))
 
 
-def hold(body: Any) -> Any:
-    """Make the module that owns the body's variables."""
+def own_variables(body: Any) -> Any:
+    """Return a module that owns the variables of *body*."""
     import tensorflow as tf
 
     module = tf.Module()
-    module.held = [variable.value for variable in body.variables]
+    module.variables_of_body = [variable.value for variable in body.variables]
     return module

@@ -1,26 +1,26 @@
-"""How pixels are scaled for a model: found by what is inside it and by accuracy, never silently."""
+"""Selection of the pixel scaling, from the layers of the model and from labelled images."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.export import Exported
 from macule.convert.progress import Progress
 from macule.convert.source.load import Source
 from macule.inference.tensors import arrange
 
-# (pixel - mean) / std in RGB order, by the names that the command takes.
-KNOWN: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+# (pixel - mean) / std in RGB order, by the names of --scaling.
+SCALINGS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "none": ((0, 0, 0), (1, 1, 1)),
     "0..1": ((0, 0, 0), (255, 255, 255)),
     "-1..1": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "caffe": ((123.68, 116.779, 103.939), (1, 1, 1)),
 }
-# What keras.applications' preprocess_input does for each family; the longest name that fits counts.
+# What keras.applications' preprocess_input does for each family; the longest match is used.
 CONVENTIONS = {
     "DenseNet": "imagenet",
     "EfficientNet": "none",
@@ -37,17 +37,23 @@ CONVENTIONS = {
     "Xception": "-1..1",
     "teachable-machine": "-1..1",
 }
-USUAL = ("0..1", "-1..1", "none", "imagenet", "caffe")  # in training scripts, the commonest first
-GRAY = ("none", "0..1", "-1..1", "imagenet")  # caffe is a matter of three channels
-CLEARLY = 1.96  # standard deviations of the paired difference (McNemar): 95 %
-LEAST_GAIN = 0.02  # of accuracy: a smaller one is no reason to distrust a convention
+BY_FREQUENCY = (
+    "0..1",
+    "-1..1",
+    "none",
+    "imagenet",
+    "caffe",
+)  # most common in training scripts first
+GRAY_SCALINGS = ("none", "0..1", "-1..1", "imagenet")  # caffe needs three channels
+Z_95 = 1.96  # standard deviations of the paired difference (McNemar): 95 %
+MIN_GAIN = 0.02  # of accuracy; a smaller gain does not override a convention
 
 
-class Tried(NamedTuple):
-    """One scaling on the labelled images.
+class ScalingTrial(NamedTuple):
+    """The result of one scaling on the labelled images.
 
-    `right` (n,) says which were answered right; `losses` (n,) are log-losses at the temperature
-    that suits the scaling, weighted so that each class counts alike.
+    `right` (n,) marks the correct answers; `losses` (n,) are log losses at the best temperature
+    for this scaling, weighted so that all classes have equal weight.
     """
 
     name: str
@@ -59,40 +65,37 @@ class Tried(NamedTuple):
     losses: NDArray[np.float64]
 
 
-class Choice(NamedTuple):
-    """The scaling that the card will say.
-
-    `sure` is how sure: found, likely, convention, assumed, asked or forced.
-    """
+class ScalingChoice(NamedTuple):
+    """The chosen scaling; `sure` is found, likely, convention, assumed, asked or forced."""
 
     name: str
     channels: str
     sure: str
     why: str
-    table: list[Tried]
+    table: list[ScalingTrial]
 
 
-def numbers(name: str, channels: str) -> batch_inference.Scaling:
+def mean_and_std(name: str, channels: str) -> batch_inference.Scaling:
     """Return mean and std of the scaling *name*, in the order of *channels*."""
-    mean, std = KNOWN[name]
+    mean, std = SCALINGS[name]
     if channels == "gray":
         return (float(np.mean(mean)),), (float(np.mean(std)),)
     return (mean[::-1], std[::-1]) if channels == "bgr" else (mean, std)
 
 
-def prior(source: Source) -> tuple[str, str, str]:
-    """Say what would be assumed without images: scaling, how sure, and why."""
-    if source.scales:
-        return "none", "found", f"the model scales by itself ({'; '.join(source.inside)})"
+def default_scaling(source: Source) -> tuple[str, str, str]:
+    """Return the default without images: scaling, confidence and reason."""
+    if source.takes_raw_pixels:
+        return "none", "found", f"the model has scaling layers ({'; '.join(source.scaling_layers)})"
     name = source.backbone or ""
     fits = [family for family in CONVENTIONS if name.startswith(family)]
     if fits:
         chosen = CONVENTIONS[max(fits, key=len)]
-        return chosen, "convention", f"{name} is trained so by keras.applications"
+        return chosen, "convention", f"{name} uses this scaling in keras.applications"
     return (
         "0..1",
         "assumed",
-        "nothing in the model says it, and most training scripts divide by 255",
+        "the model does not indicate a scaling, and most training scripts divide by 255",
     )
 
 
@@ -102,16 +105,21 @@ def try_all(
     truth: NDArray[np.int64],
     source: Source,
     progress: Progress,
-) -> list[Tried]:
+) -> list[ScalingTrial]:
     """Score every scaling, in both channel orders, on labelled *pixels* (n, h, w, 3) RGB."""
     orders = ["gray"] if source.channels == 1 else ["rgb", "bgr"]
-    pairs = [(name, order) for order in orders for name in KNOWN if order != "gray" or name in GRAY]
+    pairs = [
+        (name, order)
+        for order in orders
+        for name in SCALINGS
+        if order != "gray" or name in GRAY_SCALINGS
+    ]
     counts = np.bincount(truth, minlength=source.classes)[truth]
     weights = len(truth) / counts / len(np.unique(truth))
-    tried = []
+    trials = []
     for name, order in progress.track(pairs, len(pairs), "trying scalings"):
         logits = batch_inference.logits(
-            exported.content, arrange(pixels, order), numbers(name, order), exported.output
+            exported.content, arrange(pixels, order), mean_and_std(name, order), exported.output
         )
         shares = metrics.softmax(logits, metrics.fit_temperature(logits, truth))
         found = shares.argmax(axis=1)
@@ -119,73 +127,81 @@ def try_all(
         right = found == truth
         losses = -np.log(np.maximum(shares[np.arange(len(truth)), truth], 1e-12)) * weights
         top = float(metrics.softmax(logits).max(axis=1).mean())
-        tried.append(Tried(name, order, float(right.mean()), balanced, top, right, losses))
-    return tried
+        trials.append(ScalingTrial(name, order, float(right.mean()), balanced, top, right, losses))
+    return trials
 
 
 def choose(
-    source: Source, tried: list[Tried], wanted: str, channels: str | None, forced: bool
-) -> Choice:
-    """Choose what was asked for; else what is known of the model; else what fits the images best.
+    source: Source, trials: list[ScalingTrial], wanted: str, channels: str | None, forced: bool
+) -> ScalingChoice:
+    """Choose the requested scaling, else the default of the model, else the best for the images.
 
-    Raises: Refused where what was asked scores clearly below another and is not *forced*.
+    Raises: ConversionError if the requested scaling is significantly worse and not *forced*.
     """
-    assumed, sure, why = prior(source)
+    assumed, sure, why = default_scaling(source)
     name = assumed if wanted == "auto" else wanted
     order = "gray" if source.channels == 1 else channels or ("bgr" if name == "caffe" else "rgb")
     if wanted != "auto":
-        sure, why = "asked", "it was asked for"
-    if not tried:
-        return Choice(name, order, sure, why, [])
-    mine = next(one for one in tried if (one.name, one.channels) == (name, order))
-    best = max(tried, key=lambda one: one.accuracy)
-    fits = not clearly_better(best, mine)
-    scores = f"{mine.accuracy:.1%} of {len(mine.right)} images are answered right"
-    told = (
-        f"{best.name} in {best.channels} order answers {best.accuracy:.1%} right, "
-        f"{mine.name} in {mine.channels} order {mine.accuracy:.1%}"
+        sure, why = "asked", "it was requested"
+    if not trials:
+        return ScalingChoice(name, order, sure, why, [])
+    current = next(one for one in trials if (one.name, one.channels) == (name, order))
+    best = max(trials, key=lambda one: one.accuracy)
+    is_good = not is_significantly_better(best, current)
+    scores = f"{current.accuracy:.1%} of {len(current.right)} images are correct"
+    comparison = (
+        f"{best.name} in {best.channels} order is correct for {best.accuracy:.1%} of the images, "
+        f"{current.name} in {current.channels} order {current.accuracy:.1%}"
     )
-    if wanted != "auto" or (channels and not fits and best.channels != channels):
-        if fits:
-            return Choice(name, order, "asked", f"{why}; {scores}", tried)
+    if wanted != "auto" or (channels and not is_good and best.channels != channels):
+        if is_good:
+            return ScalingChoice(name, order, "asked", f"{why}; {scores}", trials)
         if forced:
-            return Choice(name, order, "forced", f"it was forced, though {told}", tried)
-        raise Refused(
-            f"This scaling would be wrong: {told}. Leave --scaling and --channels out, or add "
-            "--force if the images are at fault."
+            return ScalingChoice(
+                name, order, "forced", f"it was forced, although {comparison}", trials
+            )
+        raise ConversionError(
+            f"This scaling would be wrong: {comparison}. Omit --scaling and --channels, or add "
+            "--force if the images are wrong."
         )
-    if fits and sure != "assumed":
-        return Choice(name, order, "found", f"{why}; {scores}, none clearly more", tried)
-    return fitting(tried, best)
+    if is_good and sure != "assumed":
+        return ScalingChoice(
+            name,
+            order,
+            "found",
+            f"{why}; {scores}, no other scaling is significantly better",
+            trials,
+        )
+    return choose_by_images(trials, best)
 
 
-def fitting(tried: list[Tried], best: Tried) -> Choice:
-    """Choose by the images alone: of what answers as well as the best, the least log-loss.
+def choose_by_images(trials: list[ScalingTrial], best: ScalingTrial) -> ScalingChoice:
+    """Choose by the images: the lowest log loss among the scalings with the best accuracy.
 
-    What its log-loss cannot tell apart goes by what is usual.
+    If several losses do not differ significantly, choose the most common scaling.
     """
-    rivals = [one for one in tried if not clearly_better(best, one)]
+    rivals = [one for one in trials if not is_significantly_better(best, one)]
     least = min(rivals, key=lambda one: float(one.losses.mean()))
-    alike = [one for one in rivals if one is least or not clearly_likelier(least, one)]
-    chosen = min(alike, key=lambda one: (one.channels == "bgr", USUAL.index(one.name)))
-    share = f"{chosen.accuracy:.1%} of the {len(chosen.right)} labelled images are answered right"
+    alike = [one for one in rivals if one is least or not has_significantly_lower_loss(least, one)]
+    chosen = min(alike, key=lambda one: (one.channels == "bgr", BY_FREQUENCY.index(one.name)))
+    share = f"{chosen.accuracy:.1%} of the {len(chosen.right)} labelled images are correct"
     if len(alike) == 1:
-        why = f"it fits the images better than any other, {share}"
-        return Choice(chosen.name, chosen.channels, "found", why, tried)
+        why = f"it fits the images better than all others; {share}"
+        return ScalingChoice(chosen.name, chosen.channels, "found", why, trials)
     others = [f"{one.name} in {one.channels}" for one in alike if one is not chosen]
-    why = f"it fits the images best and is usual, {share}; {', '.join(others[:3])} fits as well"
-    return Choice(chosen.name, chosen.channels, "likely", why, tried)
+    why = f"it fits the images best and is common; {share}; {', '.join(others[:3])} fits as well"
+    return ScalingChoice(chosen.name, chosen.channels, "likely", why, trials)
 
 
-def clearly_better(one: Tried, other: Tried) -> bool:
-    """Say whether *one* beats *other* on the same images by more than chance (McNemar)."""
+def is_significantly_better(one: ScalingTrial, other: ScalingTrial) -> bool:
+    """Test whether *one* is significantly more accurate than *other* (McNemar)."""
     gained, lost = int((one.right & ~other.right).sum()), int((other.right & ~one.right).sum())
-    enough = one.accuracy - other.accuracy >= LEAST_GAIN
-    return enough and gained - lost >= CLEARLY * (gained + lost) ** 0.5
+    enough = one.accuracy - other.accuracy >= MIN_GAIN
+    return enough and gained - lost >= Z_95 * (gained + lost) ** 0.5
 
 
-def clearly_likelier(one: Tried, other: Tried) -> bool:
-    """Say whether *one* has the lesser log-loss by more than chance (paired, normal)."""
+def has_significantly_lower_loss(one: ScalingTrial, other: ScalingTrial) -> bool:
+    """Test whether *one* has a significantly lower log loss than *other* (paired, normal)."""
     gains = other.losses - one.losses
     spread = float(gains.std()) / max(len(gains), 1) ** 0.5
-    return bool(gains.mean() > CLEARLY * spread)
+    return bool(gains.mean() > Z_95 * spread)

@@ -81,7 +81,7 @@ def _resolve(address: str, idle_timeout_s: float) -> tuple[str, str]:
     found = storage.read_small(pointer, idle_timeout_s)
     if not found:
         raise ModelUnavailable(
-            f"{urls.shown(address)} has neither a {model_card.FILE} nor an alias "
+            f"{urls.redact(address)} has neither a {model_card.FILE} nor an alias "
             f"{urls.last_segment(pointer)}, or access to them is denied."
         )
     name = aliases.parse(found[0])["now"]

@@ -1,1 +1,1 @@
-"""How the default model was made: frozen backbone, logistic head, quantized file, card."""
+"""Training of the default model: fine-tuning, quantization, evaluation, model card."""

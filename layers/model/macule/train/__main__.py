@@ -1,4 +1,4 @@
-"""`python -m macule.train DATA --out DIR`: make the default model from labelled photos."""
+"""`python -m macule.train DATA --out DIR`: train the default model on labelled photos."""
 
 import argparse
 import json
@@ -13,70 +13,84 @@ from macule.convert.progress import Progress
 from macule.train import backbone, card, card_page, data, fine_tuning, recipe
 
 ABOUT = Path(__file__).with_name("isic.json")
-MIDWAY = "blocks_10_project_conv"
+OOD_LAYER = "blocks_10_project_conv"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser("python -m macule.train", description=__doc__)
-    parser.add_argument("data", type=Path, help="folder with labels.csv: label, split, and a path")
-    parser.add_argument("--out", type=Path, required=True, help="model.tflite and its card go here")
-    parser.add_argument("--work", type=Path, help="states and curves (default: OUT/work)")
-    parser.add_argument("--column", help="column of the paths (default: squashed, else image)")
+    parser.add_argument(
+        "data", type=Path, help="folder with labels.csv: label, split and an image column"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for model.tflite and its card"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="folder for checkpoints and curves; default: OUT/work"
+    )
+    parser.add_argument("--column", help="column of the image paths; default: detected")
     parser.add_argument("--weights", choices=("imagenet", "random"), default="imagenet")
-    parser.add_argument("--side", type=int, default=256, help="of the images served, in pixels")
+    parser.add_argument("--side", type=int, default=256, help="input size of the model in pixels")
     parser.add_argument("--seeds", type=int, default=3, help="runs to average")
-    parser.add_argument("--about", type=Path, default=ABOUT, help="JSON: name, source, licences")
-    parser.add_argument("--page", type=Path, help="where to write the model card as a page")
-    for name, default in fine_tuning.Plan()._asdict().items():
+    parser.add_argument(
+        "--about", type=Path, default=ABOUT, help="JSON file with name, source and licences"
+    )
+    parser.add_argument("--page", type=Path, help="Markdown file for the model card")
+    for name, default in fine_tuning.TrainingPlan()._asdict().items():
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=type(default), default=default, help=f"default: {default}")
     return parser.parse_args(arguments)
 
 
-def train(options: argparse.Namespace, network: recipe.Network, say: recipe.Say) -> dict[str, Any]:
-    """Run the recipe on *network* as the options say, and write its files.
+def train(options: argparse.Namespace, network: recipe.Network, log: recipe.Log) -> dict[str, Any]:
+    """Run the recipe on *network* and write its files.
 
     Returns: the card.
     """
-    photos = dataset.read(options.data, options.column)
-    centred = data.centres(options.data, photos)
-    labels = data.labels(photos)
-    say(f"decoding {len(photos) + len(centred)} photos of {len(labels)} labels")
-    inside = frozenset(photo.path for photo in centred)
+    photos = dataset.list_photos(options.data, options.column)
+    cropped = data.cropped_photos(options.data, photos)
+    labels = data.label_order(photos)
+    log(f"decoding {len(photos) + len(cropped)} photos of {len(labels)} labels")
+    cropped_paths = frozenset(photo.path for photo in cropped)
     training, validation = (
-        data.decode(
-            [p for p in [*photos, *centred] if (p.split == "val") is held],
+        data.decode_photos(
+            [p for p in [*photos, *cropped] if (p.split == "val") is validation_split],
             labels,
             options.side,
-            inside,
+            cropped_paths,
         )
-        for held in (False, True)
+        for validation_split in (False, True)
     )
-    plan = fine_tuning.Plan(**{name: getattr(options, name) for name in fine_tuning.Plan._fields})
+    plan = fine_tuning.TrainingPlan(
+        **{name: getattr(options, name) for name in fine_tuning.TrainingPlan._fields}
+    )
     work = options.work or options.out / "work"
-    made = recipe.make(network, training, validation, labels, plan, range(options.seeds), work, say)
+    trained = recipe.run_recipe(
+        network, training, validation, labels, plan, range(options.seeds), work, log
+    )
     about = json.loads(options.about.read_text(encoding="utf-8"))
-    history = card.describe([*photos, *centred], options.weights, plan, made)
-    document = card.compose(made, about, labels, options.side, history)
-    card.write(options.out, made, document)
-    say("measuring it as it serves")
-    held = [photo for photo in photos if photo.split == "val"]
-    answers = evaluate.ask(str(options.out), held, Progress(1))
-    card.dump(options.out / "evaluation.json", card_page.measure(options.out, answers))
-    fine_tuning.gather(work, options.out / "curves.csv")
+    history = card.training_history([*photos, *cropped], options.weights, plan, trained)
+    document = card.build_card(trained, about, labels, options.side, history)
+    card.write_model(options.out, trained, document)
+    log("evaluating the model as in production")
+    validation_photos = [photo for photo in photos if photo.split == "val"]
+    predictions = evaluate.predict_photos(str(options.out), validation_photos, Progress(1))
+    card.write_json(
+        options.out / "evaluation.json", card_page.compute_metrics(options.out, predictions)
+    )
+    fine_tuning.collect_curves(work, options.out / "curves.csv")
     if options.page:
-        card_page.write(options.page, options.out, answers)
+        card_page.write(options.page, options.out, predictions)
     return document
 
 
 def main(arguments: list[str]) -> int:
-    """Train, and print where the files went and the figures that matter."""
-    # TensorFlow greets at length before it says anything that matters
+    """Train the model, and print the file and its main metrics."""
+    # suppress the start-up messages of TensorFlow
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     options = parse(arguments)
     build = backbone.imagenet if options.weights == "imagenet" else backbone.build
-    network = recipe.Network(build, MIDWAY)
+    network = recipe.Network(build, OOD_LAYER)
     document = train(options, network, lambda line: print(line, flush=True))
     figures = document["metrics"]
     print(f"{options.out / 'model.tflite'}: {document['bytes']} bytes, {document['sha256']}")

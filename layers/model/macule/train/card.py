@@ -1,4 +1,4 @@
-"""The model's card and its metrics, as the files beside the weights."""
+"""The model card and the metrics of the default model."""
 
 import hashlib
 import json
@@ -9,15 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from macule.convert.card_builder import tidy
+from macule.convert.card_builder import to_json
 from macule.convert.evaluation import metrics
 from macule.convert.evaluation.dataset import Photo
 from macule.convert.graph import out_of_distribution
 from macule.train.backbone import MEAN, STD
-from macule.train.fine_tuning import Plan
-from macule.train.recipe import CALIBRATION_IMAGES, Made
+from macule.train.fine_tuning import TrainingPlan
+from macule.train.recipe import CALIBRATION_IMAGES, TrainedModel
 
-PARTS = (
+PACKAGES = (
     "tensorflow-cpu",
     "keras",
     "litert-quantizer",
@@ -27,36 +27,41 @@ PARTS = (
 )
 
 
-def write(folder: Path, made: Made, card: dict[str, Any]) -> None:
+def write_model(folder: Path, trained: TrainedModel, card: dict[str, Any]) -> None:
     """Write `model.tflite`, `model.json` and `metrics.json` into *folder*."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.tflite").write_bytes(made.content)
-    dump(folder / "model.json", card)
-    dump(folder / "metrics.json", {"split": "val", "model": card["sha256"], "files": made.figures})
+    (folder / "model.tflite").write_bytes(trained.content)
+    write_json(folder / "model.json", card)
+    write_json(
+        folder / "metrics.json", {"split": "val", "model": card["sha256"], "files": trained.figures}
+    )
 
 
-def dump(path: Path, document: dict[str, Any]) -> None:
-    """Write JSON for people: two spaces, UTF-8, null for a figure without data."""
-    text = json.dumps(tidy(document), indent=2, ensure_ascii=False, allow_nan=False)
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write readable JSON: two spaces, UTF-8, null for nan."""
+    text = json.dumps(to_json(document), indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def compose(
-    made: Made, about: dict[str, Any], labels: list[str], side_px: int, training: dict[str, Any]
+def build_card(
+    trained: TrainedModel,
+    about: dict[str, Any],
+    labels: list[str],
+    side_px: int,
+    training: dict[str, Any],
 ) -> dict[str, Any]:
-    """Compose the card of *made*.
+    """Build the card of a trained model.
 
-    *about* holds what no program can measure: name, version, names and
-    descriptions by language, which labels are urgent, source, licences.
+    *about*: name, version, names and descriptions by language, urgent labels, source, licences.
     """
-    figures = made.figures["int8"]
+    figures = trained.figures["int8"]
     return {
         "schema": 1,
         "name": about["name"],
         "version": about["version"],
         "file": "model.tflite",
-        "sha256": hashlib.sha256(made.content).hexdigest(),
-        "bytes": len(made.content),
+        "sha256": hashlib.sha256(trained.content).hexdigest(),
+        "bytes": len(trained.content),
         "precision": "int8",
         "labels": labels,
         "names": {
@@ -73,8 +78,8 @@ def compose(
         "resize": "squash",
         "channels": "rgb",
         "scaling": {"mean": list(map(int, MEAN)), "std": list(map(int, STD))},
-        "temperature": made.temperature,
-        "thresholds": made.thresholds,
+        "temperature": trained.temperature,
+        "thresholds": trained.thresholds,
         "cam": {
             "faithful": True,
             "head": "gap-dense",
@@ -88,8 +93,10 @@ def compose(
     }
 
 
-def describe(photos: list[Photo], weights: str, plan: Plan, made: Made) -> dict[str, Any]:
-    """Say how the model was trained: counts, recipe, command, versions, date."""
+def training_history(
+    photos: list[Photo], weights: str, plan: TrainingPlan, trained: TrainedModel
+) -> dict[str, Any]:
+    """Describe the training: image counts, recipe, command, versions, date."""
     counts: dict[str, Counter[str]] = {}
     for photo in photos:
         counts.setdefault(photo.split, Counter())[photo.label] += 1
@@ -97,19 +104,21 @@ def describe(photos: list[Photo], weights: str, plan: Plan, made: Made) -> dict[
         "splits": {split: dict(labels) for split, labels in counts.items()},
         "fitted_on": [split for split in counts if split != "val"],
         "weights": weights,
-        "recipe": "Whole network fine-tuned, its batch normalisations folded first: AdamW with a"
-        " cosine rate, crops, turns, colour, light, blur, JPEG, drawn hair and ruler marks, classes"
-        " weighed by the root of their rarity, label smoothing, a running mean of the weights; the"
-        " runs of several seeds averaged as long as validation gains; the head's bias set anew by"
-        " val, each class weighed by the root of its rarity. int8 by litert-quantizer,"
-        " per-channel weights rounded by what their layers see, first layers and head in float,"
+        "recipe": "All layers fine-tuned, with folded batch normalisation: AdamW with a cosine"
+        " schedule; crops, rotation, colour, brightness, blur, JPEG, drawn hair and ruler marks;"
+        " class weights from the square root of the inverse frequency; label smoothing; a moving"
+        " average of the weights. The weights of several seeds are averaged while the validation"
+        " loss decreases. The bias of the head is fitted on val, with the same class weights. int8"
+        " by litert-quantizer, per-channel weights with GPTQ rounding, first layers and head in"
+        " float,"
         f" ranges from {CALIBRATION_IMAGES} training images. Temperature on val; inconclusive"
-        f" below the top probability that {metrics.COVERAGE:.0%} of val exceed, and beyond the"
-        f" distance that {out_of_distribution.USUAL:.0%} keep within; not skin beyond that of"
-        f" {out_of_distribution.NEARLY_ALL:.0%}.",
+        f" below the top probability that {metrics.COVERAGE:.0%} of val exceed, and above the OOD"
+        f" score of the quantile {out_of_distribution.INCONCLUSIVE_QUANTILE:.0%}; not skin above"
+        f" that of {out_of_distribution.NOT_SKIN_QUANTILE:.0%}.",
         "plan": plan._asdict(),
-        "seeds_averaged": made.kept,
+        "seeds_averaged": trained.seeds,
         "command": "make train DATA=...",
-        "versions": {"python": platform.python_version()} | {part: version(part) for part in PARTS},
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
         "date": datetime.now(UTC).date().isoformat(),
     }

@@ -1,4 +1,4 @@
-"""The model card as a page: prose with the measured figures, so that they cannot differ."""
+"""The model card as a Markdown page, generated from the measured figures."""
 
 import json
 from collections import Counter
@@ -13,10 +13,10 @@ from macule.convert.evaluation import metrics
 from macule.convert.report import plots
 from macule.inference import classification, decoding, runtime
 from macule.inference.loading import LoadedModel
-from macule.train import drawn_ood
+from macule.train import synthetic_ood
 
 TEMPLATE = Path(__file__).with_name("model-card.md")
-DRAWN = 210
+SYNTHETIC_IMAGES = 210
 COLOURS = {
     "ink": "#222222",
     "faint": "#8a8a8a",
@@ -26,53 +26,55 @@ COLOURS = {
 }
 
 
-def measure(folder: Path, answers: evaluate.Answers) -> dict[str, Any]:
-    """Give the figures of the *answers* of the model in *folder*, and what it says of no skin."""
+def compute_metrics(folder: Path, predictions: evaluate.Predictions) -> dict[str, Any]:
+    """Return the metrics of *predictions*, and the decisions for synthetic OOD images."""
     warm = runtime.get_or_load(str(folder))
-    decisions = Counter(decide(warm, picture) for picture in drawn_ood.draw(DRAWN))
+    decisions = Counter(decide(warm, image) for image in synthetic_ood.draw(SYNTHETIC_IMAGES))
     return {
-        **evaluate.figures(answers),
-        "calibration_bins": bins(answers.probabilities, answers.truth),
-        "drawn": {"n": DRAWN} | {name: decisions[name] for name in evaluate.DECISIONS},
+        **evaluate.compute_metrics(predictions),
+        "calibration_bins": equal_size_bins(predictions.probabilities, predictions.truth),
+        "drawn": {"n": SYNTHETIC_IMAGES} | {name: decisions[name] for name in evaluate.DECISIONS},
     }
 
 
-def decide(warm: LoadedModel, picture: Any) -> str:
-    """Decide one picture (side, side, 3) as the service would."""
+def decide(warm: LoadedModel, image: Any) -> str:
+    """Return the decision for one image (side, side, 3), as in production."""
     from PIL.Image import fromarray
 
     height, width = decoding.sides(warm.card.side_px)
-    scores = runtime.run(warm, np.asarray(fromarray(picture).resize((width, height)))[None])
+    scores = runtime.run(warm, np.asarray(fromarray(image).resize((width, height)))[None])
     return classification.decide(warm.card, float(scores.probabilities.max()), scores.distance)
 
 
-def bins(probabilities: metrics.Floats, truth: metrics.Ints, count: int = 5) -> list[list[float]]:
-    """Group top answers by confidence, each group as large as the others.
+def equal_size_bins(
+    probabilities: metrics.Floats, truth: metrics.Ints, count: int = 5
+) -> list[list[float]]:
+    """Group top answers by confidence into groups of equal size.
 
-    Returns: for each its images, mean confidence, and share of right answers.
+    Returns: number of images, mean confidence and accuracy of each group.
     """
     top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     groups = np.array_split(np.argsort(top, kind="stable"), count)
     return [[len(g), float(top[g].mean()), float(right[g].mean())] for g in groups if len(g)]
 
 
-def write(path: Path, folder: Path, answers: evaluate.Answers) -> None:
-    """Write the page, and beside it the plot that it shows."""
-    path.write_text(text(folder), encoding="utf-8")
-    drawn = plots.reliability(answers.uncalibrated, answers.probabilities, answers.truth)
+def write(path: Path, folder: Path, predictions: evaluate.Predictions) -> None:
+    """Write the page, and its plot in the same folder."""
+    path.write_text(render(folder), encoding="utf-8")
+    svg = plots.reliability(predictions.uncalibrated, predictions.probabilities, predictions.truth)
     for role, colour in COLOURS.items():
-        drawn = drawn.replace(f"var(--{role})", colour)
-    path.with_suffix(".svg").write_text(drawn + "\n", encoding="utf-8")
+        svg = svg.replace(f"var(--{role})", colour)
+    path.with_suffix(".svg").write_text(svg + "\n", encoding="utf-8")
 
 
-def text(folder: Path) -> str:
-    """Fill the page from `model.json`, `metrics.json` and `evaluation.json` in *folder*."""
+def render(folder: Path) -> str:
+    """Render the page from `model.json`, `metrics.json` and `evaluation.json` in *folder*."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(  # noqa: S701
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["span"] = span
+    environment.filters["span"] = format_interval
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     card, measured, found = (
         json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
@@ -81,6 +83,6 @@ def text(folder: Path) -> str:
     return template.render(card=card, files=measured["files"], found=found)
 
 
-def span(figure: Mapping[str, float]) -> str:
-    """Write a figure with its interval, to two digits."""
+def format_interval(figure: Mapping[str, float]) -> str:
+    """Format a metric with its interval, with two digits."""
     return f"{figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"

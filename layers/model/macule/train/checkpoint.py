@@ -1,4 +1,4 @@
-"""A legacy PyTorch state dict to numpy arrays, without torch and without running its code."""
+"""Read a legacy PyTorch state dict as numpy arrays, without torch and without running code."""
 
 import pickle
 import struct
@@ -16,7 +16,7 @@ DTYPES: dict[str, np.dtype[Any]] = {"FloatStorage": np.dtype("<f4"), "LongStorag
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of the state dict, before its storage has been read."""
+    """A tensor of the state dict, without its data."""
 
     storage: str
     offset: int
@@ -27,23 +27,23 @@ class Tensor:
 def read(path: Path) -> dict[str, NDArray[Any]]:
     """Read the legacy `.pth` file at *path*.
 
-    Returns: an array per name, float32 or int64.
-    Raises: pickle.UnpicklingError for another format, or any global a state dict does not need.
+    Returns: float32 or int64 arrays by name.
+    Raises: pickle.UnpicklingError for another format, or a global that is not allowed.
     """
     with path.open("rb") as file:
         if Unpickler(file).load() != LEGACY_MAGIC:
             raise pickle.UnpicklingError(f"{path.name} is not a legacy PyTorch file")
         Unpickler(file).load()  # protocol version
-        Unpickler(file).load()  # byte sizes of the writing machine
+        Unpickler(file).load()  # system information
         unpickler = Unpickler(file)
         tensors: dict[str, Tensor] = unpickler.load()
         order: list[str] = Unpickler(file).load()
         storages = {key: read_storage(file, unpickler.dtypes[key]) for key in order}
-    return {name: shape(tensor, storages[tensor.storage]) for name, tensor in tensors.items()}
+    return {name: to_array(tensor, storages[tensor.storage]) for name, tensor in tensors.items()}
 
 
 class Unpickler(pickle.Unpickler):
-    """Knows the four globals of a state dict; everything else is refused."""
+    """An unpickler that only allows the four globals of a state dict."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
@@ -53,10 +53,10 @@ class Unpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return rebuild
+            return rebuild_tensor
         if module == "torch" and name in DTYPES:
             return StorageType(name)
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a state dict")
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a state dict")
 
     def persistent_load(self, pid: Any) -> str:
         _, kind, key, *_ = pid
@@ -66,15 +66,15 @@ class Unpickler(pickle.Unpickler):
 
 @dataclass(frozen=True)
 class StorageType:
-    """Stands in for `torch.FloatStorage` and its like; cannot be called."""
+    """A replacement for `torch.FloatStorage` and similar classes; not callable."""
 
     name: str
 
 
-def rebuild(
+def rebuild_tensor(
     storage: str, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: object
 ) -> Tensor:
-    """Stand in for `torch._utils._rebuild_tensor_v2`; gradients and hooks are dropped."""
+    """Replace `torch._utils._rebuild_tensor_v2`; gradients and hooks are ignored."""
     return Tensor(storage, offset, tuple(shape), tuple(stride))
 
 
@@ -87,22 +87,23 @@ def read_storage(file: BinaryIO, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.frombuffer(body, dtype)
 
 
-def shape(tensor: Tensor, storage: NDArray[Any]) -> NDArray[Any]:
-    """Cut *tensor* out of its storage.
+def to_array(tensor: Tensor, storage: NDArray[Any]) -> NDArray[Any]:
+    """Read *tensor* from its storage.
 
-    Only dense tensors are taken, their axes in any order (weights that came from TensorFlow lie
-    transposed): a stride from a file must never reach `as_strided`, which reads whatever memory
-    it is told to.
+    Only dense tensors are supported, with any axis order (weights from TensorFlow are transposed).
+    Strides from a file must not be passed to `as_strided`, which can read any memory.
     """
     axes = range(len(tensor.shape))
     order = sorted(axes, key=lambda axis: (-tensor.stride[axis], -tensor.shape[axis]))
-    lying = [tensor.shape[axis] for axis in order]
+    stored_shape = [tensor.shape[axis] for axis in order]
     for place, axis in enumerate(order):
-        # an axis of length 1 may carry any stride: nothing ever steps along it
-        if lying[place] > 1 and tensor.stride[axis] != int(np.prod(lying[place + 1 :])):
+        # the stride of an axis of length 1 is irrelevant
+        if stored_shape[place] > 1 and tensor.stride[axis] != int(
+            np.prod(stored_shape[place + 1 :])
+        ):
             raise pickle.UnpicklingError("a tensor of the file is not dense")
     count = int(np.prod(tensor.shape))
     if not 0 <= tensor.offset <= len(storage) - count:
-        raise pickle.UnpicklingError("a tensor of the file lies outside its storage")
-    dense = storage[tensor.offset : tensor.offset + count].reshape(lying)
+        raise pickle.UnpicklingError("a tensor of the file is outside its storage")
+    dense = storage[tensor.offset : tensor.offset + count].reshape(stored_shape)
     return dense.transpose([order.index(axis) for axis in axes]).copy()

@@ -1,4 +1,4 @@
-"""A folder with `labels.csv` to labelled pixels, through the decoder that serves."""
+"""Labelled training images from a folder with `labels.csv`, decoded as in production."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,52 +10,54 @@ from macule.convert.evaluation import dataset
 from macule.convert.evaluation.dataset import Photo
 from macule.inference import decoding
 
-# Share of the frame's width that `cropped` shows: the centre square of 4:3, the usual camera's.
-CENTRE = 0.75
+# Share of the image width in the column `cropped`: the centre square of a 4:3 image.
+CROP_SHARE = 0.75
 
 
 @dataclass(frozen=True)
-class Set:
+class LabelledImages:
     """Decoded images: `pixels` (n, side, side, 3) uint8 RGB, `truth` (n,) int64 in label order."""
 
     pixels: NDArray[np.uint8]
     truth: NDArray[np.int64]
 
 
-def labels(photos: list[Photo]) -> list[str]:
-    """Labels in the order of their first appearance; this is the order of the outputs."""
+def label_order(photos: list[Photo]) -> list[str]:
+    """Return the labels in the order of their first appearance, the order of the outputs."""
     return list(dict.fromkeys(photo.label for photo in photos))
 
 
-def centres(folder: Path, photos: list[Photo]) -> list[Photo]:
-    """Find the photos of which *folder* has only the centre square, in its column `cropped`."""
+def cropped_photos(folder: Path, photos: list[Photo]) -> list[Photo]:
+    """List the photos of which *folder* only has the centre square, in the column `cropped`."""
     if not photos or photos[0].row.get("cropped") is None:
         return []
-    seen = {photo.row.get("lesion") for photo in photos}
-    return [p for p in dataset.read(folder, "cropped") if p.row.get("lesion") not in seen]
+    whole = {photo.row.get("lesion") for photo in photos}
+    return [p for p in dataset.list_photos(folder, "cropped") if p.row.get("lesion") not in whole]
 
 
-def decode(
-    photos: list[Photo], order: list[str], side_px: int, centred: frozenset[Path] = frozenset()
-) -> Set:
-    """Decode *photos* exactly as a request is decoded, the whole frame squashed to a square.
+def decode_photos(
+    photos: list[Photo], order: list[str], side_px: int, cropped: frozenset[Path] = frozenset()
+) -> LabelledImages:
+    """Decode *photos* as in production, with the whole image squashed to a square.
 
-    What a photo of *centred* lacks at its sides is mirrored there.
+    The missing sides of the photos in *cropped* are filled by reflection.
     """
     pixels = np.empty((len(photos), side_px, side_px, 3), np.uint8)
     for place, photo in enumerate(photos):
         body = photo.path.read_bytes()
-        if photo.path in centred:
-            pixels[place] = widen(
-                decoding.decode(body, (side_px, round(side_px * CENTRE)), "squash").pixels[0]
+        if photo.path in cropped:
+            pixels[place] = pad_to_square(
+                decoding.decode(body, (side_px, round(side_px * CROP_SHARE)), "squash").pixels[0]
             )
         else:
             pixels[place] = decoding.decode(body, side_px, "squash").pixels[0]
-    return Set(pixels, np.array([order.index(photo.label) for photo in photos], np.int64))
+    return LabelledImages(
+        pixels, np.array([order.index(photo.label) for photo in photos], np.int64)
+    )
 
 
-def widen(centre: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Mirror (h, w, 3) at its sides until it is a square."""
+def pad_to_square(centre: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pad an image (h, w, 3) to a square by reflection at the left and right."""
     height, width, _ = centre.shape
     left = (height - width) // 2
     return np.pad(centre, ((0, 0), (left, height - width - left), (0, 0)), "reflect")

@@ -1,4 +1,4 @@
-"""Fine-tune a backbone and its head, epoch by epoch; can be stopped and taken up again."""
+"""Fine-tuning of a backbone and its head, which can be interrupted and continued."""
 
 import csv
 import json
@@ -11,65 +11,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.train import augmentation
-from macule.train.data import Set
+from macule.train.data import LabelledImages
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-class Plan(NamedTuple):
-    """How long and how hard to train; `side_px` is that of the crops."""
+class TrainingPlan(NamedTuple):
+    """The hyperparameters; `side_px` is the size of the crops."""
 
     side_px: int = 224
     epochs: int = 20
     batch: int = 32
     rate: float = 2e-4
-    decay: float = 0.02  # of weights, a step at full rate
+    decay: float = 0.02  # weight decay per step at the full learning rate
     dropout: float = 0.3
     smoothing: float = 0.05
-    memory: float = 0.995  # of the running mean of the weights, a step
+    memory: float = 0.995  # momentum of the moving average of the weights
 
 
-def run(
+def fine_tune(
     body: Any,
-    training: Set,
+    training: LabelledImages,
     scaling: Scaling,
     classes: int,
-    plan: Plan,
+    plan: TrainingPlan,
     seed: int,
     folder: Path,
-    say: Say,
+    log: Log,
 ) -> Any:
-    """Train *body* with a new head; after each epoch *folder* holds what the next one needs.
+    """Train *body* with a new head; a checkpoint in *folder* is written after each epoch.
 
-    Returns: the trained model (n, side_px, side_px, 3), scaled, to logits, its weights the mean
-    of the last steps'.
+    Returns: the trained model, (n, side_px, side_px, 3), scaled, to logits. Its weights are the
+    moving average.
     """
     import keras
 
-    kept = folder / "state.keras"
-    if kept.exists():
-        model, done = keras.models.load_model(kept), resume(folder, plan)
-        say(f"taken up after epoch {done}")
+    checkpoint = folder / "state.keras"
+    if checkpoint.exists():
+        model, done = keras.models.load_model(checkpoint), read_progress(folder, plan)
+        log(f"continuing after epoch {done}")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         keras.utils.set_random_seed(seed)
-        model, done = compose(body, classes, plan, len(training.truth)), 0
-    weights = balance(training.truth, classes)
+        model, done = build_model(body, classes, plan, len(training.truth)), 0
+    weights = class_weights(training.truth, classes)
     for epoch in range(done, plan.epochs):
-        began = time.monotonic()
-        shown = batches(training, weights, scaling, plan, (seed, epoch))
-        history = model.fit(shown, verbose=0, shuffle=False).history
+        start = time.monotonic()
+        dataset = augmented_batches(training, weights, scaling, plan, (seed, epoch))
+        history = model.fit(dataset, verbose=0, shuffle=False).history
         figures = {
             "epoch": epoch + 1,
             "loss": history["loss"][0],
             "accuracy": history["accuracy"][0],
         }
-        note(folder / "curves.csv", figures)
-        model.save(kept)
+        append_row(folder / "curves.csv", figures)
+        model.save(checkpoint)
         (folder / "done.json").write_text(json.dumps({"done": epoch + 1} | plan._asdict()))
-        left = (time.monotonic() - began) * (plan.epochs - epoch - 1) / 60
-        say(
+        left = (time.monotonic() - start) * (plan.epochs - epoch - 1) / 60
+        log(
             f"epoch {epoch + 1} of {plan.epochs}: loss {figures['loss']:.3f},"
             f" accuracy {figures['accuracy']:.3f}, {left:.0f} min left"
         )
@@ -77,20 +77,22 @@ def run(
     return model
 
 
-def resume(folder: Path, plan: Plan) -> int:
-    """Return the epochs that lie behind the state in *folder*.
+def read_progress(folder: Path, plan: TrainingPlan) -> int:
+    """Return the number of completed epochs of the checkpoint in *folder*.
 
-    Raises: ValueError where it was trained by another plan.
+    Raises: ValueError if it was trained with other hyperparameters.
     """
-    kept = json.loads((folder / "done.json").read_text())
-    done = int(kept.pop("done"))
-    if kept != plan._asdict():
-        raise ValueError(f"{folder} was begun with {kept}: give another --work, or the same plan")
+    plan_dict = json.loads((folder / "done.json").read_text())
+    done = int(plan_dict.pop("done"))
+    if plan_dict != plan._asdict():
+        raise ValueError(
+            f"{folder} was started with {plan_dict}: use another --work, or the same options"
+        )
     return done
 
 
-def compose(body: Any, classes: int, plan: Plan, images: int) -> Any:
-    """Put pooling, dropout and a Dense head on *body*, and compile it."""
+def build_model(body: Any, classes: int, plan: TrainingPlan, images: int) -> Any:
+    """Add pooling, dropout and a Dense head to *body*, and compile it."""
     import keras
 
     pooled = keras.layers.GlobalAveragePooling2D()(body.output)
@@ -113,19 +115,23 @@ def compose(body: Any, classes: int, plan: Plan, images: int) -> Any:
     return model
 
 
-def balance(truth: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """Weigh each class by the root of its rarity: half way to equal, mean 1 over the images."""
+def class_weights(truth: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """Return class weights: square root of the inverse frequency, mean 1 over the images."""
     counts = np.maximum(np.bincount(truth, minlength=classes), 1)
     weights = 1 / np.sqrt(counts)
     return np.asarray(weights / weights[truth].mean(), np.float32)
 
 
-def batches(
-    images: Set, weights: NDArray[np.float32], scaling: Scaling, plan: Plan, seed: tuple[int, ...]
+def augmented_batches(
+    images: LabelledImages,
+    weights: NDArray[np.float32],
+    scaling: Scaling,
+    plan: TrainingPlan,
+    seed: tuple[int, ...],
 ) -> Any:
-    """Give one epoch of augmented batches: scaled pixels, one-hot truth, weights of the images.
+    """Return one epoch of augmented batches: scaled pixels, one-hot truth, sample weights.
 
-    The same each time for the same *seed*.
+    The batches are deterministic for a *seed*.
     """
     import tensorflow as tf
 
@@ -136,10 +142,18 @@ def batches(
         order = random.permutation(len(images.truth))
         for start in range(0, len(order), plan.batch):
             chosen = order[start : start + plan.batch]
-            soiled = np.stack([augmentation.soil(each, random) for each in images.pixels[chosen]])
-            framed = augmentation.light(augmentation.frame(soiled, plan.side_px, random), random)
+            augmented = np.stack(
+                [augmentation.add_artefacts(each, random) for each in images.pixels[chosen]]
+            )
+            augmented_crops = augmentation.jitter_colour(
+                augmentation.random_crop(augmented, plan.side_px, random), random
+            )
             truth = images.truth[chosen]
-            yield (framed - mean) / std, np.eye(classes, dtype=np.float32)[truth], weights[truth]
+            yield (
+                (augmented_crops - mean) / std,
+                np.eye(classes, dtype=np.float32)[truth],
+                weights[truth],
+            )
 
     signature = (
         tf.TensorSpec((None, plan.side_px, plan.side_px, 3), tf.float32),
@@ -151,20 +165,20 @@ def batches(
     return made.apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
 
 
-def note(path: Path, figures: dict[str, Any]) -> None:
-    """Add a line to a CSV file, its header first."""
-    fresh = not path.exists()
+def append_row(path: Path, figures: dict[str, Any]) -> None:
+    """Append a row to a CSV file; a new file gets a header."""
+    is_new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, figures)
-        if fresh:
+        if is_new:
             writer.writeheader()
         writer.writerow(figures)
 
 
-def gather(folder: Path, path: Path) -> None:
-    """Write the curves of every seed below *folder* into one CSV file."""
+def collect_curves(folder: Path, path: Path) -> None:
+    """Write the curves of all seeds in *folder* to one CSV file."""
     path.unlink(missing_ok=True)
     for curves in sorted(folder.glob("seed-*/curves.csv")):
         with curves.open(newline="") as file:
             for row in csv.DictReader(file):
-                note(path, {"seed": curves.parent.name.removeprefix("seed-")} | row)
+                append_row(path, {"seed": curves.parent.name.removeprefix("seed-")} | row)

@@ -1,4 +1,4 @@
-"""The recipe: decoded photos in, a quantized model and its figures out; the same each time."""
+"""The deterministic training recipe: from decoded photos to a quantized model and its metrics."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,60 +12,57 @@ from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.graph import out_of_distribution
 from macule.convert.quantization import quantize, rounding
 from macule.train import backbone, fine_tuning
-from macule.train.data import Set
+from macule.train.data import LabelledImages
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 SCALING = (backbone.MEAN, backbone.STD)
 
-# The first layers stay float: they make most of the noise. Error of the pooled features
-# against fp32 on 200 training images, in units of their spread, and RSS of a bare process: all int8
-# 0.156 and 48.2 MB, stem and block 0 float 0.123 and 50.0 MB, block 1 too 0.104 and 52.7 MB. The
-# last step costs more memory than it is worth under a limit of 64 MB; latency is the same.
-EARLY = "/(conv_stem|blocks_0_)"
+# The first layers stay in float, because they cause most of the quantization noise. Error of the
+# pooled features relative to fp32 on 200 training images, in standard deviations, and RSS of a bare
+# process: all int8: 0.156, 48.2 MB; stem and block 0 in float: 0.123, 50.0 MB; block 1 too: 0.104,
+# 52.7 MB. Block 1 stays in int8 because of the memory limit of 64 MB; the latency is the same.
+FLOAT_LAYERS = "/(conv_stem|blocks_0_)"
 CALIBRATION_IMAGES = 384
 
 
-class Made(NamedTuple):
-    """The shipped file, and what its card must say.
-
-    `thresholds` are those of the card, `kept` the seeds whose weights were averaged.
-    """
+class TrainedModel(NamedTuple):
+    """The published file and the data for its card; `seeds` are those that were averaged."""
 
     content: bytes
     temperature: float
     thresholds: dict[str, float]
-    kept: list[int]
+    seeds: list[int]
     figures: dict[str, Any]
 
 
 class Network(NamedTuple):
-    """A way to build the same network for any side: `midway` is a layer of its, for familiarity."""
+    """`build` creates the network for any input size; `ood_layer` is the layer of the OOD score."""
 
     build: Callable[[int], Any]
-    midway: str
+    ood_layer: str
 
 
-def make(
+def run_recipe(
     network: Network,
-    training: Set,
-    validation: Set,
+    training: LabelledImages,
+    validation: LabelledImages,
     labels: list[str],
-    plan: fine_tuning.Plan,
+    plan: fine_tuning.TrainingPlan,
     seeds: range,
     folder: Path,
-    say: Say,
-) -> Made:
-    """Fine-tune a network for each seed, average what agrees, quantize and measure it.
+    log: Log,
+) -> TrainedModel:
+    """Fine-tune a network per seed, average the weights, quantize and evaluate.
 
-    *network* gives Keras models (n, side, side, 3) -> (n, h, w, features), scaled by SCALING, the
-    weights of a first training in them. It is trained on crops of `plan.side_px` and serves whole
-    images of the validation's side, in which a lesion then looks as large as in the crops (Touvron
-    et al. 2019, arXiv 1906.06423).
+    *network* builds pretrained Keras models (n, side, side, 3) -> (n, h, w, features), with inputs
+    scaled by SCALING. It is trained on crops of `plan.side_px`, and used on whole images of the
+    validation size, in which a lesion has the same size as in the crops (Touvron et al. 2019,
+    arXiv 1906.06423).
     """
     weights = []
     for seed in seeds:
-        say(f"fine-tuning, seed {seed}")
-        model = fine_tuning.run(
+        log(f"fine-tuning, seed {seed}")
+        model = fine_tuning.fine_tune(
             network.build(plan.side_px),
             training,
             SCALING,
@@ -73,160 +70,176 @@ def make(
             plan,
             seed,
             folder / f"seed-{seed}",
-            say,
+            log,
         )
         weights.append(model.get_weights())
     body = network.build(validation.pixels.shape[1])
-    kept, best = average(body, weights, validation, say)
+    chosen_runs, best = average_runs(body, weights, validation, log)
     *inner, kernel, bias = best
-    bias = bias + weigh(answer(body, best, validation.pixels), validation.truth)
+    bias = bias + fit_bias_shift(predict_logits(body, best, validation.pixels), validation.truth)
     body.set_weights(inner)
-    files = write(body, kernel, bias, network.midway, training, say)
-    return judge(files, [seeds[place] for place in kept], training, validation, labels, say)
+    files = export_files(body, kernel, bias, network.ood_layer, training, log)
+    return evaluate_files(
+        files, [seeds[place] for place in chosen_runs], training, validation, labels, log
+    )
 
 
-def average(
-    body: Any, weights: list[list[Any]], validation: Set, say: Say
+def average_runs(
+    body: Any, weights: list[list[Any]], validation: LabelledImages, log: Log
 ) -> tuple[list[int], list[Any]]:
-    """Average the weights of the runs, the best first, as long as validation gains.
+    """Average the weights of the runs, the best first, while the validation loss decreases.
 
-    All start from the same weights, so they lie in one valley of the loss, and their mean near its
-    floor. Source: greedy soups, Wortsman et al. 2022, arXiv 2203.05482.
+    Source: greedy model soups, Wortsman et al. 2022, arXiv 2203.05482.
     """
 
     def loss(chosen: list[int]) -> float:
-        mean = blend([weights[place] for place in chosen])
-        logits = answer(body, mean, validation.pixels)
-        # an average is less sure of itself than each of its parts: that is the temperature's affair
+        mean = mean_weights([weights[place] for place in chosen])
+        logits = predict_logits(body, mean, validation.pixels)
+        # an average is less confident than its parts; the temperature corrects this
         temperature = metrics.fit_temperature(logits, validation.truth)
-        return metrics.likelihood_loss(logits, validation.truth, temperature)
+        return metrics.log_loss(logits, validation.truth, temperature)
 
-    alone = [loss([place]) for place in range(len(weights))]
-    first, *others = sorted(range(len(weights)), key=lambda place: alone[place])
-    kept, least = [first], alone[first]
+    losses = [loss([place]) for place in range(len(weights))]
+    first, *others = sorted(range(len(weights)), key=lambda place: losses[place])
+    chosen_runs, least = [first], losses[first]
     for place in others:
-        together = loss([*kept, place])
-        say(f"averaging {[*kept, place]}: validation loss {together:.4f}, so far {least:.4f}")
-        if together <= least:
-            kept, least = [*kept, place], together
-    return kept, blend([weights[place] for place in kept])
+        average_loss = loss([*chosen_runs, place])
+        log(
+            f"averaging {[*chosen_runs, place]}: validation loss {average_loss:.4f}, "
+            f"lowest so far {least:.4f}"
+        )
+        if average_loss <= least:
+            chosen_runs, least = [*chosen_runs, place], average_loss
+    return chosen_runs, mean_weights([weights[place] for place in chosen_runs])
 
 
-def blend(weights: list[list[Any]]) -> list[Any]:
-    """Mean of each array over the runs."""
+def mean_weights(weights: list[list[Any]]) -> list[Any]:
+    """Return the mean of each array over the runs."""
     return [np.mean(arrays, axis=0) for arrays in zip(*weights, strict=True)]
 
 
-def answer(body: Any, weights: list[Any], pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits (n, classes) of *body* with the weights of a run, its head's last."""
+def predict_logits(body: Any, weights: list[Any], pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the logits (n, classes) of *body* with the weights of a run; the head's come last."""
     *inner, kernel, bias = weights
     body.set_weights(inner)
     maps = body.predict(batch_inference.scale(pixels, SCALING), batch_size=32, verbose=0)
     return np.asarray(maps.mean(axis=(1, 2)) @ kernel + bias, np.float32)
 
 
-def weigh(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Find what to add to each class's logit so that held-out images are judged evenly.
+def fit_bias_shift(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Fit a bias shift per class on held-out images.
 
-    Training saw other shares of the classes, and augments some more than it spoils others. The
-    shift is that of least log-loss, beside a temperature, with each class weighed by the root of
-    its rarity: half way between the truth about these images and the same care for each class.
+    Training uses other class frequencies and augmentation. The shift minimises the log loss,
+    together with a temperature, with class weights from the square root of the inverse frequency:
+    a compromise between the class frequencies of the images and equal weights.
     Source: bias-corrected temperature scaling, Alexandari et al. 2020, arXiv 1901.06852.
 
     Args:
-      logits: (n, classes) of images that were not trained on.
+      logits: (n, classes) of images that were not used for training.
 
     Returns: (classes,), 0 for the first.
     """
     from scipy.optimize import minimize
 
     classes = logits.shape[1]
-    weights = fine_tuning.balance(truth, classes)[truth]
+    weights = fine_tuning.class_weights(truth, classes)[truth]
 
     def loss(values: NDArray[np.float64]) -> float:
         shifted = logits + np.append(0, values[1:])
         shares = metrics.softmax(shifted, float(np.exp(values[0])))
         return float(-(weights * np.log(shares[np.arange(len(truth)), truth] + 1e-12)).mean())
 
-    # the same temperatures as `metrics.fit_temperature`, and shifts that weigh a class 20-fold
+    # about the temperatures of `metrics.fit_temperature`, and shifts of up to a factor of 20
     bounds = [(-3.0, 3.0)] * classes
     best = minimize(loss, np.zeros(classes), method="L-BFGS-B", bounds=bounds).x
     return np.append(0, best[1:]).astype(np.float32)
 
 
-def write(
-    body: Any, kernel: Any, bias: Any, midway: str, training: Set, say: Say
+def export_files(
+    body: Any, kernel: Any, bias: Any, ood_layer: str, training: LabelledImages, log: Log
 ) -> dict[str, bytes]:
-    """Export the network with its maps and its distance, and quantize it in several ways."""
+    """Export the network with maps and OOD score, and quantize it in several ways."""
     import keras
 
-    say("learning what is familiar")
-    tap = keras.layers.GlobalAveragePooling2D()(body.get_layer(midway).output)
-    shown = keras.Model(body.inputs, tap).predict(
+    log("fitting the OOD score")
+    pooled = keras.layers.GlobalAveragePooling2D()(body.get_layer(ood_layer).output)
+    features = keras.Model(body.inputs, pooled).predict(
         batch_inference.scale(training.pixels, SCALING), batch_size=32, verbose=0
     )
-    whole = export.attach(body, kernel, bias, (midway, out_of_distribution.fit(shown)))
-    say("quantizing")
-    samples = calibration(training.pixels)
-    mixed = quantize.head(whole, EARLY)
+    float_file = export.export_with_head(
+        body, kernel, bias, (ood_layer, out_of_distribution.fit(features))
+    )
+    log("quantizing")
+    samples = calibration_images(training.pixels)
+    keep_float = quantize.float_pattern(float_file, FLOAT_LAYERS)
     return {
-        "int8": rounding.int8(whole, samples, bounds(), mixed),
-        "fp32": whole,
-        "fp16": quantize.fp16(whole),
-        "int8_plain": quantize.int8(whole, samples, bounds()),
+        "int8": rounding.int8(float_file, samples, scaled_bounds(), keep_float),
+        "fp32": float_file,
+        "fp16": quantize.fp16(float_file),
+        "int8_plain": quantize.int8(float_file, samples, scaled_bounds()),
     }
 
 
-def judge(
+def evaluate_files(
     files: dict[str, bytes],
-    kept: list[int],
-    training: Set,
-    validation: Set,
+    seeds: list[int],
+    training: LabelledImages,
+    validation: LabelledImages,
     labels: list[str],
-    say: Say,
-) -> Made:
-    """Measure every file on the validation images, and set temperature and thresholds by them."""
+    log: Log,
+) -> TrainedModel:
+    """Evaluate all files on the validation images, and fit temperature and thresholds."""
     logits: dict[str, NDArray[np.float32]] = {}
-    distances: dict[str, Any] = {}
+    ood_scores: dict[str, Any] = {}
     for name, content in files.items():
-        say(f"validation: {len(validation.truth)} images, {name}, {len(content)} bytes")
-        logits[name], distances[name] = batch_inference.scores(content, validation.pixels, SCALING)
+        log(f"validation: {len(validation.truth)} images, {name}, {len(content)} bytes")
+        logits[name], ood_scores[name] = batch_inference.logits_and_ood_scores(
+            content, validation.pixels, SCALING
+        )
     found = metrics.calibrate(logits["int8"], validation.truth)
     temperature, inconclusive = (round(number, 4) for number in found)
     calibrated = metrics.softmax(logits["int8"], temperature)
     reference = metrics.softmax(logits["fp32"], temperature)
     figures = {
-        name: measure(logits[name], validation.truth, labels)
+        name: compute_metrics(logits[name], validation.truth, labels)
         | {"bytes": len(content)}
-        | {"against_fp32": metrics.compare(metrics.softmax(logits[name], temperature), reference)}
+        | {
+            "against_fp32": metrics.compare_probabilities(
+                metrics.softmax(logits[name], temperature), reference
+            )
+        }
         for name, content in files.items()
     }
-    # 150 images are few to say how often int8 changes an answer; that needs no labels
-    some = training.pixels[:: max(len(training.pixels) // 500, 1)]
+    # 150 images are too few to estimate how often int8 changes an answer; this needs no labels
+    sample = training.pixels[:: max(len(training.pixels) // 500, 1)]
     pair = (
-        metrics.softmax(batch_inference.logits(files[k], some, SCALING), temperature)
+        metrics.softmax(batch_inference.logits(files[k], sample, SCALING), temperature)
         for k in ("int8", "fp32")
     )
-    figures["int8"]["against_fp32_on_training_images"] = metrics.compare(*pair)
-    figures["int8"]["inconclusive"] = metrics.abstain(calibrated, validation.truth, inconclusive)
-    thresholds = {"inconclusive": inconclusive} | out_of_distribution.thresholds(distances["int8"])
-    return Made(files["int8"], temperature, thresholds, kept, figures)
+    figures["int8"]["against_fp32_on_training_images"] = metrics.compare_probabilities(*pair)
+    figures["int8"]["inconclusive"] = metrics.selective_metrics(
+        calibrated, validation.truth, inconclusive
+    )
+    thresholds = {"inconclusive": inconclusive} | out_of_distribution.score_thresholds(
+        ood_scores["int8"]
+    )
+    return TrainedModel(files["int8"], temperature, thresholds, seeds, figures)
 
 
-def measure(
+def compute_metrics(
     logits: NDArray[np.float32], truth: NDArray[np.int64], labels: list[str]
 ) -> dict[str, Any]:
-    """All figures of one file, at the temperature that suits it best on the same images."""
+    """Return all metrics of one file, at its best temperature for these images."""
     temperature = metrics.fit_temperature(logits, truth)
     return {"temperature": temperature} | metrics.summarise(logits, truth, labels, temperature)
 
 
-def calibration(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    """Draw the scaled images that set the ranges of the int8 activations."""
+def calibration_images(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    """Sample the scaled images that calibrate the int8 ranges."""
     chosen = np.random.default_rng(0).permutation(len(pixels))[:CALIBRATION_IMAGES]
     return [batch_inference.scale(pixels[place][None], SCALING) for place in chosen]
 
 
-def bounds() -> tuple[float, float]:
-    """Least and largest scaled pixel."""
-    return batch_inference.bounds(SCALING)
+def scaled_bounds() -> tuple[float, float]:
+    """Return the smallest and largest scaled pixel value."""
+    return batch_inference.scaled_bounds(SCALING)

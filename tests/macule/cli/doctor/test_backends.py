@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from macule.cli.doctor import backends
-from macule.cli.doctor.finding import FAIL, OK, WARN, Finding
+from macule.cli.doctor.check_result import FAIL, OK, WARN, CheckResult
 from support.broker import PASSWORD, Broker, broker
 from support.upstreams import Peer, closed_port
 
-CHECKS = [backends.cache, backends.broker]
+CHECKS = [backends.check_cache, backends.check_broker]
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def server(tmp_path: Path) -> Broker:
         yield running
 
 
-def told(finding: Finding, level: str, *words: str) -> None:
+def told(finding: CheckResult, level: str, *words: str) -> None:
     """Hold a finding against what it must say; it never has the password."""
     assert finding.level == level, finding
     assert all(word in finding.text for word in words), finding
@@ -38,8 +38,8 @@ def test_a_wrong_password_fails(server: Broker, check: object) -> None:
     """So does none at all, and a database that there is not."""
     place = f"127.0.0.1:{server.port}"
 
-    told(check(f"redis://:another@{place}/0"), FAIL, "refuses this user or password")
-    told(check(f"redis://{place}/0"), FAIL, "refuses this user or password")
+    told(check(f"redis://:another@{place}/0"), FAIL, "rejects this user or password")
+    told(check(f"redis://{place}/0"), FAIL, "rejects this user or password")
     told(check(f"redis://:{PASSWORD}@{place}/999"), FAIL, "answers")
 
 
@@ -55,20 +55,20 @@ def test_what_is_not_there_fails(other: Peer, check: object) -> None:
 def test_a_broker_that_evicts_fails(tmp_path: Path, policy: str) -> None:
     """A prediction that was taken in would vanish when memory is full; a cache may do that."""
     with broker(tmp_path, "--maxmemory-policy", policy) as server:
-        told(backends.broker(server.url), FAIL, policy, "noeviction")
-        told(backends.cache(server.url), OK)
+        told(backends.check_broker(server.url), FAIL, policy, "noeviction")
+        told(backends.check_cache(server.url), OK)
 
 
 @pytest.mark.parametrize(
     ("save", "level", "said"),
-    [("", FAIL, "writes nothing to a disk"), ("60 1", WARN, "since its last snapshot")],
+    [("", FAIL, "writes nothing to disk"), ("60 1", WARN, "since its last snapshot")],
 )
 def test_a_broker_without_a_journal_is_told(
     tmp_path: Path, save: str, level: str, said: str
 ) -> None:
     """Without any file it fails; with snapshots alone the last minutes may be lost."""
     with broker(tmp_path, "--appendonly", "no", "--save", save) as server:
-        told(backends.broker(server.url), level, said, "appendonly yes")
+        told(backends.check_broker(server.url), level, said, "appendonly yes")
 
 
 def test_a_user_who_may_not_configure_is_enough(server: Broker) -> None:
@@ -76,7 +76,7 @@ def test_a_user_who_may_not_configure_is_enough(server: Broker) -> None:
     allowed = ["on", ">abc", "~*", "+@all", "-config"]
     server.client.execute_command("ACL", "SETUSER", "app", *allowed)
 
-    told(backends.broker(f"redis://app:abc@127.0.0.1:{server.port}/0"), OK)
+    told(backends.check_broker(f"redis://app:abc@127.0.0.1:{server.port}/0"), OK)
 
 
 def test_a_cache_that_may_not_be_written_fails(server: Broker) -> None:
@@ -84,7 +84,7 @@ def test_a_cache_that_may_not_be_written_fails(server: Broker) -> None:
     server.client.execute_command("ACL", "SETUSER", "reader", "on", ">abc", "~*", "+get")
 
     told(
-        backends.cache(f"redis://reader:abc@127.0.0.1:{server.port}/0"),
+        backends.check_cache(f"redis://reader:abc@127.0.0.1:{server.port}/0"),
         FAIL,
-        "refuses this user or password",
+        "rejects this user or password",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from macule.cli import doctor
-from macule.cli.doctor.finding import FAIL, OK
+from macule.cli.doctor.check_result import FAIL, OK
 from support.service import GUNICORN, ROOT, running
 from support.upstreams import Peer, closed_port
 
@@ -41,14 +41,14 @@ def test_this_environment_is_well() -> None:
     assert all(line[:5] in ("ok   ", "warn ") for line in lines.values())
     checks = {"python", "numpy", "settings", "processors", "model", "memory", "port"}
     assert checks <= lines.keys()
-    assert "is what its card says" in lines["model"]
+    assert "matches its card" in lines["model"]
 
 
 def test_it_says_whether_decoders_are_restricted(landlock: int) -> None:
     """On a kernel with Landlock decoders are, and the line has its version."""
     _, lines = examine()
 
-    assert lines["decoders"] == f"ok   decoders: can open no file (Landlock {landlock})"
+    assert lines["decoders"] == f"ok   decoders: cannot open files (Landlock {landlock})"
 
 
 def test_machines_get_json() -> None:
@@ -84,7 +84,7 @@ def test_a_limit_that_is_too_tight_fails() -> None:
     code, lines = examine(MEMORY_LIMIT_MB="50")
 
     assert code == 1
-    assert lines["memory"].startswith("FAIL memory: 50 MB by MEMORY_LIMIT_MB; the service takes ")
+    assert lines["memory"].startswith("FAIL memory: 50 MB by MEMORY_LIMIT_MB; the service needs ")
 
 
 def test_a_setting_that_cannot_be_read_fails_and_the_rest_goes_on() -> None:
@@ -101,7 +101,7 @@ def test_a_busy_port_fails() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        finding = doctor.port(f"127.0.0.1:{taken.getsockname()[1]}")
+        finding = doctor.check_port(f"127.0.0.1:{taken.getsockname()[1]}")
 
     assert finding.level == FAIL
     assert "Address already in use" in finding.text
@@ -110,7 +110,7 @@ def test_a_busy_port_fails() -> None:
 def test_a_port_where_macule_listens_is_well(tmp_path: Path) -> None:
     """After deploying, the service itself is what is found there."""
     with running(GUNICORN, tmp_path) as service:
-        finding = doctor.port(f"0.0.0.0:{service.port}")
+        finding = doctor.check_port(f"0.0.0.0:{service.port}")
 
     assert finding == (OK, "port", f"macule listens on 0.0.0.0:{service.port}")
 
@@ -119,12 +119,12 @@ def test_no_place_for_temporary_files_fails(monkeypatch: pytest.MonkeyPatch) -> 
     """gunicorn would not start without one."""
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
 
-    assert doctor.temporary().level == FAIL
+    assert doctor.check_temporary_files().level == FAIL
 
 
 def test_a_predict_function_is_asked_where_one_is_set(other: Peer) -> None:
     """PREDICT_URL must answer with a report."""
-    well, ill = (doctor.predict(f"{other.url}/{way}", 2) for way in ("fine", "busy"))
+    well, ill = (doctor.check_predict_function(f"{other.url}/{way}", 2) for way in ("fine", "busy"))
 
     assert well.level == OK
     assert (ill.level, "answered 503" in ill.text) == (FAIL, True)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from macule.cli.doctor import installation
-from macule.cli.doctor.finding import FAIL, OK, WARN
-from macule.cli.doctor.installation import Built
+from macule.cli.doctor.check_result import FAIL, OK, WARN
+from macule.cli.doctor.installation import WheelPlatform
 from support.service import ROOT
 
-NEEDS = [Built((2, 27), "x86_64"), Built((2, 28), "x86_64")]
+NEEDS = [WheelPlatform((2, 27), "x86_64"), WheelPlatform((2, 28), "x86_64")]
 PYPROJECT = (ROOT / "layers/model/pyproject.toml").read_text()
 
 
@@ -43,7 +43,7 @@ def test_the_wheels_are_those_of_the_package() -> None:
 )
 def test_an_interpreter_is_judged(version: tuple[int, ...], largest: int, level: str) -> None:
     """3.11 to 3.14 in 64 bits will do."""
-    assert installation.python(version, largest).level == level
+    assert installation.check_python(version, largest).level == level
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_an_interpreter_is_judged(version: tuple[int, ...], largest: int, level:
 )
 def test_a_c_library_is_judged(found: tuple[str, str], machine: str, told: str) -> None:
     """Too old a glibc, musl, and wheels for another processor are each told with a way out."""
-    finding = installation.libc(found, machine, NEEDS)
+    finding = installation.check_libc(found, machine, NEEDS)
 
     assert told in finding.text
     assert (finding.level == OK) == (told == f"{found[1]}, {machine}")
@@ -68,24 +68,28 @@ def test_a_c_library_is_judged(found: tuple[str, str], machine: str, told: str) 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no manylinux wheels")
 def test_a_wheel_says_what_it_was_built_for() -> None:
     """numpy names a glibc and a processor; multipart, pure Python, and what is missing do not."""
-    (built,) = installation.built_for("numpy")
+    (built,) = installation.wheel_platforms("numpy")
 
     assert (2, 5) < built.glibc < (3, 0)
-    assert installation.built_for("multipart") == installation.built_for("no-such-wheel") == []
+    assert (
+        installation.wheel_platforms("multipart")
+        == installation.wheel_platforms("no-such-wheel")
+        == []
+    )
 
 
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        ("import os; os.kill(os.getpid(), 4)", "processor lacks an instruction"),
-        ("import os; os.kill(os.getpid(), 9)", "memory runs out"),
-        ("import os; os.kill(os.getpid(), 11)", "a fault in compiled code"),
+        ("import os; os.kill(os.getpid(), 4)", "CPU lacks an instruction"),
+        ("import os; os.kill(os.getpid(), 9)", "memory ran out"),
+        ("import os; os.kill(os.getpid(), 11)", "a crash in compiled code"),
         ("raise ImportError('libm.so: no version GLIBC_2.99')", "GLIBC_2.99"),
     ],
 )
 def test_what_kills_a_child_is_told(code: str, told: str) -> None:
     """An illegal instruction, a kill, a crash and an error leave the one who asked alive."""
-    lived, said = installation.child(code, "")
+    lived, said = installation.run_child(code, "")
 
     assert not lived
     assert told in said
@@ -93,11 +97,11 @@ def test_what_kills_a_child_is_told(code: str, told: str) -> None:
 
 def test_a_missing_wheel_fails_unless_it_is_optional() -> None:
     """The line names the module, or what is not served without it."""
-    missing = installation.wheel("no-such-wheel", "no_such_module")
+    missing = installation.check_wheel("no-such-wheel", "no_such_module")
 
     assert missing.level == FAIL
     assert "No module named 'no_such_module'" in missing.text
-    assert installation.wheel("pillow-heif", "no_such_module").level in (OK, FAIL)
+    assert installation.check_wheel("pillow-heif", "no_such_module").level in (OK, FAIL)
 
 
 def test_byte_code_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,10 +109,10 @@ def test_byte_code_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "uncompiled").mkdir()
     (tmp_path / "uncompiled/__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(installation, "STARTED", ("uncompiled",))
-    missing = installation.compiled()
+    monkeypatch.setattr(installation, "SERVICE_MODULES", ("uncompiled",))
+    missing = installation.check_bytecode()
     compileall.compile_dir(tmp_path, quiet=1)
 
     assert missing.level == WARN
     assert f"python -m compileall -q {tmp_path / 'uncompiled'}" in missing.text
-    assert installation.compiled().level == OK
+    assert installation.check_bytecode().level == OK

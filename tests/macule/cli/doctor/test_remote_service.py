@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from macule.cli.doctor import remote_service
-from macule.cli.doctor.finding import FAIL
+from macule.cli.doctor.check_result import FAIL
 from macule.http.client import Reply
 from macule.inference import decoding
 from support.loopback import Loopback, serving
@@ -38,7 +38,7 @@ def test_a_real_service_passes(tmp_path: Path, command: str) -> None:
 
     assert (cold, warm) == (0, 0), told + again
     assert "(cold), second" in told
-    assert "(it was warm), second" in again
+    assert "(already warm), second" in again
     assert "ok   headers: " in told
     assert "FAIL" not in told + again
 
@@ -84,7 +84,7 @@ def test_a_closed_port_is_told() -> None:
     [
         ("stalls", "the service timed out after 0.5 s"),
         ("drips", "the service timed out after 0.5 s"),
-        ("redirects", "points to /fine/memory/: examine that"),
+        ("redirects", "redirects to /fine/memory/: check that URL"),
         ("fine", "without X-Memory-Band"),
         ("noise", "the service does not speak HTTP there"),
     ],
@@ -93,9 +93,9 @@ def test_whatever_answers_it_ends_in_time(
     other: Peer, way: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All calls together take no longer than the time they have."""
-    monkeypatch.setattr(remote_service, "TOTAL_S", 0.5)
+    monkeypatch.setattr(remote_service, "TOTAL_TIMEOUT_S", 0.5)
     began = time.monotonic()
-    (finding,) = remote_service.findings(f"{other.url}/{way}")
+    (finding,) = remote_service.run_checks(f"{other.url}/{way}")
 
     assert finding.level == FAIL
     assert told in finding.text
@@ -105,14 +105,14 @@ def test_whatever_answers_it_ends_in_time(
 def test_a_proxy_that_drops_headers_is_told() -> None:
     """What every answer promises is looked for in each."""
     reply = Reply(503, {"x-memory-band": "great", "cache-control": "no-store"}, b"{}")
-    wrong = remote_service._wrong_headers(remote_service.Answer(reply, {}, 1.0))
+    wrong = remote_service._invalid_headers(remote_service.Response(reply, {}, 1.0))
 
     assert wrong == ["X-Request-Id", "X-Memory-Band", "Retry-After"]
 
 
 def test_the_photo_is_one() -> None:
     """It is a PNG that this package itself decodes."""
-    pixels = decoding.decode(remote_service._photo(), 64, "squash").pixels
+    pixels = decoding.decode(remote_service._test_png(), 64, "squash").pixels
 
     assert pixels.shape == (1, 64, 64, 3)
     assert pixels[0, 32, 32].tolist() == [0x5C, 0x3C, 0x30]

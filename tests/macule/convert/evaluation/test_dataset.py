@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.evaluation import dataset
 from macule.convert.progress import Progress
 from support.images import photo
@@ -21,12 +21,12 @@ def fill(folder: Path, *names: str) -> Path:
 
 
 def decode(photos: list[dataset.Photo], labels: list[str]) -> dataset.Images:
-    return dataset.decode(photos, labels, (16, 24), "squash", QUIET, "decoding")
+    return dataset.decode_photos(photos, labels, (16, 24), "squash", QUIET, "decoding")
 
 
 def test_a_folder_a_class_is_labelled(tmp_path: Path) -> None:
     """Folder names are labels; truth counts in the order of the labels given."""
-    photos = dataset.read(fill(tmp_path, "mel/1.jpg", "mel/deep/2.JPG", "nv/3.png"))
+    photos = dataset.list_photos(fill(tmp_path, "mel/1.jpg", "mel/deep/2.JPG", "nv/3.png"))
     decoded = decode(photos, ["nv", "mel"])
 
     assert decoded.pixels.shape == (3, 16, 24, 3)
@@ -40,44 +40,46 @@ def test_a_table_is_labelled_and_knows_splits(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(
         "label,split,image\nmel,train,a.jpg\nnv,val,b.jpg\nnv,val,\n"
     )
-    photos = dataset.read(tmp_path)
+    photos = dataset.list_photos(tmp_path)
 
     assert [photo.label for photo in photos] == ["mel", "nv"]
-    assert dataset.choose(photos, ["val"], 10) == [photos[1]]
+    assert dataset.sample_photos(photos, ["val"], 10) == [photos[1]]
 
 
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     """Images without folders calibrate, but have no truth."""
-    assert decode(dataset.read(fill(tmp_path, "a.jpg", "b.jpg")), ["x", "y"]).truth is None
+    assert decode(dataset.list_photos(fill(tmp_path, "a.jpg", "b.jpg")), ["x", "y"]).truth is None
 
 
 def test_a_broken_image_is_counted_not_fatal(tmp_path: Path) -> None:
     """One file that cannot be decoded does not stop the others."""
     fill(tmp_path, "mel/1.jpg", "nv/2.jpg")
     (tmp_path / "mel/3.jpg").write_text("no image")
-    decoded = decode(dataset.read(tmp_path), ["mel", "nv"])
+    decoded = decode(dataset.list_photos(tmp_path), ["mel", "nv"])
 
     assert (len(decoded.pixels), decoded.broken) == (2, 1)
 
 
 def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     """No folder, no image, no usable one, a foreign label and a table without columns are told."""
-    with pytest.raises(Refused, match="not a folder"):
-        dataset.read(tmp_path / "nowhere")
-    with pytest.raises(Refused, match="holds no image"):
-        dataset.read(tmp_path)
+    with pytest.raises(ConversionError, match="not a folder"):
+        dataset.list_photos(tmp_path / "nowhere")
+    with pytest.raises(ConversionError, match="contains no images"):
+        dataset.list_photos(tmp_path)
     fill(tmp_path, "naevus/1.jpg")
-    with pytest.raises(Refused, match="labelled naevus, the model nv"):
-        decode(dataset.read(tmp_path), ["nv", "mel"])
+    with pytest.raises(
+        ConversionError, match="labels of the images are naevus, those of the model nv"
+    ):
+        decode(dataset.list_photos(tmp_path), ["nv", "mel"])
     (tmp_path / "labels.csv").write_text("name,kind\n")
-    with pytest.raises(Refused, match="needs label"):
-        dataset.read(tmp_path)
+    with pytest.raises(ConversionError, match="needs `label`"):
+        dataset.list_photos(tmp_path)
 
 
 def test_the_draw_is_repeatable(tmp_path: Path) -> None:
     """The same folder gives the same images, so that a conversion can be repeated."""
-    photos = dataset.read(fill(tmp_path, *(f"{n}.jpg" for n in range(9))))
+    photos = dataset.list_photos(fill(tmp_path, *(f"{n}.jpg" for n in range(9))))
 
-    assert dataset.choose(photos, [], 4) == dataset.choose(photos, [], 4)
-    assert dataset.drawn((20, 30)).shape == (32, 20, 30, 3)
-    assert (dataset.drawn((20, 30)) == dataset.drawn((20, 30))).all()
+    assert dataset.sample_photos(photos, [], 4) == dataset.sample_photos(photos, [], 4)
+    assert dataset.synthetic_images((20, 30)).shape == (32, 20, 30, 3)
+    assert (dataset.synthetic_images((20, 30)) == dataset.synthetic_images((20, 30))).all()

@@ -77,7 +77,7 @@ def test_compare_counts_changed_answers() -> None:
     """One answer of two flips, by 0.2 in each of its probabilities."""
     before, after = np.array([[0.6, 0.4], [0.9, 0.1]]), np.array([[0.4, 0.6], [0.9, 0.1]])
 
-    figures = metrics.compare(after, before)
+    figures = metrics.compare_probabilities(after, before)
 
     assert figures["n"] == 2
     assert figures["top1_agreement"] == 0.5
@@ -89,7 +89,7 @@ def test_abstaining_reports_what_was_kept() -> None:
     """At 0.7 the one unsure answer is withheld, and the wrong one is kept."""
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.1, 0.9]])
 
-    figures = metrics.abstain(probabilities, np.array([0, 1, 1, 1]), 0.7)
+    figures = metrics.selective_metrics(probabilities, np.array([0, 1, 1, 1]), 0.7)
 
     assert figures["coverage"] == 0.75
     assert figures["risk"] == pytest.approx(1 / 3)

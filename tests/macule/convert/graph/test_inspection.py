@@ -44,13 +44,13 @@ FLAT = {
 @pytest.mark.parametrize("name", NESTED)
 def test_nested_networks_are_known_by_their_own_name(name: str) -> None:
     """keras.applications name their models, and copies of them with a number behind."""
-    assert inspection.backbone([name, "dense", "input_1"]) == NESTED[name]
+    assert inspection.detect_backbone([name, "dense", "input_1"]) == NESTED[name]
 
 
 @pytest.mark.parametrize("names", FLAT)
 def test_flat_networks_are_known_by_a_layer(names: tuple[str, ...]) -> None:
     """A network without nesting is told by a layer that no other one has."""
-    assert inspection.backbone([*names, "dense"]) == FLAT[names]
+    assert inspection.detect_backbone([*names, "dense"]) == FLAT[names]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_flat_efficientnets_are_told_by_their_depth(last: str, size: str) -> Non
     blocks = [f"block6{letter}_expand_conv" for letter in "abcdefghijklm"]
     names = blocks[: "abcdefghijklm".index(last) + 1]
 
-    assert inspection.backbone([*names, "block1a_dwconv"]) == f"EfficientNet{size}"
+    assert inspection.detect_backbone([*names, "block1a_dwconv"]) == f"EfficientNet{size}"
 
 
 @pytest.mark.parametrize(
@@ -81,15 +81,15 @@ def test_flat_efficientnets_are_told_by_their_depth(last: str, size: str) -> Non
 )
 def test_raw_pixels_are_told_from_shares(scale: float, shift: float, expected: bool) -> None:
     """Scalings made for 0 to 255 are told from those made for 0 to 1."""
-    assert inspection.raw(np.full(3, scale), np.full(3, shift)) is expected
+    assert inspection.expects_raw_pixels(np.full(3, scale), np.full(3, shift)) is expected
 
 
 def test_formulas_name_channels_only_where_they_differ() -> None:
     """One number stands for three that are alike."""
     ones = np.ones(3)
 
-    assert inspection.formula(ones / 127.5, -ones) == "x * 0.007843 - 1"
-    assert inspection.formula(ones, ones * 0) == "x"
-    assert inspection.formula(ones, -np.array([103.939, 116.779, 123.68])) == (
+    assert inspection.format_affine(ones / 127.5, -ones) == "x * 0.007843 - 1"
+    assert inspection.format_affine(ones, ones * 0) == "x"
+    assert inspection.format_affine(ones, -np.array([103.939, 116.779, 123.68])) == (
         "x - [103.9 116.8 123.7]"
     )

@@ -25,29 +25,29 @@ def known(count: int = 200, seed: int = 0) -> NDArray[np.float32]:
 
 def test_known_images_are_about_1_away() -> None:
     """Images like those of the fit, which it never saw, lie about 1 away on average."""
-    space = out_of_distribution.fit(known())
+    scorer = out_of_distribution.fit(known())
 
-    assert space.distances(known(seed=1)).mean() == pytest.approx(1, abs=0.3)
+    assert scorer.scores(known(seed=1)).mean() == pytest.approx(1, abs=0.3)
 
 
 def test_what_leaves_the_known_directions_is_far() -> None:
     """A step of the usual length in a direction that known images never take is far away."""
-    space = out_of_distribution.fit(known())
+    scorer = out_of_distribution.fit(known())
     strange = known(seed=1) + np.random.default_rng(2).normal(0, 1, (200, 30)).astype(np.float32)
 
-    assert space.distances(strange).min() > space.distances(known(seed=3)).max()
+    assert scorer.scores(strange).min() > scorer.scores(known(seed=3)).max()
 
 
 def test_distance_is_that_of_the_covariance() -> None:
     """The short form equals the Mahalanobis distance under the covariance that it stands for."""
-    space = out_of_distribution.fit(known())
+    scorer = out_of_distribution.fit(known())
     features = known(5, seed=4)
-    inverse = np.eye(30) - space.axes @ space.axes.T
-    apart = (features - space.mean) * space.gain
+    inverse = np.eye(30) - scorer.axes @ scorer.axes.T
+    apart = (features - scorer.mean) * scorer.gain
 
     expected = np.einsum("nd,de,ne->n", apart, inverse, apart) / 30
 
-    np.testing.assert_allclose(space.distances(features), expected, rtol=1e-2)
+    np.testing.assert_allclose(scorer.scores(features), expected, rtol=1e-2)
 
 
 def test_features_that_never_vary_do_no_harm() -> None:
@@ -55,8 +55,8 @@ def test_features_that_never_vary_do_no_harm() -> None:
     features = known()
     features[:, :10] = 0
 
-    assert np.isfinite(out_of_distribution.fit(features).distances(features)).all()
-    assert np.isfinite(out_of_distribution.fit(features * 0).distances(features * 0)).all()
+    assert np.isfinite(out_of_distribution.fit(features).scores(features)).all()
+    assert np.isfinite(out_of_distribution.fit(features * 0).scores(features * 0)).all()
 
 
 def test_file_tells_known_images_from_others(tmp_path: Path) -> None:
@@ -85,10 +85,13 @@ def test_file_tells_known_images_from_others(tmp_path: Path) -> None:
 
     made = export.export(load.load(path), 32, 32, batch_inference.scale(shown, still))
     images = [batch_inference.scale(image[None], still) for image in shown]
-    whole = quantize.int8(made.content, images, (0, 255), quantize.head(made.content))
+    whole = quantize.int8(made.content, images, (0, 255), quantize.float_pattern(made.content))
 
     for content in (made.content, whole):
-        near, far = (batch_inference.scores(content, each, still)[1] for each in (others, strange))
+        near, far = (
+            batch_inference.logits_and_ood_scores(content, each, still)[1]
+            for each in (others, strange)
+        )
         assert near is not None
         assert far is not None
         assert (far > np.quantile(near, 0.95)).mean() > 0.9

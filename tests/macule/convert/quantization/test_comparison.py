@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.quantization import comparison
-from macule.convert.quantization.comparison import Proof
-from macule.convert.quantization.precisions import Candidate
+from macule.convert.quantization.candidates import Candidate
+from macule.convert.quantization.comparison import Comparison
 from numpy.typing import NDArray
 from support import small_model
 
@@ -24,15 +24,15 @@ def reference() -> NDArray[np.float64]:
 
 
 @pytest.fixture(scope="module")
-def proof(reference: NDArray[np.float64]) -> Proof:
+def proof(reference: NDArray[np.float64]) -> Comparison:
     """The original as a candidate for its own place."""
     candidate = Candidate("fp32", "fp32", small_model.content())
-    return comparison.prove(
+    return comparison.compare(
         candidate, reference, small_model.pixels(), small_model.SCALING, TRUTH, small_model.LABELS
     )
 
 
-def test_original_is_true_to_itself(proof: Proof) -> None:
+def test_original_is_true_to_itself(proof: Comparison) -> None:
     """The float file agrees with its own answers and loses nothing."""
     assert (proof.agreement, proof.mean_change, proof.max_change) == (1.0, 0.0, 0.0)
     assert proof.labelled == proof.original
@@ -40,7 +40,7 @@ def test_original_is_true_to_itself(proof: Proof) -> None:
 
 
 def test_labelled_figures_are_those_of_the_answers(
-    proof: Proof, reference: NDArray[np.float64]
+    proof: Comparison, reference: NDArray[np.float64]
 ) -> None:
     """Accuracy and each class's AUC come from the probabilities and the truth."""
     assert proof.labelled is not None
@@ -52,7 +52,7 @@ def test_without_labels_there_are_no_such_figures(reference: NDArray[np.float64]
     """Agreement needs no truth; accuracy does."""
     candidate = Candidate("fp32", "fp32", small_model.content())
 
-    proof = comparison.prove(
+    proof = comparison.compare(
         candidate, reference, small_model.pixels(), small_model.SCALING, None, small_model.LABELS
     )
 
@@ -60,11 +60,11 @@ def test_without_labels_there_are_no_such_figures(reference: NDArray[np.float64]
     assert proof.agreement == 1.0
 
 
-def test_cost_is_that_of_a_bare_process(proof: Proof) -> None:
+def test_cost_is_that_of_a_bare_process(proof: Comparison) -> None:
     """Whatever this process has loaded, the peak is that of numpy, the runtime and the file."""
     ballast = np.ones(30_000_000)
 
-    spent = comparison.cost(small_model.content())
+    spent = comparison.measure_cost(small_model.content())
 
     assert ballast.nbytes > 2 * 100 * 2**20
     assert 20 < spent.peak_mb < 100
@@ -77,4 +77,4 @@ def test_file_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "PROBE_TIMEOUT_S", 0.01)
 
     with pytest.raises(subprocess.TimeoutExpired):
-        comparison.cost(small_model.content())
+        comparison.measure_cost(small_model.content())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from macule.convert import export
 from macule.convert.evaluation import batch_inference, metrics
-from macule.convert.quantization import mixed_precision, precisions, quantize
+from macule.convert.quantization import candidates, mixed_precision, quantize
 from support import small_model
 
 
@@ -16,15 +16,15 @@ def quiet(line: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def made() -> list[precisions.Candidate]:
+def made() -> list[candidates.Candidate]:
     """Every candidate of the small classifier."""
-    found = precisions.candidates(
+    found = candidates.generate_candidates(
         small_model.content(), small_model.pixels(), small_model.SCALING, "auto", quiet
     )
     return list(found)
 
 
-def test_auto_offers_every_precision(made: list[precisions.Candidate]) -> None:
+def test_auto_offers_every_precision(made: list[candidates.Candidate]) -> None:
     """int8 comes first and the original last, each under a name of its own."""
     names = [each.name for each in made]
 
@@ -38,7 +38,7 @@ def test_auto_offers_every_precision(made: list[precisions.Candidate]) -> None:
 @pytest.mark.parametrize("wanted", ["int8", "dynamic", "fp16", "fp32"])
 def test_one_precision_alone(wanted: str) -> None:
     """A precision asked for is the only one offered."""
-    found = precisions.candidates(
+    found = candidates.generate_candidates(
         small_model.content(), small_model.pixels(8), small_model.SCALING, wanted, quiet
     )
 
@@ -48,7 +48,7 @@ def test_one_precision_alone(wanted: str) -> None:
 def test_nothing_is_made_before_it_is_asked_for() -> None:
     """The first candidate comes before the others' work: `auto` stops where one passes."""
     said: list[str] = []
-    found = precisions.candidates(
+    found = candidates.generate_candidates(
         small_model.content(), small_model.pixels(8), small_model.SCALING, "auto", said.append
     )
 
@@ -62,13 +62,13 @@ def test_what_cannot_be_made_costs_only_itself(monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: object) -> bytes:
         raise KeyError("no such tensor")
 
-    monkeypatch.setattr(quantize, "static", fail)
-    found = precisions.candidates(
+    monkeypatch.setattr(quantize, "quantize_static", fail)
+    found = candidates.generate_candidates(
         small_model.content(), small_model.pixels(8), small_model.SCALING, "auto", quiet
     )
     found = {each.name: each for each in found}
 
-    assert found["int8"].why == "it cannot be made (KeyError: 'no such tensor')"
+    assert found["int8"].error == "it cannot be created (KeyError: 'no such tensor')"
     assert not found["int8, float head"].content
     assert all(found[name].content for name in ("dynamic", "fp16", "fp32"))
 
@@ -81,16 +81,18 @@ def test_a_network_that_compares_is_quantized() -> None:
     x = keras.layers.Conv2D(8, 3, 2)(inputs)
     x = keras.ops.where(keras.ops.greater(x, 0.0), x, 0.1 * x)
     body = keras.Model(inputs, keras.layers.Conv2D(8, 3, 2)(x))
-    content = export.attach(body, np.ones((8, 3), np.float32), np.zeros(3, np.float32))
+    content = export.export_with_head(body, np.ones((8, 3), np.float32), np.zeros(3, np.float32))
 
     first = next(
-        precisions.candidates(content, small_model.pixels(8), small_model.SCALING, "int8", quiet)
+        candidates.generate_candidates(
+            content, small_model.pixels(8), small_model.SCALING, "int8", quiet
+        )
     )
 
-    assert (first.why, bool(first.content)) == ("", True)
+    assert (first.error, bool(first.content)) == ("", True)
 
 
-def test_truer_int8_strays_less(made: list[precisions.Candidate]) -> None:
+def test_truer_int8_strays_less(made: list[candidates.Candidate]) -> None:
     """On images it never saw, settled weights and a float head halve int8's mean change."""
     pixels = small_model.pixels(seed=9)
     reference = metrics.softmax(
@@ -98,7 +100,7 @@ def test_truer_int8_strays_less(made: list[precisions.Candidate]) -> None:
     )
 
     change = {
-        each.name: metrics.compare(
+        each.name: metrics.compare_probabilities(
             metrics.softmax(batch_inference.logits(each.content, pixels, small_model.SCALING)),
             reference,
         )["mean_change"]
@@ -111,17 +113,21 @@ def test_truer_int8_strays_less(made: list[precisions.Candidate]) -> None:
 def test_worst_stretch_is_found() -> None:
     """Where one channel is a thousand times as wide as its neighbours, there int8 is given up."""
     content = small_model.content(outlier=1000.0)
-    head = quantize.head(content)
+    head = quantize.float_pattern(content)
     images = [
         batch_inference.scale(image[None], small_model.SCALING) for image in small_model.pixels()
     ]
-    found = quantize.ranges(content, images, batch_inference.bounds(small_model.SCALING))
-    names = mixed_precision.operators(content, head)
-    cuts = mixed_precision.stretches(names)
+    found = quantize.calibrate_ranges(
+        content, images, batch_inference.scaled_bounds(small_model.SCALING)
+    )
+    names = mixed_precision.operator_names(content, head)
+    cuts = mixed_precision.split_segments(names)
 
-    best = mixed_precision.rank(
+    best = mixed_precision.rank_segments(
         cuts,
-        lambda pattern: quantize.static(content, found, f"{head}|{pattern}" if pattern else head),
+        lambda pattern: quantize.quantize_static(
+            content, found, f"{head}|{pattern}" if pattern else head
+        ),
         batch_inference.logits(content, small_model.pixels(), small_model.SCALING),
         small_model.pixels(),
         small_model.SCALING,
@@ -136,7 +142,7 @@ def test_stretches_cover_the_network_once() -> None:
     """Every operator is in one stretch, whatever signs its name has."""
     names = [f"block_{index}/conv(a|b)+{index};" for index in range(60)]
 
-    cuts = mixed_precision.stretches(names)
+    cuts = mixed_precision.split_segments(names)
 
     found = [[name for name in names if re.search(pattern, name)] for pattern in cuts.values()]
     assert list(itertools.chain(*found)) == names

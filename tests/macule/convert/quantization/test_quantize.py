@@ -33,22 +33,25 @@ def probabilities(content: bytes) -> Any:
 
 def test_input_step_is_a_pixel(content: bytes, images: list[NDArray[np.float32]]) -> None:
     """With (x-127)/128 the int8 input is pixel - 128, whatever the calibration images hold."""
-    made = quantize.int8(content, images, batch_inference.bounds(small_model.SCALING))
+    made = quantize.int8(content, images, batch_inference.scaled_bounds(small_model.SCALING))
 
-    (source,) = quantize.interpreter(made).get_input_details()
+    (source,) = quantize.open_interpreter(made).get_input_details()
     assert source["quantization"] == pytest.approx((1 / 128, -1))
     assert source["dtype"] == np.int8
 
 
 def test_float_head_answers_in_float(content: bytes, images: list[NDArray[np.float32]]) -> None:
     """Logits and maps leave a file with a float head as float32, and an int8 one as int8."""
-    bounds = batch_inference.bounds(small_model.SCALING)
+    bounds = batch_inference.scaled_bounds(small_model.SCALING)
 
-    mixed = quantize.int8(content, images, bounds, quantize.head(content))
+    mixed = quantize.int8(content, images, bounds, quantize.float_pattern(content))
     whole = quantize.int8(content, images, bounds)
 
     kinds = [
-        {np.dtype(detail["dtype"]) for detail in quantize.interpreter(made).get_output_details()}
+        {
+            np.dtype(detail["dtype"])
+            for detail in quantize.open_interpreter(made).get_output_details()
+        }
         for made in (mixed, whole)
     ]
     assert kinds == [{np.dtype(np.float32)}, {np.dtype(np.int8)}]
@@ -57,10 +60,12 @@ def test_float_head_answers_in_float(content: bytes, images: list[NDArray[np.flo
 def test_every_recipe_stays_close(content: bytes, images: list[NDArray[np.float32]]) -> None:
     """fp16 hardly moves a probability, int8 with a float head and dynamic move it little."""
     before = probabilities(content)
-    head = quantize.head(content)
+    head = quantize.float_pattern(content)
     made = {
         "fp16": quantize.fp16(content),
-        "int8": quantize.int8(content, images, batch_inference.bounds(small_model.SCALING), head),
+        "int8": quantize.int8(
+            content, images, batch_inference.scaled_bounds(small_model.SCALING), head
+        ),
         "dynamic": quantize.dynamic(content),
     }
 
@@ -73,7 +78,7 @@ def test_every_recipe_stays_close(content: bytes, images: list[NDArray[np.float3
 
 def test_bounds_span_all_channels() -> None:
     """A scaling that differs by channel is bounded by the widest."""
-    assert batch_inference.bounds(((0.0, 0.0, 127.5), (255.0, 1.0, 127.5))) == pytest.approx(
+    assert batch_inference.scaled_bounds(((0.0, 0.0, 127.5), (255.0, 1.0, 127.5))) == pytest.approx(
         (-1.0, 255.0)
     )
 
@@ -82,7 +87,7 @@ def test_range_lies_between_the_usual_and_the_outermost() -> None:
     """Images that end at 1, 1 and 4 make a range up to 3: halfway from their mean to the most."""
     seen: quantize.Range = {}
     for most in (1.0, 1.0, 4.0):
-        seen = quantize.follow(seen, quantize.extremes(np.zeros(1), np.full(1, most)))
+        seen = quantize.update_range(seen, quantize.make_range(np.zeros(1), np.full(1, most)))
 
-    assert quantize.between(seen)["max"] == pytest.approx(3.0)
-    assert quantize.between(seen)["min"] == 0
+    assert quantize.final_range(seen)["max"] == pytest.approx(3.0)
+    assert quantize.final_range(seen)["min"] == 0

@@ -31,7 +31,7 @@ def test_errors_cancel_for_inputs_that_go_together() -> None:
     grid = np.abs(rows).max(axis=2, keepdims=True) / 15
     moments = (inputs.T @ inputs / len(inputs)).astype(np.float32)[None]
 
-    chosen = rounding.choose(rows, moments, grid)
+    chosen = rounding.gptq_round(rows, moments, grid)
 
     nearest = np.rint(rows / grid) * grid
     errors = [np.square((rows - kept) @ inputs.T).mean() for kept in (chosen, nearest)]
@@ -45,9 +45,11 @@ def test_channels_of_a_depthwise_layer_are_rounded_apart() -> None:
     root = random.normal(size=(2, 9, 9)).astype(np.float32)
     moments, grid = root @ root.transpose(0, 2, 1), np.full((2, 1, 1), 0.1, np.float32)
 
-    together = rounding.choose(rows, moments, grid)
+    together = rounding.gptq_round(rows, moments, grid)
 
-    apart = [rounding.choose(rows[[index]], moments[[index]], grid[[index]])[0] for index in (0, 1)]
+    apart = [
+        rounding.gptq_round(rows[[index]], moments[[index]], grid[[index]])[0] for index in (0, 1)
+    ]
     assert together == pytest.approx(np.stack(apart), abs=1e-6)
 
 
@@ -55,16 +57,16 @@ def test_patches_are_what_a_layer_multiplies(
     content: bytes, images: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Patches times weights plus bias are the layer's output, strides and paddings included."""
-    monkeypatch.setattr(tflite_weights, "PLACES", 10_000)
-    found = tflite_weights.read(bytearray(content), quantize.head(content))
-    reader = quantize.interpreter(content, keep_all=True)
+    monkeypatch.setattr(tflite_weights, "MAX_PATCHES", 10_000)
+    found = tflite_weights.read_layers(bytearray(content), quantize.float_pattern(content))
+    reader = quantize.open_interpreter(content, keep_all=True)
     reader.set_tensor(reader.get_input_details()[0]["index"], images[0])
     reader.invoke()
     tensors = {detail["name"]: detail["index"] for detail in reader.get_tensor_details()}
 
     for layer in found:
         values = reader.get_tensor(layer.source)
-        met = tflite_weights.patches(layer, values, np.random.default_rng(0))
+        met = tflite_weights.sample_patches(layer, values, np.random.default_rng(0))
         made = met @ tflite_weights.group(layer, layer.weights).transpose(0, 2, 1)
         made = made.transpose(1, 0, 2).reshape(met.shape[1], -1) + layer.bias
         output = reader.get_tensor(tensors[layer.output]).reshape(met.shape[1], -1)
@@ -77,14 +79,18 @@ def test_quantized_file_holds_the_settled_weights(
     content: bytes, images: list[NDArray[np.float32]]
 ) -> None:
     """What the quantizer stores, times its step, is the settled weight: no second rounding."""
-    head = quantize.head(content)
-    settled, grids = rounding.settle(content, images, head)
-    found = quantize.ranges(content, images, batch_inference.bounds(small_model.SCALING))
+    head = quantize.float_pattern(content)
+    settled, grids = rounding.round_weights(content, images, head)
+    found = quantize.calibrate_ranges(
+        content, images, batch_inference.scaled_bounds(small_model.SCALING)
+    )
 
-    reader = quantize.interpreter(quantize.static(settled, found, head, grids), keep_all=True)
+    reader = quantize.open_interpreter(
+        quantize.quantize_static(settled, found, head, grids), keep_all=True
+    )
 
     stored = {detail["name"]: detail for detail in reader.get_tensor_details()}
-    for layer in tflite_weights.read(bytearray(settled), head):
+    for layer in tflite_weights.read_layers(bytearray(settled), head):
         detail = stored[layer.name]
         values = reader.get_tensor(detail["index"]).astype(np.float32)
         assert values * grids[layer.name] == pytest.approx(layer.weights, abs=1e-6)
@@ -92,11 +98,13 @@ def test_quantized_file_holds_the_settled_weights(
 
 def test_head_is_left_alone(content: bytes, images: list[NDArray[np.float32]]) -> None:
     """The layers of the head have no grid, and none of their weights has moved."""
-    head = quantize.head(content)
+    head = quantize.float_pattern(content)
 
-    settled, grids = rounding.settle(content, images, head)
+    settled, grids = rounding.round_weights(content, images, head)
 
-    before, after = (tflite_weights.read(bytearray(file), "^$") for file in (content, settled))
+    before, after = (
+        tflite_weights.read_layers(bytearray(file), "^$") for file in (content, settled)
+    )
     kept = [one for one in zip(before, after, strict=True) if one[0].name not in grids]
     assert kept
     assert all((old.weights == new.weights).all() for old, new in kept)
@@ -104,7 +112,7 @@ def test_head_is_left_alone(content: bytes, images: list[NDArray[np.float32]]) -
 
 def test_a_few_images_do(content: bytes, images: list[NDArray[np.float32]]) -> None:
     """Two images leave most directions unseen, and the answers still hold."""
-    settled, _ = rounding.settle(content, images[:2], quantize.head(content))
+    settled, _ = rounding.round_weights(content, images[:2], quantize.float_pattern(content))
 
     before, after = (
         batch_inference.logits(file, small_model.pixels(), small_model.SCALING)

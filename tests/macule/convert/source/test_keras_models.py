@@ -48,7 +48,7 @@ def reference(case: Case) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     with np.load(case.folder / "reference.npz") as stored:
         images, answer = stored["images"], stored["answer"].astype(np.float32)
     kind = "linear" if case.kind.output == "logits" else case.kind.output
-    return images, output_check.distribution(answer, kind)
+    return images, output_check.to_probabilities(answer, kind)
 
 
 def test_facts_are_those_of_the_model(case: Case) -> None:
@@ -59,7 +59,7 @@ def test_facts_are_those_of_the_model(case: Case) -> None:
 
     assert found == (kind.kind, kind.output, kind.classes, kind.channels)
     assert (source.height, source.width) == kind.size
-    assert (source.inside, source.scales, source.backbone) == (
+    assert (source.scaling_layers, source.takes_raw_pixels, source.backbone) == (
         kind.inside,
         kind.scales,
         kind.backbone,
@@ -72,17 +72,17 @@ def test_file_answers_as_the_model_did(case: Case) -> None:
         pytest.skip("a .tflite is its own reference")
     images, expected = reference(case)
 
-    rows = tflite.outputs(case.exported.content, images)
+    rows = tflite.run_outputs(case.exported.content, images)
 
     assert case.exported.output == "logits"
     assert case.exported.precision == "fp32"
     assert load.predict(case.source, images) == pytest.approx(expected, abs=1e-3)
-    assert output_check.distribution(rows[0], "logits") == pytest.approx(expected, abs=1e-3)
+    assert output_check.to_probabilities(rows[0], "logits") == pytest.approx(expected, abs=1e-3)
 
 
 def test_answers_differ_between_images(case: Case) -> None:
     """The images are told apart, so that agreement on them proves something."""
-    images = load.samples(case.source, 6, *(size or 64 for size in case.kind.size))
+    images = load.sample_images(case.source, 6, *(size or 64 for size in case.kind.size))
 
     assert np.ptp(load.predict(case.source, images), axis=0).max() > 0.01
 
@@ -103,8 +103,8 @@ def test_maps_are_grad_cam(case: Case) -> None:
 
 def test_maps_lie_in_the_file_beside_the_logits(case: Case) -> None:
     """One signature; logits (1, classes) and, where there is a head, maps (1, h, w, classes)."""
-    images = load.samples(case.source, 2, *(size or 64 for size in case.kind.size))
-    rows = tflite.outputs(case.exported.content, images)
+    images = load.sample_images(case.source, 2, *(size or 64 for size in case.kind.size))
+    rows = tflite.run_outputs(case.exported.content, images)
 
     units = 1 if case.exported.output == "sigmoid" else case.kind.classes
     assert rows[0].shape == (2, units)

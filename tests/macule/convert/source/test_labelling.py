@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.source import labelling
 
 
@@ -29,19 +29,19 @@ def test_a_file_of_any_common_form_is_read(text: str, model: Path) -> None:
     file = model.with_name("classes")
     file.write_text(text, encoding="utf-8")
 
-    assert labelling.read(str(file), model, [], 3) == ["nevus", "melanoma", "keratosis"]
+    assert labelling.read_labels(str(file), model, [], 3) == ["nevus", "melanoma", "keratosis"]
 
 
 def test_a_list_is_read_as_it_stands(model: Path) -> None:
     """On the command line the order of the outputs is kept."""
-    assert labelling.read("b, a,c", model, [], 3) == ["b", "a", "c"]
+    assert labelling.read_labels("b, a,c", model, [], 3) == ["b", "a", "c"]
 
 
 def test_teachable_machine_s_labels_are_found(model: Path) -> None:
     """labels.txt beside the model counts where none are given."""
     model.with_name("labels.txt").write_text("0 Nốt ruồi\n1 U hắc tố\n")
 
-    assert labelling.read(None, model, [], 2) == ["Nốt ruồi", "U hắc tố"]
+    assert labelling.read_labels(None, model, [], 2) == ["Nốt ruồi", "U hắc tố"]
 
 
 @pytest.mark.parametrize(
@@ -49,21 +49,21 @@ def test_teachable_machine_s_labels_are_found(model: Path) -> None:
     [
         (None, 3, "--labels"),
         ("a,b", 3, "2 labels .* for 3 outputs"),
-        ("a,b,a", 3, "twice"),
+        ("a,b,a", 3, "duplicate"),
         ("a,,c", 3, "Label 2 of 3 is empty"),
         ("", 2, "empty"),
     ],
 )
 def test_wrong_labels_are_refused(text: str | None, classes: int, told: str, model: Path) -> None:
     """Missing, too few, double and empty labels are told with the way out."""
-    with pytest.raises(Refused, match=told):
-        labelling.read(text, model, [], classes)
+    with pytest.raises(ConversionError, match=told):
+        labelling.read_labels(text, model, [], classes)
 
 
 def test_the_folders_are_a_hint(model: Path) -> None:
     """Without labels the refusal shows the images' folders in Keras's order."""
-    with pytest.raises(Refused, match="mel,nv"):
-        labelling.read(None, model, ["nv", "mel"], 2)
+    with pytest.raises(ConversionError, match="mel,nv"):
+        labelling.read_labels(None, model, ["nv", "mel"], 2)
 
 
 def test_names_come_in_languages(tmp_path: Path) -> None:
@@ -71,10 +71,10 @@ def test_names_come_in_languages(tmp_path: Path) -> None:
     file = tmp_path / "names.json"
     file.write_text(json.dumps({"en": ["A", "B"], "vi": ["Một", "Hai"]}), encoding="utf-8")
 
-    assert labelling.names(str(file), ["a", "b"])["vi"] == ["Một", "Hai"]
-    assert labelling.names(None, ["seborrheic_keratosis"]) == {"en": ["seborrheic keratosis"]}
-    with pytest.raises(Refused):
-        labelling.names("only one", ["a", "b"])
+    assert labelling.read_names(str(file), ["a", "b"])["vi"] == ["Một", "Hai"]
+    assert labelling.read_names(None, ["seborrheic_keratosis"]) == {"en": ["seborrheic keratosis"]}
+    with pytest.raises(ConversionError):
+        labelling.read_names("only one", ["a", "b"])
 
 
 def test_descriptions_and_urgent_labels_are_checked(tmp_path: Path) -> None:
@@ -83,13 +83,13 @@ def test_descriptions_and_urgent_labels_are_checked(tmp_path: Path) -> None:
     file.write_text(json.dumps({"en": ["A spot, brown.", "B"], "vi": ["Đốm", "B"]}))
     short.write_text(json.dumps({"en": ["A"]}))
 
-    assert labelling.descriptions(str(file), ["a", "b"])["vi"] == ["Đốm", "B"]
-    assert labelling.descriptions(None, ["a", "b"]) == {}
-    assert labelling.urgent("b", ["a", "b"]) == ["b"]
-    assert labelling.urgent(None, ["a", "b"]) == []
-    with pytest.raises(Refused, match="2 texts"):
-        labelling.descriptions(str(short), ["a", "b"])
-    with pytest.raises(Refused, match="not a file"):
-        labelling.descriptions("A. B.", ["a", "b"])
-    with pytest.raises(Refused, match="'c' is not one of the labels a, b"):
-        labelling.urgent("c", ["a", "b"])
+    assert labelling.read_descriptions(str(file), ["a", "b"])["vi"] == ["Đốm", "B"]
+    assert labelling.read_descriptions(None, ["a", "b"]) == {}
+    assert labelling.read_urgent("b", ["a", "b"]) == ["b"]
+    assert labelling.read_urgent(None, ["a", "b"]) == []
+    with pytest.raises(ConversionError, match="2 texts"):
+        labelling.read_descriptions(str(short), ["a", "b"])
+    with pytest.raises(ConversionError, match="not a file"):
+        labelling.read_descriptions("A. B.", ["a", "b"])
+    with pytest.raises(ConversionError, match="'c' is not one of the labels a, b"):
+        labelling.read_urgent("c", ["a", "b"])

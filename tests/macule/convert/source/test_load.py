@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from macule.convert import export
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.source import load, validation
 from support import keras_models
 from support.service import needs_tensorflow
@@ -22,20 +22,20 @@ pytestmark = [
 ]
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 83000000\n"
 WRONG_FILES = {
-    "git-LFS pointer": (POINTER, "git lfs pull"),
+    "Git LFS pointer": (POINTER, "git lfs pull"),
     "web page": (b"\n<!DOCTYPE html>\n<html>", "download the raw file"),
     "text": (b"404: Not Found", "model.save"),
     "JSON": (b'{"format": "layers-model"}', "model.save"),
     "empty": (b"", "download or save"),
     "pickle": (b"\x80\x04\x95\x00\x00\x00", "model.save"),
-    "gzip": (b"\x1f\x8b\x08\x00", "unpack"),
-    "no Keras": (bytes(range(256)), "model.save"),
+    "gzip": (b"\x1f\x8b\x08\x00", "extract"),
+    "not a Keras": (bytes(range(256)), "model.save"),
 }
 
 
 def refusal(path: Path, constants: dict[str, float] | None = None) -> str:
     """The one sentence that a model is refused with."""
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ConversionError) as refused:
         load.load(path, constants or {})
     text = str(refused.value)
     assert text.endswith(".")
@@ -125,7 +125,7 @@ def test_zips_around_a_model(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "converted.zip", "w") as file:
         file.writestr("keras_model.h5", b"")
 
-    assert "unpack it" in refusal(tmp_path / "converted.zip")
+    assert "extract it" in refusal(tmp_path / "converted.zip")
 
 
 def test_weights_alone(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_weights_alone(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((16, 16, 3)), *body(), dense(3)])
     model.save_weights(tmp_path / "model.weights.h5")
 
-    assert "weights without the network" in refusal(tmp_path / "model.weights.h5")
+    assert "weights without their network" in refusal(tmp_path / "model.weights.h5")
 
 
 OUTPUTS: dict[str, tuple[Callable[[], list[Any]], dict[str, Any], str]] = {
@@ -165,7 +165,7 @@ def test_one_logit_of_a_binary_loss_is_a_sigmoid(tmp_path: Path) -> None:
     setup = {"loss": keras.losses.BinaryCrossentropy(from_logits=True)}
     source = load.load(save(tmp_path / "model.keras", *body(), dense(1), **setup))
 
-    answer = load.predict(source, load.samples(source, 3, 16, 16))
+    answer = load.predict(source, load.sample_images(source, 3, 16, 16))
 
     assert (source.classes, source.output) == (2, "logits")
     assert answer.sum(axis=1) == pytest.approx([1, 1, 1])
@@ -283,8 +283,8 @@ CONFIGS = {
 @pytest.mark.parametrize("what", CONFIGS)
 def test_configs_that_reach_beyond_the_model(what: str) -> None:
     """Whatever a config names that runs code or opens files is refused at any depth."""
-    with pytest.raises(Refused):
-        validation.config("model.keras", {"layers": [{"inner": [CONFIGS[what]]}]})
+    with pytest.raises(ConversionError):
+        validation.check_config("model.keras", {"layers": [{"inner": [CONFIGS[what]]}]})
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,9 @@ def test_configs_that_reach_beyond_the_model(what: str) -> None:
 )
 def test_arithmetic_in_a_config_is_allowed(called: str) -> None:
     """Scaling that was written as arithmetic runs nothing but TensorFlow's own operators."""
-    validation.config("model.h5", {"class_name": "TFOpLambda", "config": {"function": called}})
+    validation.check_config(
+        "model.h5", {"class_name": "TFOpLambda", "config": {"function": called}}
+    )
 
 
 def test_arrays_in_other_files(tmp_path: Path) -> None:
@@ -310,7 +312,7 @@ def test_archives_that_write_elsewhere(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as file:
         file.writestr("../assets.txt", "")
 
-    assert "outside its own folder" in refusal(path)
+    assert "outside its folder" in refusal(path)
 
 
 @pytest.mark.parametrize("what", ["read", "write", "python", "save"])
@@ -339,7 +341,7 @@ def test_folders_that_reach_beyond_the_model(what: str, tmp_path: Path) -> None:
     module.serve = tf.function(serve, input_signature=[shape], autograph=False)
     tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.serve)
 
-    assert "reaches beyond the model" in refusal(tmp_path / "model")
+    assert "can access files or code outside the model" in refusal(tmp_path / "model")
     assert not Path(mark).exists()
     assert not list(tmp_path.glob("mark*"))
 
@@ -364,12 +366,12 @@ def test_a_softmax_in_pieces_is_known_by_its_numbers(tmp_path: Path) -> None:
 
     source = load.load(tmp_path / "model")
     made = export.export(source, 16, 16)
-    images = load.samples(source, 4, 16, 16)
+    images = load.sample_images(source, 4, 16, 16)
 
     assert source.output == "softmax"
     assert "softmax" in made.cam["why"]
-    rows = tflite.outputs(made.content, images)
-    assert output_check.distribution(rows[0], "logits") == pytest.approx(
+    rows = tflite.run_outputs(made.content, images)
+    assert output_check.to_probabilities(rows[0], "logits") == pytest.approx(
         load.predict(source, images), abs=1e-4
     )
 
@@ -396,7 +398,7 @@ def test_configs_of_keras_2_2(tmp_path: Path) -> None:
 
     source = load.load(tmp_path / "model.h5")
 
-    images = load.samples(source, 3, 16, 16)
+    images = load.sample_images(source, 3, 16, 16)
     assert source.kind == "Keras 2"
     assert load.predict(source, images) == pytest.approx(
         np.asarray(model(images, training=False)), abs=1e-5

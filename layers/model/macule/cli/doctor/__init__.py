@@ -1,4 +1,4 @@
-"""`macule doctor`: what of this environment would keep the service from starting or holding."""
+"""`macule doctor`: checks of this environment and of a running service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from macule import extras, settings
 from macule.cli import plan
 from macule.cli.doctor import installation
-from macule.cli.doctor.finding import FAIL, OK, WARN, Finding
+from macule.cli.doctor.check_result import FAIL, OK, WARN, CheckResult
 from macule.errors import BadSetting
 from macule.http import client
 from macule.inference import sandbox
@@ -18,123 +18,140 @@ from macule.security import api_keys
 from macule.server import startup
 
 MB = 2**20
-MODEL = """
+MODEL_SCRIPT = """
 import json, sys
 from macule import settings
 from macule.cli import plan
 from macule.errors import Macule
 try:
-    need, warm = plan.measure(None if sys.argv[1] == "defaults" else settings.read().model)
+    footprint, warm = plan.measure(None if sys.argv[1] == "defaults" else settings.read().model)
 except Macule as error:
     sys.exit(str(error))
 card = warm.card
-named = f"{card.name} {card.version} ({card.precision})"
-print(json.dumps([need, card.side_px, named, warm.cold_start_ms]))
+title = f"{card.name} {card.version} ({card.precision})"
+print(json.dumps([footprint, card.side_px, title, warm.cold_start_ms]))
 """
 
 
-def findings(worker: bool = False) -> Iterator[Finding]:
-    """Examine this process's environment; each finding comes as soon as it is made.
+def run_checks(worker: bool = False) -> Iterator[CheckResult]:
+    """Check this environment.
 
-    *worker*: whether `macule worker` is to run here too.
+    Args:
+      worker: also check what `macule worker` needs.
+
+    Yields: each result as soon as it is known.
     """
-    yield from installation.findings()
+    yield from installation.run_checks()
     try:
         chosen = settings.read()
-        faults = [*startup.find_faults(chosen), *workers(chosen, worker)]
+        faults = [*startup.find_faults(chosen), *worker_errors(chosen, worker)]
     except BadSetting as error:
-        faults = [f"{error}; the defaults are examined instead"]
+        faults = [f"{error}; macule checks the defaults instead"]
         chosen = settings.read({})
     for fault in faults:
-        yield Finding(FAIL, "settings", fault)
+        yield CheckResult(FAIL, "settings", fault)
     if not faults:
-        yield Finding(OK, "settings", "each can be used")
-        yield from connections(chosen)
-    yield Finding(OK, "processors", f"{budget.cpu_count():.2g}")
-    yield from model(chosen)
-    yield decoders()
-    yield temporary()
-    yield port(chosen.bind)
+        yield CheckResult(OK, "settings", "all values are valid")
+        yield from check_backends(chosen)
+    yield CheckResult(OK, "processors", f"{budget.cpu_count():.2g}")
+    yield from check_model(chosen)
+    yield check_sandbox()
+    yield check_temporary_files()
+    yield check_port(chosen.bind)
     if chosen.predict_url:
-        yield predict(chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key)
+        yield check_predict_function(
+            chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key
+        )
 
 
-def workers(chosen: settings.Settings, wanted: bool) -> Iterator[str]:
-    """Say what would keep `macule worker` from starting here, where it is *wanted*."""
-    if wanted and not chosen.broker_url:
-        yield "BROKER_URL is not set: `macule worker` would find no predictions"
-    elif wanted and (fault := startup.queue_fault(chosen, worker=True)):
+def worker_errors(chosen: settings.Settings, enabled: bool) -> Iterator[str]:
+    """Describe what prevents `macule worker` from starting, if *enabled*."""
+    if enabled and not chosen.broker_url:
+        yield "BROKER_URL is not set: `macule worker` needs a queue"
+    elif enabled and (fault := startup.queue_fault(chosen, worker=True)):
         yield fault
 
 
-def connections(chosen: settings.Settings) -> Iterator[Finding]:
-    """Ask each backend that the settings name."""
+def check_backends(chosen: settings.Settings) -> Iterator[CheckResult]:
+    """Check the API keys and the Redis servers of the settings."""
     if chosen.api_keys:
-        yield locked(chosen.api_keys)
+        yield check_api_keys(chosen.api_keys)
     if not (chosen.redis_url or chosen.broker_url):
         return
     from macule.cli.doctor import backends
 
     if chosen.redis_url:
-        yield backends.cache(chosen.redis_url)
+        yield backends.check_cache(chosen.redis_url)
     if chosen.broker_url:
-        yield backends.broker(chosen.broker_url)
+        yield backends.check_broker(chosen.broker_url)
         if not extras.is_installed("celery"):
-            what = "no worker can run in this environment; web processes need none"
-            yield Finding(WARN, "celery", f"not installed: {what}")
+            what = "no worker can run in this environment; web processes do not need it"
+            yield CheckResult(WARN, "celery", f"not installed: {what}")
 
 
-def locked(source: str) -> Finding:
-    """Say who is let in; a name alone tells nobody's key."""
+def check_api_keys(source: str) -> CheckResult:
+    """List the names of the valid API keys; the names are not secret."""
     entries = api_keys.key_store(source).entries
     names = sorted({entry.name for entry in entries if not entry.revoked})
     if not names:
-        return Finding(WARN, "keys", "nobody is let in: API_KEYS has no key that is not revoked")
-    return Finding(OK, "keys", f"{len(entries)} of {', '.join(names)}")
+        return CheckResult(WARN, "keys", "all requests are rejected: API_KEYS has no valid key")
+    return CheckResult(OK, "keys", f"{len(entries)} for {', '.join(names)}")
 
 
-def model(chosen: settings.Settings) -> Iterator[Finding]:
-    """Load the model and run it once, in a process of its own; weigh that against the limit."""
+def check_model(chosen: settings.Settings) -> Iterator[CheckResult]:
+    """Load and run the model in a separate process, and compare its memory with the limit."""
     limit = budget.memory_limit(chosen.platform_memory_mb, chosen.memory_limit_mb)
-    seen = f"{limit.bytes / MB:.0f} MB by {limit.source}"
-    lived, said = installation.child(MODEL, "defaults" if chosen == settings.read({}) else "")
-    if not lived:
-        yield Finding(FAIL, "model", said)
-        yield Finding(WARN, "memory", f"{seen}; without a model there is no saying if it is enough")
+    limit_text = f"{limit.bytes / MB:.0f} MB by {limit.source}"
+    succeeded, output = installation.run_child(
+        MODEL_SCRIPT, "defaults" if chosen == settings.read({}) else ""
+    )
+    if not succeeded:
+        yield CheckResult(FAIL, "model", output)
+        yield CheckResult(
+            WARN, "memory", f"{limit_text}; not checked, because the model cannot be loaded"
+        )
         return
-    sizes, side_px, named, cold_start_ms = json.loads(said)
+    sizes, side_px, title, cold_start_ms = json.loads(output)
     side_px = tuple(side_px) if isinstance(side_px, list) else side_px
-    need = plan.Need(*sizes)
-    yield Finding(OK, "model", f"{named} is what its card says, and runs: {cold_start_ms:.0f} ms")
-    need = need._replace(private=need.private * chosen.workers)
-    counted = limit.source in ("MEMORY_LIMIT_MB", "platform")
-    least = need.worker if counted else need.service
-    fit = plan.fit(least, side_px, limit.bytes / MB, chosen.max_image_pixels)
-    text = f"{seen}; the service takes {least / MB:.0f}"
-    if fit.free_mb < 0:
-        way = "give it more, or take a smaller model (`macule plan`)"
-        yield Finding(FAIL, "memory", f"{text}, {-fit.free_mb:.0f} more than that: {way}")
-    elif not fit.slots:
-        yield Finding(WARN, "memory", f"{text}; no photo of 12 MP fits beside it: give it more")
+    footprint = plan.Footprint(*sizes)
+    yield CheckResult(OK, "model", f"{title} matches its card and runs: {cold_start_ms:.0f} ms")
+    footprint = footprint._replace(private=footprint.private * chosen.workers)
+    unenforced = limit.source in ("MEMORY_LIMIT_MB", "platform")
+    base_bytes = footprint.worker_bytes if unenforced else footprint.service_bytes
+    capacity = plan.compute_capacity(base_bytes, side_px, limit.bytes / MB, chosen.max_image_pixels)
+    text = f"{limit_text}; the service needs {base_bytes / MB:.0f}"
+    if capacity.free_mb < 0:
+        advice = "increase the limit or use a smaller model (`macule plan`)"
+        yield CheckResult(
+            FAIL, "memory", f"{text} MB, {-capacity.free_mb:.0f} MB more than that: {advice}"
+        )
+    elif not capacity.slots:
+        yield CheckResult(
+            WARN, "memory", f"{text} MB; too little is free for a 12 MP photo: increase it"
+        )
     else:
-        room = f"{fit.free_mb:.0f} MB of headroom, {fit.slots} photos of 12 MP at once"
-        yield Finding(OK, "memory", f"{text}: {room}")
+        headroom = (
+            f"{capacity.free_mb:.0f} MB of headroom, {capacity.slots} concurrent 12 MP photos"
+        )
+        yield CheckResult(OK, "memory", f"{text} MB: {headroom}")
 
 
-def decoders() -> Finding:
-    """Restrict a thread as those that decode images are."""
+def check_sandbox() -> CheckResult:
+    """Check whether the kernel can restrict the threads that decode images."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as thread:
-        why = thread.submit(sandbox.restrict).result()
-    if why:
-        way = "images are decoded all the same; a kernel with Landlock (Linux 5.13) restricts it"
-        return Finding(WARN, "decoders", f"may open files and connect, as {why}: {way}")
-    return Finding(OK, "decoders", f"can open no file (Landlock {sandbox.version()})")
+        reason = thread.submit(sandbox.restrict).result()
+    if reason:
+        advice = "images are still decoded; Linux 5.13 or later with Landlock restricts this"
+        return CheckResult(
+            WARN, "decoders", f"can open files and connections, because {reason}: {advice}"
+        )
+    return CheckResult(OK, "decoders", f"cannot open files (Landlock {sandbox.version()})")
 
 
-def temporary() -> Finding:
-    """Write a temporary file, as gunicorn does for each worker."""
+def check_temporary_files() -> CheckResult:
+    """Write a temporary file, as gunicorn does for each worker process."""
     import tempfile
 
     try:
@@ -142,18 +159,18 @@ def temporary() -> Finding:
             file.write(b"x")
             file.flush()
     except OSError as error:
-        what = f"cannot be written: {error.strerror}. gunicorn needs it: mount one at /tmp"
-        return Finding(FAIL, "temporary files", what)
-    return Finding(OK, "temporary files", f"can be written in {tempfile.gettempdir()}")
+        what = f"cannot be written: {error.strerror}. gunicorn needs them: mount a writable /tmp"
+        return CheckResult(FAIL, "temporary files", what)
+    return CheckResult(OK, "temporary files", f"can be written in {tempfile.gettempdir()}")
 
 
-def port(bind: str) -> Finding:
-    """Bind the service's address for a moment, unless macule itself listens there already."""
+def check_port(bind: str) -> CheckResult:
+    """Bind the address of the service, unless macule already listens there."""
     import errno
     import socket
 
     host, _, number = bind.rpartition(":")
-    asked = f"127.0.0.1:{number}" if host in ("0.0.0.0", "[::]") else bind  # noqa: S104
+    local_address = f"127.0.0.1:{number}" if host in ("0.0.0.0", "[::]") else bind  # noqa: S104
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -161,26 +178,24 @@ def port(bind: str) -> Finding:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, int(number)))
     except OSError as error:
-        if error.errno == errno.EADDRINUSE and _serves(asked):
-            return Finding(OK, "port", f"macule listens on {bind}")
-        what = (
-            f"{bind} cannot be listened on: {error.strerror}. End what does, or set HOST and PORT"
-        )
-        return Finding(FAIL, "port", what)
-    return Finding(OK, "port", f"{bind} is free")
+        if error.errno == errno.EADDRINUSE and _is_macule(local_address):
+            return CheckResult(OK, "port", f"macule listens on {bind}")
+        what = f"cannot listen on {bind}: {error.strerror}. Stop the other program or change PORT"
+        return CheckResult(FAIL, "port", what)
+    return CheckResult(OK, "port", f"{bind} is free")
 
 
-def predict(url: str, timeout_s: float, key: str | None = None) -> Finding:
-    """Ask the predict function as the health function would."""
+def check_predict_function(url: str, timeout_s: float, key: str | None = None) -> CheckResult:
+    """Request the status of the predict function, as the health function does."""
     report = service_status.fetch_report(url, timeout_s, key)
     if "band" not in report:
-        what = f"PREDICT_URL={url} {report['error']}: is it the predict function's, and running?"
-        return Finding(FAIL, "predict", what)
-    return Finding(OK, "predict", f"{url} answers")
+        what = f"PREDICT_URL={url} {report['error']}: check the URL, and that the function runs"
+        return CheckResult(FAIL, "predict", what)
+    return CheckResult(OK, "predict", f"{url} answers")
 
 
-def _serves(place: str) -> bool:
+def _is_macule(address: str) -> bool:
     try:
-        return "x-memory-band" in client.request(f"http://{place}/health/", 2).headers
+        return "x-memory-band" in client.request(f"http://{address}/health/", 2).headers
     except client.Unreachable:
         return False

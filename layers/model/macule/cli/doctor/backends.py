@@ -1,4 +1,4 @@
-"""Redis or Valkey, asked as a service would: the cache at REDIS_URL, the queue at BROKER_URL."""
+"""Checks of Redis or Valkey: the cache at REDIS_URL, the queue at BROKER_URL."""
 
 from __future__ import annotations
 
@@ -6,81 +6,82 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from macule.cli.doctor.finding import FAIL, OK, WARN, Finding
+from macule.cli.doctor.check_result import FAIL, OK, WARN, CheckResult
 
 if TYPE_CHECKING:
     from redis import Redis
 
 TIMEOUT_S = 3.0
-KEPT_MS = 10_000  # of what is written to try it
-KEEPS = "keep predictions: set appendonly yes and maxmemory-policy noeviction"
+TEST_KEY_TTL_MS = 10_000
+PERSISTENCE_ADVICE = "keep predictions: set appendonly yes and maxmemory-policy noeviction"
 
 
-def cache(url: str) -> Finding:
-    """Write an answer and read it back, as the cache and the shared quota do."""
+def check_cache(url: str) -> CheckResult:
+    """Write a test key and read it back, as the cache and the shared rate limit do."""
     import redis
 
     key = f"macule:doctor:{os.urandom(8).hex()}"
     try:
         with _client(url) as server:
-            server.set(key, b"1", px=KEPT_MS)
-            kept = server.get(key)
+            server.set(key, b"1", px=TEST_KEY_TTL_MS)
+            stored = server.get(key)
             server.delete(key)
     except (redis.RedisError, OSError, ValueError) as error:
-        what = f"REDIS_URL at {_place(url)} {_why(error)}: nothing is kept there"
-        return Finding(FAIL, "cache", what)
-    if kept != b"1":
-        return Finding(FAIL, "cache", f"REDIS_URL at {_place(url)} does not keep what it takes")
-    return Finding(OK, "cache", f"{_place(url)} keeps answers")
+        what = f"REDIS_URL at {_redact(url)} {_describe_error(error)}: responses are not cached"
+        return CheckResult(FAIL, "cache", what)
+    if stored != b"1":
+        return CheckResult(FAIL, "cache", f"REDIS_URL at {_redact(url)} loses written keys")
+    return CheckResult(OK, "cache", f"{_redact(url)} stores responses")
 
 
-def broker(url: str) -> Finding:
-    """Connect, and see whether what waits there outlives a full memory and a restart."""
+def check_broker(url: str) -> CheckResult:
+    """Check that queued predictions survive a full memory and a restart."""
     import redis
 
     try:
         with _client(url) as server:
-            about = _info(server)
-            saves = _saves(server)
+            info = _read_info(server)
+            save = _read_snapshot_config(server)
     except (redis.RedisError, OSError, ValueError) as error:
-        what = f"BROKER_URL at {_place(url)} {_why(error)}: POST /predictions would answer 503"
-        return Finding(FAIL, "broker", what)
-    return judged(_place(url), about, saves)
+        text = f"BROKER_URL at {_redact(url)} {_describe_error(error)}"
+        return CheckResult(FAIL, "broker", f"{text}: POST /predictions would answer 503")
+    return assess_broker(_redact(url), info, save)
 
 
-def judged(place: str, about: dict[str, Any], saves: str | None) -> Finding:
-    """Judge a broker by its INFO and its `save`; None where it does not tell that one."""
-    policy = str(about.get("maxmemory_policy", ""))
+def assess_broker(address: str, info: dict[str, Any], save: str | None) -> CheckResult:
+    """Assess a broker by its INFO and its `save` setting; None if the setting is unknown."""
+    policy = str(info.get("maxmemory_policy", ""))
     if policy and policy != "noeviction":
-        what = f"{place} drops what waits when its memory is full (maxmemory-policy {policy})"
-        return Finding(FAIL, "broker", f"{what}. It must {KEEPS}")
-    if str(about.get("aof_enabled", "1")) != "1":
-        if saves == "":
-            what = f"{place} loses what waits when it restarts: it writes nothing to a disk"
-            return Finding(FAIL, "broker", f"{what}. It must {KEEPS}")
-        what = f"{place} loses what came since its last snapshot when it restarts"
-        return Finding(WARN, "broker", f"{what}. To {KEEPS}")
-    return Finding(OK, "broker", f"{place} keeps what waits")
+        what = f"{address} drops predictions when its memory is full (maxmemory-policy {policy})"
+        return CheckResult(FAIL, "broker", f"{what}. It must {PERSISTENCE_ADVICE}")
+    if str(info.get("aof_enabled", "1")) != "1":
+        if save == "":
+            what = f"{address} loses predictions when it restarts: it writes nothing to disk"
+            return CheckResult(FAIL, "broker", f"{what}. It must {PERSISTENCE_ADVICE}")
+        what = f"{address}, on a restart, loses predictions since its last snapshot"
+        return CheckResult(WARN, "broker", f"{what}. To {PERSISTENCE_ADVICE}")
+    return CheckResult(OK, "broker", f"{address} keeps predictions")
 
 
 def _client(url: str) -> Redis:
     import redis
 
-    made: Redis = redis.Redis.from_url(
+    client: Redis = redis.Redis.from_url(
         url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
     )
-    return made
+    return client
 
 
-def _info(server: Redis) -> dict[str, Any]:
-    """Ask what a user of the queue may ask: managed services forbid CONFIG."""
-    about: Any = {}
+def _read_info(server: Redis) -> dict[str, Any]:
+    """Read INFO, because managed services forbid CONFIG."""
+    info: Any = {}
     for section in ("memory", "persistence"):
-        about |= server.info(section)
-    return dict(about)
+        info |= server.info(section)
+    return dict(info)
 
 
-def _saves(server: Redis) -> str | None:
+def _read_snapshot_config(server: Redis) -> str | None:
+    """Return the `save` setting; None if CONFIG is forbidden."""
     import redis
 
     try:
@@ -90,18 +91,18 @@ def _saves(server: Redis) -> str | None:
         return None
 
 
-def _place(url: str) -> str:
-    """Show an address without its user, its password and its options."""
+def _redact(url: str) -> str:
+    """Return *url* without user, password and query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _why(error: Exception) -> str:
-    """Say what failed in words of ours: a client's own may hold the address."""
+def _describe_error(error: Exception) -> str:
+    """Describe *error* without its message, which can contain the URL with the password."""
     import redis
 
     if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
-        return "refuses this user or password"
+        return "rejects this user or password"
     if isinstance(error, redis.ResponseError):
         return f"answers {str(error).partition(' ')[0]}"  # such as NOAUTH, OOM, READONLY
     if isinstance(error, redis.TimeoutError):

@@ -1,4 +1,4 @@
-"""What is installed here: an interpreter, a C library, wheels that fit both, byte code."""
+"""Checks of the installation: Python, C library, wheels and byte code."""
 
 from __future__ import annotations
 
@@ -11,141 +11,145 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from macule.cli.doctor.finding import FAIL, OK, WARN, Finding
+from macule.cli.doctor.check_result import FAIL, OK, WARN, CheckResult
 
-PYTHONS = (3, 11), (3, 15)  # from, and up to but without
-WHEELS = {  # by its name on PyPI, the module that brings its compiled part
+PYTHONS = (3, 11), (3, 15)  # first, and first unsupported
+WHEELS = {  # name on PyPI: module with the compiled part
     "ai-edge-litert": "ai_edge_litert.interpreter",
     "multipart": "multipart",
     "numpy": "numpy",
     "pillow": "PIL.Image",
     "pillow-heif": "pillow_heif",
 }
-OPTIONAL = {
-    "pillow-heif": "HEIC photos are refused with 415; install the extra `heic` to serve them"
-}
-STARTED = (
+OPTIONAL = {"pillow-heif": "HEIC photos get a 415; install the extra `heic` to serve them"}
+SERVICE_MODULES = (
     "macule.http.adapters.wsgi",
     "numpy",
     "PIL",
     "ai_edge_litert",
-)  # by a service, not by this command
-CHILD_S = 60
-# What a child process dies of, by signal.
-DEATHS = {
-    4: "this processor lacks an instruction that was compiled in; take another type of instance",
-    9: "ended from outside, as the kernel does when memory runs out; give it more",
+)  # imported by the service, not by this command
+CHILD_TIMEOUT_S = 60
+# Likely causes, by the signal that ended a child process.
+SIGNAL_CAUSES = {
+    4: "this CPU lacks an instruction that the binary uses; use another instance type",
+    9: "killed, probably by the kernel because memory ran out; increase the memory",
 }
-IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1])"
+IMPORT_SCRIPT = "import importlib, sys; importlib.import_module(sys.argv[1])"
 
 
-class Built(NamedTuple):
-    """What a wheel was compiled for: the least glibc, and the processor."""
+class WheelPlatform(NamedTuple):
+    """The oldest glibc that a wheel supports, and its CPU architecture."""
 
     glibc: tuple[int, int]
     machine: str
 
 
-def findings() -> Iterator[Finding]:
-    """Examine the interpreter that runs this and what it can import."""
-    yield python(sys.version_info[:3], sys.maxsize)
-    yield compiled()  # before a child process writes what is missing
+def run_checks() -> Iterator[CheckResult]:
+    """Check this interpreter and the packages that it can import."""
+    yield check_python(sys.version_info[:3], sys.maxsize)
+    yield check_bytecode()  # before a child process compiles modules
     for name, module in WHEELS.items():
-        yield wheel(name, module)
+        yield check_wheel(name, module)
     if sys.platform == "linux":
-        built = [needs for name in WHEELS for needs in built_for(name)]
-        yield libc(platform.libc_ver(), platform.machine(), built)
+        built = [needs for name in WHEELS for needs in wheel_platforms(name)]
+        yield check_libc(platform.libc_ver(), platform.machine(), built)
 
 
-def python(version: tuple[int, ...], largest: int) -> Finding:
-    """Judge an interpreter by its version and its `sys.maxsize`."""
+def check_python(version: tuple[int, ...], maxsize: int) -> CheckResult:
+    """Check an interpreter by its version and its `sys.maxsize`."""
     text = ".".join(map(str, version))
     least, end = PYTHONS
     if not least <= version[:2] < end:
         wanted = f"{least[0]}.{least[1]} to {end[0]}.{end[1] - 1}"
-        return Finding(FAIL, "python", f"{text} is not {wanted}, which LiteRT has wheels for")
-    if largest <= 2**32:
-        return Finding(FAIL, "python", f"{text} has 32 bits; LiteRT has wheels for 64 only")
-    return Finding(OK, "python", f"{text}, 64 bits")
+        return CheckResult(
+            FAIL, "python", f"{text} is not supported: LiteRT has wheels for {wanted}"
+        )
+    if maxsize <= 2**32:
+        return CheckResult(
+            FAIL, "python", f"{text} is a 32-bit build: LiteRT has only 64-bit wheels"
+        )
+    return CheckResult(OK, "python", f"{text}, 64 bits")
 
 
-def compiled() -> Finding:
-    """Look whether a start finds its modules byte-compiled."""
+def check_bytecode() -> CheckResult:
+    """Check whether the modules of the service are byte-compiled."""
     from importlib.util import find_spec
 
     folders = [
         os.path.dirname(spec.origin)
-        for spec in map(find_spec, STARTED)
+        for spec in map(find_spec, SERVICE_MODULES)
         if spec and spec.origin and spec.cached and not os.path.exists(spec.cached)
     ]
     if not folders:
-        return Finding(OK, "byte code", "compiled")
-    # measured on 2 cores: nothing compiled, from the start of gunicorn to a warm model
-    return Finding(
+        return CheckResult(OK, "byte code", "compiled")
+    # measured on 2 cores without any byte code: from the start of gunicorn to a warm model
+    return CheckResult(
         WARN,
         "byte code",
-        "is missing, so a start takes up to 0.7 s instead of 0.2; when you build, run "
+        "missing, so a start takes up to 0.7 s instead of 0.2; run this when you build: "
         f"`python -m compileall -q {shlex.join(folders)}`",
     )
 
 
-def wheel(name: str, module: str) -> Finding:
-    """Import a wheel's module in a process of its own, which it may take down with it."""
+def check_wheel(name: str, module: str) -> CheckResult:
+    """Import the module of a wheel in a separate process, because the import can crash."""
     from importlib import metadata
 
     version = ""
-    with suppress(metadata.PackageNotFoundError):  # a bundle may leave the metadata out
+    with suppress(metadata.PackageNotFoundError):  # bundles can omit the metadata
         version = metadata.version(name)
-    lived, said = child(IMPORT, module)
-    if lived:
-        return Finding(OK, name, version or "can be imported")
+    succeeded, output = run_child(IMPORT_SCRIPT, module)
+    if succeeded:
+        return CheckResult(OK, name, version or "can be imported")
     if name in OPTIONAL and not version:
-        return Finding(OK, name, f"not installed: {OPTIONAL[name]}")
-    text = f"{version} cannot be imported: {said}. Install requirements/serve.txt anew, here"
-    return Finding(FAIL, name, text.strip())
+        return CheckResult(OK, name, f"not installed: {OPTIONAL[name]}")
+    text = f"{version} cannot be imported: {output}. Reinstall requirements/serve.txt here"
+    return CheckResult(FAIL, name, text.strip())
 
 
-def libc(found: tuple[str, str], machine: str, built: Collection[Built]) -> Finding:
-    """Compare the C library and the processor with what wheels were built for."""
+def check_libc(
+    found: tuple[str, str], machine: str, built: Collection[WheelPlatform]
+) -> CheckResult:
+    """Compare the C library and CPU with those that the wheels need."""
     name, version = found
     if name != "glibc":
-        return Finding(
+        return CheckResult(
             FAIL,
             "glibc",
-            f"there is {name or 'another C library, such as musl'}, for which LiteRT has no wheel: "
-            "take a Debian-based image, such as python:3.13-slim, not Alpine",
+            f"found {name or 'another C library, such as musl'}, for which LiteRT has no wheel: "
+            "use a Debian-based image, such as python:3.13-slim, not Alpine",
         )
     others = {wheel.machine for wheel in built} - {machine}
     if others:
-        return Finding(
+        return CheckResult(
             FAIL,
             "glibc",
             f"the wheels are for {' and '.join(sorted(others))}, this is {machine}: install them "
-            "on a machine like this one",
+            "on this machine or one like it",
         )
     needed = max((wheel.glibc for wheel in built), default=(0, 0))
     if tuple(map(int, version.split(".")[:2])) < needed:
         least = ".".join(map(str, needed))
-        return Finding(FAIL, "glibc", f"{version}; the wheels need {least}: take a newer image")
-    return Finding(OK, "glibc", f"{version}, {machine}")
+        return CheckResult(FAIL, "glibc", f"{version}; the wheels need {least}: use a newer image")
+    return CheckResult(OK, "glibc", f"{version}, {machine}")
 
 
-def built_for(name: str) -> list[Built]:
-    """Read what an installed wheel needs of its C library; nothing for pure Python."""
+def wheel_platforms(name: str) -> list[WheelPlatform]:
+    """Return the platform of an installed wheel; empty for pure Python."""
     from importlib import metadata
 
     with suppress(metadata.PackageNotFoundError):
         about = metadata.distribution(name).read_text("WHEEL") or ""
         tags = re.findall(r"-manylinux_(\d+)_(\d+)_(\w+)$", about, re.MULTILINE)
-        found = [Built((int(major), int(minor)), machine) for major, minor, machine in tags]
-        return [min(found)] if found else []  # it keeps to each of its tags, so to the least
+        found = [WheelPlatform((int(major), int(minor)), machine) for major, minor, machine in tags]
+        return [min(found)] if found else []  # the wheel conforms to all its tags
     return []
 
 
-def child(code: str, argument: str) -> tuple[bool, str]:
-    """Run *code* in a process of its own: what would kill this one becomes a finding.
+def run_child(code: str, argument: str) -> tuple[bool, str]:
+    """Run *code* in a separate process, so that a crash does not end this one.
 
-    Returns: whether it came to its end, and the last line that it said.
+    Returns: whether it succeeded, and its last line of output.
     """
     import signal
     import subprocess
@@ -156,16 +160,16 @@ def child(code: str, argument: str) -> tuple[bool, str]:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=CHILD_S,
+            timeout=CHILD_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return False, f"it takes more than {CHILD_S} s"
+        return False, f"it did not finish within {CHILD_TIMEOUT_S} s"
     if done.returncode < 0:
         number = -done.returncode
         return (
             False,
-            f"{signal.strsignal(number)}: {DEATHS.get(number, 'a fault in compiled code')}",
+            f"{signal.strsignal(number)}: {SIGNAL_CAUSES.get(number, 'a crash in compiled code')}",
         )
-    said = done.stderr if done.returncode else done.stdout
-    return not done.returncode, (said.strip().splitlines() or [""])[-1]
+    output = done.stderr if done.returncode else done.stdout
+    return not done.returncode, (output.strip().splitlines() or [""])[-1]

@@ -1,4 +1,4 @@
-"""`macule doctor URL`: a running service held against what docs/api.md promises."""
+"""Checks of a running service against docs/api.md, for `macule doctor URL`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from macule.cli.doctor.finding import FAIL, OK, WARN, Finding
+from macule.cli.doctor.check_result import FAIL, OK, WARN, CheckResult
 from macule.http import client
 from macule.inference.decoding.formats import png
 from macule.memory import budget
 
-TOTAL_S = 60.0  # a sleeping instance of the smallest kind wakes in less
-SIDE_PX = 64  # of the photo that is sent
-MOST_CHARACTERS = 200  # of what a service says
+TOTAL_TIMEOUT_S = 60.0  # the smallest instances start faster, also after a sleep
+SIDE_PX = 64  # of the test photo
+MAX_CHARACTERS = 200  # of a text from the service
 REQUEST_ID = "macule-doctor"
 TEXT, JSON, PROBLEM = "text/plain", "application/json", "application/problem+json"
 BANDS = {"idle", *budget.BANDS}
 
 
-class Call(NamedTuple):
-    """A request, and what must come back: a status, a type, keys of the document."""
+class RouteCheck(NamedTuple):
+    """A request, and the expected status, content type and JSON keys."""
 
     method: str
     path: str
@@ -38,8 +38,8 @@ class Call(NamedTuple):
         return f"{self.method} {self.path}" + (f" ({self.sent})" if self.sent else "")
 
 
-class Answer(NamedTuple):
-    """What came back; the document is empty where the body is no JSON object."""
+class Response(NamedTuple):
+    """A response; `document` is empty if the body is not a JSON object."""
 
     reply: client.Reply
     document: dict[str, Any]
@@ -50,111 +50,121 @@ class Answer(NamedTuple):
         return self.reply.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-ABOUT = ("type", "title", "status", "detail", "request_id")
-HEALTH = Call("GET", "/health/", kind=TEXT)
-MEMORY = Call("GET", "/memory/", keys=("status", "band", "pss_mb", "limit_mb", "headroom_mb"))
-EITHER = (  # what both functions promise
-    Call("HEAD", "/health/", kind=TEXT),
-    Call("OPTIONS", "/health/", (204,), ""),
-    Call("GET", "/no-such-route/", (404,), PROBLEM, ABOUT),
-    Call("DELETE", "/health/", (405,), PROBLEM, (*ABOUT, "allow")),
+PROBLEM_KEYS = ("type", "title", "status", "detail", "request_id")
+HEALTH = RouteCheck("GET", "/health/", kind=TEXT)
+MEMORY = RouteCheck("GET", "/memory/", keys=("status", "band", "pss_mb", "limit_mb", "headroom_mb"))
+COMMON_ROUTES = (  # of both functions
+    RouteCheck("HEAD", "/health/", kind=TEXT),
+    RouteCheck("OPTIONS", "/health/", (204,), ""),
+    RouteCheck("GET", "/no-such-route/", (404,), PROBLEM, PROBLEM_KEYS),
+    RouteCheck("DELETE", "/health/", (405,), PROBLEM, (*PROBLEM_KEYS, "allow")),
 )
-MODEL = Call("GET", "/model/", keys=("name", "version", "labels", "sha256"))
-READY = Call("GET", "/ready/", (200, 503), keys=("state", "model"))
-ANSWER = ("id", "status", "model", "decision", "predictions", "explanation", "metrics")
-NO_PHOTO = Call("POST", "/predict/", (415,), PROBLEM, ABOUT, TEXT, b"no photo")
-WARMUP = Call("GET", "/warmup/", keys=("state", "cold_start_ms", "stages_ms"))
+MODEL = RouteCheck("GET", "/model/", keys=("name", "version", "labels", "sha256"))
+READY = RouteCheck("GET", "/ready/", (200, 503), keys=("state", "model"))
+PREDICTION_KEYS = ("id", "status", "model", "decision", "predictions", "explanation", "metrics")
+INVALID_PHOTO = RouteCheck("POST", "/predict/", (415,), PROBLEM, PROBLEM_KEYS, TEXT, b"no photo")
+WARMUP = RouteCheck("GET", "/warmup/", keys=("state", "cold_start_ms", "stages_ms"))
 
 
-def findings(url: str, key: str | None = None) -> Iterator[Finding]:
-    """Examine the service at *url*, in at most TOTAL_S; each finding comes as it is made."""
-    end = time.monotonic() + TOTAL_S
-    seen: dict[Call, Answer] = {}
-    wrong: dict[str, str] = {}
+def run_checks(url: str, key: str | None = None) -> Iterator[CheckResult]:
+    """Check the service at *url*, within TOTAL_TIMEOUT_S.
 
-    def visit(call: Call) -> Finding:
+    Yields: each result as soon as it is known.
+    """
+    end = time.monotonic() + TOTAL_TIMEOUT_S
+    responses: dict[RouteCheck, Response] = {}
+    invalid: dict[str, str] = {}
+
+    def check(route: RouteCheck) -> CheckResult:
         left_s = round(end - time.monotonic(), 1)
         if left_s <= 0:
-            return Finding(FAIL, call.name, f"not asked, as {TOTAL_S:.0f} s are over")
+            return CheckResult(FAIL, route.name, f"not checked: {TOTAL_TIMEOUT_S:.0f} s are over")
         try:
-            seen[call] = answer = _ask(url, call, left_s, key)
+            responses[route] = response = _send_request(url, route, left_s, key)
         except client.Unreachable as error:
-            return Finding(FAIL, call.name, f"the service {error}")
-        wrong.update(dict.fromkeys(_wrong_headers(answer), call.name))
-        return _judge(call, answer)
+            return CheckResult(FAIL, route.name, f"the service {error}")
+        invalid.update(dict.fromkeys(_invalid_headers(response), route.name))
+        return _check_response(route, response)
 
-    first = visit(HEALTH)
-    if HEALTH in seen and (
-        first.level == FAIL or "x-memory-band" not in seen[HEALTH].reply.headers
+    first = check(HEALTH)
+    if HEALTH in responses and (
+        first.level == FAIL or "x-memory-band" not in responses[HEALTH].reply.headers
     ):
-        yield Finding(FAIL, "macule", _stranger(seen[HEALTH]))
+        yield CheckResult(FAIL, "macule", _describe_other_server(responses[HEALTH]))
         return
     yield first
-    if HEALTH not in seen:
+    if HEALTH not in responses:
         return
-    memory = visit(MEMORY)
-    if MEMORY in seen and seen[MEMORY].reply.status in (401, 403):
-        yield Finding(FAIL, "key", f"{_short(seen[MEMORY].document.get('detail'))} Set PREDICT_KEY")
+    memory = check(MEMORY)
+    if MEMORY in responses and responses[MEMORY].reply.status in (401, 403):
+        yield CheckResult(
+            FAIL, "key", f"{_truncate(responses[MEMORY].document.get('detail'))} Set PREDICT_KEY"
+        )
         return
     yield memory
-    for call in EITHER:
-        yield visit(call)
-    if MEMORY in seen:
-        yield from _memory(seen[MEMORY].document)
-    card = visit(MODEL)
-    if MODEL in seen and seen[MODEL].document.get("type") == "urn:macule:problem:not-found":
-        yield Finding(OK, "function", "this is the health function; it predicts nothing")
+    for route in COMMON_ROUTES:
+        yield check(route)
+    if MEMORY in responses:
+        yield from _check_memory(responses[MEMORY].document)
+    card = check(MODEL)
+    if (
+        MODEL in responses
+        and responses[MODEL].document.get("type") == "urn:macule:problem:not-found"
+    ):
+        yield CheckResult(OK, "function", "this is the health function; it has no predictions")
     else:
         yield card
-        photo = Call("POST", "/predict/", keys=ANSWER, sent="image/png", body=_photo())
-        yield visit(READY)
-        yield visit(photo)
-        cold = seen.pop(photo, None)
-        yield visit(photo)
-        yield visit(NO_PHOTO)
-        yield visit(WARMUP)
-        if cold and photo in seen and WARMUP in seen:
-            yield _times(cold, seen[photo], seen[WARMUP])
-    for header, name in wrong.items():
-        what = "is missing or wrong, as in the answer to"
-        yield Finding(FAIL, header, f"{what} {name}: does a proxy in front drop or change it?")
-    if not wrong:
-        yield Finding(OK, "headers", "as docs/api.md promises them, in each answer")
+        photo = RouteCheck(
+            "POST", "/predict/", keys=PREDICTION_KEYS, sent="image/png", body=_test_png()
+        )
+        yield check(READY)
+        yield check(photo)
+        cold = responses.pop(photo, None)
+        yield check(photo)
+        yield check(INVALID_PHOTO)
+        yield check(WARMUP)
+        if cold and photo in responses and WARMUP in responses:
+            yield _report_latency(cold, responses[photo], responses[WARMUP])
+    for header, name in invalid.items():
+        text = f"missing or invalid in the response to {name}"
+        yield CheckResult(FAIL, header, f"{text}: check whether a proxy drops or changes it")
+    if not invalid:
+        yield CheckResult(OK, "headers", "valid in all responses")
 
 
-def _ask(url: str, call: Call, timeout_s: float, key: str | None) -> Answer:
-    headers = {"X-Request-Id": REQUEST_ID, "Cache-Control": "no-store"}  # compute, keep nothing
-    if call.sent:
-        headers["Content-Type"] = call.sent
+def _send_request(url: str, route: RouteCheck, timeout_s: float, key: str | None) -> Response:
+    headers = {"X-Request-Id": REQUEST_ID, "Cache-Control": "no-store"}  # do not cache
+    if route.sent:
+        headers["Content-Type"] = route.sent
     if key:
         headers["X-API-Key"] = key
-    began = time.perf_counter()
-    reply = client.request(url + call.path, timeout_s, call.method, call.body, headers)
-    took_ms = (time.perf_counter() - began) * 1e3
+    start = time.perf_counter()
+    reply = client.request(url + route.path, timeout_s, route.method, route.body, headers)
+    took_ms = (time.perf_counter() - start) * 1e3
     try:
         document = json.loads(reply.body)
     except (ValueError, RecursionError):
         document = None
-    return Answer(reply, document if isinstance(document, dict) else {}, took_ms)
+    return Response(reply, document if isinstance(document, dict) else {}, took_ms)
 
 
-def _judge(call: Call, answer: Answer) -> Finding:
-    """Hold an answer against what its call promises, but for the headers of every answer."""
-    status, took = answer.reply.status, f"in {answer.took_ms:.0f} ms"
-    if status not in call.statuses or (call.kind and answer.kind != call.kind):
-        expected = f"{' or '.join(map(str, call.statuses))} {call.kind}".strip()
-        said = _short(answer.document.get("detail", ""))
-        text = f"{_status(answer)} {took}, not {expected}. {said}".strip()
-        return Finding(FAIL, call.name, text)
-    lacking = [key for key in call.keys if key not in answer.document]
-    if lacking and call.method != "HEAD":
-        return Finding(FAIL, call.name, f"the answer lacks {', '.join(lacking)}")
-    return Finding(OK, call.name, f"{status} {took}")
+def _check_response(route: RouteCheck, response: Response) -> CheckResult:
+    """Compare a response with its route, except for the headers of all responses."""
+    status, duration = response.reply.status, f"in {response.took_ms:.0f} ms"
+    if status not in route.statuses or (route.kind and response.kind != route.kind):
+        expected = f"{' or '.join(map(str, route.statuses))} {route.kind}".strip()
+        detail = _truncate(response.document.get("detail", ""))
+        text = f"{_format_status(response)} {duration}, not {expected}. {detail}".strip()
+        return CheckResult(FAIL, route.name, text)
+    missing = [key for key in route.keys if key not in response.document]
+    if missing and route.method != "HEAD":
+        return CheckResult(FAIL, route.name, f"the response has no {', '.join(missing)}")
+    return CheckResult(OK, route.name, f"{status} {duration}")
 
 
-def _wrong_headers(answer: Answer) -> list[str]:
-    """Name the headers that every answer, or one of its status, should have and has not."""
-    reply = answer.reply
+def _invalid_headers(response: Response) -> list[str]:
+    """Return the names of the missing or invalid headers of a response."""
+    reply = response.reply
     headers, status = reply.headers, reply.status
     rules = {
         "X-Request-Id": headers.get("x-request-id") == REQUEST_ID,
@@ -163,65 +173,72 @@ def _wrong_headers(answer: Answer) -> list[str]:
         "Allow": status != 405 or "allow" in headers,
         "WWW-Authenticate": status != 401 or "www-authenticate" in headers,
         "Retry-After": status not in (429, 503) or headers.get("retry-after", "").isdigit(),
-        "Server-Timing": "predictions" not in answer.document or "server-timing" in headers,
+        "Server-Timing": "predictions" not in response.document or "server-timing" in headers,
     }
     return [name for name, holds in rules.items() if not holds]
 
 
-def _stranger(answer: Answer) -> str:
-    """Say what answered instead of macule."""
-    to = answer.reply.headers.get("location")
-    if to:
-        return f"GET /health/ answered {_status(answer)} and points to {_short(to)}: examine that"
-    lacks = "" if "x-memory-band" in answer.reply.headers else ", without X-Memory-Band"
+def _describe_other_server(response: Response) -> str:
+    """Describe a server that is not macule."""
+    location = response.reply.headers.get("location")
+    if location:
+        return (
+            f"GET /health/ answered {_format_status(response)} and redirects to "
+            f"{_truncate(location)}: check that URL"
+        )
+    missing = "" if "x-memory-band" in response.reply.headers else ", without X-Memory-Band"
     return (
-        f"GET /health/ answered {_status(answer)}{lacks}: this is not macule, or it is broken, or "
-        "its address goes on below a path"
+        f"GET /health/ answered {_format_status(response)}{missing}: this is not macule, "
+        "it is broken, or the URL lacks the path of the service"
     )
 
 
-def _memory(document: dict[str, Any]) -> Iterator[Finding]:
-    """Tell the service's memory, and that of a predict function that it watches."""
+def _check_memory(document: dict[str, Any]) -> Iterator[CheckResult]:
+    """Check the memory of the service, and of the predict function that it monitors."""
     keys = ("band", "pss_mb", "limit_mb", "limit_source", "headroom_mb")
-    band, used, limit, source, headroom = (_short(document.get(key, "?")) for key in keys)
+    band, used, limit, source, headroom = (_truncate(document.get(key, "?")) for key in keys)
     level = OK if document.get("status") == "ok" else WARN
     text = f"band {band}, {used} of {limit} MB by {source}, {headroom} MB for photos"
-    yield Finding(level, "memory", text)
-    watched = document.get("predict")
-    if isinstance(watched, dict):
-        error = watched.get("error")
+    yield CheckResult(level, "memory", text)
+    predict = document.get("predict")
+    if isinstance(predict, dict):
+        error = predict.get("error")
         if error:
-            yield Finding(FAIL, "predict", f"it {_short(error)}: is PREDICT_URL right, and it up?")
+            yield CheckResult(
+                FAIL,
+                "predict",
+                f"it {_truncate(error)}: check PREDICT_URL, and that the function runs",
+            )
         else:
-            yield Finding(OK, "predict", f"band {_short(watched.get('band', '?'))}")
+            yield CheckResult(OK, "predict", f"band {_truncate(predict.get('band', '?'))}")
 
 
-def _times(first: Answer, second: Answer, warmup: Answer) -> Finding:
+def _report_latency(first: Response, second: Response, warmup: Response) -> CheckResult:
     metrics = first.document.get("metrics")
     cold = isinstance(metrics, dict) and metrics.get("cold_start") is True
-    loading = _short(warmup.document.get("cold_start_ms", "?"))
-    return Finding(
+    loading = _truncate(warmup.document.get("cold_start_ms", "?"))
+    return CheckResult(
         OK,
         "time",
-        f"first prediction {first.took_ms:.0f} ms ({'cold' if cold else 'it was warm'}), second "
-        f"{second.took_ms:.0f} ms, with connecting; loading the model took {loading} ms",
+        f"first prediction {first.took_ms:.0f} ms ({'cold' if cold else 'already warm'}), second "
+        f"{second.took_ms:.0f} ms, including the connection; loading the model took {loading} ms",
     )
 
 
-def _photo() -> bytes:
-    """Draw a dark square on skin, as PNG."""
+def _test_png() -> bytes:
+    """Create a PNG: a dark square on a skin colour."""
     skin, spot, quarter = b"\xcd\xa0\x87", b"\x5c\x3c\x30", SIDE_PX // 4
-    plain = b"\0" + skin * SIDE_PX
-    marked = b"\0" + skin * quarter + spot * 2 * quarter + skin * quarter
-    rows = plain * quarter + marked * 2 * quarter + plain * quarter
+    skin_row = b"\0" + skin * SIDE_PX
+    spot_row = b"\0" + skin * quarter + spot * 2 * quarter + skin * quarter
+    rows = skin_row * quarter + spot_row * 2 * quarter + skin_row * quarter
     header = struct.pack(">IIBBBBB", SIDE_PX, SIDE_PX, 8, 2, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return png.SIGNATURE + b"".join(png.chunk(kind, content) for kind, content in parts)
 
 
-def _status(answer: Answer) -> str:
-    return f"{answer.reply.status} {_short(answer.kind)}".strip()
+def _format_status(response: Response) -> str:
+    return f"{response.reply.status} {_truncate(response.kind)}".strip()
 
 
-def _short(value: object) -> str:
-    return str(value)[:MOST_CHARACTERS]
+def _truncate(value: object) -> str:
+    return str(value)[:MAX_CHARACTERS]

@@ -1,4 +1,4 @@
-"""A LiteRT file over many images: what quantizing and measuring need, one thread, no server."""
+"""Inference of a LiteRT file on many images, with one thread, to quantize and measure."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,28 +7,28 @@ from numpy.typing import NDArray
 
 from macule.inference.tensors import as_logits, dequantize, quantize
 
-DISTANCE, LOGITS, MAPS = 1, 2, 4
+OOD_SCORE, LOGITS, MAPS = 1, 2, 4  # ranks of the outputs
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def scale(pixels: NDArray[np.uint8], scaling: Scaling) -> NDArray[np.float32]:
-    """Bring uint8 pixels (1, side, side, 3) to the network's range: (pixel - mean) / std."""
+    """Scale uint8 pixels (n, h, w, c) to the network's range: (pixel - mean) / std."""
     mean, std = (np.asarray(part, np.float32) for part in scaling)
     return np.asarray((pixels - mean) / std, np.float32)
 
 
-def bounds(scaling: Scaling) -> tuple[float, float]:
-    """Least and largest scaled pixel, of any channel."""
+def scaled_bounds(scaling: Scaling) -> tuple[float, float]:
+    """Return the smallest and largest scaled pixel value of all channels."""
     ends = [scale(np.full((1, 1, 1, 1), level, np.uint8), scaling) for level in (0, 255)]
     return float(min(end.min() for end in ends)), float(max(end.max() for end in ends))
 
 
-def outputs(
+def run_outputs(
     content: bytes, images: Iterable[NDArray[np.uint8]], scaling: Scaling
 ) -> Iterator[dict[int, NDArray[np.float32]]]:
     """Run the file *content* on each image (side, side, 3).
 
-    Yields: per image its outputs without batch axis, by the rank they have with it: DISTANCE,
+    Yields: the outputs per image, without the batch axis, by their rank with it: OOD_SCORE,
     LOGITS, MAPS.
     """
     from ai_edge_litert.interpreter import Interpreter
@@ -45,7 +45,7 @@ def outputs(
         }
 
 
-def scores(
+def logits_and_ood_scores(
     content: bytes,
     images: Iterable[NDArray[np.uint8]],
     scaling: Scaling,
@@ -53,14 +53,14 @@ def scores(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Run the file on each image.
 
-    *output* is what its row holds, as the card says it: logits, probabilities or sigmoid.
-    Returns: the logits (n, classes), and the distances (n,) where the file gives them.
+    *output* is the card's `output`: logits, probabilities or sigmoid.
+    Returns: the logits (n, classes), and the OOD scores (n,) if the file has them.
     """
-    rows, distances = [], []
-    for answer in outputs(content, images, scaling):
+    rows, scores = [], []
+    for answer in run_outputs(content, images, scaling):
         rows.append(as_logits(answer[LOGITS], output))
-        distances += [answer[DISTANCE]] if DISTANCE in answer else []
-    return np.stack(rows), np.stack(distances) if distances else None
+        scores += [answer[OOD_SCORE]] if OOD_SCORE in answer else []
+    return np.stack(rows), np.stack(scores) if scores else None
 
 
 def logits(
@@ -69,5 +69,5 @@ def logits(
     scaling: Scaling,
     output: str = "logits",
 ) -> NDArray[np.float32]:
-    """Run the file on each image; returns the logits (n, classes) as `scores` does."""
-    return scores(content, images, scaling, output)[0]
+    """Run the file on each image; returns the logits (n, classes)."""
+    return logits_and_ood_scores(content, images, scaling, output)[0]

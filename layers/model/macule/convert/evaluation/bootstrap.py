@@ -1,4 +1,4 @@
-"""Intervals of figures by the bootstrap, images of one patient or lesion always together."""
+"""Bootstrap intervals; the images of one patient or lesion are resampled together."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,22 +6,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TIMES = 1000
+RESAMPLES = 1000
 
 
 def intervals(
     figures: Callable[[NDArray[np.int64]], Mapping[str, float]],
     groups: Sequence[str],
-    times: int = TIMES,
+    times: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """Draw groups with replacement, *times* over, and take the middle 95 % of each figure.
+    """Resample groups with replacement, *times* times, and return the 95 % interval of each metric.
 
     Args:
-      figures: named figures of the images at these places; one may stand there several times.
+      figures: returns the metrics of the images at these indices, which can repeat.
       groups: the group of each image.
 
-    Returns: [low, high] by name; nan where a figure could be had in no draw.
+    Returns: [low, high] by name; nan if a metric is never defined.
     Source: the percentile bootstrap, Efron 1979.
     """
     _, group = np.unique(np.asarray(groups, str), return_inverse=True)
@@ -32,13 +32,13 @@ def intervals(
         chosen = random.integers(0, len(members), len(members))
         for name, value in figures(np.concatenate([members[index] for index in chosen])).items():
             drawn.setdefault(name, []).append(value)
-    return {name: middle(np.asarray(values)) for name, values in drawn.items()}
+    return {name: percentile_interval(np.asarray(values)) for name, values in drawn.items()}
 
 
-def middle(values: NDArray[Any]) -> list[float]:
-    """Give the 2.5th and 97.5th percentile of what is a number."""
-    known = values[np.isfinite(values)]
-    if not len(known):
+def percentile_interval(values: NDArray[Any]) -> list[float]:
+    """Return the 2.5th and 97.5th percentile of the finite values."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
         return [float("nan")] * 2
-    low, high = np.quantile(known, (0.025, 0.975))
+    low, high = np.quantile(finite, (0.025, 0.975))
     return [float(low), float(high)]

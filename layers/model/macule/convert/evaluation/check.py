@@ -1,4 +1,4 @@
-"""`macule check`: a model's folder against its own card, as it will serve."""
+"""`macule check`: verification of a model folder against its card."""
 
 import argparse
 from collections.abc import Iterator
@@ -14,60 +14,65 @@ from macule.inference import decoding, native_stderr, runtime
 from macule.inference.loading import LoadedModel
 from macule.registry import local
 
-MOST_IMAGES = 1000
-LEAST_MARGIN = 0.02  # of accuracy, where images are many
+MAX_IMAGES = 1000
+MIN_MARGIN = 0.02  # of accuracy, for any number of images
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `macule check`."""
-    parser.add_argument("folder", metavar="DIR", help="a folder with model.tflite and model.json")
     parser.add_argument(
-        "--eval", type=Path, metavar="DIR", help="labelled images: test its figures"
+        "folder", metavar="DIR", help="a model folder, with model.tflite and model.json"
+    )
+    parser.add_argument(
+        "--eval", type=Path, metavar="DIR", help="labelled images, to verify the accuracy"
     )
 
 
 def check(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
-    """Yield what was checked, and whether it holds; stops at the first thing that rules out more.
+    """Yield whether each check passed, and its text; errors end the checks.
 
-    Raises: ModelUnavailable, BadCard, Refused.
+    Raises: ModelUnavailable, BadCard, ConversionError.
     """
     _, card = local.find(options.folder)
-    yield True, f"the card is whole and {card.file} is its file ({card.sha256[:12]}…)"
+    yield True, f"the card is valid and {card.file} matches it ({card.sha256[:12]}…)"
     with native_stderr.filtered():
         warm = runtime.get_or_load(options.folder)
-    yield True, f"LiteRT runs it: {len(card.labels)} labels, {card.precision}"
-    pixels = dataset.drawn(decoding.sides(card.side_px), 8)
+    yield True, f"LiteRT runs the model: {len(card.labels)} labels, {card.precision}"
+    pixels = dataset.synthetic_images(decoding.sides(card.side_px), 8)
     scores = np.stack([runtime.run(warm, picture[None]).probabilities for picture in pixels])
-    yield bool(np.abs(scores.sum(axis=1) - 1).max() < 1e-3), "its answers are distributions"
+    yield (
+        bool(np.abs(scores.sum(axis=1) - 1).max() < 1e-3),
+        "the outputs are probabilities that sum to 1",
+    )
     if options.eval:
-        yield _figures(options.eval, warm)
+        yield _check_accuracy(options.eval, warm)
 
 
-def _figures(folder: Path, warm: LoadedModel) -> tuple[bool, str]:
-    """Compare accuracy on labelled images with what the card claims."""
+def _check_accuracy(folder: Path, warm: LoadedModel) -> tuple[bool, str]:
+    """Compare the accuracy on labelled images with that of the card."""
     card = warm.card
-    photos = dataset.choose(dataset.read(folder), ["val", "test"], MOST_IMAGES)
+    photos = dataset.sample_photos(dataset.list_photos(folder), ["val", "test"], MAX_IMAGES)
     progress = Progress(1)
-    decoded = dataset.decode(
+    decoded = dataset.decode_photos(
         photos, card.labels, decoding.sides(card.side_px), card.resize, progress, "decoding"
     )
     if decoded.truth is None:
-        return False, f"{folder} has no labels: a folder a class, or a labels.csv"
+        return False, f"{folder} has no labels: use one folder per class, or a labels.csv"
     shares = np.stack(
         [runtime.run(warm, picture[None]).probabilities for picture in decoded.pixels]
     )
-    return compare(shares, decoded.truth, card.document.get("metrics", {}))
+    return compare_accuracy(shares, decoded.truth, card.document.get("metrics", {}))
 
 
-def compare(
+def compare_accuracy(
     shares: NDArray[np.float32], truth: NDArray[np.int64], claimed: dict[str, Any]
 ) -> tuple[bool, str]:
-    """Say whether accuracy here is what the card claims, within the chance of so few images."""
-    right = float((shares.argmax(axis=1) == truth).mean())
+    """Test whether the accuracy matches the card's, within the margin of the sample size."""
+    accuracy = float((shares.argmax(axis=1) == truth).mean())
     balanced = float(np.nanmean(metrics.sensitivity(shares.argmax(axis=1), truth, shares.shape[1])))
-    found = f"accuracy {right:.3f}, balanced {balanced:.3f} on {len(truth)} images"
-    told = claimed.get("accuracy")
-    if not isinstance(told, int | float):
-        return True, f"{found}; the card claims nothing"
-    margin = max(LEAST_MARGIN, 1.96 * (told * (1 - told) / len(truth)) ** 0.5)
-    return right >= told - margin, f"{found}; the card claims {told:.3f}"
+    found = f"accuracy {accuracy:.3f}, balanced {balanced:.3f} on {len(truth)} images"
+    expected = claimed.get("accuracy")
+    if not isinstance(expected, int | float):
+        return True, f"{found}; the card has no accuracy"
+    margin = max(MIN_MARGIN, 1.96 * (expected * (1 - expected) / len(truth)) ** 0.5)
+    return accuracy >= expected - margin, f"{found}; the card has {expected:.3f}"

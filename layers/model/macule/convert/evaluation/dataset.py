@@ -1,4 +1,4 @@
-"""A folder of images to pixels, through the decoder that serves."""
+"""Folders of images, decoded as in production."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -8,22 +8,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.progress import Progress
 from macule.errors import Macule
 from macule.inference import decoding
 
 TABLE = "labels.csv"
 COLUMNS = ("image", "file", "filename", "path", "squashed", "cropped")
-ENDINGS = tuple(
+EXTENSIONS = tuple(
     ".jpg .jpeg .png .webp .gif .bmp .tif .tiff .heic .heif .avif .jp2".split()  # noqa: SIM905
 )
 
 
 class Photo(NamedTuple):
-    """One image of a folder; `label` and `split` are empty where nothing says them.
+    """One image of a folder; `label` and `split` are empty if unknown.
 
-    `row` is its row of `labels.csv`, whatever columns that has.
+    `row` is its row of `labels.csv`, with all columns.
     """
 
     path: Path
@@ -40,18 +40,18 @@ class Images(NamedTuple):
     broken: int
 
 
-def read(folder: Path, column: str | None = None) -> list[Photo]:
-    """List a folder's images: by its `labels.csv`, else a folder a class, else without labels.
+def list_photos(folder: Path, column: str | None = None) -> list[Photo]:
+    """List the images of a folder, with labels from `labels.csv` or the names of its subfolders.
 
-    Raises: Refused where there is none, or the table lacks a column.
+    Raises: ConversionError if there are no images, or the table lacks a column.
     """
     if not folder.is_dir():
-        raise Refused(f"{folder} is not a folder of images.")
+        raise ConversionError(f"{folder} is not a folder.")
     if (folder / TABLE).is_file():
-        return _from_table(folder, column)
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+        return _read_table(folder, column)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
     if not files:
-        raise Refused(f"{folder} holds no image ({', '.join(ENDINGS)}).")
+        raise ConversionError(f"{folder} contains no images ({', '.join(EXTENSIONS)}).")
     classes = [path.relative_to(folder).parts[:-1] for path in files]
     return [
         Photo(path, parts[0] if parts else "", "")
@@ -59,14 +59,16 @@ def read(folder: Path, column: str | None = None) -> list[Photo]:
     ]
 
 
-def choose(photos: Sequence[Photo], splits: Sequence[str], most: int, seed: int = 0) -> list[Photo]:
-    """Draw at most *most* photos, of the named splits where the folder knows splits."""
+def sample_photos(
+    photos: Sequence[Photo], splits: Sequence[str], limit: int, seed: int = 0
+) -> list[Photo]:
+    """Sample at most *limit* photos, from *splits* if the folder has them."""
     wanted = [photo for photo in photos if photo.split in splits] or list(photos)
-    order = np.random.default_rng(seed).permutation(len(wanted))[:most]
+    order = np.random.default_rng(seed).permutation(len(wanted))[:limit]
     return [wanted[place] for place in sorted(order)]
 
 
-def decode(
+def decode_photos(
     photos: Sequence[Photo],
     labels: Sequence[str],
     side_px: tuple[int, int],
@@ -74,42 +76,43 @@ def decode(
     progress: Progress,
     what: str,
 ) -> Images:
-    """Decode *photos* exactly as requests are; a file that cannot be decoded is counted, not fatal.
+    """Decode *photos* as in production; files that cannot be decoded are counted as `broken`.
 
-    Raises: Refused where none can be decoded, or a photo's label is not one of *labels*.
+    Raises: ConversionError if none can be decoded, or a label is not one of *labels*.
     """
     unknown = sorted({photo.label for photo in photos if photo.label} - set(labels))
     if unknown:
-        raise Refused(
-            f"The images are labelled {', '.join(unknown[:5])}, the model {', '.join(labels[:8])}: "
-            "name folders or rows as the labels are."
+        raise ConversionError(
+            f"The labels of the images are {', '.join(unknown[:5])}, those of the model "
+            f"{', '.join(labels[:8])}: name the folders or rows like the labels."
         )
     pixels, truth = [], []
     for photo in progress.track(photos, len(photos), what):
-        decoded = pixels_of(photo, side_px, resize)
+        decoded = decode_photo(photo, side_px, resize)
         if decoded is None:
             continue
         pixels.append(decoded)
         truth.append(labels.index(photo.label) if photo.label else -1)
     if not pixels:
-        raise Refused(f"None of the {len(photos)} images can be decoded.")
+        raise ConversionError(f"None of the {len(photos)} images can be decoded.")
     known = np.array(truth, np.int64)
     broken = len(photos) - len(pixels)
     return Images(np.stack(pixels), known if (known >= 0).all() else None, broken)
 
 
-def pixels_of(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray[np.uint8] | None:
-    """Decode one photo to (height, width, 3) as a request is; None where that cannot be done."""
+def decode_photo(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray[np.uint8] | None:
+    """Decode one photo to (height, width, 3) as in production; None if it cannot be decoded."""
     try:
         return decoding.decode(photo.path.read_bytes(), side_px, resize).pixels[0]  # type: ignore[no-any-return]
     except (Macule, OSError):
         return None
 
 
-def drawn(side_px: tuple[int, int], count: int = 32, seed: int = 0) -> NDArray[np.uint8]:
-    """Draw stand-ins where no image is given: smooth skin tones with a darker spot and grain.
+def synthetic_images(side_px: tuple[int, int], count: int = 32, seed: int = 0) -> NDArray[np.uint8]:
+    """Generate images with smooth skin tones, a darker spot and noise.
 
-    Returns: (count, height, width, 3), uint8. They set the ranges of int8; they prove nothing.
+    They set the int8 ranges if no images are given, but say nothing about the accuracy.
+    Returns: (count, height, width, 3), uint8.
     """
     from PIL.Image import Resampling, fromarray
 
@@ -127,15 +130,15 @@ def drawn(side_px: tuple[int, int], count: int = 32, seed: int = 0) -> NDArray[n
     return np.asarray(np.clip(np.stack(pictures), 0, 255), np.uint8)
 
 
-def _from_table(folder: Path, column: str | None) -> list[Photo]:
-    """Read `labels.csv`; a row whose image column is empty is left out."""
+def _read_table(folder: Path, column: str | None) -> list[Photo]:
+    """Read `labels.csv`; rows without an image are skipped."""
     with (folder / TABLE).open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     columns = list(rows[0]) if rows else []
     chosen = column or next((name for name in COLUMNS if name in columns), "")
     if "label" not in columns or chosen not in columns:
-        raise Refused(
-            f"{TABLE} has the columns {', '.join(columns) or 'none'}; it needs label and one of "
+        raise ConversionError(
+            f"{TABLE} has the columns {', '.join(columns) or 'none'}; it needs `label` and one of "
             f"{', '.join(COLUMNS)}."
         )
     return [

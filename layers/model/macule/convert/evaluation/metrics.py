@@ -1,4 +1,4 @@
-"""Figures of a classifier from its logits and labels; numpy only."""
+"""Metrics of a classifier, with numpy only."""
 
 import math
 from typing import Any
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 BINS = 15  # of the calibration error, of equal width
-# Share of held-out images whose top probability is high enough for an answer. Of the default
-# model's 150, at 80 % the answers are right 4 points more often than all, at 72 % 5 points.
+# Share of held-out images that get an answer. With the 150 images of the default model, the
+# accuracy of the answers is 4 points above that of all images at 80 %, and 5 points at 72 %.
 COVERAGE = 0.72
 
 
@@ -22,7 +22,7 @@ def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
 
 
 def auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve of *scores* (n,), ties counted half; nan if a side is empty."""
+    """Return the ROC AUC of *scores* (n,), ties count half; nan if a class is empty."""
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if not positives or not negatives:
         return math.nan
@@ -32,17 +32,17 @@ def auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
 
 
 def sensitivity(predicted: Ints, truth: Ints, classes: int) -> list[float]:
-    """Share of each class's images that were named so; nan for a class without images."""
-    return [share(predicted[truth == index] == index) for index in range(classes)]
+    """Return the sensitivity of each class; nan for a class without images."""
+    return [proportion(predicted[truth == index] == index) for index in range(classes)]
 
 
-def share(holds: NDArray[np.bool_]) -> float:
-    """Share of what holds; nan of nothing."""
+def proportion(holds: NDArray[np.bool_]) -> float:
+    """Return the share of True; nan for an empty array."""
     return float(holds.mean()) if holds.size else math.nan
 
 
 def sensitivity_at(scores: Floats, positive: NDArray[np.bool_], specificity: float) -> float:
-    """Sensitivity at the lowest threshold that keeps *specificity* of the negatives below it."""
+    """Return the sensitivity at the lowest threshold with at least *specificity*."""
     negatives = np.sort(scores[~positive])
     if not len(negatives) or not positive.any():
         return math.nan
@@ -51,7 +51,7 @@ def sensitivity_at(scores: Floats, positive: NDArray[np.bool_], specificity: flo
 
 
 def wilson(share: float, count: int) -> list[float]:
-    """95 % confidence interval of *share* among *count*, after Wilson (1927)."""
+    """Return the 95 % confidence interval of *share* of *count* (Wilson 1927)."""
     if not count:
         return [math.nan, math.nan]
     z = 1.959964
@@ -60,10 +60,10 @@ def wilson(share: float, count: int) -> list[float]:
     return [(centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)]
 
 
-def bins(probabilities: Floats, truth: Ints) -> NDArray[np.float64]:
+def reliability_bins(probabilities: Floats, truth: Ints) -> NDArray[np.float64]:
     """Group top answers by confidence, in BINS of equal width over (0, 1].
 
-    Returns: (4, bins with images): middle, mean confidence, share right and image count of each.
+    Returns: (4, non-empty bins): middle, mean confidence, accuracy and number of images.
     """
     top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     place = np.clip(np.ceil(top * BINS).astype(int) - 1, 0, BINS - 1)
@@ -75,41 +75,39 @@ def bins(probabilities: Floats, truth: Ints) -> NDArray[np.float64]:
 
 
 def calibration_error(probabilities: Floats, truth: Ints) -> float:
-    """Expected calibration error of the top answer, over `bins`."""
-    _, top, right, counts = bins(probabilities, truth)
+    """Return the expected calibration error of the top answer."""
+    _, top, right, counts = reliability_bins(probabilities, truth)
     return float((np.abs(top - right) * counts).sum() / counts.sum())
 
 
 def calibration_chance(probabilities: Floats, times: int = 400) -> float:
-    """Mean calibration error of a perfectly calibrated model with these answers.
+    """Return the mean calibration error of a perfectly calibrated model with these probabilities.
 
-    Few images in many bins make an error of their own: a smaller one cannot be told from none.
-    Found by drawing the truth from the probabilities, *times* over.
+    With few images per bin, this error is above 0; a measured error below it is not significant.
+    The truth is sampled from the probabilities, *times* times.
     """
     random, below = np.random.default_rng(0), probabilities.cumsum(axis=1)[:, :-1]
     drawn = ((below < random.random((len(below), 1))).sum(axis=1) for _ in range(times))
     return float(np.mean([calibration_error(probabilities, truth) for truth in drawn]))
 
 
-def likelihood_loss(logits: Floats, truth: Ints, temperature: float) -> float:
-    """Mean negative log-likelihood in nats."""
+def log_loss(logits: Floats, truth: Ints, temperature: float) -> float:
+    """Return the mean negative log-likelihood in nats."""
     chosen = softmax(logits, temperature)[np.arange(len(truth)), truth]
     return float(-np.log(np.maximum(chosen, 1e-12)).mean())
 
 
 def fit_temperature(logits: Floats, truth: Ints) -> float:
-    """Find the temperature in 0.05-20 of least log-loss, by golden section over its logarithm.
+    """Find the temperature in 0.05-20 with the lowest log loss, by golden-section search.
 
-    The loss is convex in 1/temperature, so it has one minimum whatever the starting point.
+    The loss is convex in 1/temperature, so it has one minimum.
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
     low, high = math.log(0.05), math.log(20.0)
     golden = (math.sqrt(5) - 1) / 2
     for _ in range(60):
         left, right = high - golden * (high - low), low + golden * (high - low)
-        if likelihood_loss(logits, truth, math.exp(left)) < likelihood_loss(
-            logits, truth, math.exp(right)
-        ):
+        if log_loss(logits, truth, math.exp(left)) < log_loss(logits, truth, math.exp(right)):
             high = right
         else:
             low = left
@@ -117,14 +115,14 @@ def fit_temperature(logits: Floats, truth: Ints) -> float:
 
 
 def calibrate(logits: Floats, truth: Ints) -> tuple[float, float]:
-    """Fit the temperature, and the top probability that COVERAGE of the images reach with it."""
+    """Fit the temperature, and the threshold that COVERAGE of the images reach."""
     temperature = fit_temperature(logits, truth)
     top = softmax(logits, temperature).max(axis=1)
     return temperature, float(np.quantile(top, 1 - COVERAGE))
 
 
-def compare(probabilities: Floats, reference: Floats) -> dict[str, float]:
-    """Say how far *probabilities* (n, classes) stray from those of a reference model."""
+def compare_probabilities(probabilities: Floats, reference: Floats) -> dict[str, float]:
+    """Compare *probabilities* (n, classes) with those of a reference model."""
     change = np.abs(probabilities - reference)
     same = probabilities.argmax(axis=1) == reference.argmax(axis=1)
     return {
@@ -135,39 +133,36 @@ def compare(probabilities: Floats, reference: Floats) -> dict[str, float]:
     }
 
 
-def abstain(probabilities: Floats, truth: Ints, threshold: float) -> dict[str, Any]:
-    """Coverage, risk and per-class outcome when answers below *threshold* are withheld."""
+def selective_metrics(probabilities: Floats, truth: Ints, threshold: float) -> dict[str, Any]:
+    """Return coverage and risk if answers below *threshold* are withheld."""
     top, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    kept = top >= threshold
+    covered = top >= threshold
     classes = range(probabilities.shape[1])
     return {
         "n": len(truth),
-        "coverage": float(kept.mean()),
-        "risk": share(predicted[kept] != truth[kept]),
-        "covered_per_class": [share(kept[truth == index]) for index in classes],
+        "coverage": float(covered.mean()),
+        "risk": proportion(predicted[covered] != truth[covered]),
+        "covered_per_class": [proportion(covered[truth == index]) for index in classes],
         "wrong_and_kept_per_class": [
-            int((kept & (truth == index) & (predicted != index)).sum()) for index in classes
+            int((covered & (truth == index) & (predicted != index)).sum()) for index in classes
         ],
     }
 
 
-def mean(values: list[float]) -> float:
-    """Mean of what is a number; nan if nothing is."""
+def nan_mean(values: list[float]) -> float:
+    """Return the mean without nan; nan if there is no number."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
 
 
-def confusion(predicted: Ints, truth: Ints, classes: int) -> NDArray[np.int64]:
-    """Count images (classes, classes): a row a true class, a column an answer."""
+def confusion_matrix(predicted: Ints, truth: Ints, classes: int) -> NDArray[np.int64]:
+    """Return the counts (classes, classes): rows are true classes, columns are answers."""
     counts = np.bincount(truth * classes + predicted, minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 
-def risks(probabilities: Floats, truth: Ints) -> list[tuple[float, float]]:
-    """Coverage and share of wrong answers among those covered, the surest answers first.
-
-    Answers of one confidence are covered together.
-    """
+def risk_coverage(probabilities: Floats, truth: Ints) -> list[tuple[float, float]]:
+    """Return coverage and risk for all thresholds, the highest confidence first."""
     top, wrong = probabilities.max(axis=1), probabilities.argmax(axis=1) != truth
     order = np.argsort(-top, kind="stable")
     counts = np.arange(1, len(top) + 1)
@@ -176,8 +171,8 @@ def risks(probabilities: Floats, truth: Ints) -> list[tuple[float, float]]:
     return [(float(c / len(top)), float(s)) for c, s in zip(counts[ends], share[ends], strict=True)]
 
 
-def by_class(probabilities: Floats, truth: Ints) -> list[dict[str, float]]:
-    """Figures of each class against the rest; nan where a side has no images."""
+def class_metrics(probabilities: Floats, truth: Ints) -> list[dict[str, float]]:
+    """Return the one-vs-rest metrics of each class; nan if a side has no images."""
     predicted = probabilities.argmax(axis=1)
     found = []
     for index, scores in enumerate(probabilities.T):
@@ -185,8 +180,8 @@ def by_class(probabilities: Floats, truth: Ints) -> list[dict[str, float]]:
         found.append(
             {
                 "auc": auc(scores, positive),
-                "sensitivity": share(named[positive]),
-                "specificity": share(~named[~positive]),
+                "sensitivity": proportion(named[positive]),
+                "specificity": proportion(~named[~positive]),
                 "sensitivity_at_80_specificity": sensitivity_at(scores, positive, 0.8),
             }
         )
@@ -196,24 +191,24 @@ def by_class(probabilities: Floats, truth: Ints) -> list[dict[str, float]]:
 def summarise(
     logits: Floats, truth: Ints, labels: list[str], temperature: float = 1.0
 ) -> dict[str, Any]:
-    """All figures of one model file on one set of images, ready for JSON.
+    """Return all metrics of a model on one set of images, for JSON.
 
-    `ece_before` is taken at temperature 1, `ece_after` at *temperature*; rank-based figures and
-    the top answer do not depend on it, the rest is calibrated.
+    `ece_before` is for temperature 1, `ece_after` for *temperature*. Metrics by rank or top answer
+    do not depend on the temperature.
     """
     probabilities = softmax(logits, temperature)
     counts = np.bincount(truth, minlength=len(labels)).tolist()
-    rows = by_class(probabilities, truth)
+    rows = class_metrics(probabilities, truth)
     return {
         "n": len(truth),
-        "accuracy": share(probabilities.argmax(axis=1) == truth),
-        "balanced_accuracy": mean([row["sensitivity"] for row in rows]),
-        "mean_auc": mean([row["auc"] for row in rows]),
+        "accuracy": proportion(probabilities.argmax(axis=1) == truth),
+        "balanced_accuracy": nan_mean([row["sensitivity"] for row in rows]),
+        "mean_auc": nan_mean([row["auc"] for row in rows]),
         "ece_bins": BINS,
         "ece_before": calibration_error(softmax(logits), truth),
         "ece_after": calibration_error(probabilities, truth),
-        "log_loss_before": likelihood_loss(logits, truth, 1.0),
-        "log_loss_after": likelihood_loss(logits, truth, temperature),
+        "log_loss_before": log_loss(logits, truth, 1.0),
+        "log_loss_after": log_loss(logits, truth, temperature),
         "classes": {
             label: {"n": n, **row, "sensitivity_95": wilson(row["sensitivity"], n)}
             for label, n, row in zip(labels, counts, rows, strict=True)

@@ -1,1 +1,1 @@
-"""The model as a frozen TensorFlow graph: inspected, cut, extended, exported."""
+"""A model as a frozen TensorFlow graph: inspection, subgraphs, activation maps, OOD score."""

@@ -1,6 +1,6 @@
-"""A model of any origin as one TensorFlow graph of constants: frozen, read, cut, put together.
+"""Frozen TensorFlow graphs: freeze a model, load a graph, import parts of it.
 
-Keras 3, Keras 2 and SavedModels meet here, so that all that follows has one form to know.
+All models, from Keras 3, Keras 2 and SavedModels, are converted to this form.
 """
 
 import gc
@@ -11,16 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 IMAGE = "image"
-# Their answer is known from shapes alone, which are all known once the image's is.
-SHAPES = {"Shape", "ShapeN", "Size", "Rank"}
-SAME = {"Identity", "IdentityN", "StopGradient", "PreventGradient", "CheckNumerics", "Snapshot"}
+# Their result depends only on shapes, which are known once the image shape is known.
+SHAPE_OPS = {"Shape", "ShapeN", "Size", "Rank"}
+IDENTITY_OPS = {
+    "Identity",
+    "IdentityN",
+    "StopGradient",
+    "PreventGradient",
+    "CheckNumerics",
+    "Snapshot",
+}
 
 
-class Frozen(NamedTuple):
+class FrozenGraph(NamedTuple):
     """A graph whose weights are constants.
 
     `definition`: a GraphDef with the placeholder `image`, shape (1, height, width, channels).
-    `output`: name of the tensor that the model answers with.
+    `output`: name of the output tensor.
     """
 
     definition: Any
@@ -28,25 +35,25 @@ class Frozen(NamedTuple):
     shape: tuple[int, int, int]
 
 
-class Opened(NamedTuple):
-    """A frozen graph to be read: its tensors, and which operators depend on the image."""
+class LoadedGraph(NamedTuple):
+    """A frozen graph in a session; `image_dependent` are the operators that depend on the image."""
 
     graph: Any
     session: Any
     image: Any
     output: Any
-    moving: frozenset[str]
+    image_dependent: frozenset[str]
 
 
-def freeze(run: Callable[[Any], Any], shape: tuple[int, int, int]) -> Frozen:
-    """Trace *run* for one image of *shape* and make its weights constants."""
+def freeze(run: Callable[[Any], Any], shape: tuple[int, int, int]) -> FrozenGraph:
+    """Trace *run* for one image of *shape*, and convert its weights to constants."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2 as constants,
     )
 
     def traced(image: Any) -> Any:
-        # Keras allows layer names that TensorFlow takes nowhere but inside another scope.
+        # Some Keras layer names are only valid in TensorFlow inside another scope.
         with tf.name_scope("model"):
             return tf.identity(run(image))
 
@@ -55,136 +62,142 @@ def freeze(run: Callable[[Any], Any], shape: tuple[int, int, int]) -> Frozen:
     names = frozen.outputs[0].name, frozen.inputs[0].name
     definition = frozen.graph.as_graph_def()
     del frozen
-    tidy()
-    return placed(definition, *names, shape)
+    collect_garbage()
+    return replace_input(definition, *names, shape)
 
 
-def tidy() -> None:
-    """Give back the graphs that are done with: they hold themselves, and every weight with them."""
+def collect_garbage() -> None:
+    """Release unused graphs: they have reference cycles that keep all weights in memory."""
     gc.collect()
 
 
-def resize(frozen: Frozen, shape: tuple[int, int, int]) -> Frozen:
-    """Give the graph another image size.
+def resize(frozen: FrozenGraph, shape: tuple[int, int, int]) -> FrozenGraph:
+    """Change the image size of the graph.
 
-    Raises: ValueError where an operator, such as a Dense layer after Flatten, has one size only.
+    Raises: ValueError if an operator, such as a Dense layer after Flatten, has a fixed size.
     """
     import tensorflow as tf
 
     definition = tf.compat.v1.GraphDef()
     definition.CopyFrom(frozen.definition)
-    return placed(definition, frozen.output, f"{IMAGE}:0", shape)
+    return replace_input(definition, frozen.output, f"{IMAGE}:0", shape)
 
 
-def placed(definition: Any, output: str, image: str, shape: tuple[int, int, int]) -> Frozen:
-    """Put a placeholder of *shape* in the place of *image*; *definition* is used up."""
+def replace_input(
+    definition: Any, output: str, image: str, shape: tuple[int, int, int]
+) -> FrozenGraph:
+    """Replace *image* with a placeholder of *shape*; this modifies *definition*."""
     import tensorflow as tf
 
     bodies = [body.node_def for body in definition.library.function]
     for node in (node for nodes in (definition.node, *bodies) for node in nodes):
-        # shapes of the old size; and gradients of swish, which would be saved and cannot be
+        # shapes of the old size, and gradients of swish, which cannot be saved
         for key in ("_output_shapes", "_gradient_op_type"):
             node.attr.pop(key, None)
     names = [node.name for node in definition.node]
     del definition.node[names.index(image.split(":")[0])]
     with tf.Graph().as_default() as graph:
         pixels = tf.compat.v1.placeholder(tf.float32, (1, *shape), IMAGE)
-        (answer,) = tf.graph_util.import_graph_def(
+        (output_tensor,) = tf.graph_util.import_graph_def(
             definition, {image: pixels}, return_elements=[output], name=""
         )
-    return Frozen(graph.as_graph_def(), answer.name, shape)
+    return FrozenGraph(graph.as_graph_def(), output_tensor.name, shape)
 
 
-def read(frozen: Frozen) -> Opened:
-    """Open a frozen graph to read it."""
+def load_graph(frozen: FrozenGraph) -> LoadedGraph:
+    """Load a frozen graph into a session."""
     import tensorflow as tf
 
     with tf.Graph().as_default() as graph:
         tf.graph_util.import_graph_def(frozen.definition, name="")
     image = graph.get_tensor_by_name(f"{IMAGE}:0")
-    moving = {image.op.name}
+    image_dependent = {image.op.name}
     for operation in graph.get_operations():
-        if operation.type in SHAPES and all(t.shape.is_fully_defined() for t in operation.inputs):
+        if operation.type in SHAPE_OPS and all(
+            t.shape.is_fully_defined() for t in operation.inputs
+        ):
             continue
-        if any(tensor.op.name in moving for tensor in operation.inputs):
-            moving.add(operation.name)
+        if any(tensor.op.name in image_dependent for tensor in operation.inputs):
+            image_dependent.add(operation.name)
     session = tf.compat.v1.Session(graph=graph)
     output = graph.get_tensor_by_name(frozen.output)
-    return Opened(graph, session, image, output, frozenset(moving))
+    return LoadedGraph(graph, session, image, output, frozenset(image_dependent))
 
 
-def moves(opened: Opened, tensor: Any) -> bool:
-    """Tell whether *tensor* depends on the image."""
-    return tensor.op.name in opened.moving
+def depends_on_image(loaded: LoadedGraph, tensor: Any) -> bool:
+    """Return whether *tensor* depends on the image."""
+    return tensor.op.name in loaded.image_dependent
 
 
-def value(opened: Opened, tensor: Any) -> NDArray[Any]:
-    """Work out a tensor that does not depend on the image, or on its shape alone."""
-    return values(opened, [tensor])[0]
+def constant_value(loaded: LoadedGraph, tensor: Any) -> NDArray[Any]:
+    """Evaluate a tensor that does not depend on the pixels of the image."""
+    return constant_values(loaded, [tensor])[0]
 
 
-def values(opened: Opened, tensors: list[Any]) -> list[NDArray[Any]]:
-    """Work out several such tensors at once."""
-    blank = np.zeros(opened.image.shape.as_list(), np.float32)
-    found = opened.session.run(tensors, {opened.image: blank})
+def constant_values(loaded: LoadedGraph, tensors: list[Any]) -> list[NDArray[Any]]:
+    """Evaluate several such tensors at once."""
+    blank = np.zeros(loaded.image.shape.as_list(), np.float32)
+    found = loaded.session.run(tensors, {loaded.image: blank})
     return [np.asarray(array) for array in found]
 
 
-def before(tensor: Any) -> Any:
-    """Step back over operators that change nothing."""
-    while tensor.op.type in SAME:
+def skip_identities(tensor: Any) -> Any:
+    """Follow *tensor* back over operators that do not change it."""
+    while tensor.op.type in IDENTITY_OPS:
         tensor = tensor.op.inputs[tensor.value_index]
     return tensor
 
 
-def weights(opened: Opened) -> dict[str, Any]:
-    """Constant operands of the operators that work on the image, by name: what must be kept."""
+def weight_tensors(loaded: LoadedGraph) -> dict[str, Any]:
+    """Return the constant operands of image-dependent operators, by name."""
     found = {}
-    for name in opened.moving:
-        for tensor in opened.graph.get_operation_by_name(name).inputs:
-            if not moves(opened, tensor) and tensor.dtype.is_floating:
+    for name in loaded.image_dependent:
+        for tensor in loaded.graph.get_operation_by_name(name).inputs:
+            if not depends_on_image(loaded, tensor) and tensor.dtype.is_floating:
                 found[tensor.name] = tensor
     return found
 
 
-def bytes_of(opened: Opened) -> int:
-    """Size of those weights as float32."""
-    return 4 * sum(tensor.shape.num_elements() or 0 for tensor in weights(opened).values())
+def weight_bytes(loaded: LoadedGraph) -> int:
+    """Return the size of the weights as float32."""
+    return 4 * sum(tensor.shape.num_elements() or 0 for tensor in weight_tensors(loaded).values())
 
 
-def splice(definition: Any, given: dict[str, Any], wanted: list[str], scope: str) -> list[Any]:
-    """Put the part of *definition* between the tensors *given* and *wanted* into this graph."""
+def import_subgraph(
+    definition: Any, given: dict[str, Any], wanted: list[str], scope: str
+) -> list[Any]:
+    """Import the part of *definition* between tensors *given* and *wanted*."""
     import tensorflow as tf
 
-    part = cut(definition, given, (name.split(":")[0] for name in wanted))
+    part = extract_subgraph(definition, given, (name.split(":")[0] for name in wanted))
     sources = {source for node in part.node for source in node.input}
     mapping = {name: given[name] for name in given if {name, name.removesuffix(":0")} & sources}
     return list(tf.graph_util.import_graph_def(part, mapping, return_elements=wanted, name=scope))
 
 
-def cut(definition: Any, given: Iterable[str], wanted: Iterable[str]) -> Any:
-    """Keep the nodes that *wanted* needs, going back no further than the tensors *given*."""
+def extract_subgraph(definition: Any, given: Iterable[str], wanted: Iterable[str]) -> Any:
+    """Extract the nodes that *wanted* needs, back to the tensors *given*."""
     import tensorflow as tf
 
     nodes = {node.name: node for node in definition.node}
-    stops, kept, waiting = set(given), set(), list(wanted)
-    while waiting:
-        name = waiting.pop()
-        if name in kept:
+    stops, needed, pending = set(given), set(), list(wanted)
+    while pending:
+        name = pending.pop()
+        if name in needed:
             continue
-        kept.add(name)
+        needed.add(name)
         for source in nodes[name].input:
             control = source.startswith("^")
             full = source if ":" in source else f"{source}:0"
             if not control and full not in stops:
-                waiting.append(full.split(":")[0])
+                pending.append(full.split(":")[0])
     part = tf.compat.v1.GraphDef()
     part.versions.CopyFrom(definition.versions)
     for node in definition.node:
-        if node.name in kept:
+        if node.name in needed:
             copy = part.node.add()
             copy.CopyFrom(node)
-            # control edges order side effects, of which a frozen graph has none
+            # control edges order side effects; a frozen graph has none
             inputs = [source for source in copy.input if not source.startswith("^")]
             del copy.input[:]
             copy.input.extend(inputs)

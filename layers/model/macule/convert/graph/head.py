@@ -1,4 +1,4 @@
-"""The head of a classifier: the feature maps that it pools, and the layers from there on."""
+"""The head of a classifier: the pooled feature maps, and the layers after them."""
 
 from typing import Any, NamedTuple
 
@@ -6,10 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.convert.graph import inspection
-from macule.convert.graph.frozen_graph import SAME, Opened, before, moves, value
+from macule.convert.graph.frozen_graph import (
+    IDENTITY_OPS,
+    LoadedGraph,
+    constant_value,
+    depends_on_image,
+    skip_identities,
+)
 
 POOLS = {"Mean": "gap", "Max": "gmp", "AvgPool": "gap", "MaxPool": "gmp"}
-ACTIVATIONS = {
+ACTIVATION_OPS = {
     "Elu",
     "Erf",
     "Erfc",
@@ -21,19 +27,19 @@ ACTIVATIONS = {
     "Softplus",
     "Tanh",
 }
-RESHAPES = {"Reshape", "Squeeze", "ExpandDims"}
-# A row of this length is written as a square matrix where it must be.
-MOST_WIDE = 4096
-# Weights of this number are folded in double precision; those of a VGG's Flatten would fill 1 GB.
-MOST_EXACT = 2**24
+RESHAPE_OPS = {"Reshape", "Squeeze", "ExpandDims"}
+# Longer rows are not expanded to a diagonal matrix.
+MAX_DIAGONAL_SIZE = 4096
+# Larger kernels are not folded in float64; the kernel after Flatten of a VGG would need 1 GB.
+MAX_FLOAT64_WEIGHTS = 2**24
 
 
-class Unknown(Exception):
-    """A head without a closed form; the text says why."""
+class UnsupportedHead(Exception):
+    """The head has no closed form; the message is the reason."""
 
 
 class Head(NamedTuple):
-    """Where the head begins: the feature maps, how they are pooled, and a readable chain."""
+    """The feature maps of a head, the kinds of pooling, and the names of its layers."""
 
     features: Any
     pools: tuple[str, ...]
@@ -41,92 +47,92 @@ class Head(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """Pooled features to a tensor: v * kernel + bias, with kernel (d,), or v @ kernel + bias."""
+    """An affine map: v * kernel + bias for a kernel (d,), else v @ kernel + bias."""
 
     kernel: NDArray[np.floating[Any]]
     bias: NDArray[np.floating[Any]]
 
 
-def find(opened: Opened, logits: Any) -> Head:
+def find_head(loaded: LoadedGraph, logits: Any) -> Head:
     """Find the feature maps that the head pools.
 
-    Raises: Unknown.
+    Raises: UnsupportedHead.
     """
     features: dict[str, Any] = {}
     pools: list[str] = []
-    waiting, seen = [logits], set()
-    while waiting:
-        tensor = waiting.pop(0)
-        if tensor.name in seen or not moves(opened, tensor):
+    pending, seen = [logits], set()
+    while pending:
+        tensor = pending.pop(0)
+        if tensor.name in seen or not depends_on_image(loaded, tensor):
             continue
         seen.add(tensor.name)
-        how = pooling(tensor)
-        if how:
+        kind = pooling_kind(tensor)
+        if kind:
             source = tensor.op.inputs[0]
             features[source.name] = source
-            pools.append(how)
+            pools.append(kind)
             continue
-        if not inspection.flat(tensor):
-            raise Unknown("its last layers are not pooling or Flatten and Dense layers")
+        if not inspection.is_row(tensor):
+            raise UnsupportedHead("its last layers are not pooling or Flatten and Dense layers")
         if not tensor.op.inputs:
-            raise Unknown("its head reads the image directly")
-        waiting += list(tensor.op.inputs)
+            raise UnsupportedHead("its head reads the image directly")
+        pending += list(tensor.op.inputs)
     if len(features) != 1:
-        raise Unknown("its head reads more than one layer's feature maps")
+        raise UnsupportedHead("its head reads the feature maps of more than one layer")
     (found,) = features.values()
     if found.shape.rank != 4:
-        raise Unknown("what its head pools is not a feature map with height and width")
+        raise UnsupportedHead("its head does not pool feature maps with height and width")
     if found.shape[1] * found.shape[2] == 1:
-        raise Unknown("its last feature maps are 1 x 1, in which a map would show nothing")
+        raise UnsupportedHead("its last feature maps are 1 x 1, so a map has only one pixel")
     if found.op.type == "Placeholder":
-        raise Unknown("its head reads the pixels themselves")
-    name = "-".join([*dict.fromkeys(pools), *chain(opened, logits)])
+        raise UnsupportedHead("its head reads the pixels directly")
+    name = "-".join([*dict.fromkeys(pools), *layer_names(loaded, logits)])
     return Head(found, tuple(pools), name)
 
 
-def chain(opened: Opened, tensor: Any) -> list[str]:
-    """Name the layers from the pooling up to *tensor*, following each operator's first input."""
+def layer_names(loaded: LoadedGraph, tensor: Any) -> list[str]:
+    """Return the names of the layers from the pooling to *tensor*."""
     names: list[str] = []
-    while not pooling(tensor):
-        moving = [source for source in tensor.op.inputs if moves(opened, source)]
+    while not pooling_kind(tensor):
+        moving = [source for source in tensor.op.inputs if depends_on_image(loaded, source)]
         kind = tensor.op.type
         if kind == "Mul" and len(moving) == 2:
-            # x * gate(x): go on from x, which the gate was made of
+            # x * gate(x): continue with x
             names.append("swish")
-            first, second = (before(source) for source in moving)
-            tensor = first if between(opened, second, {}).count(first.name) else second
+            first, second = (skip_identities(source) for source in moving)
+            tensor = first if tensors_between(loaded, second, {}).count(first.name) else second
             continue
         if kind in ("MatMul", "Conv2D"):
             names.append("dense")
-        elif kind in ACTIVATIONS:
+        elif kind in ACTIVATION_OPS:
             names.append(kind.lower())
         tensor = moving[0]
     return names[::-1]
 
 
-def between(opened: Opened, logits: Any, given: dict[str, Any]) -> list[str]:
-    """Names of the tensors after those *given*, up to the logits."""
+def tensors_between(loaded: LoadedGraph, logits: Any, given: dict[str, Any]) -> list[str]:
+    """Return the names of the tensors between those *given* and the logits."""
     found: list[str] = []
-    waiting = [logits]
-    while waiting:
-        tensor = waiting.pop()
-        if tensor.name in given or tensor.name in found or not moves(opened, tensor):
+    pending = [logits]
+    while pending:
+        tensor = pending.pop()
+        if tensor.name in given or tensor.name in found or not depends_on_image(loaded, tensor):
             continue
         found.append(tensor.name)
-        waiting += list(tensor.op.inputs)
+        pending += list(tensor.op.inputs)
     return found
 
 
-def pooling(tensor: Any) -> str:
-    """Tell how an operator turns maps into one row: "gap", "gmp", "flatten", or "" if it does not.
+def pooling_kind(tensor: Any) -> str:
+    """Return how an operator pools maps into a row: "gap", "gmp", "flatten", or "" for others.
 
-    Global pooling is also written as a window over all of the map, in older ResNets.
+    Older ResNets have global pooling as a window of the size of the map.
     """
     operation = tensor.op
     if not operation.inputs:
         return ""
     source = operation.inputs[0]
-    if source.shape.rank != 4 or not inspection.flat(tensor) or source.shape[0] != 1:
+    if source.shape.rank != 4 or not inspection.is_row(tensor) or source.shape[0] != 1:
         return ""
     if operation.type in POOLS and tensor.shape[-1] == source.shape[-1]:
         one = source.shape[1] * source.shape[2] == 1
@@ -136,102 +142,102 @@ def pooling(tensor: Any) -> str:
     return ""
 
 
-def fold(opened: Opened, tensor: Any) -> Linear | None:
-    """Read the way from the pooled row to *tensor* as one linear step; None where it is not."""
+def fold_linear(loaded: LoadedGraph, tensor: Any) -> Linear | None:
+    """Fold the operators from the pooled row to *tensor* into one; None if they are not affine."""
     operation = tensor.op
-    if pooling(tensor):
+    if pooling_kind(tensor):
         size = tensor.shape.num_elements()
         return Linear(np.ones(size), np.zeros(size))
-    if operation.type in SAME | RESHAPES:
-        return fold(opened, operation.inputs[0])
-    if operation.type in ("MatMul", "Conv2D") and constant(opened, operation):
-        inner = fold(opened, operation.inputs[0])
+    if operation.type in IDENTITY_OPS | RESHAPE_OPS:
+        return fold_linear(loaded, operation.inputs[0])
+    if operation.type in ("MatMul", "Conv2D") and has_constant_weights(loaded, operation):
+        inner = fold_linear(loaded, operation.inputs[0])
         if inner is None:
             return None
-        weights = kernel(opened, operation)
-        if weights.size < MOST_EXACT:
+        weights = kernel_weights(loaded, operation)
+        if weights.size < MAX_FLOAT64_WEIGHTS:
             weights = weights.astype(np.float64)
         elif inner.kernel.ndim == 1 and (inner.kernel == 1).all():
             return Linear(weights, inner.bias @ weights)
-        whole = (
+        combined = (
             inner.kernel[:, None] * weights if inner.kernel.ndim == 1 else inner.kernel @ weights
         )
-        return Linear(whole, inner.bias @ weights)
-    moving = [source for source in operation.inputs if moves(opened, source)]
+        return Linear(combined, inner.bias @ weights)
+    moving = [source for source in operation.inputs if depends_on_image(loaded, source)]
     if operation.type == "ConcatV2" and len(moving) == 1:
-        return beside(opened, operation, moving[0])
-    if operation.type in inspection.AFFINE:
-        step = inspection.affine(opened, operation, moving[0]) if len(moving) == 1 else None
-        inner = fold(opened, moving[0]) if step else None
+        return fold_concat(loaded, operation, moving[0])
+    if operation.type in inspection.AFFINE_OPS:
+        step = inspection.read_affine(loaded, operation, moving[0]) if len(moving) == 1 else None
+        inner = fold_linear(loaded, moving[0]) if step else None
         if step is None or inner is None:
             return None
         return Linear(inner.kernel * step[0], inner.bias * step[0] + step[1])
     return None
 
 
-def beside(opened: Opened, operation: Any, moving: Any) -> Linear | None:
-    """Fold a row that stands beside constants, as those of other inputs do."""
-    inner = fold(opened, moving)
-    if inner is None or (inner.kernel.ndim == 1 and inner.kernel.size > MOST_WIDE):
+def fold_concat(loaded: LoadedGraph, operation: Any, moving: Any) -> Linear | None:
+    """Fold a row that is concatenated with constants, such as those of other inputs."""
+    inner = fold_linear(loaded, moving)
+    if inner is None or (inner.kernel.ndim == 1 and inner.kernel.size > MAX_DIAGONAL_SIZE):
         return None
-    whole = np.diag(inner.kernel) if inner.kernel.ndim == 1 else inner.kernel
+    matrix = np.diag(inner.kernel) if inner.kernel.ndim == 1 else inner.kernel
     kernels, biases = [], []
     for source in operation.inputs[:-1]:
         if source is moving:
-            kernels.append(whole)
+            kernels.append(matrix)
             biases.append(inner.bias)
         else:
-            numbers = np.asarray(value(opened, source), np.float64).ravel()
-            kernels.append(np.zeros((len(whole), numbers.size)))
+            numbers = np.asarray(constant_value(loaded, source), np.float64).ravel()
+            kernels.append(np.zeros((len(matrix), numbers.size)))
             biases.append(numbers)
     return Linear(np.hstack(kernels), np.concatenate(biases))
 
 
-def constant(opened: Opened, operation: Any) -> bool:
-    """Tell whether a product is that of a row with fixed weights."""
-    if moves(opened, operation.inputs[1]):
+def has_constant_weights(loaded: LoadedGraph, operation: Any) -> bool:
+    """Return whether a product multiplies a row by constant weights."""
+    if depends_on_image(loaded, operation.inputs[1]):
         return False
     if operation.type == "MatMul":
         return not operation.get_attr("transpose_a")
     return bool(operation.inputs[1].shape[:2] == (1, 1))
 
 
-def kernel(opened: Opened, operation: Any) -> NDArray[np.float32]:
-    """Weights (inputs, outputs) of a MatMul or of a 1 x 1 convolution."""
-    weights = value(opened, operation.inputs[1])
+def kernel_weights(loaded: LoadedGraph, operation: Any) -> NDArray[np.float32]:
+    """Return the weights (inputs, outputs) of a MatMul or 1 x 1 convolution."""
+    weights = constant_value(loaded, operation.inputs[1])
     if operation.type == "Conv2D":
         return np.asarray(weights[0, 0])
     return np.asarray(weights.T if operation.get_attr("transpose_b") else weights)
 
 
-def stages(opened: Opened, logits: Any) -> dict[str, Linear]:
-    """The tensors up to which the head is linear, by name, each with its folded step.
+def linear_stages(loaded: LoadedGraph, logits: Any) -> dict[str, Linear]:
+    """Return the tensors up to which the head is affine, by name, with their folded map.
 
-    Raises: Unknown where an operator between them and the logits has no known slope.
+    Raises: UnsupportedHead if an operator after them has no known derivative.
     """
     found: dict[str, Linear] = {}
-    waiting, seen = [logits], set()
-    while waiting:
-        tensor = before(waiting.pop())
-        if tensor.name in seen or not moves(opened, tensor):
+    pending, seen = [logits], set()
+    while pending:
+        tensor = skip_identities(pending.pop())
+        if tensor.name in seen or not depends_on_image(loaded, tensor):
             continue
         seen.add(tensor.name)
-        step = fold(opened, tensor)
+        step = fold_linear(loaded, tensor)
         if step is not None:
             found[tensor.name] = step
             continue
-        waiting += list(tensor.op.inputs)
+        pending += list(tensor.op.inputs)
     return found
 
 
-def reduce(step: Linear, head: Head) -> NDArray[np.float32] | None:
-    """Weights (k, d) that take features to the tangent of a stage; None where they pass as are."""
+def tangent_weights(step: Linear, head: Head) -> NDArray[np.float32] | None:
+    """Return the weights (k, d) from features to the tangent of a stage; None for the identity."""
     channels = int(head.features.shape[-1])
     if step.kernel.shape[0] != channels:
         if step.kernel.ndim == 1:
-            raise Unknown("what follows Flatten is no Dense layer")
-        whole = step.kernel.reshape(-1, channels, step.kernel.shape[1]).sum(0)
-        return np.asarray(whole, np.float32)
+            raise UnsupportedHead("the layer after Flatten is not a Dense layer")
+        summed = step.kernel.reshape(-1, channels, step.kernel.shape[1]).sum(0)
+        return np.asarray(summed, np.float32)
     if step.kernel.ndim == 1:
         return None if (step.kernel == 1).all() else np.diag(step.kernel).astype(np.float32)
     return np.asarray(step.kernel, np.float32)

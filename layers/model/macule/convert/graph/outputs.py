@@ -1,4 +1,4 @@
-"""What is to be made of a frozen graph: its logits, its maps, and how familiar an image is."""
+"""The outputs to export from a frozen graph: logits, activation maps, OOD score."""
 
 from typing import Any, NamedTuple
 
@@ -8,82 +8,86 @@ from numpy.typing import NDArray
 from macule.convert.graph import frozen_graph, head, inspection, out_of_distribution
 
 
-class Plan(NamedTuple):
-    """A graph, its output, and its head; or why it has none that maps can be made for.
+class ExportPlan(NamedTuple):
+    """A graph, its output, and its head; without a head, `why` is the reason.
 
-    `known`: the tensor at `midway`, and the space of known images in its features; None where none
-    were given.
+    `ood`: a tensor of feature maps and the OOD scorer for its pooled features; None without
+    in-distribution images.
     """
 
-    frozen: frozen_graph.Frozen
-    opened: frozen_graph.Opened
-    answer: inspection.Output
+    frozen: frozen_graph.FrozenGraph
+    loaded: frozen_graph.LoadedGraph
+    output: inspection.Output
     head: head.Head | None
     why: str
-    known: tuple[str, out_of_distribution.Space] | None = None
+    ood: tuple[str, out_of_distribution.OODScorer] | None = None
 
     @property
     def logits(self) -> Any:
-        """The tensor of the logits; the output itself where they cannot be told from it."""
-        return self.opened.graph.get_tensor_by_name(self.answer.logits or self.frozen.output)
+        """The tensor of the logits; the output itself if the logits are not available."""
+        return self.loaded.graph.get_tensor_by_name(self.output.logits or self.frozen.output)
 
 
-def know(plan: Plan, images: NDArray[np.float32]) -> Plan:
-    """Learn what is familiar from *images* (n, h, w, c), in the range that the model takes."""
-    tap = midway(plan.opened)
-    if tap is None or len(images) < out_of_distribution.LEAST_IMAGES:
+def fit_ood(plan: ExportPlan, images: NDArray[np.float32]) -> ExportPlan:
+    """Fit the OOD scorer on *images* (n, h, w, c), in the range of the model."""
+    layer = find_ood_layer(plan.loaded)
+    if layer is None or len(images) < out_of_distribution.MIN_IMAGES:
         return plan
     return plan._replace(
-        known=(tap.name, out_of_distribution.fit(features(plan, tap.name, images)))
+        ood=(layer.name, out_of_distribution.fit(pooled_features(plan, layer.name, images)))
     )
 
 
-def midway(opened: frozen_graph.Opened) -> Any | None:
-    """Find the last feature maps before the network halves them for the last time.
+def find_ood_layer(loaded: frozen_graph.LoadedGraph) -> Any | None:
+    """Find the last feature maps before the network reduces their size for the last time.
 
-    The last features tell classes apart and little else; these still know what is no skin
-    (docs/decisions.md has both).
+    The last features separate the classes but not out-of-distribution images; these maps separate
+    both (docs/decisions.md).
     """
     maps = [
         tensor
-        for operation in opened.graph.get_operations()
+        for operation in loaded.graph.get_operations()
         for tensor in operation.outputs
-        if frozen_graph.moves(opened, tensor) and tensor.dtype.is_floating
+        if frozen_graph.depends_on_image(loaded, tensor) and tensor.dtype.is_floating
         if tensor.shape.rank == 4 and tensor.shape[1] and tensor.shape[2]
     ]
     areas = [tensor.shape[1] * tensor.shape[2] for tensor in maps]
     least = min((area for area in areas if area > 1), default=0)
     larger = [tensor for tensor, area in zip(maps, areas, strict=True) if area >= 2 * least]
-    return larger[-1] if larger and larger[-1].name != opened.image.name else None
+    return larger[-1] if larger and larger[-1].name != loaded.image.name else None
 
 
-def features(plan: Plan, name: str, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Run the graph on each image; returns the means (n, d) of the maps *name*."""
+def pooled_features(
+    plan: ExportPlan, name: str, images: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Run the graph on each image; returns the spatial means (n, d) of the maps *name*."""
     import tensorflow as tf
 
-    def see(image: Any) -> Any:
+    def pool(image: Any) -> Any:
         given = {f"{frozen_graph.IMAGE}:0": image}
         return tf.reduce_mean(
-            frozen_graph.splice(plan.frozen.definition, given, [name], "")[0], [1, 2]
+            frozen_graph.import_subgraph(plan.frozen.definition, given, [name], "")[0], [1, 2]
         )
 
     shape = tf.TensorSpec((1, *plan.frozen.shape))
-    run = tf.function(see, input_signature=[shape], autograph=False)
+    run = tf.function(pool, input_signature=[shape], autograph=False)
     return np.concatenate([run(tf.constant(image[None])).numpy() for image in images])
 
 
-def draw(frozen: frozen_graph.Frozen, opaque: bool = False) -> Plan:
+def make_plan(frozen: frozen_graph.FrozenGraph, opaque: bool = False) -> ExportPlan:
     """Find the output and the head of a frozen graph.
 
-    *opaque*: its probabilities were found to be made by no plain softmax.
+    *opaque*: the probabilities do not come from a single softmax operator.
     """
-    opened = frozen_graph.read(frozen)
-    answer = inspection.output(opened)
-    if opaque or answer.logits is None:
-        answer = answer._replace(kind="softmax", logits=None)
-        return Plan(frozen, opened, answer, None, "its output is made by no plain softmax")
+    loaded = frozen_graph.load_graph(frozen)
+    output = inspection.find_output(loaded)
+    if opaque or output.logits is None:
+        output = output._replace(kind="softmax", logits=None)
+        return ExportPlan(
+            frozen, loaded, output, None, "its output does not come from a plain softmax"
+        )
     try:
-        found = head.find(opened, opened.graph.get_tensor_by_name(answer.logits))
-    except head.Unknown as error:
-        return Plan(frozen, opened, answer, None, str(error))
-    return Plan(frozen, opened, answer, found, "")
+        found = head.find_head(loaded, loaded.graph.get_tensor_by_name(output.logits))
+    except head.UnsupportedHead as error:
+        return ExportPlan(frozen, loaded, output, None, str(error))
+    return ExportPlan(frozen, loaded, output, found, "")

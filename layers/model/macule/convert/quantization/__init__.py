@@ -1,1 +1,1 @@
-"""A float LiteRT file to int8 or fp16, and whether the result may replace the original."""
+"""Quantization of a float LiteRT file, and the comparison with the original."""

@@ -1,18 +1,18 @@
-"""What a candidate must keep of the original to be served in its place."""
+"""The gates that a candidate must pass to replace the original."""
 
 import math
 from typing import NamedTuple
 
-from macule.convert.quantization.comparison import Proof
+from macule.convert.quantization.comparison import Comparison
 
-SLACK = 1e-9  # a figure at the gate passes, whatever floats make of its last digit
+TOLERANCE = 1e-9  # for rounding: a figure at the limit passes
 
 
 class Gate(NamedTuple):
-    """The least agreement, and the most change and loss; shares from 0 to 1.
+    """The minimum agreement, and the maximum change and loss, from 0 to 1.
 
-    `lost` holds for balanced accuracy and for each class's AUC. `limit_mb` is the memory of a bare
-    process with the file loaded and run; the service around it needs more.
+    `lost` applies to the balanced accuracy and to the AUC of each class. `limit_mb` is for a bare
+    process with the file loaded; the service needs more.
     """
 
     agreement: float = 0.98
@@ -21,33 +21,34 @@ class Gate(NamedTuple):
     limit_mb: float | None = None
 
 
-def verdict(gate: Gate, proof: Proof) -> list[str]:
-    """Name each gate that *proof* fails, with both figures; an empty list passes."""
+def failed_gates(gate: Gate, comparison: Comparison) -> list[str]:
+    """List the gates that a candidate fails, with the measured figure and the limit."""
     failed = []
-    if proof.agreement < gate.agreement - SLACK:
+    if comparison.agreement < gate.agreement - TOLERANCE:
         failed.append(
-            f"top-1 agreement is {proof.agreement:.1%}; at least {gate.agreement:.1%} is asked"
+            f"top-1 agreement is {comparison.agreement:.1%};"
+            f" at least {gate.agreement:.1%} is required"
         )
-    if not proof.mean_change <= gate.mean_change + SLACK:
+    if not comparison.mean_change <= gate.mean_change + TOLERANCE:
         failed.append(
-            f"a probability changes by {proof.mean_change:.4f} on average;"
+            f"a probability changes by {comparison.mean_change:.4f} on average;"
             f" at most {gate.mean_change:.4f} is allowed"
         )
-    for figure, loss in losses(proof).items():
-        if loss > gate.lost + SLACK:
+    for figure, loss in losses(comparison).items():
+        if loss > gate.lost + TOLERANCE:
             failed.append(f"{figure} loses {loss:.4f}; at most {gate.lost:.4f} is allowed")
-    if gate.limit_mb is not None and proof.peak_mb > gate.limit_mb:
+    if gate.limit_mb is not None and comparison.peak_mb > gate.limit_mb:
         failed.append(
-            f"a process peaks at {proof.peak_mb:.1f} MB; the limit is {gate.limit_mb:.1f} MB"
+            f"a process peaks at {comparison.peak_mb:.1f} MB; the limit is {gate.limit_mb:.1f} MB"
         )
     return failed
 
 
-def losses(proof: Proof) -> dict[str, float]:
-    """How much of each labelled figure is lost, by its name; none for a class without images."""
-    if proof.labelled is None or proof.original is None:
+def losses(comparison: Comparison) -> dict[str, float]:
+    """Return the loss of each metric by name; without classes that have no images."""
+    if comparison.labelled is None or comparison.original is None:
         return {}
-    before, after = proof.original, proof.labelled
+    before, after = comparison.original, comparison.labelled
     lost = {"balanced accuracy": before.balanced_accuracy - after.balanced_accuracy}
     for label, auc in before.auc.items():
         lost[f"the AUC of {label}"] = auc - after.auc[label]

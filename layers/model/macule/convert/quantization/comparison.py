@@ -1,4 +1,4 @@
-"""What a candidate does to the original's answers, and what it costs to serve."""
+"""Comparison of a candidate with the original: agreement, metrics, latency and memory."""
 
 import json
 import math
@@ -13,32 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.convert.evaluation import batch_inference, metrics
-from macule.convert.quantization.precisions import Candidate
+from macule.convert.quantization.candidates import Candidate
 
 PROBE_TIMEOUT_S = 120.0
 
 
-class Labelled(NamedTuple):
-    """Figures against the truth; nan where a class has no image."""
+class LabelMetrics(NamedTuple):
+    """Metrics on labelled images; nan for a class without images."""
 
     accuracy: float
     balanced_accuracy: float
-    auc: dict[str, float]  # by label, one against the rest
+    auc: dict[str, float]  # by label, one vs rest
 
 
 class Cost(NamedTuple):
-    """What serving the file costs a fresh process that imports numpy and the runtime alone."""
+    """Load time, latency and memory in a new process with numpy and the runtime only."""
 
     load_ms: float
     p50_ms: dict[int, float]  # by number of threads
     peak_mb: float  # with one thread
 
 
-class Proof(NamedTuple):
-    """A candidate against the original on the same *images*.
+class Comparison(NamedTuple):
+    """A candidate compared with the original on the same images; `images` is their number.
 
-    The changes are of single probabilities (0 to 1). `labelled` and `original` are None without
-    labels.
+    The changes are those of single probabilities (0 to 1). `labelled`, the metrics of the
+    candidate, and `original` are None without labels.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Proof(NamedTuple):
     agreement: float
     mean_change: float
     max_change: float
-    labelled: Labelled | None
-    original: Labelled | None
+    labelled: LabelMetrics | None
+    original: LabelMetrics | None
     load_ms: float
     p50_ms: dict[int, float]
     peak_mb: float
 
 
-def prove(
+def compare(
     candidate: Candidate,
     reference: NDArray[np.float32],
     pixels: NDArray[np.uint8],
@@ -63,20 +63,20 @@ def prove(
     truth: NDArray[np.int64] | None,
     labels: list[str],
     output: str = "logits",
-) -> Proof:
-    """Run *candidate* on every image and in a fresh process, and compare.
+) -> Comparison:
+    """Compare *candidate* with the original on all images, and measure it in a new process.
 
     Args:
       reference: probabilities (n, classes) of the original, in the order of *labels*.
-      pixels: (n, side, side, 3), as the serving decoder gives them.
-      truth: (n,) places in *labels*, or None.
-      output: what the file's row holds: logits, probabilities or sigmoid.
+      pixels: (n, side, side, 3), decoded as in production.
+      truth: (n,) indices into *labels*, or None.
+      output: content of the file's output: logits, probabilities or sigmoid.
     """
     logits = batch_inference.logits(candidate.content, pixels, scaling, output)
     probabilities = metrics.softmax(logits)
-    compared = metrics.compare(probabilities, reference)
-    spent = cost(candidate.content)
-    return Proof(
+    compared = metrics.compare_probabilities(probabilities, reference)
+    cost = measure_cost(candidate.content)
+    return Comparison(
         candidate.name,
         candidate.precision,
         len(candidate.content),
@@ -84,37 +84,38 @@ def prove(
         compared["top1_agreement"],
         compared["mean_change"],
         compared["max_change"],
-        None if truth is None else judge(probabilities, truth, labels),
-        None if truth is None else judge(reference, truth, labels),
-        *spent,
+        None if truth is None else compute_label_metrics(probabilities, truth, labels),
+        None if truth is None else compute_label_metrics(reference, truth, labels),
+        *cost,
     )
 
 
-def unproved(candidate: Candidate) -> Proof:
-    """Say of a candidate that cannot be made or run that nothing is known of it."""
+def not_measured(candidate: Candidate) -> Comparison:
+    """Return the comparison of a candidate that could not be created or run."""
     size = len(candidate.content)
-    none = math.nan
-    return Proof(
-        candidate.name, candidate.precision, size, 0, none, none, none, None, None, none, {}, none
+    nan = math.nan
+    return Comparison(
+        candidate.name, candidate.precision, size, 0, nan, nan, nan, None, None, nan, {}, nan
     )
 
 
-def judge(probabilities: metrics.Floats, truth: NDArray[np.int64], labels: list[str]) -> Labelled:
-    """Figures of *probabilities* (n, classes) against *truth* (n,)."""
+def compute_label_metrics(
+    probabilities: metrics.Floats, truth: NDArray[np.int64], labels: list[str]
+) -> LabelMetrics:
+    """Return the metrics of *probabilities* (n, classes) for *truth* (n,)."""
     predicted = probabilities.argmax(axis=1)
     shares = metrics.sensitivity(predicted, truth, len(labels))
     aucs = {
         label: metrics.auc(probabilities[:, index], truth == index)
         for index, label in enumerate(labels)
     }
-    return Labelled(float((predicted == truth).mean()), float(np.nanmean(shares)), aucs)
+    return LabelMetrics(float((predicted == truth).mean()), float(np.nanmean(shares)), aucs)
 
 
-def cost(content: bytes) -> Cost:
-    """Load and run *content* in a process of its own.
+def measure_cost(content: bytes) -> Cost:
+    """Load and run *content* in a new process.
 
-    Raises: subprocess.TimeoutExpired, or subprocess.CalledProcessError for a file that does not
-      run there.
+    Raises: subprocess.TimeoutExpired, or subprocess.CalledProcessError if the file does not run.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"

@@ -1,7 +1,7 @@
-"""Run one LiteRT file in this process, as serving does, and write its figures as JSON.
+"""Measure load time, latency and peak memory of a LiteRT file in this process.
 
-`python -m macule.convert.quantization.memory_probe FILE` imports numpy and the runtime, nothing else: the peak is the
-file's.
+`python -m macule.convert.quantization.memory_probe FILE` writes JSON. It imports only numpy and the
+runtime, so the peak is that of the file.
 """
 
 import json
@@ -14,35 +14,35 @@ from typing import Any
 from macule.memory import allocator, budget, processes
 
 RUNS = 15
-BUDGET_S = 5.0  # a network of a second an image is timed on few runs
+MAX_TOTAL_S = 5.0  # slow networks get fewer runs
 THREADS = (1, 2)
 
 
 def probe(path: str) -> dict[str, Any]:
     """Load and run the file at *path*.
 
-    Returns: `load_ms` (file to ready), `p50_ms` by number of threads, `peak_mb` of this process
-      with one thread, imports included.
+    Returns: `load_ms`, `p50_ms` by number of threads, and `peak_mb` of this process with one
+      thread, including imports.
     """
     allocator.configure()
-    import ai_edge_litert.interpreter  # noqa: F401, before the clock starts: imports are not load
+    import ai_edge_litert.interpreter  # noqa: F401, so that load_ms does not include the import
 
     p50_ms, load_ms, peak_mb = {}, 0.0, 0.0
     for threads in THREADS:
-        began = time.perf_counter()
-        interpreter = open_file(path, threads)
+        start = time.perf_counter()
+        interpreter = load_interpreter(path, threads)
         if threads == 1:
-            load_ms = (time.perf_counter() - began) * 1e3
-        p50_ms[threads] = clock(interpreter)
+            load_ms = (time.perf_counter() - start) * 1e3
+        p50_ms[threads] = median_latency_ms(interpreter)
         if threads == 1:
-            # not rusage's figure: a child's begins with the peak of the parent that forked it
+            # rusage is not used: for a child it starts with the peak of its parent
             peak_mb = processes.usage([os.getpid()]).peak / budget.MB
         del interpreter
     return {"load_ms": load_ms, "p50_ms": p50_ms, "peak_mb": peak_mb}
 
 
-def open_file(path: str, threads: int) -> Any:
-    """Map the file and make it ready, its input full of zeros."""
+def load_interpreter(path: str, threads: int) -> Any:
+    """Load the file and set its input to zeros."""
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 
@@ -53,15 +53,15 @@ def open_file(path: str, threads: int) -> Any:
     return interpreter
 
 
-def clock(interpreter: Any) -> float:
-    """Median of a few runs in milliseconds; the first, which warms the caches, is left out."""
+def median_latency_ms(interpreter: Any) -> float:
+    """Return the median of several runs in milliseconds, without the first one."""
     interpreter.invoke()
-    taken: list[float] = []
-    while len(taken) < RUNS and (sum(taken) < BUDGET_S or not taken):
-        began = time.perf_counter()
+    durations: list[float] = []
+    while len(durations) < RUNS and (sum(durations) < MAX_TOTAL_S or not durations):
+        start = time.perf_counter()
         interpreter.invoke()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken) * 1e3
+        durations.append(time.perf_counter() - start)
+    return statistics.median(durations) * 1e3
 
 
 if __name__ == "__main__":

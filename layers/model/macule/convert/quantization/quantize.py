@@ -1,4 +1,4 @@
-"""A float LiteRT file to int8 or fp16, by litert-quantizer; no TensorFlow."""
+"""Quantization of a float LiteRT file to int8 or fp16 by litert-quantizer, without TensorFlow."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Range = dict[str, NDArray[np.float32]]
-Ranges = dict[str, Range]  # of each tensor, by name: its `min` and `max`
+Ranges = dict[str, Range]  # `min` and `max` by tensor name
 
 
 def int8(
@@ -20,60 +20,65 @@ def int8(
     bounds: tuple[float, float],
     keep_float: str | None = None,
 ) -> bytes:
-    """Quantize weights (per channel) and activations to int8; see `ranges` and `static`."""
-    return static(content, ranges(content, images, bounds), keep_float)
+    """Calibrate the ranges, and quantize weights (per channel) and activations to int8."""
+    return quantize_static(content, calibrate_ranges(content, images, bounds), keep_float)
 
 
-def ranges(
+def calibrate_ranges(
     content: bytes, images: Iterable[NDArray[np.float32]], bounds: tuple[float, float]
 ) -> Ranges:
-    """Find the range of every activation.
+    """Calibrate the ranges of all activations.
 
     Args:
       content: a float `.tflite` with one input and one signature.
-      images: scaled inputs (1, side, side, 3) to calibrate on; a few hundred.
-      bounds: the exact range of scaled pixels. With (x-127)/128 over 0..255 the input becomes
-        scale 1/128 and zero point -1, so that pixel - 128 is the input and nothing is lost.
+      images: scaled inputs (1, side, side, 3), a few hundred.
+      bounds: the exact range of scaled pixels. For (x-127)/128 over 0..255, the input gets scale
+        1/128 and zero point -1, so the quantized input is pixel - 128, without loss.
     """
     from litert_quantizer import calibrator, qtyping, recipe_manager
 
     recipe = recipe_manager.RecipeManager()
     recipe.add_static_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8, 8)
-    name, key = source(content)
-    with silence():
-        reader = calibrator.Calibrator(content, num_threads=2, qsv_update_func=follow)
+    name, key = input_names(content)
+    with suppress_output():
+        reader = calibrator.Calibrator(content, num_threads=2, qsv_update_func=update_range)
         reader.calibrate({"serving_default": [{key: image} for image in images]}, recipe)
-    found = {tensor: between(seen) for tensor, seen in reader.get_model_qsvs().items()}
-    return {**found, name: extremes(*(np.full((1, 1, 1, 1), end) for end in bounds))}
+    found = {tensor: final_range(current) for tensor, current in reader.get_model_qsvs().items()}
+    return {**found, name: make_range(*(np.full((1, 1, 1, 1), end) for end in bounds))}
 
 
-def follow(seen: Range, new: Range) -> Range:
-    """Take the extremes of one more image into account: the mean of all, and the outermost."""
-    new = {end: np.asarray(value, np.float32) for end, value in new.items()}  # some are bool
-    if not seen or not new:
-        return seen or new
-    images = np.asarray(seen.get("images", 1) + 1, np.float32)
+def update_range(current: Range, new: Range) -> Range:
+    """Update the mean and the outer extremes with those of one more image."""
+    new = {
+        end: np.asarray(value, np.float32) for end, value in new.items()
+    }  # some tensors are bool
+    if not current or not new:
+        return current or new
+    images = np.asarray(current.get("images", 1) + 1, np.float32)
     return {
-        "min": seen["min"] + (new["min"] - seen["min"]) / images,
-        "max": seen["max"] + (new["max"] - seen["max"]) / images,
-        "lowest": np.minimum(seen.get("lowest", seen["min"]), new["min"]),
-        "highest": np.maximum(seen.get("highest", seen["max"]), new["max"]),
+        "min": current["min"] + (new["min"] - current["min"]) / images,
+        "max": current["max"] + (new["max"] - current["max"]) / images,
+        "lowest": np.minimum(current.get("lowest", current["min"]), new["min"]),
+        "highest": np.maximum(current.get("highest", current["max"]), new["max"]),
         "images": images,
     }
 
 
-def between(seen: Range) -> Range:
-    """Put the range midway between an image's usual extremes and the outermost of all.
+def final_range(current: Range) -> Range:
+    """Return the middle between the mean extremes of the images and the outer extremes.
 
-    Wider, every step is coarse for the sake of a few values; narrower, those are cut off. The
-    logits of two networks erred less by a tenth than with either (docs/decisions.md).
+    A wider range makes the steps coarse for a few values; a narrower range clips them. With the
+    middle, the logits of two networks had a 10 % smaller error than with either
+    (docs/decisions.md).
     """
-    if "lowest" not in seen:
-        return seen
-    return extremes((seen["min"] + seen["lowest"]) / 2, (seen["max"] + seen["highest"]) / 2)
+    if "lowest" not in current:
+        return current
+    return make_range(
+        (current["min"] + current["lowest"]) / 2, (current["max"] + current["highest"]) / 2
+    )
 
 
-def static(
+def quantize_static(
     content: bytes,
     found: Ranges,
     keep_float: str | None = None,
@@ -82,10 +87,10 @@ def static(
     """Quantize weights (per channel) and activations to int8.
 
     Args:
-      content: a float `.tflite`, the one that *found* came from or one much like it.
-      found: as `ranges` gives it.
-      keep_float: pattern of the tensor names whose operators stay float, as `head` gives it.
-      grids: steps of weights that lie on their grid already, as `rounding.settle` gives them.
+      content: a float `.tflite`: the calibrated file, or one with rounded weights.
+      found: ranges from `calibrate_ranges`.
+      keep_float: pattern of the tensor names whose operators stay in float (`float_pattern`).
+      grids: step sizes of weights that are already rounded (`rounding.round_weights`).
     """
     from litert_quantizer import qtyping, quantizer
 
@@ -95,19 +100,19 @@ def static(
     if keep_float:
         exact = quantizer.AlgorithmName.NO_QUANTIZE
         tool.update_quantization_recipe(keep_float, operation.ALL_SUPPORTED, algorithm_key=exact)
-    weights = {name: extremes(-127 * grid, 127 * grid) for name, grid in (grids or {}).items()}
-    with silence():
+    weights = {name: make_range(-127 * grid, 127 * grid) for name, grid in (grids or {}).items()}
+    with suppress_output():
         result = tool.quantize({**found, **weights}, enable_progress_report=False)
     return bytes(result.quantized_model or b"")
 
 
-def extremes(least: NDArray[Any], largest: NDArray[Any]) -> Range:
-    """Say a range as the quantizer does."""
+def make_range(least: NDArray[Any], largest: NDArray[Any]) -> Range:
+    """Return a range in the format of the quantizer."""
     return {"min": least.astype(np.float32), "max": largest.astype(np.float32)}
 
 
 def fp16(content: bytes) -> bytes:
-    """Store the weights as float16; the runtime widens them to float32 when it loads."""
+    """Store the weights as float16; the runtime converts them to float32 when it loads."""
     from litert_quantizer import qtyping, quantizer
 
     tool = quantizer.Quantizer(bytearray(content))
@@ -122,44 +127,44 @@ def fp16(content: bytes) -> bytes:
         tool.update_quantization_recipe(
             ".*", operation, config, quantizer.AlgorithmName.FLOAT_CASTING
         )
-    with silence():
+    with suppress_output():
         result = tool.quantize(enable_progress_report=False)
     return bytes(result.quantized_model or b"")
 
 
 def dynamic(content: bytes) -> bytes:
-    """Store the weights as int8; the runtime quantizes each activation as it meets it."""
+    """Store the weights as int8; the runtime quantizes the activations dynamically."""
     from litert_quantizer import quantizer, recipe
 
-    with silence():
+    with suppress_output():
         tool = quantizer.Quantizer(bytearray(content), recipe.dynamic_wi8_afp32())
         result = tool.quantize(enable_progress_report=False)
     return bytes(result.quantized_model or b"")
 
 
-def head(content: bytes, *more: str) -> str:
-    """Pattern for the operators best kept float: the head's, the outputs', and *more*.
+def float_pattern(content: bytes, *more: str) -> str:
+    """Return the pattern of operators to keep in float: the head, the outputs, and *more*.
 
-    In float the logits are not stepped, and weak evidence keeps its sign in the maps.
+    In float, the logits have no steps, and small values keep their sign in the maps.
     """
-    names = [re.escape(detail["name"]) for detail in interpreter(content).get_output_details()]
+    names = [re.escape(detail["name"]) for detail in open_interpreter(content).get_output_details()]
     return "|".join(["(^|/)head/", *(f"^{name}" for name in names), *more])
 
 
-def source(content: bytes) -> tuple[str, str]:
-    """Names of the one input: of its tensor, and of its key in the signature."""
-    reader = interpreter(content)
+def input_names(content: bytes) -> tuple[str, str]:
+    """Return the name of the input tensor, and its key in the signature."""
+    reader = open_interpreter(content)
     (key,) = reader.get_signature_list()["serving_default"]["inputs"]
     return str(reader.get_input_details()[0]["name"]), str(key)
 
 
-def interpreter(content: bytes, keep_all: bool = False) -> Any:
-    """Open *content* to read its names or, with *keep_all*, to run it and read every tensor."""
+def open_interpreter(content: bytes, keep_all: bool = False) -> Any:
+    """Open *content* to read names or, with *keep_all*, to run it and read all tensors."""
     from ai_edge_litert.interpreter import Interpreter
 
     if not keep_all:
         return Interpreter(model_content=content)
-    with silence():
+    with suppress_output():
         reader = Interpreter(
             model_content=content, num_threads=2, experimental_preserve_all_tensors=True
         )
@@ -168,11 +173,11 @@ def interpreter(content: bytes, keep_all: bool = False) -> Any:
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keep the quantizer's progress bars and two expected warnings off this program's output.
+def suppress_output() -> Iterator[None]:
+    """Suppress the quantizer's progress bars and two expected warnings.
 
-    It must hold every tensor of the float model to calibrate, and a channel that training left
-    dead has a weight range of 0, which is 0 / 0 on the way to its zeros.
+    Calibration must preserve all tensors. A channel with only zero weights has the range 0, which
+    causes 0 / 0.
     """
     with (
         contextlib.redirect_stdout(io.StringIO()),

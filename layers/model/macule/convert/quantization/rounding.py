@@ -1,7 +1,7 @@
-"""Round weights to int8 by what their layer sees, so that the errors cancel in its output.
+"""GPTQ rounding: round weights to int8 so that the errors cancel in the output of the layer.
 
-Rounding each to the nearest step costs more than all else that int8 does: on the default network
-the logits then err by 0.134 of their spread; rounded this way, by 0.022 (docs/decisions.md).
+Rounding to the nearest step is the largest error of int8. With it, the error of the logits of the
+default network is 0.134 of their standard deviation; with GPTQ, 0.022 (docs/decisions.md).
 """
 
 from typing import Any, NamedTuple
@@ -11,18 +11,15 @@ import numpy as np
 from macule.convert.quantization import quantize, tflite_weights
 from macule.convert.quantization.tflite_weights import Floats
 
-TOP = 127  # int8 weights are symmetric
-# Added to the diagonal, as a share of its mean: without it, what the images hardly show would be
-# given up for what they do.
+MAX_LEVEL = 127  # int8 weights are symmetric
+# Added to the diagonal, as a share of its mean. Without it, inputs that are rare in the calibration
+# images get large errors.
 DAMPING = 0.01
-BLOCK = 64  # inputs whose errors reach those after them in one product of matrices
+BLOCK = 64  # inputs whose errors are applied to later inputs in one matrix product
 
 
-class Seen(NamedTuple):
-    """What a layer met: the mean of its patches (groups, inputs), and how they spread about it.
-
-    `covariance`: (groups, inputs, inputs).
-    """
+class InputStatistics(NamedTuple):
+    """Mean (groups, inputs) and covariance (groups, inputs, inputs) of the patches of a layer."""
 
     mean: Floats
     covariance: Floats
@@ -31,48 +28,54 @@ class Seen(NamedTuple):
 def int8(
     content: bytes, images: list[Floats], bounds: tuple[float, float], keep_float: str
 ) -> bytes:
-    """Quantize as `quantize.int8` does, with settled weights."""
-    settled, grids = settle(content, images, keep_float)
-    return quantize.static(settled, quantize.ranges(content, images, bounds), keep_float, grids)
+    """Quantize like `quantize.int8`, with GPTQ rounding of the weights."""
+    rounded, grids = round_weights(content, images, keep_float)
+    return quantize.quantize_static(
+        rounded, quantize.calibrate_ranges(content, images, bounds), keep_float, grids
+    )
 
 
-def settle(
+def round_weights(
     content: bytes, images: list[Floats], keep_float: str
 ) -> tuple[bytes, dict[str, Floats]]:
-    """Bring the weights of a float file onto the int8 grid, and make its biases fit them.
+    """Round the weights of a float file to the int8 grid, and correct its biases.
 
     Args:
       content: a float `.tflite`.
       images: scaled inputs (1, side, side, 3); no labels are needed.
-      keep_float: pattern of the operators to leave alone, as `quantize.head` gives it.
+      keep_float: pattern of the operators to skip (`quantize.float_pattern`).
 
-    Returns: the file, still float32, and the steps of each tensor of weights.
+    Returns: the file, still float32, and the step sizes of each weight tensor.
     """
     raw = bytearray(content)
-    found = tflite_weights.read(raw, keep_float)
+    found = tflite_weights.read_layers(raw, keep_float)
     grids = {}
-    for layer, (mean, moments) in zip(found, watch(content, found, images), strict=True):
+    for layer, (mean, moments) in zip(
+        found, collect_statistics(content, found, images), strict=True
+    ):
         rows = tflite_weights.group(layer, layer.weights)
-        grid = np.maximum(np.abs(rows).max(axis=2, keepdims=True) / TOP, 1e-12).astype(np.float32)
-        if layer.bias is None:  # a bias would take the mean's share of the error
-            moments = moments + outer(mean)
-        settled = choose(rows, moments, grid)
+        grid = np.maximum(np.abs(rows).max(axis=2, keepdims=True) / MAX_LEVEL, 1e-12).astype(
+            np.float32
+        )
+        if layer.bias is None:  # otherwise the bias corrects the error of the mean
+            moments = moments + outer_products(mean)
+        rounded = gptq_round(rows, moments, grid)
         if layer.bias is not None:
-            layer.bias[:] += ((rows - settled) @ mean[:, :, None]).reshape(layer.bias.shape)
-        layer.weights[:] = tflite_weights.ungroup(layer, settled)
+            layer.bias[:] += ((rows - rounded) @ mean[:, :, None]).reshape(layer.bias.shape)
+        layer.weights[:] = tflite_weights.ungroup(layer, rounded)
         grids[layer.name] = tflite_weights.ungroup(layer, grid)
     return bytes(raw), grids
 
 
-def choose(rows: Floats, moments: Floats, grid: Floats) -> Floats:
-    """Round *rows* input by input, each error made good by the inputs still to come.
+def gptq_round(rows: Floats, moments: Floats, grid: Floats) -> Floats:
+    """Round *rows* input by input; later inputs compensate for each error.
 
     Args:
       rows: (groups, outputs, inputs).
-      moments: (groups, inputs, inputs): how the inputs go together.
-      grid: (groups, outputs, 1), the step from one integer to the next.
+      moments: (groups, inputs, inputs), second moments of the inputs.
+      grid: (groups, outputs, 1), the step size.
 
-    Source: GPTQ, arXiv 2210.17323, with its order of falling variance.
+    Source: GPTQ, arXiv 2210.17323, in the order of decreasing variance.
     """
     variance = np.diagonal(moments, axis1=1, axis2=2)
     order = np.argsort(-variance, axis=1)
@@ -87,7 +90,7 @@ def choose(rows: Floats, moments: Floats, grid: Floats) -> Floats:
         errors = np.empty((*rows.shape[:2], end - start))
         for place in range(start, end):
             column = left[:, :, place, None]
-            rounded = np.clip(np.rint(column / grid), -TOP, TOP) * grid
+            rounded = np.clip(np.rint(column / grid), -MAX_LEVEL, MAX_LEVEL) * grid
             error = (column - rounded) / spread[:, place, place, None, None]
             left[:, :, place + 1 : end] -= error * spread[:, place, None, place + 1 : end]
             left[:, :, place] = rounded[:, :, 0]
@@ -98,36 +101,39 @@ def choose(rows: Floats, moments: Floats, grid: Floats) -> Floats:
     return result
 
 
-def watch(content: bytes, found: list[tflite_weights.Layer], images: list[Floats]) -> list[Seen]:
-    """Run the float file and see what each layer meets.
+def collect_statistics(
+    content: bytes, found: list[tflite_weights.Layer], images: list[Floats]
+) -> list[InputStatistics]:
+    """Run the float file, and collect the input statistics of each layer.
 
-    Sums are taken about the first image's mean: about zero, float32 would lose a spread that is
-    small beside the mean.
+    The sums are relative to the mean of the first image. Relative to zero, float32 would lose a
+    variance that is small compared with the mean.
     """
     random = np.random.default_rng(0)
-    reader = quantize.interpreter(content, keep_all=True)
+    reader = quantize.open_interpreter(content, keep_all=True)
     entry = reader.get_input_details()[0]["index"]
     totals: list[list[Any]] = []
     for image in images:
         reader.set_tensor(entry, image)
         reader.invoke()
-        met = [
-            tflite_weights.patches(each, reader.get_tensor(each.source), random) for each in found
+        layer_patches = [
+            tflite_weights.sample_patches(each, reader.get_tensor(each.source), random)
+            for each in found
         ]
         if not totals:
-            totals = [[patch.mean(axis=1), 0, 0.0, 0.0] for patch in met]
-        for total, patch in zip(totals, met, strict=True):
-            apart = patch - total[0][:, None, :]
+            totals = [[patch.mean(axis=1), 0, 0.0, 0.0] for patch in layer_patches]
+        for total, patch in zip(totals, layer_patches, strict=True):
+            centred = patch - total[0][:, None, :]
             total[1] += patch.shape[1]
-            total[2] = total[2] + apart.sum(axis=1)
-            total[3] = total[3] + apart.transpose(0, 2, 1) @ apart
+            total[2] = total[2] + centred.sum(axis=1)
+            total[3] = total[3] + centred.transpose(0, 2, 1) @ centred
     return [
-        Seen(start + first / places, second / places - outer(first / places))
+        InputStatistics(start + first / places, second / places - outer_products(first / places))
         for start, places, first, second in totals
     ]
 
 
-def outer(vectors: Floats) -> Floats:
-    """The products of each vector's numbers with each other: (n, k) to (n, k, k)."""
+def outer_products(vectors: Floats) -> Floats:
+    """Return the outer product of each vector with itself: (n, k) to (n, k, k)."""
     products: Floats = vectors[:, :, None] * vectors[:, None, :]
     return products

@@ -1,4 +1,4 @@
-"""The layers with weights of a float LiteRT file, to be read and rewritten in place."""
+"""Read and modify the weights of a float LiteRT file in place."""
 
 import re
 from collections import Counter
@@ -11,10 +11,10 @@ Floats = NDArray[np.float32]
 
 CONVOLUTION, DEPTHWISE, DENSE = 3, 4, 9  # operator codes of the LiteRT schema
 SAME_PADDING = 0
-# How each pair of inputs goes together takes 8 bytes: 0.3 GB at this many. VGG16's first Dense
-# layer has 25,088.
-MOST_INPUTS = 6144
-PLACES = 64  # drawn from each feature map; neighbours say much the same
+# The covariance needs 8 bytes per pair of inputs: 0.3 GB for this number. The first Dense layer of
+# VGG16 has 25,088 inputs.
+MAX_INPUTS = 6144
+MAX_PATCHES = 64  # per feature map; adjacent patches are similar
 
 
 class Layer(NamedTuple):
@@ -25,18 +25,18 @@ class Layer(NamedTuple):
 
     code: int
     options: Any
-    source: int  # index of the tensor it reads
-    name: str  # of the tensor of its weights
-    output: str  # likewise
+    source: int  # index of the input tensor
+    name: str  # of the weight tensor
+    output: str  # name of the output tensor
     weights: Floats
     bias: Floats | None
 
 
-def read(raw: bytearray, leave: str) -> list[Layer]:
-    """Find the layers of *raw*, save those whose output's name matches *leave*.
+def read_layers(raw: bytearray, exclude: str) -> list[Layer]:
+    """Return the layers of *raw*, without those whose output name matches *exclude*.
 
-    Left out too, for the quantizer to round by itself, is what several operators share, what has
-    more than MOST_INPUTS inputs, and convolutions in groups or with several filters a channel.
+    Also excluded, and rounded by the quantizer: weights that several operators share, layers with
+    more than MAX_INPUTS inputs, and convolutions with groups or several filters per channel.
     """
     from litert_quantizer.utils import tfl_flatbuffer_utils
 
@@ -53,7 +53,7 @@ def read(raw: bytearray, leave: str) -> list[Layer]:
     def floats(index: int) -> Floats | None:
         tensor = tensors[index]
         data = model.buffers[tensor.buffer].data
-        if index < 0 or data is None or uses[tensor.buffer] > 1:  # -1 says that there is none
+        if index < 0 or data is None or uses[tensor.buffer] > 1:  # -1: no tensor
             return None
         values: Floats = np.asarray(data).view(np.float32).reshape(tensor.shape)
         return values
@@ -62,11 +62,11 @@ def read(raw: bytearray, leave: str) -> list[Layer]:
     for operator in graph.operators:
         code = model.operatorCodes[operator.opcodeIndex].builtinCode
         output = tensors[operator.outputs[0]].name.decode()
-        if code not in (CONVOLUTION, DEPTHWISE, DENSE) or re.search(leave, output):
+        if code not in (CONVOLUTION, DEPTHWISE, DENSE) or re.search(exclude, output):
             continue
         source, kernel, *rest = (int(index) for index in operator.inputs)
         weights = floats(kernel)
-        if weights is None or inputs(code, weights) > MOST_INPUTS:
+        if weights is None or count_inputs(code, weights) > MAX_INPUTS:
             continue
         if code != DENSE and weights.shape[-1] != tensors[source].shape[-1]:
             continue
@@ -76,16 +76,16 @@ def read(raw: bytearray, leave: str) -> list[Layer]:
     return found
 
 
-def inputs(code: int, weights: Floats) -> int:
-    """Count what one output of a layer sums up."""
+def count_inputs(code: int, weights: Floats) -> int:
+    """Return the number of inputs of one output of a layer."""
     shape = weights.shape[1:3] if code == DEPTHWISE else weights.shape[1:]
     return int(np.prod(shape))
 
 
 def group(layer: Layer, values: Floats) -> Floats:
-    """Lay out *values*, shaped like the weights, as (groups, outputs, inputs).
+    """Reshape *values*, shaped like the weights, to (groups, outputs, inputs).
 
-    The inputs of a depthwise layer's output are one channel's, so each channel is a group.
+    For a depthwise layer, each channel is a group.
     """
     if layer.code == DEPTHWISE:
         return values.reshape(-1, values.shape[-1]).T[:, None, :]
@@ -93,7 +93,7 @@ def group(layer: Layer, values: Floats) -> Floats:
 
 
 def ungroup(layer: Layer, rows: Floats) -> Floats:
-    """Undo `group`; also for one value an output, (groups, outputs, 1)."""
+    """Undo `group`; also for one value per output, (groups, outputs, 1)."""
     if layer.code == DEPTHWISE:
         shape = layer.weights.shape if rows.shape[2] > 1 else (1, 1, 1, len(rows))
         return rows[:, 0, :].T.reshape(shape)
@@ -101,23 +101,23 @@ def ungroup(layer: Layer, rows: Floats) -> Floats:
     return rows.reshape(layer.weights.shape if rows.shape[2] > 1 else single)
 
 
-def patches(layer: Layer, values: Floats, random: np.random.Generator) -> Floats:
-    """Cut out what *layer* multiplies with its weights, at places drawn by chance.
+def sample_patches(layer: Layer, values: Floats, random: np.random.Generator) -> Floats:
+    """Return random input patches of *layer*.
 
-    Returns: (groups, places, inputs).
+    Returns: (groups, patches, inputs).
     """
     if layer.code == DENSE:
         return values.reshape(1, -1, layer.weights.shape[1])
     options, (height, width) = layer.options, layer.weights.shape[1:3]
     same = options.padding == SAME_PADDING
-    down, above, below = steps(
+    down, above, below = kernel_starts(
         values.shape[1], height, options.strideH, options.dilationHFactor, same
     )
-    across, left, right = steps(
+    across, left, right = kernel_starts(
         values.shape[2], width, options.strideW, options.dilationWFactor, same
     )
     maps = np.pad(values[0], ((above, below), (left, right), (0, 0)))
-    places = random.permutation(len(down) * len(across))[:PLACES]
+    places = random.permutation(len(down) * len(across))[:MAX_PATCHES]
     y = down[places // len(across), None] + np.arange(height) * options.dilationHFactor
     x = across[places % len(across), None] + np.arange(width) * options.dilationWFactor
     cut: Floats = maps[y[:, :, None], x[:, None, :]]
@@ -126,10 +126,10 @@ def patches(layer: Layer, values: Floats, random: np.random.Generator) -> Floats
     return cut.reshape(1, len(places), -1)
 
 
-def steps(
+def kernel_starts(
     size: int, kernel: int, stride: int, dilation: int, same: bool
 ) -> tuple[NDArray[np.int64], int, int]:
-    """Say where a kernel starts along an axis of *size*, and the padding before and after it."""
+    """Return the start positions of a kernel along an axis, and the padding before and after."""
     extent = (kernel - 1) * dilation + 1
     if not same:
         return np.arange((size - extent) // stride + 1) * stride, 0, 0

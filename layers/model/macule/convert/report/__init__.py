@@ -1,1 +1,1 @@
-"""What a conversion or an evaluation found, as HTML for a browser and Markdown for a terminal."""
+"""Reports of a conversion or evaluation, as HTML and Markdown."""

@@ -1,19 +1,19 @@
-"""What `macule evaluate` shows: a page for a browser, lines for a terminal."""
+"""The output of `macule evaluate`: an HTML page, and lines for the terminal."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from macule.convert.report import pages, plots
-from macule.convert.report.formatting import Cell, Table, number, percent, table
-from macule.convert.report.pages import Drawing
-from macule.convert.report.sections import Section, section
+from macule.convert.report.formatting import Cell, Table, make_table, number, percent
+from macule.convert.report.pages import Plot
+from macule.convert.report.sections import Section, make_section
 
 if TYPE_CHECKING:
-    from macule.convert.evaluate import Answers
+    from macule.convert.evaluate import Predictions
 
 DISCLAIMER = (
-    "Research demonstration, not a medical device. The figures hold for the images named here;"
-    " on others, of other skin or another camera, expect less."
+    "Research demonstration, not a medical device. The figures are for the images named here;"
+    " expect worse figures for other skin types or cameras."
 )
 KICKER = "macule evaluate, {}: {} images of {}, {}"
 COLUMNS = {
@@ -30,157 +30,170 @@ OVERALL = {
 }
 
 
-def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """Give the figures for a terminal."""
-    yield f"{found['model']['name']} on {found['n']} images, {by(found)}"
+def lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the metrics as lines for the terminal."""
+    yield f"{metrics['model']['name']} on {metrics['n']} images, {interval_note(metrics)}"
     for name, title in OVERALL.items():
-        yield f"  {title:<24} {spanned(found['figures'][name])}"
-    for label, count in found["n_per_label"].items():
+        yield f"  {title:<24} {with_interval(metrics['figures'][name])}"
+    for label, count in metrics["n_per_label"].items():
         yield f"{label}, n = {count}"
         for name, title in COLUMNS.items():
-            yield f"  {title:<32} {spanned(found['figures'][f'{name}/{label}'])}"
-    yield abstention(found)
+            yield f"  {title:<32} {with_interval(metrics['figures'][f'{name}/{label}'])}"
+    yield abstention_text(metrics)
 
 
-def page(found: Mapping[str, Any], answers: "Answers") -> str:
-    """Set the figures as one page that asks for nothing outside itself."""
-    model = found["model"]
+def page(metrics: Mapping[str, Any], predictions: "Predictions") -> str:
+    """Render the metrics as one self-contained HTML page."""
+    model = metrics["model"]
     return pages.render(
         "evaluation.html",
         title=f"{model['name']} {model['version']} ({model['precision']})",
-        kicker=KICKER.format(found["date"], found["n"], found["data"], by(found)),
+        kicker=KICKER.format(
+            metrics["date"], metrics["n"], metrics["data"], interval_note(metrics)
+        ),
         disclaimer=DISCLAIMER,
-        figures=overall(found),
-        sections=sections(found),
-        drawings=drawings(found, answers),
-        command=found["command"],
+        figures=key_figures(metrics),
+        sections=sections(metrics),
+        drawings=draw_plots(metrics, predictions),
+        command=metrics["command"],
     )
 
 
-def overall(found: Mapping[str, Any]) -> Table:
-    rows = [[title, *split(found["figures"][name])] for name, title in OVERALL.items()]
-    return table("Key figures", ["figure", "value", "interval"], rows, "words")
+def key_figures(metrics: Mapping[str, Any]) -> Table:
+    rows = [
+        [title, *value_and_interval(metrics["figures"][name])] for name, title in OVERALL.items()
+    ]
+    return make_table("Key figures", ["figure", "value", "interval"], rows, "words")
 
 
-def by(found: Mapping[str, Any]) -> str:
-    return f"95 % intervals by bootstrap over each {found['resampled_by']}"
+def interval_note(metrics: Mapping[str, Any]) -> str:
+    return f"95 % intervals by bootstrap over each {metrics['resampled_by']}"
 
 
-def spanned(figure: Mapping[str, float]) -> str:
-    """Write a figure with its interval."""
-    value, span = split(figure)
+def with_interval(figure: Mapping[str, float]) -> str:
+    """Format a metric with its interval."""
+    value, span = value_and_interval(figure)
     return f"{value} ({span})"
 
 
-def split(figure: Mapping[str, float]) -> tuple[str, str]:
+def value_and_interval(figure: Mapping[str, float]) -> tuple[str, str]:
     value, low, high = (number(figure[key]) for key in ("value", "low", "high"))
     return value, f"{low} to {high}"
 
 
-def sections(found: Mapping[str, Any]) -> list[Section]:
-    """What the page says, in its order."""
+def sections(metrics: Mapping[str, Any]) -> list[Section]:
+    """Return the sections of the page in order."""
     return [
-        section("classes", "Each label", classes(found)),
-        section("confusion", "Confusion", confusion(found)),
-        section("calibration", "Calibration", calibration(found)),
-        section("abstention", "When it does not answer", abstention(found), decisions(found)),
-        section("subgroups", "Subgroups", *subgroups(found)),
+        make_section("classes", "Each label", class_table(metrics)),
+        make_section("confusion", "Confusion", confusion_table(metrics)),
+        make_section("calibration", "Calibration", calibration_text(metrics)),
+        make_section("abstention", "Abstention", abstention_text(metrics), decision_table(metrics)),
+        make_section("subgroups", "Subgroups", *subgroup_tables(metrics)),
     ]
 
 
-def classes(found: Mapping[str, Any]) -> Table:
+def class_table(metrics: Mapping[str, Any]) -> Table:
     rows = [
-        [label, count, *(spanned(found["figures"][f"{name}/{label}"]) for name in COLUMNS)]
-        for label, count in found["n_per_label"].items()
+        [label, count, *(with_interval(metrics["figures"][f"{name}/{label}"]) for name in COLUMNS)]
+        for label, count in metrics["n_per_label"].items()
     ]
-    return table("One label against the rest", ["label", "n", *COLUMNS.values()], rows)
+    return make_table("One label against the rest", ["label", "n", *COLUMNS.values()], rows)
 
 
-def confusion(found: Mapping[str, Any]) -> Table:
-    """Count labels by likeliest answer; the tint is the share of the row."""
+def confusion_table(metrics: Mapping[str, Any]) -> Table:
+    """Count labels by most likely answer; the tint is the share of the row."""
     rows = []
-    for label, counts in zip(found["labels"], found["confusion"], strict=True):
+    for label, counts in zip(metrics["labels"], metrics["confusion"], strict=True):
         total = max(sum(counts), 1)
         rows.append([label, *(Cell(str(count), count / total) for count in counts)])
-    caption = "Likeliest answer, whatever the decision"
-    return table(caption, ["labelled as", *found["labels"]], rows, "matrix")
+    caption = "Most likely answer, for all decisions"
+    return make_table(caption, ["label", *metrics["labels"]], rows, "matrix")
 
 
-def calibration(found: Mapping[str, Any]) -> str:
-    before, after = found["ece_before_temperature"], found["figures"]["ece"]["value"]
+def calibration_text(metrics: Mapping[str, Any]) -> str:
+    before, after = metrics["ece_before_temperature"], metrics["figures"]["ece"]["value"]
     return (
         f"Expected calibration error of the top answer: {number(before)} before and"
-        f" {number(after)} after temperature {number(found['model']['temperature'])};"
-        f" {found['ece_bins']} bins of equal width. On as few images a perfectly calibrated model"
-        f" would show {number(found['ece_by_chance'])} by chance."
+        f" {number(after)} after temperature {number(metrics['model']['temperature'])};"
+        f" {metrics['ece_bins']} bins of equal width. With this number of images, a perfectly"
+        f" calibrated model would show {number(metrics['ece_by_chance'])} by chance."
     )
 
 
-def abstention(found: Mapping[str, Any]) -> str:
-    part = found["abstention"]
+def abstention_text(metrics: Mapping[str, Any]) -> str:
+    abstention = metrics["abstention"]
     return (
-        f"{percent(part['coverage'])} are answered as classified; of these"
-        f" {percent(part['accuracy_of_classified'])} are right, of all"
-        f" {percent(part['accuracy_of_all'])}. {percent(part['not_skin'])} are taken for no skin."
+        f"{percent(abstention['coverage'])} are classified; of these,"
+        f" {percent(abstention['accuracy_of_classified'])} are correct, of all images"
+        f" {percent(abstention['accuracy_of_all'])}."
+        f" {percent(abstention['not_skin'])} are not_skin."
     )
 
 
-def decisions(found: Mapping[str, Any]) -> Table:
-    rows = [[label, *counts.values()] for label, counts in found["decisions"].items()]
-    names = list(next(iter(found["decisions"].values())))
-    return table("Decisions", ["labelled as", *names], rows)
+def decision_table(metrics: Mapping[str, Any]) -> Table:
+    rows = [[label, *counts.values()] for label, counts in metrics["decisions"].items()]
+    names = list(next(iter(metrics["decisions"].values())))
+    return make_table("Decisions", ["label", *names], rows)
 
 
-def subgroups(found: Mapping[str, Any]) -> list[str | Table]:
-    """One table a trait, or a sentence that there is none."""
-    rows = found["subgroups"]
+def subgroup_tables(metrics: Mapping[str, Any]) -> list[str | Table]:
+    """Return one table per trait, or a sentence if there are none."""
+    rows = metrics["subgroups"]
     if not rows:
-        return ["The table has neither sex nor age."]
-    kinds = [f"sensitivity/{label}" for label in found["labels"]]
+        return ["labels.csv has no columns for sex and age."]
+    sensitivities = [f"sensitivity/{label}" for label in metrics["labels"]]
     made: list[str | Table] = []
     for trait in dict.fromkeys(row["trait"] for row in rows):
         cells = [
             [
                 row["group"],
                 row["n"],
-                *(number(row.get(key)) for key in ("mean_auc", "balanced_accuracy", *kinds)),
+                *(
+                    number(row.get(key))
+                    for key in ("mean_auc", "balanced_accuracy", *sensitivities)
+                ),
             ]
             for row in rows
             if row["trait"] == trait
         ]
-        head = [trait, "n", "mean AUC", "balanced accuracy", *(k.replace("/", ", ") for k in kinds)]
-        made.append(table(f"By {trait}", head, cells))
+        head = [
+            trait,
+            "n",
+            "mean AUC",
+            "balanced accuracy",
+            *(k.replace("/", ", ") for k in sensitivities),
+        ]
+        made.append(make_table(f"By {trait}", head, cells))
     return made
 
 
-def drawings(found: Mapping[str, Any], answers: "Answers") -> dict[str, list[Drawing]]:
-    """The plots, by section."""
-    known = answers.labelled
+def draw_plots(metrics: Mapping[str, Any], predictions: "Predictions") -> dict[str, list[Plot]]:
+    """Return the plots by section."""
+    known = predictions.labelled
     return {
         "classes": [
-            Drawing(
-                plots.operating(known.probabilities, known.truth, found["labels"]),
+            Plot(
+                plots.roc_curves(known.probabilities, known.truth, metrics["labels"]),
                 "ROC curves. "
                 + ", ".join(
-                    f"{label}: AUC {number(found['figures'][f'auc/{label}']['value'])}"
-                    for label in found["labels"]
+                    f"{label}: AUC {number(metrics['figures'][f'auc/{label}']['value'])}"
+                    for label in metrics["labels"]
                 ),
-                "ROC curve of each label against the rest; the dotted line is chance.",
+                "ROC curve of each label against the rest; the dotted line is a random classifier.",
             )
         ],
         "calibration": [
-            Drawing(
+            Plot(
                 plots.reliability(known.uncalibrated, known.probabilities, known.truth),
-                f"Reliability diagram. {calibration(found)}",
-                "Before and after temperature scaling. Hollow marks stand for few images.",
+                f"Reliability diagram. {calibration_text(metrics)}",
+                "Before and after temperature scaling. Hollow markers have few images.",
             )
         ],
         "abstention": [
-            Drawing(
-                plots.selective(found["risk_coverage"], found["abstention"]),
-                f"Coverage against risk. {abstention(found)}",
-                "Share of wrong answers among the surest; the square is where the card's thresholds"
-                " put it.",
+            Plot(
+                plots.risk_coverage(metrics["risk_coverage"], metrics["abstention"]),
+                f"Coverage against risk. {abstention_text(metrics)}",
+                "Share of wrong answers for each coverage; the square shows the card's thresholds.",
             )
         ],
     }

@@ -1,13 +1,13 @@
-"""Figures as words and cells, the same in both reports."""
+"""Formatting of figures and tables for HTML and Markdown."""
 
 import math
 from typing import Any, NamedTuple, TypeGuard
 
-NONE = "–"  # nothing was measured
+NO_VALUE = "–"  # not measured
 
 
 class Cell(NamedTuple):
-    """One entry of a table; `share` (0 to 1) is drawn as a bar or tint, `tone` as a colour."""
+    """A table cell; `share` (0 to 1) is shown as a bar or tint, `tone` as a colour."""
 
     text: str
     share: float | None = None
@@ -15,7 +15,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows under a head, each named by its first cell; kind: "", "words", "bars" or "matrix"."""
+    """A table; the first cell of a row is its name. kind: "", "words", "bars" or "matrix"."""
 
     caption: str
     head: list[str]
@@ -23,32 +23,32 @@ class Table(NamedTuple):
     kind: str = ""
 
 
-def table(caption: str, head: list[str], rows: list[list[Any]], kind: str = "") -> Table:
-    """Make a table of cells and of plain values."""
+def make_table(caption: str, head: list[str], rows: list[list[Any]], kind: str = "") -> Table:
+    """Build a table from cells and plain values."""
     cells = [[v if isinstance(v, Cell) else Cell(str(v)) for v in row] for row in rows]
     return Table(caption, head, cells, kind)
 
 
-def known(value: Any) -> TypeGuard[float]:
-    """Tell a measured figure from None and nan."""
+def is_measured(value: Any) -> TypeGuard[float]:
+    """Return whether a figure is neither None nor nan."""
     return value is not None and not math.isnan(value)
 
 
 def percent(share: Any) -> str:
-    """Write a share of 1 in percent."""
-    return f"{share:.1%}".replace("%", " %") if known(share) else NONE
+    """Format a share in percent."""
+    return f"{share:.1%}".replace("%", " %") if is_measured(share) else NO_VALUE
 
 
 def number(value: Any, digits: int = 3, sign: str = "") -> str:
-    """Write a figure without a unit; *sign* "+" shows the sign of a gain too."""
-    if not known(value):
-        return NONE
-    rounded = round(value, digits) or 0.0  # no minus before a zero
+    """Format a figure without a unit; with *sign* "+", positive figures have a sign."""
+    if not is_measured(value):
+        return NO_VALUE
+    rounded = round(value, digits) or 0.0  # avoid -0
     return f"{rounded:{sign if rounded else ''}.{digits}f}".replace("-", "−")
 
 
 def unit(value: Any, name: str) -> str:
-    """Write *value* to three digits and its unit."""
-    if not known(value):
-        return NONE
+    """Format *value* with three digits and its unit."""
+    if not is_measured(value):
+        return NO_VALUE
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {name}"

@@ -1,4 +1,4 @@
-"""The report as text that reads in a terminal and on GitHub."""
+"""The conversion report as Markdown, readable in a terminal and on GitHub."""
 
 import re
 from collections.abc import Iterator
@@ -7,77 +7,77 @@ from macule.convert.report import facts, sections
 from macule.convert.report.facts import Evidence
 from macule.convert.report.formatting import Table
 
-WIDEST = 13  # columns; a wider table wraps in every terminal
-LEDE = (
+MAX_COLUMNS = 13  # a wider table wraps in a terminal
+INTRODUCTION = (
     "macule convert, {}: what changed between the original and the converted model.\n"
-    "Plots and activation maps are in `report.html`, beside this file."
+    "Plots and activation maps are in `report.html`, in the same folder."
 )
-# What CommonMark or GitHub takes for markup: emphasis, tags, links, cells, formulas, entities,
-# mentions, and bare addresses. A _ within a word is none, and stays readable.
+# Markup of CommonMark and GitHub: emphasis, tags, links, cells, formulas, entities, mentions and
+# URLs. A _ within a word is not markup, and is not escaped.
 MARKUP = re.compile(
     r"[\\`*|<>\[\]$~]|&(?=[#\w])|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=\bwww)\.|(?<!\w)@", re.IGNORECASE
 )
 
 
 def text(evidence: Evidence) -> str:
-    """Write the whole report."""
+    """Return the report."""
     return "\n".join(lines(evidence)) + "\n"
 
 
 def lines(evidence: Evidence) -> Iterator[str]:
-    """Give the report line by line, in the order of the page."""
-    screen = facts.screen(evidence)
+    """Yield the lines of the report, in the order of the page."""
+    summary = facts.summarise(evidence)
     yield from (
-        f"# {plain(screen.title)}",
+        f"# {escape(summary.title)}",
         "",
-        LEDE.format(plain(screen.date)),
+        INTRODUCTION.format(escape(summary.date)),
         "",
-        screen.disclaimer,
+        summary.disclaimer,
         "",
     )
-    yield from (f"**{plain(screen.verdict)}**", "")
-    yield from bullets(screen.reasons)
-    yield from grid(screen.figures)
-    yield from (f"## {screen.checks.caption}", "")
-    yield from grid(screen.checks)
-    yield from ("## What was assumed, and how sure", "")
-    yield from (f"- {mark(level)}{plain(words)}" for level, words in screen.findings)
-    yield from ([] if screen.findings else ["No findings were given."])
+    yield from (f"**{escape(summary.verdict)}**", "")
+    yield from bullets(summary.reasons)
+    yield from table_lines(summary.figures)
+    yield from (f"## {summary.checks.caption}", "")
+    yield from table_lines(summary.checks)
+    yield from ("## Findings and assumptions", "")
+    yield from (f"- {level_prefix(level)}{escape(words)}" for level, words in summary.findings)
+    yield from ([] if summary.findings else ["No findings were given."])
     yield ""
-    for part in (screen.source, screen.card):
+    for part in (summary.source, summary.card):
         yield from (f"## {part.caption}", "")
-        yield from grid(part)
-    for section in sections.tell(evidence):
+        yield from table_lines(part)
+    for section in sections.build_sections(evidence):
         yield from (f"## {section.title}", "")
         for words in section.texts:
-            yield from (plain(words), "")
+            yield from (escape(words), "")
         yield from bullets(section.points)
         for found in section.tables:
-            yield from grid(found)
-    yield from ("## How to repeat it", "", *fenced(screen.command), "")
-    yield from grid(screen.versions)
+            yield from table_lines(found)
+    yield from ("## Command", "", *fence_command(summary.command), "")
+    yield from table_lines(summary.versions)
 
 
-def mark(level: str) -> str:
-    """Make a warning or an error stand out from what is only said."""
+def level_prefix(level: str) -> str:
+    """Return the prefix of a warning or error."""
     return "" if level == "info" else f"**{level.upper()}:** "
 
 
 def bullets(sentences: list[str]) -> Iterator[str]:
-    yield from (f"- {plain(sentence)}" for sentence in sentences)
+    yield from (f"- {escape(sentence)}" for sentence in sentences)
     if sentences:
         yield ""
 
 
-def grid(found: Table) -> Iterator[str]:
-    """Set a table in columns of even width, its caption above; a matrix too wide is named only."""
-    if found.kind != "words":  # those stand under a heading of their own
-        yield from (f"**{plain(found.caption)}**", "")
-    if len(found.head) > WIDEST:
+def table_lines(found: Table) -> Iterator[str]:
+    """Yield a table with aligned columns; a table that is too wide is left out."""
+    if found.kind != "words":  # they have their own heading
+        yield from (f"**{escape(found.caption)}**", "")
+    if len(found.head) > MAX_COLUMNS:
         yield from ("Too wide for text: see `report.html`.", "")
         return
-    rows = [[plain(cell.text) for cell in row] for row in found.rows]
-    rows.insert(0, [plain(name) for name in found.head])
+    rows = [[escape(cell.text) for cell in row] for row in found.rows]
+    rows.insert(0, [escape(name) for name in found.head])
     widths = [max(map(len, column), default=0) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * max(width, 3) for width in widths])
     for row in rows:
@@ -86,13 +86,13 @@ def grid(found: Table) -> Iterator[str]:
     yield ""
 
 
-def plain(words: str) -> str:
-    """Escape *words* so that they read as they are, on one line."""
+def escape(words: str) -> str:
+    """Escape Markdown in *words*, and join them to one line."""
     return MARKUP.sub(r"\\\g<0>", " ".join(str(words).split()))
 
 
-def fenced(command: str) -> list[str]:
-    """Fence a command with more backticks than it has in a row."""
+def fence_command(command: str) -> list[str]:
+    """Return *command* in a code block, with a fence that it does not contain."""
     longest = max((len(run) for run in re.findall("`+", command)), default=0)
     fence = "`" * max(3, longest + 1)
     return [f"{fence}sh", command, fence]

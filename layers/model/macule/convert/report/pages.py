@@ -1,4 +1,4 @@
-"""The report beside a converted model: REPORT.md for a terminal, report.html for a browser."""
+"""The conversion report: REPORT.md and report.html."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ from macule.convert.report.formatting import number
 KICKER = "macule convert, {}: what changed between the original and the converted model"
 
 
-class Drawing(NamedTuple):
-    """One plot: its `<svg>`, what it says to who cannot see it, and the line below it."""
+class Plot(NamedTuple):
+    """A plot: `<svg>`, alternative text and caption."""
 
     svg: str
     alt: str
@@ -22,29 +22,29 @@ class Drawing(NamedTuple):
 def write(folder: Path, evidence: Evidence) -> None:
     """Write REPORT.md and report.html into *folder*.
 
-    *evidence*: plain data, any part absent or None; both files say what was not given.
+    *evidence*: plain data; parts can be absent or None, which both files state.
     """
     (folder / "REPORT.md").write_text(markdown.text(evidence), "utf-8")
     (folder / "report.html").write_text(page(evidence), "utf-8")
 
 
 def page(evidence: Evidence) -> str:
-    """Set the report as one page that asks for nothing outside itself and runs no script."""
-    screen = facts.screen(evidence)
+    """Render the report as one self-contained HTML page without scripts."""
+    summary = facts.summarise(evidence)
     return render(
         "page.html",
-        title=screen.title,
-        kicker=KICKER.format(screen.date),
-        disclaimer=screen.disclaimer,
-        screen=screen,
-        sections=sections.tell(evidence),
-        drawings=drawings(evidence),
-        maps=maps(evidence),
+        title=summary.title,
+        kicker=KICKER.format(summary.date),
+        disclaimer=summary.disclaimer,
+        summary=summary,
+        sections=sections.build_sections(evidence),
+        drawings=draw_plots(evidence),
+        maps=draw_maps(evidence),
     )
 
 
 def render(name: str, **given: Any) -> str:
-    """Fill the template *name*; all text that it is given is escaped."""
+    """Render the template *name* with autoescaping."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -57,20 +57,20 @@ def render(name: str, **given: Any) -> str:
     return environment.get_template(name).render(given)
 
 
-def drawings(evidence: Evidence) -> dict[str, list[Drawing]]:
-    """Draw what the evidence allows, by the section it belongs to."""
+def draw_plots(evidence: Evidence) -> dict[str, list[Plot]]:
+    """Return the plots by section, as far as the evidence allows."""
     before, after, truth = facts.arrays(evidence)
     if before is None:
         return {}
-    count, changed = len(before), sections.change(before, after)
+    count, changed = len(before), sections.change_text(before, after)
     found = {
         "agreement": [
-            Drawing(
+            Plot(
                 plots.agreement(before, after),
                 f"Scatter of each probability before against after the conversion. {changed}",
-                f"Every probability of {count} images. On the dotted line nothing changed.",
+                f"Every probability of {count} images. The dotted line means no change.",
             ),
-            Drawing(
+            Plot(
                 plots.changes(before, after),
                 f"Histogram of the changes of single probabilities. {changed}",
                 f"{before.size} probabilities of {count} images; logarithmic scale.",
@@ -79,28 +79,28 @@ def drawings(evidence: Evidence) -> dict[str, list[Drawing]]:
     }
     if truth is not None:
         found["calibration"] = [
-            Drawing(
+            Plot(
                 plots.reliability(before, after, truth),
-                f"Reliability diagram. {sections.errors(before, after, truth)}",
-                f"{metrics.BINS} bins of equal width, n = {count}. On the dotted line a model is"
-                f" right as often as its confidence says; hollow marks stand for fewer than"
-                f" {plots.SMALLEST_BIN} images and say next to nothing.",
+                f"Reliability diagram. {sections.calibration_text(before, after, truth)}",
+                f"{metrics.BINS} bins of equal width, n = {count}. The dotted line is a"
+                f" perfectly calibrated model; hollow markers have fewer than"
+                f" {plots.MIN_BIN_IMAGES} images and are not reliable.",
             )
         ]
     return found
 
 
-def maps(evidence: Evidence) -> list[dict[str, Any]]:
-    """Draw each image and the maps of both models over it; None where a model gave none."""
+def draw_maps(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return each image with the maps of both models as overlays; None without a map."""
     return [
         {
             "label": str(part.get("label", "")),
-            "image": plots.photo(part["image"]),
+            "image": plots.image_uri(part["image"]),
             **{
-                key: None if part.get(key) is None else plots.overlay(part["image"], part[key])
+                key: None if part.get(key) is None else plots.overlay_uri(part["image"], part[key])
                 for key in ("before", "after")
             },
-            "alike": number(tables.likeness(part), 2),
+            "correlation": number(tables.map_correlation(part), 2),
         }
         for part in evidence.get("maps") or []
     ]

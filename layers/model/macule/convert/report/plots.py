@@ -1,4 +1,4 @@
-"""The plots of a conversion report: SVG in the page's own colours, and activation maps as JPEG."""
+"""The plots of the reports: SVG in the colours of the page, and activation maps as JPEG."""
 
 import itertools
 import re
@@ -15,19 +15,19 @@ from macule.convert.evaluation import metrics
 from macule.convert.evaluation.metrics import BINS
 from macule.inference.activation_maps import COLOUR_STOPS, MAX_OPACITY
 
-SMALLEST_BIN = 5  # images; with fewer, the share of right answers says next to nothing
+MIN_BIN_IMAGES = 5  # with fewer images, the accuracy of a bin is not reliable
 MAP_PX = 224
-# Each stands for a colour that the page sets, so that one drawing suits light, dark and paper.
-STAND_INS = {
+# Placeholders for CSS colours, so that a plot works in light mode, dark mode and print.
+PLACEHOLDER_COLOURS = {
     "ink": "#010203",
     "faint": "#040506",
     "before": "#070809",
     "after": "#0a0b0c",
     "paper": "#0d0e0f",
 }
-INK, FAINT, BEFORE, AFTER, PAPER = STAND_INS.values()
-# Dots are drawn as pixels, which no style sheet reaches: these two show on white and on black.
-SAME, OTHER = "#3f87cf", "#d9541e"
+INK, FAINT, BEFORE, AFTER, PAPER = PLACEHOLDER_COLOURS.values()
+# Dots are rasterised, so CSS cannot change them: these two colours are visible on white and black.
+SAME_ANSWER, CHANGED_ANSWER = "#3f87cf", "#d9541e"
 STYLE: Any = {
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
@@ -36,9 +36,9 @@ STYLE: Any = {
     "font.size": 10.5,
     "legend.frameon": False,
     "legend.labelcolor": INK,
-    "svg.fonttype": "none",  # text stays text: it can be searched, and no glyph is embedded
+    "svg.fonttype": "none",  # keep text searchable, without embedded glyphs
     "text.color": INK,
-    "text.parse_math": False,  # a $ in a label is a $
+    "text.parse_math": False,  # $ has no special meaning
     "xtick.color": INK,
     "ytick.color": INK,
 }
@@ -47,42 +47,42 @@ Ints = metrics.Ints
 
 
 def reliability(before: Floats, after: Floats, truth: Ints) -> str:
-    """Draw how often the top answers of each confidence were right; calibrated is the diagonal."""
+    """Draw the accuracy of the top answers by confidence."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        drawing = sheet((4.2, 4.6))
+        drawing = new_figure((4.2, 4.6))
         axes, below = drawing.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         styles = ((-1, "before", before, BEFORE, "o", "-"), (1, "after", after, AFTER, "s", "--"))
         for side, name, part, colour, marker, line in styles:
-            middle, top, right, counts = metrics.bins(part, truth)
+            middle, top, right, counts = metrics.reliability_bins(part, truth)
             error = metrics.calibration_error(part, truth)
             label = f"{name}, ECE {error:.3f}"
             axes.plot(top, right, color=colour, linestyle=line, marker=marker, label=label)
-            thin = counts < SMALLEST_BIN
-            axes.plot(top[thin], right[thin], marker, color=colour, markerfacecolor=PAPER)
+            few = counts < MIN_BIN_IMAGES
+            axes.plot(top[few], right[few], marker, color=colour, markerfacecolor=PAPER)
             below.bar(middle + side * 0.22 / BINS, counts, 0.4 / BINS, color=colour)
-        axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), ylabel="share of right answers")
+        axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), ylabel="accuracy")
         below.set(xlabel="confidence in the top answer", ylabel="images")
         axes.legend(loc="lower right")
         return svg(drawing, "reliability")
 
 
 def agreement(before: Floats, after: Floats) -> str:
-    """Draw every probability of every image, before against after; unchanged is the diagonal."""
+    """Draw all probabilities, before and after."""
     from matplotlib import rc_context
 
     other = before.argmax(axis=1) != after.argmax(axis=1)
     with rc_context(STYLE):
-        drawing = sheet((4.2, 4.6))
+        drawing = new_figure((4.2, 4.6))
         axes = drawing.subplots()
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         for rows, colour, marker, name in (
-            (~other, SAME, "o", f"same answer, {int((~other).sum())} images"),
-            (other, OTHER, "x", f"other answer, {int(other.sum())} images"),
+            (~other, SAME_ANSWER, "o", f"same answer, {int((~other).sum())} images"),
+            (other, CHANGED_ANSWER, "x", f"changed answer, {int(other.sum())} images"),
         ):
-            # As pixels, since a thousand images of forty classes would be megabytes of circles.
+            # Rasterised, because 1,000 images of 40 classes as SVG circles need several MB.
             x, y = before[rows].ravel(), after[rows].ravel()
             opacity = min(1.0, max(0.15, 400 / max(x.size, 1)))
             axes.scatter(
@@ -96,28 +96,28 @@ def agreement(before: Floats, after: Floats) -> str:
 
 
 def changes(before: Floats, after: Floats) -> str:
-    """Draw how many probabilities changed by how much; the counts are on a logarithmic scale."""
+    """Draw a histogram of the changes of probabilities, on a logarithmic scale."""
     from matplotlib import rc_context
 
     change = (after - before).ravel()
     reach = max(float(np.abs(change).max()), 0.005)
     with rc_context(STYLE):
-        drawing = sheet((4.2, 3.2))
+        drawing = new_figure((4.2, 3.2))
         axes = drawing.subplots()
         axes.hist(change, bins=41, range=(-reach, reach), color=AFTER, log=True)
         axes.axvline(0, color=FAINT, linewidth=1, linestyle=":")
-        axes.set(ylim=(0.7, None))  # one probability alone still shows
+        axes.set(ylim=(0.7, None))  # a count of 1 is visible
         axes.yaxis.set_major_formatter("{x:.0f}")
         axes.set(xlabel="change of a probability (after − before)", ylabel="probabilities")
         return svg(drawing, "changes")
 
 
-def operating(probabilities: Floats, truth: Ints, labels: Sequence[str]) -> str:
+def roc_curves(probabilities: Floats, truth: Ints, labels: Sequence[str]) -> str:
     """Draw the ROC curve of each label against the rest."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        drawing = sheet((4.2, 4.6))
+        drawing = new_figure((4.2, 4.6))
         axes = drawing.subplots()
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         styles = itertools.cycle(itertools.product(("-", "--", "-.", ":"), (BEFORE, AFTER, INK)))
@@ -127,23 +127,23 @@ def operating(probabilities: Floats, truth: Ints, labels: Sequence[str]) -> str:
                 continue
             line, colour = next(styles)
             order = np.argsort(-probabilities[:, index], kind="stable")
-            hits = np.concatenate([[0], np.cumsum(positive[order]) / positive.sum()])
-            alarms = np.concatenate([[0], np.cumsum(~positive[order]) / (~positive).sum()])
+            true_positives = np.concatenate([[0], np.cumsum(positive[order]) / positive.sum()])
+            false_positives = np.concatenate([[0], np.cumsum(~positive[order]) / (~positive).sum()])
             area = metrics.auc(probabilities[:, index], positive)
             name = f"{label}, AUC {area:.3f}"
-            axes.plot(alarms, hits, color=colour, linestyle=line, label=name)
+            axes.plot(false_positives, true_positives, color=colour, linestyle=line, label=name)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         axes.set(xlabel="1 − specificity", ylabel="sensitivity")
         axes.legend(loc="lower right", fontsize=8)
         return svg(drawing, "operating")
 
 
-def selective(points: Sequence[tuple[float, float]], chosen: Mapping[str, float]) -> str:
-    """Draw the share of wrong answers against how many are answered, and where the model stands."""
+def risk_coverage(points: Sequence[tuple[float, float]], chosen: Mapping[str, float]) -> str:
+    """Draw risk against coverage, and the operating point of the model."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        drawing = sheet((4.2, 3.6))
+        drawing = new_figure((4.2, 3.6))
         axes = drawing.subplots()
         coverage, risk = np.asarray(points).T
         axes.plot(coverage, risk, color=BEFORE)
@@ -155,44 +155,44 @@ def selective(points: Sequence[tuple[float, float]], chosen: Mapping[str, float]
         return svg(drawing, "selective")
 
 
-def sheet(size: tuple[float, float]) -> Any:
-    """Open a figure of *size* (width and height in inches) without a window or global state."""
+def new_figure(size: tuple[float, float]) -> Any:
+    """Create a figure of *size* (width and height in inches), without global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained")
 
 
 def svg(drawing: Any, name: str) -> str:
-    """Write a figure as an `<svg>` element to be set into a page.
+    """Return a figure as an `<svg>` element for a page.
 
-    Sizes are left to the page, stand-ins become its colours (`var(--ink)` and so on), and every
-    id begins with *name*, so that two drawings on one page do not take each other's clips.
+    The size is left to the page, placeholder colours become CSS variables (`var(--ink)`, …), and
+    all ids start with *name*, so that ids are unique on a page.
     """
     from matplotlib import rc_context
 
     file = StringIO()
-    nobody = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
-        # The browser has other fonts, and draws what the one used for measuring lacks.
+        # The browser draws glyphs that the font used for layout does not have.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        drawing.savefig(file, format="svg", transparent=True, metadata=nobody, dpi=160)
+        drawing.savefig(file, format="svg", transparent=True, metadata=no_metadata, dpi=160)
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(\bid="|"#|url\(#)', rf"\1{name}-", text)
-    for role, colour in STAND_INS.items():
+    for role, colour in PLACEHOLDER_COLOURS.items():
         text = text.replace(colour, f"var(--{role})")
     return text
 
 
-def photo(pixels: NDArray[np.uint8]) -> str:
-    """Write an image (h, w, 3) as a small JPEG in a data URI."""
-    return jpeg(shrink(pixels))
+def image_uri(pixels: NDArray[np.uint8]) -> str:
+    """Return an image (h, w, 3) as a small JPEG data URI."""
+    return jpeg_uri(shrink(pixels))
 
 
-def overlay(pixels: NDArray[np.uint8], activation: Floats) -> str:
-    """Lay a map (fh, fw) over its image (h, w, 3), in the colours of the service's own maps."""
+def overlay_uri(pixels: NDArray[np.uint8], activation: Floats) -> str:
+    """Overlay a map (fh, fw) on its image (h, w, 3), in the colours of the service."""
     from PIL.Image import Resampling, composite, fromarray
 
     small = shrink(pixels)
@@ -207,11 +207,11 @@ def overlay(pixels: NDArray[np.uint8], activation: Floats) -> str:
     bands = [np.interp(np.arange(256), places, band) for band in colours.T]
     heat = fromarray(np.stack(bands, axis=1).astype(np.uint8)[np.asarray(weight)])
     opacity = weight.point([round(level * MAX_OPACITY) for level in range(256)])
-    return jpeg(composite(heat, small, opacity))
+    return jpeg_uri(composite(heat, small, opacity))
 
 
 def shrink(pixels: NDArray[np.uint8]) -> Any:
-    """Bring an image (h, w, 3) to MAP_PX along its longer side."""
+    """Resize an image (h, w, 3) to MAP_PX on its longer side."""
     from PIL.Image import fromarray
 
     image = fromarray(np.ascontiguousarray(pixels))
@@ -219,7 +219,7 @@ def shrink(pixels: NDArray[np.uint8]) -> Any:
     return image.resize((max(1, round(image.width * part)), max(1, round(image.height * part))))
 
 
-def jpeg(image: Any) -> str:
+def jpeg_uri(image: Any) -> str:
     file = BytesIO()
     image.save(file, "JPEG", quality=85)
     return "data:image/jpeg;base64," + b64encode(file.getvalue()).decode("ascii")

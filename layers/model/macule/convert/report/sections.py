@@ -1,4 +1,4 @@
-"""The sections of a conversion report below its first screen: what each one says and shows."""
+"""The sections of the conversion report after the summary."""
 
 from typing import NamedTuple
 
@@ -6,23 +6,31 @@ import numpy as np
 
 from macule.convert.evaluation import metrics
 from macule.convert.report import tables
-from macule.convert.report.facts import Evidence, arrays, chosen, evaluated, stands_in
-from macule.convert.report.formatting import Table, known, number
+from macule.convert.report.facts import (
+    Evidence,
+    arrays,
+    chosen_candidate,
+    image_count,
+    used_synthetic_images,
+)
+from macule.convert.report.formatting import Table, is_measured, number
 
-ROUNDING = 5e-5  # a difference that four digits do not show
-FEW = 10  # classes; with more, the commonest mistakes are listed beside the matrix
+MIN_DIFFERENCE = 5e-5  # smaller differences are not visible with four digits
+MAX_MATRIX_CLASSES = 10  # with more classes, the most frequent errors are listed too
 NO_LABELS = (
     "No labelled images were given, so accuracy, confusion and calibration could not be measured."
-    " Agreement says that two models answer alike, not that either is right."
+    " Agreement means that both models give the same answers, not that these are correct."
 )
-NO_CANDIDATES = "No candidates were given, so nothing can be compared."
+NO_CANDIDATES = "No candidates were given, so there is no comparison."
 NO_PROBABILITIES = "The probabilities were not given, so single answers cannot be compared."
 NO_MAPS = "No activation maps were given, so none can be compared."
-NO_SCALING = "No scalings were tried against labelled images; the findings say what was assumed."
+NO_SCALING = (
+    "No scalings were tried against labelled images; see the findings for the assumed scaling."
+)
 
 
 class Section(NamedTuple):
-    """A heading, paragraphs, tables and a list; *key* names its pictures on the page."""
+    """A heading, paragraphs, tables and a list; *key* is the key of its plots."""
 
     key: str
     title: str
@@ -31,16 +39,16 @@ class Section(NamedTuple):
     points: list[str]
 
 
-def section(key: str, title: str, *parts: str | Table | list[str] | None) -> Section:
-    """Sort *parts* into paragraphs, tables and lists of sentences; None is left out."""
+def make_section(key: str, title: str, *parts: str | Table | list[str] | None) -> Section:
+    """Sort *parts* into paragraphs, tables and list items; None is skipped."""
     texts = [part for part in parts if isinstance(part, str)]
     found = [part for part in parts if isinstance(part, Table)]
     points = [sentence for part in parts if isinstance(part, list) for sentence in part]
     return Section(key, title, texts, found, points)
 
 
-def tell(evidence: Evidence) -> list[Section]:
-    """Give all sections in their order; one without evidence says so."""
+def build_sections(evidence: Evidence) -> list[Section]:
+    """Return all sections in order; a section without evidence states this."""
     return [
         candidates(evidence),
         agreement(evidence),
@@ -54,35 +62,45 @@ def tell(evidence: Evidence) -> list[Section]:
 
 def candidates(evidence: Evidence) -> Section:
     if not evidence.get("candidates"):
-        return section("candidates", "Candidates", NO_CANDIDATES)
-    count = evaluated(evidence)
-    what = "drawn stand-ins" if stands_in(evidence) else "images"
+        return make_section("candidates", "Candidates", NO_CANDIDATES)
+    count = image_count(evidence)
+    what = "synthetic images" if used_synthetic_images(evidence) else "images"
     text = (
         f"In the order tried, on {'an unknown number of' if count is None else count} {what}."
-        " Memory is that of a fresh process with the runtime and the file alone; latency is the"
-        " median of one image on the machine that converted."
+        " Memory is that of a new process with only the runtime and the file; latency is the"
+        " median for one image on the machine of the conversion."
     )
-    found = (tables.answers(evidence), tables.costs(evidence), tables.refusals(evidence))
-    return section("candidates", "Candidates", text, *found)
+    found = (tables.answers(evidence), tables.costs(evidence), tables.failure_reasons(evidence))
+    return make_section("candidates", "Candidates", text, *found)
 
 
 def agreement(evidence: Evidence) -> Section:
     before, after, _ = arrays(evidence)
     if before is None:
-        return section("agreement", "Agreement", NO_PROBABILITIES)
-    flips, pairs = tables.changed(evidence)
-    return section("agreement", "Agreement", flips, change(before, after), served(evidence), pairs)
+        return make_section("agreement", "Agreement", NO_PROBABILITIES)
+    flips, pairs = tables.changed_answers(evidence)
+    return make_section(
+        "agreement",
+        "Agreement",
+        flips,
+        change_text(before, after),
+        temperature_note(evidence),
+        pairs,
+    )
 
 
-def served(evidence: Evidence) -> str | None:
-    """Explain why these changes are not those of the gate, where they are not."""
+def temperature_note(evidence: Evidence) -> str | None:
+    """Explain why these changes differ from those of the gate, if they do."""
     before, after, _ = arrays(evidence)
-    gated = chosen(evidence).get("mean_change")
-    if not known(gated) or abs(metrics.compare(after, before)["mean_change"] - gated) < ROUNDING:
+    gated = chosen_candidate(evidence).get("mean_change")
+    if (
+        not is_measured(gated)
+        or abs(metrics.compare_probabilities(after, before)["mean_change"] - gated) < MIN_DIFFERENCE
+    ):
         return None
     return (
-        f"The gate saw a mean change of {number(gated, 4)}, before the card's temperature; these"
-        f" probabilities are as served, with temperature {temperature(evidence)}."
+        f"The gate measured a mean change of {number(gated, 4)}, without the card's temperature;"
+        f" these probabilities are those of the service, with temperature {temperature(evidence)}."
     )
 
 
@@ -90,8 +108,8 @@ def temperature(evidence: Evidence) -> str:
     return str((evidence.get("card") or {}).get("temperature", "not given"))
 
 
-def change(before: metrics.Floats, after: metrics.Floats) -> str:
-    """Say how far single probabilities moved."""
+def change_text(before: metrics.Floats, after: metrics.Floats) -> str:
+    """Describe the changes of single probabilities."""
     moved = np.abs(after - before)
     return (
         f"Of {moved.size} probabilities on {len(before)} images, the mean change is"
@@ -103,28 +121,30 @@ def change(before: metrics.Floats, after: metrics.Floats) -> str:
 def confusion(evidence: Evidence) -> Section:
     before, _, truth = arrays(evidence)
     if truth is None:
-        return section("confusion", "Right and wrong answers", NO_LABELS)
-    mistakes = tables.mistakes(evidence) if before.shape[1] > FEW else None
+        return make_section("confusion", "Confusion matrix", NO_LABELS)
+    mistakes = tables.mistakes(evidence) if before.shape[1] > MAX_MATRIX_CLASSES else None
     found = (tables.classes(evidence), *tables.confusion(evidence), mistakes)
     text = f"n = {len(truth)} labelled images; sensitivities with their 95 % interval (Wilson)."
-    text += " In the matrices a row is what was labelled, a column what was answered, and the tint"
+    text += " In the matrices, rows are labels and columns are answers; the tint is"
     text += " the share of the row."
-    return section("confusion", "Right and wrong answers", text, *found)
+    return make_section("confusion", "Confusion matrix", text, *found)
 
 
 def calibration(evidence: Evidence) -> Section:
     before, after, truth = arrays(evidence)
     if truth is None:
-        return section("calibration", "Calibration", NO_LABELS)
+        return make_section("calibration", "Calibration", NO_LABELS)
     caution = (
-        f"The card's temperature is {temperature(evidence)}. Where it was fitted on these same"
-        " images, the figure after flatters."
+        f"The card's temperature is {temperature(evidence)}. If it was fitted on these"
+        " images, the figure after the conversion is too optimistic."
     )
-    return section("calibration", "Calibration", errors(before, after, truth), caution)
+    return make_section(
+        "calibration", "Calibration", calibration_text(before, after, truth), caution
+    )
 
 
-def errors(before: metrics.Floats, after: metrics.Floats, truth: metrics.Ints) -> str:
-    """Say how far confidence is from being right as often as it claims."""
+def calibration_text(before: metrics.Floats, after: metrics.Floats, truth: metrics.Ints) -> str:
+    """Describe the calibration errors before and after."""
     was, now = (metrics.calibration_error(part, truth) for part in (before, after))
     return (
         f"Expected calibration error (ECE) of the top answer: {number(was)} before and"
@@ -135,23 +155,23 @@ def errors(before: metrics.Floats, after: metrics.Floats, truth: metrics.Ints) -
 def maps(evidence: Evidence) -> Section:
     given = evidence.get("maps") or []
     if not given:
-        return section("maps", "Activation maps", NO_MAPS)
+        return make_section("maps", "Activation maps", NO_MAPS)
     text = (
-        f"{len(given)} images with the maps of both models. A map shows what weighed in an answer,"
-        " not whether the answer is right. Likeness is the correlation of both maps where they"
-        " speak for the class; 1 is the same."
+        f"{len(given)} images with the maps of both models. A map shows what influenced an answer,"
+        " not whether the answer is correct. The correlation is that of the positive parts of both"
+        " maps; 1 means equal."
     )
-    return section("maps", "Activation maps", text, tables.likenesses(given))
+    return make_section("maps", "Activation maps", text, tables.map_table(given))
 
 
 def scaling(evidence: Evidence) -> Section:
     found = evidence.get("scaling") or {}
     if not found:
-        return section("scaling", "Scaling of the pixels", NO_SCALING)
+        return make_section("scaling", "Scaling of the pixels", NO_SCALING)
     text = f"Chosen: {found.get('chosen', 'not given')}. {found.get('why') or ''}".strip()
-    return section("scaling", "Scaling of the pixels", text, tables.scalings(evidence))
+    return make_section("scaling", "Scaling of the pixels", text, tables.scalings(evidence))
 
 
 def glossary(evidence: Evidence) -> Section:
     found = tables.glossary(evidence)
-    return section("labels", "Labels", found or "The card gives no labels.")
+    return make_section("labels", "Labels", found or "The card has no labels.")

@@ -1,4 +1,4 @@
-"""The tables of a conversion report below its first screen."""
+"""The tables of the conversion report after the summary."""
 
 import math
 from collections import Counter
@@ -8,14 +8,23 @@ from typing import Any
 import numpy as np
 
 from macule.convert.evaluation import metrics
-from macule.convert.report.facts import Evidence, arrays, labels, megabytes
-from macule.convert.report.formatting import NONE, Cell, Table, known, number, percent, table, unit
+from macule.convert.report.facts import Evidence, arrays, labels, size_mb
+from macule.convert.report.formatting import (
+    NO_VALUE,
+    Cell,
+    Table,
+    is_measured,
+    make_table,
+    number,
+    percent,
+    unit,
+)
 
-MOST_PAIRS = 12
+MAX_PAIRS = 12
 
 
-def files(evidence: Evidence) -> list[dict[str, Any]]:
-    """List the original and every candidate in the order tried, each with a `title`."""
+def list_files(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return the original and all candidates in the order tried, each with a `title`."""
     original = dict(evidence.get("original") or {})
     tried = [dict(part) for part in evidence.get("candidates") or []]
     for part in tried:
@@ -26,39 +35,39 @@ def files(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def answers(evidence: Evidence) -> Table:
-    """How each file answers: against the original, and against the labels where there are any."""
+    """Return the agreement of each file with the original and, if given, its metrics."""
     head = ["file", "gate", "same top answer", "mean change", "largest change"]
-    labelled = any(known(part.get("accuracy")) for part in files(evidence))
+    labelled = any(is_measured(part.get("accuracy")) for part in list_files(evidence))
     head += ["accuracy", "balanced accuracy", "mean AUC"] * labelled
     rows = []
-    for part in files(evidence):
+    for part in list_files(evidence):
         row = [
             part["title"],
-            passed(part),
+            gate_cell(part),
             percent(part.get("agreement")),
             number(part.get("mean_change"), 4),
             number(part.get("max_change")),
         ]
         if labelled:
-            areas = [area for area in (part.get("auc") or {}).values() if known(area)]
+            areas = [area for area in (part.get("auc") or {}).values() if is_measured(area)]
             row += [percent(part.get("accuracy")), percent(part.get("balanced_accuracy"))]
-            row.append(number(sum(areas) / len(areas)) if areas else NONE)
+            row.append(number(sum(areas) / len(areas)) if areas else NO_VALUE)
         rows.append(row)
-    return table("What each file answers", head, rows)
+    return make_table("Agreement and accuracy of each file", head, rows)
 
 
-def passed(part: dict[str, Any]) -> Cell:
-    """Whether a candidate passed the gate; the original is what it is held against."""
+def gate_cell(part: dict[str, Any]) -> Cell:
+    """Return whether a candidate passed all gates; the original is the reference."""
     if "chosen" not in part and "failed" not in part:
         return Cell("reference")
     return Cell("✗ failed", tone="bad") if part.get("failed") else Cell("✓ passed", tone="ok")
 
 
 def costs(evidence: Evidence) -> Table:
-    """Size, latency and memory of each file, drawn against the greatest of its column."""
-    parts = files(evidence)
+    """Return size, latency and memory of each file, with bars."""
+    parts = list_files(evidence)
     threads = sorted({int(count) for part in parts for count in part.get("p50_ms") or {}})
-    columns = [("size", "MB", [megabytes(part) for part in parts])]
+    columns = [("size", "MB", [size_mb(part) for part in parts])]
     columns.append(("load", "ms", [part.get("load_ms") for part in parts]))
     for count in threads:
         took = [{int(k): v for k, v in (part.get("p50_ms") or {}).items()} for part in parts]
@@ -67,8 +76,8 @@ def costs(evidence: Evidence) -> Table:
     columns.append(("peak memory", "MB", [part.get("peak_mb") for part in parts]))
     cells = [bars(values, name) for _, name, values in columns]
     rows = [[part["title"], *row] for part, *row in zip(parts, *cells, strict=True)]
-    return table(
-        "What each file costs (bars: against the greatest of the column)",
+    return make_table(
+        "Size, latency and memory of each file (bars: relative to the maximum of the column)",
         ["file", *(name for name, _, _ in columns)],
         rows,
         "bars",
@@ -76,15 +85,16 @@ def costs(evidence: Evidence) -> Table:
 
 
 def bars(values: list[Any], name: str) -> list[Cell]:
-    """Draw a column of figures from 0 to the greatest of them."""
-    top = max((value for value in values if known(value)), default=0)
+    """Return the cells of a column, with bars relative to its maximum."""
+    top = max((value for value in values if is_measured(value)), default=0)
     return [
-        Cell(unit(value, name), value / top if known(value) and top else None) for value in values
+        Cell(unit(value, name), value / top if is_measured(value) and top else None)
+        for value in values
     ]
 
 
-def refusals(evidence: Evidence) -> list[str]:
-    """Say why each candidate that failed did."""
+def failure_reasons(evidence: Evidence) -> list[str]:
+    """Return the reasons of all failed candidates."""
     return [
         f"{part.get('name')} failed: {sentence}."
         for part in evidence.get("candidates") or []
@@ -93,7 +103,7 @@ def refusals(evidence: Evidence) -> list[str]:
 
 
 def classes(evidence: Evidence) -> Table | None:
-    """Each class before and after: its images, AUC, and sensitivity with a 95 % interval."""
+    """Return the AUC and sensitivity of each class, before and after."""
     before, after, truth = arrays(evidence)
     if truth is None:
         return None
@@ -107,19 +117,19 @@ def classes(evidence: Evidence) -> Table | None:
         change = number(areas[1] - areas[0], 3, "+")
         rows.append([label, count, *map(number, areas), change, *found])
     head = ["class", "n", "AUC before", "AUC after", "change"]
-    return table("Each class", [*head, "sensitivity before", "sensitivity after"], rows)
+    return make_table("Each class", [*head, "sensitivity before", "sensitivity after"], rows)
 
 
 def interval(share: float, count: int) -> str:
-    """Write a share of *count* with its 95 % interval after Wilson."""
+    """Format a share of *count* with its 95 % interval (Wilson)."""
     if not count:
-        return NONE
+        return NO_VALUE
     low, high = metrics.wilson(share, count)
     return f"{percent(share)} ({low * 100:.0f} to {high * 100:.0f})"
 
 
 def confusion(evidence: Evidence) -> list[Table]:
-    """Count true class by answer, before and after; each tint is the share of its row."""
+    """Return the confusion matrices before and after; the tint is the share of the row."""
     before, after, truth = arrays(evidence)
     if truth is None:
         return []
@@ -133,25 +143,25 @@ def confusion(evidence: Evidence) -> list[Table]:
             tints = [Cell(str(c), c / len(given)) if c else Cell("0") for c in counts]
             rows.append([label, *tints])
         caption = f"{title} (n = {len(truth)})"
-        found.append(table(caption, ["labelled as", *names], rows, "matrix"))
+        found.append(make_table(caption, ["label", *names], rows, "matrix"))
     return found
 
 
 def mistakes(evidence: Evidence) -> Table | None:
-    """The most frequent wrong answers before and after, for many classes in little room."""
+    """Return the most frequent wrong answers, before and after."""
     before, after, truth = arrays(evidence)
     if truth is None:
         return None
     names = labels(evidence)
     was, now = (Counter(zip(truth, p.argmax(axis=1), strict=True)) for p in (before, after))
     pairs = sorted({p for p in was | now if p[0] != p[1]}, key=lambda p: -was[p] - now[p])
-    rows = [[names[a], names[b], was[a, b], now[a, b]] for a, b in pairs[:MOST_PAIRS]]
+    rows = [[names[a], names[b], was[a, b], now[a, b]] for a, b in pairs[:MAX_PAIRS]]
     caption = f"The {len(rows)} most frequent of {len(pairs)} kinds of wrong answers"
-    return table(caption, ["labelled as", "answered", "before", "after"], rows)
+    return make_table(caption, ["label", "answer", "before", "after"], rows)
 
 
-def changed(evidence: Evidence) -> tuple[str, Table | None]:
-    """Say how many top answers changed, what the labels say of them, and list the commonest.
+def changed_answers(evidence: Evidence) -> tuple[str, Table | None]:
+    """Describe the changed top answers, and list the most frequent ones.
 
     The evidence must have probabilities.
     """
@@ -163,17 +173,17 @@ def changed(evidence: Evidence) -> tuple[str, Table | None]:
     if truth is not None and count:
         better, worse = int((now == truth)[other].sum()), int((was == truth)[other].sum())
         text += (
-            f" By the labels, {better} became right, {worse} became wrong and"
+            f" According to the labels, {better} became right, {worse} became wrong and"
             f" {count - better - worse} stayed wrong."
         )
     pairs = Counter(zip(was[other], now[other], strict=True)).most_common()
-    rows = [[names[a], names[b], times] for (a, b), times in pairs[:MOST_PAIRS]]
+    rows = [[names[a], names[b], times] for (a, b), times in pairs[:MAX_PAIRS]]
     caption = f"The {len(rows)} most frequent of {len(pairs)} kinds of changed answers"
-    return text, table(caption, ["before", "after", "images"], rows) if rows else None
+    return text, make_table(caption, ["before", "after", "images"], rows) if rows else None
 
 
 def scalings(evidence: Evidence) -> Table | None:
-    """What each scaling of the pixels gave on the labelled images."""
+    """Return the results of each scaling on the labelled images."""
     found = evidence.get("scaling") or {}
     if not found.get("table"):
         return None
@@ -186,38 +196,43 @@ def scalings(evidence: Evidence) -> Table | None:
     head = ["scaling", "accuracy", "balanced accuracy", "mean confidence"]
     count = found.get("n")
     caption = f"Scalings tried, {'number of images not given' if count is None else f'n = {count}'}"
-    return table(caption, head, rows)
+    return make_table(caption, head, rows)
 
 
 def glossary(evidence: Evidence) -> Table | None:
-    """The labels in their order, with their names by language."""
+    """Return the labels in order, with their names by language."""
     card = evidence.get("card") or {}
     names = card.get("names") or {}
     if not card.get("labels"):
         return None
     rows = []
     for index, label in enumerate(card["labels"]):
-        given = [names[k][index] if index < len(names[k]) else NONE for k in names]
+        given = [names[k][index] if index < len(names[k]) else NO_VALUE for k in names]
         rows.append([index, label, *given])
-    return table("Labels, in the order of the outputs", ["place", "label", *names], rows)
+    return make_table("Labels, in the order of the outputs", ["index", "label", *names], rows)
 
 
-def likenesses(given: list[Mapping[str, Any]]) -> Table:
-    """How alike the maps of both models are, image by image."""
+def map_table(given: list[Mapping[str, Any]]) -> Table:
+    """Return the correlation of the maps of both models, per image."""
     rows = [
-        [index, part.get("label", NONE), *(absent(part, key) for key in ("before", "after")), r]
+        [
+            index,
+            part.get("label", NO_VALUE),
+            *(map_cell(part, key) for key in ("before", "after")),
+            r,
+        ]
         for index, part in enumerate(given, 1)
-        for r in [number(likeness(part), 2)]
+        for r in [number(map_correlation(part), 2)]
     ]
-    return table("Maps", ["image", "class", "before", "after", "likeness"], rows)
+    return make_table("Maps", ["image", "class", "before", "after", "correlation"], rows)
 
 
-def absent(part: Mapping[str, Any], key: str) -> str:
+def map_cell(part: Mapping[str, Any], key: str) -> str:
     return "no map" if part.get(key) is None else "map"
 
 
-def likeness(part: Mapping[str, Any]) -> float:
-    """Correlate the positive parts of two maps (fh, fw); nan if one is absent, flat or other."""
+def map_correlation(part: Mapping[str, Any]) -> float:
+    """Return the correlation of the positive parts of two maps; nan if it is undefined."""
     maps = [part.get(key) for key in ("before", "after")]
     if maps[0] is None or maps[1] is None or np.shape(maps[0]) != np.shape(maps[1]):
         return math.nan

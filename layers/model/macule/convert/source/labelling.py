@@ -1,52 +1,56 @@
-"""A model's labels and their names, from a list, a file, or what lies beside the model."""
+"""The labels of a model and their names, from an option, a file, or labels.txt of the model."""
 
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 
-BESIDE = "labels.txt"  # what Teachable Machine writes next to its export
+LABELS_FILE = "labels.txt"  # written by Teachable Machine next to its export
 NUMBERED = re.compile(r"^(\d+)\s+(.+)$")
 
 
-def read(text: str | None, model: Path, folders: Sequence[str], classes: int) -> list[str]:
-    """Find the labels in the order of the outputs.
+def read_labels(text: str | None, model: Path, folders: Sequence[str], classes: int) -> list[str]:
+    """Read the labels in the order of the outputs.
 
     Args:
-      text: `a,b,c`, or a file: one label a line, a JSON list, or Keras's `class_indices`.
-      model: the model's path; without *text*, `labels.txt` beside it counts.
-      folders: the class folders of the evaluation images, as a hint in the refusal.
+      text: `a,b,c`, or a file: one label per line, a JSON list, or `class_indices` of Keras.
+      model: the model's path; without *text*, `labels.txt` in its folder is used.
+      folders: the class folders of the evaluation images, for the error message.
 
-    Raises: Refused where they are missing, empty, double, or not as many as the outputs.
+    Raises: ConversionError if they are missing, empty, duplicate, or do not match the outputs.
     """
-    if text is None and (model.parent / BESIDE).is_file():
-        text = str(model.parent / BESIDE)
+    if text is None and (model.parent / LABELS_FILE).is_file():
+        text = str(model.parent / LABELS_FILE)
     if text is None:
-        hint = f" The folders of the images are, in Keras's order: {','.join(sorted(folders))}."
-        raise Refused(
-            f"The model has {classes} outputs and nothing says what they mean: give --labels a,b,c "
+        hint = f" The folders of the images, in the order of Keras: {','.join(sorted(folders))}."
+        raise ConversionError(
+            f"The model has {classes} outputs without labels: give --labels a,b,c "
             "(or a file), in the order of the outputs." + (hint if folders else "")
         )
     found = _from_file(Path(text)) if Path(text).is_file() else _split(text)
     if any(not label for label in found):
-        raise Refused(f"Label {found.index('') + 1} of {len(found)} is empty: name every output.")
-    double = sorted({label for label in found if found.count(label) > 1})
-    if double:
-        raise Refused(f"The label {double[0]!r} is there twice: every output needs its own.")
+        raise ConversionError(
+            f"Label {found.index('') + 1} of {len(found)} is empty: name every output."
+        )
+    duplicates = sorted({label for label in found if found.count(label) > 1})
+    if duplicates:
+        raise ConversionError(
+            f"The label {duplicates[0]!r} is duplicate: every output needs its own label."
+        )
     if len(found) != classes:
-        raise Refused(
+        raise ConversionError(
             f"There are {len(found)} labels ({', '.join(found[:8])}) for {classes} outputs: give "
-            "exactly as many, in the order of the outputs."
+            "one label per output, in the order of the outputs."
         )
     return found
 
 
-def names(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
-    """Read names for people: `a,b,c` in English, or JSON {"en": […], "vi": […]} in a file.
+def read_names(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
+    """Read the display names: `a,b,c` in English, or a JSON file {"en": […], "vi": […]}.
 
-    Raises: Refused where there are not as many as labels.
+    Raises: ConversionError if their number differs from that of the labels.
     """
     if text is None:
         return {"en": [label.replace("_", " ").strip() for label in labels]}
@@ -55,29 +59,33 @@ def names(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
     return _by_language(found, labels, "--names")
 
 
-def descriptions(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
-    """Read one sentence for each label from a JSON file {"en": […], "vi": […]}.
+def read_descriptions(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
+    """Read one sentence per label from a JSON file {"en": […], "vi": […]}.
 
-    Raises: Refused where there is no such file, or not as many as labels.
+    Raises: ConversionError if there is no such file, or the number differs from the labels.
     """
     if text is None:
         return {}
     if not Path(text).is_file():
-        raise Refused(f'--descriptions {text} is not a file: give JSON {{"en": ["…", "…"]}}.')
+        raise ConversionError(
+            f'--descriptions {text} is not a file: give JSON {{"en": ["…", "…"]}}.'
+        )
     document = _document(text, "--descriptions")
     found = document if isinstance(document, dict) else {"en": document}
     return _by_language(found, labels, "--descriptions")
 
 
-def urgent(text: str | None, labels: Sequence[str]) -> list[str]:
-    """Read the labels that a doctor should see soon.
+def read_urgent(text: str | None, labels: Sequence[str]) -> list[str]:
+    """Read the labels for which users should see a doctor soon.
 
-    Raises: Refused where one is not a label of the model.
+    Raises: ConversionError if one is not a label of the model.
     """
     found = _split(text) if text else []
     for label in found:
         if label not in labels:
-            raise Refused(f"--urgent {label!r} is not one of the labels {', '.join(labels)}.")
+            raise ConversionError(
+                f"--urgent {label!r} is not one of the labels {', '.join(labels)}."
+            )
     return found
 
 
@@ -85,20 +93,20 @@ def _document(path: str, option: str) -> object:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise Refused(f"{option} {path} is not JSON.") from error
+        raise ConversionError(f"{option} {path} is not JSON.") from error
 
 
 def _by_language(
     found: dict[str, object], labels: Sequence[str], option: str
 ) -> dict[str, list[str]]:
-    """Check that each language, English among them, has one text for each label."""
+    """Check that there is English, and that each language has one text per label."""
     for language, values in found.items():
         if not isinstance(values, list) or len(values) != len(labels):
-            raise Refused(
-                f"{option} has not {len(labels)} texts in {language!r}, one for each label."
+            raise ConversionError(
+                f"{option} needs {len(labels)} texts in {language!r}, one per label."
             )
     if "en" not in found:
-        raise Refused(f'{option} has no English texts: add "en".')
+        raise ConversionError(f'{option} has no English texts: add "en".')
     return {
         language: [str(value) for value in values]
         for language, values in found.items()
@@ -123,7 +131,7 @@ def _from_file(path: Path) -> list[str]:
     if isinstance(document, dict):
         return _from_indices(document, path)
     if not isinstance(document, list):
-        raise Refused(f"{path.name} holds neither a list of labels nor their indices.")
+        raise ConversionError(f"{path.name} is neither a list of labels nor a mapping to indices.")
     return [str(label).strip() for label in document]
 
 
@@ -136,5 +144,5 @@ def _from_indices(document: dict[str, object], path: Path) -> list[str]:
         else {int(key): str(label) for key, label in document.items() if key.isdigit()}
     )
     if sorted(pairs) != list(range(len(document))):
-        raise Refused(f"{path.name} does not number its labels 0 to {len(document) - 1}.")
+        raise ConversionError(f"{path.name} does not number its labels 0 to {len(document) - 1}.")
     return [pairs[place].strip() for place in sorted(pairs)]

@@ -1,4 +1,4 @@
-"""A model's file to a function of TensorFlow, through the framework that wrote it."""
+"""Restore a model file as a TensorFlow function, with the framework that wrote it."""
 
 import contextlib
 import tempfile
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 from macule.convert.source import validation
-from macule.convert.source.inputs import Input, Shape, choose, filled, image_shape
+from macule.convert.source.inputs import Input, Shape, build_inputs, find_image_input, image_shape
 
-# What Keras raises on a file that it cannot read; it has no class of its own for that.
-BROKEN = (
+# Errors that Keras raises for unreadable files; it has no specific class.
+LOAD_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -26,7 +26,7 @@ BROKEN = (
     TypeError,
     ValueError,
 )
-CUSTOM = (
+CUSTOM_CLASS_MARKS = (
     "unknown layer",
     "unknown activation",
     "unknown object",
@@ -40,11 +40,11 @@ CUSTOM = (
 
 
 class Restored(NamedTuple):
-    """A model that can be asked.
+    """A restored model.
 
-    `run` takes a tensor (n, h, w, c) float32 and gives the model's own output, as it serves.
-    `names` maps the names of layers to those of their classes; empty for a SavedModel.
-    `owner` keeps the weights alive; `loss` is what the model was compiled with, or "".
+    `run` maps a tensor (n, h, w, c) float32 to the output of the model, in inference mode.
+    `names` maps layer names to class names; empty for a SavedModel.
+    `owner` keeps the weights alive; `loss` is the compiled loss, or "".
     """
 
     kind: str
@@ -55,61 +55,61 @@ class Restored(NamedTuple):
     owner: Any
 
 
-def archive(path: Path, constants: Mapping[str, float]) -> Restored:
+def restore_archive(path: Path, constants: Mapping[str, float]) -> Restored:
     """Restore a `.keras` archive, of Keras 3 or of Keras 2.12 to 2.15."""
     import json
     import zipfile
 
-    document = validation.archive(path)
+    document = validation.check_archive(path)
     with zipfile.ZipFile(path) as opened:
         try:
             version = str(json.loads(opened.read("metadata.json"))["keras_version"])
         except (KeyError, ValueError, TypeError):
             version = "3"
-    loss = loss_of(document.get("compile_config"))
-    return keras_model(path, "model.keras", version, loss, constants)
+    loss = loss_name(document.get("compile_config"))
+    return restore_keras(path, "model.keras", version, loss, constants)
 
 
-def h5(path: Path, constants: Mapping[str, float]) -> Restored:
+def restore_h5(path: Path, constants: Mapping[str, float]) -> Restored:
     """Restore an `.h5` file, of Keras 3 or of Keras 2."""
     import json
 
-    _, attributes = validation.h5(path)
+    _, attributes = validation.check_h5(path)
     try:
         training = json.loads(attributes.get("training_config", "{}"))
     except ValueError:
         training = {}
     version = attributes.get("keras_version", "2")
-    return keras_model(path, "model.h5", version, loss_of(training), constants)
+    return restore_keras(path, "model.h5", version, loss_name(training), constants)
 
 
-def keras_model(
+def restore_keras(
     path: Path, alias: str, version: str, loss: str, constants: Mapping[str, float]
 ) -> Restored:
-    """Load with the Keras that wrote the file, then with the other one.
+    """Load with the Keras version that wrote the file, then with the other one.
 
-    Keras 3 refuses much that Keras 2 wrote (`groups` of a DepthwiseConv2D, nested Sequentials of
-    one input), so tf-keras comes first for those.
+    Keras 3 rejects many Keras 2 files (`groups` of a DepthwiseConv2D, nested Sequentials with one
+    input), so tf-keras is tried first for these.
     """
     old = not version.startswith("3")
     failures = []
     for family in ("tf_keras", "keras") if old else ("keras", "tf_keras"):
-        # Keras tells formats by the suffix alone, and users name their files as they like
-        with tempfile.TemporaryDirectory() as place, quiet():
+        # Keras detects the format by the suffix only, which users can change
+        with tempfile.TemporaryDirectory() as place, suppress_warnings():
             link = Path(place) / alias
             link.symlink_to(path.resolve())
             try:
-                model = loaded(family, str(link))
-            except BROKEN as error:
+                model = load_with(family, str(link))
+            except LOAD_ERRORS as error:
                 failures.append(error)
                 continue
         kind = "Keras 2" if old else "Keras 3"
-        return called(path.name, kind, model, loss, constants)
-    raise Refused(unreadable(path.name, version, failures[0])) from failures[0]
+        return wrap_keras(path.name, kind, model, loss, constants)
+    raise ConversionError(unreadable_message(path.name, version, failures[0])) from failures[0]
 
 
-def loaded(family: str, path: str) -> Any:
-    """Load *path* with Keras 3 or with tf-keras; the training setup is left out."""
+def load_with(family: str, path: str) -> Any:
+    """Load *path* with Keras 3 or tf-keras, without the training configuration."""
     if family == "keras":
         import keras
 
@@ -118,29 +118,29 @@ def loaded(family: str, path: str) -> Any:
         import tf_keras
 
         model = tf_keras.models.load_model(path, compile=False, safe_mode=True)
-    widen(model)
+    use_float32(model)
     return model
 
 
-def unreadable(name: str, version: str, error: BaseException) -> str:
-    """Say why Keras could not load a file."""
+def unreadable_message(name: str, version: str, error: BaseException) -> str:
+    """Return the error message for a file that Keras cannot load."""
     text = " ".join(str(error).split()).removeprefix("<").strip()
     lower = text.lower()
-    if any(mark in lower for mark in CUSTOM):
+    if any(mark in lower for mark in CUSTOM_CLASS_MARKS):
         words = [word.strip("'\":.,`()") for word in text.split()]
         marks = [place for place, word in enumerate(words) if word.lower() in ("layer", "class")]
         what = words[marks[0] + 1] if marks and marks[0] + 1 < len(words) else ""
-        return validation.unknown(name, what)
+        return validation.custom_class_message(name, what)
     first = text.split(". ")[0].rstrip(".")[:160]
     return (
         f"{name} was written by Keras {version} and cannot be read ({first or type(error).__name__}"
-        "): if it is complete, load it where it was made and save it with model.export()."
+        "): if it is complete, load it in its original environment and save it with model.export()."
     )
 
 
-def widen(model: Any) -> None:
-    """Let a model of mixed precision compute in float32: its weights already are."""
-    for layer in each(model):
+def use_float32(model: Any) -> None:
+    """Make a mixed-precision model compute in float32; its weights are already float32."""
+    for layer in iterate_layers(model):
         policy = getattr(layer, "dtype_policy", None)
         if policy is None or getattr(policy, "compute_dtype", "float32") == "float32":
             continue
@@ -150,19 +150,21 @@ def widen(model: Any) -> None:
             layer.dtype_policy = "float32"
 
 
-def called(name: str, kind: str, model: Any, loss: str, constants: Mapping[str, float]) -> Restored:
-    """Make a loaded Keras model, of either family, a function of the image alone."""
+def wrap_keras(
+    name: str, kind: str, model: Any, loss: str, constants: Mapping[str, float]
+) -> Restored:
+    """Wrap a Keras 2 or 3 model as a function of the image."""
     import tensorflow as tf
 
     tensors = getattr(model, "inputs", None)
     if not tensors:
-        raise Refused(
+        raise ConversionError(
             f"{name} has no input shape: call the model on one image before model.save()."
         )
     inputs = [
         Input(str(t.name).split(":")[0], tuple(t.shape), tf.as_dtype(t.dtype).name) for t in tensors
     ]
-    place = choose(name, inputs, constants)
+    place = find_image_input(name, inputs, constants)
     structure = getattr(model, "_inputs_struct", None)
     if structure is None:
         structure = getattr(model, "_nested_inputs", tensors)
@@ -170,30 +172,34 @@ def called(name: str, kind: str, model: Any, loss: str, constants: Mapping[str, 
     def run(image: Any) -> Any:
         if len(inputs) == 1:
             return model(image, training=False)
-        values = filled(image, inputs, place, constants)
+        values = build_inputs(image, inputs, place, constants)
         return model(tf.nest.pack_sequence_as(structure, values), training=False)
 
-    names = {str(layer.name): type(layer).__name__ for layer in each(model)}
-    return Restored(kind, single(name, run), image_shape(name, inputs[place]), names, loss, model)
+    names = {str(layer.name): type(layer).__name__ for layer in iterate_layers(model)}
+    return Restored(
+        kind, single_output(name, run), image_shape(name, inputs[place]), names, loss, model
+    )
 
 
-def folder(path: Path, constants: Mapping[str, float]) -> Restored:
+def restore_saved_model(path: Path, constants: Mapping[str, float]) -> Restored:
     """Restore the serving signature of a SavedModel."""
     import tensorflow as tf
 
-    validation.folder(path)
+    validation.check_saved_model(path)
     name = path.name
     try:
-        with quiet():
+        with suppress_warnings():
             owner = tf.saved_model.load(str(path))
-    except (*BROKEN, tf.errors.OpError) as error:
+    except (*LOAD_ERRORS, tf.errors.OpError) as error:
         first = " ".join(str(error).split())[:120]
-        raise Refused(
+        raise ConversionError(
             f"{name} cannot be loaded ({first}): copy the whole folder, or save it again."
         ) from error
     signatures = dict(owner.signatures)
     if not signatures:
-        raise Refused(f"{name} has no serving signature: save it again with model.export().")
+        raise ConversionError(
+            f"{name} has no serving signature: save it again with model.export()."
+        )
     wanted = [key for key in ("serving_default", "serve") if key in signatures]
     signature = signatures[wanted[0] if wanted else min(signatures)]
     specs = signature.structured_input_signature[1]
@@ -201,15 +207,15 @@ def folder(path: Path, constants: Mapping[str, float]) -> Restored:
         Input(key, None if spec.shape.rank is None else tuple(spec.shape), spec.dtype.name)
         for key, spec in sorted(specs.items())
     ]
-    place = choose(name, inputs, constants)
+    place = find_image_input(name, inputs, constants)
     shape = inputs[place].shape
     if shape and shape[0] not in (None, 1):
-        raise Refused(
-            f"{name} takes {shape[0]} images at once: export it with a batch that is free or 1."
+        raise ConversionError(
+            f"{name} takes {shape[0]} images at once: export it with a batch size of None or 1."
         )
 
     def run(image: Any) -> Any:
-        values = filled(image, inputs, place, constants)
+        values = build_inputs(image, inputs, place, constants)
         keys = [item.name for item in inputs]
         if shape and shape[0] == 1 and image.shape[0] != 1:
             rows = [[v[i : i + 1] for v in values] for i in range(image.shape[0])]
@@ -218,27 +224,27 @@ def folder(path: Path, constants: Mapping[str, float]) -> Restored:
         return signature(**dict(zip(keys, values, strict=True)))
 
     size = image_shape(name, inputs[place])
-    return Restored("SavedModel", single(name, run), size, {}, "", owner)
+    return Restored("SavedModel", single_output(name, run), size, {}, "", owner)
 
 
-def single(name: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Let *run* give its one output bare, and refuse several."""
+def single_output(name: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Wrap *run* to return its only output; several outputs raise ConversionError."""
     import tensorflow as tf
 
     def one(image: Any) -> Any:
         outputs = tf.nest.flatten(run(image))
         if len(outputs) != 1:
-            raise Refused(
-                f"{name} has {len(outputs)} outputs: save a model with the one that holds the "
-                "classes' probabilities, keras.Model(model.inputs, model.outputs[0])."
+            raise ConversionError(
+                f"{name} has {len(outputs)} outputs: save a model with the output that has the "
+                "probabilities of the classes: keras.Model(model.inputs, model.outputs[0])."
             )
         return outputs[0]
 
     return one
 
 
-def loss_of(training: object) -> str:
-    """Name of the loss that a model was compiled with, in lower case without underscores."""
+def loss_name(training: object) -> str:
+    """Return the name of the compiled loss, in lower case without underscores."""
     loss = training.get("loss") if isinstance(training, dict) else None
     if isinstance(loss, dict):
         inner = loss.get("config")
@@ -246,16 +252,16 @@ def loss_of(training: object) -> str:
     return loss.replace("_", "").lower() if isinstance(loss, str) else ""
 
 
-def each(model: Any) -> Iterator[Any]:
-    """All layers of a model and of the models nested in it, the model itself first."""
+def iterate_layers(model: Any) -> Iterator[Any]:
+    """Yield a model and all its layers, including those of nested models."""
     yield model
     for layer in getattr(model, "layers", ()):
-        yield from each(layer)
+        yield from iterate_layers(layer)
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the advice that Keras gives a trainer away from someone who converts a finished file."""
+def suppress_warnings() -> Iterator[None]:
+    """Suppress warnings of Keras that are only relevant for training."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""What an untrusted model would run or read beyond its own numbers, found before it is loaded."""
+"""Security checks of an untrusted model, before it is loaded: code, files and large arrays."""
 
 import json
 import re
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from macule.convert.errors import Refused
+from macule.convert.errors import ConversionError
 
-# Layers that hold code, load other files or wrap other frameworks. None is needed for images.
-UNSAFE = {
+# Layers that contain code, load files or wrap other frameworks. None is needed for images.
+UNSAFE_LAYERS = {
     "ClassMethod",
     "FlaxLayer",
     "HashedCrossing",
@@ -24,167 +24,179 @@ UNSAFE = {
     "TextVectorization",
     "TorchModuleWrapper",
 }
-OWN_MODULES = re.compile(r"(tf_|tensorflow\.(python\.)?)?keras(\.|$)|builtins$")
-# Functions that a config may name without a class: Keras resolves them by module.
-OWN_FUNCTIONS = re.compile(r"builtins$|.*\.(activations|initializers|losses|metrics|regularizers)")
-# A TFOpLambda names any function of TensorFlow, `io.write_file` among them; these only compute.
-OWN_OPERATIONS = re.compile(
+KERAS_MODULES = re.compile(r"(tf_|tensorflow\.(python\.)?)?keras(\.|$)|builtins$")
+# Functions that a config can name without a class; Keras resolves them by module.
+KERAS_FUNCTIONS = re.compile(
+    r"builtins$|.*\.(activations|initializers|losses|metrics|regularizers)"
+)
+# A TFOpLambda can name any TensorFlow function, such as `io.write_file`; these only compute.
+SAFE_TF_FUNCTIONS = re.compile(
     r"(math|nn|image|linalg|__operators__)\.[a-z_0-9.]+$|(cast|clip_by_value|concat|convert_to_tensor"
     r"|expand_dims|gather|identity|keras\.backend\.[a-z_0-9]+|ones_like|pad|repeat|reshape|reverse"
     r"|shape|slice|split|squeeze|stack|strided_slice|tile|transpose|unstack|where|zeros_like)$"
 )
-# Functional models of TensorFlow 2.0 to 2.3 hold arithmetic as raw operators.
-OWN_OPERATORS = {"Add", "AddV2", "BiasAdd", "Cast", "Mul", "RealDiv", "Sub", "StridedSlice"}
-OWN_OPERATORS |= {"ReverseV2", "ResizeBilinear", "ResizeNearestNeighbor", "Reshape", "Relu"}
-# Saving and restoring are in every SavedModel; what else touches files or Python is not needed.
-SAVERS = {"ShardedFilename", "MergeV2Checkpoints", "SaveV2", "RestoreV2"}
-UNSAFE_OPERATION = re.compile(
+# Functional models of TensorFlow 2.0 to 2.3 have arithmetic as raw operators.
+SAFE_RAW_OPS = {"Add", "AddV2", "BiasAdd", "Cast", "Mul", "RealDiv", "Sub", "StridedSlice"}
+SAFE_RAW_OPS |= {"ReverseV2", "ResizeBilinear", "ResizeNearestNeighbor", "Reshape", "Relu"}
+# Every SavedModel contains save and restore; other operators for files or Python are not needed.
+CHECKPOINT_OPS = {"ShardedFilename", "MergeV2Checkpoints", "SaveV2", "RestoreV2"}
+UNSAFE_OPS = re.compile(
     r"PyFunc|File|Dataset|Iterator|ImmutableConst|Rpc|Debug|Summary|Restore|Save|Checkpoint"
     r"|^Print|CustomCall|Python"
 )
 MAX_ARRAY_BYTES = 2**32
 
 
-def archive(path: Path) -> dict[str, Any]:
+def check_archive(path: Path) -> dict[str, Any]:
     """Check a `.keras` archive and return its config.
 
-    Raises: Refused.
+    Raises: ConversionError.
     """
     name = path.name
     try:
         with zipfile.ZipFile(path) as opened:
             for member in opened.namelist():
                 if member.startswith(("/", "\\")) or ".." in Path(member).parts:
-                    raise Refused(
-                        f"{name} would write outside its own folder ({member}): do not use it, "
-                        "and get the model from its author."
+                    raise ConversionError(
+                        f"{name} would write outside its folder ({member}): do not use it; "
+                        "get the model from its author."
                     )
             document = json.loads(opened.read("config.json"))
             if "model.weights.h5" not in opened.namelist():
-                raise Refused(f"{name} holds no weights: save it again with model.save().")
+                raise ConversionError(
+                    f"{name} contains no weights: save it again with model.save()."
+                )
             if opened.testzip() is not None:
-                raise Refused(f"{name} is damaged: download or save it again.")
+                raise ConversionError(f"{name} is damaged: download or save it again.")
             with opened.open("model.weights.h5") as weights:
-                arrays(name, weights)
+                check_arrays(name, weights)
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
-        if isinstance(error, Refused):
+        if isinstance(error, ConversionError):
             raise
-        raise Refused(f"{name} is cut off or damaged: download or save it again.") from error
-    config(name, document)
+        raise ConversionError(
+            f"{name} is incomplete or damaged: download or save it again."
+        ) from error
+    check_config(name, document)
     return dict(document)
 
 
-def h5(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def check_h5(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Check an `.h5` file and return its config and its root attributes as text.
 
-    Raises: Refused.
+    Raises: ConversionError.
     """
     import h5py
 
     name = path.name
     try:
-        arrays(name, path)
+        check_arrays(name, path)
         with h5py.File(path, "r") as file:
             attributes = {
                 key: value.decode() if isinstance(value, bytes) else str(value)
                 for key, value in file.attrs.items()
             }
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
-        raise Refused(f"{name} is cut off or damaged: download or save it again.") from error
+        raise ConversionError(
+            f"{name} is incomplete or damaged: download or save it again."
+        ) from error
     if "model_config" not in attributes:
-        raise Refused(
-            f"{name} holds weights without the network they belong to: load them into the model "
-            "that they were trained in, and save that with model.save()."
+        raise ConversionError(
+            f"{name} contains weights without their network: load them into the model "
+            "that they were trained in, and save it with model.save()."
         )
     try:
         document = json.loads(attributes["model_config"])
     except ValueError as error:
-        raise Refused(f"{name} has a damaged description: save it again.") from error
-    config(name, document)
+        raise ConversionError(f"{name} has a damaged model_config: save it again.") from error
+    check_config(name, document)
     return dict(document), attributes
 
 
-def arrays(name: str, file: Any) -> None:
-    """Refuse arrays that lie in other files of this machine, or would fill its memory."""
+def check_arrays(name: str, file: Any) -> None:
+    """Reject arrays that refer to other files, or are too large."""
     import h5py
 
-    def visit(group: Any) -> None:
+    def check_group(group: Any) -> None:
         for key in group:
             link = group.get(key, getlink=True)
             if isinstance(link, h5py.ExternalLink):
-                raise Refused(f"{name} reads another file ({link.filename}): do not use it.")
+                raise ConversionError(
+                    f"{name} reads another file ({link.filename}): do not use it."
+                )
             if isinstance(link, h5py.SoftLink):
                 continue
             item = group[key]
             if isinstance(item, h5py.Group):
-                visit(item)
+                check_group(item)
             elif item.external or item.is_virtual:
-                raise Refused(f"{name} reads arrays from other files: do not use it.")
+                raise ConversionError(f"{name} reads arrays from other files: do not use it.")
             elif item.nbytes > MAX_ARRAY_BYTES:
-                raise Refused(f"{name} has an array of {item.nbytes} bytes: it is too large.")
+                raise ConversionError(
+                    f"{name} has an array of {item.nbytes} bytes: it is too large."
+                )
 
     with h5py.File(file, "r") as opened:
-        visit(opened)
+        check_group(opened)
 
 
-def config(name: str, document: object) -> None:
-    """Refuse a Keras config that names code, files or classes that are not Keras's own."""
-    for part in parts(document):
+def check_config(name: str, document: object) -> None:
+    """Reject a Keras config with code, files or classes that are not part of Keras."""
+    for part in iterate_objects(document):
         kind, module = str(part.get("class_name", "")), part.get("module")
-        if kind in UNSAFE:
-            raise Refused(
-                f"{name} has a {kind} layer, whose own code is not run here: rebuild it with "
-                "Keras's own layers (Rescaling, Resizing, Dense, ...) and save it again, or save "
+        if kind in UNSAFE_LAYERS:
+            raise ConversionError(
+                f"{name} has a {kind} layer, whose code macule does not run: rebuild it with "
+                "layers of Keras (Rescaling, Resizing, Dense, ...) and save it again, or save "
                 "its graph with model.export()."
             )
         registered = str(part.get("registered_name") or "")
-        # Keras 2.12 and later name a class of their own by its module, a user's by this alone
+        # Keras 2.12 and later set a module for Keras classes; custom classes only have this name
         custom = bool(registered) and (module is None or ">" in registered)
-        if custom or (isinstance(module, str) and not OWN_MODULES.match(module)):
-            raise Refused(unknown(name, registered.split(">")[-1] or kind))
-        if kind == "function" and isinstance(module, str) and not OWN_FUNCTIONS.match(module):
-            raise Refused(unknown(name, str(part.get("config"))))
+        if custom or (isinstance(module, str) and not KERAS_MODULES.match(module)):
+            raise ConversionError(custom_class_message(name, registered.split(">")[-1] or kind))
+        if kind == "function" and isinstance(module, str) and not KERAS_FUNCTIONS.match(module):
+            raise ConversionError(custom_class_message(name, str(part.get("config"))))
         if kind in ("TFOpLambda", "SlicingOpLambda"):
             inner = part.get("config")
             called = str(inner.get("function") if isinstance(inner, dict) else "")
-            if not OWN_OPERATIONS.match(called):
-                raise Refused(
+            if not SAFE_TF_FUNCTIONS.match(called):
+                raise ConversionError(
                     f"{name} calls tf.{called}, which is not needed to classify images: rebuild "
-                    "it with Keras's own layers and save it again."
+                    "it with layers of Keras and save it again."
                 )
         if kind == "TensorFlowOpLayer":
             made = re.findall(r'op\W+"(\w+)', json.dumps(part.get("config")).replace("\\", ""))
-            if len(made) != 1 or made[0] not in OWN_OPERATORS:
-                raise Refused(unknown(name, made[0] if made else kind))
+            if len(made) != 1 or made[0] not in SAFE_RAW_OPS:
+                raise ConversionError(custom_class_message(name, made[0] if made else kind))
 
 
-def unknown(name: str, what: str) -> str:
-    """Say that a class is not Keras's own."""
+def custom_class_message(name: str, what: str) -> str:
+    """Return the error message for a class that is not part of Keras."""
     return (
         f"{name} needs {what or 'a class'}, which is not part of Keras: rebuild the model with "
-        "Keras's own layers and save it again, or save its graph with model.export()."
+        "layers of Keras and save it again, or save its graph with model.export()."
     )
 
 
-def parts(document: object) -> Iterator[dict[str, Any]]:
-    """All objects of a JSON document, whatever their depth."""
-    waiting = [document]
-    while waiting:
-        item = waiting.pop()
+def iterate_objects(document: object) -> Iterator[dict[str, Any]]:
+    """Yield all objects of a JSON document, at any depth."""
+    pending = [document]
+    while pending:
+        item = pending.pop()
         if isinstance(item, dict):
             yield item
-            waiting += item.values()
+            pending += item.values()
         elif isinstance(item, list):
-            waiting += item
+            pending += item
 
 
-def folder(path: Path) -> None:
-    """Refuse a SavedModel whose graph touches files or Python.
+def check_saved_model(path: Path) -> None:
+    """Reject a SavedModel whose graph uses files or Python.
 
-    A SavedModel is a graph of TensorFlow's own operators, without Python code. Loading it restores
-    its variables, and later its serving signature alone runs; with the operators below left out,
-    neither can do more than compute. Those that save and restore are in every SavedModel, and are
-    refused where a function that can be called has them.
+    A SavedModel is a graph of TensorFlow operators, without Python code. Loading it restores its
+    variables, and later only its serving signature runs. Without the operators below, both can only
+    compute. Every SavedModel contains save and restore operators; they are rejected if a callable
+    function contains them.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
@@ -193,30 +205,36 @@ def folder(path: Path) -> None:
     try:
         saved.ParseFromString((path / "saved_model.pb").read_bytes())
     except (DecodeError, OSError) as error:
-        raise Refused(f"{path.name}/saved_model.pb is cut off: save the model again.") from error
+        raise ConversionError(
+            f"{path.name}/saved_model.pb is incomplete: save the model again."
+        ) from error
     if not saved.meta_graphs:
-        raise Refused(f"{path.name} holds no graph: save the model again with model.export().")
+        raise ConversionError(
+            f"{path.name} contains no graph: save the model again with model.export()."
+        )
     found: set[str] = set()
     for meta in saved.meta_graphs:
         bodies = {body.signature.name: body.node_def for body in meta.graph_def.library.function}
         found |= {node.op for nodes in (meta.graph_def.node, *bodies.values()) for node in nodes}
-        called = reach(bodies, meta.object_graph_def.concrete_functions)
-        unsafe = sorted(called & SAVERS) or sorted(filter(UNSAFE_OPERATION.search, found - SAVERS))
+        called = reachable_operators(bodies, meta.object_graph_def.concrete_functions)
+        unsafe = sorted(called & CHECKPOINT_OPS) or sorted(
+            filter(UNSAFE_OPS.search, found - CHECKPOINT_OPS)
+        )
         if unsafe:
-            raise Refused(
-                f"{path.name} uses {unsafe[0]}, which reaches beyond the model: export it again "
-                "with model.export() and an image alone as input."
+            raise ConversionError(
+                f"{path.name} uses {unsafe[0]}, which can access files or code outside the model: "
+                "export it again with model.export(), with an image as the only input."
             )
     if "VarHandleOp" in found and not (path / "variables" / "variables.index").is_file():
-        raise Refused(f"{path.name} lacks its folder `variables`: copy the whole folder.")
+        raise ConversionError(f"{path.name} has no folder `variables`: copy the whole folder.")
 
 
-def reach(bodies: dict[str, Any], starts: Iterable[str]) -> set[str]:
-    """Names of the operators in functions, and in those that they call."""
+def reachable_operators(bodies: dict[str, Any], starts: Iterable[str]) -> set[str]:
+    """Return the operators of functions, and of the functions that they call."""
     found: set[str] = set()
-    waiting, seen = list(starts), set()
-    while waiting:
-        name = waiting.pop()
+    pending, seen = list(starts), set()
+    while pending:
+        name = pending.pop()
         if name in seen or name not in bodies:
             continue
         seen.add(name)
@@ -224,5 +242,5 @@ def reach(bodies: dict[str, Any], starts: Iterable[str]) -> set[str]:
             found.add(node.op)
             inner = [attr.func.name for attr in node.attr.values()]
             inner += [part.name for attr in node.attr.values() for part in attr.list.func]
-            waiting += [node.op, *inner]
+            pending += [node.op, *inner]
     return found

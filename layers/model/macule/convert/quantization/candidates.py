@@ -1,0 +1,100 @@
+"""Candidates: a float LiteRT file in several precisions, the smallest first."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from macule.convert.evaluation import batch_inference
+from macule.convert.quantization import mixed_precision, quantize, rounding
+from macule.convert.source import restore
+
+MAX_FLOAT_SEGMENTS = 3  # kept in float together
+# Each segment is tried alone: seconds for 13 MB, over 4 minutes for the 80 MB of EfficientNetV2-S.
+MAX_SEARCH_BYTES = 40 * 2**20
+Log = Callable[[str], None]
+
+
+class Candidate(NamedTuple):
+    """A file that could replace the original.
+
+    `precision` is that of the card. If the file could not be created, `content` is empty and
+    `error` is the reason.
+    """
+
+    name: str
+    precision: str
+    content: bytes
+    error: str = ""
+
+
+def make_candidate(name: str, kind: str, make: Callable[[], bytes]) -> Candidate:
+    """Create a candidate; an error of the quantizer only affects this one."""
+    try:
+        return Candidate(name, kind, make())
+    except restore.LOAD_ERRORS as error:
+        return failed_candidate(name, kind, error)
+
+
+def failed_candidate(name: str, kind: str, error: Exception) -> Candidate:
+    """Return a candidate that could not be created."""
+    message = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    return Candidate(name, kind, b"", error=f"it cannot be created ({message})")
+
+
+def generate_candidates(
+    content: bytes,
+    pixels: NDArray[np.uint8],
+    scaling: batch_inference.Scaling,
+    wanted: str,
+    log: Log,
+) -> Iterator[Candidate]:
+    """Create the candidates of the *wanted* precision, or of all ("auto"), one at a time.
+
+    Args:
+      content: the original, a float32 `.tflite` as `export` writes it.
+      pixels: (n, side, side, c) to calibrate on, decoded as in production.
+    """
+    if wanted in ("auto", "int8"):
+        try:
+            yield from int8_candidates(content, pixels, scaling, log)
+        except restore.LOAD_ERRORS as error:
+            yield failed_candidate("int8, other variants", "int8", error)
+    if wanted in ("auto", "dynamic"):
+        yield make_candidate("dynamic", "dynamic", lambda: quantize.dynamic(content))
+    if wanted in ("auto", "fp16"):
+        yield make_candidate("fp16", "fp16", lambda: quantize.fp16(content))
+    if wanted in ("auto", "fp32"):
+        yield Candidate("fp32", "fp32", content)
+
+
+def int8_candidates(
+    content: bytes, pixels: NDArray[np.uint8], scaling: batch_inference.Scaling, log: Log
+) -> Iterator[Candidate]:
+    """Create the int8 candidates: the simplest first, then more accurate ones."""
+    images = [batch_inference.scale(image[None], scaling) for image in pixels]
+    log(f"int8: calibrating ranges on {len(images)} images")
+    found = quantize.calibrate_ranges(content, images, batch_inference.scaled_bounds(scaling))
+    yield make_candidate("int8", "int8", lambda: quantize.quantize_static(content, found))
+
+    log("int8: rounding the weights with the activations of their layers")
+    head = quantize.float_pattern(content)
+    rounded, grids = rounding.round_weights(content, images, head)
+
+    def make(pattern: str | None) -> bytes:
+        float_pattern = f"{head}|{pattern}" if pattern else head
+        return quantize.quantize_static(rounded, found, float_pattern, grids)
+
+    yield make_candidate("int8, float head", "int8", lambda: make(None))
+
+    if len(content) > MAX_SEARCH_BYTES:
+        log("int8: the network is too large to search for the operators with the largest error")
+        return
+    log("int8: searching for the operators with the largest error")
+    segments = mixed_precision.split_segments(mixed_precision.operator_names(content, head))
+    reference = batch_inference.logits(content, pixels[: mixed_precision.IMAGES], scaling)
+    best = mixed_precision.rank_segments(segments, make, reference, pixels, scaling)
+    for count in range(1, min(MAX_FLOAT_SEGMENTS, len(best)) + 1):
+        name = f"int8, float head and {', '.join(best[:count])}"
+        yield Candidate(name, "int8", make("|".join(segments[segment] for segment in best[:count])))
