@@ -61,9 +61,8 @@ PUBLIC_ROUTES = {
 UNMETERED_ROUTES = {"POST /predictions/{id}/cancel", "POST /page/"}
 
 startup.initialize()
-app = wsgi.create_app(
-    ROUTES, PUBLIC_ROUTES, UNMETERED_ROUTES
-)  # gunicorn: Render, make serve. Flask is never imported
+# gunicorn: Render, make serve. Flask is not imported.
+app = wsgi.create_app(ROUTES, PUBLIC_ROUTES, UNMETERED_ROUTES)
 handler = aws_lambda.create_handler(ROUTES, PUBLIC_ROUTES, UNMETERED_ROUTES)  # AWS Lambda
 
 
