@@ -169,7 +169,7 @@ def test_the_lambda_adapter_serves_it() -> None:
     assert (plain["isBase64Encoded"], packed["isBase64Encoded"]) == (False, True)
     assert zlib.decompress(b64decode(str(packed["body"])), 31).decode() == plain["body"]
     assert 'href="/' not in str(plain["body"])
-    assert style["body"] == (ROOT / "layers/model/macule/page/style.css").read_text()
+    assert style["body"] == (ROOT / "layers/model/macule/routes/page/style.css").read_text()
 
 
 def test_the_flask_door_serves_it(tmp_path: Path) -> None:
