@@ -16,7 +16,7 @@ ERRORS = {
     "stalls": "timed out after 0.5 s",
     "drips": "timed out after 0.5 s",
     "redirects": "answered 302",
-    "html": "answered what is not JSON",
+    "html": "answered something other than JSON",
     "huge": "answered with more than 262,144 bytes",
     "closes": "closed the connection before it answered",
 }

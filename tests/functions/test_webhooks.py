@@ -100,9 +100,9 @@ def test_a_receiver_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
     ("told", "url", "said"),
     [
         (TOLD, "http://receiver.example/", "https://"),
-        ({"WEBHOOK_SECRETS": SECRET}, "https://127.0.0.1/", "no public address"),
-        ({"WEBHOOK_SECRETS": SECRET}, "https://169.254.169.254/", "no public address"),
-        (TOLD, "nowhere", "no address"),
+        ({"WEBHOOK_SECRETS": SECRET}, "https://127.0.0.1/", "not point to a public address"),
+        ({"WEBHOOK_SECRETS": SECRET}, "https://169.254.169.254/", "not point to a public address"),
+        (TOLD, "nowhere", "not a URL"),
     ],
 )
 def test_whom_nobody_may_name_is_refused_at_once(

@@ -209,7 +209,7 @@ def test_a_source_that_changed_is_refused(many: Path, straight: str, tmp_path: P
     part.write_text(part.read_text().replace("/0007.jpg", "/0006b.jpg"))
 
     with pytest.raises(
-        BadRequest, match=r"image 8 was .*0006b\.jpg, and is .*0007\.jpg.*--restart"
+        BadRequest, match=r"image 8 was .*0006b\.jpg, now it is .*0007\.jpg.*--restart"
     ):
         batch.run(str(many), str(tmp_path / "all.jsonl"), CHOSEN)
 
@@ -229,7 +229,7 @@ def test_what_is_finished_or_running_is_left_alone(photos: Path, tmp_path: Path)
     """A finished table is not made again unasked, and two runs never write one table."""
     out = str(tmp_path / "all.csv")
     batch.run(str(photos), out, CHOSEN)
-    with pytest.raises(BadRequest, match=r"is finished. --restart"):
+    with pytest.raises(BadRequest, match=r"is finished. Use --restart"):
         batch.run(str(photos), out, CHOSEN)
 
     running = journal.Journal(out, {}, restart=True)
@@ -243,7 +243,7 @@ def test_misuse_is_told_before_anything_is_scored(photos: Path, tmp_path: Path) 
     for place, out, why in (
         (photos, "all.xlsx", "does not end with"),
         (tmp_path / "none", "all.csv", "No such file"),
-        (photos / "a.jpg", "all.csv", "no list"),
+        (photos / "a.jpg", "all.csv", "not a text list"),
         (photos, "nowhere/all.csv", "cannot be written: No such file"),
     ):
         with pytest.raises(BadRequest, match=why):

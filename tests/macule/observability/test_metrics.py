@@ -175,7 +175,7 @@ def test_every_metric_is_documented() -> None:
     api = (ROOT / "docs/api.md").read_text()
     rows = re.findall(r"^\| `((?:macule|process)_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", api, re.M)
     known = {
-        (name, family.kind, ", ".join(f"`{label}`" for label in family.labels), family.text)
+        (name, family.kind, ", ".join(f"`{label}`" for label in family.labels), family.help_text)
         for name, family in metrics.FAMILIES.items()
     }
 

@@ -62,7 +62,8 @@ def queue(server: Broker) -> RedisQueue:
 
 def opened(server: Broker, **options: Any) -> RedisQueue:
     return RedisQueue(
-        server.url, **{"ttl_s": 60, "most": 100, "lease_s": 0.1, "sweep_after_s": 0.1, **options}
+        server.url,
+        **{"ttl_s": 60, "max_jobs": 100, "lease_s": 0.1, "sweep_after_s": 0.1, **options},
     )
 
 
@@ -165,7 +166,7 @@ def test_what_is_told_of_jobs_that_are_gone_is_bounded(server: Broker) -> None:
 def test_a_job_that_lapsed_holds_no_place(server: Broker) -> None:
     """Jobs that nobody took in time do not fill the queue, though no worker looks after them."""
     server.client.flushall()
-    queue = opened(server, most=1)
+    queue = opened(server, max_jobs=1)
     job = queue.put(JobOptions(), b"")
     server.client.delete(f"macule:1:job:{job.id}")
 
@@ -189,7 +190,7 @@ def test_one_key_makes_one_job(queue: RedisQueue) -> None:
 def test_the_queue_is_bounded(server: Broker) -> None:
     """32 requests at once find as many places as there are, never more."""
     server.client.flushall()
-    queue = opened(server, most=5)
+    queue = opened(server, max_jobs=5)
     answers = at_once(lambda: queue.put(JobOptions(), b"").id)
 
     assert (answers.count(QueueFull), queue.waiting()) == (27, 5)

@@ -36,7 +36,7 @@ folder = Path(sys.argv[1])
 def opened(ttl_s=60, clock=time.time):
     queue = SqliteQueue(folder, ttl_s, 100_000, clock, max_bytes=2**30)
     with queue.transaction() as database:
-        outbox.create(database)
+        outbox.create_table(database)
     def tell(database, job):
         event = "prediction." + ("completed" if job.ended else "started")
         outbox.add(database, job.options, event, document(job), time.time())

@@ -156,7 +156,7 @@ def _figures(
 def _problem(
     found: Mapping[str, Any], answer: Response, words: Mapping[str, Any], language: str
 ) -> dict[str, str]:
-    """Write the slots of a problem document; an unknown one is told by its status."""
+    """Return the slots of a problem document; an unknown slug is described by its status."""
     own, kind = words[language], str(found["type"]).rpartition(":")[2]
     known = own["problems"]
     if kind not in known:
