@@ -117,7 +117,10 @@ def test_command_writes_page_and_figures(folder: Path) -> None:
     ("more", "told"),
     [
         (["--data", "nowhere"], "nowhere is not a folder."),
-        (["--data", "data/screenshot"], "The labels of the images are (none), those of the model nevus"),
+        (
+            ["--data", "data/screenshot"],
+            "The labels of the images are (none), those of the model nevus",
+        ),
         (["--data", "data", "--split", "test"], "data has no split 'test'; it has: none."),
     ],
 )

@@ -67,7 +67,9 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="contains no images"):
         dataset.list_photos(tmp_path)
     fill(tmp_path, "naevus/1.jpg")
-    with pytest.raises(ConversionError, match="labels of the images are naevus, those of the model nv"):
+    with pytest.raises(
+        ConversionError, match="labels of the images are naevus, those of the model nv"
+    ):
         decode(dataset.list_photos(tmp_path), ["nv", "mel"])
     (tmp_path / "labels.csv").write_text("name,kind\n")
     with pytest.raises(ConversionError, match="needs `label`"):
