@@ -161,8 +161,8 @@ def augmented_batches(
         tf.TensorSpec((None,), tf.float32),
     )
     count = -(-len(images.truth) // plan.batch)
-    made = tf.data.Dataset.from_generator(draw, output_signature=signature)
-    return made.apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
+    dataset = tf.data.Dataset.from_generator(draw, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
 
 
 def append_row(path: Path, figures: dict[str, Any]) -> None:

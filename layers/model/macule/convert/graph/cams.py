@@ -65,8 +65,8 @@ def build_head(
     names = head.tensors_between(loaded, logits, values)
     for part in ([n for n in names if n not in last], [n for n in names if n in last]):
         if part:
-            made = import_subgraph(definition, values, part, f"{scope_of(part[0], last)}own")
-            values |= dict(zip(part, made, strict=True))
+            imported = import_subgraph(definition, values, part, f"{scope_of(part[0], last)}own")
+            values |= dict(zip(part, imported, strict=True))
     maps = propagate_tangent(loaded, logits, tangents, values, last)
     return values[skip_identities(logits).name], maps
 

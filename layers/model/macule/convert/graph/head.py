@@ -60,12 +60,12 @@ def find_head(loaded: LoadedGraph, logits: Any) -> Head:
     """
     features: dict[str, Any] = {}
     pools: list[str] = []
-    pending, seen = [logits], set()
+    pending, visited = [logits], set()
     while pending:
         tensor = pending.pop(0)
-        if tensor.name in seen or not depends_on_image(loaded, tensor):
+        if tensor.name in visited or not depends_on_image(loaded, tensor):
             continue
-        seen.add(tensor.name)
+        visited.add(tensor.name)
         kind = pooling_kind(tensor)
         if kind:
             source = tensor.op.inputs[0]
@@ -216,12 +216,12 @@ def linear_stages(loaded: LoadedGraph, logits: Any) -> dict[str, Linear]:
     Raises: UnsupportedHead if an operator after them has no known derivative.
     """
     found: dict[str, Linear] = {}
-    pending, seen = [logits], set()
+    pending, visited = [logits], set()
     while pending:
         tensor = skip_identities(pending.pop())
-        if tensor.name in seen or not depends_on_image(loaded, tensor):
+        if tensor.name in visited or not depends_on_image(loaded, tensor):
             continue
-        seen.add(tensor.name)
+        visited.add(tensor.name)
         step = fold_linear(loaded, tensor)
         if step is not None:
             found[tensor.name] = step

@@ -142,7 +142,7 @@ def subgroup_tables(metrics: Mapping[str, Any]) -> list[str | Table]:
     if not rows:
         return ["labels.csv has no columns for sex and age."]
     sensitivities = [f"sensitivity/{label}" for label in metrics["labels"]]
-    made: list[str | Table] = []
+    tables: list[str | Table] = []
     for trait in dict.fromkeys(row["trait"] for row in rows):
         cells = [
             [
@@ -163,8 +163,8 @@ def subgroup_tables(metrics: Mapping[str, Any]) -> list[str | Table]:
             "balanced accuracy",
             *(k.replace("/", ", ") for k in sensitivities),
         ]
-        made.append(make_table(f"By {trait}", head, cells))
-    return made
+        tables.append(make_table(f"By {trait}", head, cells))
+    return tables
 
 
 def draw_plots(metrics: Mapping[str, Any], predictions: "Predictions") -> dict[str, list[Plot]]:

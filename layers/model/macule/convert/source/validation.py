@@ -165,9 +165,11 @@ def check_config(name: str, document: object) -> None:
                     "it with layers of Keras and save it again."
                 )
         if kind == "TensorFlowOpLayer":
-            made = re.findall(r'op\W+"(\w+)', json.dumps(part.get("config")).replace("\\", ""))
-            if len(made) != 1 or made[0] not in SAFE_RAW_OPS:
-                raise ConversionError(custom_class_message(name, made[0] if made else kind))
+            operators = re.findall(r'op\W+"(\w+)', json.dumps(part.get("config")).replace("\\", ""))
+            if len(operators) != 1 or operators[0] not in SAFE_RAW_OPS:
+                raise ConversionError(
+                    custom_class_message(name, operators[0] if operators else kind)
+                )
 
 
 def custom_class_message(name: str, what: str) -> str:
@@ -232,12 +234,12 @@ def check_saved_model(path: Path) -> None:
 def reachable_operators(bodies: dict[str, Any], starts: Iterable[str]) -> set[str]:
     """Return the operators of functions, and of the functions that they call."""
     found: set[str] = set()
-    pending, seen = list(starts), set()
+    pending, visited = list(starts), set()
     while pending:
         name = pending.pop()
-        if name in seen or name not in bodies:
+        if name in visited or name not in bodies:
             continue
-        seen.add(name)
+        visited.add(name)
         for node in bodies[name]:
             found.add(node.op)
             inner = [attr.func.name for attr in node.attr.values()]
