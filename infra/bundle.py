@@ -152,7 +152,7 @@ def build(out: Path, names: Sequence[str], run: Target, table: limits.Limits) ->
             _copy_ours(tree, root, base)
             _compile(run, base, drop_sources=False)
             root.with_suffix(".cdx.json").write_text(sbom.text(name, root))
-            yield _measure(name, root, tree, extras)
+            yield measure(name, root, tree, extras)
         yield from _extras(shelf, table.predict.extras)
 
 
@@ -233,7 +233,7 @@ def _compile(run: Target, folder: Path, drop_sources: bool) -> None:
     subprocess.run([run.interpreter, "-I", script, str(folder), *words], check=True, env=settled)
 
 
-def _measure(name: str, root: Path, tree: Tree, extras: Sequence[str]) -> str:
+def measure(name: str, root: Path, tree: Tree, extras: Sequence[str]) -> str:
     """Zip what is uploaded as a zip, check its bound, and say its size and its sum."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     size_mb = sum(path.stat().st_size for path in files) / MB

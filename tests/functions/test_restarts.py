@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from gunicorn.config import Config
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
-from macule.http.draining import _close_listeners
+from macule.http.draining import close_listeners
 from macule.server.worker import PollingWorker
 from support.images import photo
 from support.load_clients import SERVE, Crowd, Passed, Place, children, free_port
@@ -252,7 +252,7 @@ def test_who_comes_as_the_door_closes_is_left_to_the_next() -> None:
         worker = PollingWorker(1, os.getppid(), [listener.dup()], None, 30, Config(), None)
         worker.tpool, worker.poller = worker.get_thread_pool(), selectors.DefaultSelector()
         worker.method_queue.init()
-        worker.method_queue.defer(_close_listeners, worker)
+        worker.method_queue.defer(close_listeners, worker)
         with socket.create_connection(listener.getsockname()):
             worker.run()
             listener.settimeout(5)

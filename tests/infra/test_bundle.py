@@ -112,14 +112,14 @@ def test_google_is_told_the_tables_python(bundles: Path) -> None:
 
 def test_a_layer_beyond_its_bound_is_refused(bundles: Path, tmp_path: Path) -> None:
     """A layer beyond its bound is an error with its size, not a surprise of the cloud."""
-    from infra.bundle import LAYER_MOST_MB, TREES, _measure
+    from infra.bundle import LAYER_MOST_MB, TREES, measure
 
     (tmp_path / "layer").mkdir()
     with (tmp_path / "layer/large").open("wb") as file:
         file.truncate((LAYER_MOST_MB + 1) * 2**20)
 
     with pytest.raises(ValueError, match=rf"the layer has {LAYER_MOST_MB + 1}\.0 MB"):
-        _measure("aws/layer", tmp_path / "layer", TREES["aws/layer"], ())
+        measure("aws/layer", tmp_path / "layer", TREES["aws/layer"], ())
 
 
 ELF_MACHINES = {b"\x3e\x00": "x86_64", b"\xb7\x00": "arm64"}

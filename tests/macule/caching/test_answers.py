@@ -212,7 +212,7 @@ def test_after_a_pause_one_request_tries_and_the_others_do_not() -> None:
     kept = RedisCache("redis://127.0.0.1:1", 60, 100, tick)
     kept.get("k")
     now[0] = 1.0
-    resting = [kept.server._is_paused() for _ in range(20)]
+    resting = [kept.server.is_paused() for _ in range(20)]
 
     assert resting == [False] + [True] * 19
 

@@ -108,9 +108,9 @@ def converted(trained: Path, images: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(autouse=True)
 def cold() -> Iterator[None]:
-    runtime._by_pid.clear()
+    runtime.by_pid.clear()
     yield
-    runtime._by_pid.clear()
+    runtime.by_pid.clear()
 
 
 def card(folder: Path) -> dict[str, Any]:

@@ -395,7 +395,7 @@ def test_threads_may_share_it(api: macule.Classifier) -> None:
 
 def test_many_photos_stream(api: macule.Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results come in order; photos are taken shortly before their turn, none after the end."""
-    monkeypatch.setattr(classifier, "_worker_count", lambda: 2)
+    monkeypatch.setattr(classifier, "worker_count", lambda: 2)
     taken: list[int] = []
 
     def photos() -> Iterator[bytes]:
@@ -535,7 +535,7 @@ def test_as_many_are_decoded_as_there_are_processors(monkeypatch: pytest.MonkeyP
     """However many threads ask, memory is that of as many photos as processors."""
     from macule.inference import decoding
 
-    monkeypatch.setattr(classifier, "_worker_count", lambda: 2)
+    monkeypatch.setattr(classifier, "worker_count", lambda: 2)
     one, decode, inside, most = macule.load(), decoding.decode, Semaphore(2), []
     both = Barrier(2, timeout=30)  # the first does not go on before a second has come
 

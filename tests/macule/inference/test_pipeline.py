@@ -22,9 +22,9 @@ CARD = model_card.read(local.DEFAULT_MODEL_DIR)._replace(
 @pytest.fixture(autouse=True)
 def cold() -> Iterator[None]:
     """Each test finds the process cold."""
-    runtime._by_pid.clear()
+    runtime.by_pid.clear()
     yield
-    runtime._by_pid.clear()
+    runtime.by_pid.clear()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_what_cannot_serve_does_not_answer_from_the_cache(
     kept, chosen = answers.MemoryCache(2**20, 60), settings.read({})
     monkeypatch.setattr(answers, "current", lambda: kept)
     pipeline.predict(photo(), chosen)
-    runtime._by_pid.clear()
+    runtime.by_pid.clear()
 
     with pytest.raises(ModelUnavailable):
         pipeline.predict(photo(), chosen._replace(model=str(tmp_path)))

@@ -19,9 +19,9 @@ from support.images import photo
 @pytest.fixture(autouse=True)
 def cold() -> Iterator[None]:
     """Each test finds the process cold."""
-    runtime._by_pid.clear()
+    runtime.by_pid.clear()
     yield
-    runtime._by_pid.clear()
+    runtime.by_pid.clear()
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ print(found["counted"], found.get("held"), cells.sums()["held"])
 def fresh(monkeypatch: pytest.MonkeyPatch) -> SharedCounters:
     """Count from zero, whatever other tests have counted."""
     cells = SharedCounters(4)
-    monkeypatch.setattr(metrics, "_counters", [cells])
+    monkeypatch.setattr(metrics, "process_counters", [cells])
     return cells
 
 

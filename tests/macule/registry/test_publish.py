@@ -102,17 +102,17 @@ def test_two_publishers_do_not_lose_a_move(tmp_path: Path, monkeypatch: pytest.M
     """Who read the alias before another moved it is told, and changes nothing."""
     target = f"s3://models/{uuid4().hex}"
     two = named(tmp_path / "2", "two")
-    read = publish._read_alias
+    read = publish.read_alias
 
     def read_and_be_late(target: str, name: str) -> tuple[dict[str, str], str]:
         found = read(target, name)
-        monkeypatch.setattr(publish, "_read_alias", read)
+        monkeypatch.setattr(publish, "read_alias", read)
         publish.publish(two, target, "stable")
         return found
 
     for name in ("first", "later"):  # where there is no alias yet, and where there is one
         folder = named(tmp_path / name, name)
-        monkeypatch.setattr(publish, "_read_alias", read_and_be_late)
+        monkeypatch.setattr(publish, "read_alias", read_and_be_late)
         with pytest.raises(BadRequest, match="meanwhile"):
             publish.publish(folder, target, "stable")
         assert read(target, "stable")[0]["now"] == publish.publish(two, target, "stable")

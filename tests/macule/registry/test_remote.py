@@ -341,7 +341,7 @@ def test_a_crowd_waits_once(web: Web, source: Source) -> None:
     """Requests that waited for a fetch that failed share its failure."""
     web.turns[CARD] = [model_sources.stall] * 99
     slow = source._replace(timeout_s=1.0)
-    runtime._by_pid.clear()
+    runtime.by_pid.clear()
 
     def ask(_: int) -> None:
         with suppress(ModelUnavailable):
@@ -350,7 +350,7 @@ def test_a_crowd_waits_once(web: Web, source: Source) -> None:
     began = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(8)))
-    runtime._by_pid.clear()
+    runtime.by_pid.clear()
 
     assert time.monotonic() - began < 3
 

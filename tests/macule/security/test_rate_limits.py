@@ -103,7 +103,7 @@ def test_whoever_comes_back_when_told_is_let_in() -> None:
     for _ in range(HOUR.quota):
         memory.take("a")
     _, owed = memory.take("a")
-    wait_s = int(rate_limits._quota_exceeded((HOUR,), owed).headers()["Retry-After"])
+    wait_s = int(rate_limits.quota_exceeded((HOUR,), owed).headers()["Retry-After"])
     now[0] = (wait_s - 1) * US
     early, _ = memory.take("a")
     now[0] = wait_s * US
@@ -124,7 +124,7 @@ def test_a_hundred_thousand_callers_cost_three_megabytes() -> None:
     finally:
         tracemalloc.stop()
 
-    assert len(memory._full_at) == MAX_CALLERS
+    assert len(memory.full_at) == MAX_CALLERS
     assert held_mb < 3.5
 
 

@@ -146,11 +146,11 @@ def test_the_file_knows_its_images(folder: Path, made: Path) -> None:
     """The card has its thresholds, and noise lies beyond what is familiar."""
     from macule.inference import classification, runtime
 
-    runtime._by_pid.clear()
+    runtime.by_pid.clear()
     warm = runtime.get_or_load(str(made))
     noise = np.random.default_rng(0).integers(0, 256, (1, SIDE_PX, SIDE_PX, 3), np.uint8)
     scores = runtime.run(warm, noise)
-    runtime._by_pid.clear()
+    runtime.by_pid.clear()
 
     assert 0 < warm.card.unfamiliar_above <= warm.card.not_skin_above
     assert classification.decide(warm.card, 1.0, scores.distance) == "not_skin"

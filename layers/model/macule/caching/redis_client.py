@@ -75,7 +75,7 @@ class RedisClient:
 
     def execute(self, command: str, *arguments: str | bytes | int) -> Any:
         """Return the server's reply; None if there is none, or an error reply."""
-        if self._is_paused():
+        if self.is_paused():
             return None
         reply, fault, reached = None, "", True
         try:
@@ -102,7 +102,7 @@ class RedisClient:
         """Close the connections."""
         self._client.close()
 
-    def _is_paused(self) -> bool:
+    def is_paused(self) -> bool:
         """Return whether the server is skipped; after a pause only the first caller gets False."""
         with self._lock:
             now = self._clock()

@@ -140,10 +140,10 @@ def _drain(worker: Any, drain_s: float, grace_s: float, flush: Callable[[], None
         drained_at = min(end, started_at + drain_s)
         while time.monotonic() < drained_at or (worker.running_requests and time.monotonic() < end):
             time.sleep(POLL_S)
-    worker.method_queue.defer(_close_listeners, worker)
+    worker.method_queue.defer(close_listeners, worker)
 
 
-def _close_listeners(worker: Any) -> None:
+def close_listeners(worker: Any) -> None:
     """Accept the connections in the backlog, then close; gunicorn waits for running requests."""
     for listener in worker.sockets if is_draining() else ():
         poller = poll()

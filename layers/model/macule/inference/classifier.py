@@ -169,7 +169,7 @@ class Classifier:
                 return _without_traceback(error)
             return found if explainable else replace(found, _explanation_input=None)
 
-        workers = _worker_count()
+        workers = worker_count()
         return ordered_map.ordered_map(photos, one, workers, workers * AHEAD_PER_CPU)
 
     def _decode(self, photo: bytes | Image, card: Card) -> tuple[decoding.Decoded, tuple[int, int]]:
@@ -256,10 +256,11 @@ def _resolve_model(model: str | os.PathLike[str] | None) -> str:
 
 
 def _load_state(source: Source) -> _ProcessState:
-    return _ProcessState(loading.load(source, on_trial=False), BoundedSemaphore(_worker_count()))
+    return _ProcessState(loading.load(source, on_trial=False), BoundedSemaphore(worker_count()))
 
 
-def _worker_count() -> int:
+def worker_count() -> int:
+    """Return how many photos are decoded at once: one for each processor."""
     return max(1, math.ceil(budget.cpu_count()))
 
 

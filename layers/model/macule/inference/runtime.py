@@ -48,7 +48,7 @@ class ProcessModel:
         self.failures = 0
 
 
-_by_pid: dict[int, ProcessModel] = {}
+by_pid: dict[int, ProcessModel] = {}
 
 
 def state() -> tuple[str, str]:
@@ -145,11 +145,11 @@ def run(model: LoadedModel, pixels: NDArray[np.uint8]) -> Scores:
 def _process_model() -> ProcessModel:
     """Return this process's model. `setdefault` is atomic; a lock could be held at a fork."""
     pid = os.getpid()
-    if pid not in _by_pid:
-        if any(other.model for other in _by_pid.values()):
+    if pid not in by_pid:
+        if any(other.model for other in by_pid.values()):
             log.warning("a model was loaded before the fork; process %d loads its own", pid)
-        _by_pid.setdefault(pid, ProcessModel())
-    return _by_pid[pid]
+        by_pid.setdefault(pid, ProcessModel())
+    return by_pid[pid]
 
 
 def _log_loaded(model: LoadedModel) -> None:

@@ -102,7 +102,7 @@ FAMILIES = {
 Values = Mapping[tuple[str, ...], float]
 
 
-_counters: list[SharedCounters] = []
+process_counters: list[SharedCounters] = []
 
 
 def counters(workers: int = 1, file: int | None = None) -> SharedCounters:
@@ -111,9 +111,9 @@ def counters(workers: int = 1, file: int | None = None) -> SharedCounters:
     Has rows for twice the workers, because old and new workers overlap during a replacement.
     *file*: see SharedCounters.
     """
-    if not _counters:
-        _counters.append(SharedCounters(2 * workers + 2, file))
-    return _counters[0]
+    if not process_counters:
+        process_counters.append(SharedCounters(2 * workers + 2, file))
+    return process_counters[0]
 
 
 def add(name: str, *labels: str, amount: float = 1.0) -> None:

@@ -28,7 +28,7 @@ def publish(folder: str, target: str, name: str) -> str:
     with open(path, "rb") as file:
         _write_once(urls.append_path(target, address, card.file), file.read())
     _write_once(urls.append_path(target, address, model_card.FILE), card_bytes)
-    before, version = _read_alias(target, name)
+    before, version = read_alias(target, name)
     if before.get("now") != address:
         _write_alias(target, name, {"now": address, "before": before.get("now", "")}, version)
     return address
@@ -40,7 +40,7 @@ def rollback(target: str, name: str) -> str:
     Returns: the address of the current model.
     Raises: BadRequest if there is no previous model; ModelUnavailable.
     """
-    pointer, version = _read_alias(target, name)
+    pointer, version = read_alias(target, name)
     before = pointer.get("before", "")
     if not before:
         raise BadRequest(f"The alias {name} has no previous model.")
@@ -68,7 +68,8 @@ def _digest(address: str) -> str:
     return digest.hexdigest()
 
 
-def _read_alias(target: str, name: str) -> tuple[dict[str, str], str]:
+def read_alias(target: str, name: str) -> tuple[dict[str, str], str]:
+    """Return the alias and its version in the bucket; an empty alias where there is none."""
     found = storage.read_small(urls.append_path(target, f"{name}.json"), IDLE_TIMEOUT_S)
     return (aliases.parse(found[0]), found[1]) if found else ({}, "")
 

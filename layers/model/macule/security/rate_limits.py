@@ -40,7 +40,7 @@ class MemoryLimiter:
         self._policies = policies
         self._clock = clock
         self._lock = Lock()
-        self._full_at: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self.full_at: OrderedDict[str, tuple[int, ...]] = OrderedDict()
 
     def take(self, caller: str) -> tuple[bool, list[int]]:
         """Count a request of *caller* unless a quota is exhausted.
@@ -49,15 +49,15 @@ class MemoryLimiter:
         """
         with self._lock:
             now = self._clock()
-            full_times = self._full_at.pop(caller, (now,) * len(self._policies))
+            full_times = self.full_at.pop(caller, (now,) * len(self._policies))
             owed = [max(0, full_at - now) for full_at in full_times]
             admitted = not _exhausted(self._policies, owed)
             if admitted:
                 pairs = zip(owed, self._policies, strict=True)
                 owed = [us + policy.interval_us for us, policy in pairs]
-            self._full_at[caller] = tuple(now + us for us in owed)
-            if len(self._full_at) > MAX_CALLERS:
-                self._full_at.popitem(last=False)
+            self.full_at[caller] = tuple(now + us for us in owed)
+            if len(self.full_at) > MAX_CALLERS:
+                self.full_at.popitem(last=False)
         return admitted, owed
 
 
@@ -77,7 +77,7 @@ class RateLimiter:
         result = self._shared.take(caller) if self._shared else None
         admitted, owed = result or self._memory.take(caller)
         if not admitted:
-            raise _quota_exceeded(self._policies, owed)
+            raise quota_exceeded(self._policies, owed)
         return _headers(self._policies, self._policies, owed)
 
 
@@ -111,7 +111,7 @@ def _exhausted(policies: Sequence[Policy], owed: Sequence[int]) -> list[int]:
     ]
 
 
-def _quota_exceeded(policies: Sequence[Policy], owed: Sequence[int]) -> QuotaExceeded:
+def quota_exceeded(policies: Sequence[Policy], owed: Sequence[int]) -> QuotaExceeded:
     indices = _exhausted(policies, owed)
     spent = [policies[index] for index in indices]
     owing = [owed[index] for index in indices]

@@ -105,14 +105,14 @@ def test_whatever_answers_it_ends_in_time(
 def test_a_proxy_that_drops_headers_is_told() -> None:
     """What every answer promises is looked for in each."""
     reply = Reply(503, {"x-memory-band": "great", "cache-control": "no-store"}, b"{}")
-    wrong = remote_service._invalid_headers(remote_service.Response(reply, {}, 1.0))
+    wrong = remote_service.invalid_headers(remote_service.Response(reply, {}, 1.0))
 
     assert wrong == ["X-Request-Id", "X-Memory-Band", "Retry-After"]
 
 
 def test_the_photo_is_one() -> None:
     """It is a PNG that this package itself decodes."""
-    pixels = decoding.decode(remote_service._test_png(), 64, "squash").pixels
+    pixels = decoding.decode(remote_service.sample_png(), 64, "squash").pixels
 
     assert pixels.shape == (1, 64, 64, 3)
     assert pixels[0, 32, 32].tolist() == [0x5C, 0x3C, 0x30]

@@ -88,7 +88,7 @@ def test_an_avif_says_its_size_in_its_sequence_header() -> None:
         body = saved(skin(320, 200), "AVIF", subsampling=subsampling)
         (item,) = [each for each in isobmff.items(body) if each.kind == avif.CODED]
 
-        assert [*avif._sequence_headers(bytes(item.parts[0]))] == [(320, 200, profile)]
+        assert [*avif.sequence_headers(bytes(item.parts[0]))] == [(320, 200, profile)]
 
 
 @pytest.mark.parametrize("kind", ["HEIC", "AVIF"])

@@ -83,7 +83,7 @@ def run_checks(url: str, key: str | None = None) -> Iterator[CheckResult]:
             responses[route] = response = _send_request(url, route, left_s, key)
         except client.Unreachable as error:
             return CheckResult(FAIL, route.name, f"the service {error}")
-        invalid.update(dict.fromkeys(_invalid_headers(response), route.name))
+        invalid.update(dict.fromkeys(invalid_headers(response), route.name))
         return _check_response(route, response)
 
     first = check(HEALTH)
@@ -115,7 +115,7 @@ def run_checks(url: str, key: str | None = None) -> Iterator[CheckResult]:
     else:
         yield card
         photo = RouteCheck(
-            "POST", "/predict/", keys=PREDICTION_KEYS, sent="image/png", body=_test_png()
+            "POST", "/predict/", keys=PREDICTION_KEYS, sent="image/png", body=sample_png()
         )
         yield check(READY)
         yield check(photo)
@@ -162,7 +162,7 @@ def _check_response(route: RouteCheck, response: Response) -> CheckResult:
     return CheckResult(OK, route.name, f"{status} {duration}")
 
 
-def _invalid_headers(response: Response) -> list[str]:
+def invalid_headers(response: Response) -> list[str]:
     """Return the names of the missing or invalid headers of a response."""
     reply = response.reply
     headers, status = reply.headers, reply.status
@@ -225,7 +225,7 @@ def _report_latency(first: Response, second: Response, warmup: Response) -> Chec
     )
 
 
-def _test_png() -> bytes:
+def sample_png() -> bytes:
     """Create a PNG: a dark square on a skin colour."""
     skin, spot, quarter = b"\xcd\xa0\x87", b"\x5c\x3c\x30", SIDE_PX // 4
     skin_row = b"\0" + skin * SIDE_PX

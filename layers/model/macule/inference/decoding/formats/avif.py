@@ -35,7 +35,7 @@ def held_bytes(body: bytes, size: tuple[int, int], bands: int) -> float:
         stream
         for item in isobmff.items(body)
         if item.kind == CODED
-        for stream in _sequence_headers(b"".join(item.parts))
+        for stream in sequence_headers(b"".join(item.parts))
     ]
     if not streams:
         raise ValueError("there is no picture of AV1")
@@ -48,7 +48,7 @@ def held_bytes(body: bytes, size: tuple[int, int], bands: int) -> float:
     return (planes + alpha + bands + HELD_COPY) * max(pixels, largest) / pixels
 
 
-def _sequence_headers(data: bytes) -> Iterator[StreamHeader]:
+def sequence_headers(data: bytes) -> Iterator[StreamHeader]:
     """Yield the sequence headers of a stream."""
     place = 0
     while place < len(data):
