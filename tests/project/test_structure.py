@@ -57,6 +57,21 @@ def test_every_room_says_what_is_in_it() -> None:
     assert [room for room in sorted(rooms) if f"`{room}`" not in documented] == []
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "tests/README.md"])
+def test_what_a_page_names_is_there(page: str) -> None:
+    """Folders and modules that these pages name exist, in the package or the repository."""
+    text = (ROOT / page).read_text()
+    named = re.findall(r"`((?:[a-z_.]+/)+(?:\w+\.\w+)?)`", text)
+    missing = [
+        name
+        for name in named
+        if not (PACKAGE / name.removeprefix("macule/")).exists() and not (ROOT / name).exists()
+    ]
+
+    assert len(named) > 10
+    assert missing == []
+
+
 def test_the_diagram_is_that_of_the_code() -> None:
     """docs/architecture.md has the imports between rooms as they are: `make architecture`."""
     done = subprocess.run(

@@ -190,7 +190,7 @@ class RedisQueue:
             raise self._missing(job_id, owner)
         job = _job(job_id, found)
         if answer == b"ended":
-            raise JobEnded(f"The prediction has {job.status}; it cannot be canceled.")
+            raise JobEnded(f"The prediction is already {job.status}; it cannot be canceled.")
         return job
 
     def take(self, job_id: str) -> Taken | None:

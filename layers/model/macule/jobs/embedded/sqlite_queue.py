@@ -145,7 +145,7 @@ class SqliteQueue:
         with self.transaction() as database:
             job = self._find(database, job_id, owner)
             if job.ended:
-                raise JobEnded(f"The prediction has {job.status}; it cannot be canceled.")
+                raise JobEnded(f"The prediction is already {job.status}; it cannot be canceled.")
             return self._end(database, job, CANCELED, None)
 
     def take(self) -> Taken | None:
