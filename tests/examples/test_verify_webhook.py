@@ -123,7 +123,7 @@ def test_it_prints_what_it_verified_once(running: tuple["subprocess.Popen[str]",
 
     assert process.stdout
     printed = [json.loads(process.stdout.readline()) for _ in range(2)]
-    assert [outcome.state for outcome in sent] == ["delivered", "delivered", "again"]
+    assert [outcome.state for outcome in sent] == ["delivered", "delivered", "retry"]
     assert sent[-1].why == "answered 401"
     assert [line["data"]["id"] for line in printed] == ["7", "8"]
     assert printed[0] == {"id": message_id, **json.loads(body)}

@@ -205,6 +205,6 @@ def test_the_model_card_is_what_the_recipe_wrote() -> None:
     """docs/model-card.md has the figures of the files beside the weights, to the letter."""
     from macule.train import card_page
 
-    assert (ROOT / "docs/model-card.md").read_text() == card_page.text(
+    assert (ROOT / "docs/model-card.md").read_text() == card_page.render(
         ROOT / "layers/model/macule/weights"
     )
