@@ -131,7 +131,7 @@ def test_a_worker_is_alive_while_its_loop_goes_round(
     queue: RedisQueue, server: Broker, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An idle worker stays alive; one whose job never ends does not, and says so."""
-    monkeypatch.setattr("broker.WORKER", HANGING)
+    monkeypatch.setattr("support.broker.WORKER", HANGING)
     with worker(server, lease_s=60, **at(port)):
         end = time.monotonic() + STILL_S + 1
         idle = set()

@@ -23,7 +23,7 @@ from celery.worker import state
 from macule import settings
 from macule.errors import Unavailable
 from macule.inference import runtime
-from macule.jobs import JobOptions, task
+from macule.jobs import Job, JobOptions, task
 from macule.jobs.broker import lua_scripts
 from macule.jobs.broker.redis_queue import (
     SWEEP_AFTER_S,
@@ -119,11 +119,15 @@ class Worker:
 
     def run_job(self, job_id: str) -> None:
         """Run a job unless it has ended or another worker has it."""
-        taken = self._retry(lambda: self._queue.take(job_id))
-        if taken is None:
-            return
-        job, image, returned = taken
-        self._held = job_id
+        self._held = job_id  # before it is taken: a stop between both still returns it
+        try:
+            taken = self._retry(lambda: self._queue.take(job_id))
+            if taken is not None:
+                self._run_taken(job_id, *taken)
+        finally:
+            self._held = None
+
+    def _run_taken(self, job_id: str, job: Job, image: bytes, returned: int) -> None:
         try:
             status, outcome = self._work(job.options, image)
         except Unavailable as error:
@@ -138,8 +142,6 @@ class Worker:
                 lambda: self._queue.finish(job_id, status, outcome), even_when_stopping=True
             )
             self.restart_reason = self._wear.add(processes.private_bytes, time.monotonic())
-        finally:
-            self._held = None
 
     def _renew_leases(self) -> None:
         """Renew the lease of the current job, and return expired ones to the queue."""
