@@ -16,6 +16,8 @@ from support.broker import broker
 from support.images import photo
 from support.service import ROOT, Service
 
+# An environment made and filled for it: a minute.
+pytestmark = pytest.mark.slow
 LOCAL = {"HOST": "127.0.0.1", "DRAIN_S": "0"}
 KERAS = """
 import keras
@@ -210,7 +212,6 @@ def test_worker(installed: Bare, empty: Path, tmp_path: Path) -> None:
     assert (answer.status, answer.json()["status"]) == (200, "succeeded")
 
 
-@pytest.mark.slow
 def test_convert(installed: Bare, empty: Path, tmp_path: Path) -> None:
     """With what the extra `convert` brings, a Keras model becomes a folder that the wheel serves.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from macule.errors import Macule
 from macule.http.body import Body
@@ -45,6 +45,7 @@ def read(text: bytes, content: bytes = b"", size: int | None = None) -> Any:
     return tensors.read(tensors.split(body.chunks(10**6), size), SIDES, 10**6)
 
 
+@settings(max_examples=60)  # each draws a whole document; test_fuzz.py draws more
 @given(DOCUMENTS, st.binary(max_size=PIXELS * 4), st.booleans())
 def test_whatever_is_said_is_read_or_refused(
     document: dict[str, Any], content: bytes, binary: bool

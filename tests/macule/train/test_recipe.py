@@ -12,6 +12,8 @@ from macule.train import __main__ as program
 from macule.train import backbone, data, recipe
 from PIL import Image
 
+pytestmark = pytest.mark.slow  # it trains
+
 SIDE_PX = 64
 LABELS = ["round", "square", "striped"]
 
@@ -109,7 +111,6 @@ def test_metrics_cover_every_precision(made: Path) -> None:
     assert files["int8"]["ece_bins"] == 15
 
 
-@pytest.mark.slow
 def test_recipe_repeats_itself(
     folder: Path, network: recipe.Network, made: Path, tmp_path: Path
 ) -> None:
@@ -122,7 +123,6 @@ def test_recipe_repeats_itself(
     assert second["metrics"]["mean_auc"] == pytest.approx(first["metrics"]["mean_auc"], abs=0.05)
 
 
-@pytest.mark.slow
 def test_training_is_taken_up_where_it_stopped(
     folder: Path, network: recipe.Network, tmp_path: Path
 ) -> None:
