@@ -78,9 +78,7 @@ def load(service: Service, seconds: float, ended: threading.Event, clients: int 
             {"MAX_REQUESTS": "60", "MEMORY_LIMIT_MB": "96"},
             marks=pytest.mark.slow,
         ),
-        pytest.param(
-            "keeps", {"RECYCLE_MB": "1", "MEMORY_LIMIT_MB": "512"}, marks=pytest.mark.slow
-        ),
+        pytest.param("uses", {"RECYCLE_MB": "1", "MEMORY_LIMIT_MB": "512"}, marks=pytest.mark.slow),
     ],
     ids=["by-count", "by-count-without-room-for-two", "by-memory"],
 )
