@@ -189,7 +189,8 @@ def test_a_worker_that_must_leave_gives_its_job_back(
     queue: RedisQueue, server: Broker, large: bytes
 ) -> None:
     """After GRACEFUL_TIMEOUT_S a job that is not done is another's, as if it had not been tried."""
-    with worker(server, GRACEFUL_TIMEOUT_S="1") as one:
+    # a lease that outlasts the stop, or the sweep would take the job back as a dead worker's
+    with worker(server, lease_s=30, GRACEFUL_TIMEOUT_S="1") as one:
         job = queue.put(JobOptions(), large)
         begun(queue, job.id)
         one.terminate()
