@@ -2,9 +2,10 @@
 
     .venv-dev/bin/python bench/mutants.py [--seconds 600] [--seed 1] [--rooms memory inference]
 
-cosmic-ray lists every mutation of the rooms' modules. A sample by seed is applied one at a time in
-a copy of the tree, and the tests of that module run. A mutant is killed when a test fails or the
-tests take ten times as long as without it. Writes bench/results/mutants.json with the survivors.
+cosmic-ray lists every mutation of the modules in the rooms; a module counts if it has a file of
+tests of its own. A sample by seed is applied one at a time in a copy of the tree, and that file
+runs. A mutant is killed when a test fails or the tests take ten times as long as without it.
+Writes bench/results/mutants.json with the survivors.
 """
 
 import argparse
@@ -36,18 +37,17 @@ def copy(folder: Path) -> None:
             shutil.copy2(harness.ROOT / name, folder / name)
 
 
-def tests_of(module: Path) -> list[str]:
-    """Return the files that prove *module*: its own tests, else all of its room."""
-    room = Path("tests/macule") / module.relative_to(PACKAGE).parent
-    own = room / f"test_{module.stem}.py"
-    while not own.is_file() and not (room.is_dir() and any(room.glob("test_*.py"))):
-        room = room.parent
-    return [str(own)] if own.is_file() else sorted(map(str, room.glob("test_*.py")))
+def tests_of(module: Path) -> Path:
+    """Return the file of tests that proves *module*; it may not exist."""
+    place = module.relative_to(PACKAGE)
+    name = place.parent.name if place.stem == "__init__" else place.stem
+    folder = place.parent.parent if place.parent.name == "formats" else place.parent
+    return Path("tests/macule") / folder / f"test_{name}.py"
 
 
-def command(tests: list[str]) -> list[str]:
+def command(tests: Path) -> list[str]:
     marks = "not slow and not memory"
-    return [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", marks, *tests]
+    return [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", marks, str(tests)]
 
 
 def run(module: Path, source: str, mutated: str, limit_s: float, environ: dict[str, str]) -> bool:
@@ -70,8 +70,9 @@ def mutations(rooms: list[str]) -> list[tuple[Path, Any]]:
     from cosmic_ray.work_db import WorkDB, use_db
 
     modules = [path for room in rooms for path in sorted((PACKAGE / room).rglob("*.py"))]
+    modules = [path for path in modules if tests_of(path).is_file()]
     with use_db("mutants.sqlite", WorkDB.Mode.create) as found:
-        init([path for path in modules if path.stem != "__init__"], found, {})
+        init(modules, found, {})
         items = [item.mutations[0] for item in found.work_items]
     left = [m for m in items if not any(name in m.operator_name for name in LEFT_OUT)]
     return [(Path(m.module_path), m) for m in left]

@@ -99,3 +99,27 @@ def test_page_cache_is_not_used_memory(machine: Path, lay) -> None:  # type: ign
 def test_bands_scale_from_512_mb(mb: int, band: str) -> None:
     """Bands begin at 30, 70, 88 and 98 % of the limit."""
     assert budget.band_of(mb / 512) == band
+
+
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        ({}, 4.0),
+        ({"cpu.max": "50000 100000\n"}, 0.5),
+        ({"cpu.max": "max 100000\n"}, 4.0),
+        ({"cpu.max": "1600000 100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu.max": "100 100000\n"}, 0.01),
+    ],
+    ids=["none", "half", "no quota", "more than there are", "version 1", "v1 without", "tiny"],
+)
+def test_the_quota_bounds_the_processors(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], count: float
+) -> None:
+    """Processors are those of this process, or fewer by the quota of cgroup v2 or v1."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    for name, text in files.items():
+        write(machine / "cgroup" / name, text)
+
+    assert budget.cpu_count() == pytest.approx(count)
