@@ -11,7 +11,6 @@ Writes bench/results/mutants.json with the survivors.
 import argparse
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,19 +21,12 @@ from typing import Any
 
 import harness
 
+sys.path[:0] = [str(harness.ROOT / "tests")]
+from support.bare_environment import clone
+
 PACKAGE = Path("layers/model/macule")
 # Values that only a measurement can judge, and annotations, are no behaviour that a test can see.
 LEFT_OUT = ("ReplaceBinaryOperator_BitOr", "RemoveDecorator")
-
-
-def copy(folder: Path) -> None:
-    """Copy the files that git knows, so that no mutation can stay in the working tree."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.check_output(listed, cwd=harness.ROOT, text=True).split("\0")
-    for name in filter(None, names):
-        if (harness.ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(harness.ROOT / name, folder / name)
 
 
 def tests_of(module: Path) -> Path:
@@ -89,7 +81,6 @@ def mutate(source: str, mutation: Any) -> str | None:
 
 def main() -> None:
     """Try mutants until the time is over."""
-
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=1)
@@ -97,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
     with tempfile.TemporaryDirectory() as folder:
-        copy(Path(folder))
+        clone(Path(folder))
         for name in (".venv", ".venv-dev"):
             (Path(folder) / name).symlink_to(harness.ROOT / name)
         os.chdir(folder)

@@ -3,9 +3,9 @@
 import ast
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import check_output, run  # as `make check` runs this file, though it starts these
 
 import pytest
 from macule import errors, settings
@@ -36,9 +36,7 @@ def test_rooms_import_only_rooms_below_them() -> None:
     """The contracts in pyproject.toml hold, and none of them lists an exception."""
     lint = Path(sys.executable).with_name("lint-imports")
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "layers/model")}
-    done = subprocess.run(
-        [lint, "--no-cache"], cwd=ROOT, env=environ, capture_output=True, text=True
-    )
+    done = run([lint, "--no-cache"], cwd=ROOT, env=environ, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stdout
     assert "ignore_imports" not in (ROOT / "pyproject.toml").read_text()
@@ -74,7 +72,7 @@ def test_what_a_page_names_is_there(page: str) -> None:
 
 def test_the_diagram_is_that_of_the_code() -> None:
     """docs/architecture.md has the imports between rooms as they are: `make architecture`."""
-    done = subprocess.run(
+    done = run(
         [sys.executable, "-m", "infra.architecture", "--check"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "layers/model")},
@@ -167,8 +165,8 @@ def test_every_name_of_the_specification_is_documented() -> None:
 
 def loaded(code: str) -> set[str]:
     """Run *code* in a process of its own; return the modules that it has loaded."""
-    run = f"import sys; {code}; print(*sys.modules)"
-    return set(subprocess.check_output([sys.executable, "-c", run], text=True).split())
+    report = f"import sys; {code}; print(*sys.modules)"
+    return set(check_output([sys.executable, "-c", report], text=True).split())
 
 
 @pytest.mark.parametrize("function", ["predict", "health"])

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import yaml
 
 from infra.checks.given import instructions
 from support.lambda_runtime_api import unpack
-from support.service import ROOT, Service
+from support.service import ROOT, Service, end
 
 # pip's own settings, and certificates: how this machine reaches the registry, whatever it is.
 NETWORK = re.compile(r"PIP_.*|SSL_CERT_.*|(https?|no)_proxy", re.IGNORECASE)
@@ -42,7 +41,7 @@ class Bare:
             return
         self.clone.mkdir()
         if cloned:
-            _clone(self.clone)
+            clone(self.clone)
         subprocess.run([interpreter, "-m", "venv", str(self.venv)], check=True)
         (folder / "home").mkdir()
         (folder / "tmp").mkdir()
@@ -100,7 +99,7 @@ class Bare:
         try:
             yield Service(process, port, log)
         finally:
-            _end(process)
+            end(process)
 
 
 def first_answer(service: Service, body: bytes | None, wait_s: float = 60) -> tuple[int, float]:
@@ -150,7 +149,8 @@ def hidden() -> list[str]:
     return hide if subprocess.run([*hide, "true"], capture_output=True).returncode == 0 else []
 
 
-def _clone(folder: Path) -> None:
+def clone(folder: Path) -> None:
+    """Copy into *folder* the files that git knows, and those that it does not ignore."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, names.split("\0")):
@@ -169,13 +169,3 @@ def _network() -> dict[str, str]:
         **known,
         **{name: value for name, value in os.environ.items() if NETWORK.fullmatch(name)},
     }
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from support.service import ROOT, Answer, need, until
+from support.service import ROOT, Answer, ask, need, until
 
 HERE = Path(__file__).parent
 CGROUPS = Path("/sys/fs/cgroup")
@@ -80,13 +80,7 @@ class Machine:
             connection.sock = trusting.wrap_socket(
                 connection.sock, server_hostname="macule.example"
             )
-        try:
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            names = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, names, response.read())
-        finally:
-            connection.close()
+        return ask(connection, method, path, body, headers)
 
 
 @contextmanager

@@ -10,20 +10,6 @@ from numpy.typing import NDArray
 from support import small_model
 
 
-@pytest.fixture(scope="module")
-def content() -> bytes:
-    """The small classifier."""
-    return small_model.content()
-
-
-@pytest.fixture(scope="module")
-def images() -> list[NDArray[np.float32]]:
-    """Scaled inputs, one by one."""
-    return [
-        batch_inference.scale(image[None], small_model.SCALING) for image in small_model.pixels()
-    ]
-
-
 def probabilities(content: bytes) -> Any:
     """The file's answers on other images than those it was calibrated on."""
     return metrics.softmax(

@@ -8,20 +8,6 @@ from numpy.typing import NDArray
 from support import small_model
 
 
-@pytest.fixture(scope="module")
-def content() -> bytes:
-    """The small classifier."""
-    return small_model.content()
-
-
-@pytest.fixture(scope="module")
-def images() -> list[NDArray[np.float32]]:
-    """Scaled inputs, one by one."""
-    return [
-        batch_inference.scale(image[None], small_model.SCALING) for image in small_model.pixels()
-    ]
-
-
 def test_errors_cancel_for_inputs_that_go_together() -> None:
     """Of weights on correlated inputs, the output errs less than half as with nearest rounding."""
     random = np.random.default_rng(0)

@@ -40,18 +40,12 @@ from macule.jobs import (
 )
 from macule.jobs.broker import lua_scripts
 from macule.jobs.broker.redis_queue import MESSAGE, TASK, WORKER_DIED_PROBLEM, RedisQueue
-from support.broker import PASSWORD, Broker, broker, worker
+from support.broker import PASSWORD, Broker, worker
 from support.images import photo
 from support.service import ROOT, until
 
 MB = 2**20
 TOLD = JobOptions(webhook="https://caller.example/", events=EVENTS)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with broker(tmp_path_factory.mktemp("valkey")) as running:
-        yield running
 
 
 @pytest.fixture
