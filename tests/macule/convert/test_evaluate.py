@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from macule.convert import evaluate
-from macule.convert.evaluation import bootstrap, metrics
+from macule.convert.evaluation import metrics, predictions
 from macule.convert.evaluation.dataset import Photo
 from macule.registry import local, model_card
 from support.images import skin
@@ -18,7 +18,7 @@ MACULE = [sys.executable, "-m", "macule.cli", "evaluate"]
 LABELS = ["nevus", "melanoma", "seborrheic_keratosis"]
 
 
-def answers(count: int = 60) -> evaluate.Predictions:
+def answers(count: int = 60) -> predictions.Predictions:
     """Seeded answers of the shipped card's labels, right two times of three."""
     random = np.random.default_rng(3)
     truth = np.arange(count) % 3
@@ -29,12 +29,12 @@ def answers(count: int = 60) -> evaluate.Predictions:
     ]
     decisions = np.where(np.arange(count) % 4, "classified", "inconclusive")
     card = model_card.read(local.DEFAULT_MODEL_DIR)
-    return evaluate.Predictions(card, photos, metrics.softmax(logits), decisions, truth, 0)
+    return predictions.Predictions(card, photos, metrics.softmax(logits), decisions, truth, 0)
 
 
 def test_figures_lie_within_their_intervals() -> None:
     """Every figure has an interval around it, and those of all classes their mean."""
-    found = evaluate.compute_metrics(answers(), 200)
+    found = predictions.compute_metrics(answers(), 200)
 
     for name, part in found["figures"].items():
         if not name.startswith("ece"):
@@ -47,7 +47,7 @@ def test_figures_lie_within_their_intervals() -> None:
 
 def test_decisions_are_counted_by_label() -> None:
     """Coverage is the share that is classified, and each label's decisions sum to its images."""
-    found = evaluate.compute_metrics(answers(), 10)
+    found = predictions.compute_metrics(answers(), 10)
 
     assert found["abstention"]["coverage"] == 0.75
     assert sum(found["decisions"]["melanoma"].values()) == 20
@@ -62,8 +62,8 @@ def test_images_of_a_group_are_drawn_together() -> None:
     def figures(images: np.ndarray) -> dict[str, float]:
         return {"mean": float(twins[images].mean())}
 
-    together = bootstrap.intervals(figures, [str(i // 2) for i in range(100)])["mean"]
-    apart = bootstrap.intervals(figures, [str(i) for i in range(100)])["mean"]
+    together = metrics.bootstrap_intervals(figures, [str(i // 2) for i in range(100)])["mean"]
+    apart = metrics.bootstrap_intervals(figures, [str(i) for i in range(100)])["mean"]
 
     ratio = (together[1] - together[0]) / (apart[1] - apart[0])
     assert ratio == pytest.approx(math.sqrt(2), rel=0.15)

@@ -10,12 +10,7 @@ from typing import Any
 import numpy as np
 
 from macule import __version__
-from macule.convert.conversion import (
-    MIN_CALIBRATION_LABELS,
-    NO_IMAGES,
-    CandidateResult,
-    Conversion,
-)
+from macule.convert.conversion import MIN_CALIBRATION_LABELS, NO_IMAGES, CandidateResult, Conversion
 from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.graph import out_of_distribution
 from macule.convert.quantization import comparison
@@ -36,10 +31,7 @@ CONFIDENCE = {
 
 
 def collect(
-    options: argparse.Namespace,
-    command_line: str,
-    conversion: Conversion,
-    card: Mapping[str, Any],
+    options: argparse.Namespace, command_line: str, conversion: Conversion, card: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Collect the data for `report.pages.write`."""
     inputs, source, choice = conversion.inputs, conversion.inputs.source, conversion.scaling
@@ -150,7 +142,7 @@ def describe_candidate(result: CandidateResult) -> dict[str, Any]:
     labelled = compared.labelled
     return {
         **compared._asdict(),
-        "p50_ms": {str(threads): p50_ms for threads, p50_ms in compared.p50_ms.items()},
+        "size_mb": compared.bytes / 2**20,
         "accuracy": labelled.accuracy if labelled else None,
         "balanced_accuracy": labelled.balanced_accuracy if labelled else None,
         "auc": labelled.auc if labelled else None,

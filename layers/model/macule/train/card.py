@@ -17,14 +17,7 @@ from macule.train.backbone import MEAN, STD
 from macule.train.fine_tuning import TrainingPlan
 from macule.train.recipe import CALIBRATION_IMAGES, TrainedModel
 
-PACKAGES = (
-    "tensorflow-cpu",
-    "keras",
-    "litert-quantizer",
-    "ai-edge-litert",
-    "numpy",
-    "pillow",
-)
+PACKAGES = ("tensorflow-cpu", "keras", "litert-quantizer", "ai-edge-litert", "numpy", "pillow")
 
 
 def write_model(folder: Path, trained: TrainedModel, card: dict[str, Any]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from macule.convert import evaluate
 from macule.convert.evaluation import metrics
+from macule.convert.evaluation.predictions import DECISIONS, Predictions
+from macule.convert.evaluation.predictions import compute_metrics as compute_served_metrics
 from macule.convert.report import plots
 from macule.inference import classification, decoding, runtime
 from macule.inference.loading import LoadedModel
@@ -26,14 +27,14 @@ COLOURS = {
 }
 
 
-def compute_metrics(folder: Path, predictions: evaluate.Predictions) -> dict[str, Any]:
+def compute_metrics(folder: Path, predictions: Predictions) -> dict[str, Any]:
     """Return the metrics of *predictions*, and the decisions for synthetic OOD images."""
     warm = runtime.get_or_load(str(folder))
     decisions = Counter(decide(warm, image) for image in synthetic_ood.draw(SYNTHETIC_IMAGES))
     return {
-        **evaluate.compute_metrics(predictions),
+        **compute_served_metrics(predictions),
         "calibration_bins": equal_size_bins(predictions.probabilities, predictions.truth),
-        "drawn": {"n": SYNTHETIC_IMAGES} | {name: decisions[name] for name in evaluate.DECISIONS},
+        "drawn": {"n": SYNTHETIC_IMAGES} | {name: decisions[name] for name in DECISIONS},
     }
 
 
@@ -58,7 +59,7 @@ def equal_size_bins(
     return [[len(g), float(top[g].mean()), float(right[g].mean())] for g in groups if len(g)]
 
 
-def write(path: Path, folder: Path, predictions: evaluate.Predictions) -> None:
+def write(path: Path, folder: Path, predictions: Predictions) -> None:
     """Write the page, and its plot in the same folder."""
     path.write_text(render(folder), encoding="utf-8")
     svg = plots.reliability(predictions.uncalibrated, predictions.probabilities, predictions.truth)

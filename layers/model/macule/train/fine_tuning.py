@@ -103,11 +103,7 @@ def build_model(body: Any, classes: int, plan: TrainingPlan, images: int) -> Any
         plan.rate / 10, steps - steps // 20, warmup_target=plan.rate, warmup_steps=steps // 20
     )
     optimizer = keras.optimizers.AdamW(
-        rate,
-        weight_decay=plan.decay,
-        global_clipnorm=1.0,
-        use_ema=True,
-        ema_momentum=plan.memory,
+        rate, weight_decay=plan.decay, global_clipnorm=1.0, use_ema=True, ema_momentum=plan.memory
     )
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     loss = keras.losses.CategoricalCrossentropy(True, plan.smoothing)

@@ -46,10 +46,7 @@ def run_outputs(
 
 
 def logits_and_ood_scores(
-    content: bytes,
-    images: Iterable[NDArray[np.uint8]],
-    scaling: Scaling,
-    output: str = "logits",
+    content: bytes, images: Iterable[NDArray[np.uint8]], scaling: Scaling, output: str = "logits"
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Run the file on each image.
 
@@ -64,10 +61,7 @@ def logits_and_ood_scores(
 
 
 def logits(
-    content: bytes,
-    images: Iterable[NDArray[np.uint8]],
-    scaling: Scaling,
-    output: str = "logits",
+    content: bytes, images: Iterable[NDArray[np.uint8]], scaling: Scaling, output: str = "logits"
 ) -> NDArray[np.float32]:
     """Run the file on each image; returns the logits (n, classes)."""
     return logits_and_ood_scores(content, images, scaling, output)[0]

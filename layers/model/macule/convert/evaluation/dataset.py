@@ -82,10 +82,7 @@ def decode_photos(
     """
     unknown = sorted({photo.label for photo in photos if photo.label} - set(labels))
     if unknown:
-        raise ConversionError(
-            f"The labels of the images are {', '.join(unknown[:5])}, those of the model "
-            f"{', '.join(labels[:8])}: name the folders or rows like the labels."
-        )
+        raise other_labels(unknown, labels)
     pixels, truth = [], []
     for photo in progress.track(photos, len(photos), what):
         decoded = decode_photo(photo, side_px, resize)
@@ -98,6 +95,14 @@ def decode_photos(
     known = np.array(truth, np.int64)
     broken = len(photos) - len(pixels)
     return Images(np.stack(pixels), known if (known >= 0).all() else None, broken)
+
+
+def other_labels(found: Sequence[str], labels: Sequence[str]) -> ConversionError:
+    """Return the error for images with the labels *found*, which the model does not have."""
+    return ConversionError(
+        f"The labels of the images are {', '.join(found[:5])}, those of the model "
+        f"{', '.join(labels[:8])}: name the folders or rows like the labels."
+    )
 
 
 def decode_photo(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray[np.uint8] | None:

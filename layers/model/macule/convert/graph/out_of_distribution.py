@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 MAX_COMPONENTS = 64
-INCONCLUSIVE_QUANTILE, NOT_SKIN_QUANTILE = (
-    0.97,
-    0.99,
-)  # quantiles of in-distribution scores
+INCONCLUSIVE_QUANTILE, NOT_SKIN_QUANTILE = (0.97, 0.99)  # quantiles of in-distribution scores
 # Of the variance of a feature. With less, float32 loses the difference of the two sums, and a
 # feature that is almost constant dominates all others.
 MIN_NOISE_VARIANCE = 0.01

@@ -1,21 +1,18 @@
 """The output of `macule evaluate`: an HTML page, and lines for the terminal."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from macule.convert.evaluation.predictions import Predictions
 from macule.convert.report import pages, plots
 from macule.convert.report.formatting import Cell, Table, make_table, number, percent
 from macule.convert.report.pages import Plot
 from macule.convert.report.sections import Section, make_section
 
-if TYPE_CHECKING:
-    from macule.convert.evaluate import Predictions
-
 DISCLAIMER = (
     "Research demonstration, not a medical device. The figures are for the images named here;"
     " expect worse figures for other skin types or cameras."
 )
-KICKER = "macule evaluate, {}: {} images of {}, {}"
 COLUMNS = {
     "auc": "AUC",
     "sensitivity": "sensitivity",
@@ -42,15 +39,13 @@ def lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield abstention_text(metrics)
 
 
-def page(metrics: Mapping[str, Any], predictions: "Predictions") -> str:
+def page(metrics: Mapping[str, Any], predictions: Predictions) -> str:
     """Render the metrics as one self-contained HTML page."""
-    model = metrics["model"]
+    model, images = metrics["model"], f"{metrics['n']} images of {metrics['data']}"
     return pages.render(
         "evaluation.html",
         title=f"{model['name']} {model['version']} ({model['precision']})",
-        kicker=KICKER.format(
-            metrics["date"], metrics["n"], metrics["data"], interval_note(metrics)
-        ),
+        kicker=f"macule evaluate, {metrics['date']}: {images}, {interval_note(metrics)}",
         disclaimer=DISCLAIMER,
         figures=key_figures(metrics),
         sections=sections(metrics),
@@ -71,7 +66,6 @@ def interval_note(metrics: Mapping[str, Any]) -> str:
 
 
 def with_interval(figure: Mapping[str, float]) -> str:
-    """Format a metric with its interval."""
     value, span = value_and_interval(figure)
     return f"{value} ({span})"
 
@@ -138,62 +132,37 @@ def decision_table(metrics: Mapping[str, Any]) -> Table:
 
 def subgroup_tables(metrics: Mapping[str, Any]) -> list[str | Table]:
     """Return one table per trait, or a sentence if there are none."""
-    rows = metrics["subgroups"]
-    if not rows:
+    columns = {"mean_auc": "mean AUC", "balanced_accuracy": "balanced accuracy"}
+    columns |= {f"sensitivity/{label}": f"sensitivity, {label}" for label in metrics["labels"]}
+    traits: dict[str, list[list[Any]]] = {}
+    for row in metrics["subgroups"]:
+        cells = [row["group"], row["n"], *(number(row[key]) for key in columns)]
+        traits.setdefault(row["trait"], []).append(cells)
+    if not traits:
         return ["labels.csv has no columns for sex and age."]
-    sensitivities = [f"sensitivity/{label}" for label in metrics["labels"]]
-    tables: list[str | Table] = []
-    for trait in dict.fromkeys(row["trait"] for row in rows):
-        cells = [
-            [
-                row["group"],
-                row["n"],
-                *(
-                    number(row.get(key))
-                    for key in ("mean_auc", "balanced_accuracy", *sensitivities)
-                ),
-            ]
-            for row in rows
-            if row["trait"] == trait
-        ]
-        head = [
-            trait,
-            "n",
-            "mean AUC",
-            "balanced accuracy",
-            *(k.replace("/", ", ") for k in sensitivities),
-        ]
-        tables.append(make_table(f"By {trait}", head, cells))
-    return tables
+    return [
+        make_table(f"By {trait}", [trait, "n", *columns.values()], rows)
+        for trait, rows in traits.items()
+    ]
 
 
-def draw_plots(metrics: Mapping[str, Any], predictions: "Predictions") -> dict[str, list[Plot]]:
+def draw_plots(metrics: Mapping[str, Any], predictions: Predictions) -> dict[str, list[Plot]]:
     """Return the plots by section."""
-    known = predictions.labelled
-    return {
-        "classes": [
-            Plot(
-                plots.roc_curves(known.probabilities, known.truth, metrics["labels"]),
-                "ROC curves. "
-                + ", ".join(
-                    f"{label}: AUC {number(metrics['figures'][f'auc/{label}']['value'])}"
-                    for label in metrics["labels"]
-                ),
-                "ROC curve of each label against the rest; the dotted line is a random classifier.",
-            )
-        ],
-        "calibration": [
-            Plot(
-                plots.reliability(known.uncalibrated, known.probabilities, known.truth),
-                f"Reliability diagram. {calibration_text(metrics)}",
-                "Before and after temperature scaling. Hollow markers have few images.",
-            )
-        ],
-        "abstention": [
-            Plot(
-                plots.risk_coverage(metrics["risk_coverage"], metrics["abstention"]),
-                f"Coverage against risk. {abstention_text(metrics)}",
-                "Share of wrong answers for each coverage; the square shows the card's thresholds.",
-            )
-        ],
-    }
+    known, labels = predictions.labelled, metrics["labels"]
+    areas = [f"{name}: AUC {number(metrics['figures'][f'auc/{name}']['value'])}" for name in labels]
+    curves = Plot(
+        plots.roc_curves(known.probabilities, known.truth, labels),
+        f"ROC curves. {', '.join(areas)}",
+        "ROC curve of each label against the rest; the dotted line is a random classifier.",
+    )
+    diagram = Plot(
+        plots.reliability(known.uncalibrated, known.probabilities, known.truth),
+        f"Reliability diagram. {calibration_text(metrics)}",
+        "Before and after temperature scaling. Hollow markers have few images.",
+    )
+    risk = Plot(
+        plots.risk_coverage(metrics["risk_coverage"], metrics["abstention"]),
+        f"Coverage against risk. {abstention_text(metrics)}",
+        "Share of wrong answers for each coverage; the square shows the card's thresholds.",
+    )
+    return {"classes": [curves], "calibration": [diagram], "abstention": [risk]}

@@ -20,29 +20,22 @@ MARKUP = re.compile(
 
 
 def text(evidence: Evidence) -> str:
-    """Return the report."""
     return "\n".join(lines(evidence)) + "\n"
 
 
 def lines(evidence: Evidence) -> Iterator[str]:
     """Yield the lines of the report, in the order of the page."""
     summary = facts.summarise(evidence)
-    yield from (
-        f"# {escape(summary.title)}",
-        "",
-        INTRODUCTION.format(escape(summary.date)),
-        "",
-        summary.disclaimer,
-        "",
-    )
+    yield from (f"# {escape(evidence['title'])}", "")
+    yield from (INTRODUCTION.format(escape(evidence["date"])), "", facts.DISCLAIMER, "")
     yield from (f"**{escape(summary.verdict)}**", "")
     yield from bullets(summary.reasons)
     yield from table_lines(summary.figures)
     yield from (f"## {summary.checks.caption}", "")
     yield from table_lines(summary.checks)
     yield from ("## Findings and assumptions", "")
-    yield from (f"- {level_prefix(level)}{escape(words)}" for level, words in summary.findings)
-    yield from ([] if summary.findings else ["No findings were given."])
+    for level, words in summary.findings:
+        yield f"- {'' if level == 'info' else f'**{level.upper()}:** '}{escape(words)}"
     yield ""
     for part in (summary.source, summary.card):
         yield from (f"## {part.caption}", "")
@@ -54,13 +47,8 @@ def lines(evidence: Evidence) -> Iterator[str]:
         yield from bullets(section.points)
         for found in section.tables:
             yield from table_lines(found)
-    yield from ("## Command", "", *fence_command(summary.command), "")
+    yield from ("## Command", "", *fence_command(evidence["command"]), "")
     yield from table_lines(summary.versions)
-
-
-def level_prefix(level: str) -> str:
-    """Return the prefix of a warning or error."""
-    return "" if level == "info" else f"**{level.upper()}:** "
 
 
 def bullets(sentences: list[str]) -> Iterator[str]:
@@ -88,7 +76,7 @@ def table_lines(found: Table) -> Iterator[str]:
 
 def escape(words: str) -> str:
     """Escape Markdown in *words*, and join them to one line."""
-    return MARKUP.sub(r"\\\g<0>", " ".join(str(words).split()))
+    return MARKUP.sub(r"\\\g<0>", " ".join(words.split()))
 
 
 def fence_command(command: str) -> list[str]:

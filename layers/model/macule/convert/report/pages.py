@@ -20,26 +20,23 @@ class Plot(NamedTuple):
 
 
 def write(folder: Path, evidence: Evidence) -> None:
-    """Write REPORT.md and report.html into *folder*.
-
-    *evidence*: plain data; parts can be absent or None, which both files state.
-    """
+    """Write REPORT.md and report.html into *folder*."""
     (folder / "REPORT.md").write_text(markdown.text(evidence), "utf-8")
     (folder / "report.html").write_text(page(evidence), "utf-8")
 
 
 def page(evidence: Evidence) -> str:
     """Render the report as one self-contained HTML page without scripts."""
-    summary = facts.summarise(evidence)
     return render(
         "page.html",
-        title=summary.title,
-        kicker=KICKER.format(summary.date),
-        disclaimer=summary.disclaimer,
-        summary=summary,
+        title=evidence["title"],
+        kicker=KICKER.format(evidence["date"]),
+        disclaimer=facts.DISCLAIMER,
+        summary=facts.summarise(evidence),
         sections=sections.build_sections(evidence),
         drawings=draw_plots(evidence),
         maps=draw_maps(evidence),
+        command=evidence["command"],
     )
 
 
@@ -58,49 +55,42 @@ def render(name: str, **given: Any) -> str:
 
 
 def draw_plots(evidence: Evidence) -> dict[str, list[Plot]]:
-    """Return the plots by section, as far as the evidence allows."""
+    """Return the plots by section."""
     before, after, truth = facts.arrays(evidence)
-    if before is None:
-        return {}
     count, changed = len(before), sections.change_text(before, after)
-    found = {
-        "agreement": [
-            Plot(
-                plots.agreement(before, after),
-                f"Scatter of each probability before against after the conversion. {changed}",
-                f"Every probability of {count} images. The dotted line means no change.",
-            ),
-            Plot(
-                plots.changes(before, after),
-                f"Histogram of the changes of single probabilities. {changed}",
-                f"{before.size} probabilities of {count} images; logarithmic scale.",
-            ),
-        ]
-    }
-    if truth is not None:
-        found["calibration"] = [
-            Plot(
-                plots.reliability(before, after, truth),
-                f"Reliability diagram. {sections.calibration_text(before, after, truth)}",
-                f"{metrics.BINS} bins of equal width, n = {count}. The dotted line is a"
-                f" perfectly calibrated model; hollow markers have fewer than"
-                f" {plots.MIN_BIN_IMAGES} images and are not reliable.",
-            )
-        ]
-    return found
+    scatter = Plot(
+        plots.agreement(before, after),
+        f"Scatter of each probability before against after the conversion. {changed}",
+        f"Every probability of {count} images. The dotted line means no change.",
+    )
+    histogram = Plot(
+        plots.changes(before, after),
+        f"Histogram of the changes of single probabilities. {changed}",
+        f"{before.size} probabilities of {count} images; logarithmic scale.",
+    )
+    if truth is None:
+        return {"agreement": [scatter, histogram]}
+    diagram = Plot(
+        plots.reliability(before, after, truth),
+        f"Reliability diagram. {sections.calibration_text(before, after, truth)}",
+        f"{metrics.BINS} bins of equal width, n = {count}. The dotted line is a perfectly"
+        f" calibrated model; hollow markers have fewer than {plots.MIN_BIN_IMAGES} images and are"
+        " not reliable.",
+    )
+    return {"agreement": [scatter, histogram], "calibration": [diagram]}
 
 
 def draw_maps(evidence: Evidence) -> list[dict[str, Any]]:
     """Return each image with the maps of both models as overlays; None without a map."""
     return [
         {
-            "label": str(part.get("label", "")),
+            "label": part["label"],
             "image": plots.image_uri(part["image"]),
             **{
-                key: None if part.get(key) is None else plots.overlay_uri(part["image"], part[key])
+                key: None if part[key] is None else plots.overlay_uri(part["image"], part[key])
                 for key in ("before", "after")
             },
             "correlation": number(tables.map_correlation(part), 2),
         }
-        for part in evidence.get("maps") or []
+        for part in evidence["maps"]
     ]

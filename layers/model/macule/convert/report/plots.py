@@ -1,10 +1,11 @@
 """The plots of the reports: SVG in the colours of the page, and activation maps as JPEG."""
 
+import contextlib
 import itertools
 import re
 import warnings
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO, StringIO
 from typing import Any
 
@@ -18,14 +19,8 @@ from macule.inference.activation_maps import COLOUR_STOPS, MAX_OPACITY
 MIN_BIN_IMAGES = 5  # with fewer images, the accuracy of a bin is not reliable
 MAP_PX = 224
 # Placeholders for CSS colours, so that a plot works in light mode, dark mode and print.
-PLACEHOLDER_COLOURS = {
-    "ink": "#010203",
-    "faint": "#040506",
-    "before": "#070809",
-    "after": "#0a0b0c",
-    "paper": "#0d0e0f",
-}
-INK, FAINT, BEFORE, AFTER, PAPER = PLACEHOLDER_COLOURS.values()
+INK, FAINT, BEFORE, AFTER, PAPER = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
+ROLES = {"ink": INK, "faint": FAINT, "before": BEFORE, "after": AFTER, "paper": PAPER}
 # Dots are rasterised, so CSS cannot change them: these two colours are visible on white and black.
 SAME_ANSWER, CHANGED_ANSWER = "#3f87cf", "#d9541e"
 STYLE: Any = {
@@ -48,10 +43,7 @@ Ints = metrics.Ints
 
 def reliability(before: Floats, after: Floats, truth: Ints) -> str:
     """Draw the accuracy of the top answers by confidence."""
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        drawing = new_figure((4.2, 4.6))
+    with new_figure(4.2, 4.6) as drawing:
         axes, below = drawing.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         styles = ((-1, "before", before, BEFORE, "o", "-"), (1, "after", after, AFTER, "s", "--"))
@@ -71,11 +63,8 @@ def reliability(before: Floats, after: Floats, truth: Ints) -> str:
 
 def agreement(before: Floats, after: Floats) -> str:
     """Draw all probabilities, before and after."""
-    from matplotlib import rc_context
-
     other = before.argmax(axis=1) != after.argmax(axis=1)
-    with rc_context(STYLE):
-        drawing = new_figure((4.2, 4.6))
+    with new_figure(4.2, 4.6) as drawing:
         axes = drawing.subplots()
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         for rows, colour, marker, name in (
@@ -97,12 +86,9 @@ def agreement(before: Floats, after: Floats) -> str:
 
 def changes(before: Floats, after: Floats) -> str:
     """Draw a histogram of the changes of probabilities, on a logarithmic scale."""
-    from matplotlib import rc_context
-
     change = (after - before).ravel()
     reach = max(float(np.abs(change).max()), 0.005)
-    with rc_context(STYLE):
-        drawing = new_figure((4.2, 3.2))
+    with new_figure(4.2, 3.2) as drawing:
         axes = drawing.subplots()
         axes.hist(change, bins=41, range=(-reach, reach), color=AFTER, log=True)
         axes.axvline(0, color=FAINT, linewidth=1, linestyle=":")
@@ -114,10 +100,7 @@ def changes(before: Floats, after: Floats) -> str:
 
 def roc_curves(probabilities: Floats, truth: Ints, labels: Sequence[str]) -> str:
     """Draw the ROC curve of each label against the rest."""
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        drawing = new_figure((4.2, 4.6))
+    with new_figure(4.2, 4.6) as drawing:
         axes = drawing.subplots()
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         styles = itertools.cycle(itertools.product(("-", "--", "-.", ":"), (BEFORE, AFTER, INK)))
@@ -140,26 +123,25 @@ def roc_curves(probabilities: Floats, truth: Ints, labels: Sequence[str]) -> str
 
 def risk_coverage(points: Sequence[tuple[float, float]], chosen: Mapping[str, float]) -> str:
     """Draw risk against coverage, and the operating point of the model."""
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        drawing = new_figure((4.2, 3.6))
+    with new_figure(4.2, 3.6) as drawing:
         axes = drawing.subplots()
         coverage, risk = np.asarray(points).T
         axes.plot(coverage, risk, color=BEFORE)
-        axes.plot(
-            chosen["coverage"], 1 - chosen["accuracy_of_classified"], "s", color=AFTER, markersize=8
-        )
+        risk_chosen = 1 - chosen["accuracy_of_classified"]
+        axes.plot(chosen["coverage"], risk_chosen, "s", color=AFTER, markersize=8)
         axes.set(xlim=(0, 1.02), ylim=(0, None))
         axes.set(xlabel="coverage", ylabel="share of wrong answers")
         return svg(drawing, "selective")
 
 
-def new_figure(size: tuple[float, float]) -> Any:
-    """Create a figure of *size* (width and height in inches), without global state."""
+@contextlib.contextmanager
+def new_figure(width_in: float, height_in: float) -> Iterator[Any]:
+    """Yield an empty figure in STYLE, without global state."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    return Figure(figsize=size, layout="constrained")
+    with rc_context(STYLE):
+        yield Figure(figsize=(width_in, height_in), layout="constrained")
 
 
 def svg(drawing: Any, name: str) -> str:
@@ -178,10 +160,10 @@ def svg(drawing: Any, name: str) -> str:
         drawing.savefig(file, format="svg", transparent=True, metadata=no_metadata, dpi=160)
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    for size in ("height", "width"):
+        text = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(\bid="|"#|url\(#)', rf"\1{name}-", text)
-    for role, colour in PLACEHOLDER_COLOURS.items():
+    for role, colour in ROLES.items():
         text = text.replace(colour, f"var(--{role})")
     return text
 
@@ -200,11 +182,8 @@ def overlay_uri(pixels: NDArray[np.uint8], activation: Floats) -> str:
     peak = float(positive.max())
     levels = (positive * (255 / peak) if peak > 0 else positive).astype(np.uint8)
     weight = fromarray(levels).resize(small.size, Resampling.BICUBIC)
-    places, colours = (
-        [place for place, _ in COLOUR_STOPS],
-        np.asarray([colour for _, colour in COLOUR_STOPS]),
-    )
-    bands = [np.interp(np.arange(256), places, band) for band in colours.T]
+    places, colours = zip(*COLOUR_STOPS, strict=True)
+    bands = [np.interp(np.arange(256), places, band) for band in zip(*colours, strict=True)]
     heat = fromarray(np.stack(bands, axis=1).astype(np.uint8)[np.asarray(weight)])
     opacity = weight.point([round(level * MAX_OPACITY) for level in range(256)])
     return jpeg_uri(composite(heat, small, opacity))

@@ -21,12 +21,7 @@ NO_LABELS = (
     "No labelled images were given, so accuracy, confusion and calibration could not be measured."
     " Agreement means that both models give the same answers, not that these are correct."
 )
-NO_CANDIDATES = "No candidates were given, so there is no comparison."
-NO_PROBABILITIES = "The probabilities were not given, so single answers cannot be compared."
 NO_MAPS = "No activation maps were given, so none can be compared."
-NO_SCALING = (
-    "No scalings were tried against labelled images; see the findings for the assumed scaling."
-)
 
 
 class Section(NamedTuple):
@@ -48,25 +43,24 @@ def make_section(key: str, title: str, *parts: str | Table | list[str] | None) -
 
 
 def build_sections(evidence: Evidence) -> list[Section]:
-    """Return all sections in order; a section without evidence states this."""
+    """Return all sections in order."""
+    found = evidence["scaling"]
+    text = f"Chosen: {found['chosen']}. {found['why']}"
     return [
         candidates(evidence),
         agreement(evidence),
         confusion(evidence),
         calibration(evidence),
         maps(evidence),
-        scaling(evidence),
-        glossary(evidence),
+        make_section("scaling", "Scaling of the pixels", text, tables.scalings(evidence)),
+        make_section("labels", "Labels", tables.glossary(evidence["card"])),
     ]
 
 
 def candidates(evidence: Evidence) -> Section:
-    if not evidence.get("candidates"):
-        return make_section("candidates", "Candidates", NO_CANDIDATES)
-    count = image_count(evidence)
     what = "synthetic images" if used_synthetic_images(evidence) else "images"
     text = (
-        f"In the order tried, on {'an unknown number of' if count is None else count} {what}."
+        f"In the order tried, on {image_count(evidence)} {what}."
         " Memory is that of a new process with only the runtime and the file; latency is the"
         " median for one image on the machine of the conversion."
     )
@@ -76,36 +70,23 @@ def candidates(evidence: Evidence) -> Section:
 
 def agreement(evidence: Evidence) -> Section:
     before, after, _ = arrays(evidence)
-    if before is None:
-        return make_section("agreement", "Agreement", NO_PROBABILITIES)
     flips, pairs = tables.changed_answers(evidence)
-    return make_section(
-        "agreement",
-        "Agreement",
-        flips,
-        change_text(before, after),
-        temperature_note(evidence),
-        pairs,
-    )
+    texts = (flips, change_text(before, after), temperature_note(evidence))
+    return make_section("agreement", "Agreement", *texts, pairs)
 
 
 def temperature_note(evidence: Evidence) -> str | None:
     """Explain why these changes differ from those of the gate, if they do."""
     before, after, _ = arrays(evidence)
-    gated = chosen_candidate(evidence).get("mean_change")
-    if (
-        not is_measured(gated)
-        or abs(metrics.compare_probabilities(after, before)["mean_change"] - gated) < MIN_DIFFERENCE
-    ):
+    gated = chosen_candidate(evidence)["mean_change"]
+    served = metrics.compare_probabilities(after, before)["mean_change"]
+    if not is_measured(gated) or abs(served - gated) < MIN_DIFFERENCE:
         return None
     return (
         f"The gate measured a mean change of {number(gated, 4)}, without the card's temperature;"
-        f" these probabilities are those of the service, with temperature {temperature(evidence)}."
+        " these probabilities are those of the service, with temperature"
+        f" {evidence['card']['temperature']}."
     )
-
-
-def temperature(evidence: Evidence) -> str:
-    return str((evidence.get("card") or {}).get("temperature", "not given"))
 
 
 def change_text(before: metrics.Floats, after: metrics.Floats) -> str:
@@ -124,9 +105,11 @@ def confusion(evidence: Evidence) -> Section:
         return make_section("confusion", "Confusion matrix", NO_LABELS)
     mistakes = tables.mistakes(evidence) if before.shape[1] > MAX_MATRIX_CLASSES else None
     found = (tables.classes(evidence), *tables.confusion(evidence), mistakes)
-    text = f"n = {len(truth)} labelled images; sensitivities with their 95 % interval (Wilson)."
-    text += " In the matrices, rows are labels and columns are answers; the tint is"
-    text += " the share of the row."
+    text = (
+        f"n = {len(truth)} labelled images; sensitivities with their 95 % interval (Wilson)."
+        " In the matrices, rows are labels and columns are answers; the tint is the share of the"
+        " row."
+    )
     return make_section("confusion", "Confusion matrix", text, *found)
 
 
@@ -135,12 +118,11 @@ def calibration(evidence: Evidence) -> Section:
     if truth is None:
         return make_section("calibration", "Calibration", NO_LABELS)
     caution = (
-        f"The card's temperature is {temperature(evidence)}. If it was fitted on these"
+        f"The card's temperature is {evidence['card']['temperature']}. If it was fitted on these"
         " images, the figure after the conversion is too optimistic."
     )
-    return make_section(
-        "calibration", "Calibration", calibration_text(before, after, truth), caution
-    )
+    text = calibration_text(before, after, truth)
+    return make_section("calibration", "Calibration", text, caution)
 
 
 def calibration_text(before: metrics.Floats, after: metrics.Floats, truth: metrics.Ints) -> str:
@@ -153,7 +135,7 @@ def calibration_text(before: metrics.Floats, after: metrics.Floats, truth: metri
 
 
 def maps(evidence: Evidence) -> Section:
-    given = evidence.get("maps") or []
+    given = evidence["maps"]
     if not given:
         return make_section("maps", "Activation maps", NO_MAPS)
     text = (
@@ -162,16 +144,3 @@ def maps(evidence: Evidence) -> Section:
         " maps; 1 means equal."
     )
     return make_section("maps", "Activation maps", text, tables.map_table(given))
-
-
-def scaling(evidence: Evidence) -> Section:
-    found = evidence.get("scaling") or {}
-    if not found:
-        return make_section("scaling", "Scaling of the pixels", NO_SCALING)
-    text = f"Chosen: {found.get('chosen', 'not given')}. {found.get('why') or ''}".strip()
-    return make_section("scaling", "Scaling of the pixels", text, tables.scalings(evidence))
-
-
-def glossary(evidence: Evidence) -> Section:
-    found = tables.glossary(evidence)
-    return make_section("labels", "Labels", found or "The card has no labels.")

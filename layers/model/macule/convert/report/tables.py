@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from macule.convert.evaluation import metrics
-from macule.convert.report.facts import Evidence, arrays, labels, size_mb
+from macule.convert.report.facts import Evidence, arrays
 from macule.convert.report.formatting import (
     NO_VALUE,
     Cell,
@@ -23,63 +23,56 @@ from macule.convert.report.formatting import (
 MAX_PAIRS = 12
 
 
-def list_files(evidence: Evidence) -> list[dict[str, Any]]:
-    """Return the original and all candidates in the order tried, each with a `title`."""
-    original = dict(evidence.get("original") or {})
-    tried = [dict(part) for part in evidence.get("candidates") or []]
-    for part in tried:
-        part["title"] = str(part.get("name")) + (" (chosen)" if part.get("chosen") else "")
-    if original:
-        original["title"] = original.get("name", "original")
-    return [original, *tried] if original else tried
+def list_files(evidence: Evidence) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the title and the figures of the original, then of all candidates as tried."""
+    tried = evidence["candidates"]
+    titles = [part["name"] + " (chosen)" * part["chosen"] for part in tried]
+    return [(evidence["original"]["name"], evidence["original"]), *zip(titles, tried, strict=True)]
 
 
 def answers(evidence: Evidence) -> Table:
     """Return the agreement of each file with the original and, if given, its metrics."""
     head = ["file", "gate", "same top answer", "mean change", "largest change"]
-    labelled = any(is_measured(part.get("accuracy")) for part in list_files(evidence))
+    labelled = evidence["truth"] is not None
     head += ["accuracy", "balanced accuracy", "mean AUC"] * labelled
     rows = []
-    for part in list_files(evidence):
+    for title, part in list_files(evidence):
         row = [
-            part["title"],
+            title,
             gate_cell(part),
             percent(part.get("agreement")),
             number(part.get("mean_change"), 4),
             number(part.get("max_change")),
         ]
         if labelled:
-            areas = [area for area in (part.get("auc") or {}).values() if is_measured(area)]
-            row += [percent(part.get("accuracy")), percent(part.get("balanced_accuracy"))]
-            row.append(number(sum(areas) / len(areas)) if areas else NO_VALUE)
+            row += [percent(part["accuracy"]), percent(part["balanced_accuracy"])]
+            row.append(number(metrics.nan_mean([*(part["auc"] or {}).values()])))
         rows.append(row)
     return make_table("Agreement and accuracy of each file", head, rows)
 
 
-def gate_cell(part: dict[str, Any]) -> Cell:
+def gate_cell(part: Mapping[str, Any]) -> Cell:
     """Return whether a candidate passed all gates; the original is the reference."""
-    if "chosen" not in part and "failed" not in part:
+    if "failed" not in part:
         return Cell("reference")
-    return Cell("✗ failed", tone="bad") if part.get("failed") else Cell("✓ passed", tone="ok")
+    return Cell("✗ failed", tone="bad") if part["failed"] else Cell("✓ passed", tone="ok")
 
 
 def costs(evidence: Evidence) -> Table:
     """Return size, latency and memory of each file, with bars."""
-    parts = list_files(evidence)
-    threads = sorted({int(count) for part in parts for count in part.get("p50_ms") or {}})
-    columns = [("size", "MB", [size_mb(part) for part in parts])]
-    columns.append(("load", "ms", [part.get("load_ms") for part in parts]))
-    for count in threads:
-        took = [{int(k): v for k, v in (part.get("p50_ms") or {}).items()} for part in parts]
+    titles, parts = zip(*list_files(evidence), strict=True)
+    columns = {"size": ("MB", [part["size_mb"] for part in parts])}
+    columns["load"] = ("ms", [part.get("load_ms") for part in parts])
+    latencies = [part.get("p50_ms", {}) for part in parts]
+    for count in sorted({count for latency in latencies for count in latency}):
         name = f"median, {count} thread{'s' * (count > 1)}"
-        columns.append((name, "ms", [part.get(count) for part in took]))
-    columns.append(("peak memory", "MB", [part.get("peak_mb") for part in parts]))
-    cells = [bars(values, name) for _, name, values in columns]
-    rows = [[part["title"], *row] for part, *row in zip(parts, *cells, strict=True)]
+        columns[name] = ("ms", [latency.get(count) for latency in latencies])
+    columns["peak memory"] = ("MB", [part.get("peak_mb") for part in parts])
+    cells = [bars(values, name) for name, values in columns.values()]
     return make_table(
         "Size, latency and memory of each file (bars: relative to the maximum of the column)",
-        ["file", *(name for name, _, _ in columns)],
-        rows,
+        ["file", *columns],
+        [list(row) for row in zip(titles, *cells, strict=True)],
         "bars",
     )
 
@@ -96,18 +89,16 @@ def bars(values: list[Any], name: str) -> list[Cell]:
 def failure_reasons(evidence: Evidence) -> list[str]:
     """Return the reasons of all failed candidates."""
     return [
-        f"{part.get('name')} failed: {sentence}."
-        for part in evidence.get("candidates") or []
-        for sentence in part.get("failed") or []
+        f"{part['name']} failed: {sentence}."
+        for part in evidence["candidates"]
+        for sentence in part["failed"]
     ]
 
 
-def classes(evidence: Evidence) -> Table | None:
+def classes(evidence: Evidence) -> Table:
     """Return the AUC and sensitivity of each class, before and after."""
     before, after, truth = arrays(evidence)
-    if truth is None:
-        return None
-    names, rows = labels(evidence), []
+    names, rows = evidence["card"]["labels"], []
     shares = [metrics.sensitivity(p.argmax(axis=1), truth, len(names)) for p in (before, after)]
     for index, label in enumerate(names):
         positive = truth == index
@@ -131,28 +122,23 @@ def interval(share: float, count: int) -> str:
 def confusion(evidence: Evidence) -> list[Table]:
     """Return the confusion matrices before and after; the tint is the share of the row."""
     before, after, truth = arrays(evidence)
-    if truth is None:
-        return []
-    names = labels(evidence)
+    names = evidence["card"]["labels"]
     found = []
     for title, part in (("Before: the original", before), ("After: the converted file", after)):
-        answer, rows = part.argmax(axis=1), []
-        for index, label in enumerate(names):
-            given = answer[truth == index]
-            counts = [int((given == other).sum()) for other in range(len(names))]
-            tints = [Cell(str(c), c / len(given)) if c else Cell("0") for c in counts]
-            rows.append([label, *tints])
+        counts = metrics.confusion_matrix(part.argmax(axis=1), truth, len(names))
+        rows = [
+            [label, *(Cell(str(c), c / row.sum()) if c else Cell("0") for c in row)]
+            for label, row in zip(names, counts, strict=True)
+        ]
         caption = f"{title} (n = {len(truth)})"
         found.append(make_table(caption, ["label", *names], rows, "matrix"))
     return found
 
 
-def mistakes(evidence: Evidence) -> Table | None:
+def mistakes(evidence: Evidence) -> Table:
     """Return the most frequent wrong answers, before and after."""
     before, after, truth = arrays(evidence)
-    if truth is None:
-        return None
-    names = labels(evidence)
+    names = evidence["card"]["labels"]
     was, now = (Counter(zip(truth, p.argmax(axis=1), strict=True)) for p in (before, after))
     pairs = sorted({p for p in was | now if p[0] != p[1]}, key=lambda p: -was[p] - now[p])
     rows = [[names[a], names[b], was[a, b], now[a, b]] for a, b in pairs[:MAX_PAIRS]]
@@ -161,14 +147,11 @@ def mistakes(evidence: Evidence) -> Table | None:
 
 
 def changed_answers(evidence: Evidence) -> tuple[str, Table | None]:
-    """Describe the changed top answers, and list the most frequent ones.
-
-    The evidence must have probabilities.
-    """
+    """Describe the changed top answers, and list the most frequent ones."""
     before, after, truth = arrays(evidence)
     was, now = before.argmax(axis=1), after.argmax(axis=1)
     other = was != now
-    names, count = labels(evidence), int(other.sum())
+    names, count = evidence["card"]["labels"], int(other.sum())
     text = f"The top answer changed on {count} of {len(was)} images."
     if truth is not None and count:
         better, worse = int((now == truth)[other].sum()), int((was == truth)[other].sum())
@@ -183,60 +166,46 @@ def changed_answers(evidence: Evidence) -> tuple[str, Table | None]:
 
 
 def scalings(evidence: Evidence) -> Table | None:
-    """Return the results of each scaling on the labelled images."""
-    found = evidence.get("scaling") or {}
-    if not found.get("table"):
-        return None
-    rows = []
-    for row in found["table"]:
-        name = str(row.get("name"))
-        name += " (chosen)" if name == found.get("chosen") else ""
-        shares = [row.get(key) for key in ("accuracy", "balanced_accuracy", "confidence")]
-        rows.append([name, *map(percent, shares)])
+    """Return the results of each scaling on the labelled images, if there are any."""
+    found = evidence["scaling"]
+    rows = [
+        [
+            row["name"] + " (chosen)" * (row["name"] == found["chosen"]),
+            *(percent(row[key]) for key in ("accuracy", "balanced_accuracy", "confidence")),
+        ]
+        for row in found["table"]
+    ]
     head = ["scaling", "accuracy", "balanced accuracy", "mean confidence"]
-    count = found.get("n")
-    caption = f"Scalings tried, {'number of images not given' if count is None else f'n = {count}'}"
-    return make_table(caption, head, rows)
+    return make_table(f"Scalings tried, n = {found['n']}", head, rows) if rows else None
 
 
-def glossary(evidence: Evidence) -> Table | None:
+def glossary(card: Mapping[str, Any]) -> Table:
     """Return the labels in order, with their names by language."""
-    card = evidence.get("card") or {}
-    names = card.get("names") or {}
-    if not card.get("labels"):
-        return None
-    rows = []
-    for index, label in enumerate(card["labels"]):
-        given = [names[k][index] if index < len(names[k]) else NO_VALUE for k in names]
-        rows.append([index, label, *given])
-    return make_table("Labels, in the order of the outputs", ["index", "label", *names], rows)
+    names = card["names"]
+    rows = enumerate(zip(card["labels"], *names.values(), strict=True))
+    return make_table(
+        "Labels, in the order of the outputs",
+        ["index", "label", *names],
+        [[index, *row] for index, row in rows],
+    )
 
 
 def map_table(given: list[Mapping[str, Any]]) -> Table:
     """Return the correlation of the maps of both models, per image."""
-    rows = [
-        [
-            index,
-            part.get("label", NO_VALUE),
-            *(map_cell(part, key) for key in ("before", "after")),
-            r,
-        ]
-        for index, part in enumerate(given, 1)
-        for r in [number(map_correlation(part), 2)]
-    ]
+    rows = []
+    for index, part in enumerate(given, 1):
+        present = ["no map" if part[key] is None else "map" for key in ("before", "after")]
+        rows.append([index, part["label"], *present, number(map_correlation(part), 2)])
     return make_table("Maps", ["image", "class", "before", "after", "correlation"], rows)
-
-
-def map_cell(part: Mapping[str, Any], key: str) -> str:
-    return "no map" if part.get(key) is None else "map"
 
 
 def map_correlation(part: Mapping[str, Any]) -> float:
     """Return the correlation of the positive parts of two maps; nan if it is undefined."""
-    maps = [part.get(key) for key in ("before", "after")]
-    if maps[0] is None or maps[1] is None or np.shape(maps[0]) != np.shape(maps[1]):
+    if part["before"] is None:
         return math.nan
-    first, second = (np.maximum(np.asarray(found, np.float64), 0).ravel() for found in maps)
+    first, second = (
+        np.maximum(np.asarray(part[key], np.float64), 0).ravel() for key in ("before", "after")
+    )
     if not first.std() or not second.std():
         return math.nan
     return float(np.corrcoef(first, second)[0, 1])
