@@ -236,6 +236,8 @@ def test_without_images_nothing_is_claimed(trained: Path, tmp_path: Path) -> Non
         (["--labels", "a,b,c", "--limit-mb", "20"], "The smallest service needs about"),
         (["--labels", "a,b,c", "--calibration", "/nowhere"], "not a folder"),
         (["--labels", "a,b,c", "--constant", "x=y"], "NAME=NUMBER"),
+        (["--labels", "a,b,c", "--side", "7"], "supported: 8 to 640 px"),
+        (["--labels", "a,b,c", "--side", "641"], "supported: 8 to 640 px"),
     ],
 )
 def test_what_would_be_wrong_is_refused(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from macule.convert import evaluate
 from macule.convert.evaluation import metrics, predictions
 from macule.convert.evaluation.dataset import Photo
 from macule.registry import local, model_card
@@ -88,7 +87,7 @@ def test_ages_become_spans() -> None:
         "old": "unknown",
     }
 
-    assert {text: evaluate.subgroup_name("age_approx", text) for text in spans} == spans
+    assert {text: predictions.subgroup_name("age_approx", text) for text in spans} == spans
 
 
 @pytest.fixture

@@ -169,13 +169,6 @@ def test_a_built_in_size_is_not_changed(kind: str, tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("side", [7, 641])
-def test_sides_have_limits(flat: load.Source, side: int) -> None:
-    """Less than 8 and more than 640 px are refused."""
-    with pytest.raises(ConversionError, match="--side of 8 to 640"):
-        export.export(flat, side, side)
-
-
 def test_lost_weights_are_noticed(flat: load.Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """A converter that drops the weights in silence is caught by the file's size."""
     real = export.write_tflite

@@ -44,50 +44,32 @@ TENSORFLOW_ENVIRONMENT = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `macule convert`."""
     add = parser.add_argument
+    folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
+    constant: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
+    texts = "FILE|a,b,c"
+    precisions = ("auto", "int8", "fp16", "dynamic", "fp32")
     add("model", type=Path, help=".keras, .h5, SavedModel folder or .tflite")
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder to write; default: the name of the model file",
-    )
-    add("--labels", metavar="FILE|a,b,c", help="the labels, in the order of the outputs")
-    add(
-        "--names", metavar="FILE|a,b,c", help="the names that users see; JSON for several languages"
-    )
+    add("--out", **folder, help="folder to write; default: the name of the model file")
+    add("--labels", metavar=texts, help="the labels, in the order of the outputs")
+    add("--names", metavar=texts, help="the names that users see; JSON for several languages")
     add("--descriptions", metavar="FILE", help="one sentence per label; JSON by language")
     add("--urgent", metavar="a,b", help="labels for which users should see a doctor soon")
     add("--scaling", choices=["auto", *scaling.SCALINGS], default="auto")
     add("--channels", choices=["rgb", "bgr"], help="default: detected, or rgb")
     add("--resize", choices=["squash", "crop", "pad"], default="squash")
     add("--side", type=_parse_side, metavar="PX", help="input side, or HEIGHTxWIDTH")
-    add(
-        "--calibration",
-        type=Path,
-        metavar="DIR",
-        help="images that set the int8 ranges, about 100 like those in production",
-    )
-    add(
-        "--eval",
-        type=Path,
-        metavar="DIR",
-        help="labelled images: one folder per class, or labels.csv",
-    )
-    add("--precision", choices=["auto", "int8", "fp16", "dynamic", "fp32"], default="auto")
+    like_production = "images that set the int8 ranges, about 100 like those in production"
+    add("--calibration", **folder, help=like_production)
+    add("--eval", **folder, help="labelled images: one folder per class, or labels.csv")
+    add("--precision", choices=precisions, default="auto")
     add("--limit-mb", type=float, metavar="MB", help="memory limit of the whole service")
-    add(
-        "--constant",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a constant for another input",
-    )
+    add("--constant", **constant, help="a constant for another input")
     add("--name", help="name of the model; default: the name of the file")
     add("--force", action="store_true", help="keep --scaling even if another scaling scores better")
     for name, default in acceptance.Gate()._asdict().items():
         if default is not None:
-            flag = f"--gate-{name.replace('_', '-')}"
-            add(flag, type=float, default=default, metavar="SHARE", help=f"default: {default}")
+            flag, text = f"--gate-{name.replace('_', '-')}", f"default: {default}"
+            add(flag, type=float, default=default, metavar="SHARE", help=text)
 
 
 def convert(options: argparse.Namespace, command_line: str) -> tuple[Path, dict[str, Any]]:
@@ -149,9 +131,7 @@ def _read_inputs(options: argparse.Namespace, progress: Progress) -> Inputs:
     source = load.load(options.model, _parse_constants(options.constant))
     side_px = _input_size(source, options.side)
     labelled = dataset.list_photos(options.eval) if options.eval else []
-    calibration_photos = (
-        dataset.list_photos(options.calibration) if options.calibration else labelled
-    )
+    calibration = dataset.list_photos(options.calibration) if options.calibration else labelled
     folders = sorted({photo.label for photo in labelled if photo.label})
     labels = labelling.read_labels(options.labels, options.model, folders, source.classes)
     texts = {
@@ -166,24 +146,20 @@ def _read_inputs(options: argparse.Namespace, progress: Progress) -> Inputs:
 
     progress.step(f"decoding images to {side_px[0]} x {side_px[1]} px")
 
-    def decode(photos: list[dataset.Photo], what: str) -> Images | None:
-        if not photos:
+    def decode(
+        photos: list[dataset.Photo], splits: list[str], limit: int, what: str
+    ) -> Images | None:
+        chosen = dataset.sample_photos(photos, splits, limit)
+        if not chosen:
             return None
-        return dataset.decode_photos(photos, labels, side_px, options.resize, progress, what)
+        return dataset.decode_photos(chosen, labels, side_px, options.resize, progress, what)
 
     # If the folder has splits, calibrate on the training images and evaluate on the others.
-    calibration = (
-        dataset.sample_photos(calibration_photos, ["train"], CALIBRATION_IMAGES)
-        if calibration_photos
-        else []
-    )
     unlabelled = [photo._replace(label="") for photo in calibration]
-    evaluation = (
-        dataset.sample_photos(labelled, ["val", "test"], EVALUATION_IMAGES) if labelled else []
-    )
     return Inputs(
         source, side_px, labels, texts,
-        decode(unlabelled, "for calibration"), decode(evaluation, "for evaluation"),
+        decode(unlabelled, ["train"], CALIBRATION_IMAGES, "for calibration"),
+        decode(labelled, ["val", "test"], EVALUATION_IMAGES, "for evaluation"),
     )  # fmt: skip
 
 

@@ -27,7 +27,8 @@ SPLITS = ("val", "test")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `macule evaluate`."""
-    add, folder = parser.add_argument, {"type": Path, "metavar": "DIR"}
+    add = parser.add_argument
+    folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     add("folder", metavar="DIR", help="a model folder, with model.tflite and model.json")
     add("--data", **folder, required=True, help="one folder per class, or labels.csv")
     add("--column", help="column of the image paths in labels.csv; default: detected")

@@ -1,5 +1,6 @@
 """Export of a classifier to a float LiteRT file with logits, activation maps and OOD score."""
 
+import re
 import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +15,6 @@ from macule.convert.graph.outputs import ExportPlan, fit_ood, make_plan
 from macule.convert.source import load, output_check, restore, tflite
 from macule.convert.source.load import Source
 
-SIDES_PX = (8, 640)
 TOLERANCE = 1e-3
 PERTURBATIONS = 8  # several, because one may not reach a decision boundary nearby
 # BatchNormalization is folded into the layer before it; all other weights must be in the file. Of
@@ -49,10 +49,6 @@ def export(
     *ood_images*: in-distribution images (n, height, width, c) in the range of the model.
     Raises: ConversionError.
     """
-    low, high = SIDES_PX
-    name = source.model.name
-    if not (low <= height <= high and low <= width <= high):
-        raise ConversionError(f"{name} at {height} x {width} px: use a --side of {low} to {high}.")
     if source.kind == "tflite":
         return wrap_tflite(source, height, width)
     plan = make_plan(load.graph_at(source, height, width), load.has_opaque_softmax(source))
@@ -64,10 +60,9 @@ def export(
         if plan.head is None:
             raise
         # maps are optional: export the model without them
-        reason = (
-            str(error) if isinstance(error, UnsupportedHead) else "LiteRT cannot compute its maps"
-        )
-        plan = plan._replace(head=None, why=reason)
+        is_known = isinstance(error, UnsupportedHead)
+        why = str(error) if is_known else "LiteRT cannot compute its maps"
+        plan = plan._replace(head=None, why=why)
         content, outputs = write_and_check(source, plan, images)
     cam: dict[str, Any] = {"faithful": False, "why": plan.why}
     if plan.head:
@@ -89,9 +84,8 @@ def write_and_check(
     except (*restore.LOAD_ERRORS, ConverterError) as error:
         raise ConversionError(unsupported_message(source.model.name, error)) from error
     frozen_graph.collect_garbage()
-    return content, check_equivalence(
-        source, content, images, frozen_graph.weight_bytes(plan.loaded)
-    )
+    weight_bytes = frozen_graph.weight_bytes(plan.loaded)
+    return content, check_equivalence(source, content, images, weight_bytes)
 
 
 def build_serving_graph(plan: ExportPlan, image: Any) -> dict[str, Any]:
@@ -104,14 +98,11 @@ def build_serving_graph(plan: ExportPlan, image: Any) -> dict[str, Any]:
     definition, wanted = plan.frozen.definition, plan.logits
     given = {f"{frozen_graph.IMAGE}:0": image}
     tap = [plan.ood[0]] if plan.ood else []
-    if plan.head is None:
-        row, *tapped = frozen_graph.import_subgraph(definition, given, [wanted.name, *tap], "")
-        maps = None
-    else:
-        features, *tapped = frozen_graph.import_subgraph(
-            definition, given, [plan.head.features.name, *tap], ""
-        )
-        row, maps = cams.build_head(plan.loaded, definition, plan.head, wanted, features)
+    end = plan.head.features if plan.head else wanted
+    row, *tapped = frozen_graph.import_subgraph(definition, given, [end.name, *tap], "")
+    maps = None
+    if plan.head:
+        row, maps = cams.build_head(plan.loaded, definition, plan.head, wanted, row)
     with tf.name_scope("head/"):
         row = tf.reshape(row, (1, plan.output.units))
         if plan.output.logits is None:
@@ -149,8 +140,6 @@ def write_tflite(
 
 def unsupported_message(name: str, error: BaseException) -> str:
     """Return the error message for an operator that LiteRT does not support."""
-    import re
-
     found = sorted(set(re.findall(r"tf\.([A-Z]\w+)", str(error))))
     what = f"the operator {found[0]}" if found else f"a part ({' '.join(str(error).split())[:100]})"
     return (
@@ -214,12 +203,8 @@ def wrap_tflite(source: Source, height: int, width: int) -> Exported:
         )
     output = {"softmax": "probabilities"}.get(file.output, file.output)
     reason = "a .tflite is used unchanged, and its gradients are not available"
-    return Exported(
-        tflite.add_signature(file.content),
-        output,
-        {"faithful": False, "why": reason},
-        file.precision,
-    )
+    cam = {"faithful": False, "why": reason}
+    return Exported(tflite.add_signature(file.content), output, cam, file.precision)
 
 
 def export_with_head(
@@ -259,18 +244,10 @@ def export_with_head(
             maps = tf.nn.conv2d(features, weights, 1, "VALID")
             found = {"cams": maps, "logits": tf.reduce_mean(maps, [1, 2]) + shift}
             if ood:
-                found["distance"] = out_of_distribution.build_score(
-                    ood[1], tf.reduce_mean(outputs[1], [1, 2])
-                )
+                pooled = tf.reduce_mean(outputs[1], [1, 2])
+                found["distance"] = out_of_distribution.build_score(ood[1], pooled)
             return found
 
-    return write_tflite(serve, body.input_shape[1:], own_variables(body))
-
-
-def own_variables(body: Any) -> Any:
-    """Return a module that owns the variables of *body*."""
-    import tensorflow as tf
-
-    module = tf.Module()
-    module.variables_of_body = [variable.value for variable in body.variables]
-    return module
+    owner = tf.Module()
+    owner.variables_of_body = [variable.value for variable in body.variables]
+    return write_tflite(serve, body.input_shape[1:], owner)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from macule.convert import export
 from macule.convert.evaluation import batch_inference, metrics
-from macule.convert.quantization import candidates, mixed_precision, quantize
+from macule.convert.quantization import candidates, quantize
 from support import small_model
 
 
@@ -120,10 +120,10 @@ def test_worst_stretch_is_found() -> None:
     found = quantize.calibrate_ranges(
         content, images, batch_inference.scaled_bounds(small_model.SCALING)
     )
-    names = mixed_precision.operator_names(content, head)
-    cuts = mixed_precision.split_segments(names)
+    names = candidates.operator_names(content, head)
+    cuts = candidates.split_segments(names)
 
-    best = mixed_precision.rank_segments(
+    best = candidates.rank_segments(
         cuts,
         lambda pattern: quantize.quantize_static(
             content, found, f"{head}|{pattern}" if pattern else head
@@ -142,7 +142,7 @@ def test_stretches_cover_the_network_once() -> None:
     """Every operator is in one stretch, whatever signs its name has."""
     names = [f"block_{index}/conv(a|b)+{index};" for index in range(60)]
 
-    cuts = mixed_precision.split_segments(names)
+    cuts = candidates.split_segments(names)
 
     found = [[name for name in names if re.search(pattern, name)] for pattern in cuts.values()]
     assert list(itertools.chain(*found)) == names

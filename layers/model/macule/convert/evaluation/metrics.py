@@ -224,9 +224,9 @@ def bootstrap_intervals(
     times: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """Return the 95 % interval of each metric: groups are resampled with replacement, *times* times.
+    """Resample groups with replacement, *times* times, and return the 95 % interval of each metric.
 
-    The images of one patient or lesion are a group, so that they are resampled together.
+    The images of one patient or lesion are a group, as they are not independent.
 
     Args:
       figures: returns the metrics of the images at these indices, which can repeat.

@@ -182,8 +182,9 @@ def overlay_uri(pixels: NDArray[np.uint8], activation: Floats) -> str:
     peak = float(positive.max())
     levels = (positive * (255 / peak) if peak > 0 else positive).astype(np.uint8)
     weight = fromarray(levels).resize(small.size, Resampling.BICUBIC)
-    places, colours = zip(*COLOUR_STOPS, strict=True)
-    bands = [np.interp(np.arange(256), places, band) for band in zip(*colours, strict=True)]
+    places = [place for place, _ in COLOUR_STOPS]
+    colours = np.asarray([colour for _, colour in COLOUR_STOPS])
+    bands = [np.interp(np.arange(256), places, band) for band in colours.T]
     heat = fromarray(np.stack(bands, axis=1).astype(np.uint8)[np.asarray(weight)])
     opacity = weight.point([round(level * MAX_OPACITY) for level in range(256)])
     return jpeg_uri(composite(heat, small, opacity))

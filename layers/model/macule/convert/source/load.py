@@ -31,6 +31,10 @@ class Source(NamedTuple):
     backbone: str | None
     size_mb: float
 
+    def accepts(self, height: int, width: int) -> bool:
+        """Return whether the model takes images of this size without a change."""
+        return self.height in (None, height) and self.width in (None, width)
+
 
 class Model(NamedTuple):
     """`Source.model` of a Keras model or SavedModel.
@@ -73,35 +77,21 @@ def describe_tflite(file: tflite.TFLiteModel, constants: Mapping[str, float]) ->
             "model."
         )
     if file.output == "logits" and file.units > 1:
-        height, width, channels = file.shape
-        samples = draw_samples(channels, False, 4, height, width)
+        samples = draw_samples(*file.shape, 4)
         # an int8 softmax has steps of 1/256
         if output_check.is_distribution(tflite.run_model(file, samples), 0.02):
             file = file._replace(output="softmax")
-    classes = output_check.count_classes(
-        file.name, file.output.replace("logits", "linear"), file.units, ""
-    )
-    height, width, channels = file.shape
+    kind = file.output.replace("logits", "linear")
+    classes = output_check.count_classes(file.name, kind, file.units, "")
     source = Source(
-        "tflite",
-        file,
-        height,
-        width,
-        channels,
-        classes,
-        file.output,
-        (),
-        False,
-        None,
-        file.weights_mb,
+        "tflite", file, *file.shape, classes, file.output, (), False, None, file.weights_mb
     )
     return check_predictions(source)
 
 
 def inspect_model(name: str, restored: restore.Restored) -> Source:
     """Freeze a restored model and inspect its graph."""
-    height, width, channels = restored.shape
-    size = (height or width or DEFAULT_PX, width or height or DEFAULT_PX)
+    size = supported_size(*restored.shape[:2])
     frozen = freeze(name, restored, size)
     loaded = frozen_graph.load_graph(frozen)
     tensor = loaded.output
@@ -116,7 +106,7 @@ def inspect_model(name: str, restored: restore.Restored) -> Source:
     model = Model(name, restored, found, {size: frozen})
     if found.kind not in ("softmax", "sigmoid") and found.units > 1:
         # detect a softmax written as exp and division by its values
-        samples = draw_samples(restored.shape[2], False, 4, *size)
+        samples = draw_samples(*size, restored.shape[2], 4)
         if output_check.is_distribution(run_raw(model, samples)):
             found = found._replace(kind="softmax", logits=None)
             model = model._replace(output=found)
@@ -125,18 +115,11 @@ def inspect_model(name: str, restored: restore.Restored) -> Source:
     scopes = set(restored.names) or {
         part for operation in loaded.graph.get_operations() for part in operation.name.split("/")
     }
+    output = {"linear": "logits", "sigmoid": "sigmoid"}.get(found.kind, "softmax")
+    backbone = inspection.detect_backbone(scopes)
+    size_mb = round(frozen_graph.weight_bytes(loaded) / 2**20, 3)
     source = Source(
-        restored.kind,
-        model,
-        height,
-        width,
-        channels,
-        classes,
-        {"linear": "logits", "sigmoid": "sigmoid"}.get(found.kind, "softmax"),
-        preprocessing.layers,
-        preprocessing.takes_raw_pixels,
-        inspection.detect_backbone(scopes),
-        round(frozen_graph.weight_bytes(loaded) / 2**20, 3),
+        restored.kind, model, *restored.shape, classes, output, *preprocessing, backbone, size_mb
     )
     return check_predictions(source)
 
@@ -163,24 +146,23 @@ def check_predictions(source: Source) -> Source:
 
     Raises: ConversionError.
     """
-    output_check.check_distributions(
-        source.model.name, predict(source, sample_images(source, 2, *input_size(source)))
-    )
+    images = sample_images(source, 2, *supported_size(source.height, source.width))
+    output_check.check_distributions(source.model.name, predict(source, images))
     return source
 
 
-def input_size(source: Source) -> tuple[int, int]:
-    """Return the height and width of the model's input, or a supported size."""
-    return source.height or source.width or DEFAULT_PX, source.width or source.height or DEFAULT_PX
+def supported_size(height: int | None, width: int | None) -> tuple[int, int]:
+    """Return the height and width of a model's input; None stands for any size."""
+    return height or width or DEFAULT_PX, width or height or DEFAULT_PX
 
 
 def sample_images(source: Source, count: int, height: int, width: int) -> NDArray[np.float32]:
     """Generate smooth images (count, h, w, c) in the likely range of the model."""
-    return draw_samples(source.channels, source.takes_raw_pixels, count, height, width)
+    return draw_samples(height, width, source.channels, count, source.takes_raw_pixels)
 
 
 def draw_samples(
-    channels: int, takes_raw_pixels: bool, count: int, height: int, width: int
+    height: int, width: int, channels: int, count: int, takes_raw_pixels: bool = False
 ) -> NDArray[np.float32]:
     """Generate images of 0 to 255, or alternately of -1 to 1 and of 0 to 1."""
     random = np.random.default_rng(0)
@@ -204,39 +186,31 @@ def predict(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises: ConversionError if the model does not support the size.
     """
     if source.kind == "tflite":
-        return output_check.to_probabilities(
-            tflite.run_model(source.model, images), source.model.output
-        )
-    height, width = images.shape[1:3]
-    if source.height not in (None, height) or source.width not in (None, width):
-        return predict_resized(source, images)
-    return output_check.to_probabilities(run_raw(source.model, images), source.model.output.kind)
+        answer = tflite.run_model(source.model, images)
+        return output_check.to_probabilities(answer, source.model.output)
+    is_native = source.accepts(*images.shape[1:3])
+    answer = run_raw(source.model, images) if is_native else run_resized(source, images)
+    return output_check.to_probabilities(answer, source.model.output.kind)
 
 
 def run_raw(model: Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the raw outputs (n, units) of the original framework."""
+    import tensorflow as tf
+
     rows = []
     with restore.suppress_warnings():
         for start in range(0, len(images), BATCH_SIZE):
-            answer = np.asarray(model.restored.run(to_tensor(images[start : start + BATCH_SIZE])))
+            batch = tf.constant(images[start : start + BATCH_SIZE], tf.float32)
+            answer = np.asarray(model.restored.run(batch))
             rows.append(answer.reshape(len(answer), -1).astype(np.float32))
     return np.concatenate(rows)
 
 
-def to_tensor(images: NDArray[np.float32]) -> Any:
-    """Convert images to a TensorFlow tensor."""
-    import tensorflow as tf
-
-    return tf.constant(images, tf.float32)
-
-
-def predict_resized(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Predict with the graph, rebuilt for the size of the images."""
-    frozen = graph_at(source, images.shape[1], images.shape[2])
-    loaded = frozen_graph.load_graph(frozen)
+def run_resized(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the raw outputs (n, units) of the graph, rebuilt for the size of the images."""
+    loaded = frozen_graph.load_graph(graph_at(source, *images.shape[1:3]))
     rows = [loaded.session.run(loaded.output, {loaded.image: image[None]}) for image in images]
-    answer = np.stack([row.reshape(-1) for row in rows]).astype(np.float32)
-    return output_check.to_probabilities(answer, source.model.output.kind)
+    return np.stack([row.reshape(-1) for row in rows]).astype(np.float32)
 
 
 def graph_at(source: Source, height: int, width: int) -> frozen_graph.FrozenGraph:
@@ -247,30 +221,29 @@ def graph_at(source: Source, height: int, width: int) -> frozen_graph.FrozenGrap
     model: Model = source.model
     size_px = (height, width)
     if size_px not in model.graphs:
-        native = source.height in (None, height) and source.width in (None, width)
-        if native:
-            model.graphs[size_px] = freeze(model.name, model.restored, size_px)
-        else:
-            model.graphs[size_px] = rebuild_at(source, size_px)
+        model.graphs[size_px] = (
+            freeze(model.name, model.restored, size_px)
+            if source.accepts(height, width)
+            else rebuild_at(source, size_px)
+        )
     return model.graphs[size_px]
 
 
 def rebuild_at(source: Source, size_px: tuple[int, int]) -> frozen_graph.FrozenGraph:
     """Change the fixed size of a model; possible for convolutions and global pooling."""
     frozen = next(iter(source.model.graphs.values()))
-    fixed = f"{frozen.shape[0]} x {frozen.shape[1]}"
-    error_fixed_size = ConversionError(
-        f"{source.model.name} takes images of {fixed} px only, because its layers have a fixed "
-        f"size: convert it without --side."
-    )
     try:
         changed = frozen_graph.resize(frozen, (*size_px, source.channels))
+        shape = frozen_graph.load_graph(changed).output.shape
+        if shape.num_elements() == source.model.output.units:
+            return changed
+        cause = None
     except ValueError as error:
-        raise error_fixed_size from error
-    shape = frozen_graph.load_graph(changed).output.shape
-    if shape.num_elements() != source.model.output.units:
-        raise error_fixed_size
-    return changed
+        cause = error
+    raise ConversionError(
+        f"{source.model.name} takes images of {frozen.shape[0]} x {frozen.shape[1]} px only, "
+        "because its layers have a fixed size: convert it without --side."
+    ) from cause
 
 
 def gradient_maps(
@@ -283,9 +256,7 @@ def gradient_maps(
     """
     if source.kind == "tflite":
         return None
-    plan = outputs.make_plan(
-        graph_at(source, images.shape[1], images.shape[2]), has_opaque_softmax(source)
-    )
+    plan = outputs.make_plan(graph_at(source, *images.shape[1:3]), has_opaque_softmax(source))
     if plan.head is None:
         return None
     single = plan.output.units == 1
