@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from macule import __version__
-from macule.cli import classify, console, conversion, diagnostics, keys, models, serving
+from macule.cli import classify, console, models, serving
 from macule.errors import Macule
 from macule.settings import parsers
 
@@ -85,57 +86,49 @@ def parser(words: list[str]) -> Parser:
         parser.summaries[name] = summary
         return command
 
-    predict = add(
+    model_dir = "a model folder; default: MODEL_DIR"
+    option = add(
         "predict",
         classify.predict,
         "classify photos, without a server",
         "Prints a table on a terminal. Otherwise prints one JSON line per file, with the keys of "
         "POST /predict/ and `file`.",
-    )
-    predict.add_argument("files", nargs="+", metavar="FILE", help="an image; - reads stdin")
-    predict.add_argument("--json", action="store_true", help="print JSON on a terminal too")
-    predict.add_argument(
-        "--top-k", type=_positive, metavar="N", help="only the N most likely labels"
-    )
-    predict.add_argument("--explain", choices=["cam"], help="add an activation map (to the JSON)")
-    predict.add_argument("--model", metavar="DIR", help="a model folder; default: MODEL_DIR")
+    ).add_argument
+    option("files", nargs="+", metavar="FILE", help="an image; - reads stdin")
+    option("--json", action="store_true", help="print JSON on a terminal too")
+    option("--top-k", type=_positive, metavar="N", help="only the N most likely labels")
+    option("--explain", choices=["cam"], help="add an activation map (to the JSON)")
+    option("--model", metavar="DIR", help=model_dir)
 
-    batch = add(
+    sources = "a folder, s3://… or gs://…, or a list of images; - reads the list from stdin"
+    in_parallel = "images in parallel; default: one per CPU"
+    option = add(
         "batch",
         classify.batch,
         "classify the images of a folder, list or bucket into a table",
         "Writes one row per image, also for errors. To continue an interrupted run, run the same "
         "command again.",
-    )
-    batch.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="a folder, s3://… or gs://…, or a list of images; - reads the list from stdin",
-    )
-    batch.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
-    batch.add_argument(
-        "--restart", action="store_true", help="discard earlier rows and start again"
-    )
-    batch.add_argument("--strict", action="store_true", help="exit with 1 if a row has an error")
-    batch.add_argument("--quiet", action="store_true", help="show no progress")
-    batch.add_argument("--broker", action="store_true", help="use the workers of BROKER_URL")
-    batch.add_argument(
-        "--workers", type=_positive, metavar="N", help="images in parallel; default: one per CPU"
-    )
-    batch.add_argument("--model", metavar="DIR", help="a model folder; default: MODEL_DIR")
+    ).add_argument
+    option("source", metavar="SOURCE", help=sources)
+    option("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
+    option("--restart", action="store_true", help="discard earlier rows and start again")
+    option("--strict", action="store_true", help="exit with 1 if a row has an error")
+    option("--quiet", action="store_true", help="show no progress")
+    option("--broker", action="store_true", help="use the workers of BROKER_URL")
+    option("--workers", type=_positive, metavar="N", help=in_parallel)
+    option("--model", metavar="DIR", help=model_dir)
 
-    serve = add("serve", serving.serve, "start the service, with the current model or another")
-    serve.add_argument(
-        "folder", nargs="?", metavar="DIR", help="a model folder; default: the current model"
-    )
-    serve.add_argument("--port", type=int, help="default: PORT or 8080")
+    current = "a model folder; default: the current model"
+    option = add(
+        "serve", serving.serve, "start the service, with the current model or another"
+    ).add_argument
+    option("folder", nargs="?", metavar="DIR", help=current)
+    option("--port", type=int, help="default: PORT or 8080")
 
     use = add("use", models.use, "show the current model, or select another for the next start")
-    choice = use.add_mutually_exclusive_group()
-    choice.add_argument(
-        "folder", nargs="?", metavar="DIR", help="copy this model folder and use it"
-    )
-    choice.add_argument("--back", action="store_true", help="return to the previous model")
+    option = use.add_mutually_exclusive_group().add_argument
+    option("folder", nargs="?", metavar="DIR", help="copy this model folder and use it")
+    option("--back", action="store_true", help="return to the previous model")
 
     publish = add(
         "publish",
@@ -149,58 +142,48 @@ def parser(words: list[str]) -> Parser:
         command.add_argument("target", metavar="TARGET", help="s3://BUCKET/PREFIX or gs://…")
         command.add_argument("--alias", type=_alias, default="stable", metavar="NAME")
 
-    plan = add(
+    limits: dict[str, Any] = {"action": "append", "default": [], "metavar": "MB"}
+    option = add(
         "plan",
-        diagnostics.plan,
+        serving.plan,
         "show how much memory a model needs and whether it fits a limit",
         "The exit code is 1 if the model does not fit a --limit, or, without --limit, any common "
         "instance size.",
-    )
-    plan.add_argument("--model", metavar="DIR", help="a model folder; default: the current model")
-    plan.add_argument(
-        "--limit",
-        type=_positive,
-        action="append",
-        default=[],
-        metavar="MB",
-        help="memory limit; can be repeated",
-    )
+    ).add_argument
+    option("--model", metavar="DIR", help=current)
+    option("--limit", type=_positive, **limits, help="memory limit; can be repeated")
 
-    doctor = add(
+    url = "URL of a service; macule reads its API key from PREDICT_KEY"
+    option = add(
         "doctor",
-        diagnostics.doctor,
+        serving.doctor,
         "check this machine before you deploy, or a running service after",
         "Prints one line per check. The exit code is 1 if a check fails.",
-    )
-    url_help = "URL of a service; macule reads its API key from PREDICT_KEY"
-    doctor.add_argument("url", nargs="?", type=_address, metavar="URL", help=url_help)
-    doctor.add_argument(
-        "--worker", action="store_true", help="also check what `macule worker` needs"
-    )
-    doctor.add_argument("--json", action="store_true", help="print one JSON line per check")
+    ).add_argument
+    option("url", nargs="?", type=_address, metavar="URL", help=url)
+    option("--worker", action="store_true", help="also check what `macule worker` needs")
+    option("--json", action="store_true", help="print one JSON line per check")
 
-    key = add("key", keys.create_key, "create an API key or a webhook secret")
-    key.add_argument("what", choices=["new", "webhook"])
-    key.add_argument(
-        "name", nargs="?", metavar="NAME", help="name of the new key: letters, digits, ._-"
-    )
+    option = add("key", serving.create_key, "create an API key or a webhook secret").add_argument
+    option("what", choices=["new", "webhook"])
+    option("name", nargs="?", metavar="NAME", help="name of the new key: letters, digits, ._-")
 
-    worker = add(
+    option = add(
         "worker",
         serving.worker,
         "process queued predictions (BROKER_URL)",
         "Processes one prediction at a time, within MEMORY_LIMIT_MB, until SIGTERM. You can run "
         "several workers, also on several machines.",
-    )
+    ).add_argument
     # set when a worker restarts itself
-    worker.add_argument("--counters", type=int, metavar="FD", help=argparse.SUPPRESS)
+    option("--counters", type=int, metavar="FD", help=argparse.SUPPRESS)
 
     summary = "find the smallest memory limit that works, by lowering it until the service fails"
     # all its options are passed to bench/fit.py
     fit = subparsers.add_parser("fit", prefix_chars="+", add_help=False)
     parser.summaries["fit"] = summary
     fit.add_argument("arguments", nargs="*")
-    fit.set_defaults(run=diagnostics.fit)
+    fit.set_defaults(run=serving.fit)
 
     for name, (module, run, summary) in (OFFLINE if find_spec("macule.convert") else {}).items():
         command = add(name, run, summary)
@@ -239,17 +222,17 @@ TASKS = {
 OFFLINE = {
     "convert": (
         "macule.convert.command",
-        conversion.convert,
+        models.convert,
         "convert a Keras or TensorFlow model into a small model",
     ),
     "check": (
         "macule.convert.evaluation.check",
-        conversion.check,
+        models.check,
         "verify that a model folder matches its card",
     ),
     "evaluate": (
         "macule.convert.evaluate",
-        conversion.evaluate,
+        models.evaluate,
         "measure a model on labelled photos",
     ),
 }

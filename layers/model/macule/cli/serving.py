@@ -1,14 +1,15 @@
-"""Commands that run as a service: `serve` and `worker`."""
+"""Commands that run the service and examine it: serve, worker, key, plan, doctor and fit."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 
 from macule import settings
-from macule.cli.console import MISUSED, OK, print_message, read_settings
-from macule.errors import BadSetting
+from macule.cli.console import FAILED, MISUSED, OK, print_message, read_settings
+from macule.errors import BadRequest, BadSetting
 from macule.registry import local
 
 
@@ -49,3 +50,62 @@ def worker(options: argparse.Namespace) -> int:
             sys.executable, command if file is None else [*command, f"--counters={file}"]
         )
     return OK
+
+
+def create_key(options: argparse.Namespace) -> int:
+    """Print a new API key with its entry for API_KEYS, or a webhook secret."""
+    from macule.security import api_keys
+
+    if (options.what == "webhook") != (options.name is None):
+        raise BadRequest("Use `macule key new NAME`, or `macule key webhook` without a name.")
+    if options.what == "webhook":
+        print_message("a secret for WEBHOOK_SECRETS and for the receiver of the webhooks:", "key")
+        print(api_keys.create_webhook_secret())
+        return OK
+    key, pair = api_keys.create_key(options.name)
+    print_message("the key, which is not stored, and its entry for API_KEYS or its file:", "key")
+    print(f"{key}\n{pair}")
+    return OK
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print how much memory a model needs, and what fits each limit."""
+    from macule.cli import plan
+
+    chosen = read_settings(options.model)
+    footprint, warm = plan.measure(chosen.model)
+    lines, fits = plan.report(footprint, warm, options.limit, chosen.max_image_pixels)
+    print(*lines, sep="\n")
+    return OK if fits else FAILED
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Check this environment or a running service, and print one line per check."""
+    from macule.cli import doctor
+    from macule.cli.doctor import remote_service
+    from macule.cli.doctor.check_result import FAIL
+
+    code = OK
+    results = (
+        remote_service.run_checks(options.url, settings.current().predict_key)
+        if options.url
+        else doctor.run_checks(options.worker)
+    )
+    for result in results:
+        code = FAILED if result.level == FAIL else code
+        if options.json:
+            print(json.dumps(result._asdict()), flush=True)
+        else:
+            line = f"{result.level:<4} {result.check}: {result.text}"
+            # the text of a remote service must not send control sequences to the terminal
+            print("".join(c if c.isprintable() else "?" for c in line), flush=True)
+    return code
+
+
+def fit(options: argparse.Namespace) -> int:
+    """Replace this process with bench/fit.py of the checkout that holds this package."""
+    script = os.path.join(os.path.dirname(os.path.dirname(local.CHECKOUT)), "bench", "fit.py")
+    if not os.path.exists(script):
+        print_message("`macule fit` needs a clone of the repository: run `make fit` there", "fit")
+        return MISUSED
+    return os.execv(sys.executable, [sys.executable, script, *options.arguments])  # noqa: S606

@@ -22,7 +22,6 @@ IS_CHECKOUT = os.path.exists(os.path.join(CHECKOUT, "pyproject.toml"))
 MODELS_DIR = os.path.join(
     *((CHECKOUT,) if IS_CHECKOUT else (sys.prefix, "share", "macule")), "models"
 )
-CHUNK_BYTES = 2**18
 FLATBUFFER_IDENTIFIER = b"TFL3"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -101,22 +100,18 @@ def _is_model_file(path: str) -> bool:
 
 
 def _sha256(path: str, name: str) -> str:
-    """Return the digest of a file, read in chunks."""
-    from hashlib import sha256
+    """Return the digest of a file."""
+    from hashlib import file_digest
 
-    digest = sha256()
     try:
         with open(path, "rb") as file:
-            head = file.read(CHUNK_BYTES)
-            if head.startswith(LFS_POINTER):
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise ModelUnavailable(
                     f"{name} is a git-LFS pointer, not a model. Run `git lfs pull` first."
                 )
-            while head:
-                digest.update(head)
-                head = file.read(CHUNK_BYTES)
+            file.seek(0)
+            return file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise ModelUnavailable(f"{name} is missing from the model's folder.") from error
     except OSError as error:
         raise ModelUnavailable(f"{name} cannot be read from the model's folder.") from error
-    return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ RESIZE_MODES = ("squash", "crop", "pad")
 CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
 OUTPUTS = ("logits", "probabilities", "sigmoid")
 MAX_SIDE_PX = 2048
+SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 
 class Card(NamedTuple):
@@ -73,7 +75,6 @@ def check(document: object) -> Card:
     """
     if not isinstance(document, dict):
         raise BadCard(f"{FILE} is not a JSON object.")
-
     card: dict[str, Any] = document
 
     def need(key: str, ok: bool, expected: str) -> None:
@@ -87,33 +88,26 @@ def check(document: object) -> Card:
         need(key, isinstance(value, text) and value != "", "a text")
     need("file", os.path.basename(card["file"]) == card["file"], "a file beside the card")
     sha256: Any = card.get("sha256")
-    need("sha256", isinstance(sha256, text) and _is_sha256(sha256), "64 hexadecimal digits")
+    is_digest = isinstance(sha256, text) and SHA256.fullmatch(sha256)
+    need("sha256", bool(is_digest), "64 hexadecimal digits")
     labels: Any = card.get("labels")
     need("labels", _is_text_list(labels) and len(set(labels or ())) >= 2, "two or more texts")
     need("labels", len(set(labels)) == len(labels), "free of duplicates")
     names: Any = card.get("names")
     need(
         "names",
-        isinstance(names, dict)
-        and "en" in names
-        and all(_is_text_list(value) and len(value) == len(labels) for value in names.values()),
+        _is_text_by_language(names, len(labels)) and "en" in names,
         f"lists of {len(labels)} names by language, with en among them",
     )
     descriptions: Any = card.get("descriptions", {})
     need(
         "descriptions",
-        isinstance(descriptions, dict)
-        and all(
-            _is_text_list(value) and len(value) == len(labels) for value in descriptions.values()
-        ),
+        _is_text_by_language(descriptions, len(labels)),
         f"lists of {len(labels)} sentences by language",
     )
     urgent: Any = card.get("urgent", [])
-    need(
-        "urgent",
-        _is_text_list(urgent) and set(urgent) <= set(labels),
-        "a list of some of the labels",
-    )
+    is_subset = _is_text_list(urgent) and set(urgent) <= set(labels)
+    need("urgent", is_subset, "a list of some of the labels")
     side: Any = card.get("side_px")
     sides = side if isinstance(side, list) and len(side) == 2 else [side]
     need(
@@ -151,11 +145,8 @@ def check(document: object) -> Card:
         "unfamiliar and not_skin both or neither, above 0, unfamiliar not above not_skin",
     )
     return Card(
-        name=card["name"],
-        version=card["version"],
-        file=card["file"],
+        **{key: card[key] for key in ("name", "version", "file", "precision")},
         sha256=sha256.lower(),
-        precision=card["precision"],
         labels=tuple(labels),
         names={language: tuple(value) for language, value in names.items()},
         side_px=tuple(side) if isinstance(side, list) else side,
@@ -176,16 +167,18 @@ def _is_text_list(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
 
 
+def _is_text_by_language(value: object, count: int) -> bool:
+    return isinstance(value, dict) and all(
+        _is_text_list(texts) and len(texts) == count for texts in value.values()
+    )
+
+
 def _is_number_list(value: object, count: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == count
         and all(isinstance(item, int | float) and abs(item) < 1e6 for item in value)
     )
-
-
-def _is_sha256(value: str) -> bool:
-    return len(value) == 64 and all(digit in "0123456789abcdefABCDEF" for digit in value)
 
 
 def _excerpt(value: object) -> str:

@@ -212,10 +212,10 @@ def _keys(text: str) -> str:
 def _quota(text: str) -> tuple[Policy, ...]:
     from macule.settings import access
 
-    return access.parse_rate_limits(",".join(parsers.split_list(text, "quotas such as 60/minute")))
+    return access.parse_rate_limits(parsers.split_list(text, "quotas such as 60/minute"))
 
 
 def _proxies(text: str) -> tuple[Network, ...]:
     from macule.settings import access
 
-    return access.parse_networks(",".join(parsers.split_list(text, "addresses or networks")))
+    return access.parse_networks(parsers.split_list(text, "addresses or networks"))

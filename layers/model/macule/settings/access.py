@@ -59,13 +59,13 @@ def parse_keys(lines: Iterable[str]) -> tuple[KeyEntry, ...]:
     return tuple(entries.values())
 
 
-def parse_rate_limits(text: str) -> tuple[Policy, ...]:
-    """Parse "60/minute" or "1000/hour,10/second".
+def parse_rate_limits(parts: Iterable[str]) -> tuple[Policy, ...]:
+    """Parse "60/minute", "1000/hour" and so on.
 
     Raises: ValueError, with what is expected.
     """
     policies = []
-    for part in filter(None, map(str.strip, text.split(","))):
+    for part in parts:
         number, _, unit = (word.strip() for word in part.partition("/"))
         is_quota = number.isascii() and number.isdigit() and 1 <= int(number[:8]) <= MAX_QUOTA
         if not is_quota or unit not in WINDOWS_S:
@@ -76,13 +76,12 @@ def parse_rate_limits(text: str) -> tuple[Policy, ...]:
     return tuple(policies)
 
 
-def parse_networks(text: str) -> tuple[Network, ...]:
-    """Parse addresses and networks, comma-separated.
+def parse_networks(parts: Iterable[str]) -> tuple[Network, ...]:
+    """Parse addresses and networks.
 
     Raises: ValueError, with what is expected.
     """
-    parts = filter(None, map(str.strip, text.split(",")))
     try:
-        return tuple(ip_network(part) for part in parts)
+        return tuple(map(ip_network, parts))
     except ValueError:
         raise ValueError("addresses or networks such as 10.0.0.0/8, comma-separated") from None

@@ -32,9 +32,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 def integer(least: int, most: int = MAX_INTEGER) -> Callable[[str], int]:
     """Return a parser of digits, without sign, space or underscore."""
-    expected = f"a whole number of at least {least}" + (
-        f", at most {most}" if most < MAX_INTEGER else ""
-    )
+    limit = f", at most {most}" if most < MAX_INTEGER else ""
+    expected = f"a whole number of at least {least}{limit}"
 
     def parse(text: str) -> int:
         digits = text.isascii() and text.isdigit() and len(text) <= 20
@@ -86,10 +85,8 @@ def rising_fractions(text: str) -> tuple[float, ...]:
     """Parse four increasing numbers, 0 to 1."""
     parts = [part.strip() for part in text.split(",")]
     numbers = tuple(float(part) for part in parts if NUMBER.fullmatch(part))
-    is_valid = len(parts) == len(numbers) == 4 and all(
-        low < high for low, high in pairwise((0.0, *numbers))
-    )
-    if not is_valid or numbers[-1] > 1:
+    is_rising = all(low < high for low, high in pairwise((0.0, *numbers)))
+    if not len(parts) == len(numbers) == 4 or not is_rising or numbers[-1] > 1:
         raise ValueError("four increasing fractions, 0 to 1, such as 0.3,0.7,0.88,0.98")
     return numbers
 
@@ -205,9 +202,8 @@ def webhook_secrets(text: str) -> tuple[str, ...]:
 
 def _origin(text: str) -> str:
     parts = urls.split(text)
-    if not parts or parts.scheme not in DEFAULT_PORTS or set("@?#") & set(text):
-        parts = None
-    if not parts or parts.path.strip("/"):
+    is_http = parts and parts.scheme in DEFAULT_PORTS and not set("@?#") & set(text)
+    if not parts or not is_http or parts.path.strip("/"):
         raise ValueError("a list of origins such as https://app.example, without a path, or *")
     name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     port = "" if parts.port in (None, DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"

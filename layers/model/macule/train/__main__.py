@@ -19,26 +19,19 @@ OOD_LAYER = "blocks_10_project_conv"
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser("python -m macule.train", description=__doc__)
-    parser.add_argument(
-        "data", type=Path, help="folder with labels.csv: label, split and an image column"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for model.tflite and its card"
-    )
-    parser.add_argument(
-        "--work", type=Path, help="folder for checkpoints and curves; default: OUT/work"
-    )
-    parser.add_argument("--column", help="column of the image paths; default: detected")
-    parser.add_argument("--weights", choices=("imagenet", "random"), default="imagenet")
-    parser.add_argument("--side", type=int, default=256, help="input size of the model in pixels")
-    parser.add_argument("--seeds", type=int, default=3, help="runs to average")
-    parser.add_argument(
-        "--about", type=Path, default=ABOUT, help="JSON file with name, source and licences"
-    )
-    parser.add_argument("--page", type=Path, help="Markdown file for the model card")
+    add = parser.add_argument
+    add("data", type=Path, help="folder with labels.csv: label, split and an image column")
+    add("--out", type=Path, required=True, help="folder for model.tflite and its card")
+    add("--work", type=Path, help="folder for checkpoints and curves; default: OUT/work")
+    add("--column", help="column of the image paths; default: detected")
+    add("--weights", choices=("imagenet", "random"), default="imagenet")
+    add("--side", type=int, default=256, help="input size of the model in pixels")
+    add("--seeds", type=int, default=3, help="runs to average")
+    add("--about", type=Path, default=ABOUT, help="JSON file with name, source and licences")
+    add("--page", type=Path, help="Markdown file for the model card")
     for name, default in fine_tuning.TrainingPlan()._asdict().items():
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=type(default), default=default, help=f"default: {default}")
+        add(option, type=type(default), default=default, help=f"default: {default}")
     return parser.parse_args(arguments)
 
 
@@ -52,32 +45,29 @@ def train(options: argparse.Namespace, network: recipe.Network, log: recipe.Log)
     labels = data.label_order(photos)
     log(f"decoding {len(photos) + len(cropped)} photos of {len(labels)} labels")
     cropped_paths = frozenset(photo.path for photo in cropped)
+    whole_and_cropped = [*photos, *cropped]
     training, validation = (
-        data.decode_photos(
-            [p for p in [*photos, *cropped] if (p.split == "val") is validation_split],
-            labels,
-            options.side,
-            cropped_paths,
+        data.decode_photos(chosen, labels, options.side, cropped_paths)
+        for chosen in (
+            [photo for photo in whole_and_cropped if photo.split != "val"],
+            [photo for photo in whole_and_cropped if photo.split == "val"],
         )
-        for validation_split in (False, True)
     )
-    plan = fine_tuning.TrainingPlan(
-        **{name: getattr(options, name) for name in fine_tuning.TrainingPlan._fields}
-    )
+    fields = fine_tuning.TrainingPlan._fields
+    plan = fine_tuning.TrainingPlan(**{name: getattr(options, name) for name in fields})
     work = options.work or options.out / "work"
     trained = recipe.run_recipe(
         network, training, validation, labels, plan, range(options.seeds), work, log
     )
     about = json.loads(options.about.read_text(encoding="utf-8"))
-    history = card.training_history([*photos, *cropped], options.weights, plan, trained)
+    history = card.training_history(whole_and_cropped, options.weights, plan, trained)
     document = card.build_card(trained, about, labels, options.side, history)
     card.write_model(options.out, trained, document)
     log("evaluating the model as in production")
     validation_photos = [photo for photo in photos if photo.split == "val"]
     predictions = evaluate.predict_photos(str(options.out), validation_photos, Progress(1))
-    card.write_json(
-        options.out / "evaluation.json", card_page.compute_metrics(options.out, predictions)
-    )
+    measured = card_page.compute_metrics(options.out, predictions)
+    card.write_json(options.out / "evaluation.json", measured)
     fine_tuning.collect_curves(work, options.out / "curves.csv")
     if options.page:
         card_page.write(options.page, options.out, predictions)

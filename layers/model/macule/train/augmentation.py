@@ -104,9 +104,8 @@ def jitter_colour(images: Any, random: np.random.Generator) -> Any:
     matrix = (gray + (np.eye(3) - gray) * saturation) * contrast * tint
     centre = np.mean(images, axis=(1, 2))[:, None]
     offset = centre - centre @ matrix + 128 * random.uniform(-BRIGHTNESS, BRIGHTNESS, (count, 1, 1))
-    slopes = random.uniform(-MAX_GRADIENT, MAX_GRADIENT, (count, 2)) * (
-        random.random((count, 1)) < 0.5
-    )
+    slopes = random.uniform(-MAX_GRADIENT, MAX_GRADIENT, (count, 2))
+    slopes *= random.random((count, 1)) < 0.5
     ramp = np.linspace(-1, 1, side)
     shade = 1 + slopes[:, 0, None, None] * ramp[:, None] + slopes[:, 1, None, None] * ramp
     flat = tf.reshape(images, (count, side * side, 3))

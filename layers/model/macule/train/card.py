@@ -25,9 +25,8 @@ def write_model(folder: Path, trained: TrainedModel, card: dict[str, Any]) -> No
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.tflite").write_bytes(trained.content)
     write_json(folder / "model.json", card)
-    write_json(
-        folder / "metrics.json", {"split": "val", "model": card["sha256"], "files": trained.figures}
-    )
+    figures = {"split": "val", "model": card["sha256"], "files": trained.figures}
+    write_json(folder / "metrics.json", figures)
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import struct
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -55,20 +56,13 @@ class Unpickler(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return rebuild_tensor
         if module == "torch" and name in DTYPES:
-            return StorageType(name)
+            return SimpleNamespace(name=name)  # not callable, as the class of a storage would be
         raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a state dict")
 
     def persistent_load(self, pid: Any) -> str:
         _, kind, key, *_ = pid
         self.dtypes[key] = DTYPES[kind.name]
         return str(key)
-
-
-@dataclass(frozen=True)
-class StorageType:
-    """A replacement for `torch.FloatStorage` and similar classes; not callable."""
-
-    name: str
 
 
 def rebuild_tensor(
@@ -98,9 +92,8 @@ def to_array(tensor: Tensor, storage: NDArray[Any]) -> NDArray[Any]:
     stored_shape = [tensor.shape[axis] for axis in order]
     for place, axis in enumerate(order):
         # the stride of an axis of length 1 is irrelevant
-        if stored_shape[place] > 1 and tensor.stride[axis] != int(
-            np.prod(stored_shape[place + 1 :])
-        ):
+        dense_stride = int(np.prod(stored_shape[place + 1 :]))
+        if stored_shape[place] > 1 and tensor.stride[axis] != dense_stride:
             raise pickle.UnpicklingError("a tensor of the file is not dense")
     count = int(np.prod(tensor.shape))
     if not 0 <= tensor.offset <= len(storage) - count:

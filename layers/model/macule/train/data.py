@@ -46,14 +46,12 @@ def decode_photos(
     for place, photo in enumerate(photos):
         body = photo.path.read_bytes()
         if photo.path in cropped:
-            pixels[place] = pad_to_square(
-                decoding.decode(body, (side_px, round(side_px * CROP_SHARE)), "squash").pixels[0]
-            )
+            size = (side_px, round(side_px * CROP_SHARE))
+            pixels[place] = pad_to_square(decoding.decode(body, size, "squash").pixels[0])
         else:
             pixels[place] = decoding.decode(body, side_px, "squash").pixels[0]
-    return LabelledImages(
-        pixels, np.array([order.index(photo.label) for photo in photos], np.int64)
-    )
+    truth = [order.index(photo.label) for photo in photos]
+    return LabelledImages(pixels, np.array(truth, np.int64))
 
 
 def pad_to_square(centre: NDArray[np.uint8]) -> NDArray[np.uint8]:

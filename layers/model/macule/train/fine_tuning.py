@@ -60,11 +60,7 @@ def fine_tune(
         start = time.monotonic()
         dataset = augmented_batches(training, weights, scaling, plan, (seed, epoch))
         history = model.fit(dataset, verbose=0, shuffle=False).history
-        figures = {
-            "epoch": epoch + 1,
-            "loss": history["loss"][0],
-            "accuracy": history["accuracy"][0],
-        }
+        figures = {"epoch": epoch + 1} | {key: history[key][0] for key in ("loss", "accuracy")}
         append_row(folder / "curves.csv", figures)
         model.save(checkpoint)
         (folder / "done.json").write_text(json.dumps({"done": epoch + 1} | plan._asdict()))
@@ -138,18 +134,11 @@ def augmented_batches(
         order = random.permutation(len(images.truth))
         for start in range(0, len(order), plan.batch):
             chosen = order[start : start + plan.batch]
-            augmented = np.stack(
-                [augmentation.add_artefacts(each, random) for each in images.pixels[chosen]]
-            )
-            augmented_crops = augmentation.jitter_colour(
-                augmentation.random_crop(augmented, plan.side_px, random), random
-            )
-            truth = images.truth[chosen]
-            yield (
-                (augmented_crops - mean) / std,
-                np.eye(classes, dtype=np.float32)[truth],
-                weights[truth],
-            )
+            truth, pixels = images.truth[chosen], images.pixels[chosen]
+            marked = np.stack([augmentation.add_artefacts(image, random) for image in pixels])
+            crops = augmentation.random_crop(marked, plan.side_px, random)
+            scaled = (augmentation.jitter_colour(crops, random) - mean) / std
+            yield scaled, np.eye(classes, dtype=np.float32)[truth], weights[truth]
 
     signature = (
         tf.TensorSpec((None, plan.side_px, plan.side_px, 3), tf.float32),

@@ -62,16 +62,8 @@ def run_recipe(
     weights = []
     for seed in seeds:
         log(f"fine-tuning, seed {seed}")
-        model = fine_tuning.fine_tune(
-            network.build(plan.side_px),
-            training,
-            SCALING,
-            len(labels),
-            plan,
-            seed,
-            folder / f"seed-{seed}",
-            log,
-        )
+        body, work = network.build(plan.side_px), folder / f"seed-{seed}"
+        model = fine_tuning.fine_tune(body, training, SCALING, len(labels), plan, seed, work, log)
         weights.append(model.get_weights())
     body = network.build(validation.pixels.shape[1])
     chosen_runs, best = average_runs(body, weights, validation, log)
@@ -79,9 +71,8 @@ def run_recipe(
     bias = bias + fit_bias_shift(predict_logits(body, best, validation.pixels), validation.truth)
     body.set_weights(inner)
     files = export_files(body, kernel, bias, network.ood_layer, training, log)
-    return evaluate_files(
-        files, [seeds[place] for place in chosen_runs], training, validation, labels, log
-    )
+    averaged = [seeds[place] for place in chosen_runs]
+    return evaluate_files(files, averaged, training, validation, labels, log)
 
 
 def average_runs(
@@ -166,17 +157,17 @@ def export_files(
     features = keras.Model(body.inputs, pooled).predict(
         batch_inference.scale(training.pixels, SCALING), batch_size=32, verbose=0
     )
-    float_file = export.export_with_head(
-        body, kernel, bias, (ood_layer, out_of_distribution.fit(features))
-    )
+    scorer = out_of_distribution.fit(features)
+    float_file = export.export_with_head(body, kernel, bias, (ood_layer, scorer))
     log("quantizing")
     samples = calibration_images(training.pixels)
+    bounds = batch_inference.scaled_bounds(SCALING)
     keep_float = quantize.float_pattern(float_file, FLOAT_LAYERS)
     return {
-        "int8": rounding.int8(float_file, samples, scaled_bounds(), keep_float),
+        "int8": rounding.int8(float_file, samples, bounds, keep_float),
         "fp32": float_file,
         "fp16": quantize.fp16(float_file),
-        "int8_plain": quantize.int8(float_file, samples, scaled_bounds()),
+        "int8_plain": quantize.int8(float_file, samples, bounds),
     }
 
 
@@ -200,16 +191,12 @@ def evaluate_files(
     temperature, inconclusive = (round(number, 4) for number in found)
     calibrated = metrics.softmax(logits["int8"], temperature)
     reference = metrics.softmax(logits["fp32"], temperature)
-    figures = {
-        name: compute_metrics(logits[name], validation.truth, labels)
-        | {"bytes": len(content)}
-        | {
-            "against_fp32": metrics.compare_probabilities(
-                metrics.softmax(logits[name], temperature), reference
-            )
-        }
-        for name, content in files.items()
-    }
+    figures = {}
+    for name, content in files.items():
+        served = metrics.softmax(logits[name], temperature)
+        figures[name] = compute_metrics(logits[name], validation.truth, labels)
+        figures[name]["bytes"] = len(content)
+        figures[name]["against_fp32"] = metrics.compare_probabilities(served, reference)
     # 150 images are too few to estimate how often int8 changes an answer; this needs no labels
     sample = training.pixels[:: max(len(training.pixels) // 500, 1)]
     pair = (
@@ -220,9 +207,8 @@ def evaluate_files(
     figures["int8"]["inconclusive"] = metrics.selective_metrics(
         calibrated, validation.truth, inconclusive
     )
-    thresholds = {"inconclusive": inconclusive} | out_of_distribution.score_thresholds(
-        ood_scores["int8"]
-    )
+    thresholds = {"inconclusive": inconclusive}
+    thresholds |= out_of_distribution.score_thresholds(ood_scores["int8"])
     return TrainedModel(files["int8"], temperature, thresholds, seeds, figures)
 
 
@@ -238,8 +224,3 @@ def calibration_images(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     """Sample the scaled images that calibrate the int8 ranges."""
     chosen = np.random.default_rng(0).permutation(len(pixels))[:CALIBRATION_IMAGES]
     return [batch_inference.scale(pixels[place][None], SCALING) for place in chosen]
-
-
-def scaled_bounds() -> tuple[float, float]:
-    """Return the smallest and largest scaled pixel value."""
-    return batch_inference.scaled_bounds(SCALING)

@@ -6,36 +6,27 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import ModuleType
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from macule.errors import BadRequest, ModelUnavailable
 
 T = TypeVar("T")
+Opened = tuple[int | None, str, Iterator[bytes]]  # size in bytes if announced, version, chunks
 PAUSES_S = (0.2, 0.6, 1.8)  # before the second, third and fourth attempt, each with jitter
 MAX_SMALL_BYTES = 2**20  # the default model's card has 5 kB
 
 
-def read(address: str, idle_timeout_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
+def read(address: str, idle_timeout_s: float) -> Opened | None:
     """Open the object at *address*, with a time-out for each wait for data.
 
-    Returns: size in bytes if announced, version, chunks; None if the object is missing or access
-      is denied.
+    Returns: None if the object is missing or access is denied.
     Raises: ConnectionError for temporary failures, ModelUnavailable for permanent ones; the chunks
       raise the same.
     """
-    scheme = urlsplit(address).scheme
-    if scheme == "s3":
-        from macule.registry.storage import s3
-
-        return s3.read(address, idle_timeout_s)
-    if scheme == "gs":
-        from macule.registry.storage import gs
-
-        return gs.read(address, idle_timeout_s)
-    from macule.registry.storage import https
-
-    return https.read(address, idle_timeout_s)
+    opened: Opened | None = _backend(address).read(address, idle_timeout_s)
+    return opened
 
 
 def write(address: str, content: bytes, version: str, idle_timeout_s: float) -> bool:
@@ -44,16 +35,9 @@ def write(address: str, content: bytes, version: str, idle_timeout_s: float) -> 
     Returns: False if the object has another version.
     Raises: ConnectionError, ModelUnavailable as `read`; BadRequest for a scheme without writing.
     """
-    scheme = urlsplit(address).scheme
-    if scheme == "s3":
-        from macule.registry.storage import s3
-
-        return s3.write(address, content, version, idle_timeout_s)
-    if scheme == "gs":
-        from macule.registry.storage import gs
-
-        return gs.write(address, content, version, idle_timeout_s)
-    raise BadRequest("Models are published to s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.")
+    if urlsplit(address).scheme not in ("s3", "gs"):
+        raise BadRequest("Models are published to s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.")
+    return bool(_backend(address).write(address, content, version, idle_timeout_s))
 
 
 def list_addresses(prefix: str, idle_timeout_s: float) -> Iterator[str]:
@@ -61,16 +45,29 @@ def list_addresses(prefix: str, idle_timeout_s: float) -> Iterator[str]:
 
     Raises: ModelUnavailable.
     """
-    if urlsplit(prefix).scheme == "s3":
-        from macule.registry.storage.s3 import page
-    else:
-        from macule.registry.storage.gs import page
     token = ""
     while True:
-        listed, token = retry(partial(page, prefix, token, idle_timeout_s))
+        page = partial(_backend(prefix).page, prefix, token, idle_timeout_s)
+        listed, token = retry(page)
         yield from listed
         if not token:
             return
+
+
+def _backend(address: str) -> ModuleType:
+    """Import the module for the scheme of *address*; each is large."""
+    scheme = urlsplit(address).scheme
+    if scheme == "s3":
+        from macule.registry.storage import s3
+
+        return s3
+    if scheme == "gs":
+        from macule.registry.storage import gs
+
+        return gs
+    from macule.registry.storage import https
+
+    return https
 
 
 def read_small(address: str, idle_timeout_s: float) -> tuple[bytes, str] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from macule import extras
 from macule.errors import ModelUnavailable
+from macule.registry.storage import Opened
 from macule.settings import urls
 
 try:
@@ -20,19 +21,18 @@ except ModuleNotFoundError as error:
 
 CHUNK_BYTES = 2**20  # one request each
 FAILURES = (GoogleAPICallError, GoogleAuthError, RequestException)
+ABSENT = 403  # also for a missing object, without permission to list
 CONFLICT = 412
 RETRYABLE = (408, 429)  # and all from 500 up
 
 
-def read(address: str, idle_timeout_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
+def read(address: str, idle_timeout_s: float) -> Opened | None:
     """Open an object; as `storage.read`."""
     name, key = urls.split_bucket(address)
     try:
         blob = client().bucket(name).get_blob(key, timeout=idle_timeout_s, retry=None)
     except FAILURES as error:
-        if (
-            getattr(error, "code", 0) == 403
-        ):  # also for a missing object, without permission to list
+        if getattr(error, "code", 0) == ABSENT:
             return None
         raise _failure(error, address) from error
     return blob and (blob.size, str(blob.generation), _chunks(blob, address, idle_timeout_s))

@@ -11,6 +11,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from macule import __version__
 from macule.errors import ModelUnavailable
+from macule.registry.storage import Opened
 from macule.settings import urls
 
 CHUNK_BYTES = 2**18
@@ -26,7 +27,7 @@ class RedirectHandler(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> Request | None:
-        """Refuse the URLs that `urls.refusal` refuses."""
+        """Refuse the URLs that `urls.rejection_reason` refuses."""
         if why := urls.rejection_reason(newurl) or (
             "" if newurl.startswith("http") else "is not an HTTP URL"
         ):
@@ -34,7 +35,7 @@ class RedirectHandler(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def read(address: str, idle_timeout_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
+def read(address: str, idle_timeout_s: float) -> Opened | None:
     """Open a resource; as `storage.read`."""
     name = urls.redact(address)
     request = Request(address, headers={"User-Agent": f"macule/{__version__}"})  # noqa: S310

@@ -8,6 +8,7 @@ from typing import Any
 
 from macule import extras
 from macule.errors import ModelUnavailable
+from macule.registry.storage import Opened
 from macule.settings import urls
 
 try:
@@ -19,12 +20,8 @@ except ModuleNotFoundError as error:
     raise ModelUnavailable(extras.install_message("s3://", "boto3")) from error
 
 CHUNK_BYTES = 2**18
-ABSENT = (
-    "NoSuchKey",
-    "AccessDenied",
-    "404",
-    "403",
-)  # denied also for a missing object, without permission to list
+# denied also for a missing object, without permission to list
+ABSENT = ("NoSuchKey", "AccessDenied", "404", "403")
 CONFLICT = ("PreconditionFailed", "ConditionalRequestConflict")
 CONNECTION_ERRORS = (
     exceptions.ConnectionError,
@@ -34,7 +31,7 @@ CONNECTION_ERRORS = (
 RETRYABLE = (408, 429)  # and all from 500 up
 
 
-def read(address: str, idle_timeout_s: float) -> tuple[int | None, str, Iterator[bytes]] | None:
+def read(address: str, idle_timeout_s: float) -> Opened | None:
     """Open an object; as `storage.read`."""
     name, key = urls.split_bucket(address)
     try:
