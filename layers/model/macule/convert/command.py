@@ -19,7 +19,6 @@ from macule.convert.evaluation import batch_inference, dataset
 from macule.convert.evaluation.dataset import Images
 from macule.convert.graph import out_of_distribution
 from macule.convert.progress import Progress
-from macule.convert.quantization import acceptance
 from macule.convert.report import pages
 from macule.convert.source import labelling, load
 from macule.convert.source.load import Source
@@ -66,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--constant", **constant, help="a constant for another input")
     add("--name", help="name of the model; default: the name of the file")
     add("--force", action="store_true", help="keep --scaling even if another scaling scores better")
-    for name, default in acceptance.Gate()._asdict().items():
+    for name, default in selection.Gate()._asdict().items():
         if default is not None:
             flag, text = f"--gate-{name.replace('_', '-')}", f"default: {default}"
             add(flag, type=float, default=default, metavar="SHARE", help=text)

@@ -3,6 +3,7 @@
 import argparse
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -14,7 +15,7 @@ from macule.convert.conversion import MIN_CALIBRATION_LABELS, NO_IMAGES, Candida
 from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.graph import out_of_distribution
 from macule.convert.quantization import comparison
-from macule.convert.quantization.acceptance import Gate
+from macule.convert.selection import Gate
 from macule.convert.source import load
 
 MAX_MAPS = 6
@@ -35,6 +36,7 @@ def collect(
 ) -> dict[str, Any]:
     """Collect the data for `report.pages.write`."""
     inputs, source, choice = conversion.inputs, conversion.inputs.source, conversion.scaling
+    gates = options.gate_agreement, options.gate_mean_change, options.gate_lost, options.limit_mb
     return {
         "title": card["name"],
         "command": command_line,
@@ -70,9 +72,7 @@ def collect(
         },
         "candidates": [describe_candidate(result) for result in conversion.results],
         "original": describe_original(conversion),
-        "gate": Gate(
-            options.gate_agreement, options.gate_mean_change, options.gate_lost, options.limit_mb
-        )._asdict(),
+        "gate": Gate(*gates)._asdict(),
         "probabilities": {
             "before": conversion.reference,
             "after": metrics.softmax(conversion.logits),
@@ -139,13 +139,10 @@ def list_findings(conversion: Conversion) -> list[dict[str, str]]:
 def describe_candidate(result: CandidateResult) -> dict[str, Any]:
     """Return the figures of one candidate for the tables."""
     compared = result.comparison
-    labelled = compared.labelled
     return {
         **compared._asdict(),
+        **describe_metrics(compared.labelled),
         "size_mb": compared.bytes / 2**20,
-        "accuracy": labelled.accuracy if labelled else None,
-        "balanced_accuracy": labelled.balanced_accuracy if labelled else None,
-        "auc": labelled.auc if labelled else None,
         "failed": result.failed,
         "chosen": result.chosen,
     }
@@ -154,18 +151,20 @@ def describe_candidate(result: CandidateResult) -> dict[str, Any]:
 def describe_original(conversion: Conversion) -> dict[str, Any]:
     """Return the figures of the original model for the tables."""
     inputs, truth = conversion.inputs, conversion.images.truth
-    labelled = (
-        None
-        if truth is None
-        else comparison.compute_label_metrics(conversion.reference, truth, inputs.labels)
-    )
+    labelled = None
+    if truth is not None:
+        labelled = comparison.compute_label_metrics(conversion.reference, truth, inputs.labels)
     return {
         "name": f"original ({inputs.source.kind})",
         "size_mb": inputs.source.size_mb,
-        "accuracy": labelled.accuracy if labelled else None,
-        "balanced_accuracy": labelled.balanced_accuracy if labelled else None,
-        "auc": labelled.auc if labelled else None,
+        **describe_metrics(labelled),
     }
+
+
+def describe_metrics(labelled: comparison.LabelMetrics | None) -> dict[str, Any]:
+    """Return the metrics on labelled images; None without labels."""
+    fields = comparison.LabelMetrics._fields
+    return labelled._asdict() if labelled else dict.fromkeys(fields)
 
 
 def collect_maps(conversion: Conversion) -> list[dict[str, Any]]:
@@ -196,8 +195,6 @@ def package_versions() -> dict[str, str]:
     """Return the versions of macule, Python and the packages that take part."""
     found = {"macule": __version__, "python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found

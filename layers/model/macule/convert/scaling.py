@@ -37,13 +37,8 @@ CONVENTIONS = {
     "Xception": "-1..1",
     "teachable-machine": "-1..1",
 }
-BY_FREQUENCY = (
-    "0..1",
-    "-1..1",
-    "none",
-    "imagenet",
-    "caffe",
-)  # most common in training scripts first
+# most common in training scripts first
+BY_FREQUENCY = ("0..1", "-1..1", "none", "imagenet", "caffe")
 GRAY_SCALINGS = ("none", "0..1", "-1..1", "imagenet")  # caffe needs three channels
 Z_95 = 1.96  # standard deviations of the paired difference (McNemar): 95 %
 MIN_GAIN = 0.02  # of accuracy; a smaller gain does not override a convention
@@ -92,11 +87,8 @@ def default_scaling(source: Source) -> tuple[str, str, str]:
     if fits:
         chosen = CONVENTIONS[max(fits, key=len)]
         return chosen, "convention", f"{name} uses this scaling in keras.applications"
-    return (
-        "0..1",
-        "assumed",
-        "the model does not indicate a scaling, and most training scripts divide by 255",
-    )
+    why = "the model does not indicate a scaling, and most training scripts divide by 255"
+    return "0..1", "assumed", why
 
 
 def try_all(
@@ -108,12 +100,8 @@ def try_all(
 ) -> list[ScalingTrial]:
     """Score every scaling, in both channel orders, on labelled *pixels* (n, h, w, 3) RGB."""
     orders = ["gray"] if source.channels == 1 else ["rgb", "bgr"]
-    pairs = [
-        (name, order)
-        for order in orders
-        for name in SCALINGS
-        if order != "gray" or name in GRAY_SCALINGS
-    ]
+    names = GRAY_SCALINGS if source.channels == 1 else SCALINGS
+    pairs = [(name, order) for order in orders for name in names]
     counts = np.bincount(truth, minlength=source.classes)[truth]
     weights = len(truth) / counts / len(np.unique(truth))
     trials = []
@@ -157,21 +145,15 @@ def choose(
         if is_good:
             return ScalingChoice(name, order, "asked", f"{why}; {scores}", trials)
         if forced:
-            return ScalingChoice(
-                name, order, "forced", f"it was forced, although {comparison}", trials
-            )
+            why = f"it was forced, although {comparison}"
+            return ScalingChoice(name, order, "forced", why, trials)
         raise ConversionError(
             f"This scaling would be wrong: {comparison}. Omit --scaling and --channels, or add "
             "--force if the images are wrong."
         )
     if is_good and sure != "assumed":
-        return ScalingChoice(
-            name,
-            order,
-            "found",
-            f"{why}; {scores}, no other scaling is significantly better",
-            trials,
-        )
+        why = f"{why}; {scores}, no other scaling is significantly better"
+        return ScalingChoice(name, order, "found", why, trials)
     return choose_by_images(trials, best)
 
 

@@ -1,9 +1,10 @@
-"""Selection of a precision: candidates are compared with the original, the smallest first."""
+"""Selection of a precision: the smallest candidate that passes all gates replaces the original."""
 
 import argparse
 import math
 import subprocess
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,26 @@ from macule.convert.conversion import CandidateResult, ComparisonImages
 from macule.convert.errors import ConversionError
 from macule.convert.export import Exported
 from macule.convert.progress import Progress
-from macule.convert.quantization import acceptance, candidates, comparison
+from macule.convert.quantization import candidates, comparison
+from macule.convert.quantization.comparison import Comparison
 
 # The service in addition to a loaded model: gunicorn's arbiter, HTTP, Pillow, buffers. Measured
 # for the default model: 81 MB for all processes, 50 MB for a bare process (docs/memory.md).
 SERVICE_MB = 31.0
+TOLERANCE = 1e-9  # for rounding: a figure at the limit passes
+
+
+class Gate(NamedTuple):
+    """The minimum agreement, and the maximum change and loss, from 0 to 1.
+
+    `lost` applies to the balanced accuracy and to the AUC of each class. `limit_mb` is for a bare
+    process with the file loaded; the service needs more.
+    """
+
+    agreement: float = 0.98
+    mean_change: float = 0.02
+    lost: float = 0.01
+    limit_mb: float | None = None
 
 
 def select(
@@ -40,16 +56,14 @@ def select(
     Raises: ConversionError if no candidate is left, with the failed gates of each.
     """
     limit_mb = options.limit_mb - SERVICE_MB if options.limit_mb else None
-    gate = acceptance.Gate(
-        options.gate_agreement, options.gate_mean_change, options.gate_lost, limit_mb
-    )
-    generated: Iterable[candidates.Candidate]
+    gate = Gate(options.gate_agreement, options.gate_mean_change, options.gate_lost, limit_mb)
+    generated: Iterable[candidates.Candidate] = [
+        candidates.Candidate("original file", exported.precision, exported.content)
+    ]
     if exported.precision == "fp32":
         generated = candidates.generate_candidates(
             exported.content, calibration, images.scaling, options.precision, progress.log
         )
-    else:
-        generated = [candidates.Candidate("original file", exported.precision, exported.content)]
     results: list[CandidateResult] = []
     for candidate in generated:
         compared, failed = _compare(candidate, exported.output, gate, images, reference, labels)
@@ -74,11 +88,11 @@ def select(
 def _compare(
     candidate: candidates.Candidate,
     output: str,
-    gate: acceptance.Gate,
+    gate: Gate,
     images: ComparisonImages,
     reference: NDArray[np.float32],
     labels: list[str],
-) -> tuple[comparison.Comparison, list[str]]:
+) -> tuple[Comparison, list[str]]:
     """Compare one candidate; returns the failed gates, or the reason why it cannot run."""
     if candidate.error:
         return comparison.not_measured(candidate), [candidate.error]
@@ -88,7 +102,7 @@ def _compare(
         )
     except (ValueError, RuntimeError, subprocess.SubprocessError) as error:
         return comparison.not_measured(candidate), [f"LiteRT cannot run it ({str(error)[:160]})"]
-    return compared, acceptance.failed_gates(gate, compared)
+    return compared, failed_gates(gate, compared)
 
 
 def _summarise(result: CandidateResult) -> str:
@@ -114,3 +128,37 @@ def _failure_message(results: list[CandidateResult], limit_mb: float | None) -> 
         else "Give more --calibration images, or relax a --gate."
     )
     return "\n".join(["No precision passes all gates:", *reasons, advice])
+
+
+def failed_gates(gate: Gate, comparison: Comparison) -> list[str]:
+    """List the gates that a candidate fails, with the measured figure and the limit."""
+    failed = []
+    if comparison.agreement < gate.agreement - TOLERANCE:
+        failed.append(
+            f"top-1 agreement is {comparison.agreement:.1%};"
+            f" at least {gate.agreement:.1%} is required"
+        )
+    if not comparison.mean_change <= gate.mean_change + TOLERANCE:
+        failed.append(
+            f"a probability changes by {comparison.mean_change:.4f} on average;"
+            f" at most {gate.mean_change:.4f} is allowed"
+        )
+    for figure, loss in losses(comparison).items():
+        if loss > gate.lost + TOLERANCE:
+            failed.append(f"{figure} loses {loss:.4f}; at most {gate.lost:.4f} is allowed")
+    if gate.limit_mb is not None and comparison.peak_mb > gate.limit_mb:
+        failed.append(
+            f"a process peaks at {comparison.peak_mb:.1f} MB; the limit is {gate.limit_mb:.1f} MB"
+        )
+    return failed
+
+
+def losses(comparison: Comparison) -> dict[str, float]:
+    """Return the loss of each metric by name; without classes that have no images."""
+    if comparison.labelled is None or comparison.original is None:
+        return {}
+    before, after = comparison.original, comparison.labelled
+    lost = {"balanced accuracy": before.balanced_accuracy - after.balanced_accuracy}
+    for label, auc in before.auc.items():
+        lost[f"the AUC of {label}"] = auc - after.auc[label]
+    return {figure: loss for figure, loss in lost.items() if not math.isnan(loss)}

@@ -39,28 +39,27 @@ def check(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
         warm = runtime.get_or_load(options.folder)
     yield True, f"LiteRT runs the model: {len(card.labels)} labels, {card.precision}"
     pixels = dataset.synthetic_images(decoding.sides(card.side_px), 8)
-    scores = np.stack([runtime.run(warm, picture[None]).probabilities for picture in pixels])
-    yield (
-        bool(np.abs(scores.sum(axis=1) - 1).max() < 1e-3),
-        "the outputs are probabilities that sum to 1",
-    )
+    off = np.abs(_predict(warm, pixels).sum(axis=1) - 1).max()
+    yield bool(off < 1e-3), "the outputs are probabilities that sum to 1"
     if options.eval:
         yield _check_accuracy(options.eval, warm)
+
+
+def _predict(warm: LoadedModel, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.stack([runtime.run(warm, image[None]).probabilities for image in pixels])
 
 
 def _check_accuracy(folder: Path, warm: LoadedModel) -> tuple[bool, str]:
     """Compare the accuracy on labelled images with that of the card."""
     card = warm.card
     photos = dataset.sample_photos(dataset.list_photos(folder), ["val", "test"], MAX_IMAGES)
-    progress = Progress(1)
+    sides = decoding.sides(card.side_px)
     decoded = dataset.decode_photos(
-        photos, card.labels, decoding.sides(card.side_px), card.resize, progress, "decoding"
+        photos, card.labels, sides, card.resize, Progress(1), "decoding"
     )
     if decoded.truth is None:
         return False, f"{folder} has no labels: use one folder per class, or a labels.csv"
-    shares = np.stack(
-        [runtime.run(warm, picture[None]).probabilities for picture in decoded.pixels]
-    )
+    shares = _predict(warm, decoded.pixels)
     return compare_accuracy(shares, decoded.truth, card.document.get("metrics", {}))
 
 

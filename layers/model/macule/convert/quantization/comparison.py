@@ -92,11 +92,9 @@ def compare(
 
 def not_measured(candidate: Candidate) -> Comparison:
     """Return the comparison of a candidate that could not be created or run."""
-    size = len(candidate.content)
+    name, precision, content, _ = candidate
     nan = math.nan
-    return Comparison(
-        candidate.name, candidate.precision, size, 0, nan, nan, nan, None, None, nan, {}, nan
-    )
+    return Comparison(name, precision, len(content), 0, nan, nan, nan, None, None, nan, {}, nan)
 
 
 def compute_label_metrics(

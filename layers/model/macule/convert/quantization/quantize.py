@@ -49,9 +49,7 @@ def calibrate_ranges(
 
 def update_range(current: Range, new: Range) -> Range:
     """Update the mean and the outer extremes with those of one more image."""
-    new = {
-        end: np.asarray(value, np.float32) for end, value in new.items()
-    }  # some tensors are bool
+    new = {end: np.asarray(value, np.float32) for end, value in new.items()}  # some are bool
     if not current or not new:
         return current or new
     images = np.asarray(current.get("images", 1) + 1, np.float32)
@@ -73,9 +71,8 @@ def final_range(current: Range) -> Range:
     """
     if "lowest" not in current:
         return current
-    return make_range(
-        (current["min"] + current["lowest"]) / 2, (current["max"] + current["highest"]) / 2
-    )
+    least, largest = current["min"] + current["lowest"], current["max"] + current["highest"]
+    return make_range(least / 2, largest / 2)
 
 
 def quantize_static(
@@ -101,9 +98,7 @@ def quantize_static(
         exact = quantizer.AlgorithmName.NO_QUANTIZE
         tool.update_quantization_recipe(keep_float, operation.ALL_SUPPORTED, algorithm_key=exact)
     weights = {name: make_range(-127 * grid, 127 * grid) for name, grid in (grids or {}).items()}
-    with suppress_output():
-        result = tool.quantize({**found, **weights}, enable_progress_report=False)
-    return bytes(result.quantized_model or b"")
+    return run_quantizer(tool, {**found, **weights})
 
 
 def make_range(least: NDArray[Any], largest: NDArray[Any]) -> Range:
@@ -122,23 +117,23 @@ def fp16(content: bytes) -> bytes:
         compute_precision=qtyping.ComputePrecision.FLOAT,
         explicit_dequantize=True,
     )
-    operations = qtyping.TFLOperationName
+    operations, algorithm = qtyping.TFLOperationName, quantizer.AlgorithmName.FLOAT_CASTING
     for operation in (operations.CONV_2D, operations.DEPTHWISE_CONV_2D, operations.FULLY_CONNECTED):
-        tool.update_quantization_recipe(
-            ".*", operation, config, quantizer.AlgorithmName.FLOAT_CASTING
-        )
-    with suppress_output():
-        result = tool.quantize(enable_progress_report=False)
-    return bytes(result.quantized_model or b"")
+        tool.update_quantization_recipe(".*", operation, config, algorithm)
+    return run_quantizer(tool)
 
 
 def dynamic(content: bytes) -> bytes:
     """Store the weights as int8; the runtime quantizes the activations dynamically."""
     from litert_quantizer import quantizer, recipe
 
+    return run_quantizer(quantizer.Quantizer(bytearray(content), recipe.dynamic_wi8_afp32()))
+
+
+def run_quantizer(tool: Any, ranges: Ranges | None = None) -> bytes:
+    """Return the quantized file; *ranges* are for static quantization."""
     with suppress_output():
-        tool = quantizer.Quantizer(bytearray(content), recipe.dynamic_wi8_afp32())
-        result = tool.quantize(enable_progress_report=False)
+        result = tool.quantize(ranges, enable_progress_report=False)
     return bytes(result.quantized_model or b"")
 
 

@@ -4,7 +4,7 @@ Rounding to the nearest step is the largest error of int8. With it, the error of
 default network is 0.134 of their standard deviation; with GPTQ, 0.022 (docs/decisions.md).
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +16,6 @@ MAX_LEVEL = 127  # int8 weights are symmetric
 # images get large errors.
 DAMPING = 0.01
 BLOCK = 64  # inputs whose errors are applied to later inputs in one matrix product
-
-
-class InputStatistics(NamedTuple):
-    """Mean (groups, inputs) and covariance (groups, inputs, inputs) of the patches of a layer."""
-
-    mean: Floats
-    covariance: Floats
 
 
 def int8(
@@ -49,14 +42,12 @@ def round_weights(
     """
     raw = bytearray(content)
     found = tflite_weights.read_layers(raw, keep_float)
+    statistics = collect_statistics(content, found, images)
     grids = {}
-    for layer, (mean, moments) in zip(
-        found, collect_statistics(content, found, images), strict=True
-    ):
+    for layer, (mean, moments) in zip(found, statistics, strict=True):
         rows = tflite_weights.group(layer, layer.weights)
-        grid = np.maximum(np.abs(rows).max(axis=2, keepdims=True) / MAX_LEVEL, 1e-12).astype(
-            np.float32
-        )
+        largest = np.abs(rows).max(axis=2, keepdims=True)
+        grid = np.maximum(largest / MAX_LEVEL, 1e-12).astype(np.float32)
         if layer.bias is None:  # otherwise the bias corrects the error of the mean
             moments = moments + outer_products(mean)
         rounded = gptq_round(rows, moments, grid)
@@ -103,9 +94,10 @@ def gptq_round(rows: Floats, moments: Floats, grid: Floats) -> Floats:
 
 def collect_statistics(
     content: bytes, found: list[tflite_weights.Layer], images: list[Floats]
-) -> list[InputStatistics]:
-    """Run the float file, and collect the input statistics of each layer.
+) -> list[tuple[Floats, Floats]]:
+    """Run the float file, and collect the statistics of the input patches of each layer.
 
+    Returns: mean (groups, inputs) and covariance (groups, inputs, inputs) by layer.
     The sums are relative to the mean of the first image. Relative to zero, float32 would lose a
     variance that is small compared with the mean.
     """
@@ -116,19 +108,17 @@ def collect_statistics(
     for image in images:
         reader.set_tensor(entry, image)
         reader.invoke()
-        layer_patches = [
-            tflite_weights.sample_patches(each, reader.get_tensor(each.source), random)
-            for each in found
-        ]
+        inputs = [(layer, reader.get_tensor(layer.source)) for layer in found]
+        patches = [tflite_weights.sample_patches(*each, random) for each in inputs]
         if not totals:
-            totals = [[patch.mean(axis=1), 0, 0.0, 0.0] for patch in layer_patches]
-        for total, patch in zip(totals, layer_patches, strict=True):
+            totals = [[patch.mean(axis=1), 0, 0.0, 0.0] for patch in patches]
+        for total, patch in zip(totals, patches, strict=True):
             centred = patch - total[0][:, None, :]
             total[1] += patch.shape[1]
             total[2] = total[2] + centred.sum(axis=1)
             total[3] = total[3] + centred.transpose(0, 2, 1) @ centred
     return [
-        InputStatistics(start + first / places, second / places - outer_products(first / places))
+        (start + first / places, second / places - outer_products(first / places))
         for start, places, first, second in totals
     ]
 

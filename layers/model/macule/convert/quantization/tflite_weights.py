@@ -110,16 +110,13 @@ def sample_patches(layer: Layer, values: Floats, random: np.random.Generator) ->
         return values.reshape(1, -1, layer.weights.shape[1])
     options, (height, width) = layer.options, layer.weights.shape[1:3]
     same = options.padding == SAME_PADDING
-    down, above, below = kernel_starts(
-        values.shape[1], height, options.strideH, options.dilationHFactor, same
-    )
-    across, left, right = kernel_starts(
-        values.shape[2], width, options.strideW, options.dilationWFactor, same
-    )
+    step_y, step_x = options.dilationHFactor, options.dilationWFactor
+    down, above, below = kernel_starts(values.shape[1], height, options.strideH, step_y, same)
+    across, left, right = kernel_starts(values.shape[2], width, options.strideW, step_x, same)
     maps = np.pad(values[0], ((above, below), (left, right), (0, 0)))
     places = random.permutation(len(down) * len(across))[:MAX_PATCHES]
-    y = down[places // len(across), None] + np.arange(height) * options.dilationHFactor
-    x = across[places % len(across), None] + np.arange(width) * options.dilationWFactor
+    y = down[places // len(across), None] + np.arange(height) * step_y
+    x = across[places % len(across), None] + np.arange(width) * step_x
     cut: Floats = maps[y[:, :, None], x[:, None, :]]
     if layer.code == DEPTHWISE:
         return np.ascontiguousarray(cut.reshape(len(places), height * width, -1).transpose(2, 0, 1))

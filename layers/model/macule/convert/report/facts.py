@@ -15,7 +15,7 @@ from macule.convert.report.formatting import (
 )
 
 Evidence = Mapping[str, Any]  # as `evidence.collect` returns it
-TOLERANCE = 1e-9  # as in acceptance.py: a figure at the limit passes
+TOLERANCE = 1e-9  # as in selection.py: a figure at the limit passes
 DISCLAIMER = (
     "Research demonstration, not a medical device. The figures compare two model files on the"
     " images named here; they are not a diagnosis and do not apply to other images."

@@ -11,14 +11,13 @@ from macule.convert.evaluation import batch_inference
 
 
 class TFLiteModel(NamedTuple):
-    """A LiteRT file; `maps` is True if it has an output with activation maps."""
+    """A LiteRT file and its properties."""
 
     name: str
     content: bytes
     shape: tuple[int, int, int]
     units: int
     output: str
-    maps: bool
     precision: str
     weights_mb: float
 
@@ -46,10 +45,9 @@ def read_tflite(path: Path) -> TFLiteModel:
         ) from error
     sources, targets = interpreter.get_input_details(), interpreter.get_output_details()
     shape = image_shape(name, sources)
-    answers = [target for target in targets if len(target["shape"]) == 2]
-    others = [
-        target for target in targets if len(target["shape"]) not in (2, batch_inference.OOD_SCORE)
-    ]
+    ood_score, logits = batch_inference.OOD_SCORE, batch_inference.LOGITS
+    answers = [target for target in targets if len(target["shape"]) == logits]
+    others = [target for target in targets if len(target["shape"]) not in (logits, ood_score)]
     units = int(answers[0]["shape"][1]) if len(answers) == 1 else 0
     maps = len(others) == 1 and len(others[0]["shape"]) == 4 and others[0]["shape"][3] == units
     if len(answers) != 1 or (others and not maps):
@@ -63,7 +61,7 @@ def read_tflite(path: Path) -> TFLiteModel:
     details = interpreter.get_tensor_details()
     kind = detect_precision(sources[0], details)
     size = sum(int(np.prod(d["shape"])) for d in weight_tensors(interpreter, details)) * 4 / 2**20
-    return TFLiteModel(name, content, shape, units, output, maps, kind, size)
+    return TFLiteModel(name, content, shape, units, output, kind, size)
 
 
 def image_shape(name: str, sources: list[dict[str, Any]]) -> tuple[int, int, int]:
@@ -102,11 +100,8 @@ def producing_operator(interpreter: Any, index: int) -> str:
         for operation in interpreter._get_ops_details()
         for output in operation["outputs"]
     }
-    while index in producers and producers[index]["op_name"] in (
-        "DEQUANTIZE",
-        "QUANTIZE",
-        "RESHAPE",
-    ):
+    neutral = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
+    while index in producers and producers[index]["op_name"] in neutral:
         index = int(producers[index]["inputs"][0])
     return str(producers[index]["op_name"]) if index in producers else ""
 

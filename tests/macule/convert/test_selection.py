@@ -3,9 +3,9 @@
 import math
 
 import pytest
-from macule.convert.quantization import acceptance
-from macule.convert.quantization.acceptance import Gate
+from macule.convert import selection
 from macule.convert.quantization.comparison import Comparison, LabelMetrics
+from macule.convert.selection import Gate
 
 BEFORE = LabelMetrics(0.8, 0.75, {"nevus": 0.9, "melanoma": 0.85})
 PROOF = Comparison(
@@ -29,7 +29,7 @@ def test_at_the_gate_is_through() -> None:
     after = BEFORE._replace(balanced_accuracy=0.74, auc={"nevus": 0.89, "melanoma": 0.86})
     proof = PROOF._replace(agreement=0.98, mean_change=0.02, labelled=after)
 
-    assert acceptance.failed_gates(Gate(limit_mb=57.0), proof) == []
+    assert selection.failed_gates(Gate(limit_mb=57.0), proof) == []
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_at_the_gate_is_through() -> None:
 )
 def test_each_gate_names_both_figures(changed: dict[str, object], figures: tuple[str, ...]) -> None:
     """A candidate that fails one gate is told which, what it has and what is asked."""
-    (said,) = acceptance.failed_gates(Gate(limit_mb=60.0), PROOF._replace(**changed))
+    (said,) = selection.failed_gates(Gate(limit_mb=60.0), PROOF._replace(**changed))
 
     assert all(figure in said for figure in figures)
 
@@ -56,16 +56,16 @@ def test_every_failure_is_told() -> None:
     """Who fails two gates hears of two."""
     proof = PROOF._replace(agreement=0.5, mean_change=0.3)
 
-    assert len(acceptance.failed_gates(Gate(), proof)) == 2
+    assert len(selection.failed_gates(Gate(), proof)) == 2
 
 
 def test_answers_that_are_no_numbers_fail() -> None:
     """A change that is nan is not a small one."""
-    assert acceptance.failed_gates(Gate(), PROOF._replace(mean_change=math.nan))
+    assert selection.failed_gates(Gate(), PROOF._replace(mean_change=math.nan))
 
 
 def test_class_without_images_is_not_judged() -> None:
     """An AUC that was nan before and is nan now loses nothing."""
     unseen = BEFORE._replace(auc={"nevus": math.nan, "melanoma": 0.85})
 
-    assert acceptance.failed_gates(Gate(), PROOF._replace(original=unseen, labelled=unseen)) == []
+    assert selection.failed_gates(Gate(), PROOF._replace(original=unseen, labelled=unseen)) == []
