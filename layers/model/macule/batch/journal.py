@@ -81,7 +81,6 @@ class Journal:
         self._count(row)
 
     def lines(self) -> Iterator[bytes]:
-        """Return the lines of the rows."""
         self._file.seek(0)
         return islice(self._file, 1, None)
 

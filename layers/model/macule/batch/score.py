@@ -19,7 +19,6 @@ POLL_S, MAX_POLL_S = 0.02, 1.0
 
 
 def columns(labels: list[str]) -> list[str]:
-    """Return the columns of a row, in order."""
     first = ["source", "status", "decision", "label", "probability"]
     return [*first, *(f"p_{label}" for label in labels), "error", "model"]
 

@@ -23,8 +23,8 @@ def writer(out: str) -> Write:
     ending = os.path.splitext(out)[1].lower()
     if ending not in WRITERS:
         raise BadRequest(f"{out} does not end with {', '.join(WRITERS)}.")
-    if ending == ".parquet":
-        _require_pyarrow()
+    if ending == ".parquet" and (fault := extras.missing_message(".parquet", "pyarrow")):
+        raise BadRequest(f"{fault}; or use a .csv file.")
     return WRITERS[ending]
 
 
@@ -45,17 +45,11 @@ def _parquet(path: str, lines: Iterator[bytes], columns: list[str]) -> None:
     from pyarrow import parquet
 
     numbers = {"probability", *(name for name in columns if name.startswith("p_"))}
-    schema = pa.schema(
-        [(name, pa.float64() if name in numbers else pa.string()) for name in columns]
-    )
+    kinds = [(name, pa.float64() if name in numbers else pa.string()) for name in columns]
+    schema = pa.schema(kinds)
     with parquet.ParquetWriter(path, schema) as file:
         while rows := list(map(json.loads, islice(lines, ROW_GROUP_ROWS))):
             file.write_table(pa.Table.from_pylist(rows, schema))
-
-
-def _require_pyarrow() -> None:
-    if fault := extras.missing_message(".parquet", "pyarrow"):
-        raise BadRequest(f"{fault}; or use a .csv file.")
 
 
 WRITERS: dict[str, Write] = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}

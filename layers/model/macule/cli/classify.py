@@ -96,14 +96,10 @@ def _read(file: str, max_bytes: int) -> bytes:
 def _format_table(file: str, answer: dict[str, Any]) -> str:
     """Format an answer for a terminal, with one bar per label."""
     width = max(len(row["name"]) for row in answer["predictions"])
-    rows = [
-        f"  {row['name']:<{width}} {row['probability']:7.1%}  {_bar(row['probability'])}".rstrip()
-        for row in answer["predictions"]
-    ]
+    rows = []
+    for row in answer["predictions"]:
+        bar = "#" * round(row["probability"] * BAR_CHARACTERS)
+        rows.append(f"  {row['name']:<{width}} {row['probability']:7.1%}  {bar}".rstrip())
     total_ms = answer["metrics"]["total_ms"]
     title = f"{file}: {answer['decision']} ({total_ms:.0f} ms)"
     return "\n".join([title, *rows, f"  {answer['disclaimer']}"])
-
-
-def _bar(probability: float) -> str:
-    return "#" * round(probability * BAR_CHARACTERS)

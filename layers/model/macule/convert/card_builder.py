@@ -2,7 +2,9 @@
 
 import argparse
 import hashlib
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,6 +83,12 @@ def ood_thresholds(conversion: Conversion) -> dict[str, float]:
     return out_of_distribution.score_thresholds(
         scores if conversion.inputs.evaluation else scores[1::2]
     )
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write readable JSON: two spaces, UTF-8, six significant digits."""
+    text = json.dumps(to_json(document), indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def to_json(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -41,7 +40,6 @@ TENSORFLOW_ENVIRONMENT = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `macule convert`."""
     add = parser.add_argument
     folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     constant: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
@@ -118,8 +116,7 @@ def convert(options: argparse.Namespace, command_line: str) -> tuple[Path, dict[
     collected = evidence.collect(options, command_line, conversion, card)
     with _atomic_folder(out) as folder:
         (folder / card["file"]).write_bytes(content)
-        text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+        card_builder.write_json(folder / FILE, card)
         pages.write(folder, collected)
     return out, collected
 

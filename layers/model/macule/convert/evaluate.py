@@ -1,7 +1,6 @@
 """`macule evaluate`: metrics of a model on labelled images, with the code that serves it."""
 
 import argparse
-import json
 import platform
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ SPLITS = ("val", "test")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `macule evaluate`."""
     add = parser.add_argument
     folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     add("folder", metavar="DIR", help="a model folder, with model.tflite and model.json")
@@ -61,8 +59,7 @@ def evaluate(options: argparse.Namespace, command_line: str) -> tuple[Path, dict
     }
     out: Path = options.out or Path("evaluation")
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(card_builder.to_json(result), indent=2, ensure_ascii=False, allow_nan=False)
-    (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+    card_builder.write_json(out / "evaluation.json", result)
     (out / "evaluation.html").write_text(evaluation_page.page(result, predictions), "utf-8")
     return out, result
 

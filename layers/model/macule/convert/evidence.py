@@ -137,7 +137,6 @@ def list_findings(conversion: Conversion) -> list[dict[str, str]]:
 
 
 def describe_candidate(result: CandidateResult) -> dict[str, Any]:
-    """Return the figures of one candidate for the tables."""
     compared = result.comparison
     return {
         **compared._asdict(),
@@ -149,7 +148,6 @@ def describe_candidate(result: CandidateResult) -> dict[str, Any]:
 
 
 def describe_original(conversion: Conversion) -> dict[str, Any]:
-    """Return the figures of the original model for the tables."""
     inputs, truth = conversion.inputs, conversion.images.truth
     labelled = None
     if truth is not None:

@@ -21,7 +21,6 @@ class Progress:
         self._line_is_open = False
 
     def step(self, what: str) -> None:
-        """Start the next step."""
         self._step += 1
         self._write_line(f"[{self._step}/{self.steps}] {what}")
 

@@ -57,7 +57,6 @@ def find(folder: str | None) -> Weights:
 
 
 def active_folder() -> str:
-    """Return the folder of the active model."""
     return retention.active(MODELS_DIR) or DEFAULT_MODEL_DIR
 
 
@@ -100,7 +99,6 @@ def _is_model_file(path: str) -> bool:
 
 
 def _sha256(path: str, name: str) -> str:
-    """Return the digest of a file."""
     from hashlib import file_digest
 
     try:

@@ -19,7 +19,6 @@ def active(root: str) -> str | None:
 
 
 def folders(root: str) -> list[str]:
-    """Return the folders of all installed models."""
     names = os.listdir(root) if os.path.isdir(root) else []
     return [os.path.join(root, name) for name in names if name != POINTER and name[0] != "."]
 

@@ -55,7 +55,6 @@ def sibling(uri: str, name: str) -> str:
 
 
 def last_segment(uri: str) -> str:
-    """Return the last segment of the path."""
     return urlsplit(uri).path.rstrip("/").rpartition("/")[2]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from macule.convert import evaluate
+from macule.convert.card_builder import write_json
 from macule.convert.evaluation import dataset
 from macule.convert.progress import Progress
 from macule.train import backbone, card, card_page, data, fine_tuning, recipe
@@ -17,7 +18,6 @@ OOD_LAYER = "blocks_10_project_conv"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the command line."""
     parser = argparse.ArgumentParser("python -m macule.train", description=__doc__)
     add = parser.add_argument
     add("data", type=Path, help="folder with labels.csv: label, split and an image column")
@@ -67,7 +67,7 @@ def train(options: argparse.Namespace, network: recipe.Network, log: recipe.Log)
     validation_photos = [photo for photo in photos if photo.split == "val"]
     predictions = evaluate.predict_photos(str(options.out), validation_photos, Progress(1))
     measured = card_page.compute_metrics(options.out, predictions)
-    card.write_json(options.out / "evaluation.json", measured)
+    write_json(options.out / "evaluation.json", measured)
     fine_tuning.collect_curves(work, options.out / "curves.csv")
     if options.page:
         card_page.write(options.page, options.out, predictions)

@@ -49,7 +49,6 @@ def draw_hairs(image: Image.Image, random: np.random.Generator) -> None:
 
 
 def draw_ruler(image: Image.Image, random: np.random.Generator) -> None:
-    """Draw ruler marks along one edge."""
     pen, side = ImageDraw.Draw(image), image.width
     gap, depth = random.uniform(6, 20), random.uniform(0.02, 0.08) * side
     upright, far = random.random(2) < 0.5

@@ -81,7 +81,6 @@ def inverted_residual(
 
 
 def conv_relu6(x: Any, channels: int, kernel: int, stride: int, name: str) -> Any:
-    """Add a convolution and its ReLU6."""
     from keras import layers
 
     return layers.Conv2D(channels, kernel, stride, "same", activation="relu6", name=name)(x)

@@ -1,7 +1,6 @@
 """The model card and the metrics of the default model."""
 
 import hashlib
-import json
 import platform
 from collections import Counter
 from datetime import UTC, datetime
@@ -9,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from macule.convert.card_builder import to_json
+from macule.convert.card_builder import write_json
 from macule.convert.evaluation import metrics
 from macule.convert.evaluation.dataset import Photo
 from macule.convert.graph import out_of_distribution
@@ -27,12 +26,6 @@ def write_model(folder: Path, trained: TrainedModel, card: dict[str, Any]) -> No
     write_json(folder / "model.json", card)
     figures = {"split": "val", "model": card["sha256"], "files": trained.figures}
     write_json(folder / "metrics.json", figures)
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write readable JSON: two spaces, UTF-8, null for nan."""
-    text = json.dumps(to_json(document), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def build_card(

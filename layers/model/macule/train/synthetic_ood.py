@@ -18,12 +18,10 @@ def draw(count: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def solid_colour(random: Random) -> Image.Image:
-    """One colour."""
     return Image.new("RGB", (SIDE_PX, SIDE_PX), random_colour(random))
 
 
 def noise(random: Random) -> Image.Image:
-    """Random pixels."""
     return Image.fromarray(random.integers(0, 256, (SIDE_PX, SIDE_PX, 3), np.uint8))
 
 
@@ -35,7 +33,6 @@ def smooth_gradient(random: Random) -> Image.Image:
 
 
 def text(random: Random) -> Image.Image:
-    """A page of words."""
     image = Image.new("RGB", (SIDE_PX, SIDE_PX), (250, 250, 245))
     pen, letters = ImageDraw.Draw(image), np.array(list("abcdefghijklmnopqrstuvwxyz     "))
     for y in range(6, SIDE_PX, 14):
@@ -80,5 +77,4 @@ def line_drawing(random: Random) -> Image.Image:
 
 
 def random_colour(random: Random) -> Any:
-    """A random colour."""
     return tuple(random.integers(0, 256, 3).tolist())

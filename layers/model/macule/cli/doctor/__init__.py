@@ -59,9 +59,8 @@ def run_checks(worker: bool = False) -> Iterator[CheckResult]:
     yield check_temporary_files()
     yield check_port(chosen.bind)
     if chosen.predict_url:
-        yield check_predict_function(
-            chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key
-        )
+        timeout_s, key = chosen.predict_timeout_s, chosen.predict_key
+        yield check_predict_function(chosen.predict_url, timeout_s, key)
 
 
 def worker_errors(chosen: settings.Settings, enabled: bool) -> Iterator[str]:
@@ -102,14 +101,12 @@ def check_model(chosen: settings.Settings) -> Iterator[CheckResult]:
     """Load and run the model in a separate process, and compare its memory with the limit."""
     limit = budget.memory_limit(chosen.platform_memory_mb, chosen.memory_limit_mb)
     limit_text = f"{limit.bytes / MB:.0f} MB by {limit.source}"
-    succeeded, output = installation.run_child(
-        MODEL_SCRIPT, "defaults" if chosen == settings.read({}) else ""
-    )
+    source = "defaults" if chosen == settings.read({}) else ""
+    succeeded, output = installation.run_child(MODEL_SCRIPT, source)
     if not succeeded:
+        what = f"{limit_text}; not checked, because the model cannot be loaded"
         yield CheckResult(FAIL, "model", output)
-        yield CheckResult(
-            WARN, "memory", f"{limit_text}; not checked, because the model cannot be loaded"
-        )
+        yield CheckResult(WARN, "memory", what)
         return
     sizes, side_px, title, cold_start_ms = json.loads(output)
     side_px = tuple(side_px) if isinstance(side_px, list) else side_px
@@ -121,19 +118,15 @@ def check_model(chosen: settings.Settings) -> Iterator[CheckResult]:
     capacity = plan.compute_capacity(base_bytes, side_px, limit.bytes / MB, chosen.max_image_pixels)
     text = f"{limit_text}; the service needs {base_bytes / MB:.0f}"
     if capacity.free_mb < 0:
+        text += f" MB, {-capacity.free_mb:.0f} MB more than that"
         advice = "increase the limit or use a smaller model (`macule plan`)"
-        yield CheckResult(
-            FAIL, "memory", f"{text} MB, {-capacity.free_mb:.0f} MB more than that: {advice}"
-        )
+        yield CheckResult(FAIL, "memory", f"{text}: {advice}")
     elif not capacity.slots:
-        yield CheckResult(
-            WARN, "memory", f"{text} MB; too little is free for a 12 MP photo: increase it"
-        )
+        text += " MB; too little is free for a 12 MP photo: increase it"
+        yield CheckResult(WARN, "memory", text)
     else:
-        headroom = (
-            f"{capacity.free_mb:.0f} MB of headroom, {capacity.slots} concurrent 12 MP photos"
-        )
-        yield CheckResult(OK, "memory", f"{text} MB: {headroom}")
+        text += f" MB: {capacity.free_mb:.0f} MB of headroom, {capacity.slots}"
+        yield CheckResult(OK, "memory", f"{text} concurrent 12 MP photos")
 
 
 def check_sandbox() -> CheckResult:
@@ -143,10 +136,9 @@ def check_sandbox() -> CheckResult:
     with ThreadPoolExecutor(1) as thread:
         reason = thread.submit(sandbox.restrict).result()
     if reason:
+        what = f"can open files and connections, because {reason}"
         advice = "images are still decoded; Linux 5.13 or later with Landlock restricts this"
-        return CheckResult(
-            WARN, "decoders", f"can open files and connections, because {reason}: {advice}"
-        )
+        return CheckResult(WARN, "decoders", f"{what}: {advice}")
     return CheckResult(OK, "decoders", f"cannot open files (Landlock {sandbox.version()})")
 
 

@@ -61,13 +61,11 @@ def check_python(version: tuple[int, ...], maxsize: int) -> CheckResult:
     least, end = PYTHONS
     if not least <= version[:2] < end:
         wanted = f"{least[0]}.{least[1]} to {end[0]}.{end[1] - 1}"
-        return CheckResult(
-            FAIL, "python", f"{text} is not supported: LiteRT has wheels for {wanted}"
-        )
+        text += f" is not supported: LiteRT has wheels for {wanted}"
+        return CheckResult(FAIL, "python", text)
     if maxsize <= 2**32:
-        return CheckResult(
-            FAIL, "python", f"{text} is a 32-bit build: LiteRT has only 64-bit wheels"
-        )
+        text += " is a 32-bit build: LiteRT has only 64-bit wheels"
+        return CheckResult(FAIL, "python", text)
     return CheckResult(OK, "python", f"{text}, 64 bits")
 
 
@@ -83,11 +81,9 @@ def check_bytecode() -> CheckResult:
     if not folders:
         return CheckResult(OK, "byte code", "compiled")
     # measured on 2 cores without any byte code: from the start of gunicorn to a warm model
+    what = "missing, so a start takes up to 0.7 s instead of 0.2; run this when you build"
     return CheckResult(
-        WARN,
-        "byte code",
-        "missing, so a start takes up to 0.7 s instead of 0.2; run this when you build: "
-        f"`python -m compileall -q {shlex.join(folders)}`",
+        WARN, "byte code", f"{what}: `python -m compileall -q {shlex.join(folders)}`"
     )
 
 
@@ -115,20 +111,14 @@ def check_libc(
     """Compare the C library and CPU with those that the wheels need."""
     name, version = found
     if name != "glibc":
-        return CheckResult(
-            FAIL,
-            "glibc",
-            f"found {name or 'another C library, such as musl'}, for which LiteRT has no wheel: "
-            "use a Debian-based image, such as python:3.13-slim, not Alpine",
-        )
+        what = f"found {name or 'another C library, such as musl'}, for which LiteRT has no wheel"
+        advice = "use a Debian-based image, such as python:3.13-slim, not Alpine"
+        return CheckResult(FAIL, "glibc", f"{what}: {advice}")
     others = {wheel.machine for wheel in built} - {machine}
     if others:
-        return CheckResult(
-            FAIL,
-            "glibc",
-            f"the wheels are for {' and '.join(sorted(others))}, this is {machine}: install them "
-            "on this machine or one like it",
-        )
+        what = f"the wheels are for {' and '.join(sorted(others))}, this is {machine}"
+        advice = "install them on this machine or one like it"
+        return CheckResult(FAIL, "glibc", f"{what}: {advice}")
     needed = max((wheel.glibc for wheel in built), default=(0, 0))
     if tuple(map(int, version.split(".")[:2])) < needed:
         least = ".".join(map(str, needed))
@@ -169,9 +159,7 @@ def run_child(code: str, argument: str) -> tuple[bool, str]:
         return False, f"it did not finish within {CHILD_TIMEOUT_S} s"
     if done.returncode < 0:
         number = -done.returncode
-        return (
-            False,
-            f"{signal.strsignal(number)}: {SIGNAL_CAUSES.get(number, 'a crash in compiled code')}",
-        )
+        cause = SIGNAL_CAUSES.get(number, "a crash in compiled code")
+        return False, f"{signal.strsignal(number)}: {cause}"
     output = done.stderr if done.returncode else done.stdout
     return not done.returncode, (output.strip().splitlines() or [""])[-1]

@@ -62,6 +62,7 @@ COMMON_ROUTES = (  # of both functions
 MODEL = RouteCheck("GET", "/model/", keys=("name", "version", "labels", "sha256"))
 READY = RouteCheck("GET", "/ready/", (200, 503), keys=("state", "model"))
 PREDICTION_KEYS = ("id", "status", "model", "decision", "predictions", "explanation", "metrics")
+PHOTO = RouteCheck("POST", "/predict/", keys=PREDICTION_KEYS, sent="image/png")
 INVALID_PHOTO = RouteCheck("POST", "/predict/", (415,), PROBLEM, PROBLEM_KEYS, TEXT, b"no photo")
 WARMUP = RouteCheck("GET", "/warmup/", keys=("state", "cold_start_ms", "stages_ms"))
 
@@ -87,19 +88,17 @@ def run_checks(url: str, key: str | None = None) -> Iterator[CheckResult]:
         return _check_response(route, response)
 
     first = check(HEALTH)
-    if HEALTH in responses and (
-        first.level == FAIL or "x-memory-band" not in responses[HEALTH].reply.headers
-    ):
+    if HEALTH not in responses:
+        yield first
+        return
+    if first.level == FAIL or "x-memory-band" not in responses[HEALTH].reply.headers:
         yield CheckResult(FAIL, "macule", _describe_other_server(responses[HEALTH]))
         return
     yield first
-    if HEALTH not in responses:
-        return
     memory = check(MEMORY)
     if MEMORY in responses and responses[MEMORY].reply.status in (401, 403):
-        yield CheckResult(
-            FAIL, "key", f"{_truncate(responses[MEMORY].document.get('detail'))} Set PREDICT_KEY"
-        )
+        detail = _truncate(responses[MEMORY].document.get("detail"))
+        yield CheckResult(FAIL, "key", f"{detail} Set PREDICT_KEY")
         return
     yield memory
     for route in COMMON_ROUTES:
@@ -107,16 +106,12 @@ def run_checks(url: str, key: str | None = None) -> Iterator[CheckResult]:
     if MEMORY in responses:
         yield from _check_memory(responses[MEMORY].document)
     card = check(MODEL)
-    if (
-        MODEL in responses
-        and responses[MODEL].document.get("type") == "urn:macule:problem:not-found"
-    ):
+    kind = responses[MODEL].document.get("type") if MODEL in responses else None
+    if kind == "urn:macule:problem:not-found":
         yield CheckResult(OK, "function", "this is the health function; it has no predictions")
     else:
         yield card
-        photo = RouteCheck(
-            "POST", "/predict/", keys=PREDICTION_KEYS, sent="image/png", body=sample_png()
-        )
+        photo = PHOTO._replace(body=sample_png())
         yield check(READY)
         yield check(photo)
         cold = responses.pop(photo, None)
@@ -204,11 +199,8 @@ def _check_memory(document: dict[str, Any]) -> Iterator[CheckResult]:
     if isinstance(predict, dict):
         error = predict.get("error")
         if error:
-            yield CheckResult(
-                FAIL,
-                "predict",
-                f"it {_truncate(error)}: check PREDICT_URL, and that the function runs",
-            )
+            text = f"it {_truncate(error)}: check PREDICT_URL, and that the function runs"
+            yield CheckResult(FAIL, "predict", text)
         else:
             yield CheckResult(OK, "predict", f"band {_truncate(predict.get('band', '?'))}")
 
@@ -217,12 +209,11 @@ def _report_latency(first: Response, second: Response, warmup: Response) -> Chec
     metrics = first.document.get("metrics")
     cold = isinstance(metrics, dict) and metrics.get("cold_start") is True
     loading = _truncate(warmup.document.get("cold_start_ms", "?"))
-    return CheckResult(
-        OK,
-        "time",
+    text = (
         f"first prediction {first.took_ms:.0f} ms ({'cold' if cold else 'already warm'}), second "
-        f"{second.took_ms:.0f} ms, including the connection; loading the model took {loading} ms",
+        f"{second.took_ms:.0f} ms, including the connection; loading the model took {loading} ms"
     )
+    return CheckResult(OK, "time", text)
 
 
 def sample_png() -> bytes:

@@ -19,7 +19,6 @@ MIN_MARGIN = 0.02  # of accuracy, for any number of images
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `macule check`."""
     parser.add_argument(
         "folder", metavar="DIR", help="a model folder, with model.tflite and model.json"
     )

@@ -78,11 +78,8 @@ def last_dense_tensors(loaded: LoadedGraph, logits: Any) -> set[str]:
         names.add(logits.name)
         operation = logits.op
         moving = [source for source in operation.inputs if depends_on_image(loaded, source)]
-        linear = (
-            operation.type in inspection.AFFINE_OPS | IDENTITY_OPS | RESHAPE_OPS
-            and len(moving) == 1
-        )
-        if not linear or head.pooling_kind(logits):
+        linear = operation.type in inspection.AFFINE_OPS | IDENTITY_OPS | RESHAPE_OPS
+        if not linear or len(moving) != 1 or head.pooling_kind(logits):
             return names
         logits = moving[0]
 

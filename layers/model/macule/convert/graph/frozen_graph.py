@@ -105,7 +105,6 @@ def replace_input(
 
 
 def load_graph(frozen: FrozenGraph) -> LoadedGraph:
-    """Load a frozen graph into a session."""
     import tensorflow as tf
 
     with tf.Graph().as_default() as graph:
@@ -125,7 +124,6 @@ def load_graph(frozen: FrozenGraph) -> LoadedGraph:
 
 
 def depends_on_image(loaded: LoadedGraph, tensor: Any) -> bool:
-    """Return whether *tensor* depends on the image."""
     return tensor.op.name in loaded.image_dependent
 
 

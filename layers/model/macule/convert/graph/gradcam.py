@@ -68,19 +68,15 @@ def gradcam_maps(
         return import_subgraph(frozen.definition, {f"{IMAGE}:0": image}, [features], "")[0]
 
     def tail(maps: Any) -> Any:
-        return tf.reshape(
-            import_subgraph(frozen.definition, {features: maps}, [logits], "")[0], (-1,)
-        )
+        row = import_subgraph(frozen.definition, {features: maps}, [logits], "")[0]
+        return tf.reshape(row, (-1,))
 
     shape = tf.TensorSpec((1, *frozen.shape))
     run_body = tf.function(body, input_signature=[shape], autograph=False)
-    answer = None
+    answer = tf.function(tail, autograph=False)
     pooled, exact = [], []
     for place, image in enumerate(images):
         maps = run_body(tf.constant(image[None]))
-        answer = answer or tf.function(
-            tail, input_signature=[tf.TensorSpec(maps.shape)], autograph=False
-        )
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(maps)
             row = tf.unstack(answer(maps))

@@ -159,10 +159,9 @@ def fold_linear(loaded: LoadedGraph, tensor: Any) -> Linear | None:
             weights = weights.astype(np.float64)
         elif inner.kernel.ndim == 1 and (inner.kernel == 1).all():
             return Linear(weights, inner.bias @ weights)
-        combined = (
-            inner.kernel[:, None] * weights if inner.kernel.ndim == 1 else inner.kernel @ weights
-        )
-        return Linear(combined, inner.bias @ weights)
+        is_diagonal = inner.kernel.ndim == 1
+        kernel = inner.kernel[:, None] * weights if is_diagonal else inner.kernel @ weights
+        return Linear(kernel, inner.bias @ weights)
     moving = [source for source in operation.inputs if depends_on_image(loaded, source)]
     if operation.type == "ConcatV2" and len(moving) == 1:
         return fold_concat(loaded, operation, moving[0])

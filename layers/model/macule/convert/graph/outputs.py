@@ -33,9 +33,8 @@ def fit_ood(plan: ExportPlan, images: NDArray[np.float32]) -> ExportPlan:
     layer = find_ood_layer(plan.loaded)
     if layer is None or len(images) < out_of_distribution.MIN_IMAGES:
         return plan
-    return plan._replace(
-        ood=(layer.name, out_of_distribution.fit(pooled_features(plan, layer.name, images)))
-    )
+    features = pooled_features(plan, layer.name, images)
+    return plan._replace(ood=(layer.name, out_of_distribution.fit(features)))
 
 
 def find_ood_layer(loaded: frozen_graph.LoadedGraph) -> Any | None:
@@ -65,9 +64,8 @@ def pooled_features(
 
     def pool(image: Any) -> Any:
         given = {f"{frozen_graph.IMAGE}:0": image}
-        return tf.reduce_mean(
-            frozen_graph.import_subgraph(plan.frozen.definition, given, [name], "")[0], [1, 2]
-        )
+        (maps,) = frozen_graph.import_subgraph(plan.frozen.definition, given, [name], "")
+        return tf.reduce_mean(maps, [1, 2])
 
     shape = tf.TensorSpec((1, *plan.frozen.shape))
     run = tf.function(pool, input_signature=[shape], autograph=False)
@@ -83,9 +81,8 @@ def make_plan(frozen: frozen_graph.FrozenGraph, opaque: bool = False) -> ExportP
     output = inspection.find_output(loaded)
     if opaque or output.logits is None:
         output = output._replace(kind="softmax", logits=None)
-        return ExportPlan(
-            frozen, loaded, output, None, "its output does not come from a plain softmax"
-        )
+        why = "its output does not come from a plain softmax"
+        return ExportPlan(frozen, loaded, output, None, why)
     try:
         found = head.find_head(loaded, loaded.graph.get_tensor_by_name(output.logits))
     except head.UnsupportedHead as error:

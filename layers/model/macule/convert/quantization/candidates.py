@@ -45,7 +45,6 @@ def make_candidate(name: str, kind: str, make: Callable[[], bytes]) -> Candidate
 
 
 def failed_candidate(name: str, kind: str, error: Exception) -> Candidate:
-    """Return a candidate that could not be created."""
     message = " ".join(f"{type(error).__name__}: {error}".split())[:160]
     return Candidate(name, kind, b"", error=f"it cannot be created ({message})")
 

@@ -76,7 +76,6 @@ def value_and_interval(figure: Mapping[str, float]) -> tuple[str, str]:
 
 
 def sections(metrics: Mapping[str, Any]) -> list[Section]:
-    """Return the sections of the page in order."""
     return [
         make_section("classes", "Each label", class_table(metrics)),
         make_section("confusion", "Confusion", confusion_table(metrics)),
@@ -147,7 +146,6 @@ def subgroup_tables(metrics: Mapping[str, Any]) -> list[str | Table]:
 
 
 def draw_plots(metrics: Mapping[str, Any], predictions: Predictions) -> dict[str, list[Plot]]:
-    """Return the plots by section."""
     known, labels = predictions.labelled, metrics["labels"]
     areas = [f"{name}: AUC {number(metrics['figures'][f'auc/{name}']['value'])}" for name in labels]
     curves = Plot(

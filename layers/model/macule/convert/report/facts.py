@@ -179,7 +179,6 @@ def findings(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def key_figures(evidence: Evidence) -> list[list[Any]]:
-    """Return the key figures: name, value and reference."""
     chosen, original = chosen_candidate(evidence), evidence["original"]
     before, after = original["size_mb"], chosen["size_mb"]
     smaller = f", {before / after:.1f}× smaller" if before else ""
@@ -202,7 +201,6 @@ def key_figures(evidence: Evidence) -> list[list[Any]]:
 
 
 def source_rows(evidence: Evidence) -> list[list[str]]:
-    """Return the rows of the original model."""
     source, images = evidence["source"], evidence["images"]
     counts = f"{images['calibration']} for calibration, {images['evaluation']} for evaluation"
     rows = [

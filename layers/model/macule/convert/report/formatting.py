@@ -35,7 +35,6 @@ def is_measured(value: Any) -> TypeGuard[float]:
 
 
 def percent(share: Any) -> str:
-    """Format a share in percent."""
     return f"{share:.1%}".replace("%", " %") if is_measured(share) else NO_VALUE
 
 

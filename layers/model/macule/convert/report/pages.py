@@ -20,7 +20,6 @@ class Plot(NamedTuple):
 
 
 def write(folder: Path, evidence: Evidence) -> None:
-    """Write REPORT.md and report.html into *folder*."""
     (folder / "REPORT.md").write_text(markdown.text(evidence), "utf-8")
     (folder / "report.html").write_text(page(evidence), "utf-8")
 

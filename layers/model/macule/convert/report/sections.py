@@ -43,7 +43,6 @@ def make_section(key: str, title: str, *parts: str | Table | list[str] | None) -
 
 
 def build_sections(evidence: Evidence) -> list[Section]:
-    """Return all sections in order."""
     found = evidence["scaling"]
     text = f"Chosen: {found['chosen']}. {found['why']}"
     return [
@@ -90,7 +89,6 @@ def temperature_note(evidence: Evidence) -> str | None:
 
 
 def change_text(before: metrics.Floats, after: metrics.Floats) -> str:
-    """Describe the changes of single probabilities."""
     moved = np.abs(after - before)
     return (
         f"Of {moved.size} probabilities on {len(before)} images, the mean change is"
@@ -126,7 +124,6 @@ def calibration(evidence: Evidence) -> Section:
 
 
 def calibration_text(before: metrics.Floats, after: metrics.Floats, truth: metrics.Ints) -> str:
-    """Describe the calibration errors before and after."""
     was, now = (metrics.calibration_error(part, truth) for part in (before, after))
     return (
         f"Expected calibration error (ECE) of the top answer: {number(was)} before and"

@@ -87,7 +87,6 @@ def bars(values: list[Any], name: str) -> list[Cell]:
 
 
 def failure_reasons(evidence: Evidence) -> list[str]:
-    """Return the reasons of all failed candidates."""
     return [
         f"{part['name']} failed: {sentence}."
         for part in evidence["candidates"]

@@ -52,9 +52,7 @@ def detect_archive(path: Path) -> str:
         with zipfile.ZipFile(path) as opened:
             members = opened.namelist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise ConversionError(
-            f"{name} is incomplete or damaged: download or save it again."
-        ) from error
+        raise damaged(name) from error
     if "config.json" in members:
         return "zip"
     if any(member.endswith("data.pkl") for member in members):
@@ -71,6 +69,10 @@ def detect_archive(path: Path) -> str:
     raise ConversionError(
         f"{name} is a zip file without a Keras model: use a file from model.save()."
     )
+
+
+def damaged(name: str) -> ConversionError:
+    return ConversionError(f"{name} is incomplete or damaged: download or save it again.")
 
 
 def describe_unknown(name: str, head: bytes) -> str:

@@ -56,12 +56,11 @@ def is_image(item: Input) -> bool:
 
 
 def format_input(item: Input) -> str:
-    """Format an input with its shape."""
     sizes = "x".join("?" if size is None else str(size) for size in (item.shape or ())[1:])
     return f"{item.name} {sizes or item.dtype}"
 
 
-def image_shape(name: str, item: Input) -> Shape:
+def image_shape(item: Input) -> Shape:
     """Return height, width and channels of the image input; a free channel axis is 3."""
     _, height, width, channels = item.shape or (None, None, None, None)
     return height, width, channels or 3

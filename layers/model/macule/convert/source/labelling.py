@@ -100,18 +100,16 @@ def _by_language(
     found: dict[str, object], labels: Sequence[str], option: str
 ) -> dict[str, list[str]]:
     """Check that there is English, and that each language has one text per label."""
+    texts = {}
     for language, values in found.items():
         if not isinstance(values, list) or len(values) != len(labels):
             raise ConversionError(
                 f"{option} needs {len(labels)} texts in {language!r}, one per label."
             )
-    if "en" not in found:
+        texts[language] = [str(value) for value in values]
+    if "en" not in texts:
         raise ConversionError(f'{option} has no English texts: add "en".')
-    return {
-        language: [str(value) for value in values]
-        for language, values in found.items()
-        if isinstance(values, list)
-    }
+    return texts
 
 
 def _split(text: str) -> list[str]:

@@ -20,8 +20,10 @@ def count_classes(name: str, kind: str, units: int, loss: str) -> int:
             f"{name} was trained to predict numbers (its loss is {loss}), not classes: use a "
             "classifier."
         )
+    is_sigmoid = kind == "sigmoid"
+    is_sigmoid |= kind == "linear" and loss.startswith("binarycrossentropy")
     if units == 1:
-        if kind == "sigmoid" or (kind == "linear" and loss.startswith("binarycrossentropy")):
+        if is_sigmoid:
             return 2
         if kind == "softmax":
             raise ConversionError(
@@ -32,7 +34,7 @@ def count_classes(name: str, kind: str, units: int, loss: str) -> int:
             f"{name} returns one number that is not a probability (regression?): end it with "
             "a sigmoid, or with a softmax over the classes."
         )
-    if kind == "sigmoid" or (kind == "linear" and loss.startswith("binarycrossentropy")):
+    if is_sigmoid:
         raise ConversionError(
             f"{name} has {units} independent sigmoids, which do not sum to 1: end it with a "
             "softmax if each image has one label; several labels per image are not supported."
@@ -45,9 +47,8 @@ def count_classes(name: str, kind: str, units: int, loss: str) -> int:
 def check_weights(name: str, loaded: frozen_graph.LoadedGraph) -> None:
     """Reject weights that are NaN or infinite."""
     tensors = list(frozen_graph.weight_tensors(loaded).values())
-    if not all(
-        np.isfinite(weights).all() for weights in frozen_graph.constant_values(loaded, tensors)
-    ):
+    values = frozen_graph.constant_values(loaded, tensors)
+    if not all(np.isfinite(weights).all() for weights in values):
         raise ConversionError(
             f"{name} has weights that are not numbers (NaN or infinite), probably because the "
             "training diverged: use an earlier checkpoint."
@@ -80,8 +81,6 @@ def to_probabilities(predictions: NDArray[np.float32], kind: str) -> NDArray[np.
     if predictions.shape[1] == 1:
         second = predictions if kind == "sigmoid" else 1 / (1 + np.exp(-predictions))
         return np.asarray(np.concatenate([1 - second, second], axis=1), np.float32)
-    return (
-        np.asarray(softmax(predictions), np.float32)
-        if kind in ("linear", "logits")
-        else predictions
-    )
+    if kind in ("linear", "logits"):
+        return np.asarray(softmax(predictions), np.float32)
+    return predictions

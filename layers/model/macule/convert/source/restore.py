@@ -1,8 +1,10 @@
 """Restore a model file as a TensorFlow function, with the framework that wrote it."""
 
 import contextlib
+import json
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,9 +59,6 @@ class Restored(NamedTuple):
 
 def restore_archive(path: Path, constants: Mapping[str, float]) -> Restored:
     """Restore a `.keras` archive, of Keras 3 or of Keras 2.12 to 2.15."""
-    import json
-    import zipfile
-
     document = validation.check_archive(path)
     with zipfile.ZipFile(path) as opened:
         try:
@@ -72,9 +71,7 @@ def restore_archive(path: Path, constants: Mapping[str, float]) -> Restored:
 
 def restore_h5(path: Path, constants: Mapping[str, float]) -> Restored:
     """Restore an `.h5` file, of Keras 3 or of Keras 2."""
-    import json
-
-    _, attributes = validation.check_h5(path)
+    attributes = validation.check_h5(path)
     try:
         training = json.loads(attributes.get("training_config", "{}"))
     except ValueError:
@@ -176,9 +173,8 @@ def wrap_keras(
         return model(tf.nest.pack_sequence_as(structure, values), training=False)
 
     names = {str(layer.name): type(layer).__name__ for layer in iterate_layers(model)}
-    return Restored(
-        kind, single_output(name, run), image_shape(name, inputs[place]), names, loss, model
-    )
+    shape = image_shape(inputs[place])
+    return Restored(kind, single_output(name, run), shape, names, loss, model)
 
 
 def restore_saved_model(path: Path, constants: Mapping[str, float]) -> Restored:
@@ -223,7 +219,7 @@ def restore_saved_model(path: Path, constants: Mapping[str, float]) -> Restored:
             return {key: tf.concat([a[key] for a in answers], 0) for key in answers[0]}
         return signature(**dict(zip(keys, values, strict=True)))
 
-    size = image_shape(name, inputs[place])
+    size = image_shape(inputs[place])
     return Restored("SavedModel", single_output(name, run), size, {}, "", owner)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from macule.convert.errors import ConversionError
+from macule.convert.source.file_format import damaged
 
 # Layers that contain code, load files or wrap other frameworks. None is needed for images.
 UNSAFE_LAYERS = {
@@ -70,18 +71,16 @@ def check_archive(path: Path) -> dict[str, Any]:
                 raise ConversionError(f"{name} is damaged: download or save it again.")
             with opened.open("model.weights.h5") as weights:
                 check_arrays(name, weights)
+    except ConversionError:
+        raise
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
-        if isinstance(error, ConversionError):
-            raise
-        raise ConversionError(
-            f"{name} is incomplete or damaged: download or save it again."
-        ) from error
+        raise damaged(name) from error
     check_config(name, document)
     return dict(document)
 
 
-def check_h5(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Check an `.h5` file and return its config and its root attributes as text.
+def check_h5(path: Path) -> dict[str, str]:
+    """Check an `.h5` file and return its root attributes as text.
 
     Raises: ConversionError.
     """
@@ -96,9 +95,7 @@ def check_h5(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
                 for key, value in file.attrs.items()
             }
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
-        raise ConversionError(
-            f"{name} is incomplete or damaged: download or save it again."
-        ) from error
+        raise damaged(name) from error
     if "model_config" not in attributes:
         raise ConversionError(
             f"{name} contains weights without their network: load them into the model "
@@ -109,7 +106,7 @@ def check_h5(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     except ValueError as error:
         raise ConversionError(f"{name} has a damaged model_config: save it again.") from error
     check_config(name, document)
-    return dict(document), attributes
+    return attributes
 
 
 def check_arrays(name: str, file: Any) -> None:

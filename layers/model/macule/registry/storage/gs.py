@@ -57,7 +57,6 @@ def write(address: str, content: bytes, version: str, idle_timeout_s: float) -> 
 
 
 def page(prefix: str, token: str, idle_timeout_s: float) -> tuple[list[str], str]:
-    """List one page of URLs; as `s3.page`."""
     name, key = urls.split_bucket(prefix)
     try:
         found = client().list_blobs(
