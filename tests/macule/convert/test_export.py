@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from macule.convert import export
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.graph import cams, gradcam
 from macule.convert.quantization import quantize
@@ -163,7 +163,7 @@ def test_a_built_in_size_is_not_changed(kind: str, tmp_path: Path) -> None:
     """Where layers have the size built in, another one is refused in a sentence."""
     source = load.load(keras_models.ZOO[kind].write(tmp_path))
 
-    with pytest.raises(ConversionError, match=r"takes .*32 (x 32 )?px.* convert ") as refused:
+    with pytest.raises(BadInput, match=r"takes .*32 (x 32 )?px.* convert ") as refused:
         export.export(source, 48, 48)
 
     assert "\n" not in str(refused.value)
@@ -174,7 +174,7 @@ def test_lost_weights_are_noticed(flat: load.Source, monkeypatch: pytest.MonkeyP
     real = export.write_tflite
     monkeypatch.setattr(export, "write_tflite", lambda *given: real(*given)[:500])
 
-    with pytest.raises(ConversionError, match="lost weights"):
+    with pytest.raises(BadInput, match="lost weights"):
         export.export(flat, SIDE_PX, SIDE_PX)
 
 
@@ -182,7 +182,7 @@ def test_changed_answers_are_noticed(flat: load.Source, monkeypatch: pytest.Monk
     """A file that answers otherwise than the model is caught by its numbers."""
     monkeypatch.setattr(load, "predict", lambda _, images: np.full((len(images), 4), 0.25))
 
-    with pytest.raises(ConversionError, match="gives different outputs"):
+    with pytest.raises(BadInput, match="gives different outputs"):
         export.export(flat, SIDE_PX, SIDE_PX)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from macule.convert import scaling
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.scaling import ScalingTrial
 from macule.convert.source.load import Source
 
@@ -105,7 +105,7 @@ def test_swapped_channels_are_found() -> None:
 def test_a_wrong_wish_is_refused_unless_forced() -> None:
     """What was asked for and scores clearly below another is an error with both figures."""
     table = [tried("none", 40), tried("0..1", 90)]
-    with pytest.raises(ConversionError, match=r"90\.0%.*40\.0%"):
+    with pytest.raises(BadInput, match=r"90\.0%.*40\.0%"):
         scaling.choose(source(), table, "none", None, False)
 
     assert scaling.choose(source(), table, "none", None, True).sure == "forced"

@@ -51,11 +51,11 @@ def convert(options: argparse.Namespace) -> int:
         print_message(fault)
         return MISUSED
     from macule.convert import command
-    from macule.convert.errors import ConversionError
+    from macule.convert.errors import BadInput
 
     try:
         out, evidence = command.convert(options, _command_line())
-    except ConversionError as error:
+    except BadInput as error:
         print_message(str(error))
         return FAILED
     for finding in evidence["findings"]:
@@ -67,7 +67,7 @@ def convert(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Verify a model folder, and print one line per check."""
-    from macule.convert.errors import ConversionError
+    from macule.convert.errors import BadInput
     from macule.convert.evaluation import check
 
     code = OK
@@ -75,7 +75,7 @@ def check(options: argparse.Namespace) -> int:
         for passed, text in check.check(options):
             print(f"{'ok  ' if passed else 'FAIL'} {text}")
             code = code if passed else FAILED
-    except (Macule, ConversionError) as error:
+    except (Macule, BadInput) as error:
         print(f"FAIL {error}")
         return FAILED
     return code
@@ -87,12 +87,12 @@ def evaluate(options: argparse.Namespace) -> int:
         print_message(fault)
         return MISUSED
     from macule.convert import evaluate
-    from macule.convert.errors import ConversionError
+    from macule.convert.errors import BadInput
     from macule.convert.report import evaluation_page
 
     try:
         out, metrics = evaluate.evaluate(options, _command_line())
-    except ConversionError as error:
+    except BadInput as error:
         print_message(str(error))
         return FAILED
     print("\n".join(evaluation_page.lines(metrics)))

@@ -122,9 +122,8 @@ def report(
     lines += [f"  {'total, before the first photo':<44}{total_mb:>7.1f} MB"]
     tiers = [(f"{limit:g} MB", limit) for limit in limits_mb]
     tiers = tiers or [(f"{mb} MB ({name})", mb) for name, mb in TIERS]
-    capacities = [
-        compute_capacity(int(total_mb * MB), card.side_px, mb, max_pixels) for _, mb in tiers
-    ]
+    needed = int(total_mb * MB)
+    capacities = [compute_capacity(needed, card.side_px, mb, max_pixels) for _, mb in tiers]
     for (name, _), capacity in zip(tiers, capacities, strict=True):
         lines += [f"{name}: {_describe_capacity(capacity)}"]
     return lines, (all if limits_mb else any)(capacity.free_mb >= 0 for capacity in capacities)

@@ -80,9 +80,8 @@ def ood_thresholds(conversion: Conversion) -> dict[str, float]:
     if scores is None:
         return {}
     # without evaluation images, the OOD scorer was fitted on every other image
-    return out_of_distribution.score_thresholds(
-        scores if conversion.inputs.evaluation else scores[1::2]
-    )
+    held_out = scores if conversion.inputs.evaluation else scores[1::2]
+    return out_of_distribution.score_thresholds(held_out)
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

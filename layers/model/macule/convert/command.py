@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from macule.convert import card_builder, evidence, export, scaling, selection
 from macule.convert.conversion import ComparisonImages, Conversion, Inputs
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.evaluation import batch_inference, dataset
 from macule.convert.evaluation.dataset import Images
 from macule.convert.graph import out_of_distribution
@@ -73,7 +73,7 @@ def convert(options: argparse.Namespace, command_line: str) -> tuple[Path, dict[
     """Convert a model; *command_line* is shown in the report.
 
     Returns: the folder written, and the evidence that its report shows.
-    Raises: ConversionError. The folder is written completely or not at all.
+    Raises: BadInput. The folder is written completely or not at all.
     """
     os.environ.update(TENSORFLOW_ENVIRONMENT)
     progress = Progress(STEPS)
@@ -136,9 +136,7 @@ def _read_inputs(options: argparse.Namespace, progress: Progress) -> Inputs:
         "urgent": labelling.read_urgent(options.urgent, labels),
     }
     if options.eval and not folders:
-        raise ConversionError(
-            f"{options.eval} has no labels: use one folder per class, or a labels.csv."
-        )
+        raise BadInput(f"{options.eval} has no labels: use one folder per class, or a labels.csv.")
 
     progress.step(f"decoding images to {side_px[0]} x {side_px[1]} px")
 
@@ -203,7 +201,7 @@ def _run_original(
     ]
     reference = np.concatenate(parts)
     if not np.isfinite(reference).all():
-        raise ConversionError(
+        raise BadInput(
             "The model returns NaN or infinity for real images: its weights or its scaling are "
             "wrong. Check the model in Keras first."
         )
@@ -226,9 +224,7 @@ def _atomic_folder(out: Path) -> Iterator[Path]:
 def _check_out(out: Path) -> Path:
     """Check that *out* is free, empty or a model folder."""
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / FILE).is_file()):
-        raise ConversionError(
-            f"{out} exists and is not a macule model folder: choose another --out."
-        )
+        raise BadInput(f"{out} exists and is not a macule model folder: choose another --out.")
     return out
 
 
@@ -236,7 +232,7 @@ def _input_size(source: Source, requested: tuple[int, int] | None) -> tuple[int,
     """Return the height and width of the input in pixels."""
     height, width = requested or (source.height or DEFAULT_SIDE_PX, source.width or DEFAULT_SIDE_PX)
     if not all(MIN_SIDE_PX <= side <= MAX_SIDE_PX for side in (height, width)):
-        raise ConversionError(
+        raise BadInput(
             f"The input is {height} x {width} px; supported: {MIN_SIDE_PX} to {MAX_SIDE_PX} px."
         )
     return height, width
@@ -256,5 +252,5 @@ def _parse_constants(pairs: list[str]) -> dict[str, float]:
         try:
             constants[name] = float(value)
         except ValueError as error:
-            raise ConversionError(f"--constant {pair} is not NAME=NUMBER.") from error
+            raise BadInput(f"--constant {pair} is not NAME=NUMBER.") from error
     return constants

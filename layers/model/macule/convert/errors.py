@@ -1,5 +1,5 @@
 """The error of conversion, check and evaluation."""
 
 
-class ConversionError(ValueError):
+class BadInput(ValueError):
     """A model or its images cannot be used; the message says what to do."""

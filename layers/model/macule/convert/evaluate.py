@@ -12,7 +12,7 @@ import numpy as np
 
 from macule import __version__
 from macule.convert import card_builder
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.evaluation import dataset, metrics
 from macule.convert.evaluation.dataset import Photo
 from macule.convert.evaluation.predictions import Predictions, compute_metrics
@@ -40,14 +40,14 @@ def evaluate(options: argparse.Namespace, command_line: str) -> tuple[Path, dict
     """Evaluate a model; *command_line* is shown on the page.
 
     Returns: the folder written, and all metrics.
-    Raises: ConversionError, ModelUnavailable, BadCard.
+    Raises: BadInput, ModelUnavailable, BadCard.
     """
     photos = dataset.list_photos(options.data, options.column)
     splits = (options.split,) if options.split else SPLITS
     chosen = [photo for photo in photos if photo.split in splits]
     if options.split and not chosen:
         known = ", ".join(sorted({photo.split for photo in photos if photo.split})) or "none"
-        raise ConversionError(f"{options.data} has no split {options.split!r}; it has: {known}.")
+        raise BadInput(f"{options.data} has no split {options.split!r}; it has: {known}.")
     predictions = predict_photos(options.folder, chosen or photos, Progress(1))
     result = compute_metrics(predictions, options.resamples)
     result |= {
@@ -67,7 +67,7 @@ def evaluate(options: argparse.Namespace, command_line: str) -> tuple[Path, dict
 def predict_photos(folder: str, photos: Sequence[Photo], progress: Progress) -> Predictions:
     """Classify every photo as the service does.
 
-    Raises: ConversionError if no photo has a label of the model, or none can be decoded.
+    Raises: BadInput if no photo has a label of the model, or none can be decoded.
     """
     _, card = local.find(folder)
     with native_stderr.filtered():
@@ -83,7 +83,7 @@ def predict_photos(folder: str, photos: Sequence[Photo], progress: Progress) -> 
         rows.append(scores.probabilities)
         decisions.append(classification.decide(card, top, scores.distance))
     if not decoded:
-        raise ConversionError(f"None of the {len(photos)} images can be decoded.")
+        raise BadInput(f"None of the {len(photos)} images can be decoded.")
     index_of = {label: index for index, label in enumerate(card.labels)}
     truth = np.array([index_of.get(photo.label, -1) for photo in decoded], np.int64)
     if (truth < 0).all():

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.graph import cams, frozen_graph, gradcam, out_of_distribution
 from macule.convert.graph.head import UnsupportedHead
 from macule.convert.graph.outputs import ExportPlan, fit_ood, make_plan
@@ -47,7 +47,7 @@ def export(
     """Export *source* for images of *height* x *width*, and verify the file.
 
     *ood_images*: in-distribution images (n, height, width, c) in the range of the model.
-    Raises: ConversionError.
+    Raises: BadInput.
     """
     if source.kind == "tflite":
         return wrap_tflite(source, height, width)
@@ -56,7 +56,7 @@ def export(
     images = load.sample_images(source, 4, height, width)
     try:
         content, outputs = write_and_check(source, plan, images)
-    except (UnsupportedHead, ConversionError) as error:
+    except (UnsupportedHead, BadInput) as error:
         if plan.head is None:
             raise
         # maps are optional: export the model without them
@@ -75,14 +75,14 @@ def write_and_check(
 ) -> tuple[bytes, list[NDArray[np.float32]]]:
     """Write the file of a plan and verify it; returns it with its outputs for *images*.
 
-    Raises: ConversionError, UnsupportedHead.
+    Raises: BadInput, UnsupportedHead.
     """
     from tensorflow.lite.python.convert_phase import ConverterError
 
     try:
         content = write_tflite(lambda image: build_serving_graph(plan, image), plan.frozen.shape)
     except (*restore.LOAD_ERRORS, ConverterError) as error:
-        raise ConversionError(unsupported_message(source.model.name, error)) from error
+        raise BadInput(unsupported_message(source.model.name, error)) from error
     frozen_graph.collect_garbage()
     weight_bytes = frozen_graph.weight_bytes(plan.loaded)
     return content, check_equivalence(source, content, images, weight_bytes)
@@ -153,22 +153,22 @@ def check_equivalence(
 ) -> list[NDArray[np.float32]]:
     """Compare the file with the model; returns its outputs for *images*, logits first.
 
-    Raises: ConversionError if weights were lost or the outputs differ.
+    Raises: BadInput if weights were lost or the outputs differ.
     """
     name = source.model.name
     if len(content) < MIN_SIZE_RATIO * weight_bytes:
-        raise ConversionError(
+        raise BadInput(
             f"{name} lost weights in conversion ({len(content)} bytes of {weight_bytes}): "
             "report it with the model's summary()."
         )
     try:
         outputs = tflite.run_outputs(content, images)
     except (ValueError, RuntimeError) as error:
-        raise ConversionError(unsupported_message(name, error)) from error
+        raise BadInput(unsupported_message(name, error)) from error
     expected = load.predict(source, images)
     change = np.abs(output_check.to_probabilities(outputs[0], "logits") - expected).max()
     if not change <= TOLERANCE and not change <= numerical_noise(source, images, expected):
-        raise ConversionError(
+        raise BadInput(
             f"{name} gives different outputs after conversion (by {change:.3g}, "
             f"allowed {TOLERANCE}): report it with the model's summary()."
         )
@@ -193,11 +193,11 @@ def numerical_noise(
 def wrap_tflite(source: Source, height: int, width: int) -> Exported:
     """Use a `.tflite` unchanged.
 
-    Raises: ConversionError if the size differs from that of the file.
+    Raises: BadInput if the size differs from that of the file.
     """
     file: tflite.TFLiteModel = source.model
     if (height, width) != file.shape[:2]:
-        raise ConversionError(
+        raise BadInput(
             f"{file.name} takes {file.shape[0]} x {file.shape[1]} px, and a .tflite has a fixed "
             "size: omit --side, or convert the original model."
         )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.export import Exported
 from macule.convert.progress import Progress
@@ -124,7 +124,7 @@ def choose(
 ) -> ScalingChoice:
     """Choose the requested scaling, else the default of the model, else the best for the images.
 
-    Raises: ConversionError if the requested scaling is significantly worse and not *forced*.
+    Raises: BadInput if the requested scaling is significantly worse and not *forced*.
     """
     assumed, sure, why = default_scaling(source)
     name = assumed if wanted == "auto" else wanted
@@ -147,7 +147,7 @@ def choose(
         if forced:
             why = f"it was forced, although {comparison}"
             return ScalingChoice(name, order, "forced", why, trials)
-        raise ConversionError(
+        raise BadInput(
             f"This scaling would be wrong: {comparison}. Omit --scaling and --channels, or add "
             "--force if the images are wrong."
         )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.convert.conversion import CandidateResult, ComparisonImages
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.export import Exported
 from macule.convert.progress import Progress
 from macule.convert.quantization import candidates, comparison
@@ -53,7 +53,7 @@ def select(
       calibration: (n, h, w, c) pixels that set the int8 ranges.
       reference: probabilities (n, classes) of the original.
 
-    Raises: ConversionError if no candidate is left, with the failed gates of each.
+    Raises: BadInput if no candidate is left, with the failed gates of each.
     """
     limit_mb = options.limit_mb - SERVICE_MB if options.limit_mb else None
     gate = Gate(options.gate_agreement, options.gate_mean_change, options.gate_lost, limit_mb)
@@ -79,7 +79,7 @@ def select(
         if result.comparison.images and (limit_mb is None or result.comparison.peak_mb <= limit_mb)
     ]
     if not usable or (options.precision == "auto" and exported.precision == "fp32"):
-        raise ConversionError(_failure_message(results, options.limit_mb))
+        raise BadInput(_failure_message(results, options.limit_mb))
     best = max(usable, key=lambda index: results[index].comparison.agreement)
     results[best] = results[best]._replace(chosen=True)
     return results

@@ -60,10 +60,9 @@ def active_folder() -> str:
     return retention.active(MODELS_DIR) or DEFAULT_MODEL_DIR
 
 
-def activate(folder: str) -> str:
+def activate(folder: str) -> None:
     """Copy *folder* and make the copy the active model; older models than the previous are removed.
 
-    Returns: the folder of the active model.
     Raises: BadCard, ModelUnavailable.
     """
     import shutil
@@ -72,17 +71,14 @@ def activate(folder: str) -> str:
     with retention.install(MODELS_DIR, f"{card.sha256[:12]}-{os.urandom(4).hex()}") as copy:
         for file in (path, os.path.join(folder, model_card.FILE)):
             shutil.copy(file, copy)
-    return active_folder()
 
 
-def roll_back() -> str:
+def roll_back() -> None:
     """Swap the active model and the previous one.
 
-    Returns: the folder of the active model.
     Raises: BadRequest if there is no previous model.
     """
     retention.roll_back(MODELS_DIR)
-    return active_folder()
 
 
 def _is_model_file(path: str) -> bool:

@@ -34,8 +34,10 @@ def guard(path: str, digest: str, first_run: bool = False) -> Iterator[None]:
     if folder is None:
         yield
         return
+    from glob import escape, glob
+
     prefix = os.path.join(folder, f"trial-{digest[:16]}-")
-    dead = [mark for mark in _marks(prefix) if _is_dead(mark)]
+    dead = [mark for mark in glob(f"{escape(prefix)}*") if _is_dead(mark)]
     if not first_run:
         _check_deaths(os.path.basename(path), dead)
     with _held_mark(prefix):
@@ -80,12 +82,6 @@ def _held_mark(prefix: str) -> Iterator[None]:
             with suppress(OSError):
                 os.unlink(path)
             os.close(file)
-
-
-def _marks(prefix: str) -> list[str]:
-    from glob import escape, glob
-
-    return glob(f"{escape(prefix)}*")
 
 
 def _is_dead(mark: str) -> bool:

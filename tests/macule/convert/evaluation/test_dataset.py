@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.evaluation import dataset
 from macule.convert.progress import Progress
 from support.images import photo
@@ -62,17 +62,15 @@ def test_a_broken_image_is_counted_not_fatal(tmp_path: Path) -> None:
 
 def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     """No folder, no image, no usable one, a foreign label and a table without columns are told."""
-    with pytest.raises(ConversionError, match="not a folder"):
+    with pytest.raises(BadInput, match="not a folder"):
         dataset.list_photos(tmp_path / "nowhere")
-    with pytest.raises(ConversionError, match="contains no images"):
+    with pytest.raises(BadInput, match="contains no images"):
         dataset.list_photos(tmp_path)
     fill(tmp_path, "naevus/1.jpg")
-    with pytest.raises(
-        ConversionError, match="labels of the images are naevus, those of the model nv"
-    ):
+    with pytest.raises(BadInput, match="labels of the images are naevus, those of the model nv"):
         decode(dataset.list_photos(tmp_path), ["nv", "mel"])
     (tmp_path / "labels.csv").write_text("name,kind\n")
-    with pytest.raises(ConversionError, match="needs `label`"):
+    with pytest.raises(BadInput, match="needs `label`"):
         dataset.list_photos(tmp_path)
 
 

@@ -34,7 +34,7 @@ def test_balanced_accuracy_weighs_classes_alike() -> None:
     """Three of three and none of one is 75 % accurate and 50 % balanced."""
     logits = np.array([[1.0, 0.0]] * 4)
 
-    figures = metrics.summarise(logits, np.array([0, 0, 0, 1]), LABELS)
+    figures = metrics.summarise(logits, np.array([0, 0, 0, 1]), LABELS, 1.0)
 
     assert figures["accuracy"] == 0.75
     assert figures["balanced_accuracy"] == 0.5

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.source import labelling
 
 
@@ -56,13 +56,13 @@ def test_teachable_machine_s_labels_are_found(model: Path) -> None:
 )
 def test_wrong_labels_are_refused(text: str | None, classes: int, told: str, model: Path) -> None:
     """Missing, too few, double and empty labels are told with the way out."""
-    with pytest.raises(ConversionError, match=told):
+    with pytest.raises(BadInput, match=told):
         labelling.read_labels(text, model, [], classes)
 
 
 def test_the_folders_are_a_hint(model: Path) -> None:
     """Without labels the refusal shows the images' folders in Keras's order."""
-    with pytest.raises(ConversionError, match="mel,nv"):
+    with pytest.raises(BadInput, match="mel,nv"):
         labelling.read_labels(None, model, ["nv", "mel"], 2)
 
 
@@ -73,7 +73,7 @@ def test_names_come_in_languages(tmp_path: Path) -> None:
 
     assert labelling.read_names(str(file), ["a", "b"])["vi"] == ["Một", "Hai"]
     assert labelling.read_names(None, ["seborrheic_keratosis"]) == {"en": ["seborrheic keratosis"]}
-    with pytest.raises(ConversionError):
+    with pytest.raises(BadInput):
         labelling.read_names("only one", ["a", "b"])
 
 
@@ -87,9 +87,9 @@ def test_descriptions_and_urgent_labels_are_checked(tmp_path: Path) -> None:
     assert labelling.read_descriptions(None, ["a", "b"]) == {}
     assert labelling.read_urgent("b", ["a", "b"]) == ["b"]
     assert labelling.read_urgent(None, ["a", "b"]) == []
-    with pytest.raises(ConversionError, match="2 texts"):
+    with pytest.raises(BadInput, match="2 texts"):
         labelling.read_descriptions(str(short), ["a", "b"])
-    with pytest.raises(ConversionError, match="not a file"):
+    with pytest.raises(BadInput, match="not a file"):
         labelling.read_descriptions("A. B.", ["a", "b"])
-    with pytest.raises(ConversionError, match="'c' is not one of the labels a, b"):
+    with pytest.raises(BadInput, match="'c' is not one of the labels a, b"):
         labelling.read_urgent("c", ["a", "b"])

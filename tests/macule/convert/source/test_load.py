@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from macule.convert import export
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.source import load, validation
 from support import keras_models
 from support.service import needs_tensorflow
@@ -35,7 +35,7 @@ WRONG_FILES = {
 
 def refusal(path: Path, constants: dict[str, float] | None = None) -> str:
     """The one sentence that a model is refused with."""
-    with pytest.raises(ConversionError) as refused:
+    with pytest.raises(BadInput) as refused:
         load.load(path, constants or {})
     text = str(refused.value)
     assert text.endswith(".")
@@ -283,7 +283,7 @@ CONFIGS = {
 @pytest.mark.parametrize("what", CONFIGS)
 def test_configs_that_reach_beyond_the_model(what: str) -> None:
     """Whatever a config names that runs code or opens files is refused at any depth."""
-    with pytest.raises(ConversionError):
+    with pytest.raises(BadInput):
         validation.check_config("model.keras", {"layers": [{"inner": [CONFIGS[what]]}]})
 
 

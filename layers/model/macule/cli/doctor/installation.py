@@ -99,10 +99,8 @@ def check_wheel(name: str, module: str) -> CheckResult:
         return CheckResult(OK, name, version or "can be imported")
     if name in OPTIONAL and not version:
         return CheckResult(OK, name, f"not installed: {OPTIONAL[name]}")
-    text = (
-        f"{version} cannot be imported: {output}. Reinstall requirements/serve.txt on this machine"
-    )
-    return CheckResult(FAIL, name, text.strip())
+    text = f"{version} cannot be imported: {output}.".strip()
+    return CheckResult(FAIL, name, f"{text} Reinstall requirements/serve.txt on this machine")
 
 
 def check_libc(

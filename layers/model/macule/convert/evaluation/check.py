@@ -19,18 +19,15 @@ MIN_MARGIN = 0.02  # of accuracy, for any number of images
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folder", metavar="DIR", help="a model folder, with model.tflite and model.json"
-    )
-    parser.add_argument(
-        "--eval", type=Path, metavar="DIR", help="labelled images, to verify the accuracy"
-    )
+    add = parser.add_argument
+    add("folder", metavar="DIR", help="a model folder, with model.tflite and model.json")
+    add("--eval", type=Path, metavar="DIR", help="labelled images, to verify the accuracy")
 
 
 def check(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
     """Yield whether each check passed, and its text; errors end the checks.
 
-    Raises: ModelUnavailable, BadCard, ConversionError.
+    Raises: ModelUnavailable, BadCard, BadInput.
     """
     _, card = local.find(options.folder)
     yield True, f"the card is valid and {card.file} matches it ({card.sha256[:12]}…)"

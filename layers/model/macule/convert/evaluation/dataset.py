@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.progress import Progress
 from macule.errors import Macule
 from macule.inference import decoding
@@ -43,15 +43,15 @@ class Images(NamedTuple):
 def list_photos(folder: Path, column: str | None = None) -> list[Photo]:
     """List the images of a folder, with labels from `labels.csv` or the names of its subfolders.
 
-    Raises: ConversionError if there are no images, or the table lacks a column.
+    Raises: BadInput if there are no images, or the table lacks a column.
     """
     if not folder.is_dir():
-        raise ConversionError(f"{folder} is not a folder.")
+        raise BadInput(f"{folder} is not a folder.")
     if (folder / TABLE).is_file():
         return _read_table(folder, column)
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
     if not files:
-        raise ConversionError(f"{folder} contains no images ({', '.join(EXTENSIONS)}).")
+        raise BadInput(f"{folder} contains no images ({', '.join(EXTENSIONS)}).")
     classes = [path.relative_to(folder).parts[:-1] for path in files]
     return [
         Photo(path, parts[0] if parts else "", "")
@@ -59,12 +59,10 @@ def list_photos(folder: Path, column: str | None = None) -> list[Photo]:
     ]
 
 
-def sample_photos(
-    photos: Sequence[Photo], splits: Sequence[str], limit: int, seed: int = 0
-) -> list[Photo]:
+def sample_photos(photos: Sequence[Photo], splits: Sequence[str], limit: int) -> list[Photo]:
     """Sample at most *limit* photos, from *splits* if the folder has them."""
     wanted = [photo for photo in photos if photo.split in splits] or list(photos)
-    order = np.random.default_rng(seed).permutation(len(wanted))[:limit]
+    order = np.random.default_rng(0).permutation(len(wanted))[:limit]
     return [wanted[place] for place in sorted(order)]
 
 
@@ -78,7 +76,7 @@ def decode_photos(
 ) -> Images:
     """Decode *photos* as in production; files that cannot be decoded are counted as `broken`.
 
-    Raises: ConversionError if none can be decoded, or a label is not one of *labels*.
+    Raises: BadInput if none can be decoded, or a label is not one of *labels*.
     """
     unknown = sorted({photo.label for photo in photos if photo.label} - set(labels))
     if unknown:
@@ -91,15 +89,15 @@ def decode_photos(
         pixels.append(decoded)
         truth.append(labels.index(photo.label) if photo.label else -1)
     if not pixels:
-        raise ConversionError(f"None of the {len(photos)} images can be decoded.")
+        raise BadInput(f"None of the {len(photos)} images can be decoded.")
     known = np.array(truth, np.int64)
     broken = len(photos) - len(pixels)
     return Images(np.stack(pixels), known if (known >= 0).all() else None, broken)
 
 
-def other_labels(found: Sequence[str], labels: Sequence[str]) -> ConversionError:
+def other_labels(found: Sequence[str], labels: Sequence[str]) -> BadInput:
     """Return the error for images with the labels *found*, which the model does not have."""
-    return ConversionError(
+    return BadInput(
         f"The labels of the images are {', '.join(found[:5])}, those of the model "
         f"{', '.join(labels[:8])}: name the folders or rows like the labels."
     )
@@ -113,7 +111,7 @@ def decode_photo(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray
         return None
 
 
-def synthetic_images(side_px: tuple[int, int], count: int = 32, seed: int = 0) -> NDArray[np.uint8]:
+def synthetic_images(side_px: tuple[int, int], count: int = 32) -> NDArray[np.uint8]:
     """Generate images with smooth skin tones, a darker spot and noise.
 
     They set the int8 ranges if no images are given, but say nothing about the accuracy.
@@ -121,7 +119,7 @@ def synthetic_images(side_px: tuple[int, int], count: int = 32, seed: int = 0) -
     """
     from PIL.Image import Resampling, fromarray
 
-    rng, (height, width) = np.random.default_rng(seed), side_px
+    rng, (height, width) = np.random.default_rng(0), side_px
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     pictures = []
     for _ in range(count):
@@ -142,7 +140,7 @@ def _read_table(folder: Path, column: str | None) -> list[Photo]:
     columns = list(rows[0]) if rows else []
     chosen = column or next((name for name in COLUMNS if name in columns), "")
     if "label" not in columns or chosen not in columns:
-        raise ConversionError(
+        raise BadInput(
             f"{TABLE} has the columns {', '.join(columns) or 'none'}; it needs `label` and one of "
             f"{', '.join(COLUMNS)}."
         )

@@ -190,9 +190,7 @@ def class_metrics(probabilities: Floats, truth: Ints) -> list[dict[str, float]]:
     return found
 
 
-def summarise(
-    logits: Floats, truth: Ints, labels: list[str], temperature: float = 1.0
-) -> dict[str, Any]:
+def summarise(logits: Floats, truth: Ints, labels: list[str], temperature: float) -> dict[str, Any]:
     """Return all metrics of a model on one set of images, for JSON.
 
     `ece_before` is for temperature 1, `ece_after` for *temperature*. Metrics by rank or top answer

@@ -55,9 +55,8 @@ def page(metrics: Mapping[str, Any], predictions: Predictions) -> str:
 
 
 def key_figures(metrics: Mapping[str, Any]) -> Table:
-    rows = [
-        [title, *value_and_interval(metrics["figures"][name])] for name, title in OVERALL.items()
-    ]
+    figures = metrics["figures"]
+    rows = [[title, *value_and_interval(figures[name])] for name, title in OVERALL.items()]
     return make_table("Key figures", ["figure", "value", "interval"], rows, "words")
 
 

@@ -37,6 +37,7 @@ class Summary(NamedTuple):
 
 
 def summarise(evidence: Evidence) -> Summary:
+    versions = [["date", evidence["date"]], *evidence["versions"].items()]
     return Summary(
         *verdict(evidence),
         make_table("Key figures", ["figure", "value", "reference"], key_figures(evidence), "words"),
@@ -44,12 +45,7 @@ def summarise(evidence: Evidence) -> Summary:
         findings(evidence),
         make_table("Original model", ["", "original"], source_rows(evidence), "words"),
         make_table("Converted model", ["", "converted"], card_rows(evidence["card"]), "words"),
-        make_table(
-            "Versions",
-            ["", "version"],
-            [["date", evidence["date"]], *evidence["versions"].items()],
-            "words",
-        ),
+        make_table("Versions", ["", "version"], versions, "words"),
     )
 
 
@@ -141,11 +137,8 @@ def verdict(evidence: Evidence) -> tuple[str, str, list[str]]:
     chosen, reasons = chosen_candidate(evidence), caveats(evidence)
     name, tones = chosen["name"], [row[1].tone for row in gate_table(evidence).rows]
     if chosen["failed"] or "bad" in tones:
-        return (
-            "bad",
-            f"“{name}” was chosen although it fails a gate.",
-            [*chosen["failed"], *reasons],
-        )
+        sentence = f"“{name}” was chosen although it fails a gate."
+        return "bad", sentence, [*chosen["failed"], *reasons]
     gates = "all gates that could be measured" if "warn" in tones else "all gates"
     return "warn" if reasons else "ok", f"“{name}” passes {gates}.", reasons
 
@@ -160,10 +153,8 @@ def caveats(evidence: Evidence) -> list[str]:
     if missed:
         reasons.append(f"Not measured: {', '.join(missed)}.")
     if used_synthetic_images(evidence):
-        reasons.append(
-            "No images were given: all figures come from synthetic images and prove nothing."
-        )
-        return reasons
+        text = "No images were given: all figures come from synthetic images and prove nothing."
+        return [*reasons, text]
     if not evidence["images"]["evaluation"]:
         reasons.append("Compared on the calibration images; other images can change more.")
     count = image_count(evidence)

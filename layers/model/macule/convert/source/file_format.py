@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 
 TEXT_BYTES = 512
 
@@ -12,7 +12,7 @@ def detect_format(path: Path) -> str:
     """Detect the format of *path*.
 
     Returns: "SavedModel", "zip" (Keras's `.keras`), "h5" or "tflite".
-    Raises: ConversionError for all other formats, with a description.
+    Raises: BadInput for all other formats, with a description.
     """
     name = path.name
     if path.is_dir():
@@ -22,27 +22,26 @@ def detect_format(path: Path) -> str:
             head = file.read(TEXT_BYTES)
     except OSError as error:
         reason = error.strerror or "it cannot be read"
-        raise ConversionError(f"{path} cannot be opened ({reason}): check the path.") from error
+        raise BadInput(f"{path} cannot be opened ({reason}): check the path.") from error
     if not head:
-        raise ConversionError(f"{name} is empty: download or save the model again.")
+        raise BadInput(f"{name} is empty: download or save the model again.")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "h5"
     if head[4:8] == b"TFL3":
         return "tflite"
     if head.startswith(b"PK\x03\x04"):
         return detect_archive(path)
-    raise ConversionError(describe_unknown(name, head))
+    raise BadInput(describe_unknown(name, head))
 
 
 def detect_folder(path: Path) -> str:
     """Return "SavedModel", or reject the folder."""
     if (path / "saved_model.pb").is_file():
         return "SavedModel"
-    inside = [
-        file.name for file in sorted(path.iterdir()) if file.suffix in (".keras", ".h5", ".tflite")
-    ]
+    suffixes = (".keras", ".h5", ".tflite")
+    inside = [file.name for file in sorted(path.iterdir()) if file.suffix in suffixes]
     hint = f"use the file {inside[0]} in it" if inside else "use a model file or a SavedModel"
-    raise ConversionError(f"The folder {path.name} has no saved_model.pb: {hint}.")
+    raise BadInput(f"The folder {path.name} has no saved_model.pb: {hint}.")
 
 
 def detect_archive(path: Path) -> str:
@@ -56,23 +55,19 @@ def detect_archive(path: Path) -> str:
     if "config.json" in members:
         return "zip"
     if any(member.endswith("data.pkl") for member in members):
-        raise ConversionError(
+        raise BadInput(
             f"{name} is a PyTorch file with pickled code, which macule does not run: "
             "export the network to a TensorFlow SavedModel or to .tflite first."
         )
     models = (".h5", ".keras", ".tflite", "saved_model.pb")
     found = next((member for member in members if member.endswith(models)), None)
     if found:
-        raise ConversionError(
-            f"{name} is a zip file with {found} inside: extract it and use that file."
-        )
-    raise ConversionError(
-        f"{name} is a zip file without a Keras model: use a file from model.save()."
-    )
+        raise BadInput(f"{name} is a zip file with {found} inside: extract it and use that file.")
+    raise BadInput(f"{name} is a zip file without a Keras model: use a file from model.save().")
 
 
-def damaged(name: str) -> ConversionError:
-    return ConversionError(f"{name} is incomplete or damaged: download or save it again.")
+def damaged(name: str) -> BadInput:
+    return BadInput(f"{name} is incomplete or damaged: download or save it again.")
 
 
 def describe_unknown(name: str, head: bytes) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 
 Shape = tuple[int | None, int | None, int]
 
@@ -19,12 +19,12 @@ class Input(NamedTuple):
 def find_image_input(name: str, inputs: list[Input], constants: Mapping[str, float]) -> int:
     """Return the index of the image input; all other inputs need a constant.
 
-    Raises: ConversionError.
+    Raises: BadInput.
     """
     names = [item.name for item in inputs]
     unknown = sorted(set(constants) - set(names))
     if unknown:
-        raise ConversionError(
+        raise BadInput(
             f"{name} has no input {unknown[0]} for --constant: its inputs are {', '.join(names)}."
         )
     free = [place for place, item in enumerate(inputs) if item.name not in constants]
@@ -32,16 +32,15 @@ def find_image_input(name: str, inputs: list[Input], constants: Mapping[str, flo
     if len(free) == 1 and images:
         return free[0]
     if not images:
-        shown = (
-            ", ".join(format_input(inputs[place]) for place in free) or "none without a constant"
-        )
-        raise ConversionError(
+        shown = ", ".join(format_input(inputs[place]) for place in free)
+        shown = shown or "none without a constant"
+        raise BadInput(
             f"{name} does not accept an image (input: {shown}): use a model whose input is "
             "(height, width, 1 or 3 channels), channels last."
         )
     others = [place for place in free if place != images[0]]
     flags = " ".join(f"--constant {names[place]}=0" for place in others)
-    raise ConversionError(
+    raise BadInput(
         f"{name} has {len(free)} inputs ({', '.join(format_input(inputs[p]) for p in free)}): give "
         f"each input except the image a constant, such as {flags}."
     )

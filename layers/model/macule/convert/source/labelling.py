@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 
 LABELS_FILE = "labels.txt"  # written by Teachable Machine next to its export
 NUMBERED = re.compile(r"^(\d+)\s+(.+)$")
@@ -19,28 +19,26 @@ def read_labels(text: str | None, model: Path, folders: Sequence[str], classes: 
       model: the model's path; without *text*, `labels.txt` in its folder is used.
       folders: the class folders of the evaluation images, for the error message.
 
-    Raises: ConversionError if they are missing, empty, duplicate, or do not match the outputs.
+    Raises: BadInput if they are missing, empty, duplicate, or do not match the outputs.
     """
     if text is None and (model.parent / LABELS_FILE).is_file():
         text = str(model.parent / LABELS_FILE)
     if text is None:
         hint = f" The folders of the images, in the order of Keras: {','.join(sorted(folders))}."
-        raise ConversionError(
+        raise BadInput(
             f"The model has {classes} outputs without labels: give --labels a,b,c "
             "(or a file), in the order of the outputs." + (hint if folders else "")
         )
     found = _from_file(Path(text)) if Path(text).is_file() else _split(text)
     if any(not label for label in found):
-        raise ConversionError(
-            f"Label {found.index('') + 1} of {len(found)} is empty: name every output."
-        )
+        raise BadInput(f"Label {found.index('') + 1} of {len(found)} is empty: name every output.")
     duplicates = sorted({label for label in found if found.count(label) > 1})
     if duplicates:
-        raise ConversionError(
+        raise BadInput(
             f"The label {duplicates[0]!r} is duplicate: every output needs its own label."
         )
     if len(found) != classes:
-        raise ConversionError(
+        raise BadInput(
             f"There are {len(found)} labels ({', '.join(found[:8])}) for {classes} outputs: give "
             "one label per output, in the order of the outputs."
         )
@@ -50,7 +48,7 @@ def read_labels(text: str | None, model: Path, folders: Sequence[str], classes: 
 def read_names(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
     """Read the display names: `a,b,c` in English, or a JSON file {"en": […], "vi": […]}.
 
-    Raises: ConversionError if their number differs from that of the labels.
+    Raises: BadInput if their number differs from that of the labels.
     """
     if text is None:
         return {"en": [label.replace("_", " ").strip() for label in labels]}
@@ -62,14 +60,12 @@ def read_names(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
 def read_descriptions(text: str | None, labels: Sequence[str]) -> dict[str, list[str]]:
     """Read one sentence per label from a JSON file {"en": […], "vi": […]}.
 
-    Raises: ConversionError if there is no such file, or the number differs from the labels.
+    Raises: BadInput if there is no such file, or the number differs from the labels.
     """
     if text is None:
         return {}
     if not Path(text).is_file():
-        raise ConversionError(
-            f'--descriptions {text} is not a file: give JSON {{"en": ["…", "…"]}}.'
-        )
+        raise BadInput(f'--descriptions {text} is not a file: give JSON {{"en": ["…", "…"]}}.')
     document = _document(text, "--descriptions")
     found = document if isinstance(document, dict) else {"en": document}
     return _by_language(found, labels, "--descriptions")
@@ -78,14 +74,12 @@ def read_descriptions(text: str | None, labels: Sequence[str]) -> dict[str, list
 def read_urgent(text: str | None, labels: Sequence[str]) -> list[str]:
     """Read the labels for which users should see a doctor soon.
 
-    Raises: ConversionError if one is not a label of the model.
+    Raises: BadInput if one is not a label of the model.
     """
     found = _split(text) if text else []
     for label in found:
         if label not in labels:
-            raise ConversionError(
-                f"--urgent {label!r} is not one of the labels {', '.join(labels)}."
-            )
+            raise BadInput(f"--urgent {label!r} is not one of the labels {', '.join(labels)}.")
     return found
 
 
@@ -93,7 +87,7 @@ def _document(path: str, option: str) -> object:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConversionError(f"{option} {path} is not JSON.") from error
+        raise BadInput(f"{option} {path} is not JSON.") from error
 
 
 def _by_language(
@@ -103,12 +97,10 @@ def _by_language(
     texts = {}
     for language, values in found.items():
         if not isinstance(values, list) or len(values) != len(labels):
-            raise ConversionError(
-                f"{option} needs {len(labels)} texts in {language!r}, one per label."
-            )
+            raise BadInput(f"{option} needs {len(labels)} texts in {language!r}, one per label.")
         texts[language] = [str(value) for value in values]
     if "en" not in texts:
-        raise ConversionError(f'{option} has no English texts: add "en".')
+        raise BadInput(f'{option} has no English texts: add "en".')
     return texts
 
 
@@ -129,7 +121,7 @@ def _from_file(path: Path) -> list[str]:
     if isinstance(document, dict):
         return _from_indices(document, path)
     if not isinstance(document, list):
-        raise ConversionError(f"{path.name} is neither a list of labels nor a mapping to indices.")
+        raise BadInput(f"{path.name} is neither a list of labels nor a mapping to indices.")
     return [str(label).strip() for label in document]
 
 
@@ -142,5 +134,5 @@ def _from_indices(document: dict[str, object], path: Path) -> list[str]:
         else {int(key): str(label) for key, label in document.items() if key.isdigit()}
     )
     if sorted(pairs) != list(range(len(document))):
-        raise ConversionError(f"{path.name} does not number its labels 0 to {len(document) - 1}.")
+        raise BadInput(f"{path.name} does not number its labels 0 to {len(document) - 1}.")
     return [pairs[place].strip() for place in sorted(pairs)]

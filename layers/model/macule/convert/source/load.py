@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.graph import frozen_graph, gradcam, inspection, outputs
 from macule.convert.source import file_format, output_check, restore, tflite
 
@@ -55,7 +55,7 @@ def load(path: str | Path, constants: Mapping[str, float] = {}) -> Source:
       path: a `.keras`, `.h5` or `.tflite` file, or the folder of a SavedModel.
       constants: values for the inputs that are not the image, by name.
 
-    Raises: ConversionError.
+    Raises: BadInput.
     """
     path = Path(path)
     kind = file_format.detect_format(path)
@@ -72,7 +72,7 @@ def load(path: str | Path, constants: Mapping[str, float] = {}) -> Source:
 def describe_tflite(file: tflite.TFLiteModel, constants: Mapping[str, float]) -> Source:
     """Inspect the inputs and outputs of a `.tflite`."""
     if constants:
-        raise ConversionError(
+        raise BadInput(
             f"{file.name} is a .tflite, whose inputs cannot be constants: convert the original "
             "model."
         )
@@ -97,7 +97,7 @@ def inspect_model(name: str, restored: restore.Restored) -> Source:
     tensor = loaded.output
     if tensor.shape.rank is None or not inspection.is_row(tensor) or tensor.shape.rank < 2:
         shape = "x".join(str(part) for part in tensor.shape[1:]) if tensor.shape.rank else "?"
-        raise ConversionError(
+        raise BadInput(
             f"{name} returns {shape} numbers per image, not one row of probabilities: use a "
             "classifier."
         )
@@ -131,11 +131,11 @@ def freeze(
     try:
         with restore.suppress_warnings():
             return frozen_graph.freeze(restored.run, (*size, restored.shape[2]))
-    except ConversionError:
+    except BadInput:
         raise
     except restore.LOAD_ERRORS as error:
         first = " ".join(str(error).split())[:120]
-        raise ConversionError(
+        raise BadInput(
             f"{name} cannot be run on an image of {size[0]} x {size[1]} px ({first}): "
             "save it again with model.export(), where it works."
         ) from error
@@ -144,7 +144,7 @@ def freeze(
 def check_predictions(source: Source) -> Source:
     """Return *source* if its predictions for two generated images are probabilities.
 
-    Raises: ConversionError.
+    Raises: BadInput.
     """
     images = sample_images(source, 2, *supported_size(source.height, source.width))
     output_check.check_distributions(source.model.name, predict(source, images))
@@ -183,7 +183,7 @@ def predict(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
         model's fixed size, TensorFlow runs the graph, rebuilt for that size.
 
     Returns: probabilities (n, classes) float32; [1 - p, p] for one sigmoid.
-    Raises: ConversionError if the model does not support the size.
+    Raises: BadInput if the model does not support the size.
     """
     if source.kind == "tflite":
         answer = tflite.run_model(source.model, images)
@@ -216,7 +216,7 @@ def run_resized(source: Source, images: NDArray[np.float32]) -> NDArray[np.float
 def graph_at(source: Source, height: int, width: int) -> frozen_graph.FrozenGraph:
     """Return the frozen graph of the model for an image size.
 
-    Raises: ConversionError if the model has a fixed size.
+    Raises: BadInput if the model has a fixed size.
     """
     model: Model = source.model
     size_px = (height, width)
@@ -240,7 +240,7 @@ def rebuild_at(source: Source, size_px: tuple[int, int]) -> frozen_graph.FrozenG
         cause = None
     except ValueError as error:
         cause = error
-    raise ConversionError(
+    raise BadInput(
         f"{source.model.name} takes images of {frozen.shape[0]} x {frozen.shape[1]} px only, "
         "because its layers have a fixed size: convert it without --side."
     ) from cause

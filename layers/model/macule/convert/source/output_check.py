@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.evaluation.metrics import softmax
 from macule.convert.graph import frozen_graph
 
@@ -13,10 +13,10 @@ REGRESSION_LOSSES = ("mse", "mae", "meansquared", "meanabsolute", "huber", "logc
 def count_classes(name: str, kind: str, units: int, loss: str) -> int:
     """Return the number of labels of an output; 2 for one sigmoid.
 
-    Raises: ConversionError if the output is not a distribution over classes.
+    Raises: BadInput if the output is not a distribution over classes.
     """
     if any(mark in loss for mark in REGRESSION_LOSSES):
-        raise ConversionError(
+        raise BadInput(
             f"{name} was trained to predict numbers (its loss is {loss}), not classes: use a "
             "classifier."
         )
@@ -26,21 +26,21 @@ def count_classes(name: str, kind: str, units: int, loss: str) -> int:
         if is_sigmoid:
             return 2
         if kind == "softmax":
-            raise ConversionError(
+            raise BadInput(
                 f"{name} ends with a softmax of one unit, which is always 1: train it with one "
                 "sigmoid, or with one unit per class."
             )
-        raise ConversionError(
+        raise BadInput(
             f"{name} returns one number that is not a probability (regression?): end it with "
             "a sigmoid, or with a softmax over the classes."
         )
     if is_sigmoid:
-        raise ConversionError(
+        raise BadInput(
             f"{name} has {units} independent sigmoids, which do not sum to 1: end it with a "
             "softmax if each image has one label; several labels per image are not supported."
         )
     if units < 2:
-        raise ConversionError(f"{name} does not have one output per class: use a classifier.")
+        raise BadInput(f"{name} does not have one output per class: use a classifier.")
     return units
 
 
@@ -49,7 +49,7 @@ def check_weights(name: str, loaded: frozen_graph.LoadedGraph) -> None:
     tensors = list(frozen_graph.weight_tensors(loaded).values())
     values = frozen_graph.constant_values(loaded, tensors)
     if not all(np.isfinite(weights).all() for weights in values):
-        raise ConversionError(
+        raise BadInput(
             f"{name} has weights that are not numbers (NaN or infinite), probably because the "
             "training diverged: use an earlier checkpoint."
         )
@@ -58,11 +58,9 @@ def check_weights(name: str, loaded: frozen_graph.LoadedGraph) -> None:
 def check_distributions(name: str, predictions: NDArray[np.float32]) -> None:
     """Reject predictions (n, classes) that are not distributions."""
     if not np.isfinite(predictions).all():
-        raise ConversionError(
-            f"{name} returns values that are not numbers: use an earlier checkpoint."
-        )
+        raise BadInput(f"{name} returns values that are not numbers: use an earlier checkpoint.")
     if not is_distribution(predictions, 0.02):
-        raise ConversionError(
+        raise BadInput(
             f"{name} returns values that do not sum to 1, so they are not probabilities: end it "
             "with a softmax over the classes."
         )

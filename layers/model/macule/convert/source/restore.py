@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.source import validation
 from macule.convert.source.inputs import Input, Shape, build_inputs, find_image_input, image_shape
 
@@ -102,7 +102,7 @@ def restore_keras(
                 continue
         kind = "Keras 2" if old else "Keras 3"
         return wrap_keras(path.name, kind, model, loss, constants)
-    raise ConversionError(unreadable_message(path.name, version, failures[0])) from failures[0]
+    raise BadInput(unreadable_message(path.name, version, failures[0])) from failures[0]
 
 
 def load_with(family: str, path: str) -> Any:
@@ -155,7 +155,7 @@ def wrap_keras(
 
     tensors = getattr(model, "inputs", None)
     if not tensors:
-        raise ConversionError(
+        raise BadInput(
             f"{name} has no input shape: call the model on one image before model.save()."
         )
     inputs = [
@@ -188,14 +188,12 @@ def restore_saved_model(path: Path, constants: Mapping[str, float]) -> Restored:
             owner = tf.saved_model.load(str(path))
     except (*LOAD_ERRORS, tf.errors.OpError) as error:
         first = " ".join(str(error).split())[:120]
-        raise ConversionError(
+        raise BadInput(
             f"{name} cannot be loaded ({first}): copy the whole folder, or save it again."
         ) from error
     signatures = dict(owner.signatures)
     if not signatures:
-        raise ConversionError(
-            f"{name} has no serving signature: save it again with model.export()."
-        )
+        raise BadInput(f"{name} has no serving signature: save it again with model.export().")
     wanted = [key for key in ("serving_default", "serve") if key in signatures]
     signature = signatures[wanted[0] if wanted else min(signatures)]
     specs = signature.structured_input_signature[1]
@@ -206,7 +204,7 @@ def restore_saved_model(path: Path, constants: Mapping[str, float]) -> Restored:
     place = find_image_input(name, inputs, constants)
     shape = inputs[place].shape
     if shape and shape[0] not in (None, 1):
-        raise ConversionError(
+        raise BadInput(
             f"{name} takes {shape[0]} images at once: export it with a batch size of None or 1."
         )
 
@@ -224,13 +222,13 @@ def restore_saved_model(path: Path, constants: Mapping[str, float]) -> Restored:
 
 
 def single_output(name: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Wrap *run* to return its only output; several outputs raise ConversionError."""
+    """Wrap *run* to return its only output; several outputs raise BadInput."""
     import tensorflow as tf
 
     def one(image: Any) -> Any:
         outputs = tf.nest.flatten(run(image))
         if len(outputs) != 1:
-            raise ConversionError(
+            raise BadInput(
                 f"{name} has {len(outputs)} outputs: save a model with the output that has the "
                 "probabilities of the classes: keras.Model(model.inputs, model.outputs[0])."
             )

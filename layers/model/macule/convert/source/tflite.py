@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.evaluation import batch_inference
 
 
@@ -25,7 +25,7 @@ class TFLiteModel(NamedTuple):
 def read_tflite(path: Path) -> TFLiteModel:
     """Read a `.tflite` classifier.
 
-    Raises: ConversionError.
+    Raises: BadInput.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -39,7 +39,7 @@ def read_tflite(path: Path) -> TFLiteModel:
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         first = " ".join(str(error).split())[:120]
-        raise ConversionError(
+        raise BadInput(
             f"{name} is damaged or needs operators that LiteRT does not support ({first}): "
             "download it again, or convert the original model."
         ) from error
@@ -52,7 +52,7 @@ def read_tflite(path: Path) -> TFLiteModel:
     maps = len(others) == 1 and len(others[0]["shape"]) == 4 and others[0]["shape"][3] == units
     if len(answers) != 1 or (others and not maps):
         shapes = ", ".join("x".join(map(str, target["shape"])) for target in targets)
-        raise ConversionError(
+        raise BadInput(
             f"{name} has outputs {shapes}, not one row of probabilities: use a classifier with "
             "one output (1, classes)."
         )
@@ -67,7 +67,7 @@ def read_tflite(path: Path) -> TFLiteModel:
 def image_shape(name: str, sources: list[dict[str, Any]]) -> tuple[int, int, int]:
     """Return height, width and channels of the image input."""
     if len(sources) != 1:
-        raise ConversionError(
+        raise BadInput(
             f"{name} takes {len(sources)} inputs: a .tflite does not support constants: convert "
             "the original model with --constant."
         )
@@ -76,17 +76,15 @@ def image_shape(name: str, sources: list[dict[str, Any]]) -> tuple[int, int, int
     free = [int(size) for size in source.get("shape_signature", source["shape"])][1:]
     if len(shape) != 4 or shape[3] not in (1, 3) or shape[0] != 1:
         shown = "x".join(map(str, shape))
-        raise ConversionError(
+        raise BadInput(
             f"{name} takes {shown}, not one image (1, height, width, 1 or 3 channels): convert the "
             "original model."
         )
     if -1 in free:
-        raise ConversionError(
-            f"{name} has no fixed image size: convert the original model with --side."
-        )
+        raise BadInput(f"{name} has no fixed image size: convert the original model with --side.")
     step = source["quantization"][0]
     if np.dtype(source["dtype"]).kind != "f" and not step:
-        raise ConversionError(
+        raise BadInput(
             f"{name} takes {np.dtype(source['dtype']).name} pixels without a scale: convert the "
             "original model."
         )

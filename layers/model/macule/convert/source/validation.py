@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from macule.convert.errors import ConversionError
+from macule.convert.errors import BadInput
 from macule.convert.source.file_format import damaged
 
 # Layers that contain code, load files or wrap other frameworks. None is needed for images.
@@ -51,27 +51,25 @@ MAX_ARRAY_BYTES = 2**32
 def check_archive(path: Path) -> dict[str, Any]:
     """Check a `.keras` archive and return its config.
 
-    Raises: ConversionError.
+    Raises: BadInput.
     """
     name = path.name
     try:
         with zipfile.ZipFile(path) as opened:
             for member in opened.namelist():
                 if member.startswith(("/", "\\")) or ".." in Path(member).parts:
-                    raise ConversionError(
+                    raise BadInput(
                         f"{name} would write outside its folder ({member}): do not use it; "
                         "get the model from its author."
                     )
             document = json.loads(opened.read("config.json"))
             if "model.weights.h5" not in opened.namelist():
-                raise ConversionError(
-                    f"{name} contains no weights: save it again with model.save()."
-                )
+                raise BadInput(f"{name} contains no weights: save it again with model.save().")
             if opened.testzip() is not None:
-                raise ConversionError(f"{name} is damaged: download or save it again.")
+                raise BadInput(f"{name} is damaged: download or save it again.")
             with opened.open("model.weights.h5") as weights:
                 check_arrays(name, weights)
-    except ConversionError:
+    except BadInput:
         raise
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
         raise damaged(name) from error
@@ -82,7 +80,7 @@ def check_archive(path: Path) -> dict[str, Any]:
 def check_h5(path: Path) -> dict[str, str]:
     """Check an `.h5` file and return its root attributes as text.
 
-    Raises: ConversionError.
+    Raises: BadInput.
     """
     import h5py
 
@@ -97,14 +95,14 @@ def check_h5(path: Path) -> dict[str, str]:
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
         raise damaged(name) from error
     if "model_config" not in attributes:
-        raise ConversionError(
+        raise BadInput(
             f"{name} contains weights without their network: load them into the model "
             "that they were trained in, and save it with model.save()."
         )
     try:
         document = json.loads(attributes["model_config"])
     except ValueError as error:
-        raise ConversionError(f"{name} has a damaged model_config: save it again.") from error
+        raise BadInput(f"{name} has a damaged model_config: save it again.") from error
     check_config(name, document)
     return attributes
 
@@ -117,20 +115,16 @@ def check_arrays(name: str, file: Any) -> None:
         for key in group:
             link = group.get(key, getlink=True)
             if isinstance(link, h5py.ExternalLink):
-                raise ConversionError(
-                    f"{name} reads another file ({link.filename}): do not use it."
-                )
+                raise BadInput(f"{name} reads another file ({link.filename}): do not use it.")
             if isinstance(link, h5py.SoftLink):
                 continue
             item = group[key]
             if isinstance(item, h5py.Group):
                 check_group(item)
             elif item.external or item.is_virtual:
-                raise ConversionError(f"{name} reads arrays from other files: do not use it.")
+                raise BadInput(f"{name} reads arrays from other files: do not use it.")
             elif item.nbytes > MAX_ARRAY_BYTES:
-                raise ConversionError(
-                    f"{name} has an array of {item.nbytes} bytes: it is too large."
-                )
+                raise BadInput(f"{name} has an array of {item.nbytes} bytes: it is too large.")
 
     with h5py.File(file, "r") as opened:
         check_group(opened)
@@ -141,7 +135,7 @@ def check_config(name: str, document: object) -> None:
     for part in iterate_objects(document):
         kind, module = str(part.get("class_name", "")), part.get("module")
         if kind in UNSAFE_LAYERS:
-            raise ConversionError(
+            raise BadInput(
                 f"{name} has a {kind} layer, whose code macule does not run: rebuild it with "
                 "layers of Keras (Rescaling, Resizing, Dense, ...) and save it again, or save "
                 "its graph with model.export()."
@@ -150,23 +144,21 @@ def check_config(name: str, document: object) -> None:
         # Keras 2.12 and later set a module for Keras classes; custom classes only have this name
         custom = bool(registered) and (module is None or ">" in registered)
         if custom or (isinstance(module, str) and not KERAS_MODULES.match(module)):
-            raise ConversionError(custom_class_message(name, registered.split(">")[-1] or kind))
+            raise BadInput(custom_class_message(name, registered.split(">")[-1] or kind))
         if kind == "function" and isinstance(module, str) and not KERAS_FUNCTIONS.match(module):
-            raise ConversionError(custom_class_message(name, str(part.get("config"))))
+            raise BadInput(custom_class_message(name, str(part.get("config"))))
         if kind in ("TFOpLambda", "SlicingOpLambda"):
             inner = part.get("config")
             called = str(inner.get("function") if isinstance(inner, dict) else "")
             if not SAFE_TF_FUNCTIONS.match(called):
-                raise ConversionError(
+                raise BadInput(
                     f"{name} calls tf.{called}, which is not needed to classify images: rebuild "
                     "it with layers of Keras and save it again."
                 )
         if kind == "TensorFlowOpLayer":
             operators = re.findall(r'op\W+"(\w+)', json.dumps(part.get("config")).replace("\\", ""))
             if len(operators) != 1 or operators[0] not in SAFE_RAW_OPS:
-                raise ConversionError(
-                    custom_class_message(name, operators[0] if operators else kind)
-                )
+                raise BadInput(custom_class_message(name, operators[0] if operators else kind))
 
 
 def custom_class_message(name: str, what: str) -> str:
@@ -204,13 +196,11 @@ def check_saved_model(path: Path) -> None:
     try:
         saved.ParseFromString((path / "saved_model.pb").read_bytes())
     except (DecodeError, OSError) as error:
-        raise ConversionError(
+        raise BadInput(
             f"{path.name}/saved_model.pb is incomplete: save the model again."
         ) from error
     if not saved.meta_graphs:
-        raise ConversionError(
-            f"{path.name} contains no graph: save the model again with model.export()."
-        )
+        raise BadInput(f"{path.name} contains no graph: save the model again with model.export().")
     found: set[str] = set()
     for meta in saved.meta_graphs:
         bodies = {body.signature.name: body.node_def for body in meta.graph_def.library.function}
@@ -220,12 +210,12 @@ def check_saved_model(path: Path) -> None:
             filter(UNSAFE_OPS.search, found - CHECKPOINT_OPS)
         )
         if unsafe:
-            raise ConversionError(
+            raise BadInput(
                 f"{path.name} uses {unsafe[0]}, which can access files or code outside the model: "
                 "export it again with model.export(), with an image as the only input."
             )
     if "VarHandleOp" in found and not (path / "variables" / "variables.index").is_file():
-        raise ConversionError(f"{path.name} has no folder `variables`: copy the whole folder.")
+        raise BadInput(f"{path.name} has no folder `variables`: copy the whole folder.")
 
 
 def reachable_operators(bodies: dict[str, Any], starts: Iterable[str]) -> set[str]:
