@@ -92,16 +92,16 @@ class Database:
         Raises: QueueUnavailable.
         """
         with _explained(), self._lock:
-            database = self._connection
-            database.execute("BEGIN IMMEDIATE")
+            db = self._connection
+            db.execute("BEGIN IMMEDIATE")
             try:
                 self._space.release_reserve()
-                yield database
-                database.execute("COMMIT")
+                yield db
+                db.execute("COMMIT")
             except BaseException:
                 self._after_commit = _nothing
-                if database.in_transaction:  # SQLite itself rolls back if the disk is full
-                    database.execute("ROLLBACK")
+                if db.in_transaction:  # SQLite itself rolls back if the disk is full
+                    db.execute("ROLLBACK")
                 raise
             finally:
                 self._checkpoint()
@@ -128,12 +128,12 @@ class Database:
 
     def _vacuum(self, max_free_pages: int) -> bool:
         """Return some free pages to the disk; return whether there may be more."""
-        with self.transaction() as database:
-            (free,) = database.execute("PRAGMA freelist_count").fetchone()
-            (mode,) = database.execute("PRAGMA auto_vacuum").fetchone()
+        with self.transaction() as db:
+            (free,) = db.execute("PRAGMA freelist_count").fetchone()
+            (mode,) = db.execute("PRAGMA auto_vacuum").fetchone()
             if free <= max_free_pages or mode != 2:
                 return False
-            database.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
             # the file is truncated when the log is checkpointed
             self._needs_checkpoint |= free - VACUUM_PAGES <= max_free_pages
             return True
@@ -144,15 +144,13 @@ class Database:
         What fails now is tried again after the next transaction.
         """
         with suppress(sqlite3.Error, OSError):
-            database, released = self._connection, self._space.reserve_released()
+            db, released = self._connection, self._space.reserve_released()
             if self._needs_checkpoint or released or self._space.log_is_long():
-                (busy, _, _) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 self._needs_checkpoint = bool(busy)
             if released:
-                (largest,) = database.execute(
-                    "SELECT coalesce(max(size), 0) FROM images"
-                ).fetchone()
-                self._space.restore_reserve(largest)
+                (size,) = db.execute("SELECT coalesce(max(size), 0) FROM images").fetchone()
+                self._space.restore_reserve(size)
 
 
 @contextmanager

@@ -36,15 +36,15 @@ class Expiry:
 
     def _delete_one(self, now: float) -> bool:
         """Delete one outcome: a transaction each, as the log grows and the disk may be full."""
-        with self._database.transaction() as database:
-            row = database.execute(
+        with self._database.transaction() as db:
+            row = db.execute(
                 "DELETE FROM jobs WHERE place = (SELECT place FROM jobs WHERE ended_at < ? LIMIT 1)"
                 " RETURNING id, owner",
                 (now - self._ttl_s,),
             ).fetchone()
             if row:
-                database.execute("INSERT OR REPLACE INTO gone VALUES (?, ?, ?)", (*row, now))
-            database.execute(
+                db.execute("INSERT OR REPLACE INTO gone VALUES (?, ?, ?)", (*row, now))
+            db.execute(
                 "DELETE FROM gone WHERE at < ? OR rowid <= (SELECT max(rowid) FROM gone) - ?",
                 (now - ID_TTL_S, MAX_IDS),
             )
