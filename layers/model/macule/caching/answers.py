@@ -54,9 +54,7 @@ class MemoryCache:
         self, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.held_bytes = 0
-        self._max_bytes = max_bytes
-        self._ttl_s = ttl_s
-        self._clock = clock
+        self._max_bytes, self._ttl_s, self._clock = max_bytes, ttl_s, clock
         self._lock = Lock()
         self._enabled = True
         self._rows: OrderedDict[str, tuple[float, bytes]] = OrderedDict()

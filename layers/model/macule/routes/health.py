@@ -90,9 +90,8 @@ def warmup(request: Request) -> Response:
 
         runtime.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
     stages = {name: round(spent, 1) for name, spent in warm.stages.items()}
-    return messages.json_response(
-        {"state": "ready", "cold_start_ms": warm.cold_start_ms, "stages_ms": stages}
-    )
+    took = {"cold_start_ms": warm.cold_start_ms, "stages_ms": stages}
+    return messages.json_response({"state": "ready", **took})
 
 
 def card(request: Request) -> Response:

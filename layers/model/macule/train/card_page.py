@@ -12,7 +12,7 @@ from macule.convert import evaluate
 from macule.convert.evaluation import metrics
 from macule.convert.report import plots
 from macule.inference import classification, decoding, runtime
-from macule.inference.loading import LoadedModel
+from macule.inference.runtime.loading import LoadedModel
 from macule.train import synthetic_ood
 
 TEMPLATE = Path(__file__).with_name("model-card.md")

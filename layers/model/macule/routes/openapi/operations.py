@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from macule.errors import (
-    JobEnded,
-    JobExpired,
-    KeyInUse,
-    KeyReused,
-    NotFound,
-    NoWebhooks,
-    QueueFull,
-    QueueUnavailable,
-)
+from macule import errors
 from macule.routes.openapi import open_inference
 from macule.routes.openapi.entry import (
     AUTH_ERRORS,
@@ -154,12 +145,12 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             },
             (
                 *BODY_ERRORS,
-                KeyInUse,
-                KeyReused,
+                errors.KeyInUse,
+                errors.KeyReused,
                 *MEMORY_ERRORS,
-                NoWebhooks,
-                QueueFull,
-                QueueUnavailable,
+                errors.NoWebhooks,
+                errors.QueueFull,
+                errors.QueueUnavailable,
             ),
             ("top_k", "explain", "Prefer", "Idempotency-Key"),
             "PhotoForLater",
@@ -177,7 +168,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                     ("ETag", "Retry-After.maybe"),
                 ),
             },
-            (*NOT_FOUND_ERRORS, JobEnded, JobExpired, QueueUnavailable),
+            (*NOT_FOUND_ERRORS, errors.JobEnded, errors.JobExpired, errors.QueueUnavailable),
             ("id", "If-None-Match"),
         ),
         "POST /predictions/{id}/cancel": Operation(
@@ -186,7 +177,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "Cancel a prediction",
             "Its photo is deleted at once; the outcome of a running prediction is discarded.",
             {200: Answer("The canceled prediction.", {JSON: "Job"})},
-            (*NOT_FOUND_ERRORS, JobEnded, JobExpired, QueueUnavailable),
+            (*NOT_FOUND_ERRORS, errors.JobEnded, errors.JobExpired, errors.QueueUnavailable),
             ("id",),
         ),
         **open_inference.operations(INFERENCE),
@@ -210,7 +201,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                 200: Answer("The file.", dict.fromkeys(FILES, ""), ("ETag",)),
                 304: NOT_MODIFIED,
             },
-            (NotFound,),
+            (errors.NotFound,),
             ("file", "v", "If-None-Match"),
         ),
         "POST /page/": CLASSIFY._replace(
@@ -251,7 +242,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                 200: Answer("The file.", dict.fromkeys(FILES[:2], ""), ("ETag", "Vary")),
                 304: NOT_MODIFIED,
             },
-            (NotFound,),
+            (errors.NotFound,),
             ("file.docs", "v", "If-None-Match"),
         ),
     },

@@ -37,9 +37,8 @@ SECURITY_HEADERS = {
 def view(request: Request) -> Response:
     """GET /: the page, in the reader's language. Query: `lang`."""
     headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **SECURITY_HEADERS}
-    return static_files.text_response(
-        request, _page(_language(request)), headers, "Accept-Language, "
-    )
+    page = _page(_language(request))
+    return static_files.text_response(request, page, headers, "Accept-Language, ")
 
 
 def file(request: Request) -> Response:
@@ -98,15 +97,12 @@ class LabelRow(NamedTuple):
 def _label_rows(found: Mapping[str, Any], card: Mapping[str, Any], language: str) -> list[LabelRow]:
     """Return the labels of an answer, most likely first, with texts in *language*."""
     names, descriptions = (_texts(card, key, language) for key in ("names", "descriptions"))
-    return [
-        LabelRow(
-            row["label"],
-            names.get(row["label"], row["name"]),
-            descriptions.get(row["label"], ""),
-            row["probability"],
-        )
-        for row in found["predictions"]
-    ]
+    rows = []
+    for row in found["predictions"]:
+        label = row["label"]
+        texts = names.get(label, row["name"]), descriptions.get(label, "")
+        rows.append(LabelRow(label, *texts, row["probability"]))
+    return rows
 
 
 def _texts(card: Mapping[str, Any], key: str, language: str) -> dict[str, str]:

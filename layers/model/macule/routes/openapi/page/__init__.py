@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from html import escape
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,8 @@ def html(document: Node, versions: Mapping[str, str]) -> str:
         contents=lines(contents),
         tags=lines(tags),
         every=tables.tables("every", shared, problems),
-        problems=lines(tables.problem(slug, problem) for slug, problem in problems.items()),
-        schemas=lines(
-            tables.schema(name, schema) for name, schema in components["schemas"].items()
-        ),
+        problems=lines(starmap(tables.problem, problems.items())),
+        schemas=lines(starmap(tables.schema, components["schemas"].items())),
         last=lines(map(_topic, topics[-1:])),
     )
 
