@@ -99,7 +99,6 @@ class RedisClient:
         return reply
 
     def close(self) -> None:
-        """Close the connections."""
         self._client.close()
 
     def is_paused(self) -> bool:

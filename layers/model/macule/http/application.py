@@ -90,7 +90,6 @@ def problem(error: Macule, request: Request) -> Response:
 
 
 def _log_request(request: Request, response: Response, started_at: float) -> None:
-    """Pass the facts and stages of a request to the access log."""
     body, stages = request.body, dict(response.stages)
     if body.started_at is not None:
         waited_ms = stages.pop("wait", 0.0) + (body.started_at - started_at - body.arrival_s) * 1e3
@@ -109,7 +108,6 @@ def _log_request(request: Request, response: Response, started_at: float) -> Non
 
 
 def _call_handler(request: Request) -> Response:
-    """Call the handler of the request's route and method."""
     if not request.route:
         raise NotFound(f"There is no route {request.path[:80]}.", routes=sorted(request.routes))
     methods = request.routes[request.route]

@@ -99,7 +99,6 @@ def _checked_picture(picture: Any) -> Image:
 
 
 def _picture_of_array(pixels: Any) -> Image:
-    """Return the picture of an array of RGB values 0 to 255."""
     if pixels.dtype.name != "uint8" or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise BadRequest(
             f"The array is {pixels.dtype} of shape {pixels.shape}; expected one photo's RGB values "

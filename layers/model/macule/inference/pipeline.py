@@ -79,13 +79,8 @@ def predict(
         },
         "disclaimer": classification.DISCLAIMER,
     }
-    logged = {
-        **header_facts(header),
-        "cache": answer["metrics"]["cache"],
-        "cold": cold,
-        "model": model.card.sha256[:12],
-        **facts,
-    }
+    about = {"cache": answer["metrics"]["cache"], "cold": cold, "model": model.card.sha256[:12]}
+    logged = {**header_facts(header), **about, **facts}
     return Outcome(answer, {**(model.stages if cold else {}), **stages}, logged)
 
 
@@ -167,7 +162,6 @@ def _missing_map_reason(chosen: Settings, level: Level, has_maps: bool) -> str:
 
 
 def sha256(content: bytes) -> str:
-    """Return the SHA-256 digest in hexadecimal."""
     import hashlib
 
     return hashlib.sha256(content).hexdigest()

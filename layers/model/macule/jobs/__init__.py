@@ -85,15 +85,12 @@ def document(job: Job) -> dict[str, Any]:
         members = {**job.outcome, **members}
     if job.status == FAILED:
         members["error"] = job.outcome
-    times = {
-        "created_at": job.created_at,
-        "started_at": job.started_at,
-        "completed_at": job.ended_at,
-    }
-    return {**members, **{name: _rfc3339(seconds) for name, seconds in times.items()}}
+    names = "created_at", "started_at", "completed_at"
+    times = job.created_at, job.started_at, job.ended_at
+    return {**members, **dict(zip(names, map(rfc3339, times), strict=True))}
 
 
-def _rfc3339(seconds: float | None) -> str | None:
+def rfc3339(seconds: float | None) -> str | None:
     from datetime import UTC, datetime
 
     if seconds is None:

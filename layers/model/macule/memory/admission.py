@@ -203,11 +203,8 @@ class Admission:
         return self.limit_bytes - RESERVE_BYTES - self.held_bytes - used
 
     def _figures(self, cost: int, free: int) -> dict[str, float]:
-        return {
-            "estimated_peak_mb": round(cost / MB, 1),
-            "free_mb": round(max(0, free) / MB, 1),
-            "limit_mb": round(self.limit_bytes / MB, 1),
-        }
+        sizes = {"estimated_peak_mb": cost, "free_mb": max(0, free), "limit_mb": self.limit_bytes}
+        return {name: round(size / MB, 1) for name, size in sizes.items()}
 
 
 @functools.cache

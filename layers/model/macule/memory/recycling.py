@@ -104,7 +104,6 @@ def count_prediction(policy: RecyclePolicy, arbiter: int) -> None:
 
 
 def log_recycle(reason: str) -> None:
-    """Log and count the replacement of this worker."""
     facts = {"event": "recycle", "pid": os.getpid()}
     log.warning("worker %d is replaced: %s", os.getpid(), reason, extra={"facts": facts})
     metrics.add("macule_recycles_total")

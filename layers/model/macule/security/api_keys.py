@@ -90,7 +90,6 @@ class KeyStore:
 
 @cache
 def key_store(source: str) -> KeyStore:
-    """Return this process's key store for *source*."""
     return KeyStore(source)
 
 

@@ -81,7 +81,6 @@ class RateLimiter:
 
 
 def rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLimiter:
-    """Return this process's rate limiter."""
     with _creation_lock:  # two limiters would count separately
         return _rate_limiter(policies, redis_url)
 

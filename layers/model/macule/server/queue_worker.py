@@ -252,7 +252,6 @@ def max_job_s(chosen: settings.Settings) -> float:
 
 
 def celery_configuration(chosen: settings.Settings) -> dict[str, Any]:
-    """Return Celery's configuration."""
     return {
         "accept_content": ["json"],
         "broker_connection_max_retries": None,

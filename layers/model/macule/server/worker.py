@@ -63,7 +63,6 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
         self.transfers = Transfers(self.enqueue_req, self._finish_sent, self._close)
 
     def run(self) -> None:
-        """Serve."""
         self.transfers.poller = self.poller
         super().run()
 

@@ -63,7 +63,6 @@ class Upload(NamedTuple):
 
 
 def is_json(media_type: str) -> bool:
-    """Return whether *media_type* is a JSON type."""
     return JSON_TYPE.fullmatch(media_type) is not None
 
 

@@ -153,7 +153,6 @@ def _process_model() -> ProcessModel:
 
 
 def _log_loaded(model: LoadedModel) -> None:
-    """Log and count that the model of this process is loaded."""
     card, stages = model.card, model.stages
     spent = ", ".join(f"{name} {ms:.0f} ms" for name, ms in stages.items())
     stage_ms = {f"{name}_ms": round(ms, 1) for name, ms in stages.items()}

@@ -1,4 +1,4 @@
-"""The SQLite database of the embedded queue: schema, transactions, checkpoints, compaction."""
+"""The SQLite database of the embedded queue: schema, transactions, space, expiry of outcomes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from macule.jobs.embedded.disk_space import DiskSpace
 LOCK_TIMEOUT_S = 5.0  # for another process's transaction, which takes milliseconds
 MAX_FREE_PAGES = 1024  # 4 MB that the file keeps for new jobs, while the disk has space
 VACUUM_PAGES = 128  # freed at once; the log may take as many
+ID_TTL_S = 86400.0  # so long the id of a deleted job gets JobExpired instead of NoSuchJob
+CLEANUP_INTERVAL_S = 1.0  # at least, between two deletions
+MAX_IDS = 10_000  # of deleted jobs; a row takes 150 bytes
+MAX_AT_ONCE = 200  # outcomes; the caller waits for their deletion
 # secure_delete: a deleted image is overwritten.
 # reserved: zeros, as long as the outcome of a job may be; they are deleted just before it is
 # written, so that the file does not grow.
@@ -151,6 +155,43 @@ class Database:
             if released:
                 (size,) = db.execute("SELECT coalesce(max(size), 0) FROM images").fetchone()
                 self._space.restore_reserve(size)
+
+
+class Expiry:
+    """Deletes the outcomes in *database* that ended more than *ttl_s* ago."""
+
+    def __init__(self, database: Database, ttl_s: float, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._last_run = 0.0
+
+    def run(self) -> None:
+        """Delete expired outcomes, at most once per CLEANUP_INTERVAL_S."""
+        now = self._clock()
+        if abs(now - self._last_run) < CLEANUP_INTERVAL_S:
+            return
+        self._last_run = now
+        with suppress(QueueUnavailable):
+            for _ in range(MAX_AT_ONCE):
+                if not self._delete_one(now):
+                    break
+
+    def _delete_one(self, now: float) -> bool:
+        """Delete one outcome: a transaction each, as the log grows and the disk may be full."""
+        with self._database.transaction() as db:
+            row = db.execute(
+                "DELETE FROM jobs WHERE place = (SELECT place FROM jobs WHERE ended_at < ? LIMIT 1)"
+                " RETURNING id, owner",
+                (now - self._ttl_s,),
+            ).fetchone()
+            if row:
+                db.execute("INSERT OR REPLACE INTO gone VALUES (?, ?, ?)", (*row, now))
+            db.execute(
+                "DELETE FROM gone WHERE at < ? OR rowid <= (SELECT max(rowid) FROM gone) - ?",
+                (now - ID_TTL_S, MAX_IDS),
+            )
+            return row is not None
 
 
 @contextmanager

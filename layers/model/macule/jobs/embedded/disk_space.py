@@ -79,7 +79,6 @@ class DiskSpace:
             self._released = not self._allocate(size)
 
     def log_is_long(self) -> bool:
-        """Return whether the log needs a checkpoint."""
         return _size(self._log) > LOG_BYTES
 
     def reserve_released(self) -> bool:

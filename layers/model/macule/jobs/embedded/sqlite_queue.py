@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 from macule import errors, jobs
 from macule.jobs import Job, JobOptions, Usage, process_lock
-from macule.jobs.embedded.database import MAX_FREE_PAGES, Database
+from macule.jobs.embedded.database import CLEANUP_INTERVAL_S, MAX_FREE_PAGES, Database, Expiry
 from macule.jobs.embedded.disk_space import DiskSpace
-from macule.jobs.embedded.expiry import CLEANUP_INTERVAL_S, Expiry
 from macule.observability import metrics
 
 COLUMNS = "id, status, asked, created_at, started_at, ended_at, outcome, attempts, owner"
@@ -174,11 +173,9 @@ class SqliteQueue:
             return Usage(self._space.used_bytes(db), self._max_bytes)
 
     def compact(self, max_free_pages: int = MAX_FREE_PAGES) -> None:
-        """Return free pages of the file to the disk."""
         self._database.compact(max_free_pages)
 
     def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        """Return a context manager, as `Database.transaction`."""
         return self._database.transaction()
 
     def on_change(self, action: OnChange, after_commit: Callable[[], None]) -> None:
@@ -243,7 +240,7 @@ class SqliteQueue:
             self._database.after_commit(self._after_change)
 
     def _release_dead(self, db: sqlite3.Connection) -> None:
-        """Requeue the jobs of dead processes; fail those with jobs.MAX_ATTEMPTS attempts."""
+        """Requeue the jobs of dead processes; fail those with MAX_ATTEMPTS attempts."""
         takers = db.execute(
             "SELECT DISTINCT taker FROM jobs WHERE status = ? AND taker <> ?",
             (jobs.PROCESSING, self.token),

@@ -6,13 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from random import random
 from socket import getaddrinfo
 from typing import Any, Literal, NamedTuple
 
 from macule.errors import BadRequest
 from macule.http import client
+from macule.jobs import rfc3339
 from macule.jobs.webhooks import addresses
 from macule.observability import metrics
 from macule.settings import urls
@@ -62,12 +62,7 @@ def build_message(event: str, document: Mapping[str, Any], now: float) -> tuple[
 
     Returns: the message id, the same for one job and event, and the body.
     """
-    moment = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
-    body = {
-        "type": event,
-        "timestamp": moment.replace("+00:00", "Z"),
-        "data": _without_data_uris(document),
-    }
+    body = {"type": event, "timestamp": rfc3339(now), "data": _without_data_uris(document)}
     # without the event's dot: dots separate the signed parts
     message_id = f"msg_{document['id']}_{event.rpartition('.')[2]}"
     return message_id, json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()

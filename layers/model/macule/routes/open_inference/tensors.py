@@ -180,7 +180,6 @@ def _image(tensor: Node, parts: Parts) -> bytes:
 
 
 def _numbers(tensor: Node, parts: Parts, count: int) -> Numbers:
-    """Return *count* pixel values."""
     import numpy as np
 
     if "data" not in tensor:

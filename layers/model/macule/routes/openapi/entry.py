@@ -64,9 +64,6 @@ BODY_ERRORS: Failures = (
     errors.SlowImage,
 )
 MEMORY_ERRORS: Failures = (errors.Busy, errors.CannotFit)
-NOT_FOUND_ERRORS: Failures = (
-    errors.NoSuchJob,
-    errors.NotFound,
-)  # NotFound: an id may contain a slash
+NOT_FOUND_ERRORS: Failures = (errors.NoSuchJob, errors.NotFound)  # an id may have a slash
 MODEL_ERRORS: Failures = (errors.ModelUnavailable, errors.BadCard)
 IMAGE_ERRORS: Failures = (*BODY_ERRORS, *MEMORY_ERRORS, *MODEL_ERRORS)

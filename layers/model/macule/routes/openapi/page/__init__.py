@@ -9,9 +9,8 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any
 
-from macule.routes.openapi.page import tables, tryout
+from macule.routes.openapi.page import tables, usage
 from macule.routes.openapi.page.markup import Node, breakable, lines, prose
-from macule.routes.openapi.page.samples import samples
 
 SHARED = ("parameters", "responses", "headers")  # what all operations have in common is shown once
 REFERENCE = {"every": "Every operation", "problems": "Problems", "schemas": "Schemas"}
@@ -126,7 +125,7 @@ def _operation(operation: Node, shared: Node, problems: Node) -> str:
 </div>
 <div class="usage">
 {_samples(operation)}
-{tryout.form(operation, own["parameters"])}
+{usage.form(operation, own["parameters"])}
 {tables.examples(own["responses"])}
 </div>
 </section>"""
@@ -143,7 +142,7 @@ def _samples(operation: Node) -> str:
     figures = lines(
         f'<figure><figcaption>{language}</figcaption><div class="code">'
         f'<pre class="sample">{escape(text)}</pre></div></figure>'
-        for language, text in samples(operation).items()
+        for language, text in usage.samples(operation).items()
     )
     return f'<div class="samples">\n{figures}\n</div>'
 
