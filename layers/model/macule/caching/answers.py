@@ -14,7 +14,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from macule import __version__, settings
-from macule.errors import BadSetting
 from macule.observability import metrics
 
 if TYPE_CHECKING:
@@ -99,12 +98,8 @@ def current() -> AnswerCache | None:
     """Return the answer cache of this process; None if the settings disable it."""
     chosen = settings.current()
     if chosen.redis_url:
-        try:
-            from macule.caching.redis_client import RedisCache
-        except ModuleNotFoundError as error:
-            from macule import extras
+        from macule.caching.redis_client import RedisCache
 
-            raise BadSetting(extras.install_message("REDIS_URL", "redis")) from error
         return RedisCache(chosen.redis_url, chosen.cache_ttl_s, MAX_VALUE_BYTES)
     if not chosen.cache_mb:
         return None

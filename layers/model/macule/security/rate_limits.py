@@ -14,7 +14,7 @@ from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from macule.errors import BadSetting, QuotaExceeded
+from macule.errors import QuotaExceeded
 from macule.settings.access import US_PER_S, Policy
 
 if TYPE_CHECKING:
@@ -89,12 +89,8 @@ def rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLim
 def _rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLimiter:
     if not redis_url:
         return RateLimiter(policies)
-    try:
-        from macule.caching.redis_client import RedisQuotas
-    except ModuleNotFoundError as error:
-        from macule import extras
+    from macule.caching.redis_client import RedisQuotas
 
-        raise BadSetting(extras.install_message("REDIS_URL", "redis")) from error
     rows = [(policy.name, policy.interval_us, policy.quota) for policy in policies]
     return RateLimiter(policies, RedisQuotas(redis_url, rows))
 
