@@ -11,7 +11,7 @@ from infra.checks.given import differ
 from infra.limits import MB, Limits
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "layers/model/macule/server/configuration.py"
-FORM_BYTES = 2**16  # of a body beside its image: macule/http/upload_parsing.py
+FORM_BYTES = 2**16  # of a body beside its image: macule/http/uploads/parsing.py
 # name, a space, arguments, a semicolon; a text in quotes may hold any of these
 DIRECTIVE = re.compile(r"""^\s*([a-z_]+)\s+((?:'[^']*'|[^;'#{}])+);""", re.MULTILINE)
 WANTED = {

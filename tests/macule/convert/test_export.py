@@ -11,7 +11,7 @@ from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.graph import cams, gradcam
 from macule.convert.quantization import quantize
 from macule.convert.source import load, tflite
-from macule.inference import tensors
+from macule.inference.runtime import tensors
 from numpy.typing import NDArray
 from support import keras_models
 from support.service import needs_tensorflow

@@ -8,7 +8,8 @@ import pytest
 from macule import settings
 from macule.caching import answers
 from macule.errors import ModelUnavailable
-from macule.inference import classification, loading, pipeline, runtime
+from macule.inference import classification, pipeline, runtime
+from macule.inference.runtime import loading
 from macule.memory import admission
 from macule.memory.admission import Admission
 from macule.registry import local, model_card

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from macule import settings
 from macule.errors import BadCard, ModelUnavailable
-from macule.inference import decoding, loading, runtime, tensors
-from macule.inference.loading import LoadedModel
+from macule.inference import decoding, runtime
+from macule.inference.runtime import loading, tensors
+from macule.inference.runtime.loading import LoadedModel
 from macule.registry import local, model_card
 from support.images import photo
 

@@ -22,10 +22,11 @@ from macule.errors import (
     UnsupportedCoding,
     UnsupportedImage,
 )
-from macule.http import data_uri, uploads
+from macule.http import uploads
 from macule.http.adapters import wsgi
 from macule.http.body import Body
 from macule.http.messages import Request
+from macule.http.uploads import data_uri
 from macule.inference import decoding
 from macule.routes import classify, health
 from support.images import saved, skin

@@ -14,7 +14,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from macule import __version__, settings
-from macule.errors import BadSetting
 from macule.observability import metrics
 
 if TYPE_CHECKING:
@@ -54,9 +53,7 @@ class MemoryCache:
         self, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.held_bytes = 0
-        self._max_bytes = max_bytes
-        self._ttl_s = ttl_s
-        self._clock = clock
+        self._max_bytes, self._ttl_s, self._clock = max_bytes, ttl_s, clock
         self._lock = Lock()
         self._enabled = True
         self._rows: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
@@ -101,12 +98,8 @@ def current() -> AnswerCache | None:
     """Return the answer cache of this process; None if the settings disable it."""
     chosen = settings.current()
     if chosen.redis_url:
-        try:
-            from macule.caching.redis_client import RedisCache
-        except ModuleNotFoundError as error:
-            from macule import extras
+        from macule.caching.redis_client import RedisCache
 
-            raise BadSetting(extras.install_message("REDIS_URL", "redis")) from error
         return RedisCache(chosen.redis_url, chosen.cache_ttl_s, MAX_VALUE_BYTES)
     if not chosen.cache_mb:
         return None

@@ -11,14 +11,20 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from macule.errors import BadSetting
+
+try:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+except ModuleNotFoundError as error:
+    from macule import extras
+
+    raise BadSetting(extras.install_message("REDIS_URL", "redis")) from error
 
 log = logging.getLogger("macule")
 
+Clock = Callable[[], float]
 FORMAT_VERSION = 1  # of the quotas' keys and values
 TIMEOUT_S = 0.2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
@@ -55,7 +61,7 @@ class RedisClient:
     """
 
     def __init__(
-        self, url: str, purpose: str, fallback: str, clock: Callable[[], float] = time.monotonic
+        self, url: str, purpose: str, fallback: str, clock: Clock = time.monotonic
     ) -> None:
         try:
             self._client = redis.Redis.from_url(
@@ -99,7 +105,6 @@ class RedisClient:
         return reply
 
     def close(self) -> None:
-        """Close the connections."""
         self._client.close()
 
     def is_paused(self) -> bool:
@@ -118,11 +123,7 @@ class RedisCache:
     held_bytes = 0  # in this process
 
     def __init__(
-        self,
-        url: str,
-        ttl_s: float,
-        max_value_bytes: int,
-        clock: Callable[[], float] = time.monotonic,
+        self, url: str, ttl_s: float, max_value_bytes: int, clock: Clock = time.monotonic
     ) -> None:
         self.server = RedisClient(url, "the cache", "answers are computed", clock)
         self._max_value_bytes = max_value_bytes
@@ -150,10 +151,7 @@ class RedisQuotas:
     """
 
     def __init__(
-        self,
-        url: str,
-        policies: Sequence[tuple[str, int, int]],
-        clock: Callable[[], float] = time.monotonic,
+        self, url: str, policies: Sequence[tuple[str, int, int]], clock: Clock = time.monotonic
     ) -> None:
         self.server = RedisClient(url, "the shared quota", "each process counts for itself", clock)
         self._names = [name for name, _, _ in policies]

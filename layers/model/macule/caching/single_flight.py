@@ -59,5 +59,4 @@ class SingleFlight(Generic[T]):
 
 @cache
 def current() -> SingleFlight[Any]:
-    """Return the pending calls of this process."""
     return SingleFlight()

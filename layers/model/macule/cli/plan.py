@@ -8,7 +8,7 @@ from typing import NamedTuple
 from macule.inference import decoding, native_stderr, runtime
 from macule.inference.decoding import cost
 from macule.inference.decoding.formats import jpeg
-from macule.inference.loading import LoadedModel
+from macule.inference.runtime.loading import LoadedModel
 from macule.memory import admission, allocator, processes
 from macule.settings import ModelLocation
 

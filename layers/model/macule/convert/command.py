@@ -21,7 +21,7 @@ from macule.convert.progress import Progress
 from macule.convert.report import pages
 from macule.convert.source import labelling, load
 from macule.convert.source.load import Source
-from macule.inference.tensors import arrange
+from macule.inference.runtime.tensors import arrange
 from macule.registry.model_card import FILE
 
 STEPS = 7

@@ -53,12 +53,10 @@ class Body:
         Raises: BodyTooLarge, before reading if the length is known; BadRequest if it is incomplete;
           SlowBody.
         """
-        if self.length is not None and self.length > limit_bytes:
-            raise _too_large(limit_bytes, self.length)
+        _check_size(self.length or 0, limit_bytes)
         with self._with_deadline(timeout_s):
             while chunk := self._next():
-                if self._read > limit_bytes:
-                    raise _too_large(limit_bytes, self._read)
+                _check_size(self._read, limit_bytes)
                 yield chunk
         if self._is_late:
             raise _too_slow(self._read)
@@ -76,8 +74,7 @@ class Body:
         Such a server interrupts the request and runs it again when the body has arrived.
         Raises: BodyTooLarge, BadRequest, SlowBody, as `chunks`; BodyPending, for the server only.
         """
-        if self.length is not None and self.length > limit_bytes:
-            raise _too_large(limit_bytes, self.length)
+        _check_size(self.length or 0, limit_bytes)
         wait = getattr(self._stream, "wait_for_arrival", None)
         if wait is None or self._ended:
             return
@@ -90,8 +87,7 @@ class Body:
             self._record_arrival(*error.args)
             raise self._cut_short() from None
         self.arrival_s = time.perf_counter() - self._stream.started_at  # type: ignore[attr-defined]
-        if size > limit_bytes:
-            raise _too_large(limit_bytes, size)
+        _check_size(size, limit_bytes)
 
     def _record_arrival(self, count: int) -> None:
         self.started_at, self._read = time.perf_counter(), count
@@ -211,9 +207,10 @@ def _too_slow(received_bytes: int) -> SlowBody:
     )
 
 
-def _too_large(limit_bytes: int, found_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"The request has at least {found_bytes:,} bytes; the limit is {limit_bytes:,}. Send a "
-        "smaller copy of the image.",
-        limit_bytes=limit_bytes,
-    )
+def _check_size(size: int, limit_bytes: int) -> None:
+    if size > limit_bytes:
+        raise BodyTooLarge(
+            f"The request has at least {size:,} bytes; the limit is {limit_bytes:,}. Send a "
+            "smaller copy of the image.",
+            limit_bytes=limit_bytes,
+        )

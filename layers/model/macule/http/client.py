@@ -60,12 +60,10 @@ def request(
     def exchange() -> None:
         from http.client import HTTPException
 
-        all_headers = {"User-Agent": USER_AGENT, "Connection": "close", **(headers or {})}
+        sent = {"User-Agent": USER_AGENT, "Connection": "close", **(headers or {})}
         try:
             with connect(_host_and_port(url), timeout_s) as plain:
-                outcome.append(
-                    _exchange(url, plain, on_connected, method, body, all_headers, with_body)
-                )
+                outcome.append(_exchange(url, plain, on_connected, method, body, sent, with_body))
         except Unreachable as error:
             outcome.append(error)
         except TimeoutError:

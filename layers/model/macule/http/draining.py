@@ -115,7 +115,6 @@ def request_started(worker: Any, request: Any) -> None:
 
 
 def request_finished(worker: Any, request: Any) -> None:
-    """Remove an answered request from the count."""
     worker.running_requests.discard(id(request))
 
 

@@ -18,9 +18,7 @@ def build_table(routes: Mapping[str, Handler]) -> RouteTable:
 
 def parse_exemptions(keys: Iterable[str], quotas: Iterable[str]) -> Exemptions:
     """Return the exemptions of routes such as "GET /health/"."""
-    return Exemptions(
-        frozenset(map(normalize_route, keys)), frozenset(map(normalize_route, quotas))
-    )
+    return Exemptions(*(frozenset(map(normalize_route, routes)) for routes in (keys, quotas)))
 
 
 def match(routes: RouteTable, path: str) -> tuple[str, dict[str, str]]:

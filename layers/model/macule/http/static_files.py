@@ -25,7 +25,6 @@ class CompressedText(NamedTuple):
 
 
 def compress(content: bytes) -> CompressedText:
-    """Compress *content* and compute its checksum."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, GZIP_WBITS)
     return CompressedText(_checksum(content), compressor.compress(content) + compressor.flush())
 

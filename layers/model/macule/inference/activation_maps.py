@@ -59,7 +59,6 @@ def render(
 
 
 def data_uri(png: bytes) -> str:
-    """Return a PNG file as a data URI."""
     return "data:image/png;base64," + b64encode(png).decode("ascii")
 
 

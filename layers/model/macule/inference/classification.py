@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from macule.inference.loading import LoadedModel
+    from macule.inference.runtime.loading import LoadedModel
     from macule.registry.model_card import Card
 
 DISCLAIMER = (

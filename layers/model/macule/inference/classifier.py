@@ -14,8 +14,9 @@ from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 from macule.errors import BadRequest, Macule, ModelUnavailable, NoMaps
-from macule.inference import classification, decoding, inputs, loading, ordered_map
-from macule.inference.classification import Explanation, Prediction
+from macule.inference import classification, decoding, inputs, ordered_map
+from macule.inference.classification import Explanation, Prediction, draw_explanation
+from macule.inference.runtime import loading
 from macule.memory import budget
 from macule.registry import local
 from macule.settings import MB, Source, parsers, urls
@@ -75,12 +76,9 @@ class Result:
             raise NoMaps("This result was made with explainable=False; leave that out.")
         card, pixels, size, activation = self._explanation_input
         if activation is None:
-            raise NoMaps(
-                f"The model {card.name} has no activation maps; its card and REPORT.md say why."
-            )
-        return classification.draw_explanation(
-            card, self.predictions[0].label, activation, pixels, size
-        )
+            why = f"The model {card.name} has no activation maps; its card and REPORT.md say why."
+            raise NoMaps(why)
+        return draw_explanation(card, self.predictions[0].label, activation, pixels, size)
 
 
 class _ProcessState(NamedTuple):
@@ -102,9 +100,7 @@ class Classifier:
         self._limits = limits
         self._by_pid = {os.getpid(): state}
         # forked processes load the same file, or fail
-        self._loaded_source = Source(
-            os.path.dirname(state.model.path), state.model.card.sha256, 0.0, None
-        )
+        self._source = Source(os.path.dirname(state.model.path), state.model.card.sha256, 0.0, None)
 
     @property
     def model(self) -> dict[str, str]:
@@ -145,11 +141,7 @@ class Classifier:
     ) -> Iterator[Result | Macule]: ...
 
     def predict_many(
-        self,
-        photos: Iterable[Photo],
-        *,
-        return_exceptions: bool = False,
-        explainable: bool = True,
+        self, photos: Iterable[Photo], *, return_exceptions: bool = False, explainable: bool = True
     ) -> Iterator[Result | Macule]:
         """Yield one result for each photo, in order, working a few photos ahead.
 
@@ -185,9 +177,7 @@ class Classifier:
     def _state(self) -> _ProcessState:
         """Return this process's state. `setdefault` is atomic; a lock could be held at a fork."""
         pid = os.getpid()
-        return self._by_pid.get(pid) or self._by_pid.setdefault(
-            pid, _load_state(self._loaded_source)
-        )
+        return self._by_pid.get(pid) or self._by_pid.setdefault(pid, _load_state(self._source))
 
     def __repr__(self) -> str:
         card = self._state().model.card
@@ -245,14 +235,12 @@ def _resolve_model(model: str | os.PathLike[str] | None) -> str:
         if why := urls.rejection_reason(place):
             raise BadRequest(f"The model's address {why}.")
         return place
-    if not os.path.isdir(place):
+    if os.path.isdir(place):
+        return os.path.abspath(place)
+    if os.path.exists(place):
         hint = "run `macule convert` on it, and load the folder that it writes"
-        raise ModelUnavailable(
-            f"{place} is a file; {hint}."
-            if os.path.exists(place)
-            else f"There is no folder {place}."
-        )
-    return os.path.abspath(place)
+        raise ModelUnavailable(f"{place} is a file; {hint}.")
+    raise ModelUnavailable(f"There is no folder {place}.")
 
 
 def _load_state(source: Source) -> _ProcessState:

@@ -87,9 +87,8 @@ def _threads() -> ThreadPoolExecutor:
 
     from macule.inference import sandbox
 
-    return ThreadPoolExecutor(
-        admission.current().slots, "decode", _initialize_thread, (sandbox.restrict,)
-    )
+    slots = admission.current().slots
+    return ThreadPoolExecutor(slots, "decode", _initialize_thread, (sandbox.restrict,))
 
 
 def _initialize_thread(restrict: Callable[[], str]) -> None:

@@ -27,16 +27,8 @@ class Readable(Protocol):
 
 
 if TYPE_CHECKING:
-    Photo = (
-        str
-        | os.PathLike[str]
-        | bytes
-        | bytearray
-        | memoryview
-        | Readable
-        | Image
-        | NDArray[np.uint8]
-    )
+    File = str | os.PathLike[str] | Readable
+    Photo = File | bytes | bytearray | memoryview | Image | NDArray[np.uint8]
 
 
 def read(photo: Photo, max_bytes: int) -> bytes | Image:
@@ -97,10 +89,9 @@ def _is_instance(photo: object, module: str, name: str) -> bool:
 
 
 def _checked_picture(picture: Any) -> Image:
-    if picture.mode not in MODES:
-        raise BadRequest(
-            f"The picture's mode {picture.mode} is not supported; convert it to RGB first."
-        )
+    mode = picture.mode
+    if mode not in MODES:
+        raise BadRequest(f"The picture's mode {mode} is not supported; convert it to RGB first.")
     if 0 in picture.size:
         raise BadRequest(f"The picture of {picture.width} x {picture.height} has no pixels.")
     checked: Image = picture
@@ -108,7 +99,6 @@ def _checked_picture(picture: Any) -> Image:
 
 
 def _picture_of_array(pixels: Any) -> Image:
-    """Return the picture of an array of RGB values 0 to 255."""
     if pixels.dtype.name != "uint8" or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise BadRequest(
             f"The array is {pixels.dtype} of shape {pixels.shape}; expected one photo's RGB values "

@@ -7,13 +7,13 @@ import os
 import time
 from typing import Any, NamedTuple
 
-from macule import settings
 from macule.caching import answers
 from macule.inference import activation_maps, classification, decoder_threads, decoding, runtime
 from macule.inference.decoding import cost
-from macule.inference.loading import LoadedModel
+from macule.inference.runtime.loading import LoadedModel
 from macule.memory import admission
 from macule.memory.degradation import Level
+from macule.settings import Settings
 
 GRADCAM_OFF = "Activation maps are switched off here (ENABLE_GRADCAM=false)."
 MEMORY_SHORT = "Memory is short now: activation maps are left out until it recovers."
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
 def predict(
     body: bytes,
-    chosen: settings.Settings,
+    chosen: Settings,
     top_k: int | None = None,
     with_cam: bool = False,
     digest: str = "",
@@ -79,13 +79,8 @@ def predict(
         },
         "disclaimer": classification.DISCLAIMER,
     }
-    logged = {
-        **header_facts(header),
-        "cache": answer["metrics"]["cache"],
-        "cold": cold,
-        "model": model.card.sha256[:12],
-        **facts,
-    }
+    about = {"cache": answer["metrics"]["cache"], "cold": cold, "model": model.card.sha256[:12]}
+    logged = {**header_facts(header), **about, **facts}
     return Outcome(answer, {**(model.stages if cold else {}), **stages}, logged)
 
 
@@ -98,7 +93,7 @@ def _classify(
     body: bytes,
     header: decoding.Header,
     model: LoadedModel,
-    chosen: settings.Settings,
+    chosen: Settings,
     top_k: int | None,
     with_cam: bool,
 ) -> tuple[dict[str, Any], dict[str, float], dict[str, str]]:
@@ -112,7 +107,8 @@ def _classify(
         result = classification.classify(model, decoded.pixels)
         infer_ms = elapsed_ms(infer_began)
         explanation, drawn = None, dict[str, float]()
-        reason = _missing_map_reason(chosen, level, result) if with_cam else ""
+        has_maps = result.activation is not None
+        reason = _missing_map_reason(chosen, level, has_maps) if with_cam else ""
         if with_cam and not reason and result.activation is not None:
             # the decoder's memory is free again, and drawing takes less
             draw_began, label = time.perf_counter(), result.predictions[0].label
@@ -152,26 +148,20 @@ def _parse_cached(cached: bytes | None) -> dict[str, Any] | None:
         found = json.loads(cached or b"null")
     except (ValueError, RecursionError):
         return None
-    complete = isinstance(found, dict) and REQUIRED_KEYS <= found.keys() <= {
-        *REQUIRED_KEYS,
-        MISSING,
-        WARNINGS,
-    }
+    known = {*REQUIRED_KEYS, MISSING, WARNINGS}
+    complete = isinstance(found, dict) and REQUIRED_KEYS <= found.keys() <= known
     return found if complete and isinstance(found["predictions"], list) else None
 
 
-def _missing_map_reason(
-    chosen: settings.Settings, level: Level, result: classification.Classification
-) -> str:
+def _missing_map_reason(chosen: Settings, level: Level, has_maps: bool) -> str:
     if not chosen.enable_gradcam:
         return GRADCAM_OFF
     if not level.overlays:
         return MEMORY_SHORT
-    return NO_MAPS if result.activation is None else ""
+    return "" if has_maps else NO_MAPS
 
 
 def sha256(content: bytes) -> str:
-    """Return the SHA-256 digest in hexadecimal."""
     import hashlib
 
     return hashlib.sha256(content).hexdigest()

@@ -41,10 +41,8 @@ def restrict() -> str:
     abi = version()
     if not abi:
         return "this system has no Landlock"
-    handled = (
-        sum(bits for added, bits in table.items() if added <= abi) for table in (FILES, TCP, SCOPES)
-    )
-    rules = _Ruleset(*handled)
+    tables = FILES, TCP, SCOPES
+    rules = _Ruleset(*(sum(bits for added, bits in t.items() if added <= abi) for t in tables))
     size = 8 * (1 + (abi >= min(TCP)) + (abi >= min(SCOPES)))
     file = _syscall(CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), 0)
     if file < 0:

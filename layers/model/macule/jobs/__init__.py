@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from macule.errors import KeyInUse, KeyReused
+from macule import errors
 from macule.inference.activation_maps import MAX_CHARACTERS
 
 STARTING, PROCESSING = "starting", "processing"
@@ -19,6 +19,7 @@ ENDED = frozenset({SUCCEEDED, FAILED, CANCELED})
 STARTED_EVENT, COMPLETED_EVENT = "prediction.started", "prediction.completed"
 EVENTS = (STARTED_EVENT, COMPLETED_EVENT)
 DATABASE_FILE = "jobs.sqlite3"  # the embedded queue, in DATA_DIR
+MB = 2**20
 MAX_ATTEMPTS = 3  # after so many dead workers a job fails: its image may be what kills them
 DEFAULT_LABELS = 64  # assumed while the model is unknown
 ANSWER_BYTES, LABEL_BYTES = 2000, 200  # of an outcome without maps: fixed part, per label
@@ -71,12 +72,10 @@ class Usage(NamedTuple):
 
 def reserved_bytes(options: JobOptions, labels: int | None = None) -> dict[str, int]:
     """Return the most bytes that the start and the end of a job add, by event."""
-    outcome = ANSWER_BYTES + LABEL_BYTES * (labels or DEFAULT_LABELS)
-    sizes = {
-        event: outcome + 2 * len(options.webhook) for event in options.events if options.webhook
-    }
+    size = ANSWER_BYTES + LABEL_BYTES * (labels or DEFAULT_LABELS)
+    sizes = {event: size + 2 * len(options.webhook) for event in options.events if options.webhook}
     maps = MAX_CHARACTERS if options.with_cam else 0
-    return {**sizes, COMPLETED_EVENT: sizes.get(COMPLETED_EVENT, 0) + outcome + maps}
+    return {**sizes, COMPLETED_EVENT: sizes.get(COMPLETED_EVENT, 0) + size + maps}
 
 
 def document(job: Job) -> dict[str, Any]:
@@ -86,15 +85,12 @@ def document(job: Job) -> dict[str, Any]:
         members = {**job.outcome, **members}
     if job.status == FAILED:
         members["error"] = job.outcome
-    times = {
-        "created_at": job.created_at,
-        "started_at": job.started_at,
-        "completed_at": job.ended_at,
-    }
-    return {**members, **{name: _rfc3339(seconds) for name, seconds in times.items()}}
+    names = "created_at", "started_at", "completed_at"
+    times = job.created_at, job.started_at, job.ended_at
+    return {**members, **dict(zip(names, map(rfc3339, times), strict=True))}
 
 
-def _rfc3339(seconds: float | None) -> str | None:
+def rfc3339(seconds: float | None) -> str | None:
     from datetime import UTC, datetime
 
     if seconds is None:
@@ -122,14 +118,42 @@ def existing_job(job: Job, previous: str, fingerprint: str) -> Job:
     Raises: KeyReused, KeyInUse.
     """
     if previous != fingerprint:
-        raise KeyReused(
-            "This Idempotency-Key was already used with a different image or parameters."
-        )
+        why = "This Idempotency-Key was already used with a different image or parameters."
+        raise errors.KeyReused(why)
     if not job.ended:
-        raise KeyInUse(
-            "The prediction created with this Idempotency-Key has not ended yet.", prediction=job.id
-        )
+        why = "The prediction created with this Idempotency-Key has not ended yet."
+        raise errors.KeyInUse(why, prediction=job.id)
     return job
+
+
+def too_many_jobs(waiting: int) -> errors.QueueFull:
+    return errors.QueueFull("Too many predictions are waiting. Try again later.", waiting=waiting)
+
+
+def out_of_space(
+    needed: float, used: float, limit: int, waiting: int
+) -> errors.CannotFit | errors.QueueFull:
+    """Return the error for a job that *needed* more than the limit, or more than is left of it."""
+    if needed > limit:
+        why = "This prediction needs more space than the queue may use (MAX_JOBS_MB)."
+        return errors.CannotFit(why, needed_mb=mb(needed), limit_mb=mb(limit))
+    why = "The queue has used its space (MAX_JOBS_MB). Try again later."
+    return errors.QueueFull(why, waiting=waiting, held_mb=mb(used), limit_mb=mb(limit))
+
+
+def missing(was_deleted: bool) -> errors.NoSuchJob | errors.JobExpired:
+    """Return the error for an id of no job, or of one that *was_deleted*."""
+    if was_deleted:
+        return errors.JobExpired("The prediction has expired and was deleted.")
+    return errors.NoSuchJob("There is no prediction with this id.")
+
+
+def already_ended(job: Job) -> errors.JobEnded:
+    return errors.JobEnded(f"The prediction is already {job.status}; it cannot be canceled.")
+
+
+def mb(size: float) -> float:
+    return round(size / MB, 1)
 
 
 class Queue(Protocol):

@@ -29,9 +29,8 @@ def acquire(folder: Path) -> str:
         if path.exists():  # else another process deleted it before it was locked
             break
         os.close(file)
-    os.register_at_fork(
-        after_in_child=partial(os.close, file)
-    )  # a child's copy would keep the lock
+    # a child's copy would keep the lock
+    os.register_at_fork(after_in_child=partial(os.close, file))
     for other in folder.glob(PREFIX + "*"):
         is_dead(folder, other.name.removeprefix(PREFIX))
     return token

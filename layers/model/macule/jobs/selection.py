@@ -47,6 +47,7 @@ def active_queue() -> ActiveQueue:
     Raises: QueueUnavailable, BadSetting.
     """
     chosen = settings.current()
+    times, limit = (chosen.job_ttl_s, chosen.max_jobs), max_bytes(chosen)
     if chosen.broker_url:
         try:
             from macule.jobs.broker.redis_queue import RedisQueue
@@ -54,25 +55,14 @@ def active_queue() -> ActiveQueue:
             from macule import extras
 
             raise BadSetting(extras.install_message("BROKER_URL", "redis")) from error
-        broker_queue = RedisQueue(
-            chosen.broker_url,
-            chosen.job_ttl_s,
-            chosen.max_jobs,
-            max_bytes=max_bytes(chosen),
-            labels=_label_count,
-        )
+        broker_queue = RedisQueue(chosen.broker_url, *times, max_bytes=limit, labels=_label_count)
         return ActiveQueue(broker_queue, lambda: None, lambda _: None)
     from macule.jobs import task
     from macule.jobs.embedded.runner import Runner
     from macule.jobs.embedded.sqlite_queue import SqliteQueue
 
-    queue = SqliteQueue(
-        data_folder(chosen),
-        chosen.job_ttl_s,
-        chosen.max_jobs,
-        max_bytes=max_bytes(chosen),
-        labels=_label_count,
-    )
+    folder = data_folder(chosen)
+    queue = SqliteQueue(folder, *times, max_bytes=limit, labels=_label_count)
     runner = Runner(queue, partial(task.run, chosen=chosen))
     delivery = _start_delivery(queue, chosen) if chosen.webhook_secrets else None
 
@@ -106,12 +96,11 @@ def _start_delivery(queue: SqliteQueue, chosen: settings.Settings) -> DeliveryTh
     """Start the delivery thread; job starts and ends add webhooks in the same transaction."""
     import time
 
-    from macule.jobs.webhooks import messages, outbox
+    from macule.jobs.webhooks import outbox
     from macule.jobs.webhooks.delivery import DeliveryThread
+    from macule.jobs.webhooks.messages import deliver
 
-    send = partial(
-        messages.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback
-    )
+    send = partial(deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback)
     delivery = DeliveryThread(queue.transaction, data_folder(chosen), queue.token, send)
     with queue.transaction() as database:
         outbox.create_table(database)

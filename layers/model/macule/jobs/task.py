@@ -6,18 +6,16 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from macule import settings
 from macule.errors import Macule, Unavailable, problem_document
 from macule.inference import pipeline
 from macule.jobs import FAILED, SUCCEEDED, JobOptions
 from macule.observability import access_log
+from macule.settings import Settings
 
 log = logging.getLogger("macule")
 
 
-def run(
-    options: JobOptions, image: bytes, chosen: settings.Settings
-) -> tuple[str, Mapping[str, Any]]:
+def run(options: JobOptions, image: bytes, chosen: Settings) -> tuple[str, Mapping[str, Any]]:
     """Classify the image of a job.
 
     Returns: the final status, and the answer or the problem document.

@@ -87,11 +87,8 @@ class Admission:
         with self._lock:
             self.waiting -= 1
         if future is None or not started:
-            raise Busy(
-                "Other images are being decoded. Try again.",
-                slots=self.slots,
-                waiting=self.waiting,
-            )
+            why = "Other images are being decoded. Try again."
+            raise Busy(why, slots=self.slots, waiting=self.waiting)
         try:
             return future.result()
         finally:
@@ -169,10 +166,8 @@ class Admission:
                     raise Busy("Memory has run short. Try again.", **self._figures(cost, free))
                 left = deadline - time.monotonic()
                 if stuck or left <= 0 or not self._freed.wait(left):
-                    raise Busy(
-                        "Other images hold the memory that this one needs. Try again.",
-                        **self._figures(cost, free),
-                    )
+                    why = "Other images hold the memory that this one needs. Try again."
+                    raise Busy(why, **self._figures(cost, free))
         finally:
             self.waiting -= 1
             self._waiting_for_memory -= 1
@@ -208,11 +203,8 @@ class Admission:
         return self.limit_bytes - RESERVE_BYTES - self.held_bytes - used
 
     def _figures(self, cost: int, free: int) -> dict[str, float]:
-        return {
-            "estimated_peak_mb": round(cost / MB, 1),
-            "free_mb": round(max(0, free) / MB, 1),
-            "limit_mb": round(self.limit_bytes / MB, 1),
-        }
+        sizes = {"estimated_peak_mb": cost, "free_mb": max(0, free), "limit_mb": self.limit_bytes}
+        return {name: round(size / MB, 1) for name, size in sizes.items()}
 
 
 @functools.cache

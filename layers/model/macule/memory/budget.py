@@ -50,9 +50,8 @@ def used_bytes(limit: Limit) -> int:
     if limit.source.startswith("cgroup"):
         for version, folder in _cgroup_folders():
             with suppress(OSError, ValueError, KeyError):
-                stat = dict(
-                    line.split() for line in read_text(f"{folder}/memory.stat").splitlines()
-                )
+                lines = read_text(f"{folder}/memory.stat").splitlines()
+                stat = dict(line.split() for line in lines)
                 total, cache, shared = USED_KEYS[version]
                 cached = int(stat[cache]) - int(stat[shared])
                 return int(read_text(f"{folder}/{total}")) - cached

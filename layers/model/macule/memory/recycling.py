@@ -24,9 +24,8 @@ log = logging.getLogger("macule")
 MB = 2**20
 SETTLING_PREDICTIONS = 20  # predictions after which the memory of a worker is stable
 GROWTH_SHARE = 0.16  # of the limit, as allowed growth: the distance between two memory bands
-BODY_FACTOR = (
-    1.2  # of the images being read, with their buffers; the larger of both growths applies
-)
+# Of the images being read, with their buffers; the larger of both growths applies.
+BODY_FACTOR = 1.2
 SUSTAINED_S = 5.0  # memory of a photo that is being decoded is temporary
 CHECK_INTERVAL_S = 1.0
 JITTER = 0.1  # of MAX_REQUESTS, so that workers do not all end at once
@@ -44,11 +43,7 @@ class RecyclePolicy:
     """
 
     def __init__(
-        self,
-        growth_bytes: int,
-        max_bytes: int | None,
-        max_predictions: int | None,
-        now: float,
+        self, growth_bytes: int, max_bytes: int | None, max_predictions: int | None, now: float
     ) -> None:
         self.predictions = 0
         self._growth_bytes = growth_bytes
@@ -109,7 +104,6 @@ def count_prediction(policy: RecyclePolicy, arbiter: int) -> None:
 
 
 def log_recycle(reason: str) -> None:
-    """Log and count the replacement of this worker."""
     facts = {"event": "recycle", "pid": os.getpid()}
     log.warning("worker %d is replaced: %s", os.getpid(), reason, extra={"facts": facts})
     metrics.add("macule_recycles_total")

@@ -70,14 +70,11 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == "gunicorn.error" and not self._with_addresses:
-            record.msg = next(
-                (cut for cut in REDACTED_MESSAGES if str(record.msg).startswith(cut)), record.msg
-            )
-            record.args = () if record.msg in REDACTED_MESSAGES else record.args
-        line = (
-            self._format_record(record).encode("ascii", "backslashreplace")[: MAX_LINE_BYTES - 2]
-            + b"\n"
-        )
+            for text in REDACTED_MESSAGES:
+                if str(record.msg).startswith(text):
+                    record.msg, record.args = text, ()
+        content = self._format_record(record).encode("ascii", "backslashreplace")
+        line = content[: MAX_LINE_BYTES - 2] + b"\n"
         try:
             if self._poll and not self._poll.poll(self._timeout_ms):
                 raise BlockingIOError
@@ -138,6 +135,5 @@ def _trace(record: logging.LogRecord) -> str:
 def _is_replaceable(handler: logging.Handler) -> bool:
     """Return whether this is a stream handler of gunicorn, functions-framework or Lambda."""
     kind = type(handler)
-    return kind in (logging.StreamHandler, StderrHandler) or kind.__module__.startswith(
-        "awslambdaric"
-    )
+    is_stream = kind in (logging.StreamHandler, StderrHandler)
+    return is_stream or kind.__module__.startswith("awslambdaric")

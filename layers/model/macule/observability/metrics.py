@@ -117,7 +117,6 @@ def counters(workers: int = 1, file: int | None = None) -> SharedCounters:
 
 
 def add(name: str, *labels: str, amount: float = 1.0) -> None:
-    """Increment a counter."""
     counters().add((_key(name, *labels), amount))
 
 
@@ -149,11 +148,8 @@ def text(measured: Mapping[str, Values]) -> str:
         if not family.labels and name not in measured:
             values.setdefault((SUM,) if family.bounds else (), 0.0)
         lines += [f"# HELP {name} {family.help_text}", f"# TYPE {name} {family.kind}"]
-        lines += (
-            _histogram_samples(name, family, values)
-            if family.bounds
-            else _plain_samples(name, family, values)
-        )
+        samples = _histogram_samples if family.bounds else _plain_samples
+        lines += samples(name, family, values)
     return "\n".join([*lines, ""])
 
 

@@ -27,9 +27,8 @@ log = logging.getLogger("macule")
 
 MAX_QUEUED = 1000  # requests waiting for their spans; more are dropped
 FLUSH_S = 3.0  # at the end of the process
-SKIPPED_STAGES = frozenset(
-    {"boot", "first"}
-)  # `boot` is before the request, `first` within `infer`
+# `boot` is before the request, `first` within `infer`.
+SKIPPED_STAGES = frozenset({"boot", "first"})
 # OpenTelemetry semantic conventions for HTTP servers.
 ATTRIBUTE_NAMES = {
     "method": "http.request.method",

@@ -10,8 +10,9 @@ from macule import settings
 from macule.caching import answers, single_flight
 from macule.caching.single_flight import PendingCall
 from macule.errors import BadRequest
-from macule.http import messages, upload_parsing, uploads
+from macule.http import messages, uploads
 from macule.http.messages import Request, Response
+from macule.http.uploads import parsing
 from macule.inference import pipeline
 from macule.inference.pipeline import Outcome
 from macule.memory import admission
@@ -57,13 +58,11 @@ def run(
         return classify(read_image())
 
     def classify(body: bytes) -> Outcome | PendingCall[Outcome]:
+        predict = partial(pipeline.predict, body, chosen, top_k, with_cam)
         if uncached:
-            keeps = "no-store" not in control
-            return pipeline.predict(
-                body, chosen, top_k, with_cam, read_cache=False, write_cache=keeps
-            )
+            return predict(read_cache=False, write_cache="no-store" not in control)
         digest = pipeline.sha256(body)
-        job = partial(pipeline.predict, body, chosen, top_k, with_cam, digest)
+        job = partial(predict, digest)
         return single_flight.current().run_or_join((digest, top_k, with_cam), body, job)
 
     outcome = here.run_in_slot(read_and_classify, chosen.admission_timeout_s)
@@ -93,7 +92,7 @@ def expect_upload(request: Request, chosen: settings.Settings) -> None:
     uploads.wait_for_body(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 
-def read_upload(request: Request, chosen: settings.Settings) -> upload_parsing.Upload:
+def read_upload(request: Request, chosen: settings.Settings) -> parsing.Upload:
     """Read the image in the body, once its memory for reading and decoding is reserved."""
     cost = uploads.estimate_bytes(request, chosen.max_image_bytes)
     with admission.current().reserve(cost, chosen.admission_timeout_s):

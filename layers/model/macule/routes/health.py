@@ -42,20 +42,16 @@ def memory(request: Request) -> Response:
 
 
 def report() -> dict[str, Any]:
-    """Return the memory report."""
     chosen, limit = settings.current(), budget.current().limit
     pids = processes.service_pids()
     used = processes.usage(pids)
     share = used.pss / limit.bytes
     band = budget.band_of(share)
+    sizes = {"rss_mb": _mb(used.rss), "vms_mb": _mb(used.vms)}
     held, kept, waiting = admission.current(), answers.current(), selection.local_backlog()
     return {
         "status": band if band in ("critical", "oom_imminent") else "ok",
-        "memory": {
-            "rss_mb": _mb(used.rss),
-            "vms_mb": _mb(used.vms),
-            "percent": round(share * 100, 2),
-        },
+        "memory": {**sizes, "percent": round(share * 100, 2)},
         "model_loaded": runtime.loaded() is not None,
         "gradcam_enabled": chosen.enable_gradcam,
         "pss_mb": _mb(used.pss),
@@ -90,9 +86,8 @@ def warmup(request: Request) -> Response:
 
         runtime.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
     stages = {name: round(spent, 1) for name, spent in warm.stages.items()}
-    return messages.json_response(
-        {"state": "ready", "cold_start_ms": warm.cold_start_ms, "stages_ms": stages}
-    )
+    took = {"cold_start_ms": warm.cold_start_ms, "stages_ms": stages}
+    return messages.json_response({"state": "ready", **took})
 
 
 def card(request: Request) -> Response:
@@ -103,12 +98,8 @@ def card(request: Request) -> Response:
 def _jobs(waiting: selection.Backlog | None) -> dict[str, Any]:
     if waiting is None:
         return {}
-    usage = waiting.usage
-    return {
-        "jobs": waiting.jobs,
-        "jobs_mb": _mb(usage.bytes),
-        "jobs_limit_mb": _mb(usage.max_bytes),
-    }
+    jobs, max_jobs = _mb(waiting.usage.bytes), _mb(waiting.usage.max_bytes)
+    return {"jobs": waiting.jobs, "jobs_mb": jobs, "jobs_limit_mb": max_jobs}
 
 
 def _model(free: int, max_pixels: int) -> dict[str, Any]:

@@ -30,9 +30,8 @@ QUEUE_METRICS = (
 
 def show(request: Request) -> Response:
     """GET /metrics: Prometheus text format, for all processes of this service."""
-    return render(
-        _queue() if QUEUE_ROUTE in request.routes else {}
-    )  # the health function opens no queue
+    # the health function opens no queue
+    return render(_queue() if QUEUE_ROUTE in request.routes else {})
 
 
 def render(own: Mapping[str, Values]) -> Response:

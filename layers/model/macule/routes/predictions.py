@@ -80,7 +80,6 @@ def _answer(job: Job, status: int = 200) -> Response:
 
 
 def _webhook(texts: Mapping[str, str], chosen: settings.Settings) -> dict[str, Any]:
-    """Parse the webhook URL and its events."""
     url = texts.get("webhook", "").strip()
     if url and not chosen.webhook_secrets:
         raise NoWebhooks(

@@ -99,9 +99,8 @@ def fetch_report(url: str, timeout_s: float, key: str | None = None) -> dict[str
 def _reports(request: Request) -> dict[str, Any]:
     own, chosen = health.report(), settings.current()
     if chosen.predict_url and request.headers.get("user-agent") != USER_AGENT:
-        own["predict"] = fetch_report(
-            chosen.predict_url, chosen.predict_timeout_s, chosen.predict_key
-        )
+        timeout_s, key = chosen.predict_timeout_s, chosen.predict_key
+        own["predict"] = fetch_report(chosen.predict_url, timeout_s, key)
     return own
 
 

@@ -50,9 +50,8 @@ class KeyStore:
         """
         key = _key_from_headers(headers)
         if not key:
-            raise Unauthorized(
-                "This route needs a key. Send Authorization: Bearer KEY, or X-API-Key: KEY."
-            )
+            why = "This route needs a key. Send Authorization: Bearer KEY, or X-API-Key: KEY."
+            raise Unauthorized(why)
         if self._path:
             self._reload_if_changed(self._path)
         digest, match = _digest(key), None
@@ -91,7 +90,6 @@ class KeyStore:
 
 @cache
 def key_store(source: str) -> KeyStore:
-    """Return this process's key store for *source*."""
     return KeyStore(source)
 
 

@@ -14,12 +14,13 @@ from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from macule.errors import BadSetting, QuotaExceeded
+from macule.errors import QuotaExceeded
 from macule.settings.access import US_PER_S, Policy
 
 if TYPE_CHECKING:
     from macule.caching.redis_client import RedisQuotas
 
+Policies = Sequence[Policy]
 MAX_CALLERS = 10_000  # kept in memory: 3 MB, measured by a test
 
 _creation_lock = Lock()
@@ -33,9 +34,7 @@ class MemoryLimiter:
     """
 
     def __init__(
-        self,
-        policies: Sequence[Policy],
-        clock: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
+        self, policies: Policies, clock: Callable[[], int] = lambda: time.monotonic_ns() // 1000
     ) -> None:
         self._policies = policies
         self._clock = clock
@@ -64,7 +63,7 @@ class MemoryLimiter:
 class RateLimiter:
     """Rate limits in Redis if it is set and answers, else in this process."""
 
-    def __init__(self, policies: Sequence[Policy], shared: RedisQuotas | None = None) -> None:
+    def __init__(self, policies: Policies, shared: RedisQuotas | None = None) -> None:
         self._policies = policies
         self._memory = MemoryLimiter(policies)
         self._shared = shared
@@ -82,7 +81,6 @@ class RateLimiter:
 
 
 def rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLimiter:
-    """Return this process's rate limiter."""
     with _creation_lock:  # two limiters would count separately
         return _rate_limiter(policies, redis_url)
 
@@ -91,31 +89,22 @@ def rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLim
 def _rate_limiter(policies: tuple[Policy, ...], redis_url: str | None) -> RateLimiter:
     if not redis_url:
         return RateLimiter(policies)
-    try:
-        from macule.caching.redis_client import RedisQuotas
-    except ModuleNotFoundError as error:
-        from macule import extras
+    from macule.caching.redis_client import RedisQuotas
 
-        raise BadSetting(extras.install_message("REDIS_URL", "redis")) from error
-    return RateLimiter(
-        policies, RedisQuotas(redis_url, [(p.name, p.interval_us, p.quota) for p in policies])
-    )
+    rows = [(policy.name, policy.interval_us, policy.quota) for policy in policies]
+    return RateLimiter(policies, RedisQuotas(redis_url, rows))
 
 
-def _exhausted(policies: Sequence[Policy], owed: Sequence[int]) -> list[int]:
-    """Return the indices of the policies without a request left."""
-    return [
-        index
-        for index, (policy, us) in enumerate(zip(policies, owed, strict=True))
-        if us + policy.interval_us > policy.quota * policy.interval_us
-    ]
+def _exhausted(policies: Policies, owed: Sequence[int]) -> list[tuple[Policy, int]]:
+    """Return the policies without a request left, and what is owed to each."""
+    pairs = zip(policies, owed, strict=True)
+    return [(p, us) for p, us in pairs if us + p.interval_us > p.quota * p.interval_us]
 
 
-def quota_exceeded(policies: Sequence[Policy], owed: Sequence[int]) -> QuotaExceeded:
-    indices = _exhausted(policies, owed)
-    spent = [policies[index] for index in indices]
-    owing = [owed[index] for index in indices]
-    wait_s = max([1, *(_remaining(*pair)[1] for pair in zip(spent, owing, strict=True))])
+def quota_exceeded(policies: Policies, owed: Sequence[int]) -> QuotaExceeded:
+    exhausted = _exhausted(policies, owed)
+    spent, owing = [policy for policy, _ in exhausted], [us for _, us in exhausted]
+    wait_s = max([1, *(_remaining(*pair)[1] for pair in exhausted)])
     quotas = " and ".join(f"{policy.quota:,} a {policy.name}" for policy in spent)
     return QuotaExceeded(
         f"Your quota is {quotas}. Try again in {wait_s} s.",
@@ -125,9 +114,7 @@ def quota_exceeded(policies: Sequence[Policy], owed: Sequence[int]) -> QuotaExce
     )
 
 
-def _headers(
-    policies: Sequence[Policy], reported: Sequence[Policy], owed: Sequence[int]
-) -> dict[str, str]:
+def _headers(policies: Policies, reported: Policies, owed: Sequence[int]) -> dict[str, str]:
     """Return the headers of draft-ietf-httpapi-ratelimit-headers-11.
 
     RateLimit has the remaining requests of *reported* as `r`, and the seconds until there is one

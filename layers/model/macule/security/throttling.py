@@ -50,5 +50,4 @@ class Pacer:
 
 @cache
 def pacer() -> Pacer:
-    """Return this process's pacer."""
     return Pacer(INTERVAL_S, max(1, settings.current().threads // WAITING_DIVISOR))

@@ -85,9 +85,7 @@ def post_worker_init(worker: Any) -> None:
     from macule.jobs import selection
     from macule.memory import budget, recycling
 
-    draining.install_worker_handler(
-        worker, chosen.drain_s, chosen.graceful_timeout_s, selection.stop
-    )
+    draining.install_worker_handler(worker, chosen.drain_s, graceful_timeout, selection.stop)
     worker.wear = recycling.create_policy(chosen)
     share = budget.current().limit.bytes // workers // TRANSFERS_DIVISOR
     worker.transfers.max_bytes = min(share, MAX_TRANSFERS_BYTES)
@@ -115,11 +113,8 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     if req.body.is_pending:
         return  # the request runs again when its body has arrived
     draining.request_finished(worker, req)
-    # a request that failed early has no method
-    if (
-        environ.get("REQUEST_METHOD") == "POST"
-        and resp.status_code not in application.REFUSED_STATUSES
-    ):
+    is_post = environ.get("REQUEST_METHOD") == "POST"  # a request that failed early has no method
+    if is_post and resp.status_code not in application.REFUSED_STATUSES:
         recycling.count_prediction(worker.wear, worker.ppid)
 
 

@@ -24,15 +24,8 @@ from macule import settings
 from macule.errors import Unavailable
 from macule.inference import runtime
 from macule.jobs import Job, JobOptions, task
-from macule.jobs.broker import lua_scripts
-from macule.jobs.broker.redis_queue import (
-    SWEEP_AFTER_S,
-    TASK,
-    TIMEOUT_S,
-    WORKER_LEASE_S,
-    Delivery,
-    RedisQueue,
-)
+from macule.jobs.broker import lua_scripts, redis_queue
+from macule.jobs.broker.redis_queue import Delivery, RedisQueue
 from macule.jobs.webhooks import messages
 from macule.memory import allocator, processes, recycling
 from macule.server import queue_worker_http
@@ -84,10 +77,10 @@ class Worker:
     def start(self) -> None:
         """Start the threads for leases and webhooks."""
         Thread(target=self._renew_leases, name="keeper", daemon=True).start()
-        for _ in range(WEBHOOK_THREADS if self._send else 0):
-            Thread(
-                target=self._deliver_webhooks, args=[self._send], name="webhooks", daemon=True
-            ).start()
+        if self._send:
+            deliver = partial(self._deliver_webhooks, self._send)
+            for _ in range(WEBHOOK_THREADS):
+                Thread(target=deliver, name="webhooks", daemon=True).start()
 
     def stop(self) -> None:
         """Finish the current job; after the grace period return it to the queue and exit."""
@@ -138,9 +131,7 @@ class Worker:
             self._queue.requeue(job_id)
             raise
         else:  # stored even when the process stops: otherwise the job would run again
-            self._retry(
-                lambda: self._queue.finish(job_id, status, outcome), even_when_stopping=True
-            )
+            self._retry(lambda: self._queue.finish(job_id, status, outcome), until_done=True)
             self.restart_reason = self._wear.add(processes.private_bytes, time.monotonic())
 
     def _renew_leases(self) -> None:
@@ -180,7 +171,7 @@ class Worker:
                 self._queue.requeue(held)
         os._exit(0)
 
-    def _retry(self, action: Callable[[], T], even_when_stopping: bool = False) -> T | None:
+    def _retry(self, action: Callable[[], T], until_done: bool = False) -> T | None:
         """Retry *action* while it is unavailable, with growing pauses, until the process stops."""
         pause_s = MIN_PAUSE_S
         while True:
@@ -188,7 +179,7 @@ class Worker:
                 return action()
             except Unavailable as error:
                 log.warning("%s", error)
-            if self._stopping.is_set() and not even_when_stopping:
+            if self._stopping.is_set() and not until_done:
                 return None
             time.sleep(pause_s)
             pause_s = min(MAX_PAUSE_S, pause_s * 2)
@@ -196,8 +187,8 @@ class Worker:
 
 def serve(
     chosen: settings.Settings,
-    lease_s: float = WORKER_LEASE_S,
-    sweep_after_s: float = SWEEP_AFTER_S,
+    lease_s: float = redis_queue.WORKER_LEASE_S,
+    sweep_after_s: float = redis_queue.SWEEP_AFTER_S,
 ) -> str:
     """Run jobs until SIGTERM, until this process must be recycled, or until Celery fails.
 
@@ -210,18 +201,14 @@ def serve(
     listener = None if port is None else queue_worker_http.listen(host, port)
     queue = RedisQueue(url, chosen.job_ttl_s, chosen.max_jobs, lease_s, sweep_after_s)
     warm = runtime.get_or_load(chosen.model)
-    predicted = partial(task.run, chosen=chosen)
-    grace_s = chosen.graceful_timeout_s
-    send = partial(
-        messages.deliver, secrets=chosen.webhook_secrets, loopback=chosen.webhook_loopback
-    )
-    sender = send if chosen.webhook_secrets else None
-    wear = recycling.create_policy(chosen)
-    worker = Worker(queue, predicted, wear, grace_s, sender, max_job_s(chosen))
+    run_job, wear = partial(task.run, chosen=chosen), recycling.create_policy(chosen)
+    secrets, loopback = chosen.webhook_secrets, chosen.webhook_loopback
+    send = partial(messages.deliver, secrets=secrets, loopback=loopback) if secrets else None
+    worker = Worker(queue, run_job, wear, chosen.graceful_timeout_s, send, max_job_s(chosen))
     app = Celery("macule", broker=url, set_as_current=False)
     app.conf.update(celery_configuration(chosen))
 
-    @app.task(name=TASK)  # type: ignore[untyped-decorator]
+    @app.task(name=redis_queue.TASK)  # type: ignore[untyped-decorator]
     def predict(job_id: str) -> None:
         worker.run_job(job_id)
         if worker.restart_reason:
@@ -253,8 +240,7 @@ def serve(
         queue_worker_http.start(listener, worker.fault)
     celery.start()
     # Celery ends, for example, if the broker has no memory left for commands
-    reason = worker.wait_for_restart(RESTART_PAUSE_S)
-    if reason:
+    if reason := worker.wait_for_restart(RESTART_PAUSE_S):
         recycling.log_recycle(reason)
     return reason
 
@@ -266,7 +252,6 @@ def max_job_s(chosen: settings.Settings) -> float:
 
 
 def celery_configuration(chosen: settings.Settings) -> dict[str, Any]:
-    """Return Celery's configuration."""
     return {
         "accept_content": ["json"],
         "broker_connection_max_retries": None,
@@ -274,9 +259,9 @@ def celery_configuration(chosen: settings.Settings) -> dict[str, Any]:
         "broker_transport_options": {
             "global_keyprefix": lua_scripts.CELERY,
             "priority_steps": [0],
-            "socket_connect_timeout": TIMEOUT_S,
+            "socket_connect_timeout": redis_queue.TIMEOUT_S,
             "socket_keepalive": True,
-            "socket_timeout": 5 * TIMEOUT_S,
+            "socket_timeout": 5 * redis_queue.TIMEOUT_S,
             "visibility_timeout": max_job_s(chosen) + MARGIN_S,
         },
         "task_acks_late": True,

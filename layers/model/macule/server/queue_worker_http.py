@@ -17,10 +17,10 @@ from io import BytesIO
 from threading import Thread
 
 from macule.errors import BadSetting
-from macule.http import application, messages, routing
+from macule.http import application, routing
 from macule.http.body import Body
-from macule.http.messages import Request, Response
-from macule.routes import metrics_endpoint
+from macule.http.messages import Exemptions, Request, Response, RouteTable
+from macule.routes.metrics_endpoint import render
 
 log = logging.getLogger("macule")
 
@@ -52,9 +52,7 @@ def start(listener: socket.socket, fault: Fault) -> None:
     routes = routing.build_table(
         {
             "GET /health/": lambda _: _health(fault()),
-            "GET /metrics": lambda _: metrics_endpoint.render(
-                {"macule_worker_alive": {(): not fault()}}
-            ),
+            "GET /metrics": lambda _: render({"macule_worker_alive": {(): not fault()}}),
         }
     )
     exemptions = routing.parse_exemptions(["GET /health/"], [])
@@ -67,9 +65,7 @@ def _health(fault: str) -> Response:
     return Response(status, text.encode(), {"Content-Type": "text/plain; charset=utf-8"})
 
 
-def _serve(
-    listener: socket.socket, routes: messages.RouteTable, exemptions: messages.Exemptions
-) -> None:
+def _serve(listener: socket.socket, routes: RouteTable, exemptions: Exemptions) -> None:
     while True:
         try:
             connection, address = listener.accept()
@@ -77,9 +73,8 @@ def _serve(
             time.sleep(ACCEPT_RETRY_S)
             continue
         with connection, suppress(OSError):
-            connection.sendall(
-                _respond(_read_head(connection), str(address[0]), routes, exemptions)
-            )
+            head = _read_head(connection)
+            connection.sendall(_respond(head, str(address[0]), routes, exemptions))
 
 
 def _read_head(connection: socket.socket) -> bytes:
@@ -95,9 +90,7 @@ def _read_head(connection: socket.socket) -> bytes:
     return head
 
 
-def _respond(
-    head: bytes, address: str, routes: messages.RouteTable, exemptions: messages.Exemptions
-) -> bytes:
+def _respond(head: bytes, address: str, routes: RouteTable, exemptions: Exemptions) -> bytes:
     """Return the response, as bytes, to a request's head."""
     first, *lines = head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     try:
@@ -106,8 +99,7 @@ def _respond(
         headers = {name.lower(): value.strip() for name, value in pairs}
     except ValueError:
         return BAD_REQUEST
-    path = target.partition("?")[0]
-    body = Body(BytesIO(), 0)
+    path, body = target.partition("?")[0], Body(BytesIO(), 0)
     request = Request(method, path, {}, headers, body, address=address)
     response = application.respond(routes, request, exemptions)
     phrase = HTTPStatus(response.status).phrase

@@ -63,7 +63,6 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
         self.transfers = Transfers(self.enqueue_req, self._finish_sent, self._close)
 
     def run(self) -> None:
-        """Serve."""
         self.transfers.poller = self.poller
         super().run()
 
@@ -86,17 +85,13 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
             return False
         self.nr_conns += 1
         conn = Connection(self.cfg, client, address, listener.getsockname())
-        self._wait_readable(
-            conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable
-        )
+        self._wait(conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable)
         return True
 
     def on_client_socket_readable(self, conn: Any, _: socket.socket) -> None:
         """Wait for the head of the next request on a kept connection."""
         self._unregister(conn, self.keepalived_conns)
-        self._wait_readable(
-            conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable
-        )
+        self._wait(conn, self.pending_conns, HEAD_TIMEOUT_S, self.on_pending_socket_readable)
 
     def on_pending_socket_readable(self, conn: Any, client: socket.socket) -> None:
         """Give a connection a thread if its head is complete; otherwise wait for more bytes."""
@@ -197,11 +192,9 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]
             return
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LINGER_WAKE_BYTES)
         conn.started_at, conn.transferred_bytes = time.monotonic(), 0
-        self._wait_readable(
-            conn, self.lingering_conns, LINGER_TIMEOUT_S, self.on_lingering_socket_readable
-        )
+        self._wait(conn, self.lingering_conns, LINGER_TIMEOUT_S, self.on_lingering_socket_readable)
 
-    def _wait_readable(
+    def _wait(
         self, conn: Any, conns: deque[Any], timeout_s: float, on_readable: Callable[..., None]
     ) -> None:
         """Let the poller wait for data on a connection."""

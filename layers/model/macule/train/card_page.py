@@ -13,7 +13,7 @@ from macule.convert.evaluation.predictions import DECISIONS, Predictions
 from macule.convert.evaluation.predictions import compute_metrics as compute_served_metrics
 from macule.convert.report import plots
 from macule.inference import classification, decoding, runtime
-from macule.inference.loading import LoadedModel
+from macule.inference.runtime.loading import LoadedModel
 from macule.train import synthetic_ood
 
 TEMPLATE = Path(__file__).with_name("model-card.md")

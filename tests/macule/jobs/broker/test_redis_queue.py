@@ -39,7 +39,7 @@ from macule.jobs import (
     JobOptions,
 )
 from macule.jobs.broker import lua_scripts
-from macule.jobs.broker.redis_queue import MESSAGE, TASK, WORKER_DIED_PROBLEM, RedisQueue
+from macule.jobs.broker.redis_queue import DIED_PROBLEM, MESSAGE, TASK, RedisQueue
 from support.broker import PASSWORD, Broker, worker
 from support.images import photo
 from support.service import ROOT, until
@@ -253,7 +253,7 @@ def test_a_job_that_kills_is_parked(server: Broker, queue: RedisQueue) -> None:
 
     assert found == [job.id]
     ended = queue.get(job.id, "")
-    assert (ended.status, ended.outcome) == (FAILED, json.loads(WORKER_DIED_PROBLEM))
+    assert (ended.status, ended.outcome) == (FAILED, json.loads(DIED_PROBLEM))
     parked = json.loads(server.client.lindex("macule:1:parked", 0))
     assert (parked["id"], parked["attempts"]) == (job.id, MAX_ATTEMPTS)
     assert parked["reason"]["type"] == "urn:macule:problem:worker-died"

@@ -18,7 +18,7 @@ from macule.errors import (
     QueueUnavailable,
 )
 from macule.jobs import CANCELED, FAILED, MAX_ATTEMPTS, PROCESSING, STARTING, SUCCEEDED, JobOptions
-from macule.jobs.embedded.expiry import ID_TTL_S
+from macule.jobs.embedded.database import ID_TTL_S
 from macule.jobs.embedded.sqlite_queue import SqliteQueue
 
 IMAGE = b"what nobody else may see" * 100

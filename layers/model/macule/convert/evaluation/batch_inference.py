@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.inference.tensors import as_logits, dequantize, quantize
+from macule.inference.runtime.tensors import as_logits, dequantize, quantize
 
 OOD_SCORE, LOGITS, MAPS = 1, 2, 4  # ranks of the outputs
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from macule.convert.evaluation import dataset, metrics
 from macule.convert.progress import Progress
 from macule.inference import decoding, native_stderr, runtime
-from macule.inference.loading import LoadedModel
+from macule.inference.runtime.loading import LoadedModel
 from macule.registry import local
 
 MAX_IMAGES = 1000

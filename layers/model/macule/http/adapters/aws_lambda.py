@@ -20,6 +20,7 @@ from macule.memory import processes
 SCHEDULE = "schedule"  # the caller of a request that did not come over HTTP
 SCHEDULERS = ("aws.events", "aws.scheduler")  # EventBridge rules and EventBridge Scheduler
 DEFAULT_STAGE = "$default"  # an HTTP API's default stage and its catch-all route
+Event = Mapping[str, Any]
 TEXT_TYPES = ("text/", "application/json", "application/problem+json")
 
 
@@ -46,9 +47,7 @@ def create_handler(
     def handle(event: Any, context: object) -> dict[str, Any]:
         request = wsgi.rewrite_ping(_request(event, boot_ms))
         answer = _to_event(application.respond(table, request, exemptions), request.method)
-        if (
-            "headers" not in event and "multiValueHeaders" in event
-        ):  # a balancer with multi-value headers
+        if "headers" not in event and "multiValueHeaders" in event:  # a balancer's setting
             answer["multiValueHeaders"] = {k: [v] for k, v in answer.pop("headers").items()}
         return answer
 
@@ -78,7 +77,7 @@ def _request(event: Any, boot_ms: float) -> Request:
     )
 
 
-def _is_warmup(event: Mapping[str, Any]) -> bool:
+def _is_warmup(event: Event) -> bool:
     """Return whether *event* is a warm-up: the template's or an EventBridge schedule's."""
     scheduled = event.get("detail-type") == "Scheduled Event" and event.get("source") in SCHEDULERS
     return scheduled or event.get("warmup") is True
@@ -100,9 +99,7 @@ def _describe(event: Any) -> str:
     return f"from {source[:40]}" if isinstance(source, str) else "an object of another kind"
 
 
-def _from_event(
-    event: Mapping[str, Any], context: Mapping[str, Any], method: str, boot_ms: float
-) -> Request:
+def _from_event(event: Event, context: Event, method: str, boot_ms: float) -> Request:
     """Convert events of a function URL or HTTP API (2.0), of an API or a load balancer (1.0)."""
     balancer = "elb" in context
     query = event.get("rawQueryString")
@@ -129,7 +126,7 @@ def _from_event(
     )
 
 
-def _path(event: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+def _path(event: Event, context: Event) -> str:
     """Return the path without the prefix that an API adds.
 
     | event | its path |
@@ -148,13 +145,12 @@ def _path(event: Mapping[str, Any], context: Mapping[str, Any]) -> str:
         filled = re.sub(r"\{([^}+]+)\+?\}", lambda name: str(values.get(name[1], "")), matched)
         return (filled or "/") if path.rstrip("/").endswith(filled.rstrip("/")) else path
     stage = context.get("stage") or DEFAULT_STAGE
-    has_stage = (
-        "version" in event and stage != DEFAULT_STAGE and f"{path}/".startswith(f"/{stage}/")
-    )
+    is_named = "version" in event and stage != DEFAULT_STAGE
+    has_stage = is_named and f"{path}/".startswith(f"/{stage}/")
     return (path.removeprefix(f"/{stage}") or "/") if has_stage else path
 
 
-def _body(event: Mapping[str, Any]) -> bytes:
+def _body(event: Event) -> bytes:
     text = event.get("body") or ""
     try:
         return b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode()

@@ -25,12 +25,8 @@ def find_profile(image: Image, body: bytes) -> Colour:
         return icc.from_code_points(*coded)
     if profile := info.get("icc_profile"):
         return icc.check_embedded(image.mode, profile)
-    if (
-        kind == "PNG"
-        and "gamma" in info
-        and "srgb" not in info
-        and image.mode in icc.SPACES[b"RGB "]
-    ):
+    has_gamma = kind == "PNG" and "gamma" in info and "srgb" not in info
+    if has_gamma and image.mode in icc.SPACES[b"RGB "]:
         return icc.from_gamma(info["gamma"], info.get("chromaticity", ()))
     return Colour(b"")
 

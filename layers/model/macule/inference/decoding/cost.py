@@ -32,9 +32,7 @@ def estimate_bytes(header: Header, side_px: int | tuple[int, int]) -> int:
     drafted = min(header.width, header.height) // max(target)
     by = next((scale for scale in header.scales if drafted >= scale), 1)
     width, height = header.width // by, header.height // by
-    across, down = (
-        max(1, size // (2 * side)) for size, side in ((width, target[1]), (height, target[0]))
-    )
+    across, down = max(1, width // (2 * target[1])), max(1, height // (2 * target[0]))
     small = 3 * (width // across) * (height // down)
     held = int(header.pixels * header.held_bytes * SLACK)
     if header.stripped:

@@ -143,15 +143,12 @@ def build_profile(points: Sequence[float], curve: Sequence[float] = SRGB_CURVE) 
     Raises: ArithmeticError, struct.error if the points span no colour space.
     Source: ICC.1:2010, Bradford's adaptation to D50.
     """
-    *primaries, white = (
-        (x / y, 1.0, (1 - x - y) / y) for x, y in zip(points[::2], points[1::2], strict=True)
-    )
+    pairs = zip(points[::2], points[1::2], strict=True)
+    *primaries, white = ((x / y, 1.0, (1 - x - y) / y) for x, y in pairs)
     columns = list(zip(*primaries, strict=True))
     shares = _times(_inverse(columns), white)
-    cones = [
-        target / source
-        for target, source in zip(_times(BRADFORD, D50), _times(BRADFORD, white), strict=True)
-    ]
+    adaptation = zip(_times(BRADFORD, D50), _times(BRADFORD, white), strict=True)
+    cones = [target / source for target, source in adaptation]
     back = _inverse(BRADFORD)
     kind = 3 if len(curve) == 5 else 0
     para = b"para" + bytes(4) + struct.pack(">HH", kind, 0) + b"".join(map(_fixed, curve))
@@ -168,18 +165,9 @@ def _file(tags: dict[bytes, bytes]) -> bytes:
     for name, tag in tags.items():
         table += name + struct.pack(">II", place + len(data), len(tag))
         data += tag + bytes(-len(tag) % 4)
-    header = struct.pack(
-        ">I4sI4s4s4s12s4s24sI12s48s",
-        *(place + len(data), b"", 0x04200000, b"mntr", b"RGB ", b"XYZ "),
-        *(
-            struct.pack(">6H", 2026, 1, 1, 0, 0, 0),
-            b"acsp",
-            b"",
-            0,
-            b"".join(map(_fixed, D50)),
-            b"",
-        ),
-    )
+    made_at, illuminant = struct.pack(">6H", 2026, 1, 1, 0, 0, 0), b"".join(map(_fixed, D50))
+    about = place + len(data), b"", 0x04200000, b"mntr", b"RGB ", b"XYZ ", made_at
+    header = struct.pack(">I4sI4s4s4s12s4s24sI12s48s", *about, b"acsp", b"", 0, illuminant, b"")
     return header + struct.pack(">I", len(tags)) + table + data
 
 
@@ -193,9 +181,8 @@ def _xyz(values: Sequence[float]) -> bytes:
 
 def _text(text: str) -> bytes:
     coded = text.encode("utf-16-be")
-    return (
-        b"mluc" + bytes(4) + struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(coded), 28) + coded
-    )
+    record = struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(coded), 28)
+    return b"mluc" + bytes(4) + record + coded
 
 
 def _times(matrix: Sequence[Sequence[float]], vector: Sequence[float]) -> list[float]:
@@ -207,13 +194,7 @@ def _inverse(m: Sequence[Sequence[float]]) -> list[list[float]]:
 
     Raises: ZeroDivisionError.
     """
-    cofactors = [
-        [
-            m[(j + 1) % 3][(i + 1) % 3] * m[(j + 2) % 3][(i + 2) % 3]
-            - m[(j + 1) % 3][(i + 2) % 3] * m[(j + 2) % 3][(i + 1) % 3]
-            for j in range(3)
-        ]
-        for i in range(3)
-    ]
+    rest = (1, 2), (2, 0), (0, 1)  # the other two rows or columns
+    cofactors = [[m[a][c] * m[b][d] - m[a][d] * m[b][c] for a, b in rest] for c, d in rest]
     determinant = sum(m[0][i] * cofactors[i][0] for i in range(3))
     return [[value / determinant for value in row] for row in cofactors]

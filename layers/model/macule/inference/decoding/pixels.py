@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     # rows per strip, first row, end row -> pictures
     Strips = Callable[[int, int, int], Iterator[Image]]
+    Box = tuple[int, int, int, int]  # left, top, right, bottom
 
+SidePx = int | tuple[int, int]  # the side of a square, or height and width
 STRIP_PIXELS = 2**18  # 1 MB at Pillow's 4 bytes per pixel
 READ_STRIP_PIXELS = 2**16  # for strips read from the file, of which there are more copies
 # Of a truncated picture. The decoded rows alone change as many decisions as saving it again does;
@@ -50,13 +52,10 @@ class Decoded(NamedTuple):
         ]
 
 
-def decode(
-    body: bytes, side_px: int | tuple[int, int], resize: str, timeout_s: float = inf
-) -> Decoded:
+def decode(body: bytes, side_px: SidePx, resize: str, timeout_s: float = inf) -> Decoded:
     """Decode *body* into one model input.
 
     Args:
-      side_px: side of a square, or (height, width).
       resize: "squash" (the whole image, aspect ratio ignored), "crop" (the largest centred part of
         the input's aspect ratio) or "pad" (the whole image in its aspect ratio, with black bars).
     Returns: upright pixels in sRGB; transparency is composed over white.
@@ -73,7 +72,7 @@ def decode(
         return Decoded(pixels, share, ignored)
 
 
-def fit(picture: Image, side_px: int | tuple[int, int], resize: str) -> Decoded:
+def fit(picture: Image, side_px: SidePx, resize: str) -> Decoded:
     """Convert a Pillow image to one model input, as `decode` does with a file.
 
     Raises: BadImage if the image is lazy and cannot be loaded; CannotFit.
@@ -81,9 +80,8 @@ def fit(picture: Image, side_px: int | tuple[int, int], resize: str) -> Decoded:
     with formats.decoder_errors():
         picture.load()
         turn, found = orientation(picture), colour.find_profile(picture, b"")
-        pixels, ignored = _fit(
-            picture, sides(side_px), resize, turn, found, None, formats.Deadline()
-        )
+        frame, deadline = sides(side_px), formats.Deadline()
+        pixels, ignored = _fit(picture, frame, resize, turn, found, None, deadline)
         return Decoded(pixels, 1.0, ignored)
 
 
@@ -97,7 +95,7 @@ def measure(picture: Image, max_pixels: int) -> tuple[int, int]:
     return (picture.height, picture.width) if turned else picture.size
 
 
-def sides(side_px: int | tuple[int, int]) -> tuple[int, int]:
+def sides(side_px: SidePx) -> tuple[int, int]:
     """Return height and width in pixels for a card's `side_px`."""
     return side_px if isinstance(side_px, tuple) else (side_px, side_px)
 
@@ -192,8 +190,8 @@ def _fit(
     return np.asarray(upright)[None], ignored
 
 
-def _centre(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the largest centred box of *shape* in *size*, as left, top, right, bottom."""
+def _centre(size: tuple[int, int], shape: tuple[int, int]) -> Box:
+    """Return the largest centred box of *shape* in *size*."""
     scale = min(size[0] / shape[0], size[1] / shape[1])
     width, height = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
@@ -208,7 +206,7 @@ def _scaled_to_fit(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, 
 
 def _shrink(
     image: Image,
-    box: tuple[int, int, int, int],
+    box: Box,
     target: tuple[int, int],
     profile: bytes,
     strips: Strips | None,
@@ -242,9 +240,7 @@ def _shrink(
     return small, ((right - left) / by_x, (bottom - top) / by_y)
 
 
-def _strips(
-    image: Image, box: tuple[int, int, int, int], rows: int, strips: Strips | None
-) -> Iterator[Image]:
+def _strips(image: Image, box: Box, rows: int, strips: Strips | None) -> Iterator[Image]:
     """Yield *box* of *image*, or of what *strips* reads, *rows* rows at a time."""
     left, top, right, bottom = box
     if strips:

@@ -37,9 +37,8 @@ class Outage:
             yield
         except redis.RedisError as error:  # its text may contain the address: not for callers
             self._log(describe_error(error))
-            raise QueueUnavailable(
-                "The prediction queue is unavailable. Try again later."
-            ) from error
+            why = "The prediction queue is unavailable. Try again later."
+            raise QueueUnavailable(why) from error
         if self._ongoing:
             self._ongoing = False
             facts = {"event": "broker_back"}

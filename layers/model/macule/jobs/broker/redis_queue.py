@@ -16,33 +16,12 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from macule import jobs
-from macule.errors import (
-    BadSetting,
-    CannotFit,
-    JobEnded,
-    JobExpired,
-    NoSuchJob,
-    QueueFull,
-    QueueUnavailable,
-    WorkerDied,
-    problem_document,
-)
-from macule.jobs import (
-    FAILED,
-    MAX_ATTEMPTS,
-    PROCESSING,
-    STARTED_EVENT,
-    STARTING,
-    Job,
-    JobOptions,
-    Usage,
-)
+from macule import errors, jobs
+from macule.jobs import Job, JobOptions, Usage
 from macule.jobs.broker import lua_scripts
 from macule.jobs.broker.outage import Outage, address
 from macule.observability import metrics
 
-MB = 2**20
 TIMEOUT_S = 2.0  # per request to the server: polling callers get a 503 soon
 MAX_CONNECTIONS = 32  # per process; a request uses one for about 1 ms
 MAX_WAIT_S = 86400.0  # how long a job and its image wait for a worker
@@ -69,7 +48,7 @@ MESSAGE = json.dumps(
         },
     }
 )
-WORKER_DIED_PROBLEM = json.dumps(problem_document(WorkerDied(jobs.WORKER_DIED)))
+DIED_PROBLEM = json.dumps(errors.problem_document(errors.WorkerDied(jobs.WORKER_DIED)))
 
 
 class Taken(NamedTuple):
@@ -108,7 +87,7 @@ class RedisQueue:
         max_jobs: int,
         lease_s: float = WORKER_LEASE_S,
         sweep_after_s: float = SWEEP_AFTER_S,
-        max_bytes: int = 256 * MB,
+        max_bytes: int = 256 * jobs.MB,
         labels: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._ttl_ms = int(ttl_s * 1e3)
@@ -116,7 +95,7 @@ class RedisQueue:
         self._max_jobs = max_jobs
         self.lease_s = lease_s
         self._sweep_after_s = sweep_after_s
-        self._worker_id = os.urandom(12).hex()
+        self._id = os.urandom(12).hex()
         try:
             pool = redis.BlockingConnectionPool.from_url(
                 url,
@@ -128,29 +107,16 @@ class RedisQueue:
                 retry=Retry(ConstantBackoff(0.05), 1, (redis.ConnectionError,)),
             )
         except ValueError:  # its text may contain the password
-            raise BadSetting("BROKER_URL is not a Redis or Valkey URL.") from None
+            raise errors.BadSetting("BROKER_URL is not a Redis or Valkey URL.") from None
         self._outage = Outage(address(pool))
         self._redis = redis.Redis(connection_pool=pool)
-        self._scripts = {
-            name: self._redis.register_script(getattr(lua_scripts, name))
-            for name in (
-                "PUT",
-                "CANCEL",
-                "TAKE",
-                "FINISH",
-                "RENEW",
-                "REQUEUE",
-                "SWEEP",
-                "CLAIM_WEBHOOK",
-                "SAVE_WEBHOOK",
-                "RESCHEDULE_WEBHOOK",
-            )
-        }
+        register = self._redis.register_script
+        self._scripts = {name: register(text) for name, text in lua_scripts.read_all().items()}
 
     def put(self, options: JobOptions, image: bytes, key: str = "", fingerprint: str = "") -> Job:
         job_id = os.urandom(12).hex()
         answer, *details = self._call(
-            "PUT",
+            "put",
             job_id,
             jobs.serialize_options(options),
             options.owner,
@@ -173,7 +139,7 @@ class RedisQueue:
         )
         self._raise_rejection(answer, details)
         if answer == b"new":
-            return Job(job_id, STARTING, options, float(details[0]))
+            return Job(job_id, jobs.STARTING, options, float(details[0]))
         known, previous, found = details
         return jobs.existing_job(_job(known.decode(), found), previous.decode(), fingerprint)
 
@@ -185,22 +151,20 @@ class RedisQueue:
         return _job(job_id, found)
 
     def cancel(self, job_id: str, owner: str) -> Job:
-        answer, found = self._call("CANCEL", job_id, owner)
+        answer, found = self._call("cancel", job_id, owner)
         if answer == b"none":
             raise self._missing(job_id, owner)
         job = _job(job_id, found)
         if answer == b"ended":
-            raise JobEnded(f"The prediction is already {job.status}; it cannot be canceled.")
+            raise jobs.already_ended(job)
         return job
 
     def take(self, job_id: str) -> Taken | None:
         """Take a job under a lease; None if it has ended or another worker has it.
 
-        A job whose worker died is taken again, at most MAX_ATTEMPTS times in all.
+        A job whose worker died is taken again, at most jobs.MAX_ATTEMPTS times in all.
         """
-        answer = self._call(
-            "TAKE", job_id, self._worker_id, self.lease_s, MAX_ATTEMPTS, WORKER_DIED_PROBLEM
-        )
+        answer = self._call("take", job_id, self._id, self.lease_s, jobs.MAX_ATTEMPTS, DIED_PROBLEM)
         if answer == [b"parked"]:
             self._count_parked(1)
         if len(answer) < 2:
@@ -210,15 +174,15 @@ class RedisQueue:
 
     def renew(self, job_id: str) -> bool:
         """Renew the lease of a job; return False if it no longer belongs to this worker."""
-        return bool(self._call("RENEW", job_id, self._worker_id, self.lease_s))
+        return bool(self._call("renew", job_id, self._id, self.lease_s))
 
     def requeue(self, job_id: str, pause_s: float = 0.0) -> bool:
         """Put a taken job back for at least *pause_s*; this does not count as an attempt."""
-        return bool(self._call("REQUEUE", job_id, self._worker_id, pause_s))
+        return bool(self._call("requeue", job_id, self._id, pause_s))
 
     def finish(self, job_id: str, status: str, outcome: Mapping[str, Any]) -> bool:
         text = json.dumps(outcome, ensure_ascii=False)
-        return bool(self._call("FINISH", job_id, self._worker_id, status, text))
+        return bool(self._call("finish", job_id, self._id, status, text))
 
     def waiting(self) -> int:
         with self._outage.watched():
@@ -234,17 +198,13 @@ class RedisQueue:
         with self._outage.watched():
             sums: Any = self._redis.hget(f"{lua_scripts.PREFIX}sums", "bytes")
             gone: Any = self._redis.zcard(f"{lua_scripts.PREFIX}gone")
-        beside = (
-            lua_scripts.WEBHOOK_BYTES * self.undelivered()
-            + lua_scripts.EXPIRED_ID_BYTES * int(gone)
-        )
-        return Usage(int(sums or 0) + beside, self._max_bytes)
+        webhooks = lua_scripts.WEBHOOK_BYTES * self.undelivered()
+        ids = lua_scripts.EXPIRED_ID_BYTES * int(gone)
+        return Usage(int(sums or 0) + webhooks + ids, self._max_bytes)
 
     def sweep(self) -> list[str]:
         """Send lost messages again; return the ids of jobs failed after dead workers."""
-        parked = self._call(
-            "SWEEP", self._sweep_after_s, MAX_ATTEMPTS, WORKER_DIED_PROBLEM, MESSAGE
-        )
+        parked = self._call("sweep", self._sweep_after_s, jobs.MAX_ATTEMPTS, DIED_PROBLEM, MESSAGE)
         self._count_parked(len(parked))
         return [job_id.decode() for job_id in parked]
 
@@ -252,7 +212,7 @@ class RedisQueue:
         """Claim a due webhook exclusively for WEBHOOK_LEASE_S."""
         from macule.jobs.webhooks import messages
 
-        answer = self._call("CLAIM_WEBHOOK", WEBHOOK_LEASE_S, int(WEBHOOK_TTL_S * 1e3))
+        answer = self._call("claim_webhook", WEBHOOK_LEASE_S, int(WEBHOOK_TTL_S * 1e3))
         if not answer:
             return None
         job_id, event, message_id, url = (answer[n].decode() for n in (0, 1, 3, 4))
@@ -261,17 +221,17 @@ class RedisQueue:
         if not message_id:
             job = _job(job_id, found)
             moment = job.ended_at
-            if event == STARTED_EVENT:  # the job may have ended since
+            if event == jobs.STARTED_EVENT:  # the job may have ended since
                 moment = job.started_at
-                job = job._replace(status=PROCESSING, ended_at=None, outcome=None)
+                job = job._replace(status=jobs.PROCESSING, ended_at=None, outcome=None)
             url = job.options.webhook
             message_id, body = messages.build_message(event, jobs.document(job), moment or 0.0)
-            self._call("SAVE_WEBHOOK", name, message_id, url, body)
+            self._call("save_webhook", name, message_id, url, body)
         return Delivery(name, attempts, message_id, url, body)
 
     def reschedule_webhook(self, delivery: Delivery, pause_s: float | None) -> None:
         """Make a webhook due again after *pause_s*; None deletes it."""
-        self._call("RESCHEDULE_WEBHOOK", delivery.name, "" if pause_s is None else pause_s)
+        self._call("reschedule_webhook", delivery.name, "" if pause_s is None else pause_s)
 
     def close(self) -> None:
         self._redis.close()
@@ -280,43 +240,30 @@ class RedisQueue:
     def _raise_rejection(self, answer: bytes, figures: list[int]) -> None:
         """Raise the error of a rejected PUT: QueueFull, QueueUnavailable, CannotFit."""
         if answer == b"full":
-            raise QueueFull(
-                "Too many predictions are waiting. Try again later.", waiting=figures[0]
-            )
+            raise jobs.too_many_jobs(figures[0])
         if answer == b"memory":
-            needed, free = figures
+            needed, free = map(jobs.mb, figures)
             why = "The queue's server is out of memory. Try again later."
-            raise QueueUnavailable(why, needed_mb=_mb(needed), free_mb=_mb(free))
-        if answer != b"bytes":
-            return
-        waiting, held, needed, left_s = figures
-        limit_mb = _mb(self._max_bytes)
-        if needed > self._max_bytes:
-            why = "This prediction needs more space than the queue may use (MAX_JOBS_MB)."
-            raise CannotFit(why, needed_mb=_mb(needed), limit_mb=limit_mb)
-        why = "The queue has used its space (MAX_JOBS_MB). Try again later."
-        full = QueueFull(why, waiting=waiting, held_mb=_mb(held), limit_mb=limit_mb)
-        full.retry_after_s = max(full.retry_after_s, left_s)
-        raise full
+            raise errors.QueueUnavailable(why, needed_mb=needed, free_mb=free)
+        if answer == b"bytes":
+            waiting, held, needed, left_s = figures
+            error = jobs.out_of_space(needed, held, self._max_bytes, waiting)
+            if isinstance(error, errors.QueueFull):
+                error.retry_after_s = max(error.retry_after_s, left_s)
+            raise error
 
     def _count_parked(self, count: int) -> None:
         if count:
-            metrics.add("macule_jobs_total", FAILED, WorkerDied.slug, amount=count)
+            metrics.add("macule_jobs_total", jobs.FAILED, errors.WorkerDied.slug, amount=count)
 
-    def _missing(self, job_id: str, owner: str) -> NoSuchJob | JobExpired:
+    def _missing(self, job_id: str, owner: str) -> errors.NoSuchJob | errors.JobExpired:
         with self._outage.watched():
             gone: Any = self._redis.zscore(f"{lua_scripts.PREFIX}gone", f"{job_id} {owner}")
-        if gone is not None:
-            return JobExpired("The prediction has expired and was deleted.")
-        return NoSuchJob("There is no prediction with this id.")
+        return jobs.missing(was_deleted=gone is not None)
 
     def _call(self, script: str, *arguments: str | bytes | float) -> Any:
         with self._outage.watched():
             return self._scripts[script](args=arguments)
-
-
-def _mb(size: float) -> float:
-    return round(size / MB, 1)
 
 
 def _pairs(found: Any) -> dict[bytes, bytes]:

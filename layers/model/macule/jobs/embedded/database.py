@@ -1,4 +1,4 @@
-"""The SQLite database of the embedded queue: schema, transactions, checkpoints, compaction."""
+"""The SQLite database of the embedded queue: schema, transactions, space, expiry of outcomes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from macule.jobs.embedded.disk_space import DiskSpace
 LOCK_TIMEOUT_S = 5.0  # for another process's transaction, which takes milliseconds
 MAX_FREE_PAGES = 1024  # 4 MB that the file keeps for new jobs, while the disk has space
 VACUUM_PAGES = 128  # freed at once; the log may take as many
+ID_TTL_S = 86400.0  # so long the id of a deleted job gets JobExpired instead of NoSuchJob
+CLEANUP_INTERVAL_S = 1.0  # at least, between two deletions
+MAX_IDS = 10_000  # of deleted jobs; a row takes 150 bytes
+MAX_AT_ONCE = 200  # outcomes; the caller waits for their deletion
 # secure_delete: a deleted image is overwritten.
 # reserved: zeros, as long as the outcome of a job may be; they are deleted just before it is
 # written, so that the file does not grow.
@@ -92,16 +96,16 @@ class Database:
         Raises: QueueUnavailable.
         """
         with _explained(), self._lock:
-            database = self._connection
-            database.execute("BEGIN IMMEDIATE")
+            db = self._connection
+            db.execute("BEGIN IMMEDIATE")
             try:
                 self._space.release_reserve()
-                yield database
-                database.execute("COMMIT")
+                yield db
+                db.execute("COMMIT")
             except BaseException:
                 self._after_commit = _nothing
-                if database.in_transaction:  # SQLite itself rolls back if the disk is full
-                    database.execute("ROLLBACK")
+                if db.in_transaction:  # SQLite itself rolls back if the disk is full
+                    db.execute("ROLLBACK")
                 raise
             finally:
                 self._checkpoint()
@@ -128,12 +132,12 @@ class Database:
 
     def _vacuum(self, max_free_pages: int) -> bool:
         """Return some free pages to the disk; return whether there may be more."""
-        with self.transaction() as database:
-            (free,) = database.execute("PRAGMA freelist_count").fetchone()
-            (mode,) = database.execute("PRAGMA auto_vacuum").fetchone()
+        with self.transaction() as db:
+            (free,) = db.execute("PRAGMA freelist_count").fetchone()
+            (mode,) = db.execute("PRAGMA auto_vacuum").fetchone()
             if free <= max_free_pages or mode != 2:
                 return False
-            database.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
             # the file is truncated when the log is checkpointed
             self._needs_checkpoint |= free - VACUUM_PAGES <= max_free_pages
             return True
@@ -144,15 +148,50 @@ class Database:
         What fails now is tried again after the next transaction.
         """
         with suppress(sqlite3.Error, OSError):
-            database, released = self._connection, self._space.reserve_released()
+            db, released = self._connection, self._space.reserve_released()
             if self._needs_checkpoint or released or self._space.log_is_long():
-                (busy, _, _) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 self._needs_checkpoint = bool(busy)
             if released:
-                (largest,) = database.execute(
-                    "SELECT coalesce(max(size), 0) FROM images"
-                ).fetchone()
-                self._space.restore_reserve(largest)
+                (size,) = db.execute("SELECT coalesce(max(size), 0) FROM images").fetchone()
+                self._space.restore_reserve(size)
+
+
+class Expiry:
+    """Deletes the outcomes in *database* that ended more than *ttl_s* ago."""
+
+    def __init__(self, database: Database, ttl_s: float, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._last_run = 0.0
+
+    def run(self) -> None:
+        """Delete expired outcomes, at most once per CLEANUP_INTERVAL_S."""
+        now = self._clock()
+        if abs(now - self._last_run) < CLEANUP_INTERVAL_S:
+            return
+        self._last_run = now
+        with suppress(QueueUnavailable):
+            for _ in range(MAX_AT_ONCE):
+                if not self._delete_one(now):
+                    break
+
+    def _delete_one(self, now: float) -> bool:
+        """Delete one outcome: a transaction each, as the log grows and the disk may be full."""
+        with self._database.transaction() as db:
+            row = db.execute(
+                "DELETE FROM jobs WHERE place = (SELECT place FROM jobs WHERE ended_at < ? LIMIT 1)"
+                " RETURNING id, owner",
+                (now - self._ttl_s,),
+            ).fetchone()
+            if row:
+                db.execute("INSERT OR REPLACE INTO gone VALUES (?, ?, ?)", (*row, now))
+            db.execute(
+                "DELETE FROM gone WHERE at < ? OR rowid <= (SELECT max(rowid) FROM gone) - ?",
+                (now - ID_TTL_S, MAX_IDS),
+            )
+            return row is not None
 
 
 @contextmanager

@@ -14,13 +14,12 @@ from pathlib import Path
 from sqlite3 import Connection
 
 from macule import jobs
-from macule.errors import CannotFit, QueueFull, QueueUnavailable
+from macule.errors import QueueUnavailable
 
-MB = 2**20
 RESERVE_FILE = "jobs.reserve"
-LOG_BYTES = MB  # of SQLite's log before a checkpoint
+LOG_BYTES = jobs.MB  # of SQLite's log before a checkpoint
 # The log before a checkpoint, small transactions, the log's 32 kB index, 64 moved pages.
-MIN_RESERVE_BYTES = LOG_BYTES + MB // 2
+MIN_RESERVE_BYTES = LOG_BYTES + jobs.MB // 2
 # SQLite: a page, the link in an overflow page, the frame header in the log.
 PAGE_BYTES, LINK_BYTES, FRAME_BYTES = 4096, 4, 24
 SPARE_PAGES = 16  # of tables and indexes, per job
@@ -44,34 +43,26 @@ class DiskSpace:
         self._most_bytes = max_bytes
         self._released = False
 
-    def used_bytes(self, database: Connection) -> int:
+    def used_bytes(self, db: Connection) -> int:
         """Return the bytes of jobs, outcomes, webhooks and the reserve."""
-        return (
-            _pages(database, "page_count") - _pages(database, "freelist_count") + _size(self._path)
-        )
+        used = _pages(db, "page_count") - _pages(db, "freelist_count")
+        return used + _size(self._path)
 
-    def admit(self, database: Connection, size: int, largest: int, waiting: int) -> None:
+    def admit(self, db: Connection, size: int, largest: int, waiting: int) -> None:
         """Check that a job of *size* fits, and grow the reserve to end it or the *largest* one.
 
         Raises: CannotFit, QueueFull, QueueUnavailable, with the figures.
         """
-        takes, reserve = (
-            allocated_bytes(size),
-            MIN_RESERVE_BYTES + allocated_bytes(max(size, largest)),
-        )
-        limit_mb = _mb(self._most_bytes)
-        if takes + reserve > self._most_bytes:
-            why = "This prediction needs more space than the queue may use (MAX_JOBS_MB)."
-            raise CannotFit(why, needed_mb=_mb(takes + reserve), limit_mb=limit_mb)
-        used = self.used_bytes(database) - _size(self._path) + reserve
-        if used + takes > self._most_bytes:
-            why = "The queue has used its space (MAX_JOBS_MB). Try again later."
-            raise QueueFull(why, waiting=waiting, held_mb=_mb(used), limit_mb=limit_mb)
-        grows = max(0, takes - _pages(database, "freelist_count"))
+        takes = allocated_bytes(size)
+        reserve = MIN_RESERVE_BYTES + allocated_bytes(max(size, largest))
+        used = self.used_bytes(db) - _size(self._path) + reserve
+        if max(used, reserve) + takes > self._most_bytes:
+            raise jobs.out_of_space(takes + reserve, used, self._most_bytes, waiting)
+        grows = max(0, takes - _pages(db, "freelist_count"))
         needed, free = grows + reserve + MIN_RESERVE_BYTES, self._free() + _size(self._path)
         if free < needed or not self._allocate(reserve):
             why = "The disk of the queue is full (DATA_DIR). Try again later."
-            raise QueueUnavailable(why, needed_mb=_mb(needed), free_mb=_mb(free))
+            raise QueueUnavailable(why, needed_mb=jobs.mb(needed), free_mb=jobs.mb(free))
         self.release_reserve(grows + takes)
 
     def release_reserve(self, size: int = 0) -> None:
@@ -84,12 +75,10 @@ class DiskSpace:
     def restore_reserve(self, largest: int) -> None:
         """Allocate a released reserve again; another process may take the space first."""
         if self._released:
-            self._released = not self._allocate(
-                MIN_RESERVE_BYTES + (allocated_bytes(largest) if largest else 0)
-            )
+            size = MIN_RESERVE_BYTES + (allocated_bytes(largest) if largest else 0)
+            self._released = not self._allocate(size)
 
     def log_is_long(self) -> bool:
-        """Return whether the log needs a checkpoint."""
         return _size(self._log) > LOG_BYTES
 
     def reserve_released(self) -> bool:
@@ -126,11 +115,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _pages(database: Connection, name: str) -> int:
+def _pages(db: Connection, name: str) -> int:
     """Return the size in bytes of the pages that a PRAGMA counts."""
-    (count,) = database.execute(f"PRAGMA {name}").fetchone()
+    (count,) = db.execute(f"PRAGMA {name}").fetchone()
     return int(count) * PAGE_BYTES
-
-
-def _mb(size: int) -> float:
-    return round(size / MB, 1)

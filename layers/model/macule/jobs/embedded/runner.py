@@ -13,10 +13,7 @@ from macule.jobs.embedded.sqlite_queue import SqliteQueue
 
 T = TypeVar("T")
 log = logging.getLogger("macule")
-MIN_PAUSE_S, MAX_PAUSE_S = (
-    0.5,
-    30.0,
-)  # between retries while memory, the model or the disk is unavailable
+MIN_PAUSE_S, MAX_PAUSE_S = 0.5, 30.0  # while memory, the model or the disk is unavailable
 
 RunJob = Callable[[JobOptions, bytes], tuple[str, Mapping[str, Any]]]
 

@@ -12,36 +12,12 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from macule import jobs
-from macule.errors import (
-    JobEnded,
-    JobExpired,
-    NoSuchJob,
-    QueueFull,
-    QueueUnavailable,
-    WorkerDied,
-    problem_document,
-)
-from macule.jobs import (
-    CANCELED,
-    FAILED,
-    MAX_ATTEMPTS,
-    PROCESSING,
-    STARTED_EVENT,
-    STARTING,
-    SUCCEEDED,
-    WORKER_DIED,
-    Job,
-    JobOptions,
-    Usage,
-    process_lock,
-)
-from macule.jobs.embedded.database import MAX_FREE_PAGES, Database
+from macule import errors, jobs
+from macule.jobs import Job, JobOptions, Usage, process_lock
+from macule.jobs.embedded.database import CLEANUP_INTERVAL_S, MAX_FREE_PAGES, Database, Expiry
 from macule.jobs.embedded.disk_space import DiskSpace
-from macule.jobs.embedded.expiry import CLEANUP_INTERVAL_S, Expiry
 from macule.observability import metrics
 
-MB = 2**20
 COLUMNS = "id, status, asked, created_at, started_at, ended_at, outcome, attempts, owner"
 
 OnChange = Callable[[sqlite3.Connection, Job], None]
@@ -71,7 +47,7 @@ class SqliteQueue:
         ttl_s: float,
         max_jobs: int,
         clock: Callable[[], float] = time.time,
-        max_bytes: int = 256 * MB,
+        max_bytes: int = 256 * jobs.MB,
         labels: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._folder = folder
@@ -92,7 +68,7 @@ class SqliteQueue:
         self._expiry.run()
         try:
             return self._put(options, image, key, fingerprint)
-        except QueueUnavailable as error:
+        except errors.QueueUnavailable as error:
             now = self._clock()
             if not error.figures or abs(now - self._compacted_at) < CLEANUP_INTERVAL_S:
                 raise
@@ -101,35 +77,23 @@ class SqliteQueue:
             return self._put(options, image, key, fingerprint)
 
     def _put(self, options: JobOptions, image: bytes, key: str, fingerprint: str) -> Job:
-        with self.transaction() as database:
-            previous = (
-                key
-                and database.execute(
-                    f"SELECT {COLUMNS}, fingerprint FROM jobs WHERE owner = ? AND key = ?",  # noqa: S608
-                    (options.owner, key),
-                ).fetchone()
-            )
+        with self.transaction() as db:
+            known = f"SELECT {COLUMNS}, fingerprint FROM jobs WHERE owner = ? AND key = ?"  # noqa: S608
+            previous = key and db.execute(known, (options.owner, key)).fetchone()
             if previous:
                 return jobs.existing_job(_job(previous[:-1]), previous[-1], fingerprint)
             reserved = jobs.reserved_bytes(options, self._labels())
             size = len(image) + sum(reserved.values())
-            self._admit(database, size)
-            job = Job(os.urandom(12).hex(), STARTING, options, self._clock())
-            database.execute(
+            self._admit(db, size)
+            job = Job(os.urandom(12).hex(), jobs.STARTING, options, self._clock())
+            asked = jobs.serialize_options(options)
+            db.execute(
                 "INSERT INTO jobs (id, owner, status, asked, created_at, key, fingerprint) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    job.id,
-                    options.owner,
-                    STARTING,
-                    jobs.serialize_options(options),
-                    job.created_at,
-                    key,
-                    fingerprint,
-                ),
+                (job.id, options.owner, job.status, asked, job.created_at, key, fingerprint),
             )
-            database.execute("INSERT INTO images VALUES (?, ?, ?)", (job.id, size, image))
-            database.executemany(
+            db.execute("INSERT INTO images VALUES (?, ?, ?)", (job.id, size, image))
+            db.executemany(
                 "INSERT INTO reserved VALUES (?, ?, zeroblob(?))",
                 [(job.id, event, length) for event, length in reserved.items()],
             )
@@ -137,86 +101,81 @@ class SqliteQueue:
 
     def get(self, job_id: str, owner: str) -> Job:
         self._expiry.run()
-        with self._database.reading() as database:
-            return self._find(database, job_id, owner)
+        with self._database.reading() as db:
+            return self._find(db, job_id, owner)
 
     def cancel(self, job_id: str, owner: str) -> Job:
         self._expiry.run()
-        with self.transaction() as database:
-            job = self._find(database, job_id, owner)
+        with self.transaction() as db:
+            job = self._find(db, job_id, owner)
             if job.ended:
-                raise JobEnded(f"The prediction is already {job.status}; it cannot be canceled.")
-            return self._end(database, job, CANCELED, None)
+                raise jobs.already_ended(job)
+            return self._end(db, job, jobs.CANCELED, None)
 
     def take(self) -> Taken | None:
         """Take the oldest waiting job; no other process can take it while this one lives.
 
         A job whose worker died is taken again, at most MAX_ATTEMPTS times in all.
         """
-        with self.transaction() as database:
-            self._release_dead(database)
-            row = database.execute(
+        with self.transaction() as db:
+            self._release_dead(db)
+            row = db.execute(
                 f"UPDATE jobs SET status = ?, taker = ?, attempts = attempts + 1, "  # noqa: S608
                 "started_at = coalesce(started_at, ?) WHERE place = "
                 "(SELECT place FROM jobs WHERE status = ? ORDER BY place LIMIT 1) "
                 f"RETURNING {COLUMNS}",
-                (PROCESSING, self.token, self._clock(), STARTING),
+                (jobs.PROCESSING, self.token, self._clock(), jobs.STARTING),
             ).fetchone()
             if row is None:
                 return None
             job = _job(row)
             if job.attempts == 1:
-                database.execute(
-                    "DELETE FROM reserved WHERE id = ? AND event = ?", (job.id, STARTED_EVENT)
-                )
-                self._changed(database, job)
-            (image,) = database.execute(
-                "SELECT content FROM images WHERE id = ?", (job.id,)
-            ).fetchone()
+                started = job.id, jobs.STARTED_EVENT
+                db.execute("DELETE FROM reserved WHERE id = ? AND event = ?", started)
+                self._changed(db, job)
+            (image,) = db.execute("SELECT content FROM images WHERE id = ?", (job.id,)).fetchone()
             return Taken(job, image)
 
     def requeue(self, job_id: str) -> None:
         """Put a taken job back; this does not count as an attempt."""
-        with self.transaction() as database:
-            database.execute(
+        with self.transaction() as db:
+            db.execute(
                 "UPDATE jobs SET status = ?, taker = '', attempts = attempts - 1 "
                 "WHERE id = ? AND status = ? AND taker = ?",
-                (STARTING, job_id, PROCESSING, self.token),
+                (jobs.STARTING, job_id, jobs.PROCESSING, self.token),
             )
 
     def finish(self, job_id: str, status: str, outcome: Mapping[str, Any]) -> bool:
-        with self.transaction() as database:
-            row = database.execute(
+        with self.transaction() as db:
+            row = db.execute(
                 f"SELECT {COLUMNS} FROM jobs WHERE id = ? AND status = ? AND taker = ?",  # noqa: S608
-                (job_id, PROCESSING, self.token),
+                (job_id, jobs.PROCESSING, self.token),
             ).fetchone()
             if row is None:
                 return False
-            self._end(database, _job(row), status, outcome)
+            self._end(db, _job(row), status, outcome)
             return True
 
     def waiting(self) -> int:
-        with self._database.reading() as database:
-            (count,) = database.execute("SELECT count(*) FROM images").fetchone()
+        with self._database.reading() as db:
+            (count,) = db.execute("SELECT count(*) FROM images").fetchone()
             return int(count)
 
     def undelivered(self) -> int:
         if self._on_change is None:  # there is no outbox
             return 0
-        with self._database.reading() as database:
-            (count,) = database.execute("SELECT count(*) FROM outbox").fetchone()
+        with self._database.reading() as db:
+            (count,) = db.execute("SELECT count(*) FROM outbox").fetchone()
             return int(count)
 
     def usage(self) -> Usage:
-        with self._database.reading() as database:
-            return Usage(self._space.used_bytes(database), self._max_bytes)
+        with self._database.reading() as db:
+            return Usage(self._space.used_bytes(db), self._max_bytes)
 
     def compact(self, max_free_pages: int = MAX_FREE_PAGES) -> None:
-        """Return free pages of the file to the disk."""
         self._database.compact(max_free_pages)
 
     def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        """Return a context manager, as `Database.transaction`."""
         return self._database.transaction()
 
     def on_change(self, action: OnChange, after_commit: Callable[[], None]) -> None:
@@ -226,89 +185,83 @@ class SqliteQueue:
     def close(self) -> None:
         self._database.close()
 
-    def _find(self, database: sqlite3.Connection, job_id: str, owner: str) -> Job:
-        row = database.execute(
+    def _find(self, db: sqlite3.Connection, job_id: str, owner: str) -> Job:
+        row = db.execute(
             f"SELECT {COLUMNS} FROM jobs WHERE id = ? AND owner = ?",  # noqa: S608
             (job_id, owner),
         ).fetchone()
         if row:
             return _job(row)
-        if database.execute(
-            "SELECT 1 FROM gone WHERE id = ? AND owner = ?", (job_id, owner)
-        ).fetchone():
-            raise JobExpired("The prediction has expired and was deleted.")
-        raise NoSuchJob("There is no prediction with this id.")
+        gone = db.execute("SELECT 1 FROM gone WHERE id = ? AND owner = ?", (job_id, owner))
+        raise jobs.missing(was_deleted=gone.fetchone() is not None)
 
     def _end(
-        self,
-        database: sqlite3.Connection,
-        job: Job,
-        status: str,
-        outcome: Mapping[str, Any] | None,
+        self, db: sqlite3.Connection, job: Job, status: str, outcome: Mapping[str, Any] | None
     ) -> Job:
         """Delete the image and write the outcome into the space that it used."""
         ended = job._replace(status=status, ended_at=self._clock(), outcome=outcome)
-        database.execute("DELETE FROM images WHERE id = ?", (job.id,))
-        database.execute("DELETE FROM reserved WHERE id = ?", (job.id,))
+        db.execute("DELETE FROM images WHERE id = ?", (job.id,))
+        db.execute("DELETE FROM reserved WHERE id = ?", (job.id,))
         text = None if outcome is None else json.dumps(outcome, ensure_ascii=False)
-        database.execute(
+        db.execute(
             "UPDATE jobs SET status = ?, ended_at = ?, outcome = ?, taker = '' WHERE id = ?",
             (status, ended.ended_at, text, job.id),
         )
         self._database.request_checkpoint()
-        if not database.execute("SELECT 1 FROM images LIMIT 1").fetchone():
+        if not db.execute("SELECT 1 FROM images LIMIT 1").fetchone():
             self._space.shrink_reserve()
-        self._changed(database, ended)
+        self._changed(db, ended)
         return ended
 
-    def _admit(self, database: sqlite3.Connection, size: int) -> None:
+    def _admit(self, db: sqlite3.Connection, size: int) -> None:
         """Check that there is space for a job of *size* bytes.
 
         Raises: QueueFull, QueueUnavailable, CannotFit.
         """
-        waiting, largest = database.execute(
-            "SELECT count(*), coalesce(max(size), 0) FROM images"
-        ).fetchone()
+        counted = db.execute("SELECT count(*), coalesce(max(size), 0) FROM images")
+        waiting, largest = counted.fetchone()
         if waiting >= self._max_jobs:
-            raise QueueFull("Too many predictions are waiting. Try again later.", waiting=waiting)
+            raise jobs.too_many_jobs(waiting)
         try:
-            self._space.admit(database, size, largest, waiting)
-        except QueueFull as full:
-            oldest = database.execute(
-                "SELECT ended_at FROM jobs WHERE status = ? ORDER BY place LIMIT 1", (SUCCEEDED,)
+            self._space.admit(db, size, largest, waiting)
+        except errors.QueueFull as full:
+            oldest = db.execute(
+                "SELECT ended_at FROM jobs WHERE status = ? ORDER BY place LIMIT 1",
+                (jobs.SUCCEEDED,),
             ).fetchone()
             if oldest and not waiting:  # then stored outcomes take the space
                 left_s = oldest[0] + self._ttl_s - self._clock()
                 full.retry_after_s = max(full.retry_after_s, ceil(left_s))
             raise
 
-    def _changed(self, database: sqlite3.Connection, job: Job) -> None:
+    def _changed(self, db: sqlite3.Connection, job: Job) -> None:
         if self._on_change:
-            self._on_change(database, job)
+            self._on_change(db, job)
             self._database.after_commit(self._after_change)
 
-    def _release_dead(self, database: sqlite3.Connection) -> None:
+    def _release_dead(self, db: sqlite3.Connection) -> None:
         """Requeue the jobs of dead processes; fail those with MAX_ATTEMPTS attempts."""
-        takers = database.execute(
+        takers = db.execute(
             "SELECT DISTINCT taker FROM jobs WHERE status = ? AND taker <> ?",
-            (PROCESSING, self.token),
+            (jobs.PROCESSING, self.token),
         ).fetchall()
         for (taker,) in takers:
             if not process_lock.is_dead(self._folder, taker):
                 continue
-            rows = database.execute(
+            rows = db.execute(
                 f"SELECT {COLUMNS} FROM jobs WHERE status = ? AND taker = ?",  # noqa: S608
-                (PROCESSING, taker),
+                (jobs.PROCESSING, taker),
             ).fetchall()
             for job in map(_job, rows):
-                if job.attempts < MAX_ATTEMPTS:
-                    database.execute(
-                        "UPDATE jobs SET status = ?, taker = '' WHERE id = ?", (STARTING, job.id)
+                if job.attempts < jobs.MAX_ATTEMPTS:
+                    db.execute(
+                        "UPDATE jobs SET status = ?, taker = '' WHERE id = ?",
+                        (jobs.STARTING, job.id),
                     )
                 else:
-                    died = WorkerDied(WORKER_DIED)
-                    self._end(database, job, FAILED, problem_document(died))
-                    metrics.add("macule_jobs_total", FAILED, died.slug)
+                    died = errors.WorkerDied(jobs.WORKER_DIED)
+                    self._end(db, job, jobs.FAILED, errors.problem_document(died))
+                    metrics.add("macule_jobs_total", jobs.FAILED, died.slug)
 
 
 def _job(row: tuple[Any, ...]) -> Job:

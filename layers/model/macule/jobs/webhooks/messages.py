@@ -6,13 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from random import random
 from socket import getaddrinfo
 from typing import Any, Literal, NamedTuple
 
 from macule.errors import BadRequest
 from macule.http import client
+from macule.jobs import rfc3339
 from macule.jobs.webhooks import addresses
 from macule.observability import metrics
 from macule.settings import urls
@@ -21,16 +21,8 @@ log = logging.getLogger("macule")
 
 MAX_URL_CHARS = 2000
 TIMEOUT_S = 15.0  # total per attempt; the standard recommends 15 to 30
-RETRY_DELAYS_S = (
-    5,
-    30,
-    120,
-    600,
-    1800,
-    7200,
-    18000,
-    36000,
-)  # after each failed attempt: 18 hours in total
+# After each failed attempt: 18 hours in total.
+RETRY_DELAYS_S = (5, 30, 120, 600, 1800, 7200, 18000, 36000)
 JITTER = 0.2
 MAX_DELAY_S = RETRY_DELAYS_S[-1] * (1 + JITTER)  # no webhook is due later than this
 
@@ -70,15 +62,9 @@ def build_message(event: str, document: Mapping[str, Any], now: float) -> tuple[
 
     Returns: the message id, the same for one job and event, and the body.
     """
-    moment = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
-    body = {
-        "type": event,
-        "timestamp": moment.replace("+00:00", "Z"),
-        "data": _without_data_uris(document),
-    }
-    message_id = (
-        f"msg_{document['id']}_{event.rpartition('.')[2]}"  # no dot: dots separate the signed parts
-    )
+    body = {"type": event, "timestamp": rfc3339(now), "data": _without_data_uris(document)}
+    # without the event's dot: dots separate the signed parts
+    message_id = f"msg_{document['id']}_{event.rpartition('.')[2]}"
     return message_id, json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -152,9 +138,8 @@ def _may_be_public(host: str) -> bool:
 def _without_data_uris(value: Any) -> Any:
     """Remove `data:` URIs: an overlay shows the photo, and payloads should be small."""
     if isinstance(value, Mapping):
-        return {
-            key: _without_data_uris(part) for key, part in value.items() if not _is_data_uri(part)
-        }
+        kept = {key: part for key, part in value.items() if not _is_data_uri(part)}
+        return {key: _without_data_uris(part) for key, part in kept.items()}
     if isinstance(value, list | tuple):
         return [_without_data_uris(part) for part in value]
     return value

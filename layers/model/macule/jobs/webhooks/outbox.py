@@ -91,7 +91,6 @@ def next_due(connection: Connection, full: Iterable[str]) -> float | None:
 
 
 def delete(connection: Connection, message_id: str) -> None:
-    """Delete a webhook that was delivered or given up."""
     connection.execute("DELETE FROM outbox WHERE message_id = ?", (message_id,))
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import macule
 from macule import settings
 from macule.errors import NoSuchModel
-from macule.http import content_coding, messages, uploads
+from macule.http import messages, uploads
 from macule.http.messages import Request, Response
+from macule.http.uploads import content_coding
 from macule.inference import decoding, runtime
 from macule.memory import admission
 from macule.registry.model_card import Card
@@ -26,13 +27,8 @@ IMAGE = "an encoded image of any supported format and size; base64 in JSON"
 
 def server(request: Request) -> Response:
     """GET /v2: server metadata."""
-    return messages.json_response(
-        {
-            "name": "macule",
-            "version": macule.__version__,
-            "extensions": ["binary_tensor_data"],
-        }
-    )
+    about = {"name": "macule", "version": macule.__version__}
+    return messages.json_response({**about, "extensions": ["binary_tensor_data"]})
 
 
 def live(request: Request) -> Response:
@@ -47,9 +43,8 @@ def ready(request: Request) -> Response:
     runtime.get_or_load(chosen.model)
     answer = health.ready(request)
     headers = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
-    return messages.json_response(
-        {**named, "ready": answer.status == 200}, answer.status, **headers
-    )
+    document = {**named, "ready": answer.status == 200}
+    return messages.json_response(document, answer.status, **headers)
 
 
 def model_metadata(request: Request) -> Response:
@@ -65,15 +60,8 @@ def model_metadata(request: Request) -> Response:
         _tensor_metadata("labels", "BYTES", labels, "the labels of the probabilities"),
         _tensor_metadata("decision", "BYTES", [1], "classified, inconclusive or not_skin"),
     ]
-    return messages.json_response(
-        {
-            "name": card.name,
-            "versions": [card.version],
-            "platform": "litert",
-            "inputs": inputs,
-            "outputs": outputs,
-        }
-    )
+    about = {"name": card.name, "versions": [card.version], "platform": "litert"}
+    return messages.json_response({**about, "inputs": inputs, "outputs": outputs})
 
 
 def infer(request: Request) -> Response:
@@ -121,9 +109,8 @@ def _read_image(
     cost = uploads.DECODING_BYTES + max(0, cost - request.body.received_bytes)
     here, sides = admission.current(), decoding.sides(card.side_px)
     with here.reserve(cost, chosen.admission_timeout_s):
-        parts = tensors.split(
-            content_coding.decoded_chunks(request, limit, chosen.body_timeout_s), size
-        )
+        chunks = content_coding.decoded_chunks(request, limit, chosen.body_timeout_s)
+        parts = tensors.split(chunks, size)
     with here.reserve(tensors.read_cost(parts, sides), chosen.admission_timeout_s):
         return tensors.read(parts, sides, most)
 
@@ -145,18 +132,12 @@ def _card(request: Request, chosen: settings.Settings) -> Card:
     card = runtime.card(chosen.model)
     names = {"name": card.name, "version": card.version}
     for what, given in request.names.items():
-        if given not in (
-            names[what],
-            names[what].encode().decode("latin-1"),
-        ):  # WSGI decodes the path as latin-1
+        known = names[what]
+        if given not in (known, known.encode().decode("latin-1")):  # WSGI decodes it as latin-1
             raise NoSuchModel(f"This service has the model {card.name}, version {card.version}.")
     return card
 
 
 def _tensor_metadata(name: str, datatype: str, shape: list[int], content: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "datatype": datatype,
-        "shape": shape,
-        "parameters": {"content": content},
-    }
+    parameters = {"content": content}
+    return {"name": name, "datatype": datatype, "shape": shape, "parameters": parameters}

@@ -10,12 +10,15 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from macule.errors import BadRequest
-from macule.http import bounded_json, data_uri, upload_parsing, uploads
+from macule.http import uploads
 from macule.http.messages import Response
+from macule.http.uploads import bounded_json, data_uri, parsing
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float32 | np.float64 | np.uint8]
 
 # https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 HEADER = "Inference-Header-Content-Length"
@@ -26,6 +29,7 @@ OUTPUTS = ("probabilities", "labels", "decision")
 # Extensions that change the meaning of the answer, so they must not be ignored.
 UNSUPPORTED_PARAMETERS = ("classification", "shared_memory_region")
 MAX_ID = 1000
+Node = Mapping[str, Any]
 
 
 class InferOptions(NamedTuple):
@@ -112,9 +116,7 @@ def read(parts: Parts, sides: tuple[int, int], max_image_bytes: int) -> tuple[by
     )
 
 
-def write(
-    document: Mapping[str, Any], options: InferOptions, tensors: Mapping[str, Tensor]
-) -> Response:
+def write(document: Node, options: InferOptions, tensors: Mapping[str, Tensor]) -> Response:
     """Return *document* with the requested outputs; binary ones follow the JSON."""
     listed, blobs = [], []
     for name, binary in options.outputs:
@@ -139,10 +141,10 @@ def _count(sides: tuple[int, int]) -> int:
 
 def _max_values(sides: tuple[int, int]) -> int:
     """Return the most JSON values: pixels, the lists around them, and other members."""
-    return 2 * _count(sides) + upload_parsing.MAX_VALUES
+    return 2 * _count(sides) + parsing.MAX_VALUES
 
 
-def _input(document: Mapping[str, Any], sent: int) -> dict[str, Any]:
+def _input(document: Node, sent: int) -> dict[str, Any]:
     """Return the one input, with `data` in JSON or *sent* bytes after it."""
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
@@ -163,7 +165,7 @@ def _pack(datatype: str, data: list[Any]) -> bytes:
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
-def _image(tensor: Mapping[str, Any], parts: Parts) -> bytes:
+def _image(tensor: Node, parts: Parts) -> bytes:
     """Return one element of BYTES: with a length prefix, or base64 in JSON."""
     if "data" not in tensor:
         if len(parts.prefix) < PREFIX_BYTES or parts.prefix != struct.pack("<I", len(parts.rest)):
@@ -177,10 +179,7 @@ def _image(tensor: Mapping[str, Any], parts: Parts) -> bytes:
     return data_uri.decode(data)
 
 
-def _numbers(
-    tensor: Mapping[str, Any], parts: Parts, count: int
-) -> NDArray[np.float32 | np.float64 | np.uint8]:
-    """Return *count* pixel values."""
+def _numbers(tensor: Node, parts: Parts, count: int) -> Numbers:
     import numpy as np
 
     if "data" not in tensor:
@@ -197,7 +196,7 @@ def _numbers(
     raise BadRequest(f"`data` of `pixels` is not {count} numbers, nested or not.")
 
 
-def _bitmap(values: NDArray[np.float32 | np.float64 | np.uint8], sides: tuple[int, int]) -> bytes:
+def _bitmap(values: Numbers, sides: tuple[int, int]) -> bytes:
     """Encode RGB values, 0 to 255, as a BMP, so that they are processed like any image.
 
     Raises: BadRequest.
@@ -216,14 +215,14 @@ def _bitmap(values: NDArray[np.float32 | np.float64 | np.uint8], sides: tuple[in
     return file + about + rows.tobytes()
 
 
-def _id(document: Mapping[str, Any]) -> str:
+def _id(document: Node) -> str:
     given = document.get("id", "")
     if not isinstance(given, str) or len(given) > MAX_ID:
         raise BadRequest(f"`id` is not a string of at most {MAX_ID} characters.")
     return given
 
 
-def _outputs(document: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
+def _outputs(document: Node) -> tuple[tuple[str, bool], ...]:
     """Return the requested outputs, by default all, and whether each is binary."""
     binary = _flag(_parameters(document), "binary_data_output", False)
     listed = document.get("outputs") or [{"name": name} for name in OUTPUTS]
@@ -234,21 +233,20 @@ def _outputs(document: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
         about = _object(output, "an output")
         name = about.get("name")
         if name not in OUTPUTS or name in found:
-            raise BadRequest(
-                f"The output {_short(name)} is unknown or repeated; use {', '.join(OUTPUTS)}."
-            )
+            known = ", ".join(OUTPUTS)
+            raise BadRequest(f"The output {_short(name)} is unknown or repeated; use {known}.")
         found[name] = _flag(_parameters(about), "binary_data", binary)
     return tuple(found.items())
 
 
-def _parameters(about: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters(about: Node) -> dict[str, Any]:
     parameters = _object(about.get("parameters") or {}, "`parameters`")
     if unknown := [name for name in UNSUPPORTED_PARAMETERS if name in parameters]:
         raise BadRequest(f"The parameter {unknown[0]} is not supported.")
     return parameters
 
 
-def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
+def _flag(parameters: Node, name: str, default: bool) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
         raise BadRequest(f"{name} is {_short(value)}, not true or false.")
@@ -267,6 +265,6 @@ def _short(value: object) -> str:
         return ascii(value[:40])
     if isinstance(value, list) and all(isinstance(part, int) for part in value[:8]):
         return ascii(value[:8])[:80]
-    return (
-        ascii(value)[:40] if isinstance(value, int | float) else f"of type {type(value).__name__}"
-    )
+    if isinstance(value, int | float):
+        return ascii(value)[:40]
+    return f"of type {type(value).__name__}"

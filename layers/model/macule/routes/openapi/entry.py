@@ -5,29 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from macule.errors import (
-    BadCard,
-    BadImage,
-    BadRequest,
-    BadSetting,
-    BodyTooLarge,
-    Busy,
-    CannotFit,
-    Draining,
-    Forbidden,
-    ImageTooLarge,
-    Macule,
-    MethodNotAllowed,
-    ModelUnavailable,
-    NoSuchJob,
-    NotFound,
-    QuotaExceeded,
-    SlowBody,
-    SlowImage,
-    Unauthorized,
-    UnsupportedCoding,
-    UnsupportedImage,
-)
+from macule import errors
+from macule.errors import Macule
 
 JSON, TEXT, HTML = "application/json", "text/plain", "text/html"
 PROBLEM = "application/problem+json"
@@ -66,25 +45,25 @@ class Operation(NamedTuple):
 
 
 # Shared by all operations.
-EVERY_ERROR: Failures = (MethodNotAllowed, Macule, BadSetting)
+EVERY_ERROR: Failures = (errors.MethodNotAllowed, Macule, errors.BadSetting)
 EVERY_HEADER = ("X-Request-Id", "X-Memory-Band", "Cache-Control", "X-Content-Type-Options")
 EVERY_PARAMETER = ("X-Request-Id",)
 # Added to operations that are not exempt, by the function's table or by `draining`.
-AUTH_ERRORS: Failures = (Unauthorized, Forbidden)
-QUOTA_ERRORS: Failures = (QuotaExceeded,)
-SHUTDOWN_ERRORS: Failures = (Draining,)
+AUTH_ERRORS: Failures = (errors.Unauthorized, errors.Forbidden)
+QUOTA_ERRORS: Failures = (errors.QuotaExceeded,)
+SHUTDOWN_ERRORS: Failures = (errors.Draining,)
 
 BODY_ERRORS: Failures = (
-    BadRequest,
-    SlowBody,
-    BodyTooLarge,
-    ImageTooLarge,
-    UnsupportedImage,
-    UnsupportedCoding,
-    BadImage,
-    SlowImage,
+    errors.BadRequest,
+    errors.SlowBody,
+    errors.BodyTooLarge,
+    errors.ImageTooLarge,
+    errors.UnsupportedImage,
+    errors.UnsupportedCoding,
+    errors.BadImage,
+    errors.SlowImage,
 )
-MEMORY_ERRORS: Failures = (Busy, CannotFit)
-NOT_FOUND_ERRORS: Failures = (NoSuchJob, NotFound)  # NotFound: an id may contain a slash
-MODEL_ERRORS: Failures = (ModelUnavailable, BadCard)
+MEMORY_ERRORS: Failures = (errors.Busy, errors.CannotFit)
+NOT_FOUND_ERRORS: Failures = (errors.NoSuchJob, errors.NotFound)  # an id may have a slash
+MODEL_ERRORS: Failures = (errors.ModelUnavailable, errors.BadCard)
 IMAGE_ERRORS: Failures = (*BODY_ERRORS, *MEMORY_ERRORS, *MODEL_ERRORS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from macule.errors import NoSuchModel, NotFound
+from macule import errors
 from macule.routes.openapi.entry import (
     IMAGE_ERRORS,
     JSON,
@@ -15,7 +15,7 @@ from macule.routes.openapi.entry import (
 )
 
 BINARY = "application/octet-stream"
-NAMED: Failures = (NoSuchModel, NotFound, *MODEL_ERRORS)
+NAMED: Failures = (errors.NoSuchModel, errors.NotFound, *MODEL_ERRORS)
 
 
 def operations(tag: str) -> Mapping[str, Operation]:
@@ -72,7 +72,7 @@ def _model(tag: str, path: str, prefix: str, named: tuple[str, ...]) -> dict[str
                     ("Server-Timing", "Inference-Header-Content-Length.maybe"),
                 )
             },
-            (*IMAGE_ERRORS, NoSuchModel, NotFound),
+            (*IMAGE_ERRORS, errors.NoSuchModel, errors.NotFound),
             (*named, "Inference-Header-Content-Length", "Cache-Control"),
             "Tensors",
         ),

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from macule.errors import (
-    JobEnded,
-    JobExpired,
-    KeyInUse,
-    KeyReused,
-    NotFound,
-    NoWebhooks,
-    QueueFull,
-    QueueUnavailable,
-)
+from macule import errors
 from macule.routes.openapi import open_inference
 from macule.routes.openapi.entry import (
     AUTH_ERRORS,
@@ -42,6 +33,8 @@ TAGS = {
 PREDICT, LATER, INFERENCE, OPERATORS, PAGE, ABOUT = TAGS
 
 NOT_MODIFIED = Answer("Not modified since the ETag in `If-None-Match`.", {}, ("ETag",))
+KEY_ERRORS = errors.KeyInUse, errors.KeyReused
+QUEUE_ERRORS = errors.NoWebhooks, errors.QueueFull, errors.QueueUnavailable
 FILES = ("text/css", "text/javascript", "image/jpeg")
 
 ALIVE = Operation(
@@ -70,10 +63,7 @@ SPECIFICATION = Operation(
     ABOUT,
     "This document",
     "OpenAPI 3.1, for this function.",
-    {
-        200: Answer("The document.", {JSON: "Document"}, ("ETag", "Vary")),
-        304: NOT_MODIFIED,
-    },
+    {200: Answer("The document.", {JSON: "Document"}, ("ETag", "Vary")), 304: NOT_MODIFIED},
     parameters=("If-None-Match",),
 )
 NEXT = ("showPrediction", "cancelPrediction")
@@ -128,8 +118,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
         ),
         "POST /predict/": CLASSIFY,
         "POST /": CLASSIFY._replace(
-            id="predictAtRoot",
-            text="As `POST /predict/`, for platforms with one URL per function.",
+            id="predictAtRoot", text="As `POST /predict/`, for platforms with one URL per function."
         ),
         "POST /predictions": Operation(
             "createPrediction",
@@ -152,15 +141,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                     NEXT,
                 ),
             },
-            (
-                *BODY_ERRORS,
-                KeyInUse,
-                KeyReused,
-                *MEMORY_ERRORS,
-                NoWebhooks,
-                QueueFull,
-                QueueUnavailable,
-            ),
+            (*BODY_ERRORS, *KEY_ERRORS, *MEMORY_ERRORS, *QUEUE_ERRORS),
             ("top_k", "explain", "Prefer", "Idempotency-Key"),
             "PhotoForLater",
         ),
@@ -171,13 +152,9 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "Poll after `Retry-After` seconds until it has ended.",
             {
                 200: Answer("The prediction.", {JSON: "Job"}, ("ETag", "Retry-After.maybe")),
-                304: Answer(
-                    "Not modified since the ETag in `If-None-Match`.",
-                    {},
-                    ("ETag", "Retry-After.maybe"),
-                ),
+                304: NOT_MODIFIED._replace(headers=("ETag", "Retry-After.maybe")),
             },
-            (*NOT_FOUND_ERRORS, JobEnded, JobExpired, QueueUnavailable),
+            (*NOT_FOUND_ERRORS, errors.JobEnded, errors.JobExpired, errors.QueueUnavailable),
             ("id", "If-None-Match"),
         ),
         "POST /predictions/{id}/cancel": Operation(
@@ -186,7 +163,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "Cancel a prediction",
             "Its photo is deleted at once; the outcome of a running prediction is discarded.",
             {200: Answer("The canceled prediction.", {JSON: "Job"})},
-            (*NOT_FOUND_ERRORS, JobEnded, JobExpired, QueueUnavailable),
+            (*NOT_FOUND_ERRORS, errors.JobEnded, errors.JobExpired, errors.QueueUnavailable),
             ("id",),
         ),
         **open_inference.operations(INFERENCE),
@@ -195,10 +172,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             PAGE,
             "The upload page",
             "In English or Vietnamese: by `lang`, else by `Accept-Language`.",
-            {
-                200: Answer("The page.", {HTML: ""}, ("ETag", "Vary")),
-                304: NOT_MODIFIED,
-            },
+            {200: Answer("The page.", {HTML: ""}, ("ETag", "Vary")), 304: NOT_MODIFIED},
             parameters=("lang", "Accept-Language", "If-None-Match"),
         ),
         "GET /page/{file}": Operation(
@@ -206,11 +180,8 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             PAGE,
             "A file of the page",
             "Compressed for clients that accept gzip, except the example photo.",
-            {
-                200: Answer("The file.", dict.fromkeys(FILES, ""), ("ETag",)),
-                304: NOT_MODIFIED,
-            },
-            (NotFound,),
+            {200: Answer("The file.", dict.fromkeys(FILES, ""), ("ETag",)), 304: NOT_MODIFIED},
+            (errors.NotFound,),
             ("file", "v", "If-None-Match"),
         ),
         "POST /page/": CLASSIFY._replace(
@@ -218,13 +189,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             tag=PAGE,
             summary="Classify a photo, for browsers without JavaScript",
             text="The form of the page: the answer or problem of `POST /predict/` as a page.",
-            answers={
-                200: Answer(
-                    "The prediction, as a page.",
-                    {HTML: ""},
-                    ("Server-Timing",),
-                )
-            },
+            answers={200: Answer("The prediction, as a page.", {HTML: ""}, ("Server-Timing",))},
             errors=(*IMAGE_ERRORS, *AUTH_ERRORS, *QUOTA_ERRORS, *SHUTDOWN_ERRORS),
             parameters=("lang", "top_k", "explain", "Cache-Control"),
             problems=HTML,
@@ -236,10 +201,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             "This document as a page",
             "Code samples, and forms that send requests from the browser. Readable without "
             "JavaScript.",
-            {
-                200: Answer("The page.", {HTML: ""}, ("ETag", "Vary")),
-                304: NOT_MODIFIED,
-            },
+            {200: Answer("The page.", {HTML: ""}, ("ETag", "Vary")), 304: NOT_MODIFIED},
             parameters=("If-None-Match",),
         ),
         "GET /docs/{file}": Operation(
@@ -251,7 +213,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                 200: Answer("The file.", dict.fromkeys(FILES[:2], ""), ("ETag", "Vary")),
                 304: NOT_MODIFIED,
             },
-            (NotFound,),
+            (errors.NotFound,),
             ("file.docs", "v", "If-None-Match"),
         ),
     },

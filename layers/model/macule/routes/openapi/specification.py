@@ -7,15 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from macule import __version__
-from macule.errors import (
-    Macule,
-    MethodNotAllowed,
-    QuotaExceeded,
-    Unauthorized,
-    Unavailable,
-    UnsupportedImage,
-)
+from macule import __version__, errors
+from macule.errors import Macule
 from macule.http import draining, routing
 from macule.http.messages import Exemptions, RouteTable
 from macule.routes.openapi.entry import (
@@ -36,11 +29,11 @@ EXAMPLES_FILE = "examples.json"  # written by tests/support/api_examples.py
 SCHEMES = ("Bearer", "X-API-Key")
 # Headers of error responses, by the class of the first error of a status.
 PROBLEM_HEADERS: Mapping[type[Macule], tuple[str, ...]] = {
-    Unavailable: ("Retry-After",),
-    MethodNotAllowed: ("Allow",),
-    Unauthorized: ("WWW-Authenticate",),
-    UnsupportedImage: ("Accept-Encoding.maybe",),
-    QuotaExceeded: ("Retry-After", "RateLimit", "RateLimit-Policy"),
+    errors.Unavailable: ("Retry-After",),
+    errors.MethodNotAllowed: ("Allow",),
+    errors.Unauthorized: ("WWW-Authenticate",),
+    errors.UnsupportedImage: ("Accept-Encoding.maybe",),
+    errors.QuotaExceeded: ("Retry-After", "RateLimit", "RateLimit-Policy"),
 }
 ABOUT = """A skin-lesion classifier. A research demonstration: **not a medical device and not a \
 diagnosis.**
@@ -144,8 +137,8 @@ def _operation(operation: Operation, recorded: Node, public: bool) -> Node:
         str(status): _answer(answer, answers.get(str(status), {}))
         for status, answer in operation.answers.items()
     }
-    for status, errors in _by_status((*operation.errors, *EVERY_ERROR)).items():
-        responses[status] = _problems(errors, operation.problems, recorded["problems"])
+    for status, failures in _by_status((*operation.errors, *EVERY_ERROR)).items():
+        responses[status] = _problems(failures, operation.problems, recorded["problems"])
     parameters = (*operation.parameters, *EVERY_PARAMETER)
     return {
         "operationId": operation.id,
@@ -179,24 +172,24 @@ def _answer(answer: Answer, recorded: Node) -> Node:
     }
 
 
-def _problems(errors: list[type[Macule]], kind: str, recorded: Node) -> Node:
+def _problems(failures: list[type[Macule]], kind: str, recorded: Node) -> Node:
     """Return the error response of one status: titles, types and examples."""
     names = tuple(
         name
         for failure, named in PROBLEM_HEADERS.items()
         for name in named
-        if issubclass(errors[0], failure)
+        if issubclass(failures[0], failure)
     )
     answer = {
-        "description": " ".join(f"{error.title} (`{error.slug}`)." for error in errors),
+        "description": " ".join(f"{error.title} (`{error.slug}`)." for error in failures),
         "headers": _headers(names),
     }
     if kind != PROBLEM:
         return {**answer, "content": {kind: {"schema": {"type": "string"}}}}
-    types = [f"urn:macule:problem:{error.slug}" for error in errors]
-    only = {"type": {"enum": types}, "status": {"const": errors[0].status}}
+    types = [f"urn:macule:problem:{error.slug}" for error in failures]
+    only = {"type": {"enum": types}, "status": {"const": failures[0].status}}
     schema = {"allOf": [_ref("schemas", "Problem"), {"type": "object", "properties": only}]}
-    examples = {e.slug: _ref("examples", e.slug) for e in errors if e.slug in recorded}
+    examples = {e.slug: _ref("examples", e.slug) for e in failures if e.slug in recorded}
     content = {"schema": schema, **({"examples": examples} if examples else {})}
     return {**answer, "content": {kind: content}}
 
@@ -206,9 +199,9 @@ def _headers(names: tuple[str, ...]) -> Node:
     return {name.partition(".")[0]: _ref("headers", name) for name in (*EVERY_HEADER, *names)}
 
 
-def _by_status(errors: tuple[type[Macule], ...]) -> dict[str, list[type[Macule]]]:
+def _by_status(failures: tuple[type[Macule], ...]) -> dict[str, list[type[Macule]]]:
     found: dict[str, list[type[Macule]]] = {}
-    for error in errors:
+    for error in failures:
         found.setdefault(str(error.status), []).append(error)
     return found
 

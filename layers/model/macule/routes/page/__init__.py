@@ -23,6 +23,7 @@ FILES = {
     "photo.js": "text/javascript; charset=utf-8",
     "example.jpg": "image/jpeg",
 }
+Node = Mapping[str, Any]
 LANGUAGES = ("en", "vi")  # the first is the default
 SLOT = re.compile(r'\{\{([\w.]+)\}\}|(data-word="(\w+)"[^>]*>)')
 SECURITY_HEADERS = {
@@ -37,9 +38,8 @@ SECURITY_HEADERS = {
 def view(request: Request) -> Response:
     """GET /: the page, in the reader's language. Query: `lang`."""
     headers = {"Content-Type": HTML, "Cache-Control": "no-cache", **SECURITY_HEADERS}
-    return static_files.text_response(
-        request, _page(_language(request)), headers, "Accept-Language, "
-    )
+    page = _page(_language(request))
+    return static_files.text_response(request, page, headers, "Accept-Language, ")
 
 
 def file(request: Request) -> Response:
@@ -63,9 +63,7 @@ def form(request: Request) -> Response:
     return answer._replace(body=body, headers=headers)
 
 
-def _result(
-    found: Mapping[str, Any], card: Mapping[str, Any], words: Mapping[str, Any], language: str
-) -> dict[str, str]:
+def _result(found: Node, card: Node, words: Node, language: str) -> dict[str, str]:
     """Return the slots of an answer; a `not_skin` answer has no figures."""
     kinds = _label_rows(found, card, language)
     names = [*_texts(card, "names", language).values()] or [kind.name for kind in kinds]
@@ -95,46 +93,38 @@ class LabelRow(NamedTuple):
     probability: float
 
 
-def _label_rows(found: Mapping[str, Any], card: Mapping[str, Any], language: str) -> list[LabelRow]:
+def _label_rows(found: Node, card: Node, language: str) -> list[LabelRow]:
     """Return the labels of an answer, most likely first, with texts in *language*."""
     names, descriptions = (_texts(card, key, language) for key in ("names", "descriptions"))
-    return [
-        LabelRow(
-            row["label"],
-            names.get(row["label"], row["name"]),
-            descriptions.get(row["label"], ""),
-            row["probability"],
-        )
-        for row in found["predictions"]
-    ]
+    rows = []
+    for row in found["predictions"]:
+        label = row["label"]
+        texts = names.get(label, row["name"]), descriptions.get(label, "")
+        rows.append(LabelRow(label, *texts, row["probability"]))
+    return rows
 
 
-def _texts(card: Mapping[str, Any], key: str, language: str) -> dict[str, str]:
+def _texts(card: Node, key: str, language: str) -> dict[str, str]:
     """Return the card's text for each label; in English if *language* is missing."""
     known = card.get(key, {})
     texts = known.get(language) or known.get("en", ())
     return dict(zip(card.get("labels", ()), texts, strict=False))
 
 
-def _urgency(decision: str, label: str, card: Mapping[str, Any]) -> str:
+def _urgency(decision: str, label: str, card: Node) -> str:
     """Return the key of the text on how soon to see a doctor."""
     if label in card.get("urgent", ()) and decision != "not_skin":
         return "soon_urgent"
     return f"soon_{decision}"
 
 
-def _rounding_step(card: Mapping[str, Any]) -> int:
+def _rounding_step(card: Node) -> int:
     """Return the rounding step in percent: no finer than the model's calibration error."""
     error = card.get("metrics", {}).get("ece_after")
     return 5 if error is not None and error <= 0.05 else 10
 
 
-def _figures(
-    found: Mapping[str, Any],
-    kinds: Iterable[LabelRow],
-    words: Mapping[str, Any],
-    fields: Mapping[str, Any],
-) -> dict[str, str]:
+def _figures(found: Node, kinds: Iterable[LabelRow], words: Node, fields: Node) -> dict[str, str]:
     """Return the slots of the figures: a bar for each label, and the map if there is one."""
     cam = found["explanation"]
     alt = _escape(words["alt_heat"].format(**fields))
@@ -153,9 +143,7 @@ def _figures(
     }
 
 
-def _problem(
-    found: Mapping[str, Any], answer: Response, words: Mapping[str, Any], language: str
-) -> dict[str, str]:
+def _problem(found: Node, answer: Response, words: Node, language: str) -> dict[str, str]:
     """Return the slots of a problem document; an unknown slug is described by its status."""
     own, kind = words[language], str(found["type"]).rpartition(":")[2]
     known = own["problems"]
@@ -196,7 +184,7 @@ def _html(language: str, root: str, values: Mapping[str, str]) -> bytes:
     return SLOT.sub(fill, _read("page.html").decode()).encode()
 
 
-def _script(document: Mapping[str, Any]) -> str:
+def _script(document: Node) -> str:
     """Return JSON that is safe in a script element: "<" occurs only in strings, as an escape."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", r"\u003c")

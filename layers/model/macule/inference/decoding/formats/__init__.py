@@ -194,9 +194,8 @@ def _unsupported(body: bytes, brands: set[bytes]) -> UnsupportedImage:
     if brands and not known:
         known = "an animated AVIF" if avif.ANIMATED in brands else "a video (MP4 or MOV)"
     what = f"{known}, not" if known else "not"
-    return UnsupportedImage(
-        f"The bytes are {what} {SUPPORTED}. {HINTS.get(known, 'Send one of these.')}"
-    )
+    hint = HINTS.get(known, "Send one of these.")
+    return UnsupportedImage(f"The bytes are {what} {SUPPORTED}. {hint}")
 
 
 @contextmanager

@@ -36,7 +36,6 @@ ELEMENTS = (
 )
 COLOURS = {"MONOCHROME2": 1, "RGB": 2}  # TIFF's tag 262
 MAX_ICC_SEGMENT_BYTES = 65_519
-HINT = "Send a JPEG of the picture."
 
 
 def is_dicom(body: bytes) -> bool:
@@ -52,9 +51,7 @@ def prepare() -> None:
         import pydicom.encaps
         import pydicom.filereader  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UnsupportedImage(
-            f"DICOM needs the extra `dicom`, which is not installed here. {HINT}"
-        ) from error
+        raise _unsupported("DICOM needs the extra `dicom`, which is not installed here.") from error
 
 
 def first_frame(body: bytes) -> bytes:
@@ -68,18 +65,19 @@ def first_frame(body: bytes) -> bytes:
     dataset = dcmread(BytesIO(body), specific_tags=[*ELEMENTS])
     kind, coding = str(dataset.SOPClassUID), str(dataset.file_meta.TransferSyntaxUID)
     if kind not in CLASSES:
-        raise UnsupportedImage(
-            f"The DICOM file has the SOP class {kind}, not {' or '.join(CLASSES.values())}. {HINT}"
-        )
+        known = " or ".join(CLASSES.values())
+        raise _unsupported(f"The DICOM file has the SOP class {kind}, not {known}.")
     profile = bytes(dataset.get("ICCProfile", b""))
     if coding in COMPRESSED:
         frame = get_frame(dataset.PixelData, 0, number_of_frames=_number(dataset, "NumberOfFrames"))
         return _with_profile(frame, profile)
     if coding not in UNCOMPRESSED:
-        raise UnsupportedImage(
-            f"The DICOM file's transfer syntax {coding} is not supported. {HINT}"
-        )
+        raise _unsupported(f"The DICOM file's transfer syntax {coding} is not supported.")
     return _tiff(dataset, profile)
+
+
+def _unsupported(text: str) -> UnsupportedImage:
+    return UnsupportedImage(f"{text} Send a JPEG of the picture.")
 
 
 def _number(dataset: Dataset, name: str, default: int = 1) -> int:
@@ -100,15 +98,12 @@ def _tiff(dataset: Dataset, profile: bytes) -> bytes:
 
     Raises: UnsupportedImage, ValueError.
     """
-    width, height, samples = (
-        _number(dataset, name) for name in ("Columns", "Rows", "SamplesPerPixel")
-    )
+    sizes = "Columns", "Rows", "SamplesPerPixel"
+    width, height, samples = (_number(dataset, name) for name in sizes)
     colours, bits = str(dataset.PhotometricInterpretation), _number(dataset, "BitsAllocated")
     planar = samples > 1 and _number(dataset, "PlanarConfiguration", 0)
     if colours not in COLOURS or bits != 8 or planar:
-        raise UnsupportedImage(
-            f"DICOM pixels of {bits} bits in {colours} are not supported. {HINT}"
-        )
+        raise _unsupported(f"DICOM pixels of {bits} bits in {colours} are not supported.")
     size, pixels = width * height * samples, dataset.PixelData
     if len(pixels) < size:
         raise ValueError(f"{len(pixels)} bytes of pixels, not {size}")

@@ -65,12 +65,9 @@ def held_bytes(body: bytes, size: tuple[int, int], alpha: bool) -> float:
     if largest > max(2 * pixels, MIN_PIXELS):
         raise ValueError(f"a stream of {largest} pixels in a picture of {pixels}")
     planes = max(CHROMA[stream.chroma] * (1 + (stream.bits > 8)) for stream in streams)
-    plain = planes <= CHROMA[1] and not alpha
-    held = (
-        HELD_BYTES
-        if plain
-        else PLANE_COPIES * (planes + 2 * alpha) + (HELD_RGBA if alpha else HELD_RGB)
-    )
+    held = PLANE_COPIES * (planes + 2 * alpha) + (HELD_RGBA if alpha else HELD_RGB)
+    if planes <= CHROMA[1] and not alpha:
+        held = HELD_BYTES
     return held * max(pixels, largest) / pixels
 
 
@@ -84,15 +81,13 @@ def strips(body: bytes, size: tuple[int, int], rows: int, top: int, bottom: int)
 
     file = open_heif(body, convert_hdr_to_8bit=True, remove_stride=False)
     picture = file[file.primary_index]
-    pixels = memoryview(picture.data)
+    pixels, mode, stride = memoryview(picture.data), picture.mode, picture.stride
     if tuple(picture.size) != size:
         raise OSError(f"the picture is {picture.size}, not {size}")
     for start in range(top, bottom, rows):
         end = min(start + rows, bottom)
-        part = pixels[start * picture.stride : end * picture.stride]
-        yield frombytes(
-            *(picture.mode, (size[0], end - start), part, "raw", picture.mode, picture.stride)
-        )
+        part = pixels[start * stride : end * stride]
+        yield frombytes(mode, (size[0], end - start), part, "raw", mode, stride)
 
 
 def _check(item: isobmff.Item, pixels: int, length_bytes: int) -> None:

@@ -144,7 +144,6 @@ def _unfilter(found: PngHeader, filtered: bytes, before: bytes) -> bytes:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """Write one chunk of a file."""
     checked = zlib.crc32(content, zlib.crc32(kind))
     return b"".join((struct.pack(">I", len(content)), kind, content, struct.pack(">I", checked)))
 

@@ -124,10 +124,8 @@ def frame(body: bytes, size: tuple[int, int]) -> Frame:
         if kind in PICTURE_CHUNKS:
             return _with_held_bytes(body, Frame(0, 0, *size, 0, len(body), 0.0), place)
         if kind == b"ANMF":
-            numbers = (
-                int.from_bytes(body[data + n : data + n + 3], "little") for n in (0, 3, 6, 9)
-            )
-            left, top, width, height = numbers
+            fields = (int.from_bytes(body[data + n : data + n + 3], "little") for n in (0, 3, 6, 9))
+            left, top, width, height = fields
             end = min(data + length, len(body))
             found = Frame(2 * left, 2 * top, width + 1, height + 1, data + 16, end, 0.0)
             return _with_held_bytes(body, found, data + 16)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from html import escape
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
-from macule.routes.openapi.page import tables, tryout
+from macule.routes.openapi.page import tables, usage
 from macule.routes.openapi.page.markup import Node, breakable, lines, prose
-from macule.routes.openapi.page.samples import samples
 
 SHARED = ("parameters", "responses", "headers")  # what all operations have in common is shown once
 REFERENCE = {"every": "Every operation", "problems": "Problems", "schemas": "Schemas"}
@@ -44,10 +44,8 @@ def html(document: Node, versions: Mapping[str, str]) -> str:
         contents=lines(contents),
         tags=lines(tags),
         every=tables.tables("every", shared, problems),
-        problems=lines(tables.problem(slug, problem) for slug, problem in problems.items()),
-        schemas=lines(
-            tables.schema(name, schema) for name, schema in components["schemas"].items()
-        ),
+        problems=lines(starmap(tables.problem, problems.items())),
+        schemas=lines(starmap(tables.schema, components["schemas"].items())),
         last=lines(map(_topic, topics[-1:])),
     )
 
@@ -127,7 +125,7 @@ def _operation(operation: Node, shared: Node, problems: Node) -> str:
 </div>
 <div class="usage">
 {_samples(operation)}
-{tryout.form(operation, own["parameters"])}
+{usage.form(operation, own["parameters"])}
 {tables.examples(own["responses"])}
 </div>
 </section>"""
@@ -144,7 +142,7 @@ def _samples(operation: Node) -> str:
     figures = lines(
         f'<figure><figcaption>{language}</figcaption><div class="code">'
         f'<pre class="sample">{escape(text)}</pre></div></figure>'
-        for language, text in samples(operation).items()
+        for language, text in usage.samples(operation).items()
     )
     return f'<div class="samples">\n{figures}\n</div>'
 

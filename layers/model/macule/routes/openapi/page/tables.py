@@ -103,7 +103,6 @@ def examples(responses: Node) -> str:
 
 
 def problem(slug: str, shown: Node) -> str:
-    """Return a recorded problem."""
     summary = f"{code(str(shown['value']['status']))} {code(slug)} {escape(shown['summary'])}"
     return (
         f'<div id="problem-{slug}" class="found" data-kind="Problem" data-name="{slug}">\n'

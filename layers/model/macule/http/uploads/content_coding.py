@@ -62,7 +62,11 @@ def _inflate(packed: Iterable[bytes], coding: str, limit_bytes: int) -> Iterator
                 rest, full = inflater.unconsumed_tail, len(piece) == PIECE_BYTES
                 total += len(piece)
                 if total > limit_bytes:
-                    raise _too_large(limit_bytes)
+                    raise BodyTooLarge(
+                        f"The decompressed request has more than {limit_bytes:,} bytes, which is "
+                        "the limit. Send a smaller copy of the image.",
+                        limit_bytes=limit_bytes,
+                    )
                 if inflater.unused_data:
                     raise BadRequest(f"Bytes follow the end of the {coding} body.")
                 yield piece
@@ -79,11 +83,3 @@ def _wbits(coding: str, start: bytes) -> int:
     """Detect the format of deflate: zlib, as in RFC 9110, or raw, as some clients send it."""
     is_zlib = start[0] & 15 == 8 and (len(start) < 2 or int.from_bytes(start[:2]) % 31 == 0)
     return RAW_WBITS if coding == "deflate" and not is_zlib else GZIP_OR_ZLIB_WBITS
-
-
-def _too_large(limit_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"The decompressed request has more than {limit_bytes:,} bytes, which is the limit. Send a "
-        "smaller copy of the image.",
-        limit_bytes=limit_bytes,
-    )

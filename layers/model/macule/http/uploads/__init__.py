@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import inf
 
 from macule.errors import BadRequest, BodyTooLarge
-from macule.http import content_coding, upload_parsing
 from macule.http.messages import Request
-from macule.http.upload_parsing import FORM, FORM_BYTES, USAGE, Upload
+from macule.http.uploads import content_coding, parsing
+from macule.http.uploads.parsing import FORM, FORM_BYTES, USAGE, Upload
 
 DECODING_BYTES = 7 * 2**20  # of a baseline JPEG of 48 MP
 # Of possible JSON: the text as bytes and as characters, then its base64. Others take one copy:
@@ -31,7 +31,7 @@ def estimate_bytes(request: Request, max_image_bytes: int) -> int:
     included so that two bodies cannot fill the memory that each needs for it.
     """
     size = content_coding.max_decoded_bytes(request, _limit_bytes(request, max_image_bytes))
-    copies = TEXT_COPIES if upload_parsing.may_be_json(_media_type(request)) else 1
+    copies = TEXT_COPIES if parsing.may_be_json(_media_type(request)) else 1
     return DECODING_BYTES + int(max(0, size * copies - request.body.received_bytes))
 
 
@@ -44,9 +44,9 @@ def read_upload(request: Request, max_image_bytes: int, timeout_s: float = inf) 
     limit_bytes = _limit_bytes(request, max_image_bytes)
     chunks = content_coding.decoded_chunks(request, limit_bytes, timeout_s)
     if _media_type(request) == FORM:
-        upload = upload_parsing.parse_multipart(chunks, request.headers["content-type"])
+        upload = parsing.parse_multipart(chunks, request.headers["content-type"])
     else:
-        upload = upload_parsing.parse_body(chunks, _media_type(request))
+        upload = parsing.parse_body(chunks, _media_type(request))
     if not upload.image:
         empty = " Its body is empty, or came without a Content-Length."
         detail = f"There is no image in the request.{empty if request.body.length == 0 else ''}"
@@ -78,5 +78,5 @@ def _limit_bytes(request: Request, max_image_bytes: int) -> int:
     media_type = _media_type(request)
     if media_type == FORM:
         return max_image_bytes + FORM_BYTES
-    is_json = upload_parsing.is_json(media_type)
+    is_json = parsing.is_json(media_type)
     return max_image_bytes * 4 // 3 + FORM_BYTES if is_json else max_image_bytes

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from macule.errors import BadRequest, UnsupportedImage
-from macule.http import bounded_json, data_uri
+from macule.http.uploads import bounded_json, data_uri
 
 IMAGE_FIELDS = ("image", "file")
 TEXT_FIELDS = (WEBHOOK, EVENTS) = ("webhook", "webhook_events_filter")
@@ -63,7 +63,6 @@ class Upload(NamedTuple):
 
 
 def is_json(media_type: str) -> bool:
-    """Return whether *media_type* is a JSON type."""
     return JSON_TYPE.fullmatch(media_type) is not None
 
 
@@ -80,14 +79,13 @@ def parse_multipart(chunks: Iterator[bytes], content_type: str) -> Upload:
     import multipart
 
     _, options = multipart.parse_options_header(content_type)
-    if not options.get("boundary"):
+    boundary = options.get("boundary")
+    if not boundary:
         raise BadRequest(NO_BOUNDARY)
     image, texts, names = BytesIO(), dict[str, BytesIO](), list[str]()
     target, has_image = None, False
     try:
-        with multipart.PushMultipartParser(
-            options["boundary"], max_segment_count=MAX_PARTS
-        ) as parser:
+        with multipart.PushMultipartParser(boundary, max_segment_count=MAX_PARTS) as parser:
             for event in (event for chunk in chunks for event in parser.parse(chunk)):
                 if isinstance(event, multipart.MultipartSegment):
                     target, has_image = _field_buffer(event.name, image, texts), image.tell() > 0
@@ -202,9 +200,7 @@ def _parse_json_upload(buffer: BytesIO) -> Upload:
     if not isinstance(document, dict):
         document = {JSON_MEMBERS[0]: document}
     texts, is_batch = _text_fields(document), INSTANCES in document
-    encoded = (
-        _find_encoded(document.pop(INSTANCES), True) if is_batch else _find_encoded(document, False)
-    )
+    encoded = _find_encoded(document.pop(INSTANCES) if is_batch else document, is_batch)
     return Upload(data_uri.decode(encoded), texts, is_batch)
 
 

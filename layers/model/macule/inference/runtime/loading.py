@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from macule.errors import ModelUnavailable
 from macule.inference import decoding
-from macule.inference.tensors import quantize
+from macule.inference.runtime.tensors import quantize
 from macule.memory import processes
 from macule.registry import remote, trial_run
 from macule.registry.model_card import CHANNELS, Card
@@ -126,11 +126,9 @@ def check_shapes(card: Card, source: dict[str, Any], outputs: dict[int, dict[str
     if found != expected:
         raise ModelUnavailable(f"{card.file} takes {found}; its card says {expected}.")
     logits = [int(size) for size in outputs[2]["shape"]] if 2 in outputs else []
-    scores = 1 if card.output == "sigmoid" else len(card.labels)
-    if logits != [1, scores]:
-        raise ModelUnavailable(
-            f"{card.file} gives {logits}; its card has {len(card.labels)} labels."
-        )
+    labels = len(card.labels)
+    if logits != [1, 1 if card.output == "sigmoid" else labels]:
+        raise ModelUnavailable(f"{card.file} gives {logits}; its card has {labels} labels.")
     if card.not_skin_above is not None and 1 not in outputs:
         raise ModelUnavailable(
             f"{card.file} has no distance output, which the card's thresholds.not_skin needs."

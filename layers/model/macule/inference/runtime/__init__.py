@@ -9,9 +9,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from macule.errors import ModelUnavailable
-from macule.inference import loading
-from macule.inference.loading import LoadedModel
-from macule.inference.tensors import arrange, as_logits, dequantize
+from macule.inference.runtime import loading
+from macule.inference.runtime.loading import LoadedModel
+from macule.inference.runtime.tensors import arrange, as_logits, dequantize
 from macule.memory import processes
 from macule.observability import metrics
 from macule.registry.model_card import Card
@@ -153,7 +153,6 @@ def _process_model() -> ProcessModel:
 
 
 def _log_loaded(model: LoadedModel) -> None:
-    """Log and count that the model of this process is loaded."""
     card, stages = model.card, model.stages
     spent = ", ".join(f"{name} {ms:.0f} ms" for name, ms in stages.items())
     stage_ms = {f"{name}_ms": round(ms, 1) for name, ms in stages.items()}

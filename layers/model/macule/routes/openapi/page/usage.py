@@ -1,17 +1,19 @@
-"""Sample requests for each operation: curl, Python, JavaScript (Node)."""
+"""The usage of an operation: sample requests in curl, Python and JavaScript (Node), and a form."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from html import escape
+from typing import NamedTuple
+
+from macule.routes.openapi.page.markup import Node, lines
 
 URL = "http://localhost:8080"  # replaced with the page's origin by its script
 FORM, JSON = "multipart/form-data", "application/json"
 # The body of an inference request; "%s" is the photo in base64.
 TENSOR = '{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["%s"]}]}'
-
-Node = Mapping[str, Any]
+KEY = """<label>API key, if the service needs one
+<input type="password" class="key" autocomplete="off" spellcheck="false"></label>"""
 
 
 class Call(NamedTuple):
@@ -51,17 +53,47 @@ def path_value(name: str, parameters: Node) -> str:
     return str(parameter.get("example") or parameter["schema"]["enum"][0])
 
 
+def form(operation: Node, parameters: Node) -> str:
+    """Return the form of *operation*, which `docs.js` submits: *parameters*, photo and key."""
+    method, path = operation["route"].split(" ")
+    fields = [_field(*named, parameters) for named in parameters.items()]
+    needed = sum(parameter["in"] == "path" for parameter in parameters.values())
+    body = body_kind(operation)
+    if body:
+        photo = f'<input type="file" name="image" accept="image/*" data-in="{body}">'
+        fields.insert(needed, f"<label>Photo {photo}</label>")
+    if needs_key(operation):
+        fields.insert(needed + bool(body), KEY)
+    return f"""<details class="try" hidden><summary>Try it</summary>
+<form data-method="{method}" data-path="{escape(path)}">
+{lines(fields)}
+<button>Send</button>
+</form>
+<div class="answer" tabindex="-1" hidden></div>
+</details>"""
+
+
+def _field(name: str, parameter: Node, parameters: Node) -> str:
+    """Return one input; path parameters are prefilled, others show an example."""
+    where, schema = parameter["in"], parameter["schema"]
+    given = f'name="{escape(name)}" data-in="{where}"'
+    if "enum" in schema:
+        options = "".join(f"<option>{escape(value)}</option>" for value in schema["enum"] if value)
+        empty = "" if where == "path" else "<option></option>"
+        return f"<label>{escape(name)} <select {given}>{empty}{options}</select></label>"
+    if where == "path":
+        given += f' value="{escape(path_value(name, parameters))}" required'
+    elif "example" in parameter:
+        given += f' placeholder="{escape(str(parameter["example"]))}"'
+    return f'<label>{escape(name)} <input {given} autocomplete="off" spellcheck="false"></label>'
+
+
 def _call(operation: Node) -> Call:
     method, path = operation["route"].split(" ")
     path = re.sub(r"{(\w+)}", lambda found: path_value(found[1], operation["parameters"]), path)
     kinds = next(iter(operation["responses"].values())).get("content", {})
-    return Call(
-        method,
-        URL + path,
-        needs_key(operation),
-        body_kind(operation),
-        next(iter(kinds), "") == JSON,
-    )
+    answers_json = next(iter(kinds), "") == JSON
+    return Call(method, URL + path, needs_key(operation), body_kind(operation), answers_json)
 
 
 def _curl(call: Call) -> str:
@@ -95,11 +127,11 @@ def _python(call: Call) -> str:
         tensor = TENSOR.replace('"%s"', "base64.b64encode(photo).decode()")
         head.append(f"body = {tensor}")
         given.append("json=body,")
-    lines = [*modules, "", "import requests", ""] if modules else ["import requests", ""]
-    lines += [*head, f"response = requests.{call.method.lower()}("]
-    lines += [*(f"    {argument}" for argument in (*given, "timeout=60,")), ")"]
+    script = [*modules, "", "import requests", ""] if modules else ["import requests", ""]
+    script += [*head, f"response = requests.{call.method.lower()}("]
+    script += [*(f"    {argument}" for argument in (*given, "timeout=60,")), ")"]
     shown = "response.json()" if call.answers_json else "response.text"
-    return "\n".join([*lines, "response.raise_for_status()", f"print({shown})"])
+    return "\n".join([*script, "response.raise_for_status()", f"print({shown})"])
 
 
 def _javascript(call: Call) -> str:

@@ -114,9 +114,8 @@ def _percent_decode(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def _decode_base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
     rest, ended = b"", False
     for piece in pieces:
-        data, padding, after = (rest + piece.translate(URL_SAFE_TO_STANDARD, WHITESPACE)).partition(
-            b"="
-        )
+        text = rest + piece.translate(URL_SAFE_TO_STANDARD, WHITESPACE)
+        data, padding, after = text.partition(b"=")
         if after.strip(b"=") or (ended and data != rest):
             raise ValueError("data follows the padding")
         ended = ended or bool(padding)
