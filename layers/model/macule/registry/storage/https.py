@@ -5,14 +5,16 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from macule import __version__
 from macule.errors import ModelUnavailable
-from macule.registry.storage import Opened
 from macule.settings import urls
+
+if TYPE_CHECKING:
+    from macule.registry.storage import Opened
 
 CHUNK_BYTES = 2**18
 ABSENT = (403, 404, 410)  # object stores answer 403 for missing objects without permission to list

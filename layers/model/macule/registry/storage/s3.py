@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from macule import extras
 from macule.errors import ModelUnavailable
-from macule.registry.storage import Opened
 from macule.settings import urls
+
+if TYPE_CHECKING:
+    from macule.registry.storage import Opened
 
 try:
     import boto3
