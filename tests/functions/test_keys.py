@@ -1,4 +1,4 @@
-"""Keys and quotas at the doors: who is let in, whose jobs are whose, and what a refusal costs."""
+"""API keys and rate limits over HTTP: access, ownership of jobs, and the cost of refusals."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ PHOTO = photo()
 PREDICT = (ROOT / "layers/model/macule/functions/predict.py").read_text()
 FOUND = re.findall(r'"(GET|POST) (/\S*)": \w+\.\w+', PREDICT)
 ROUTES = [route for route in FOUND if route != ("POST", "/page/")]  # it asks /predict/: tests/page
-# by the contract, whatever the door says
+# public by contract, even with keys
 READABLE = ("/", "/page/{file}", "/openapi.json", "/docs/", "/docs/{file}")
 OPEN = {("GET", path) for path in ("/health/", "/ready/", *READABLE)}
 HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
@@ -50,8 +50,10 @@ def locked(
 
 
 @pytest.mark.parametrize(("method", "path"), [*ROUTES, ("GET", "/nowhere"), ("DELETE", "/health")])
-def test_all_but_health_and_ready_ask_for_a_key(locked: Service, method: str, path: str) -> None:
-    """401 for whatever else there is or is not; with a key the route answers."""
+def test_all_routes_but_health_and_ready_need_a_key(
+    locked: Service, method: str, path: str
+) -> None:
+    """Without a key any other path gets 401; with a key the route answers."""
     file = "docs.css" if path.startswith("/docs") else "style.css"
     named = path.replace("{id}", "0" * 24).replace("{file}", file).replace("{name}", "none")
     without = locked.call(method, named)
@@ -69,14 +71,14 @@ def test_all_but_health_and_ready_ask_for_a_key(locked: Service, method: str, pa
     assert right.status not in (401, 403)
 
 
-def test_a_revoked_key_is_told_so(locked: Service) -> None:
-    """403, and not 401: it was right once."""
+def test_a_revoked_key_gets_403(locked: Service) -> None:
+    """A revoked key gets 403 instead of 401."""
     answer = locked.predict(PHOTO, **OLD)
 
     assert (answer.status, answer.json()["type"]) == (403, "urn:macule:problem:key-revoked")
 
 
-def test_a_front_end_may_ask_and_read_a_refusal(locked: Service) -> None:
+def test_browsers_can_read_refusals(locked: Service) -> None:
     """The preflight needs no key and allows the headers; a 401 has CORS headers too."""
     origin = {"Origin": "https://app.example"}
     asks = {"Access-Control-Request-Method": "POST"}
@@ -93,7 +95,7 @@ def test_a_front_end_may_ask_and_read_a_refusal(locked: Service) -> None:
 
 
 def test_jobs_belong_to_the_key_that_made_them(locked: Service) -> None:
-    """To another key they do not exist, under the same Idempotency-Key too."""
+    """Jobs do not exist for another key, even under the same Idempotency-Key."""
     asked = {"Prefer": "wait=30", "Idempotency-Key": "one", "Content-Type": "image/jpeg"}
     made = locked.call("POST", "/predictions", PHOTO, {**asked, **ALICE})
     others = locked.call("POST", "/predictions", photo(500, 400), {**asked, **BOB})
@@ -108,8 +110,8 @@ def test_jobs_belong_to_the_key_that_made_them(locked: Service) -> None:
     assert locked.call("POST", f"{path}/cancel", headers=ALICE).status == 409
 
 
-def test_an_honest_client_reads_its_refusal(locked: Service) -> None:
-    """The answer to 3 MB with a wrong key comes, with and without `Expect: 100-continue`."""
+def test_a_client_can_read_its_refusal(locked: Service) -> None:
+    """A client that sends 3 MB with a wrong key reads the 401, with and without `Expect`."""
     body = PHOTO.ljust(3 * 2**20, b"\0")
     after = locked.predict(body, **{"X-API-Key": "mk_wrong"})
     before = {"X-API-Key": "mk_wrong", "Expect": "100-continue"}
@@ -117,8 +119,8 @@ def test_an_honest_client_reads_its_refusal(locked: Service) -> None:
     assert after.status == locked.predict(body, **before).status == 401
 
 
-def test_who_does_not_send_is_not_waited_for(locked: Service) -> None:
-    """A body that is announced and does not come: 401 at once, and the connection ends."""
+def test_a_refused_body_is_not_awaited(locked: Service) -> None:
+    """A wrong key with an announced body gets 401 at once, and the connection ends."""
     began = time.monotonic()
     with socket.create_connection(("127.0.0.1", locked.port), 20) as line:
         line.sendall(
@@ -136,8 +138,8 @@ def test_who_does_not_send_is_not_waited_for(locked: Service) -> None:
     assert ended_s < 4
 
 
-def test_a_connection_that_sent_all_stays(locked: Service) -> None:
-    """A wrong key does not cost its holder the connection, where the body came with the head."""
+def test_a_complete_request_keeps_its_connection(locked: Service) -> None:
+    """A wrong key keeps its connection if the body came with the head."""
     statuses = []
     with socket.create_connection(("127.0.0.1", locked.port), timeout=20) as line:
         for key, body in (("mk_none", b"x"), ("mk_no", b"x"), (ALICE["X-API-Key"], PHOTO)):
@@ -152,15 +154,15 @@ def test_a_connection_that_sent_all_stays(locked: Service) -> None:
 
 
 def test_warm_up_needs_a_key_over_http(locked: Service) -> None:
-    """A ping by header too, however it is written."""
+    """A warm-up ping by header also needs a key, in any spelling."""
     ping = {"X-Warmup": "1"}
 
     assert locked.call("GET", "/predict/", headers=ping).status == 401
     assert locked.call("GET", "/predict/", headers={**ping, **ALICE}).json()["state"] == "ready"
 
 
-def test_health_and_doctor_carry_a_key(tmp_path: Path) -> None:
-    """PREDICT_KEY lets the health function and `macule doctor` in; without it both say why not."""
+def test_health_and_doctor_send_a_key(tmp_path: Path) -> None:
+    """The health function and `macule doctor` work with PREDICT_KEY; without, they say why not."""
     doctor = [sys.executable, "-m", "macule.cli", "doctor"]
     with running(GUNICORN, tmp_path, API_KEYS=KEYS) as predict:
         url = f"http://127.0.0.1:{predict.port}"
@@ -187,7 +189,7 @@ def test_health_and_doctor_carry_a_key(tmp_path: Path) -> None:
 
 
 def test_keys_change_without_a_restart_in_every_worker(tmp_path: Path) -> None:
-    """Two workers: within 2 s a new key is let in and a removed one is not."""
+    """With two workers, a new key is accepted and a removed one rejected within 2 s."""
     file = tmp_path / "keys"
     file.write_text(pair("alice"))
     with running(GUNICORN, tmp_path, API_KEYS=str(file), WEB_CONCURRENCY="2") as service:
@@ -200,8 +202,8 @@ def test_keys_change_without_a_restart_in_every_worker(tmp_path: Path) -> None:
     assert (before, old, new) == (200, {401}, {200})
 
 
-def test_a_key_that_cannot_be_read_stops_gunicorn(tmp_path: Path) -> None:
-    """The variable is named, and what stands in it is not shown."""
+def test_an_invalid_key_setting_prevents_the_start(tmp_path: Path) -> None:
+    """The error names the variable and does not show its content."""
     broken = running(GUNICORN, tmp_path, API_KEYS=f"{pair('alice')},bob:hunter2")
     with pytest.raises(AssertionError, match="API_KEYS: entry 2") as caught, broken:
         pass
@@ -215,7 +217,7 @@ def count(service: Service, headers: dict[str, str], times: int) -> Counter[int]
 
 @pytest.mark.parametrize("door", DOORS, ids=["gunicorn", "functions-framework"])
 def test_each_key_has_its_quota(tmp_path: Path, door: str) -> None:
-    """What costs is counted, each key for itself; reading, a wrong key and a cancel are not."""
+    """Each key has its own quota; reads, wrong keys and cancels do not count."""
     with running(door, tmp_path, API_KEYS=KEYS, QUOTA="3/hour,100/second") as service:
         first = service.predict(PHOTO, **ALICE)
         for _ in range(5):
@@ -238,7 +240,7 @@ def test_each_key_has_its_quota(tmp_path: Path, door: str) -> None:
 
 @pytest.mark.parametrize("door", DOORS, ids=["gunicorn", "functions-framework"])
 def test_without_keys_each_address_has_its_quota(tmp_path: Path, door: str) -> None:
-    """X-Forwarded-For counts from a trusted proxy alone, and its last entry."""
+    """X-Forwarded-For counts only from a trusted proxy, and only its last entry."""
     one, two = ({"X-Forwarded-For": f"1.1.1.{n}, 198.51.100.{n}"} for n in (1, 2))
     spoofed = {"X-Forwarded-For": "9.9.9.9, 198.51.100.1"}
     trusted = {"QUOTA": "2/hour", "TRUSTED_PROXIES": "127.0.0.0/8"}
@@ -252,7 +254,7 @@ def test_without_keys_each_address_has_its_quota(tmp_path: Path, door: str) -> N
 
 
 def test_two_services_share_a_quota_while_redis_is_there(tmp_path: Path) -> None:
-    """Counted together through a real server; once it is killed, each for itself, with no error."""
+    """Two services count together in Redis; once it is killed, each counts alone without errors."""
     with broker(tmp_path) as server:
         environment = {"QUOTA": "4/hour", "REDIS_URL": server.url}
         with (
@@ -267,8 +269,8 @@ def test_two_services_share_a_quota_while_redis_is_there(tmp_path: Path) -> None
     assert apart == [{200: 4, 429: 1}, {200: 4, 429: 1}]
 
 
-def test_lambda_asks_for_keys_and_counts(tmp_path: Path) -> None:
-    """Each kind of event: 401, 403, 200, then 429 by address or key; a schedule needs no key."""
+def test_lambda_checks_keys_and_quotas(tmp_path: Path) -> None:
+    """Each kind of event gets 401, 403, 200, then 429; a schedule needs no key."""
     code = """
 import json, sys
 from macule.functions.predict import handler
@@ -312,8 +314,8 @@ for line in sys.stdin:
 
 
 @pytest.mark.parametrize("environment", [{}, {"API_KEYS": KEYS, "QUOTA": "60/minute"}])
-def test_what_is_not_asked_for_is_not_loaded(environment: dict[str, str]) -> None:
-    """Without keys and quotas none of it is imported; with them, nothing heavy before a request."""
+def test_unused_features_are_not_loaded(environment: dict[str, str]) -> None:
+    """Without keys and quotas their modules are not imported; with them nothing heavy at start."""
     code = "import sys, macule.functions.predict; "
     code += "from macule import settings; settings.current(); print(*sys.modules)"
     told = subprocess.check_output(

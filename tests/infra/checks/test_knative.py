@@ -1,4 +1,4 @@
-"""Knative services and their images: each slip is rejected."""
+"""Knative services and their images: each mistake is rejected."""
 
 import pytest
 from support.mutants import changed, complaints
@@ -148,7 +148,7 @@ ASKED_SLIPS = {
     ids=[*SLIPS, *ASKED_SLIPS],
 )
 def test_a_mutant_is_rejected(path: str, text: str, slip: str, said: str, table: Limits) -> None:
-    """A template with one slip in it is rejected, and the complaint names the slip."""
+    """A template with one mistake is rejected, and the complaint names it."""
     found = complaints(path, text, slip, table)
 
     assert any(said in complaint for complaint in found), found
