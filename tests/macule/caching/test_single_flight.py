@@ -1,4 +1,4 @@
-"""Requests for the same thing at once."""
+"""Concurrent requests with the same key."""
 
 import threading
 from collections.abc import Callable
@@ -17,8 +17,8 @@ def crowd(count: int, job: Callable[[], object]) -> None:
         thread.join()
 
 
-def test_a_crowd_computes_once() -> None:
-    """Of fifty at once one runs the job; the others are given its outcome."""
+def test_concurrent_calls_compute_once() -> None:
+    """Of fifty concurrent calls one runs the job; the others get its result."""
     flights, ran, joined, seen = SingleFlight[str](), [], [], []
 
     def job() -> str:
@@ -38,8 +38,8 @@ def test_a_crowd_computes_once() -> None:
     assert (len(ran), seen) == (1, ["outcome"] * 50)
 
 
-def test_other_things_do_not_wait() -> None:
-    """A flight of one key holds up nobody who wants another."""
+def test_other_keys_do_not_wait() -> None:
+    """A running call of one key does not delay another key."""
     flights, end = SingleFlight[str](), threading.Event()
 
     def long() -> str:
@@ -55,8 +55,8 @@ def test_other_things_do_not_wait() -> None:
     assert short == "short"
 
 
-def test_a_failure_is_the_one_s_who_met_it() -> None:
-    """Whoever waited for a job that failed finds no outcome, the image, and the key free."""
+def test_a_failure_is_not_shared() -> None:
+    """A call that waited for a failed one gets no result, its image, and a free key."""
     flights, begun, end = SingleFlight[str](), threading.Event(), threading.Event()
 
     def fail() -> str:
@@ -82,6 +82,6 @@ def test_a_failure_is_the_one_s_who_met_it() -> None:
 
 
 def test_the_wait_is_bounded() -> None:
-    """A flight that does not land in time is a 503, not a wait without end."""
+    """A call that takes too long is a 503 for those that wait."""
     with pytest.raises(Busy, match="same image"):
         PendingCall[str](b"").wait(0.01)
