@@ -1,13 +1,14 @@
-"""All that the service does, at once, under one memory limit: what is killed, lost, kept?
+"""All parts of the service at once under one memory limit: what is killed, lost, kept?
 
     .venv-dev/bin/python bench/everything.py --seconds 600 [--hostile]
 
-8 clients with photos of 12 MP and one who makes jobs with webhooks, the page's own request, keys, a
+8 clients with photos of 12 MP and one with jobs and webhooks, the page's own request, keys, a
 quota, and reads of /metrics and /memory/, in a cgroup of --limit-mb. With --hostile one in seven
-requests means harm. Memory is read each second: the proportional set size of all
-processes, and what no file backs in their cgroup. Growth is that of the latter: the last tenth of
-the run is compared with the tenth behind the warm-up.
+requests is malicious. Memory is read each second: the proportional set size of all processes, and
+the anonymous memory of their cgroup. Growth is that of the latter: the last tenth of the run is
+compared with the tenth after the warm-up.
 Writes bench/results/everything.json, or everything-hostile.json. Needs root.
+
 """
 
 import argparse
@@ -42,7 +43,7 @@ HEADERS = {"X-API-Key": KEY}
 
 
 def hostile(rng: random.Random, photo: bytes) -> tuple[str, bytes, dict[str, str]]:
-    """Draw a request that means harm: its path, body and headers."""
+    """Draw a malicious request: its path, body and headers."""
     bomb = png(30_000, 30_000)
     return rng.choice(
         [
@@ -59,7 +60,7 @@ def hostile(rng: random.Random, photo: bytes) -> tuple[str, bytes, dict[str, str
 
 
 def png(width: int, height: int) -> bytes:
-    """Write a PNG whose few bytes say that it is large."""
+    """Write a small PNG whose header says that it is large."""
     header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 0, 0, 0, 0])
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(2**20))), (b"IEND", b"")]
     parts = [
@@ -76,7 +77,7 @@ def tell_elsewhere(photo: bytes) -> tuple[bytes, dict[str, str]]:
 
 
 class Others:
-    """What comes beside predictions and jobs, until `end`."""
+    """Requests beside predictions and jobs, until `end`."""
 
     def __init__(self, port: int, photo: bytes, page_photo: bytes, harm: bool) -> None:
         self.answers, self._over = Counter[str](), threading.Event()
@@ -123,14 +124,14 @@ class Others:
         try:
             found = str(ask(self._port, method, path, body, headers).status)
         except ValueError:
-            found = "200"  # a page, or metrics: no JSON
+            found = "200"  # a page or metrics: not JSON
         except OSError as error:
             found = type(error).__name__
         self.answers[f"{name} {found}"] += 1
 
 
 def page_photo() -> bytes:
-    """Make the photo as the page sends it: 1,024 px."""
+    """Return the photo as the page sends it: 1,024 px."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(harness.photo(12)))
@@ -141,7 +142,7 @@ def page_photo() -> bytes:
 
 
 def grown(read_mb: list[float]) -> dict[str, float]:
-    """Compare the tenth behind the warm-up with the last one, by their medians."""
+    """Compare the tenth after the warm-up with the last one, by their medians."""
     warm = read_mb[int(len(read_mb) * WARM_UP) :]
     tenth = max(1, len(read_mb) // 10)
     before, after = statistics.median(warm[:tenth]), statistics.median(warm[-tenth:])

@@ -1,4 +1,4 @@
-"""1,000 predictions on the embedded queue, its worker killed ten times: what is lost or doubled."""
+"""1,000 predictions on the embedded queue with ten kills of its worker: what is lost or repeated."""
 
 import argparse
 import contextlib
@@ -28,7 +28,7 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[i
 
 
 def insist(port: int, method: str, path: str, body: bytes | None = None) -> dict:
-    """Ask until it is answered: the service may be dead, or its queue full."""
+    """Ask until it is answered: the service may be down, or its queue full."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
         try:

@@ -2,8 +2,10 @@
 
     .venv-dev/bin/python bench/jobs_full_disk.py
 
-Needs root, for a tmpfs of its own. Nobody tries again: each is accepted or refused. Once in between
-another process fills the disk and the worker is killed. Writes bench/results/jobs-full-disk.json.
+Needs root, for its own tmpfs. Clients do not retry: each job is accepted or rejected. Once in
+between another process fills the disk and the worker is killed. Writes
+bench/results/jobs-full-disk.json.
+
 """
 
 import argparse
@@ -25,7 +27,7 @@ from jobs_embedded import ask
 from support.mounts import fill
 
 DISK_MB = 24
-TTL_S = 20  # so that outcomes make room, as hours would; each is read before
+TTL_S = 20  # so that results expire during the run; each is read before
 
 
 def offer(port: int, photo: bytes) -> tuple[str, str]:
@@ -38,7 +40,7 @@ def offer(port: int, photo: bytes) -> tuple[str, str]:
 
 
 def end(port: int, job_id: str) -> str:
-    """Ask until a job has ended; `stuck` after two minutes, `unread` where it lapsed before."""
+    """Poll until a job has ended; `stuck` after two minutes, `unread` if it expired before."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
         with contextlib.suppress(OSError, ValueError):
@@ -68,7 +70,7 @@ def main() -> None:
         ends = []
 
         def disturb() -> None:
-            """Fill the disk, kill the worker, and give the space back after a while."""
+            """Fill the disk, kill the worker, and free the space after a while."""
             filler = Path(f"/proc/{service.process.pid}/root{folder}/filler")
             fill(filler)
             os.kill(max(service.pids()), signal.SIGKILL)  # the youngest is the worker

@@ -1,11 +1,12 @@
-"""A hundred thousand requests with a wrong key: do honest callers, memory and slots notice?
+"""A hundred thousand requests with a wrong key: the effect on other clients, memory and slots.
 
     .venv-dev/bin/python bench/keys.py
 
-Honest callers send photos of 1 MP with their key over connections that stay; strangers send POST
-/predict/ with a key that nobody has, each next one as soon as the last is refused. Rounds of honest
-callers alone and of both take turns. All clients run on the same processors as the service.
+Honest clients send photos of 1 MP with their key over persistent connections; others send POST
+/predict/ with an unknown key, each as soon as the last is refused. Rounds of honest clients alone
+and of both take turns. All clients run on the same processors as the service.
 Writes bench/results/keys.json.
+
 """
 
 import argparse
@@ -84,7 +85,7 @@ def length(head: bytes) -> int:
 
 
 class Honest:
-    """Clients with the right key, each on its own connection, until told to stop."""
+    """Clients with a valid key, each on its own connection, until stopped."""
 
     def __init__(self, port: int, photo: bytes, clients: int) -> None:
         self.times_ms: list[float] = []
@@ -117,7 +118,7 @@ def p99(times: list[float]) -> float:
 
 
 def slots(port: int) -> dict[str, int]:
-    """Ask what is in use."""
+    """Return the slots in use."""
     line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     line.request("GET", "/memory/", headers={"X-API-Key": KEY})
     found: dict[str, int] = json.loads(line.getresponse().read())["slots"]

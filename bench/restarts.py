@@ -2,12 +2,13 @@
 
     .venv-dev/bin/python bench/restarts.py
 
-Clients send real and drawn photos on connections that they keep, wait as long as Retry-After says
-and try again. Restarts come in three kinds: `overlap`, the next service starts at another port and
-callers are sent there a moment after the one before got SIGTERM, as clouds do at worst; `passed`,
-the listening socket outlives the service, as systemd's socket activation has it; `plain`, the next
-one starts at the same port when the one before has ended, so that there is nobody in between: such
-connections are refused, and counted as that. Writes bench/results/restarts.json.
+Clients send real and drawn photos on persistent connections, wait for Retry-After and try again.
+Restarts are of three kinds: `overlap`, the next service starts at another port and clients are sent
+there a moment after the old one got SIGTERM, the worst case of a cloud; `passed`, the listening
+socket outlives the service, as with systemd's socket activation; `plain`, the next one starts at
+the same port after the old one has ended: connections in between are refused, and counted so.
+Writes bench/results/restarts.json.
+
 """
 
 import argparse
@@ -32,7 +33,7 @@ CALM_S = 0.5  # between two disturbances
 def disturbed(
     place: load_clients.Place, times: int, disturb: Callable[[], None]
 ) -> load_clients.Crowd:
-    """Let 8 clients go on while *disturb* is done so often."""
+    """Run 8 clients while *disturb* is done so often."""
     photos = [(harness.ROOT / "examples/spot.jpg").read_bytes(), harness.photo(1)]
     clients = load_clients.Crowd(lambda: place.port, photos)
     with clients.about():

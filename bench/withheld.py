@@ -1,10 +1,11 @@
-"""Hundreds of connections that withhold what they announced, or do not read: does anybody notice?
+"""Hundreds of connections that withhold their body or do not read: the effect on other clients.
 
     .venv-dev/bin/python bench/withheld.py [--only NAME ...]
 
-An honest caller asks for GET /health/ and POST /predict/ (1 MP, no cache) in turn, first alone,
+An honest client asks for GET /health/ and POST /predict/ (1 MP, no cache) in turn, first alone,
 then beside each crowd. A connection of a crowd stays for 10 s, whatever is answered, and is opened
 again. All clients run on the same processors as the service. Writes bench/results/withheld.json.
+
 """
 
 import argparse
@@ -67,11 +68,11 @@ CROWDS = {
 
 
 def crowd(port: int, name: str, count: int, run_s: float) -> None:
-    """Be a crowd for a while; print how its connections were answered."""
+    """Run a crowd for a while; print how its connections were answered."""
     what, answers = CROWDS[name], Counter[str]()
     began = time.monotonic()
     lines: list[socket.socket | None] = [None] * count
-    # the first ones come within JOIN_S
+    # the first ones arrive within JOIN_S
     ends = [began + JOIN_S * place / count for place in range(count)]
     pieces = [0.0] * count
 
@@ -116,7 +117,7 @@ def crowd(port: int, name: str, count: int, run_s: float) -> None:
 
 
 def honest(port: int, photo: bytes, run_s: float) -> dict[str, list[float]]:
-    """Ask in turn; return the times in ms. Whatever is no 200 ends the bench."""
+    """Ask in turn; return the times in ms. Any status but 200 ends the bench."""
     times: dict[str, list[float]] = {"/health/": [], "/predict/": []}
     line, end = http.client.HTTPConnection("127.0.0.1", port, timeout=60), time.monotonic() + run_s
     headers = {"X-API-Key": KEY, "Cache-Control": "no-cache", "Content-Type": "image/jpeg"}
@@ -198,7 +199,7 @@ def main() -> None:
                     "p99_ms_beside": {path: p99(times) for path, times in beside.items()},
                     "longest_ms": {path: round(max(times), 1) for path, times in beside.items()},
                     "requests": {path: len(times) for path, times in beside.items()},
-                    "processors": round(share, 3),  # for the crowd alone
+                    "processors": round(share, 3),  # only for the crowd
                     "threads": threads,
                     "pss_mb": size_mb,
                 }

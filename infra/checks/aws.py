@@ -1,6 +1,7 @@
-"""SAM templates: what they deploy, for each value of their parameters, held to the table of limits.
+"""SAM templates: what they deploy, for each value of their parameters, compared with the table.
 
 The rules read the transformed and evaluated template; then linters read that and the source.
+
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def template(text: str, table: Limits) -> Iterator[str]:
 
 
 def _moves_on(document: sam.Document) -> Iterator[str]:
-    """The alias takes up a changed layer, which has code and model, and a changed property."""
+    """Check that the alias follows changes of properties and of the layer, code and model."""
     before = _versions(sam.transform(document))
     for name, key, value in (("Layer", "ContentUri", "new.zip"), ("Predict", "Timeout", 1)):
         changed = json.loads(json.dumps(document))
@@ -76,7 +77,7 @@ def _deployed(found: Resources, values: sam.Values, table: Limits) -> Iterator[s
 def _function(
     found: Resources, values: sam.Values, function: Function, table: Limits
 ) -> Iterator[str]:
-    """The table's limits and the secrets of one function."""
+    """Check the table's limits and the secrets of one function."""
     name, body = function.name, _properties(found, function.name.title())
     reserved = function.max_instances if values.get("ReserveConcurrency") == "yes" else None
     wanted = {
@@ -106,7 +107,7 @@ def _function(
 
 
 def _access(found: Resources, values: sam.Values, title: str) -> Iterator[str]:
-    """Who may call a URL: its authentication, and both permissions where it is open."""
+    """Check who may call a URL: its authentication, and both permissions if it is open."""
     url = _properties(found, f"{title}Url")
     target = url.get("TargetFunctionArn")
     is_open = values.get("UrlAuth") == "NONE"
@@ -131,7 +132,7 @@ def _access(found: Resources, values: sam.Values, title: str) -> Iterator[str]:
 
 
 def _alias(found: Resources, values: sam.Values) -> Iterator[str]:
-    """What is called of predict is its alias, which moves on with every change."""
+    """Check that predict is called by its alias, which moves with every change."""
     targets = {
         "PredictUrl": _properties(found, "PredictUrl").get("TargetFunctionArn"),
         "the schedule": next(_of(found, "AWS::Scheduler::Schedule"), {})
@@ -155,7 +156,7 @@ def _alias(found: Resources, values: sam.Values) -> Iterator[str]:
 
 
 def _least_privilege(found: Resources) -> Iterator[str]:
-    """A function may write its log; the schedule may call predict; nobody may do everything."""
+    """Check that a function may only write its log, and the schedule only call predict."""
     for name, body in found.items():
         properties = body.get("Properties", {})
         if body.get("Type") == "AWS::IAM::Role":

@@ -1,4 +1,4 @@
-"""The image of the wheel, and compose.yaml, which runs it beside its queue."""
+"""The image of the wheel, and compose.yaml, which runs it with its queue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LASTING = {"--appendonly", "yes", "--maxmemory-policy", "noeviction"}
 
 
 def image(text: str, table: Limits) -> Iterator[str]:
-    """Check the Dockerfile: the table's Python, pins with hashes, the wheel, and nobody as user."""
+    """Check the Dockerfile: the table's Python, hashed pins, the wheel, an unprivileged user."""
     said = instructions(text)
     pythons = {rest.split()[0] for word, rest in said if word == "FROM"}
     if pythons != {f"python:{table.python}-slim"}:
@@ -33,7 +33,7 @@ def image(text: str, table: Limits) -> Iterator[str]:
 
 
 def compose(text: str, table: Limits) -> Iterator[str]:
-    """Check that each container is bounded, and that the queue keeps what it was given."""
+    """Check that each container has limits, and that the queue is persistent."""
     services = yaml.safe_load(text)["services"]
     for name, service in services.items():
         yield from differ(name, service, BOUND)

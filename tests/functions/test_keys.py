@@ -29,7 +29,7 @@ ROUTES = [route for route in FOUND if route != ("POST", "/page/")]  # it asks /p
 READABLE = ("/", "/page/{file}", "/openapi.json", "/docs/", "/docs/{file}")
 OPEN = {("GET", path) for path in ("/health/", "/ready/", *READABLE)}
 HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
-DOORS = [GUNICORN, FRAMEWORK.replace("{name}", "predict")]
+SERVERS = [GUNICORN, FRAMEWORK.replace("{name}", "predict")]
 
 
 def pair(name: str, more: str = "") -> str:
@@ -39,7 +39,7 @@ def pair(name: str, more: str = "") -> str:
 KEYS = ",".join([pair("alice"), pair("bob"), pair("old", ":revoked")])
 
 
-@pytest.fixture(scope="module", params=DOORS, ids=["gunicorn", "functions-framework"])
+@pytest.fixture(scope="module", params=SERVERS, ids=["gunicorn", "functions-framework"])
 def locked(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Service]:
@@ -215,10 +215,10 @@ def count(service: Service, headers: dict[str, str], times: int) -> Counter[int]
     return Counter(service.predict(PHOTO, **headers).status for _ in range(times))
 
 
-@pytest.mark.parametrize("door", DOORS, ids=["gunicorn", "functions-framework"])
-def test_each_key_has_its_quota(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("server", SERVERS, ids=["gunicorn", "functions-framework"])
+def test_each_key_has_its_quota(tmp_path: Path, server: str) -> None:
     """Each key has its own quota; reads, wrong keys and cancels do not count."""
-    with running(door, tmp_path, API_KEYS=KEYS, QUOTA="3/hour,100/second") as service:
+    with running(server, tmp_path, API_KEYS=KEYS, QUOTA="3/hour,100/second") as service:
         first = service.predict(PHOTO, **ALICE)
         for _ in range(5):
             service.call("GET", "/memory/", headers=ALICE)
@@ -238,15 +238,15 @@ def test_each_key_has_its_quota(tmp_path: Path, door: str) -> None:
     assert last.json()["violated-policies"] == ["hour"]
 
 
-@pytest.mark.parametrize("door", DOORS, ids=["gunicorn", "functions-framework"])
-def test_without_keys_each_address_has_its_quota(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("server", SERVERS, ids=["gunicorn", "functions-framework"])
+def test_without_keys_each_address_has_its_quota(tmp_path: Path, server: str) -> None:
     """X-Forwarded-For counts only from a trusted proxy, and only its last entry."""
     one, two = ({"X-Forwarded-For": f"1.1.1.{n}, 198.51.100.{n}"} for n in (1, 2))
     spoofed = {"X-Forwarded-For": "9.9.9.9, 198.51.100.1"}
     trusted = {"QUOTA": "2/hour", "TRUSTED_PROXIES": "127.0.0.0/8"}
-    with running(door, tmp_path, QUOTA="2/hour") as service:
+    with running(server, tmp_path, QUOTA="2/hour") as service:
         alone = [count(service, headers, 1) for headers in (one, two, spoofed)]
-    with running(door, tmp_path, **trusted) as service:
+    with running(server, tmp_path, **trusted) as service:
         behind = [count(service, headers, 3) for headers in (one, two, spoofed)]
 
     assert alone == [{200: 1}, {200: 1}, {429: 1}]

@@ -40,11 +40,11 @@ def raw(service: Service, *pieces: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-@pytest.mark.parametrize("door", [GUNICORN, FRAMEWORK.replace("{name}", "predict")])
-def test_each_request_is_one_line_with_its_facts(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("server", [GUNICORN, FRAMEWORK.replace("{name}", "predict")])
+def test_each_request_is_one_line_with_its_facts(tmp_path: Path, server: str) -> None:
     """The line of a prediction has its parameters, durations and estimated costs."""
     body = photo(800, 600)
-    with running(door, tmp_path) as service:
+    with running(server, tmp_path) as service:
         service.predict(body, "?explain=cam", **PARENT, **{"X-Request-Id": "mine"})
         service.predict(body, "?explain=cam")
         service.predict(b"<html>")

@@ -28,11 +28,11 @@ def scraped(service: Service) -> Samples:
     }
 
 
-@pytest.mark.parametrize("door", [GUNICORN, FRAMEWORK.replace("{name}", "predict")])
-def test_counts_match_the_traffic(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("server", [GUNICORN, FRAMEWORK.replace("{name}", "predict")])
+def test_counts_match_the_traffic(tmp_path: Path, server: str) -> None:
     """Requests, refusals, bytes, stages and cache results match the traffic."""
     body = photo()
-    with running(door, tmp_path) as service:
+    with running(server, tmp_path) as service:
         for _ in range(3):
             service.predict(body, "?explain=cam")
         service.predict(b"<html>")

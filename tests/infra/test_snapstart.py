@@ -144,8 +144,8 @@ def test_a_service_that_cannot_warm_up_is_not_copied(unpacked: Path, tmp_path: P
     assert code == 64
 
 
-def test_without_snapstart_nothing_is_loaded(unpacked: Path, tmp_path: Path) -> None:
-    """A plain start stays lazy: no model before the first request that needs one."""
+def test_without_snapstart_the_model_is_loaded_lazily(unpacked: Path, tmp_path: Path) -> None:
+    """A normal start loads no model before the first request that needs one."""
     with running(unpacked, 512, tmp_path / "log") as function:
         function.invoke(get("/health/"))
         maps = Path(f"/proc/{function.process.pid}/maps").read_text()
@@ -154,7 +154,7 @@ def test_without_snapstart_nothing_is_loaded(unpacked: Path, tmp_path: Path) -> 
 
 
 def test_the_runtime_reports_an_unknown_event(unpacked: Path, tmp_path: Path) -> None:
-    """A queue's event ends in an error, so that its message is kept; the next one is answered."""
+    """A queue's event ends in an error, so that its message is kept; the next event is answered."""
     with running(unpacked, 512, tmp_path / "log") as function:
         error = function.fail(event("sqs"))
         after = function.invoke(get("/health/"))

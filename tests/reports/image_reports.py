@@ -1,6 +1,7 @@
-"""Public reports of images that failed elsewhere: what the file was there, and what is right here.
+"""Public reports of images that failed elsewhere: the file, and the correct result.
 
-Each names the thread it comes from, on GitHub: owner/repository#number.
+Each names its thread on GitHub: owner/repository#number.
+
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Public reports of uploads that failed elsewhere: what was sent there, and what is right here.
+"""Public reports of uploads that failed elsewhere: the request, and the correct answer.
 
-Each names the thread it comes from, on GitHub: owner/repository#number.
+Each names its thread on GitHub: owner/repository#number.
+
 """
 
 from __future__ import annotations

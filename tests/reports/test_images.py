@@ -1,4 +1,4 @@
-"""Images that failed elsewhere are read as what they show, or refused with what is wrong."""
+"""Images that failed elsewhere are decoded, or rejected with the reason."""
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ def seen(body: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.source)
-def test_what_failed_elsewhere_is_right_here(report: Report) -> None:
-    """Each file of a public report has the outcome that its reader should have had."""
+def test_reported_images_get_the_correct_result(report: Report) -> None:
+    """Each file of a public report gets the result that its user needed."""
     body = report.body()
 
     if isinstance(report.right, type):

@@ -1,4 +1,4 @@
-"""Other services of loopback that behave badly, each under a path of its own."""
+"""Misbehaving services on loopback, each under its own path."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class Peer(Loopback):
         self.asked: list[str] = []
 
     def paths(self, since: int) -> list[str]:
-        """Return what was asked for since so many requests, by those that know what is here.
+        """Return the paths requested since the given number of requests, of known behaviours.
 
-        A port of loopback was another program's a moment ago, whose clients may still call.
+        Another program had this port a moment ago, and its clients may still call.
+
         """
         paths = [line.split()[1] for line in self.asked[since:] if line.startswith("GET /")]
         return [path for path in paths if path.split("/")[1] in WAYS]
@@ -95,7 +96,7 @@ def peer() -> Iterator[Peer]:
 
 
 def closed_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port on which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

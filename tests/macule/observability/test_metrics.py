@@ -1,4 +1,4 @@
-"""Counts in memory that processes share, and the text that Prometheus reads."""
+"""Counters in shared memory, and the text for Prometheus."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from macule.observability.shared_counters import KEY_BYTES, ROW_BYTES, SLOTS, Sh
 from prometheus_client.parser import text_string_to_metric_families
 from support.service import ROOT
 
-# Each child counts alone, says so, and ends as it is told; then the parent adds all rows up.
+# Each child counts alone, reports it, and ends when told; then the parent sums all rows.
 FORKS = """
 import os, signal, sys
 from macule.observability.shared_counters import SharedCounters
@@ -51,7 +51,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> SharedCounters:
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
-    """Read every sample by its name and the values of its labels, in their names' order."""
+    """Read every sample by its name and its labels' values, in the order of the labels' names."""
     return {
         (one.name, *(value for _, value in sorted(one.labels.items()))): one.value
         for family in text_string_to_metric_families(text)
@@ -59,8 +59,8 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_the_text_says_what_was_counted(fresh: SharedCounters) -> None:
-    """Prometheus's own parser reads each count, and labels that hold what has to be escaped."""
+def test_the_text_has_the_counts(fresh: SharedCounters) -> None:
+    """Prometheus's own parser reads each count, and labels with escaped characters."""
     odd = 'a "b" \\ c\nd'
     for _ in range(3):
         metrics.add("macule_requests_total", "/predict", "POST", "200")
@@ -72,8 +72,8 @@ def test_the_text_says_what_was_counted(fresh: SharedCounters) -> None:
     assert found["macule_model_info", odd, "int8", "f", "1"] == 1
 
 
-def test_a_histogram_adds_up(fresh: SharedCounters) -> None:
-    """Buckets hold what is at most their bound, each with all below it; the rest is in +Inf."""
+def test_a_histogram_is_cumulative(fresh: SharedCounters) -> None:
+    """Each bucket contains all values up to its bound; +Inf contains all."""
     for seconds in (0.0005, 0.001, 0.0011, 99.0):
         metrics.observe("macule_stage_seconds", seconds, "decode")
     found = samples(metrics.text({}))
@@ -85,8 +85,8 @@ def test_a_histogram_adds_up(fresh: SharedCounters) -> None:
     assert found["macule_stage_seconds_sum", "decode"] == pytest.approx(99.0026)
 
 
-def test_what_has_no_labels_is_there_from_the_start(fresh: SharedCounters) -> None:
-    """A rate needs a first value: what was never counted is 0, what cannot be known is left out."""
+def test_metrics_without_labels_exist_from_the_start(fresh: SharedCounters) -> None:
+    """A rate needs a first value: unused counters are 0, unknown gauges are absent."""
     found = samples(metrics.text({"macule_jobs_waiting": {}}))
 
     assert found["macule_recycles_total",] == 0
@@ -95,16 +95,16 @@ def test_what_has_no_labels_is_there_from_the_start(fresh: SharedCounters) -> No
 
 
 @pytest.mark.parametrize("end", ["exit", "kill"])
-def test_processes_that_end_leave_their_counts(end: str) -> None:
-    """Thirty processes, one after the other in three rows: no count is lost, no gauge stays."""
+def test_ended_processes_keep_their_counts(end: str) -> None:
+    """Thirty processes in turn in three rows lose no count and leave no gauge."""
     code = [sys.executable, "-c", FORKS, "30", end]
     found = subprocess.check_output(code, text=True, timeout=60).split()
 
     assert found == ["3000.0", "None", "0.0"]
 
 
-def test_a_row_is_whose_process_lives() -> None:
-    """Two processes at once never write the same row, and one too many harms neither."""
+def test_a_row_belongs_to_a_running_process() -> None:
+    """Two processes never write the same row, and a surplus one harms neither."""
     code = """
 import os
 from macule.observability.shared_counters import SharedCounters
@@ -136,7 +136,7 @@ children(3)
 
 @pytest.mark.parametrize("function", ["predict", "health"])
 def test_every_route_fits_a_key(function: str) -> None:
-    """No route is too long to be counted by."""
+    """No route is too long to be counted."""
     source = (ROOT / f"layers/model/macule/functions/{function}.py").read_text()
     paths = re.findall(r'"(?:GET|POST) (/\S*)"', source)
 
@@ -144,7 +144,7 @@ def test_every_route_fits_a_key(function: str) -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """One worker's service takes less than 256 kB, and a row that is full loses only the new."""
+    """A service of one worker takes less than 256 kB, and a full row loses only new labels."""
     cells = SharedCounters(1)
     for number in range(SLOTS + 50):
         cells.add((f"key {number}", 1))
@@ -157,10 +157,10 @@ def test_memory_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("folder", [True, False], ids=["a-folder", "nothing"])
-def test_where_memory_cannot_be_shared_something_counts(
+def test_counting_works_without_shared_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: bool
 ) -> None:
-    """Without Linux's files in memory a temporary file serves; without a folder each for itself."""
+    """Without memfd a temporary file is used; without a folder each process counts alone."""
     monkeypatch.delattr(os, "memfd_create")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path if folder else tmp_path / "none"))
     cells = SharedCounters(2)
@@ -171,7 +171,7 @@ def test_where_memory_cannot_be_shared_something_counts(
 
 
 def test_every_metric_is_documented() -> None:
-    """docs/api.md has a row for each metric, with its type, labels and meaning, and no other."""
+    """docs/api.md has a row for exactly each metric, with its type, labels and meaning."""
     api = (ROOT / "docs/api.md").read_text()
     rows = re.findall(r"^\| `((?:macule|process)_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", api, re.M)
     known = {

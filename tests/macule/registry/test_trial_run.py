@@ -1,4 +1,4 @@
-"""A file that ends the processes which run it: told by their marks, and then let alone."""
+"""A file that crashes its processes is recognised by their markers, and then rejected."""
 
 import os
 import subprocess
@@ -38,8 +38,8 @@ def tried(digest: str = DIGEST, first_run: bool = False) -> None:
         pass
 
 
-def test_a_file_that_two_processes_died_of_is_let_alone(tmp_path: Path) -> None:
-    """After two deaths it is refused with the reason; another file is not."""
+def test_a_file_that_crashed_two_processes_is_rejected(tmp_path: Path) -> None:
+    """After two crashes it is rejected with the reason; another file is not."""
     for _ in range(2):
         tried()
         assert die(tmp_path) < 0
@@ -49,8 +49,8 @@ def test_a_file_that_two_processes_died_of_is_let_alone(tmp_path: Path) -> None:
     tried("cd" * 32)
 
 
-def test_it_is_tried_again_after_a_while(tmp_path: Path, folder: Path) -> None:
-    """The pause is over some time after the last death, and twice as long after another."""
+def test_it_is_tried_again_later(tmp_path: Path, folder: Path) -> None:
+    """The pause ends some time after the last crash, and doubles after another one."""
     for _ in range(2):
         die(tmp_path)
 
@@ -66,8 +66,8 @@ def test_it_is_tried_again_after_a_while(tmp_path: Path, folder: Path) -> None:
         tried()
 
 
-def test_a_clock_that_went_back_refuses_nothing(tmp_path: Path, folder: Path) -> None:
-    """Deaths that lie in the future are no reason to wait for it."""
+def test_a_clock_that_went_back_rejects_nothing(tmp_path: Path, folder: Path) -> None:
+    """Crashes in the future are ignored."""
     for _ in range(2):
         die(tmp_path)
     for mark in folder.iterdir():
@@ -76,8 +76,8 @@ def test_a_clock_that_went_back_refuses_nothing(tmp_path: Path, folder: Path) ->
     tried()
 
 
-def test_a_file_that_was_run_is_trusted_again(tmp_path: Path, folder: Path) -> None:
-    """Its first run makes forgotten who died of it; errors of Python are no deaths."""
+def test_a_successful_run_clears_the_crashes(tmp_path: Path, folder: Path) -> None:
+    """The first successful run clears earlier crashes; Python errors are not crashes."""
     die(tmp_path)
     assert die(tmp_path, "raise ValueError") == 1
     tried()
@@ -86,14 +86,14 @@ def test_a_file_that_was_run_is_trusted_again(tmp_path: Path, folder: Path) -> N
     assert list(folder.iterdir()) == []
 
 
-def test_who_is_at_it_is_not_dead(tmp_path: Path) -> None:
-    """Other workers that load the same file at the same time are no deaths."""
+def test_concurrent_loads_are_no_crashes(tmp_path: Path) -> None:
+    """Other workers that load the same file at the same time are not counted."""
     with trial_run.guard("/models/m.tflite", DIGEST), trial_run.guard("/models/m.tflite", DIGEST):
         tried()
 
 
-def test_what_takes_for_ever_is_ended(tmp_path: Path) -> None:
-    """The kernel ends a process that loads for too long, whatever it holds."""
+def test_a_hanging_load_is_ended(tmp_path: Path) -> None:
+    """The kernel ends a process that loads for too long, whatever lock it holds."""
     hold = "import ctypes; ctypes.PyDLL(None).sleep(20)"  # with the interpreter's lock
 
     began = time.monotonic()
@@ -103,7 +103,7 @@ def test_what_takes_for_ever_is_ended(tmp_path: Path) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_what_ships_leaves_no_mark(folder: Path) -> None:
-    """The default model is not doubted, and its start writes nothing."""
+def test_the_default_model_writes_no_marker(folder: Path) -> None:
+    """The default model is trusted, and its start writes nothing."""
     with trial_run.guard(os.path.join(local.DEFAULT_MODEL_DIR, "model.tflite"), DIGEST):
         assert not folder.exists()
