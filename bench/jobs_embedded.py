@@ -1,4 +1,4 @@
-"""1,000 predictions on the embedded queue with ten kills of its worker: what is lost or repeated."""
+"""1,000 predictions on the embedded queue with ten kills of its worker: what is lost?"""
 
 import argparse
 import contextlib

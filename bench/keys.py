@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=2, help="honest ones")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--alone-s", type=float, default=15.0, help="of each round")
-    parser.add_argument("--bytes", type=int, default=0, help="of each stranger's body")
+    parser.add_argument("--bytes", type=int, default=0, help="of the body of each refused request")
     parser.add_argument("--wrong", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.wrong:
@@ -161,7 +161,7 @@ def main() -> None:
             alone.append(honest.times_ms)
             honest = Honest(service.port, photo, options.clients)
             began = time.perf_counter()
-            strangers = subprocess.Popen(
+            attackers = subprocess.Popen(
                 [
                     *(sys.executable, str(Path(__file__)), "--wrong", str(service.port)),
                     *("--requests", str(options.requests // options.rounds)),
@@ -171,7 +171,7 @@ def main() -> None:
             )
             time.sleep(1.0)
             used.append(slots(service.port))
-            told, _ = strangers.communicate(timeout=600)
+            told, _ = attackers.communicate(timeout=600)
             spent_s += time.perf_counter() - began
             honest.stop()
             refused.update(json.loads(told))

@@ -174,7 +174,7 @@ def main() -> None:
             honest(service.port, photo, 3)
             for name in names:
                 alone = honest(service.port, photo, options.seconds / 2)
-                strangers = subprocess.Popen(
+                holders = subprocess.Popen(
                     [
                         *(sys.executable, __file__, "--connections", str(options.connections)),
                         *(
@@ -192,7 +192,7 @@ def main() -> None:
                 share = (service.cpu_s() - spent_s) / (time.perf_counter() - began)
                 beside = honest(service.port, photo, options.seconds)
                 threads, size_mb = tasks(service), round(service.pss_mb(), 1)
-                told, _ = strangers.communicate(timeout=60)
+                told, _ = holders.communicate(timeout=60)
                 rows[name] = {
                     "crowd": json.loads(told),
                     "p99_ms_alone": {path: p99(times) for path, times in alone.items()},

@@ -21,12 +21,12 @@ from support.images import photo, saved, skin
 from support.service import FRAMEWORK, GUNICORN, ROOT, Service, form, patiently, running
 
 ANEW = {"Cache-Control": "no-cache"}
-DOORS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK}
+SERVERS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK}
 
 
-@pytest.fixture(scope="module", params=DOORS)
+@pytest.fixture(scope="module", params=SERVERS)
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    command = DOORS[request.param].replace("{name}", "predict")
+    command = SERVERS[request.param].replace("{name}", "predict")
     with running(command, tmp_path_factory.mktemp("logs")) as service:
         yield service
 

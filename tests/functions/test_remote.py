@@ -10,7 +10,7 @@ from support.images import photo
 from support.model_sources import Web, named
 from support.service import FRAMEWORK, GUNICORN, Service, running
 
-DOORS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK.replace("{name}", "predict")}
+SERVERS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK.replace("{name}", "predict")}
 
 
 @pytest.fixture
@@ -19,14 +19,14 @@ def web() -> Iterator[Web]:
         yield server
 
 
-@pytest.fixture(params=DOORS)
+@pytest.fixture(params=SERVERS)
 def service(request: pytest.FixtureRequest, web: Web, tmp_path: Path) -> Iterator[Service]:
     """Run a service that starts before its model is available."""
     settings = {
         "MODEL_URI": f"{web.url}/lesions?sig=secret",
         "MODEL_CACHE_DIR": str(tmp_path / "cache"),
     }
-    with running(DOORS[request.param], tmp_path, **settings) as service:
+    with running(SERVERS[request.param], tmp_path, **settings) as service:
         yield service
 
 

@@ -203,8 +203,8 @@ def residual(k: Any) -> Any:
     """A nested model named ResNet50 after arithmetic on the input: RGB to BGR, minus a mean."""
     inputs = k.Input((SIDE_PX, SIDE_PX, 3))
     x = k.applications.resnet50.preprocess_input(inputs)
-    inputs = k.Input((SIDE_PX, SIDE_PX, 3))
-    body = k.Model(inputs, trunk(k, inputs), name="resnet50")
+    body_input = k.Input((SIDE_PX, SIDE_PX, 3))
+    body = k.Model(body_input, trunk(k, body_input), name="resnet50")
     return lively(k.Model(inputs, average(k, body(x))), 0, 255)
 
 

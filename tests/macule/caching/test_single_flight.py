@@ -19,7 +19,7 @@ def crowd(count: int, job: Callable[[], object]) -> None:
 
 def test_concurrent_calls_compute_once() -> None:
     """Of fifty concurrent calls one runs the job; the others get its result."""
-    flights, ran, joined, seen = SingleFlight[str](), [], [], []
+    single_flight, ran, joined, seen = SingleFlight[str](), [], [], []
 
     def job() -> str:
         ran.append(1)
@@ -27,7 +27,7 @@ def test_concurrent_calls_compute_once() -> None:
         return "outcome"
 
     def one() -> None:
-        found = flights.run_or_join("key", b"", job)
+        found = single_flight.run_or_join("key", b"", job)
         if isinstance(found, PendingCall):
             joined.append(found)
             found = found.wait(30)
@@ -40,15 +40,15 @@ def test_concurrent_calls_compute_once() -> None:
 
 def test_other_keys_do_not_wait() -> None:
     """A running call of one key does not delay another key."""
-    flights, end = SingleFlight[str](), threading.Event()
+    single_flight, end = SingleFlight[str](), threading.Event()
 
     def long() -> str:
         end.wait(30)
         return "long"
 
-    thread = threading.Thread(target=flights.run_or_join, args=("long", b"", long))
+    thread = threading.Thread(target=single_flight.run_or_join, args=("long", b"", long))
     thread.start()
-    short = flights.run_or_join("short", b"", lambda: "short")
+    short = single_flight.run_or_join("short", b"", lambda: "short")
     end.set()
     thread.join()
 
@@ -57,7 +57,7 @@ def test_other_keys_do_not_wait() -> None:
 
 def test_a_failure_is_not_shared() -> None:
     """A call that waited for a failed one gets no result, its image, and a free key."""
-    flights, begun, end = SingleFlight[str](), threading.Event(), threading.Event()
+    single_flight, begun, end = SingleFlight[str](), threading.Event(), threading.Event()
 
     def fail() -> str:
         begun.set()
@@ -66,19 +66,19 @@ def test_a_failure_is_not_shared() -> None:
 
     def lead() -> None:
         with pytest.raises(BadImage):
-            flights.run_or_join("key", b"image", fail)
+            single_flight.run_or_join("key", b"image", fail)
 
     thread = threading.Thread(target=lead)
     thread.start()
     begun.wait(30)
-    other = flights.run_or_join("key", b"image", lambda: "mine")
+    other = single_flight.run_or_join("key", b"image", lambda: "mine")
     assert isinstance(other, PendingCall)
     end.set()
     found = other.wait(30)
     thread.join()
 
     assert (found, other.image) == (None, b"image")
-    assert flights.run_or_join("key", b"image", lambda: "mine") == "mine"
+    assert single_flight.run_or_join("key", b"image", lambda: "mine") == "mine"
 
 
 def test_the_wait_is_bounded() -> None:

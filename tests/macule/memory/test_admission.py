@@ -387,8 +387,8 @@ def test_degradation_follows_memory(
     used_mb: int, cache: bool, overlays: bool, slots: int | None
 ) -> None:
     """First the cache is disabled, then overlays, then concurrent images."""
-    with Admission(200 * MB, lambda: 2 * used_mb * MB).reserve(MB, 0) as rung:
-        assert (rung.cache, rung.overlays, rung.slots) == (cache, overlays, slots)
+    with Admission(200 * MB, lambda: 2 * used_mb * MB).reserve(MB, 0) as level:
+        assert (level.cache, level.overlays, level.slots) == (cache, overlays, slots)
 
 
 def test_the_cache_is_emptied_before_an_image_waits() -> None:
@@ -423,11 +423,11 @@ def test_at_the_last_level_everything_is_rejected() -> None:
 
 def test_each_level_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """A change down is a warning, a change up is logged too, no change is not."""
-    ladder = DegradationLevels()
+    levels = DegradationLevels()
     caplog.set_level("INFO", "macule")
 
     for share in (0.5, 0.86, 0.9, 0.91, 0.95, 0.5, 0.5):
-        ladder.update(share)
+        levels.update(share)
 
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("WARNING", "memory at 86 % of the limit: no cache"),

@@ -14,36 +14,36 @@ from support.service import GUNICORN, Service, running
 MB = 2**20
 
 
-def worn(wear: RecyclePolicy, sizes_mb: list[float], step_s: float = 2.0) -> list[str]:
+def reasons(policy: RecyclePolicy, sizes_mb: list[float], step_s: float = 2.0) -> list[str]:
     """Simulate a prediction every *step_s*, after each of which the worker has a size."""
     return [
-        wear.add(lambda size=size: int(size * MB), place * step_s)  # type: ignore[misc]
+        policy.add(lambda size=size: int(size * MB), place * step_s)  # type: ignore[misc]
         for place, size in enumerate(sizes_mb)
     ]
 
 
 def test_growth_above_the_settled_size_is_reported_once() -> None:
     """Sustained growth is reported once, with both figures."""
-    wear = RecyclePolicy(10 * MB, None, None, 0.0)
+    policy = RecyclePolicy(10 * MB, None, None, 0.0)
 
-    said = [text for text in worn(wear, [40.0] * SETTLING_PREDICTIONS + [55.0] * 20) if text]
+    said = [text for text in reasons(policy, [40.0] * SETTLING_PREDICTIONS + [55.0] * 20) if text]
 
     assert said == ["it uses 55 MB, more than 50"]
 
 
 def test_temporary_memory_recycles_no_worker() -> None:
     """A peak shorter than the time limit is what decoding takes."""
-    wear = RecyclePolicy(10 * MB, None, None, 0.0)
+    policy = RecyclePolicy(10 * MB, None, None, 0.0)
     steps = int(SUSTAINED_S // 2)
 
-    assert not any(worn(wear, [40.0] * SETTLING_PREDICTIONS + ([90.0] * steps + [45.0]) * 10))
+    assert not any(reasons(policy, [40.0] * SETTLING_PREDICTIONS + ([90.0] * steps + [45.0]) * 10))
 
 
 def test_max_requests_recycles_a_worker() -> None:
     """MAX_REQUESTS counts predictions."""
-    wear = RecyclePolicy(10 * MB, None, 30, 0.0)
+    policy = RecyclePolicy(10 * MB, None, 30, 0.0)
 
-    said = worn(wear, [40.0] * 40, 0.0)
+    said = reasons(policy, [40.0] * 40, 0.0)
 
     assert said.index("it has made 30 predictions") == 29
     assert len([text for text in said if text]) == 1

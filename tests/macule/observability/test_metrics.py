@@ -18,36 +18,36 @@ FORKS = """
 import os, signal, sys
 from macule.observability.shared_counters import SharedCounters
 
-cells = SharedCounters(3)
+counters = SharedCounters(3)
 for turn in range(int(sys.argv[1])):
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        cells.register_gauge("held", lambda: 7.0)
+        counters.register_gauge("held", lambda: 7.0)
         for _ in range(100):
-            cells.add(("counted", 1))
-        cells.refresh()
+            counters.add(("counted", 1))
+        counters.refresh()
         os.write(write, b"x")
         if sys.argv[2] == "kill":
             while True:
-                cells.add(("restless", 1))
+                counters.add(("restless", 1))
         os._exit(0)
     os.read(read, 1)
     if sys.argv[2] == "kill":
         os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-found = cells.sums()
-cells.add(("own", 1))
-print(found["counted"], found.get("held"), cells.sums()["held"])
+found = counters.sums()
+counters.add(("own", 1))
+print(found["counted"], found.get("held"), counters.sums()["held"])
 """
 
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> SharedCounters:
     """Count from zero, whatever other tests have counted."""
-    cells = SharedCounters(4)
-    monkeypatch.setattr(metrics, "process_counters", [cells])
-    return cells
+    counters = SharedCounters(4)
+    monkeypatch.setattr(metrics, "process_counters", [counters])
+    return counters
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
@@ -108,7 +108,7 @@ def test_a_row_belongs_to_a_running_process() -> None:
     code = """
 import os
 from macule.observability.shared_counters import SharedCounters
-cells = SharedCounters(2)
+counters = SharedCounters(2)
 def children(count):
     pipes = []
     for _ in range(count):
@@ -116,14 +116,14 @@ def children(count):
         if os.fork() == 0:
             os.read(go[0], 1)
             for _ in range(20000):
-                cells.add(("counted", 1))
+                counters.add(("counted", 1))
             os.write(ready[1], b"x")
             os.read(go[0], 1)
             os._exit(0)
         pipes.append((ready[0], go[1]))
     for _, go in pipes: os.write(go, b"x")
     for ready, _ in pipes: os.read(ready, 1)
-    print(cells.sums()["counted"])
+    print(counters.sums()["counted"])
     for _, go in pipes: os.write(go, b"x")
     for _ in pipes: os.wait()
 children(2)
@@ -145,15 +145,15 @@ def test_every_route_fits_a_key(function: str) -> None:
 
 def test_memory_is_bounded() -> None:
     """A service of one worker takes less than 256 kB, and a full row loses only new labels."""
-    cells = SharedCounters(1)
+    counters = SharedCounters(1)
     for number in range(SLOTS + 50):
-        cells.add((f"key {number}", 1))
-    cells.add(("key 0", 1))
-    cells.add(("k" * 200, 1))
+        counters.add((f"key {number}", 1))
+    counters.add(("key 0", 1))
+    counters.add(("k" * 200, 1))
 
     assert (2 * 1 + 2) * ROW_BYTES < 256 * 2**10
-    assert len(cells.sums()) == SLOTS - 1
-    assert cells.sums()["key 0"] == 2
+    assert len(counters.sums()) == SLOTS - 1
+    assert counters.sums()["key 0"] == 2
 
 
 @pytest.mark.parametrize("folder", [True, False], ids=["a-folder", "nothing"])
@@ -163,10 +163,10 @@ def test_counting_works_without_shared_memory(
     """Without memfd a temporary file is used; without a folder each process counts alone."""
     monkeypatch.delattr(os, "memfd_create")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path if folder else tmp_path / "none"))
-    cells = SharedCounters(2)
-    cells.add(("counted", 1))
+    counters = SharedCounters(2)
+    counters.add(("counted", 1))
 
-    assert cells.sums() == {"counted": 1.0}
+    assert counters.sums() == {"counted": 1.0}
     assert list(tmp_path.iterdir()) == []
 
 

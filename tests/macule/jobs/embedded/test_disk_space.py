@@ -138,8 +138,8 @@ def send(url, message_id, body):
     sent.append(message_id)
     return Outcome("retry" if len(sent) == 1 else "delivered")
 
-courier = DeliveryThread(queue.transaction, folder, queue.token, send, lambda attempts: 0.01)
-courier.start()
+delivery = DeliveryThread(queue.transaction, folder, queue.token, send, lambda attempts: 0.01)
+delivery.start()
 end = time.monotonic() + 20
 while queue.undelivered() and time.monotonic() < end:
     time.sleep(0.01)

@@ -262,14 +262,14 @@ def test_tls_is_checked_against_the_name(tmp_path: Path, monkeypatch: pytest.Mon
     """An untrusted certificate, or one of another name, is rejected."""
     pem, context = certify(tmp_path)
     with receiver(tls=context) as server:
-        stranger = deliver(f"{server.url}/", timeout_s=5)
+        untrusted = deliver(f"{server.url}/", timeout_s=5)
         monkeypatch.setenv("SSL_CERT_FILE", str(pem))
         trusted = deliver(f"{server.url}/", timeout_s=5)
         here = [(2, 1, 6, "", ("127.0.0.1", server.port))]
         misnamed = deliver("https://a.example/", timeout_s=5, resolve=lambda *_: here)
 
-    assert (stranger.state, trusted.state, misnamed.state) == ("retry", "delivered", "retry")
-    assert "not trusted" in stranger.why
+    assert (untrusted.state, trusted.state, misnamed.state) == ("retry", "delivered", "retry")
+    assert "not trusted" in untrusted.why
     assert "not valid for 'a.example'" in misnamed.why
     assert len(server.calls) == 1
 

@@ -67,7 +67,7 @@ def opened(
 
 
 @contextmanager
-def courier(
+def delivering(
     folder: Path, timeout_s: float = 5.0, pauses_s: tuple[float, ...] = (0.02,) * 50
 ) -> Iterator[DeliveryThread]:
     """Run one with short pauses."""
@@ -142,7 +142,7 @@ def test_a_delivered_message_is_deleted(
     tmp_path: Path, table: sqlite3.Connection, there: Receiver
 ) -> None:
     """Both events of a job arrive, and nothing of them is stored."""
-    with courier(tmp_path) as one:
+    with delivering(tmp_path) as one:
         for event in EVENTS:
             put(table, "1", there.url, event)
         one.wake()
@@ -159,7 +159,7 @@ def test_a_failure_is_retried(
     """The same message is sent until it is accepted, with a new signature each time."""
     there.turns = [*failures, 200]
     put(table, "1", there.url)
-    with courier(tmp_path):
+    with delivering(tmp_path):
         until(lambda: not pending(table))
 
     assert len(there.calls) == len(failures) + 1
@@ -174,7 +174,7 @@ def test_retry_after_lengthens_a_pause(
     there.turns, there.says = [429, 200], {"Retry-After": "1"}
     put(table, "1", there.url)
     began = time.monotonic()
-    with courier(tmp_path):
+    with delivering(tmp_path):
         until(lambda: not pending(table))
 
     assert time.monotonic() - began > 0.9
@@ -185,7 +185,7 @@ def test_a_receiver_that_is_down_is_retried(tmp_path: Path, table: sqlite3.Conne
     """Refused connections are retried until the receiver is up."""
     port = closed_port()
     put(table, "1", f"http://127.0.0.1:{port}/")
-    with courier(tmp_path):
+    with delivering(tmp_path):
         until(lambda: table.execute("SELECT attempts > 2 FROM outbox").fetchone()[0])
         with receiver(port) as late:
             until(lambda: not pending(table))
@@ -205,7 +205,7 @@ def test_the_end_is_one_line(
 ) -> None:
     """After a 410 or the last attempt nothing is stored, and the log names only the host."""
     put(table, "1", f"{there.url}/{way}?token=secret")
-    with courier(tmp_path, pauses_s=(0.02, 0.02)):
+    with delivering(tmp_path, pauses_s=(0.02, 0.02)):
         until(lambda: not pending(table))
 
     assert len(there.calls) == attempts
@@ -214,7 +214,7 @@ def test_the_end_is_one_line(
 
 def test_a_hanging_host_delays_no_other(tmp_path: Path, table: sqlite3.Connection) -> None:
     """With twenty messages for a hanging host, those for another arrive at once."""
-    with receiver() as stuck, receiver() as well, courier(tmp_path, timeout_s=2) as one:
+    with receiver() as stuck, receiver() as well, delivering(tmp_path, timeout_s=2) as one:
         for name in range(20):
             put(table, f"a{name}", f"http://localhost:{stuck.port}/stalls")
         one.wake()
@@ -239,7 +239,7 @@ def test_of_two_threads_one_sends(
     """Only the thread that claims a message sends it."""
     for name in range(30):
         put(table, str(name), there.url)
-    with courier(tmp_path), courier(tmp_path):
+    with delivering(tmp_path), delivering(tmp_path):
         until(lambda: not pending(table))
 
     assert len(there.calls) == 30
@@ -270,7 +270,7 @@ def test_an_unwritable_database_is_retried(
     tmp_path: Path, there: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The thread survives a missing table and continues."""
-    with courier(tmp_path) as one:
+    with delivering(tmp_path) as one:
         until(lambda: caplog.messages)
         with closing(database(tmp_path)) as table:
             outbox.create_table(table)
