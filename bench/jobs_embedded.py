@@ -50,8 +50,8 @@ def main() -> None:
     kills, over = 0, threading.Event()
     with contextlib.ExitStack() as stack:
         data = stack.enter_context(tempfile.TemporaryDirectory())
-        told = {"DATA_DIR": data, "MAX_JOBS": "2000"}
-        service = stack.enter_context(harness.serving(SERVE, told))
+        settings = {"DATA_DIR": data, "MAX_JOBS": "2000"}
+        service = stack.enter_context(harness.serving(SERVE, settings))
         port = service.port
 
         def killer() -> None:

@@ -33,9 +33,9 @@ TTL_S = 20  # so that results expire during the run; each is read before
 def offer(port: int, photo: bytes) -> tuple[str, str]:
     """Return the status and slug of one offer, and the id if it was accepted."""
     with contextlib.suppress(OSError):
-        status, said = ask(port, "POST", "/predictions?explain=cam", photo)
-        slug = said.get("type", "").rpartition(":")[2]
-        return f"{status} {slug}".strip(), said["id"] if status == 202 else ""
+        status, answer = ask(port, "POST", "/predictions?explain=cam", photo)
+        slug = answer.get("type", "").rpartition(":")[2]
+        return f"{status} {slug}".strip(), answer["id"] if status == 202 else ""
     return "no answer", ""
 
 
@@ -44,11 +44,11 @@ def end(port: int, job_id: str) -> str:
     until = time.monotonic() + 120
     while time.monotonic() < until:
         with contextlib.suppress(OSError, ValueError):
-            status, said = ask(port, "GET", f"/predictions/{job_id}")
+            status, answer = ask(port, "GET", f"/predictions/{job_id}")
             if status == 410:
                 return "unread"
-            if said["status"] in ("succeeded", "failed", "canceled"):
-                return str(said["status"])
+            if answer["status"] in ("succeeded", "failed", "canceled"):
+                return str(answer["status"])
         time.sleep(0.1)
     return "stuck"
 
@@ -58,14 +58,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=10_000)
     options = parser.parse_args()
     photos = [harness.photo(megapixels) for megapixels in (1, 2)]
-    said: Counter[str] = Counter()
+    slugs: Counter[str] = Counter()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         mount = f"mount -t tmpfs -o size={DISK_MB}m tmpfs {folder}"
         serve = "exec .venv/bin/python -m infra.serve"
-        told = {"DATA_DIR": folder, "JOB_TTL_S": str(TTL_S)}
+        settings = {"DATA_DIR": folder, "JOB_TTL_S": str(TTL_S)}
         command = ["unshare", "-m", "sh", "-c", f"{mount} && {serve}"]
-        service = stack.enter_context(harness.serving(command, told))
+        service = stack.enter_context(harness.serving(command, settings))
         readers = stack.enter_context(ThreadPoolExecutor(64))
         ends = []
 
@@ -82,7 +82,7 @@ def main() -> None:
             if number == options.jobs // 2:
                 thread.start()
             answer, job_id = offer(service.port, photos[number % 2])
-            said[answer] += 1
+            slugs[answer] += 1
             if job_id:
                 ends.append(readers.submit(end, service.port, job_id))
         thread.join()
@@ -92,7 +92,7 @@ def main() -> None:
         harness.installed("ai-edge-litert", "gunicorn", "pillow"),
         jobs=options.jobs,
         disk_mb=DISK_MB,
-        offers=dict(said),
+        offers=dict(slugs),
         ended=dict(ended),
         stuck=ended["stuck"],
         took_s=round(time.perf_counter() - began, 1),

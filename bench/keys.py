@@ -171,10 +171,10 @@ def main() -> None:
             )
             time.sleep(1.0)
             used.append(slots(service.port))
-            told, _ = attackers.communicate(timeout=600)
+            output, _ = attackers.communicate(timeout=600)
             spent_s += time.perf_counter() - began
             honest.stop()
-            refused.update(json.loads(told))
+            refused.update(json.loads(output))
             honest_answers.update(honest.answers)
             beside.append(honest.times_ms)
             time.sleep(1)

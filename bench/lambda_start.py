@@ -49,8 +49,8 @@ def once(root: Path, limit_mb: int, cpus: float | None, event: dict[str, Any]) -
 def import_ms(root: Path) -> float:
     """Return the time of Python and the imports of the layer's packages, in a fresh process."""
     began = time.perf_counter()
-    told = {"PYTHONPATH": str(root / "opt/python"), "OPENBLAS_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-S", "-c", IMPORTS], env=told, check=True)
+    environment = {"PYTHONPATH": str(root / "opt/python"), "OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-S", "-c", IMPORTS], env=environment, check=True)
     return (time.perf_counter() - began) * 1e3
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     event = {**PHOTO_EVENT, "headers": headers, "body": body}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        said = bundle(Path(folder) / "build", "aws")
+        output = bundle(Path(folder) / "build", "aws")
         root = unpack(Path(folder) / "build/aws", "predict", Path(folder))
         for limit_mb in options.limit_mb:
             for cpus in (
@@ -87,7 +87,7 @@ def main() -> None:
     harness.record(
         "lambda-start",
         harness.installed("ai-edge-litert", "awslambdaric", "numpy", "pillow"),
-        bundles=said.splitlines(),
+        bundles=output.splitlines(),
         import_ms=round(statistics.median(imports), 1),
         rows=rows,
     )

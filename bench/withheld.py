@@ -192,9 +192,9 @@ def main() -> None:
                 share = (service.cpu_s() - spent_s) / (time.perf_counter() - began)
                 beside = honest(service.port, photo, options.seconds)
                 threads, size_mb = tasks(service), round(service.pss_mb(), 1)
-                told, _ = holders.communicate(timeout=60)
+                output, _ = holders.communicate(timeout=60)
                 rows[name] = {
-                    "crowd": json.loads(told),
+                    "crowd": json.loads(output),
                     "p99_ms_alone": {path: p99(times) for path, times in alone.items()},
                     "p99_ms_beside": {path: p99(times) for path, times in beside.items()},
                     "longest_ms": {path: round(max(times), 1) for path, times in beside.items()},

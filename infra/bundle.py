@@ -176,8 +176,8 @@ def _extras(shelf: Path, extras: Sequence[str]) -> Iterator[str]:
         if part.is_dir() and part.name in extras:
             files = [path for path in part.rglob("*") if path.is_file()]
             size_mb = sum(path.stat().st_size for path in files) / MB
-            said = f"{size_mb:6.1f} MB  {len(files):4} files, {part.parent.name}"
-            yield f"extra {part.name:<10} {said}"
+            line = f"{size_mb:6.1f} MB  {len(files):4} files, {part.parent.name}"
+            yield f"extra {part.name:<10} {line}"
 
 
 def _copy_ours(tree: Tree, root: Path, base: Path) -> None:
@@ -250,12 +250,12 @@ def measure(name: str, root: Path, tree: Tree, extras: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for path in files:
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    said = f"{name:<16} {size_mb:6.1f} MB  {len(files):4} files"
+    line = f"{name:<16} {size_mb:6.1f} MB  {len(files):4} files"
     if tree.zipped:
         archive = root.with_suffix(".zip")
         _zip(archive, root, files)
-        said += f", zipped {archive.stat().st_size / MB:.1f} MB"
-    return f"{said}  {digest.hexdigest()[:12]}"
+        line += f", zipped {archive.stat().st_size / MB:.1f} MB"
+    return f"{line}  {digest.hexdigest()[:12]}"
 
 
 def _zip(archive: Path, root: Path, files: Sequence[Path]) -> None:

@@ -15,12 +15,12 @@ UNCHECKED = py_compile.PycInvalidationMode.UNCHECKED_HASH
 def folder(root: Path, drop_sources: bool) -> None:
     """Compile each source below *root*, replacing it, or beside it into __pycache__."""
     for source in sorted(root.rglob("*.py")):
-        said = str(source.relative_to(root))  # no path of this machine in deployed files
+        name = str(source.relative_to(root))  # no path of this machine in deployed files
         beside = source.with_suffix(".pyc")
         cached = source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
         target = beside if drop_sources else cached
         py_compile.compile(
-            str(source), str(target), said, doraise=True, invalidation_mode=UNCHECKED
+            str(source), str(target), name, doraise=True, invalidation_mode=UNCHECKED
         )
         if drop_sources:
             source.unlink()

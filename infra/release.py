@@ -58,9 +58,9 @@ def main() -> int:
     if options.what == "sbom":
         print(contents(Path(options.of)), end="")
         return 0
-    said = sbom.VERSION.search((PACKAGE / "macule/__init__.py").read_text())
+    version = sbom.VERSION.search((PACKAGE / "macule/__init__.py").read_text())
     texts = [path.read_text() for path in (ROOT / "CHANGELOG.md", PACKAGE / "pyproject.toml")]
-    found = list(faults(options.of, said[1] if said else "", *texts))
+    found = list(faults(options.of, version[1] if version else "", *texts))
     for fault in found:
         print(f"release: {fault}", file=sys.stderr)
     return 1 if found else 0

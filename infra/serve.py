@@ -17,8 +17,8 @@ def main() -> None:
         bounds = limits.read().of(settings.read().function)
     except (BadSetting, ValueError) as error:
         sys.exit(f"macule: {error}")
-    told = {**bounds.variables(), "WORKER_TIMEOUT_S": str(bounds.timeout_s)}
-    for name, value in told.items():
+    variables = {**bounds.variables(), "WORKER_TIMEOUT_S": str(bounds.timeout_s)}
+    for name, value in variables.items():
         settings.set_default(name, value)  # the operator's settings stay
     server.main()
 

@@ -56,14 +56,14 @@ def policies(text: str, table: Limits) -> Iterator[str]:
 def _policy(name: str, body: Mapping[str, Any]) -> Iterator[str]:
     """Check that a policy has one metric, aligned as its kind allows."""
     condition = _condition(body)
-    said = str(condition.get("filter"))
-    metric = next((known for known in METRICS if f'metric.type = "{known}"' in said), None)
+    text = str(condition.get("filter"))
+    metric = next((known for known in METRICS if f'metric.type = "{known}"' in text), None)
     if metric is None:
-        yield f"{name}: {said} names no metric that is known here"
+        yield f"{name}: {text} names no metric that is known here"
         return
-    if name != "down" and 'service_name = "the-service"' not in said:
+    if name != "down" and 'service_name = "the-service"' not in text:
         yield f"{name}: it looks at every service"
-    if name == "down" and "google_monitoring_uptime_check_config.health" not in said:
+    if name == "down" and "google_monitoring_uptime_check_config.health" not in text:
         yield f"{name}: it looks at another uptime check"
     aligners, reducers = METRICS[metric]
     for step in condition.get("aggregations", []) + condition.get("denominator_aggregations", []):

@@ -41,11 +41,11 @@ def template(text: str, table: Limits) -> Iterator[str]:
     for values, plain in variants:
         found = plain.get("Resources", {})
         defaults = {name: body["Default"] for name, body in document["Parameters"].items()}
-        for said in _deployed(found, {**defaults, **values}, table):
-            yield f"with {values or 'the defaults'}: {said}"
+        for finding in _deployed(found, {**defaults, **values}, table):
+            yield f"with {values or 'the defaults'}: {finding}"
     for values, plain in variants:
-        for said in sam.lint(json.dumps(plain)):
-            yield f"with {values or 'the defaults'}: {said}"
+        for finding in sam.lint(json.dumps(plain)):
+            yield f"with {values or 'the defaults'}: {finding}"
     yield from sam.lint(text)
 
 
@@ -143,11 +143,11 @@ def _alias(found: Resources, values: sam.Values) -> Iterator[str]:
         if target != {"Ref": "PredictAliaslive"}:
             yield f"{name} calls {target}, not the alias of predict"
     version = next(_of(found, "AWS::Lambda::Version"), {})
-    said = str(version.get("Description"))
+    description = str(version.get("Description"))
     for parameter in ("SnapStart", "Secret", "Revision"):
-        if str(values.get(parameter)) not in said:
-            yield f"a new {parameter} publishes no version: its description is {said!r}"
-    if said != _properties(found, "Predict").get("Description"):
+        if str(values.get(parameter)) not in description:
+            yield f"a new {parameter} publishes no version: its description is {description!r}"
+    if description != _properties(found, "Predict").get("Description"):
         yield "the descriptions of predict and of its version differ"
     applied = _properties(found, "Predict").get("SnapStart", {}).get("ApplyOn")
     wanted = "PublishedVersions" if values.get("SnapStart") == "yes" else "None"

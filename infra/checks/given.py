@@ -103,9 +103,9 @@ def keys(
     """Check that API_KEYS is a file of the secret, for predict and if the table enables keys."""
     name, mount = f"{table.name}-keys", "/etc/secrets"
     wanted = table.api_keys and function.name == "predict"
-    said = [item for item in dicts(container, "env") if item.get("name") == "API_KEYS"]
-    if said != ([{"name": "API_KEYS", "value": f"{mount}/keys"}] if wanted else []):
-        yield f"env: API_KEYS is {said}"
+    values = [item for item in dicts(container, "env") if item.get("name") == "API_KEYS"]
+    if values != ([{"name": "API_KEYS", "value": f"{mount}/keys"}] if wanted else []):
+        yield f"env: API_KEYS is {values}"
     held = [item["secret"] for item in dicts(spec, "volumes") if "secret" in item]
     if held != ([{"secretName": name} | ({"items": items} if items else {})] if wanted else []):
         yield f"volumes: the secrets are {held}"

@@ -70,10 +70,10 @@ def pod(text: str, table: Limits) -> Iterator[str]:
 
 def image(text: str, table: Limits) -> Iterator[str]:
     """Check a Dockerfile: the table's Python, and an unprivileged user."""
-    said = dict(instructions(text))
+    given = dict(instructions(text))
     machine = platforms.OCI[table.architecture]
     image = f"--platform=linux/{machine} python:{table.python}-slim"
     wanted = {"FROM": image, "USER": "10001", "COPY": ". ."}
-    yield from differ("Dockerfile", said, wanted)
-    if '"infra.serve"' not in said.get("CMD", ""):
-        yield f"Dockerfile: CMD is {said.get('CMD')}; it does not run infra.serve"
+    yield from differ("Dockerfile", given, wanted)
+    if '"infra.serve"' not in given.get("CMD", ""):
+        yield f"Dockerfile: CMD is {given.get('CMD')}; it does not run infra.serve"

@@ -112,9 +112,9 @@ def _secrets(plan: hcl.Plan, key: str) -> Iterator[str]:
         for volume in predict.get("secret_volumes", [])
         for version in volume.get("versions", [])
     ]
-    said = predict.get("environment_variables", {}).get("API_KEYS")
-    if (said, mounted) != ((f"{MOUNT}/{FILE}", [(MOUNT, "api", FILE)]) if key else ("", [])):
-        yield f"predict: API_KEYS is {said!r} and {mounted} are mounted"
+    value = predict.get("environment_variables", {}).get("API_KEYS")
+    if (value, mounted) != ((f"{MOUNT}/{FILE}", [(MOUNT, "api", FILE)]) if key else ("", [])):
+        yield f"predict: API_KEYS is {value!r} and {mounted} are mounted"
     named = [
         (item.get("key"), item.get("secret"))
         for item in health.get("secret_environment_variables", [])
@@ -182,10 +182,10 @@ def _module(plan: hcl.Plan, public: bool, alarms: bool) -> Iterator[str]:
     if module is None:
         return
     takes = hcl.plan(ALARMS.read_text(), {}).variables
-    said = {key for key in module if key not in META}
-    if unknown := said - set(takes):
+    inputs = {key for key in module if key not in META}
+    if unknown := inputs - set(takes):
         yield f"module.alarms: it takes no {sorted(unknown)}"
-    if missing := {name for name, body in takes.items() if "default" not in body} - said:
+    if missing := {name for name, body in takes.items() if "default" not in body} - inputs:
         yield f"module.alarms: it lacks {sorted(missing)}"
     if module.get("service") != _name("predict") or bool(module.get("host")) != public:
         yield f"module.alarms: it looks at {module.get('service')}, {module.get('host')!r}"

@@ -125,9 +125,11 @@ def test_every_file_exists() -> None:
         for block in ALL
         for place in re.findall(r"> (build/\S+)|venv (build/\S+)", block.text)
     }
-    told = re.findall(r"`(build/\w+\.txt)`", "".join((ROOT / page).read_text() for page in PAGES))
+    explained = re.findall(
+        r"`(build/\w+\.txt)`", "".join((ROOT / page).read_text() for page in PAGES)
+    )
     known = (
-        {*told}
+        {*explained}
         | {name for pair in made for name in pair if name}
         | {f"build/{name}" for name in bundle.TREES}
     )

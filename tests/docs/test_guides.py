@@ -37,14 +37,14 @@ def test_the_comparison_runs(tmp_path: Path) -> None:
         spot = str(ROOT / "examples/spot.jpg")
         csv.writer(file).writerows([("path", "label"), (spot, "nevus"), (spot, "melanoma")])
 
-    told = subprocess.check_output(
+    output = subprocess.check_output(
         [str(ROOT / ".venv/bin/python"), "-c", dict(BLOCKS)["compare.py"]],
         cwd=tmp_path,
         text=True,
         timeout=60,
     )
 
-    assert told.splitlines() == [
+    assert output.splitlines() == [
         "1 of 2 have the label they had",
         f"{spot} melanoma -> nevus",
     ]

@@ -37,9 +37,9 @@ def test_curl_prints_the_documented_answer(service: Service) -> None:
 
     assert got.keys() == shown.keys()
     assert got["decision"] == shown["decision"]
-    for row, told in zip(got["predictions"], shown["predictions"], strict=True):
-        assert (row["label"], row["name"]) == (told["label"], told["name"])
-        assert row["probability"] == pytest.approx(told["probability"], abs=0.02)
+    for row, example in zip(got["predictions"], shown["predictions"], strict=True):
+        assert (row["label"], row["name"]) == (example["label"], example["name"])
+        assert row["probability"] == pytest.approx(example["probability"], abs=0.02)
 
 
 def test_the_two_commands_are_targets() -> None:

@@ -300,11 +300,11 @@ def test_attempts_are_bounded_and_waits_follow_retry_after(client: Client, statu
         tired = client(SPOT, url)
         tries = len(calls)
     with scripted((status, {"retry-after": "3600"}, problem)) as (url, calls):
-        told = client(SPOT, url)
+        outcome = client(SPOT, url)
 
         assert len(calls) == 1
     assert tries == 5
-    assert tired.code == told.code == 1
+    assert tired.code == outcome.code == 1
     assert tired.err.startswith(f"{status} Not now: Later. (request ")
 
 
@@ -366,7 +366,7 @@ def test_polling_follows_the_protocol(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "expected"),
     [
         (
             {"status": "failed", "error": {"status": 422, "title": "Bad", "detail": "Broken."}},
@@ -376,7 +376,7 @@ def test_polling_follows_the_protocol(client: Client) -> None:
     ],
 )
 def test_a_prediction_that_failed_is_a_problem(
-    client: Client, end: dict[str, Any], told: str
+    client: Client, end: dict[str, Any], expected: str
 ) -> None:
     """The `error` of a failed prediction is reported like a problem of a direct answer."""
     made = (202, {"Retry-After": "0"}, {"id": "7", "status": "starting"})
@@ -384,7 +384,7 @@ def test_a_prediction_that_failed_is_a_problem(
         ended = client("--later", SPOT, url)
 
     assert (ended.code, ended.out) == (1, "")
-    assert told in ended.err
+    assert expected in ended.err
 
 
 def test_polling_ends_at_the_time_limit(client: Client) -> None:
@@ -434,15 +434,15 @@ for send in predict predict_later; do
 done
 predict README.md {url} 2>&1 | cut -c 1-3
 """
-    told = [
+    outcomes = [
         run([sys.executable, "-c", python], PYTHONPATH="examples"),
         run([node, "--input-type=module", "-e", script, "photo"]),
         run(["sh", "-c", shell]),
     ]
 
-    assert [ended.err for ended in told] == ["", "", ""]
-    assert told[0].out == told[1].out == "succeeded succeeded\n415\n"
-    assert told[2].out == '"status":"succeeded"' * 2 + "415\n"
+    assert [ended.err for ended in outcomes] == ["", "", ""]
+    assert outcomes[0].out == outcomes[1].out == "succeeded succeeded\n415\n"
+    assert outcomes[2].out == '"status":"succeeded"' * 2 + "415\n"
 
 
 def send(page: Page, url: str, file: str = SPOT, seconds: int = 30, later: bool = False) -> str:

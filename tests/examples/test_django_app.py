@@ -29,11 +29,11 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service
     """Run the application both ways; over HTTP it uses a macule that requires its key."""
     logs = [tmp_path_factory.mktemp(name) for name in ("macule", "near", "far")]
     with running(GUNICORN, logs[0], API_KEYS=PAIR) as macule:
-        told = {"MACULE_URL": f"http://127.0.0.1:{macule.port}", "MACULE_KEY": KEY}
+        environment = {"MACULE_URL": f"http://127.0.0.1:{macule.port}", "MACULE_KEY": KEY}
         lean = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
         with (
             running(DJANGO, logs[1], **lean) as near,
-            running(DJANGO, logs[2], **told) as far,
+            running(DJANGO, logs[2], **environment) as far,
         ):
             yield dict(zip(WAYS, (near, far), strict=True))
 
@@ -92,7 +92,7 @@ def test_both_ways_give_the_same_page(apps: dict[str, Service], name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "told"),
+    ("body", "status", "expected"),
     [
         (None, 400, "Choose a photo first"),
         (b"", 400, "This file is empty"),
@@ -103,12 +103,12 @@ def test_both_ways_give_the_same_page(apps: dict[str, Service], name: str) -> No
     ],
     ids=["none", "empty", "text", "damaged", "large", "larger"],
 )
-def test_a_problem_is_shown(app: Service, body: bytes | None, status: int, told: str) -> None:
+def test_a_problem_is_shown(app: Service, body: bytes | None, status: int, expected: str) -> None:
     """The form is shown again with the problem, and the response has its status."""
     page = send(app, body)
     text = page.body.decode()
 
-    assert (page.status, told in text) == (status, True)
+    assert (page.status, expected in text) == (status, True)
     assert 'role="alert"' in text
     assert 'type="file"' in text
 

@@ -29,8 +29,8 @@ def macule(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def app(macule: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     url = f"http://127.0.0.1:{macule.port}"
-    told = {"MACULE_URL": url, "MACULE_KEY": KEY}
-    with running(FLASK, tmp_path_factory.mktemp("app"), alive="/", **told) as service:
+    environment = {"MACULE_URL": url, "MACULE_KEY": KEY}
+    with running(FLASK, tmp_path_factory.mktemp("app"), alive="/", **environment) as service:
         yield service
 
 
@@ -88,7 +88,7 @@ def test_the_form_is_accessible(app: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "told"),
+    ("body", "status", "expected"),
     [
         (b"", 400, "Choose a photo first"),
         (b"hello", 415, "not a photo that can be read here"),
@@ -97,11 +97,11 @@ def test_the_form_is_accessible(app: Service) -> None:
         (b"x" * (11 * 2**20), 413, "too large"),
     ],
 )
-def test_a_problem_is_shown(app: Service, body: bytes, status: int, told: str) -> None:
+def test_a_problem_is_shown(app: Service, body: bytes, status: int, expected: str) -> None:
     """The page has macule's status and a sentence that says what to do."""
     page = send(app, body)
 
-    assert (page.status, told in page.body.decode()) == (status, True)
+    assert (page.status, expected in page.body.decode()) == (status, True)
 
 
 def test_a_missing_key_is_reported(macule: Service, tmp_path: Path) -> None:
@@ -116,10 +116,10 @@ def test_a_missing_key_is_reported(macule: Service, tmp_path: Path) -> None:
 def test_every_problem_has_a_text() -> None:
     """Each status with which macule may answer a photo has a sentence."""
     source = (ROOT / "examples/web_app/app.py").read_text()
-    said = {int(status) for status in re.findall(r"^    (\d{3}): ", source, re.MULTILINE)}
+    statuses = {int(status) for status in re.findall(r"^    (\d{3}): ", source, re.MULTILINE)}
     ours = {errors.MethodNotAllowed, errors.JobEnded, errors.KeyInUse}  # faults of this client
 
-    assert {e.status for e in everything(errors.Macule) - ours if e.status != 500} <= said
+    assert {e.status for e in everything(errors.Macule) - ours if e.status != 500} <= statuses
 
 
 def everything(kind: type[errors.Macule]) -> set[type[errors.Macule]]:

@@ -39,7 +39,7 @@ def used(document: dict[str, Any]) -> str:
     return str(document["metrics"]["cache"])
 
 
-def said(document: dict[str, Any]) -> str:
+def comparable(document: dict[str, Any]) -> str:
     """Return an answer without the fields that differ between answers."""
     return json.dumps({name: value for name, value in document.items() if name not in OWN})
 
@@ -52,7 +52,7 @@ def test_a_hit_equals_the_miss(service: Service, query: str) -> None:
     first, second = miss.json(), hit.json()
 
     assert (used(first), used(second)) == ("miss", "hit")
-    assert said(first) == said(second)
+    assert comparable(first) == comparable(second)
     assert list(first) == list(second)
     assert first["id"] != second["id"]
     assert (second["metrics"]["decode_ms"], second["metrics"]["infer_ms"]) == (0, 0)
@@ -138,7 +138,7 @@ def test_64_identical_requests_compute_once(service: Service) -> None:
         answers = crowd(service, body)
 
     assert Counter(map(used, answers)) == {"miss": 1, "hit": 63}
-    assert len(set(map(said, answers))) == 1
+    assert len(set(map(comparable, answers))) == 1
     assert len({answer["id"] for answer in answers}) == 64
     assert between.result().status == 200
     assert service.call("GET", "/memory/").json()["slots"]["admitted"] == 0
@@ -182,7 +182,7 @@ def test_instances_share_redis(tmp_path: Path) -> None:
         kept = server.client.execute_command("EVAL", ALL_VALUES, "0")
 
     assert (used(miss), used(plain), used(hit)) == ("miss", "miss", "hit")
-    assert said(miss) == said(hit)
+    assert comparable(miss) == comparable(hit)
     assert isinstance(kept, bytes)
     assert len(kept) < 300_000
     assert body[:64] not in kept
@@ -229,7 +229,7 @@ def test_an_invalid_value_in_redis_is_a_miss(
     found, again = (service.predict(body).json() for _ in range(2))
 
     assert [used(document) for document in (right, found, again)] == ["miss", "miss", "hit"]
-    assert said(right) == said(found) == said(again)
+    assert comparable(right) == comparable(found) == comparable(again)
 
 
 POISON = 'for _, name in ipairs(redis.call("KEYS", "*")) do redis.call("SET", name, ARGV[1]) end'

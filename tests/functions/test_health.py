@@ -31,10 +31,10 @@ event = {{"httpMethod": "GET", "path": "{path}", "headers": {{}}}}
 assert handler(event, None)["statusCode"] == 200
 print(*sys.modules)
 """
-    told = subprocess.check_output(
+    output = subprocess.check_output(
         [".venv/bin/python", "-c", code], cwd=ROOT, text=True, env={**os.environ, **environment}
     )
-    return set(told.split())
+    return set(output.split())
 
 
 def test_it_serves_only_health_memory_and_its_page(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_health_and_doctor_send_a_key(tmp_path: Path) -> None:
             watched = health.call("GET", "/memory/").json()["predict"]
         with running(HEALTH, tmp_path, PREDICT_URL=url) as health:
             refused = health.call("GET", "/memory/").json()["predict"]
-        told = [
+        outcomes = [
             subprocess.run(
                 [*doctor, url],
                 capture_output=True,
@@ -184,8 +184,8 @@ def test_health_and_doctor_send_a_key(tmp_path: Path) -> None:
 
     assert watched["band"]
     assert refused == {"error": "answered 401"}
-    assert [done.returncode for done in told] == [0, 1], told
-    assert "FAIL key: This route needs a key" in told[1].stdout
+    assert [done.returncode for done in outcomes] == [0, 1], outcomes
+    assert "FAIL key: This route needs a key" in outcomes[1].stdout
 
 
 def test_keys_change_without_a_restart_in_every_worker(tmp_path: Path) -> None:
@@ -318,10 +318,10 @@ def test_unused_features_are_not_loaded(environment: dict[str, str]) -> None:
     """Without keys and quotas their modules are not imported; with them nothing heavy at start."""
     code = "import sys, macule.functions.predict; "
     code += "from macule import settings; settings.current(); print(*sys.modules)"
-    told = subprocess.check_output(
+    output = subprocess.check_output(
         [".venv/bin/python", "-c", code], cwd=ROOT, text=True, env={**os.environ, **environment}
     )
-    loaded = set(told.split())
+    loaded = set(output.split())
 
     assert not loaded & {"hashlib", "hmac", "redis", "secrets", "ssl"}
     assert ("macule.security.api_keys" in loaded) is bool(environment)

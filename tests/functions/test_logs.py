@@ -75,8 +75,11 @@ def test_the_log_has_no_personal_data(tmp_path: Path) -> None:
     """File names, queries, headers, results and ids of predictions are not logged."""
     fields, kind = form("image", photo(), "nguyen-van-an.jpg")
     agent = {"User-Agent": "Sonda", "Cookie": "secretive", "Referer": "https://clinic.example"}
-    told = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
-    with receiver() as target, running(GUNICORN, tmp_path, LOG_LEVEL="debug", **told) as service:
+    settings = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
+    with (
+        receiver() as target,
+        running(GUNICORN, tmp_path, LOG_LEVEL="debug", **settings) as service,
+    ):
         answer = service.call("POST", "/predict/?top_k=3&patient=4711", fields, {**kind, **agent})
         hook = json.dumps(
             {"image": base64.b64encode(photo()).decode(), "webhook": f"{target.url}/410?s=hidden"}
@@ -106,19 +109,19 @@ def test_addresses_are_logged_only_on_request(tmp_path: Path) -> None:
 
     """
 
-    def said(**environment: str) -> str:
+    def log_text(**environment: str) -> str:
         with running(GUNICORN, tmp_path, **environment) as service:
             forwarded = {"X-Forwarded-For": "198.51.100.1, 203.0.113.7"}
             service.call("GET", "/nowhere", headers=forwarded)
             raw(service, b"GET /health/ HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n")
             return service.log.read_text()
 
-    text = said(LOG_ADDRESSES="true")
+    text = log_text(LOG_ADDRESSES="true")
     assert '"address":"127.0.0.1"' in text
     assert "ip=127.0.0.1" in text
-    behind = said(LOG_ADDRESSES="true", TRUSTED_PROXIES="127.0.0.1")
+    behind = log_text(LOG_ADDRESSES="true", TRUSTED_PROXIES="127.0.0.1")
     assert '"address":"203.0.113.7"' in behind
-    assert "127.0.0.1" not in said()
+    assert "127.0.0.1" not in log_text()
 
 
 def test_no_client_can_forge_a_line(tmp_path: Path) -> None:
@@ -188,16 +191,16 @@ def test_levels_are_configurable(tmp_path: Path) -> None:
 
     (tmp_path / "model.json").write_text("no card")
 
-    def told(level: str) -> list[str]:
+    def logged(level: str) -> list[str]:
         with running(GUNICORN, tmp_path, LOG_LEVEL=level, MODEL_DIR=str(tmp_path)) as service:
             service.call("GET", "/nowhere")
             service.predict(photo())
             service.call("GET", "/ready/")
             return [line["message"] for line in requests(service)]
 
-    assert told("warning") == ["POST /predict 503"]
-    assert told("info") == ["GET other 404", "POST /predict 503"]
-    assert "GET /ready 503" in told("debug")
+    assert logged("warning") == ["POST /predict 503"]
+    assert logged("info") == ["GET other 404", "POST /predict 503"]
+    assert "GET /ready 503" in logged("debug")
 
 
 def test_lambda_gets_the_same_lines(tmp_path: Path) -> None:

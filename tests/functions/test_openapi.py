@@ -89,9 +89,9 @@ def examined(service: Service, each: int) -> Found:
     document = service.call("GET", "/openapi.json").json()
     card = service.call("GET", "/model/").json() if "/model/" in document["paths"] else {}
     names = {name: {"enum": [card.get(key)]} for name, key in MODEL.items()}
-    told = {"Photo": PHOTO, "Webhook": NOBODY, **names}
+    fixed = {"Photo": PHOTO, "Webhook": NOBODY, **names}
     schemas = document["components"]["schemas"]
-    schemas |= {name: schema for name, schema in told.items() if name in schemas}
+    schemas |= {name: schema for name, schema in fixed.items() if name in schemas}
     config = {**CONFIG, "generation": {**CONFIG["generation"], "max-examples": each}}
     schema = schemathesis.openapi.from_dict(document, config=schemathesis.Config.from_dict(config))
     schema.config.update(base_url=f"http://127.0.0.1:{service.port}")

@@ -61,12 +61,12 @@ def test_restarts_under_load_fail_no_request(
 
 def test_a_stop_during_the_start_is_fast(tmp_path: Path) -> None:
     """SIGTERM before there is a worker ends the service without the grace period."""
-    told = {**os.environ, "PORT": str(free_port()), "GRACEFUL_TIMEOUT_S": "90"}
+    environment = {**os.environ, "PORT": str(free_port()), "GRACEFUL_TIMEOUT_S": "90"}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        told["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        environment["NOTIFY_SOCKET"] = str(tmp_path / "notify")
         for _ in range(5):  # each time at another moment of the worker's start
-            process = subprocess.Popen(SERVE, cwd=ROOT, env=told, start_new_session=True)
+            process = subprocess.Popen(SERVE, cwd=ROOT, env=environment, start_new_session=True)
             try:
                 manager.recv(1000)  # gunicorn is ready, its worker is not
                 process.terminate()

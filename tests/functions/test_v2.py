@@ -139,7 +139,7 @@ def test_requested_outputs_are_returned(client: Any, triton: ModuleType) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "body", "status", "told"),
+    ("name", "version", "body", "status", "expected"),
     [
         ("other", "", SPOT, "404", NAME),
         (NAME, "9", SPOT, "404", CARD.version),
@@ -150,7 +150,13 @@ def test_requested_outputs_are_returned(client: Any, triton: ModuleType) -> None
     ],
 )
 def test_the_client_shows_our_errors(
-    client: Any, triton: ModuleType, name: str, version: str, body: bytes, status: str, told: str
+    client: Any,
+    triton: ModuleType,
+    name: str,
+    version: str,
+    body: bytes,
+    status: str,
+    expected: str,
 ) -> None:
     """Triton's client raises an error with macule's status and message."""
     from tritonclient.utils import InferenceServerException
@@ -159,7 +165,7 @@ def test_the_client_shows_our_errors(
         client.infer(name, [bytes_input(triton, body)], model_version=version)
 
     assert raised.value.status() == status
-    assert told in raised.value.message()
+    assert expected in raised.value.message()
     assert "exception occurred" not in raised.value.message()
 
 

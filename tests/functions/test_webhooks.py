@@ -97,7 +97,7 @@ def test_a_hanging_receiver_delays_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "url", "said"),
+    ("environment", "url", "expected"),
     [
         (TOLD, "http://receiver.example/", "https://"),
         ({"WEBHOOK_SECRETS": SECRET}, "https://127.0.0.1/", "not point to a public address"),
@@ -106,14 +106,14 @@ def test_a_hanging_receiver_delays_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_a_forbidden_receiver_is_rejected_immediately(
-    tmp_path: Path, told: dict[str, str], url: str, said: str
+    tmp_path: Path, environment: dict[str, str], url: str, expected: str
 ) -> None:
     """An address that is forbidden by itself is a malformed request."""
-    with running(GUNICORN, tmp_path, DATA_DIR=str(tmp_path / "data"), **told) as service:
+    with running(GUNICORN, tmp_path, DATA_DIR=str(tmp_path / "data"), **environment) as service:
         answer = make(service, webhook=url)
 
     assert answer.status == 400
-    assert said in answer.json()["detail"]
+    assert expected in answer.json()["detail"]
 
 
 def test_a_service_without_a_secret_answers_501(tmp_path: Path) -> None:

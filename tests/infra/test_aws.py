@@ -116,14 +116,16 @@ def test_functions_match_the_table(
     functions: dict[str, dict[str, Any]], bundles: Path, name: str
 ) -> None:
     """AWS returns the memory, time-out and runtime of limits.toml, and the zip's digest."""
-    said, bounds = functions[name], TABLE.of(name)
+    deployed_function, bounds = functions[name], TABLE.of(name)
     code = (bundles / f"aws/{name}.zip").read_bytes()
 
-    assert said["MemorySize"] == bounds.memory_mb
-    assert said["Timeout"] == bounds.timeout_s
-    assert said["Runtime"] == f"python{TABLE.python_minor}"
-    assert said["CodeSize"] == len(code) < 50 * 2**20
-    assert said["CodeSha256"] == base64.b64encode(hashlib.sha256(code).digest()).decode()
+    assert deployed_function["MemorySize"] == bounds.memory_mb
+    assert deployed_function["Timeout"] == bounds.timeout_s
+    assert deployed_function["Runtime"] == f"python{TABLE.python_minor}"
+    assert deployed_function["CodeSize"] == len(code) < 50 * 2**20
+    assert (
+        deployed_function["CodeSha256"] == base64.b64encode(hashlib.sha256(code).digest()).decode()
+    )
 
 
 def test_only_predict_has_the_layer(functions: dict[str, dict[str, Any]], bundles: Path) -> None:
@@ -192,7 +194,7 @@ def test_an_open_url_allows_everybody(aws: Any, functions: dict[str, dict[str, A
             **{**permitted, "FunctionName": functions[whose]["FunctionName"]},
             **({"Qualifier": "live"} if whose == "predict" else {}),
         )
-    told = {
+    statements_by_url = {
         whose: json.loads(server.get_policy(FunctionName=name, **qualified)["Policy"])["Statement"]
         for whose, name, qualified in (
             ("predict", functions["predict"]["FunctionName"], {"Qualifier": "live"}),
@@ -201,7 +203,7 @@ def test_an_open_url_allows_everybody(aws: Any, functions: dict[str, dict[str, A
     }
 
     assert len(asked) == 4
-    for statements in told.values():
+    for statements in statements_by_url.values():
         assert {one["Action"] for one in statements} == {
             "lambda:InvokeFunctionUrl",
             "lambda:InvokeFunction",
@@ -223,9 +225,9 @@ def test_the_schedule_calls_predict(aws: Any, functions: dict[str, dict[str, Any
             "RetryPolicy": asked["Target"]["RetryPolicy"],
         },
     )
-    said = scheduler.get_schedule(Name=f"{asked['Name']}-api")
+    schedule = scheduler.get_schedule(Name=f"{asked['Name']}-api")
 
-    assert said["ScheduleExpression"] == f"rate({TABLE.warmup_minutes} minutes)"
-    assert said["Target"]["Arn"].endswith(":function:macule-predict")
-    assert said["Target"]["RetryPolicy"]["MaximumRetryAttempts"] == 0
+    assert schedule["ScheduleExpression"] == f"rate({TABLE.warmup_minutes} minutes)"
+    assert schedule["Target"]["Arn"].endswith(":function:macule-predict")
+    assert schedule["Target"]["RetryPolicy"]["MaximumRetryAttempts"] == 0
     assert "Predict" in json.dumps(asked["Target"]["Arn"])

@@ -105,9 +105,9 @@ def test_no_bundle_has_the_tools(bundles: Path) -> None:
 def test_google_gets_the_tables_python(bundles: Path) -> None:
     """Both source folders name the Python version for Google's buildpacks."""
     for name in ("predict", "health"):
-        told = (bundles / f"gcp/{name}/.python-version").read_text()
+        version = (bundles / f"gcp/{name}/.python-version").read_text()
 
-        assert told.strip() == limits.read().python_minor
+        assert version.strip() == limits.read().python_minor
 
 
 def test_a_layer_above_its_limit_is_rejected(bundles: Path, tmp_path: Path) -> None:
@@ -179,12 +179,12 @@ def test_the_images_bundle_starts(bundles: Path, tmp_path: Path, name: str) -> N
     root = bundles / name
     dockerfile = (root / "Dockerfile").read_text()
     words = json.loads(dockerfile.rpartition("CMD ")[2])
-    told = dict(
+    environment = dict(
         pair.split("=", 1) for pair in re.findall(r"^ENV (.*)", dockerfile, re.M)[0].split()
     )
     command = " ".join([sys.executable, "-S", *words[1:]])
 
-    with running(command, tmp_path, root, **told) as service:
+    with running(command, tmp_path, root, **environment) as service:
         assert service.call("GET", "/memory/").status == 200
         expected = 200 if name.endswith("predict") else 404
         assert service.predict(photo()).status == expected

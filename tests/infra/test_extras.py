@@ -127,8 +127,8 @@ def test_lambda_has_the_extras(bare: Bare, tmp_path: Path) -> None:
             answer = function.invoke({**EVENT, "body": body})
             until(lambda: "POST /predict" in [span.name for span in there.spans])
         assert answer["statusCode"] == 200, answer
-        said: dict[str, Any] = json.loads(answer["body"])
-        return said
+        report: dict[str, Any] = json.loads(answer["body"])
+        return report
 
     with broker(tmp_path) as server, collector() as there:
         asked = {**endpoint(there), "REDIS_URL": server.url}

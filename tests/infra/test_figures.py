@@ -29,9 +29,9 @@ def test_every_bundle_has_its_row() -> None:
 @pytest.mark.parametrize("name", figures.SAID)
 def test_the_layers_size_is_the_same_everywhere(name: str) -> None:
     """The READMEs give the layer's size of the table."""
-    (said,) = re.findall(figures.SAID[name], (ROOT / name).read_text())
+    (figure,) = re.findall(figures.SAID[name], (ROOT / name).read_text())
 
-    assert said in next(row[1] for row in shown() if row[0] == "`aws/layer.zip`")
+    assert figure in next(row[1] for row in shown() if row[0] == "`aws/layer.zip`")
 
 
 def test_other_sizes_change_only_their_figures() -> None:

@@ -142,14 +142,14 @@ def test_a_chunked_body_passes(proxied: Machine) -> None:
 
 def test_expect_100_continue_is_answered(proxied: Machine) -> None:
     """`Expect: 100-continue` gets 100, and then the photo's answer."""
-    said = proxied.run(
+    output = proxied.run(
         f"curl --silent --verbose --cacert {CERTIFICATE}/fullchain.pem"
         f" --resolve macule.example:443:{SERVER} --header 'Expect: 100-continue'"
         " --data-binary @examples/spot.jpg https://macule.example/predict/ 2>&1"
     )
 
-    assert re.search(r"^< HTTP/1.1 100 Continue", said, re.M)
-    assert re.search(r"^< HTTP/1.1 200 OK", said, re.M)
+    assert re.search(r"^< HTTP/1.1 100 Continue", output, re.M)
+    assert re.search(r"^< HTTP/1.1 200 OK", output, re.M)
 
 
 def test_a_slow_sender_takes_no_slot(proxied: Machine) -> None:
@@ -166,9 +166,9 @@ def test_a_slow_sender_takes_no_slot(proxied: Machine) -> None:
             over.wait(60)
             yield body[len(body) // 2 :]
 
-        told = {"Content-Length": str(len(body))}
+        headers = {"Content-Length": str(len(body))}
         sender = threading.Thread(
-            target=proxied.call, args=("POST", "/predict/", slowly(), told, port)
+            target=proxied.call, args=("POST", "/predict/", slowly(), headers, port)
         )
         sender.start()
         assert half.wait(20)
@@ -230,10 +230,10 @@ def test_nginx_rejects_a_mistake(proxied: Machine) -> None:
     """`nginx -t` accepts the site and rejects a misspelled directive."""
     proxied.run("nginx -t")
     slip = "sed -i s/proxy_pass/proxy_pas/ /etc/nginx/conf.d/macule.conf"
-    said = proxied.run(f"{slip}; nginx -t 2>&1 || true")
+    output = proxied.run(f"{slip}; nginx -t 2>&1 || true")
     install(proxied)
 
-    assert 'unknown directive "proxy_pas"' in said
+    assert 'unknown directive "proxy_pas"' in output
 
 
 def test_the_printed_removal_leaves_nothing(proxied: Machine) -> None:
@@ -250,7 +250,7 @@ def test_the_printed_removal_leaves_nothing(proxied: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "slip", "said"),
+    ("text", "slip", "expected"),
     [
         ("", "", "No issues found"),
         ("Host $host", "Host $http_host", "host_spoofing"),
@@ -259,7 +259,7 @@ def test_the_printed_removal_leaves_nothing(proxied: Machine) -> None:
         ("location / {", "location / { add_header X-A b;", "add_header_redefinition"),
     ],
 )
-def test_gixy_finds_only_mistakes(tmp_path: Path, text: str, slip: str, said: str) -> None:
+def test_gixy_finds_only_mistakes(tmp_path: Path, text: str, slip: str, expected: str) -> None:
     """gixy, a security linter, accepts the site and reports a mistake."""
     site = tmp_path / "macule.conf"
     site.write_text(SITE.read_text().replace(text, slip, 1) if text else SITE.read_text())
@@ -267,4 +267,4 @@ def test_gixy_finds_only_mistakes(tmp_path: Path, text: str, slip: str, said: st
         [str(ROOT / ".venv-dev/bin/gixy"), str(site)], capture_output=True, text=True, check=False
     )
 
-    assert said in run.stdout
+    assert expected in run.stdout

@@ -80,8 +80,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         short = start("short", MEMORY_LIMIT_MB="60")
         viewed = start("viewed")
         target = stack.enter_context(receiver())
-        told = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true", "MAX_REQUESTS": "5"}
-        full = start("all", **told)
+        settings = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true", "MAX_REQUESTS": "5"}
+        full = start("all", **settings)
         valkey = stack.enter_context(broker(folders["worker"]))
         where = {"HOST": "127.0.0.1", "WORKER_METRICS_PORT": str(ports["macule-worker"])}
         stack.enter_context(worker(valkey, **where))

@@ -21,7 +21,7 @@ def test_a_consistent_release_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "changelog", "about", "said"),
+    ("tag", "changelog", "about", "expected"),
     [
         ("v1.2.1", CHANGELOG, ABOUT, "the tag is v1.2.1"),
         ("1.2.0", CHANGELOG, ABOUT, "the tag is 1.2.0"),
@@ -31,11 +31,11 @@ def test_a_consistent_release_passes() -> None:
         ("v1.2.0", CHANGELOG, ABOUT.replace(".org", ".example"), "https://lesions.example"[8:]),
     ],
 )
-def test_inconsistencies_are_named(tag: str, changelog: str, about: str, said: str) -> None:
+def test_inconsistencies_are_named(tag: str, changelog: str, about: str, expected: str) -> None:
     """A wrong tag, changelog or address stops a release, with one line."""
     (fault,) = release.faults(tag, "1.2.0", changelog, about)
 
-    assert said in fault
+    assert expected in fault
 
 
 def test_the_repository_cannot_be_released_as_it_is() -> None:

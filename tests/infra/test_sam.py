@@ -99,9 +99,10 @@ def test_conditions_are_evaluated_as_in_cloudformation() -> None:
 
 def test_no_secret_is_a_parameter() -> None:
     """CloudFormation gets the name of a secret and reads its values when it deploys."""
-    told = sam.deployed(DOCUMENT, {"Secret": "mine"})["Resources"]
+    resources = sam.deployed(DOCUMENT, {"Secret": "mine"})["Resources"]
     variables = {
-        name: told[name]["Properties"]["Environment"]["Variables"] for name in ("Predict", "Health")
+        name: resources[name]["Properties"]["Environment"]["Variables"]
+        for name in ("Predict", "Health")
     }
 
     assert not [body for body in DOCUMENT["Parameters"].values() if body.get("NoEcho")]

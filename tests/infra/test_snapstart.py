@@ -73,7 +73,7 @@ def test_the_model_is_in_the_snapshot(unpacked: Path, tmp_path: Path) -> None:
 
 def test_nothing_is_open_in_the_snapshot(unpacked: Path, tmp_path: Path) -> None:
     """With any settings the snapshot has no thread, connection or file, and no log line or span."""
-    told = {
+    environment = {
         "REDIS_URL": "redis://127.0.0.1:1",
         "BROKER_URL": "redis://127.0.0.1:1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
@@ -82,7 +82,7 @@ def test_nothing_is_open_in_the_snapshot(unpacked: Path, tmp_path: Path) -> None
         # after the zips, which contain neither redis nor OpenTelemetry
         "PYTHONPATH": ":".join([*(str(unpacked / place) for place in PLACES), CLIENTS]),
     }
-    with started(unpacked, tmp_path / "log", **told) as function:
+    with started(unpacked, tmp_path / "log", **environment) as function:
         assert function.snapshot.wait(30)
         process = Path(f"/proc/{function.process.pid}")
         threads = re.findall(r"Threads:\s+(\d+)", (process / "status").read_text())

@@ -77,9 +77,9 @@ def test_it_works_in_its_sandbox(landlock: int, served: Machine) -> None:
 
 def test_the_documented_check_passes(served: Machine) -> None:
     """The documentation's curl and `macule doctor` accept the service."""
-    said = served.run(commands("deploy.md", "Your own machine", "Check"))
+    output = served.run(commands("deploy.md", "Your own machine", "Check"))
 
-    assert '"status":"succeeded"' in said
+    assert '"status":"succeeded"' in output
 
 
 def test_the_limit_comes_from_the_table(served: Machine) -> None:
@@ -176,7 +176,9 @@ def test_keys_are_a_credential(served: Machine) -> None:
         "install -D -m 644 -t /etc/systemd/system/macule.service.d infra/systemd/keys.conf;"
         "systemctl daemon-reload; systemctl restart macule.service"
     )
-    answers = [served.call("POST", "/predict/", photo(), told) for told in ({}, {"X-API-Key": key})]
+    answers = [
+        served.call("POST", "/predict/", photo(), headers) for headers in ({}, {"X-API-Key": key})
+    ]
 
     assert [answer.status for answer in answers] == [401, 200]
 
@@ -184,9 +186,9 @@ def test_keys_are_a_credential(served: Machine) -> None:
 def test_an_invalid_setting_is_in_the_log(served: Machine) -> None:
     """An invalid value in /etc/macule/env prevents the start, and one line names it."""
     served.run("mkdir -p /etc/macule; echo QUOTA=lots > /etc/macule/env")
-    said = served.run("systemctl restart macule.service || echo failed")
+    output = served.run("systemctl restart macule.service || echo failed")
 
-    assert said == "failed\n"
+    assert output == "failed\n"
     assert "macule: QUOTA='lots' is not" in served.log()
 
 

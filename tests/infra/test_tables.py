@@ -50,7 +50,7 @@ def test_a_changed_table_gives_valid_templates(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "slip", "said"),
+    ("path", "text", "slip", "expected"),
     [
         ("infra/knative/predict.yaml", "arch: arm64", "arch: amd64", "nodeSelector is"),
         ("infra/knative/health.yaml", "nodeSelector:", "nodeSelecter:", "nodeSelecter"),
@@ -58,8 +58,8 @@ def test_a_changed_table_gives_valid_templates(name: str) -> None:
         ("infra/knative/health.Dockerfile", "--platform=linux/arm64 ", "", "FROM is"),
     ],
 )
-def test_another_architecture_is_rejected(path: str, text: str, slip: str, said: str) -> None:
+def test_another_architecture_is_rejected(path: str, text: str, slip: str, expected: str) -> None:
     """With arm64 the pod's nodes and the image's platform must be arm64."""
     found = complaints(path, text, slip, changed({"architecture": "arm64"}))
 
-    assert any(said in complaint for complaint in found), found
+    assert any(expected in complaint for complaint in found), found

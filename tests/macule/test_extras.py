@@ -36,11 +36,11 @@ def test_installed_packages_are_found_without_an_import() -> None:
 def test_a_missing_package_is_reported_with_a_fix() -> None:
     """The serving environment has none of them."""
     code = "from macule import extras; print(extras.missing_message('REDIS_URL', 'redis'))"
-    said = subprocess.check_output([str(ROOT / ".venv/bin/python"), "-c", code], text=True)
+    output = subprocess.check_output([str(ROOT / ".venv/bin/python"), "-c", code], text=True)
 
-    assert said.startswith("REDIS_URL needs the package redis, which is not installed: ")
-    assert "pip install './layers/model[queue]'" in said
-    assert 'extras = ["redis"] in infra/limits.toml' in said
+    assert output.startswith("REDIS_URL needs the package redis, which is not installed: ")
+    assert "pip install './layers/model[queue]'" in output
+    assert 'extras = ["redis"] in infra/limits.toml' in output
 
 
 # The name alone, after a command that would look it up on an index, or as a requirement.

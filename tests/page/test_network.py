@@ -96,11 +96,11 @@ def test_the_page_waits_for_a_sleeping_service(browser: Browser, tmp_path: Path)
         with frozen(service):
             visitor.analyse()
             note = visitor.page.locator("#phase-note:not(:empty)").inner_text()
-            said = visitor.page.inner_text("#said")
+            text = visitor.page.inner_text("#said")
 
         assert visitor.verdict() == NEVUS
     assert "about 30 seconds" in note
-    assert note in said
+    assert note in text
 
 
 def test_a_cold_start_is_shown(browser: Browser, tmp_path: Path) -> None:
@@ -208,12 +208,12 @@ def test_a_smaller_copy_is_offered_for_a_large_original(browser: Browser, tmp_pa
         visitor.choose(EXAMPLE)
         visitor.page.check("#original")
         visitor.analyse()
-        said = visitor.problem()
+        text = visitor.problem()
         visitor.page.click("#smaller")
 
         assert visitor.verdict() == NEVUS
         assert len(visitor.sent()) < 200_000 < len(EXAMPLE[2])
-    assert "limit is 0.191 MB" in said
+    assert "limit is 0.191 MB" in text
 
 
 def test_a_key_is_requested_and_kept_for_the_visit(browser: Browser, tmp_path: Path) -> None:

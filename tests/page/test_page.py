@@ -201,9 +201,9 @@ def test_a_view_loads_nothing_heavy() -> None:
         "heavy = {'numpy', 'PIL', 'ssl', '_hashlib', 'gzip', 'macule.inference.runtime'}; "
         "print(heavy & set(sys.modules))"
     )
-    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
 
-    assert said.splitlines()[-1] == "set()"
+    assert output.splitlines()[-1] == "set()"
 
 
 def test_a_view_is_rendered_once() -> None:
@@ -216,6 +216,6 @@ def test_a_view_is_rendered_once() -> None:
         "sys.addaudithook(lambda event, given: event == 'open' and print(event, given)); "
         "print(ask() == one)"
     )
-    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
 
-    assert said == "True\n"
+    assert output == "True\n"

@@ -136,14 +136,14 @@ def test_the_original_can_be_sent(visit: Open) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "body", "said"),
+    ("name", "kind", "body", "expected"),
     [
         ("notes.txt", "text/plain", b"hello", "We can't open this file"),
         ("empty.jpg", "image/jpeg", b"", "The file is empty"),
     ],
 )
 def test_invalid_files_are_not_sent(
-    visit: Open, name: str, kind: str, body: bytes, said: str
+    visit: Open, name: str, kind: str, body: bytes, expected: str
 ) -> None:
     """A text file and an empty one are rejected in the browser, and another can be chosen."""
     with visit() as visitor:
@@ -154,7 +154,7 @@ def test_invalid_files_are_not_sent(
         visitor.choose(EXAMPLE)
         visitor.page.wait_for_selector("#analyse:visible")
 
-        assert said in problem
+        assert expected in problem
         assert focused == "problem-head"
         assert not any("predict" in url for url in visitor.asked)
 

@@ -44,7 +44,7 @@ class Linter(NamedTuple):
     path: str
     text: str
     slip: str
-    said: str
+    expected: str
 
 
 def tracked(*patterns: str) -> list[str]:
@@ -176,7 +176,7 @@ def test_only_the_linter_detects_a_mistake(name: str, tmp_path: Path) -> None:
 
     assert slipped != whole
     assert done.returncode != 0
-    assert linter.said in done.stdout + done.stderr
+    assert linter.expected in done.stdout + done.stderr
     if linter.path in checks.CHECKS:
         assert list(checks.CHECKS[linter.path](slipped, limits.read())) == []
 
@@ -224,11 +224,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         text = (ROOT / path).read_text()
         old, new, _ = CHECKOV.get(path, ("", "", ""))
         slip = f"{old}          LEFT_HERE: {SECRET}\n" if new is None else new
-        for kind, said in (("good", text), ("slip", text.replace(old, slip, 1))):
+        for kind, text_of_kind in (("good", text), ("slip", text.replace(old, slip, 1))):
             # a suffix that tells checkov the file type, and workflows where it looks for them
             target = root / (f"{kind}/{path}" if "github" not in path else f"{path}.{kind}.yml")
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(handed(path, said))
+            target.write_text(handed(path, text_of_kind))
     command = [str(BIN / "checkov"), "--directory", ".", "--skip-download", "--output", "json"]
     command += ["--compact", "--quiet", "--framework", "terraform", "kubernetes", "dockerfile"]
     command += ["github_actions", "cloudformation"]

@@ -36,7 +36,7 @@ class Report(NamedTuple):
     happened: str
     body: Callable[[], bytes]
     right: str | type[Macule] = SKIN
-    told: str = ""
+    expected: str = ""
 
 
 def profiled(space: str, kind: str, **options: Any) -> bytes:

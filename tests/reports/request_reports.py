@@ -38,7 +38,7 @@ class Report(NamedTuple):
     body: bytes
     headers: dict[str, str]
     status: int = 200
-    told: str = '"decision"'
+    expected: str = '"decision"'
     sent: str = "length"
     method: str = "POST"
 
@@ -158,28 +158,28 @@ SERVING = (
         "URL-safe base64 in `instances`: Unable to base64 decode",
         as_json({"instances": [{"b64": WEB_SAFE}]}),
         JSON,
-        told='{"predictions":[{"id"',
+        expected='{"predictions":[{"id"',
     ),
     Report(
         "tensorflow/serving#1169",
         "the client of TF Serving's own guide: Unable to base64 decode",
         as_json({"instances": [{"b64": TEXT}]}),
         JSON,
-        told='{"predictions":[{"id"',
+        expected='{"predictions":[{"id"',
     ),
     Report(
         "ageron/handson-ml2#105",
         "how to send base64 in place of numbers: texts as instances",
         as_json({"signature_name": "serving_default", "instances": [WEB_SAFE]}),
         JSON,
-        told='{"predictions":[{"id"',
+        expected='{"predictions":[{"id"',
     ),
     Report(
         "googleapis/python-aiplatform#1526",
         "Vertex AI: the response field predictions is missing",
         as_json({"instances": [{"image_bytes": {"b64": TEXT}}], "parameters": {}}),
         JSON,
-        told='{"predictions":[{"id"',
+        expected='{"predictions":[{"id"',
     ),
     Report(
         "GoogleCloudPlatform/practical-ml-vision-book#8",

@@ -22,7 +22,7 @@ def test_reported_images_get_the_correct_result(report: Report) -> None:
     if isinstance(report.right, type):
         with pytest.raises(report.right) as caught:
             seen(body)
-        assert report.told in str(caught.value)
+        assert report.expected in str(caught.value)
     elif report.right == WHITE:
         assert (seen(body) == 255).all()
     else:

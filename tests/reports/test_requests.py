@@ -63,7 +63,7 @@ def test_reported_requests_get_the_correct_answer(
     status, content, allowed = sent(services[server], report)
 
     assert status == report.status, content[:300]
-    assert report.told in content
+    assert report.expected in content
     assert allowed == report.headers.get("Access-Control-Request-Headers", "")
 
 
@@ -84,7 +84,7 @@ def test_text_from_a_gateway_is_reported(report: Report) -> None:
 
     answer = HANDLER(event, None)
 
-    assert (answer["statusCode"], report.told in answer["body"]) == (report.status, True)
+    assert (answer["statusCode"], report.expected in answer["body"]) == (report.status, True)
 
 
 def test_every_report_names_its_thread() -> None:

@@ -128,8 +128,8 @@ def _later(service: Service, kept: Kept) -> None:
     shown = service.call("GET", f"{ROUTE}/{done['id']}")
     kept.answer("showPrediction", "ended well", shown)
     kept.problem(service.call("GET", f"{ROUTE}/0123456789abcdef01234567"))
-    told = json.dumps({"image": b64encode(small()).decode(), "webhook": "https://a.example/"})
-    kept.problem(service.call("POST", ROUTE, told.encode(), {"Content-Type": "application/json"}))
+    body = json.dumps({"image": b64encode(small()).decode(), "webhook": "https://a.example/"})
+    kept.problem(service.call("POST", ROUTE, body.encode(), {"Content-Type": "application/json"}))
 
 
 def _refusals(service: Service, kept: Kept) -> None:

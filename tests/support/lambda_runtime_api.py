@@ -152,7 +152,7 @@ def running(
     function = Lambda()
     api = Server(("127.0.0.1", 0), _handler(function))
     threading.Thread(target=api.serve_forever, daemon=True).start()
-    told = {
+    environment = {
         "PATH": os.environ["PATH"],
         "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{api.server_port}",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb),
@@ -164,7 +164,7 @@ def running(
         function.process = subprocess.Popen(
             [*command, "-S", "-m", "awslambdaric", "main.handler"],
             cwd=root / "task",
-            env=told,
+            env=environment,
             stdout=output,
             stderr=output,
             preexec_fn=within,

@@ -47,7 +47,7 @@ def ran(installed: Bare, empty: Path, *words: str) -> subprocess.CompletedProces
     )
 
 
-def said(installed: Bare, empty: Path, *words: str) -> str:
+def output(installed: Bare, empty: Path, *words: str) -> str:
     done = ran(installed, empty, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -69,10 +69,10 @@ def test_predict(installed: Bare, empty: Path, tmp_path: Path) -> None:
     file = tmp_path / "photo.jpg"
     file.write_bytes(photo())
     ours = subprocess.check_output([ROOT / ".venv/bin/macule", "predict", file], text=True)
-    answer = json.loads(said(installed, empty, "predict", str(file)))
+    answer = json.loads(output(installed, empty, "predict", str(file)))
 
     assert answer["predictions"] == json.loads(ours)["predictions"]
-    assert said(installed, empty, "--version") == f"macule {__version__}\n"
+    assert output(installed, empty, "--version") == f"macule {__version__}\n"
 
 
 def test_the_python_api(installed: Bare, empty: Path, tmp_path: Path) -> None:
@@ -84,12 +84,12 @@ def test_the_python_api(installed: Bare, empty: Path, tmp_path: Path) -> None:
         "assert result.explain().overlay[1:4] == b'PNG'; "
         "print(json.dumps([result.decision, [row._asdict() for row in result.predictions]]))"
     )
-    told = subprocess.check_output(
+    printed = subprocess.check_output(
         [*hidden(), "python", "-c", code, file], cwd=empty, env=installed.variables({}), text=True
     )
-    answer = json.loads(said(installed, empty, "predict", str(file)))
+    answer = json.loads(output(installed, empty, "predict", str(file)))
 
-    assert json.loads(told) == [answer["decision"], answer["predictions"]]
+    assert json.loads(printed) == [answer["decision"], answer["predictions"]]
 
 
 def test_batch(installed: Bare, empty: Path, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_batch(installed: Bare, empty: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("a", "b"):
         (tmp_path / f"photos/{name}.jpg").write_bytes(photo())
-    said(installed, empty, "batch", str(tmp_path / "photos"), "--out", str(tmp_path / "out.csv"))
+    output(installed, empty, "batch", str(tmp_path / "photos"), "--out", str(tmp_path / "out.csv"))
 
     rows = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     assert [row["status"] for row in rows] == ["ok", "ok"]
@@ -105,25 +105,25 @@ def test_batch(installed: Bare, empty: Path, tmp_path: Path) -> None:
 
 def test_doctor_plan_and_key(installed: Bare, empty: Path) -> None:
     """The environment passes, the model is planned, and keys and secrets are created."""
-    levels = {line.split()[0] for line in said(installed, empty, "doctor").splitlines()}
+    levels = {line.split()[0] for line in output(installed, empty, "doctor").splitlines()}
 
     assert levels <= {"ok", "warn"}
-    assert "128 MB" in said(installed, empty, "plan", "--limit", "128")
-    assert "alice:" in said(installed, empty, "key", "new", "alice")
-    assert said(installed, empty, "key", "webhook").startswith("whsec_")
+    assert "128 MB" in output(installed, empty, "plan", "--limit", "128")
+    assert "alice:" in output(installed, empty, "key", "new", "alice")
+    assert output(installed, empty, "key", "webhook").startswith("whsec_")
 
 
 def test_use(installed: Bare, empty: Path, tmp_path: Path) -> None:
     """An activated model is copied into the environment, and the previous one can return."""
     mine = tmp_path / "mine"
     shutil.copytree(ROOT / "layers/model/macule/weights", mine)
-    before = said(installed, empty, "use")
-    after = said(installed, empty, "use", str(mine))
+    before = output(installed, empty, "use")
+    after = output(installed, empty, "use", str(mine))
     shutil.rmtree(mine)
 
     assert f"from {installed.venv}/share/macule/models/" in after
-    assert said(installed, empty, "use") == after
-    assert said(installed, empty, "use", "--back") == before
+    assert output(installed, empty, "use") == after
+    assert output(installed, empty, "use", "--back") == before
 
 
 def test_unavailable_commands_say_why_in_a_line(installed: Bare, empty: Path) -> None:
@@ -239,5 +239,5 @@ def test_convert(installed: Bare, empty: Path, tmp_path: Path) -> None:
     assert (tmp_path / "mine/report.html").stat().st_size > 0
     (tmp_path / "photo.jpg").write_bytes(photo())
     words = ("predict", str(tmp_path / "photo.jpg"), "--model", str(tmp_path / "mine"))
-    assert json.loads(said(installed, empty, *words))["status"] == "succeeded"
+    assert json.loads(output(installed, empty, *words))["status"] == "succeeded"
     assert os.listdir(empty) == []

@@ -91,9 +91,9 @@ def test_the_classifiers_match_the_supported_pythons(metadata: Message) -> None:
     """Exactly the minor versions from the oldest to the newest have a classifier."""
     least, end = re.findall(r"3\.(\d+)", metadata["Requires-Python"])
     bounds = sorted((int(least), int(end)))
-    said = re.findall(r"Python :: 3\.(\d+)", "\n".join(metadata.get_all("Classifier", [])))
+    minors = re.findall(r"Python :: 3\.(\d+)", "\n".join(metadata.get_all("Classifier", [])))
 
-    assert [int(minor) for minor in said] == list(range(*bounds))
+    assert [int(minor) for minor in minors] == list(range(*bounds))
 
 
 def test_the_licence_is_that_of_the_repository() -> None:

@@ -95,11 +95,11 @@ CASES = [(TABLE, *mutant) for mutant in MUTANTS] + [(ROLLOUT, *mutant) for mutan
 
 
 @pytest.mark.parametrize(
-    ("table", "text", "slip", "said"),
+    ("table", "text", "slip", "expected"),
     CASES,
     ids=[f"{text[:30]}-{slip[-30:]}" for _, text, slip, _ in CASES],
 )
-def test_a_mutant_is_rejected(table: limits.Limits, text: str, slip: str, said: str) -> None:
+def test_a_mutant_is_rejected(table: limits.Limits, text: str, slip: str, expected: str) -> None:
     """A template with one mistake is rejected, and the complaint names it."""
     whole = generate.outputs(table)[PATH]
 
@@ -107,9 +107,9 @@ def test_a_mutant_is_rejected(table: limits.Limits, text: str, slip: str, said: 
     found: list[str] = []
     for complaint in aws.template(whole.replace(text, slip, 1), table):
         found.append(complaint)
-        if said in complaint:  # the linters come last and take seconds
+        if expected in complaint:  # the linters come last and take seconds
             return
-    pytest.fail(f"{said!r} is in none of {found}")
+    pytest.fail(f"{expected!r} is in none of {found}")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,6 @@ def test_disabled_features_are_not_deployed() -> None:
 def test_a_canary_of_more_than_two_days_is_rejected() -> None:
     """CodeDeploy ends a deployment after 2880 minutes."""
     table = ROLLOUT._replace(rollout=ROLLOUT.rollout._replace(canary_minutes=2881))
-    said = next(aws.template(generate.outputs(table)[PATH], table))
+    complaint = next(aws.template(generate.outputs(table)[PATH], table))
 
-    assert "rollout.canary_minutes is above 2880" in said
+    assert "rollout.canary_minutes is above 2880" in complaint

@@ -61,9 +61,9 @@ SLIPS = {
 }
 
 
-@pytest.mark.parametrize(("path", "text", "slip", "said"), SLIPS.values(), ids=SLIPS)
-def test_a_mutant_is_rejected(path: str, text: str, slip: str, said: str) -> None:
+@pytest.mark.parametrize(("path", "text", "slip", "expected"), SLIPS.values(), ids=SLIPS)
+def test_a_mutant_is_rejected(path: str, text: str, slip: str, expected: str) -> None:
     """A template with one mistake is rejected, and the complaint names it."""
     found = complaints(path, text, slip)
 
-    assert any(said in complaint for complaint in found), found
+    assert any(expected in complaint for complaint in found), found

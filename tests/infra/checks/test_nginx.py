@@ -21,9 +21,9 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "slip", "said"), MUTANTS, ids=lambda part: part[:40])
-def test_a_mutant_is_rejected(text: str, slip: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "slip", "expected"), MUTANTS, ids=lambda part: part[:40])
+def test_a_mutant_is_rejected(text: str, slip: str, expected: str) -> None:
     """A site with one mistake is rejected, and the complaint names it."""
     found = complaints(PATH, text, slip)
 
-    assert any(said in complaint for complaint in found), found
+    assert any(expected in complaint for complaint in found), found

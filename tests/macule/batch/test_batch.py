@@ -164,11 +164,11 @@ def test_an_interrupted_run_says_how_to_resume(
     out = tmp_path / "all.jsonl"
     process = begin(many, out, 20)
     process.send_signal(by)
-    _, told = process.communicate(timeout=20)
+    _, output = process.communicate(timeout=20)
 
     assert process.returncode == 130
-    assert "run the same command without --restart to continue" in told
-    assert "Traceback" not in told
+    assert "run the same command without --restart to continue" in output
+    assert "Traceback" not in output
     batch.run(str(many), str(out), CHOSEN)
     assert out.read_text() == straight
 
@@ -273,10 +273,10 @@ def test_memory_does_not_grow_with_the_images(many: Path, tmp_path: Path) -> Non
     names, peaks_mb = sorted(map(str, many.iterdir())), []
     for size, listed in enumerate((names[: MANY // 4], names * 2)):
         (tmp_path / f"{size}.txt").write_text("\n".join(listed))
-        told = subprocess.check_output(
+        output = subprocess.check_output(
             [sys.executable, "-c", code, tmp_path / f"{size}.txt", tmp_path / f"{size}.csv"]
         )
-        peaks_mb.append(int(told) / 1024)
+        peaks_mb.append(int(output) / 1024)
 
     assert peaks_mb[1] < peaks_mb[0] + 3
 

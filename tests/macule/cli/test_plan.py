@@ -41,19 +41,19 @@ def test_more_memory_takes_larger_photos() -> None:
 def test_a_verdict_never_shows_a_negative_amount() -> None:
     """Between the idle service and its first 12 MP photo the verdict shows what is left."""
     _, least_mb = plan.memory_breakdown(NEED)
-    told, holds = plan.report(NEED, SHIPPED, [least_mb + 1, least_mb - 1], 120_000_000)
+    text, holds = plan.report(NEED, SHIPPED, [least_mb + 1, least_mb - 1], 120_000_000)
 
-    assert told[-2].endswith("fits, but 1.0 MB are free: too little for a 12 MP photo")
-    assert told[-1].endswith("does not fit: 1.0 MB are missing")
+    assert text[-2].endswith("fits, but 1.0 MB are free: too little for a 12 MP photo")
+    assert text[-1].endswith("does not fit: 1.0 MB are missing")
     assert not holds
 
 
 @given(st.tuples(*[st.integers(0, 200 * MB)] * 4), st.integers(1, 1000))
 def test_displayed_figures_add_up(sizes: tuple[int, int, int, int], limit_mb: int) -> None:
     """The displayed rows sum to the total, and total and remainder to the limit."""
-    told, _ = plan.report(plan.Footprint(*sizes), SHIPPED, [limit_mb], 120_000_000)
-    rows = [Decimal(line.split()[-2]) for line in told if line.endswith(" MB")]
-    (left,) = re.findall(r"([\d.]+) MB are (?:free|missing)", "\n".join(told))
+    text, _ = plan.report(plan.Footprint(*sizes), SHIPPED, [limit_mb], 120_000_000)
+    rows = [Decimal(line.split()[-2]) for line in text if line.endswith(" MB")]
+    (left,) = re.findall(r"([\d.]+) MB are (?:free|missing)", "\n".join(text))
 
     assert sum(rows[:-1]) == rows[-1]
     assert abs(limit_mb - rows[-1]) == Decimal(left)

@@ -228,7 +228,7 @@ def test_without_images_nothing_is_claimed(trained: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--labels", "a,b"], "2 labels"),
         (["--labels", "a,b,b"], "duplicate"),
@@ -240,7 +240,7 @@ def test_without_images_nothing_is_claimed(trained: Path, tmp_path: Path) -> Non
 )
 def test_wrong_input_is_rejected(
     words: list[str],
-    told: str,
+    expected: str,
     trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -250,7 +250,7 @@ def test_wrong_input_is_rejected(
     monkeypatch.chdir(tmp_path)
 
     assert main(["convert", str(trained), *words, "--out", "out"]) == 1
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -120,7 +120,7 @@ def test_command_writes_page_and_figures(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "expected"),
     [
         (["--data", "nowhere"], "nowhere is not a folder."),
         (
@@ -130,7 +130,7 @@ def test_command_writes_page_and_figures(folder: Path) -> None:
         (["--data", "data", "--split", "test"], "data has no split 'test'; it has: none."),
     ],
 )
-def test_wrong_data_is_rejected(folder: Path, more: list[str], told: str) -> None:
+def test_wrong_data_is_rejected(folder: Path, more: list[str], expected: str) -> None:
     """One sentence says what is wrong, and nothing is written."""
     done = subprocess.run(
         [*MACULE, local.DEFAULT_MODEL_DIR, *more],
@@ -141,5 +141,5 @@ def test_wrong_data_is_rejected(folder: Path, more: list[str], told: str) -> Non
     )
 
     assert done.returncode == 1
-    assert told in done.stderr
+    assert expected in done.stderr
     assert not (folder / "evaluation").exists()

@@ -214,7 +214,7 @@ def test_fields_may_accompany_an_urlencoded_photo() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "told"),
+    ("body", "kind", "expected"),
     [
         (b"", "image/jpeg", "came without a Content-Length"),
         (b"{", JSON, "is not JSON"),
@@ -267,12 +267,12 @@ def test_fields_may_accompany_an_urlencoded_photo() -> None:
         (form("image", IMAGE)[0][:-30], form("image", IMAGE)[1]["Content-Type"], "malformed"),
     ],
 )  # fmt: skip
-def test_a_malformed_upload_says_what_is_wrong(body: bytes, kind: str, told: str) -> None:
+def test_a_malformed_upload_says_what_is_wrong(body: bytes, kind: str, expected: str) -> None:
     """Every error in a form is a 400 whose detail names it."""
     with pytest.raises(BadRequest) as raised:
         uploads.read_upload(request(body, kind), 2**20)
 
-    assert told in str(raised.value)
+    assert expected in str(raised.value)
 
 
 @pytest.mark.parametrize(

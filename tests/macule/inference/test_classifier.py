@@ -122,13 +122,13 @@ PHOTOS: dict[str, Callable[[], bytes]] = {
 }
 
 
-def said(answer: dict[str, Any]) -> tuple[object, ...]:
+def comparable_answer(answer: dict[str, Any]) -> tuple[object, ...]:
     """Convert a service's answer to the form of `heard`."""
     rows = [(row["label"], row["name"], row["probability"]) for row in answer["predictions"]]
     return answer["decision"], rows, answer["disclaimer"], answer["model"]
 
 
-def heard(result: macule.Result, by: macule.Classifier) -> tuple[object, ...]:
+def comparable(result: macule.Result, by: macule.Classifier) -> tuple[object, ...]:
     rows = [(row.label, row.name, row.probability) for row in result.predictions]
     return result.decision, rows, result.disclaimer, by.model
 
@@ -146,7 +146,7 @@ def test_it_answers_like_the_service(default: Pair, name: str) -> None:
     result = default.classifier.predict(body)
     explanation = result.explain()
 
-    assert heard(result, default.classifier) == said(answer)
+    assert comparable(result, default.classifier) == comparable_answer(answer)
     assert explanation.label == answer["explanation"]["label"]
     assert explanation.faithful == answer["explanation"]["faithful"]
     assert explanation.heatmap == png(answer["explanation"]["heatmap"])
@@ -172,7 +172,7 @@ def test_a_folder_answers_like_its_service(other: Pair, name: str) -> None:
 
     result = other.classifier.predict(body)
 
-    assert heard(result, other.classifier) == said(answer)
+    assert comparable(result, other.classifier) == comparable_answer(answer)
     assert answer["explanation"] is None
     with pytest.raises(macule.NoMaps, match="has no activation maps"):
         result.explain()
@@ -255,7 +255,9 @@ def test_an_array_equals_its_lossless_file(default: Pair) -> None:
 
     result = default.classifier.predict(pixels)
 
-    assert [said(answer) for answer in answers] == [heard(result, default.classifier)] * 2
+    assert [comparable_answer(answer) for answer in answers] == [
+        comparable(result, default.classifier)
+    ] * 2
     assert result.explain().overlay == png(answers[0]["explanation"]["overlay"])
     bgr = np.ascontiguousarray(pixels[..., ::-1])
     assert default.classifier.predict(bgr[..., ::-1]) == result

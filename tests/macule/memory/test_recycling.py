@@ -26,9 +26,11 @@ def test_growth_above_the_settled_size_is_reported_once() -> None:
     """Sustained growth is reported once, with both figures."""
     policy = RecyclePolicy(10 * MB, None, None, 0.0)
 
-    said = [text for text in reasons(policy, [40.0] * SETTLING_PREDICTIONS + [55.0] * 20) if text]
+    messages = [
+        text for text in reasons(policy, [40.0] * SETTLING_PREDICTIONS + [55.0] * 20) if text
+    ]
 
-    assert said == ["it uses 55 MB, more than 50"]
+    assert messages == ["it uses 55 MB, more than 50"]
 
 
 def test_temporary_memory_recycles_no_worker() -> None:
@@ -43,10 +45,10 @@ def test_max_requests_recycles_a_worker() -> None:
     """MAX_REQUESTS counts predictions."""
     policy = RecyclePolicy(10 * MB, None, 30, 0.0)
 
-    said = reasons(policy, [40.0] * 40, 0.0)
+    messages = reasons(policy, [40.0] * 40, 0.0)
 
-    assert said.index("it has made 30 predictions") == 29
-    assert len([text for text in said if text]) == 1
+    assert messages.index("it has made 30 predictions") == 29
+    assert len([text for text in messages if text]) == 1
 
 
 def load(service: Service, seconds: float, ended: threading.Event, clients: int = 4) -> list[int]:

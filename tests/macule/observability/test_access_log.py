@@ -31,7 +31,7 @@ def lines() -> Iterator[logging.Logger]:
     logger.setLevel("NOTSET")
 
 
-def told(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+def logged(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
 
@@ -73,7 +73,7 @@ def test_a_line_has_only_known_facts(
     """A name or a result that a route passes by mistake is not written."""
     extra = {"filename": "me.jpg", "label": "melanoma", "prediction": "id", "slug": "busy"}
     access_log.log_request({**FACTS, **extra}, {"decode": 1.234}, {"user-agent": "curl"})
-    (line,) = told(capfd)
+    (line,) = logged(capfd)
 
     assert line.keys() == {
         "time", "severity", "message", "event", "id", "method", "route", "status", "slug", "ms",
@@ -104,7 +104,7 @@ def test_pings_are_debug_lines(
     """Pings need LOG_LEVEL=debug; a refusal for lack of memory warns, a fault is an error."""
     access_log.log_request({**FACTS, "route": route, "status": status}, {}, {})
 
-    assert [line["severity"] for line in told(capfd)] == [severity] * bool(severity)
+    assert [line["severity"] for line in logged(capfd)] == [severity] * bool(severity)
 
 
 def test_unknown_words_become_other(
@@ -112,19 +112,21 @@ def test_unknown_words_become_other(
 ) -> None:
     """An unknown method or path becomes neither a label nor a field."""
     access_log.log_request({**FACTS, "method": "BREW\n{", "route": ""}, {}, {})
-    (line,) = told(capfd)
+    (line,) = logged(capfd)
 
     assert (line["method"], line["route"]) == ("other", "other")
 
 
 def test_gunicorn_logs_no_address(capfd: pytest.CaptureFixture[str]) -> None:
     """gunicorn's line about an invalid request has no address or content by default."""
-    said = "Invalid request from ip=192.0.2.1: Invalid HTTP header: 'my name'"
+    message = "Invalid request from ip=192.0.2.1: Invalid HTTP header: 'my name'"
     for whole in (False, True):
         handler = StderrHandler(as_json, whole)
-        handler.handle(logging.LogRecord("gunicorn.error", logging.WARNING, "", 0, said, (), None))
+        handler.handle(
+            logging.LogRecord("gunicorn.error", logging.WARNING, "", 0, message, (), None)
+        )
 
-    assert [line["message"] for line in told(capfd)] == ["Invalid request", said]
+    assert [line["message"] for line in logged(capfd)] == ["Invalid request", message]
 
 
 def test_a_default_handler_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,13 +75,13 @@ def test_it_equals_token_buckets(policies: list[Policy], waits: list[int]) -> No
 def test_headers_show_the_remaining_quota() -> None:
     """Each policy and its state, as in draft-ietf-httpapi-ratelimit-headers-11."""
     meter = RateLimiter((HOUR, SECOND))
-    told = meter.take("a")
+    state = meter.take("a")
     meter.take("a")
     with pytest.raises(QuotaExceeded) as caught:
         meter.take("a")
 
     policies = '"hour";q=5;w=3600, "second";q=2;w=1'
-    assert told == {
+    assert state == {
         "RateLimit-Policy": policies,
         "RateLimit": '"hour";r=4;t=720, "second";r=1;t=1',
     }

@@ -211,8 +211,8 @@ def test_workers_deliver_webhooks(queue: RedisQueue, server: Broker) -> None:
         job = queue.put(JobOptions(webhook=target.url, events=EVENTS), photo())
         until(lambda: not queue.waiting() and not server.client.exists("macule:1:due"))
 
-    told = [json.loads(call.body) for call in target.calls]
-    assert [(each["type"], each["data"]["id"]) for each in told] == [
+    events = [json.loads(call.body) for call in target.calls]
+    assert [(each["type"], each["data"]["id"]) for each in events] == [
         (event, job.id) for event in EVENTS
     ]
 

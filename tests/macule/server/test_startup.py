@@ -67,13 +67,13 @@ def refused(command: list[str], environ: dict[str, str], cwd: Path = ROOT) -> st
     return line
 
 
-@pytest.mark.parametrize(("setting", "said"), BAD.items())
-def test_one_line_prevents_the_start(setting: str, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("setting", "expected"), BAD.items())
+def test_one_line_prevents_the_start(setting: str, expected: str, tmp_path: Path) -> None:
     """gunicorn does not start, and the line names the variable and what is wrong."""
     line = refused(SERVE, environment(setting, tmp_path))
 
     assert line.startswith(f"macule: {setting.partition('=')[0]}")
-    assert said in line
+    assert expected in line
 
 
 @pytest.mark.parametrize("setting", ONE_OF_EACH_KIND)
@@ -132,7 +132,7 @@ def test_the_doctor_fails_where_the_service_does(setting: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("command", "setting", "said"),
+    ("command", "setting", "expected"),
     [
         ("worker", "BROKER_URL=redis://127.0.0.1", "the package redis"),
         ("worker", "BROKER_URL=amqp://127.0.0.1", "redis://"),
@@ -142,12 +142,14 @@ def test_the_doctor_fails_where_the_service_does(setting: str, tmp_path: Path) -
         ("predict examples/spot.jpg", "THREADS=x", "THREADS='x'"),
     ],
 )
-def test_commands_print_one_line_too(command: str, setting: str, said: str, tmp_path: Path) -> None:
+def test_commands_print_one_line_too(
+    command: str, setting: str, expected: str, tmp_path: Path
+) -> None:
     """A command that cannot start says why, without a traceback."""
     line = refused([".venv/bin/macule", *command.split()], environment(setting, tmp_path))
 
     assert line.startswith("macule: ")
-    assert said in line
+    assert expected in line
 
 
 def test_a_reload_does_not_end_a_running_service(tmp_path: Path) -> None:

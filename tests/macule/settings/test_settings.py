@@ -204,12 +204,14 @@ def test_an_unusable_value_is_rejected_in_one_line(name: str, value: str) -> Non
     """The line names variable and expectation; also the value, unless it may be secret."""
     with pytest.raises(BadSetting) as caught:
         settings.read({name: value})
-    said = str(caught.value)
+    message = str(caught.value)
 
-    assert said.startswith(name)
-    assert said.isprintable()
-    assert "sh9" not in said
-    assert name in settings.SECRET_VARIABLES or set("@?") & set(value) or repr(value)[:60] in said
+    assert message.startswith(name)
+    assert message.isprintable()
+    assert "sh9" not in message
+    assert (
+        name in settings.SECRET_VARIABLES or set("@?") & set(value) or repr(value)[:60] in message
+    )
     assert caught.value.__suppress_context__ or not caught.value.__context__
 
 

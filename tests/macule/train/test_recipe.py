@@ -127,16 +127,16 @@ def test_training_resumes_where_it_stopped(
     folder: Path, network: recipe.Network, tmp_path: Path
 ) -> None:
     """Finished steps are not repeated; a state of another plan is rejected with a fix."""
-    said: list[str] = []
+    messages: list[str] = []
     line = [str(folder), "--out", str(tmp_path), "--weights", "random", "--side", str(SIDE_PX)]
     line += ["--side-px", "48", "--epochs", "2", "--seeds", "1", "--batch", "12"]
 
-    program.train(program.parse(line), network, said.append)
+    program.train(program.parse(line), network, messages.append)
     curves = (tmp_path / "work" / "seed-0" / "curves.csv").read_text()
-    said.clear()
-    program.train(program.parse(line), network, said.append)
+    messages.clear()
+    program.train(program.parse(line), network, messages.append)
 
-    assert "continuing after epoch 2" in said
+    assert "continuing after epoch 2" in messages
     assert (tmp_path / "work" / "seed-0" / "curves.csv").read_text() == curves
     with pytest.raises(ValueError, match="use another --work, or the same options"):
         program.train(program.parse([*line, "--epochs", "9"]), network, quiet)

@@ -47,7 +47,7 @@ def test_interpreters_are_checked(version: tuple[int, ...], largest: int, level:
 
 
 @pytest.mark.parametrize(
-    ("found", "machine", "told"),
+    ("found", "machine", "expected"),
     [
         (("glibc", "2.36"), "x86_64", "2.36, x86_64"),
         (("glibc", "2.28"), "x86_64", "2.28, x86_64"),
@@ -57,12 +57,12 @@ def test_interpreters_are_checked(version: tuple[int, ...], largest: int, level:
         (("", ""), "x86_64", "not Alpine"),
     ],
 )
-def test_c_libraries_are_checked(found: tuple[str, str], machine: str, told: str) -> None:
+def test_c_libraries_are_checked(found: tuple[str, str], machine: str, expected: str) -> None:
     """An old glibc, musl, and wheels for another processor are reported with a fix."""
     finding = installation.check_libc(found, machine, NEEDS)
 
-    assert told in finding.text
-    assert (finding.level == OK) == (told == f"{found[1]}, {machine}")
+    assert expected in finding.text
+    assert (finding.level == OK) == (expected == f"{found[1]}, {machine}")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no manylinux wheels")
@@ -79,7 +79,7 @@ def test_wheel_tags_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "expected"),
     [
         ("import os; os.kill(os.getpid(), 4)", "CPU lacks an instruction"),
         ("import os; os.kill(os.getpid(), 9)", "memory ran out"),
@@ -87,12 +87,12 @@ def test_wheel_tags_are_read() -> None:
         ("raise ImportError('libm.so: no version GLIBC_2.99')", "GLIBC_2.99"),
     ],
 )
-def test_a_dying_child_is_reported(code: str, told: str) -> None:
+def test_a_dying_child_is_reported(code: str, expected: str) -> None:
     """An illegal instruction, a kill, a crash and an error in a child are reported."""
-    lived, said = installation.run_child(code, "")
+    lived, message = installation.run_child(code, "")
 
     assert not lived
-    assert told in said
+    assert expected in message
 
 
 def test_a_missing_wheel_fails_unless_it_is_optional() -> None:

@@ -33,26 +33,26 @@ def examine(url: str) -> tuple[int, str]:
 def test_a_real_service_passes(tmp_path: Path, command: str) -> None:
     """Every route, header and time is checked, of a cold service and then of a warm one."""
     with running(command, tmp_path) as service:
-        cold, told = examine(f"http://127.0.0.1:{service.port}")
+        cold, text = examine(f"http://127.0.0.1:{service.port}")
         warm, again = examine(f"http://127.0.0.1:{service.port}/")
 
-    assert (cold, warm) == (0, 0), told + again
-    assert "(cold), second" in told
+    assert (cold, warm) == (0, 0), text + again
+    assert "(cold), second" in text
     assert "(already warm), second" in again
-    assert "ok   headers: " in told
-    assert "FAIL" not in told + again
+    assert "ok   headers: " in text
+    assert "FAIL" not in text + again
 
 
 def test_a_health_function_is_recognised(tmp_path: Path) -> None:
     """It is asked only for its own routes, and the service that it checks is reported."""
     url = f"http://127.0.0.1:{closed_port()}"
     with running(HEALTH, tmp_path) as alone, running(HEALTH, tmp_path, PREDICT_URL=url) as watching:
-        well, told = examine(f"http://127.0.0.1:{alone.port}")
+        well, text = examine(f"http://127.0.0.1:{alone.port}")
         ill, missed = examine(f"http://127.0.0.1:{watching.port}")
 
     assert (well, ill) == (0, 1)
-    assert "this is the health function" in told
-    assert "POST" not in told
+    assert "this is the health function" in text
+    assert "POST" not in text
     assert "FAIL predict: it refused the connection" in missed
 
 
@@ -64,23 +64,23 @@ def test_another_server_is_recognised() -> None:
             pass
 
     with serving(Loopback(Quiet)) as server:
-        code, told = examine(server.url)
+        code, text = examine(server.url)
 
     assert code == 1
-    assert told.startswith("FAIL macule: GET /health/ answered 404 text/html, without")
-    assert len(told.splitlines()) == 1
+    assert text.startswith("FAIL macule: GET /health/ answered 404 text/html, without")
+    assert len(text.splitlines()) == 1
 
 
 def test_a_closed_port_is_reported() -> None:
     """A closed port is reported, and an invalid URL is misuse."""
-    code, told = examine(f"http://127.0.0.1:{closed_port()}")
+    code, text = examine(f"http://127.0.0.1:{closed_port()}")
 
-    assert (code, told) == (1, "FAIL GET /health/: the service refused the connection\n")
+    assert (code, text) == (1, "FAIL GET /health/: the service refused the connection\n")
     assert examine("predict.example")[0] == 2
 
 
 @pytest.mark.parametrize(
-    ("way", "told"),
+    ("way", "text"),
     [
         ("stalls", "the service timed out after 0.5 s"),
         ("drips", "the service timed out after 0.5 s"),
@@ -90,7 +90,7 @@ def test_a_closed_port_is_reported() -> None:
     ],
 )
 def test_the_check_ends_in_time(
-    other: Peer, way: str, told: str, monkeypatch: pytest.MonkeyPatch
+    other: Peer, way: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All requests together take no longer than the time limit."""
     monkeypatch.setattr(remote_service, "TOTAL_TIMEOUT_S", 0.5)
@@ -98,7 +98,7 @@ def test_the_check_ends_in_time(
     (finding,) = remote_service.run_checks(f"{other.url}/{way}")
 
     assert finding.level == FAIL
-    assert told in finding.text
+    assert text in finding.text
     assert time.monotonic() - began < 1
 
 
@@ -120,8 +120,8 @@ def test_the_test_photo_is_valid() -> None:
 
 def test_control_characters_are_removed(other: Peer) -> None:
     """Text of a service is printed without control characters."""
-    code, told = examine(f"{other.url}/steers")
+    code, text = examine(f"{other.url}/steers")
 
     assert code == 1
-    assert "\x1b" not in told
-    assert "?[2J" in told
+    assert "\x1b" not in text
+    assert "?[2J" in text

@@ -49,9 +49,9 @@ def test_each_limit_names_both_figures(
     changed: dict[str, object], figures: tuple[str, ...]
 ) -> None:
     """A rejected candidate names the limit, its own figure and the allowed one."""
-    (said,) = acceptance.failed_gates(Gate(limit_mb=60.0), PROOF._replace(**changed))
+    (message,) = acceptance.failed_gates(Gate(limit_mb=60.0), PROOF._replace(**changed))
 
-    assert all(figure in said for figure in figures)
+    assert all(figure in message for figure in figures)
 
 
 def test_every_failure_is_reported() -> None:

@@ -47,13 +47,13 @@ def test_one_precision_alone(wanted: str) -> None:
 
 def test_candidates_are_made_lazily() -> None:
     """The first candidate is returned before the others are made."""
-    said: list[str] = []
+    messages: list[str] = []
     found = candidates.generate_candidates(
-        small_model.content(), small_model.pixels(8), small_model.SCALING, "auto", said.append
+        small_model.content(), small_model.pixels(8), small_model.SCALING, "auto", messages.append
     )
 
     assert next(found).name == "int8"
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
 def test_a_failing_candidate_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

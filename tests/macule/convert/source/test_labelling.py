@@ -45,7 +45,7 @@ def test_teachable_machine_s_labels_are_found(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "classes", "told"),
+    ("text", "classes", "expected"),
     [
         (None, 3, "--labels"),
         ("a,b", 3, "2 labels .* for 3 outputs"),
@@ -54,9 +54,11 @@ def test_teachable_machine_s_labels_are_found(model: Path) -> None:
         ("", 2, "empty"),
     ],
 )
-def test_wrong_labels_are_rejected(text: str | None, classes: int, told: str, model: Path) -> None:
+def test_wrong_labels_are_rejected(
+    text: str | None, classes: int, expected: str, model: Path
+) -> None:
     """Missing, too few, duplicate and empty labels are reported with a fix."""
-    with pytest.raises(ConversionError, match=told):
+    with pytest.raises(ConversionError, match=expected):
         labelling.read_labels(text, model, [], classes)
 
 

@@ -36,7 +36,7 @@ def closing() -> Iterator[int]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def said(url: str, caplog: pytest.LogCaptureFixture) -> list[str]:
+def log_lines(url: str, caplog: pytest.LogCaptureFixture) -> list[str]:
     """Ask the broker at *url* five times; return the log lines."""
     caplog.set_level(logging.INFO, "macule")
     queue = RedisQueue(url, 60, 1000)
@@ -67,7 +67,7 @@ def test_one_line_has_the_cause(
     """Five failures are one line with address and cause, without any password."""
     wrong = "not-the-password"
     places = {"host": f"127.0.0.1:{server.port}", "free": free_port(), "closing": closing}
-    lines = said(url.format(wrong=wrong, right=PASSWORD, **places), caplog)
+    lines = log_lines(url.format(wrong=wrong, right=PASSWORD, **places), caplog)
 
     assert len(lines) == 1
     assert f" cannot be used: {why}" in lines[0]
@@ -111,7 +111,9 @@ def test_a_web_process_logs_its_broker_once(tmp_path: Path) -> None:
         lines = [json.loads(line) for line in service.log.read_text().splitlines()]
 
     assert (statuses, after) == ({503}, 202)
-    told = [line for line in lines if line.get("event", "").startswith("broker_")]
-    assert [line["event"] for line in told] == ["broker_fails", "broker_back"]
-    assert f"127.0.0.1:{server.port} cannot be used: Connection refused" in told[0]["message"]
+    broker_lines = [line for line in lines if line.get("event", "").startswith("broker_")]
+    assert [line["event"] for line in broker_lines] == ["broker_fails", "broker_back"]
+    assert (
+        f"127.0.0.1:{server.port} cannot be used: Connection refused" in broker_lines[0]["message"]
+    )
     assert PASSWORD not in service.log.read_text()

@@ -81,15 +81,15 @@ def test_a_result_is_written_once_the_disk_has_space(
     queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk at the end of a job is retried; the work is not repeated."""
-    job, worked, told = queue.put(JobOptions(), b"image"), [], []
+    job, worked, calls = queue.put(JobOptions(), b"image"), [], []
 
     def work(order: JobOptions, image: bytes) -> tuple[str, dict[str, Any]]:
         worked.append(image)
         return FAILED, {"status": 422}
 
     def full(*arguments: object) -> None:
-        told.append(arguments)
-        if len(told) in (2, 3):  # the first is the start of the job
+        calls.append(arguments)
+        if len(calls) in (2, 3):  # the first is the start of the job
             raise OSError("full")
 
     queue.on_change(full, lambda: None)
@@ -97,7 +97,7 @@ def test_a_result_is_written_once_the_disk_has_space(
     until(lambda: queue.get(job.id, "").ended)
 
     assert worked == [b"image"]
-    assert len(told) == 4
+    assert len(calls) == 4
 
 
 def test_stop_lets_the_running_job_end(queue: SqliteQueue) -> None:

@@ -264,10 +264,10 @@ def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)\n"
         "print(queue.get(first.id, '').status, queue.put(JobOptions(), b'y' * 5_000_000).status)\n"
     )
-    said = elsewhere(tmp_path / "data", code).splitlines()
+    output = elsewhere(tmp_path / "data", code).splitlines()
 
-    assert said[0].startswith("The disk of the queue")
-    assert said[1] == "starting starting"
+    assert output[0].startswith("The disk of the queue")
+    assert output[1] == "starting starting"
 
 
 @pytest.mark.parametrize("broken", ["garbage", "folder"])
@@ -298,11 +298,11 @@ def test_files_are_private(queue: SqliteQueue, tmp_path: Path) -> None:
 
 def test_a_change_and_its_callback_are_one_transaction(queue: SqliteQueue) -> None:
     """If the callback of a start or an end fails, the change is rolled back."""
-    told = []
+    calls = []
 
     def tell(database: sqlite3.Connection, job: object) -> None:
-        told.append(job)
-        if len(told) == 2:
+        calls.append(job)
+        if len(calls) == 2:
             raise OSError("no room for a note")
 
     queue.on_change(tell, lambda: None)
@@ -313,4 +313,4 @@ def test_a_change_and_its_callback_are_one_transaction(queue: SqliteQueue) -> No
 
     assert queue.get(job.id, "").status == PROCESSING
     assert queue.finish(job.id, SUCCEEDED, ANSWER)
-    assert len(told) == 3
+    assert len(calls) == 3
