@@ -4,7 +4,6 @@ Predict answers a 12 MP photo, health `GET /memory/`.
 
 Each is built from a fresh clone in a fresh environment of each interpreter, has only its template's
 variables, is started as its platform does, and is asked without a pause.
-
 """
 
 import argparse

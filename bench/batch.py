@@ -6,7 +6,6 @@ Once with 1,000 images, once with all, and once with all while it is killed ever
 started again; the last two must give the same rows. Then the end of a million: a journal that
 lacks 100 of them is continued and becomes a table. Memory is the largest resident size of the
 process. Writes bench/results/batch.json.
-
 """
 
 import argparse

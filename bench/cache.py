@@ -4,7 +4,6 @@
 
 Each miss is a new photo: the same JPEG with other bytes after its end.
 Needs the development environment's Valkey. Writes bench/results/cache.json.
-
 """
 
 import argparse

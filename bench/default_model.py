@@ -4,7 +4,6 @@
 
 The other networks have random weights, which take as long as trained ones. Each file runs in fresh
 processes, the files in turn. Writes bench/results/default-model.json.
-
 """
 
 import argparse

@@ -8,7 +8,6 @@ requests is malicious. Memory is read each second: the proportional set size of 
 the anonymous memory of their cgroup. Growth is that of the latter: the last tenth of the run is
 compared with the tenth after the warm-up.
 Writes bench/results/everything.json, or everything-hostile.json. Needs root.
-
 """
 
 import argparse

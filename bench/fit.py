@@ -5,7 +5,6 @@
 For each share of the processors memory falls step by step until a request fails, a process is
 killed, or the p99 is too long. The cache is off (CACHE_MB=0). Needs root and a memory cgroup;
 without them it measures the peak instead. Writes bench/results/fit.json and docs/fit.svg.
-
 """
 
 import argparse

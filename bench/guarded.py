@@ -5,7 +5,6 @@
 Each is started anew, in turn: its idle memory, the time and the processor time until it has
 answered a photo of 12 MP, and its memory then. CHECKOUT is an older one with its own .venv.
 Writes bench/results/guarded.json.
-
 """
 
 import argparse

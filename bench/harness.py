@@ -156,7 +156,6 @@ def serving(
     """Start a server with PORT set, wait until it answers, end it.
 
     Its cache is off unless *environment* says otherwise: benches repeat the same photo.
-
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -2,7 +2,6 @@
 
 Each interpreter starts from an empty folder, and does not see this repository. A first round fills
 pip's cache and is not counted.
-
 """
 
 import argparse

@@ -2,7 +2,6 @@
 
 A web process, a Valkey that is killed once and restarted, and workers of which one is killed every
 few seconds and restarted, as by a platform.
-
 """
 
 import argparse

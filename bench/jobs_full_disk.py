@@ -5,7 +5,6 @@
 Needs root, for its own tmpfs. Clients do not retry: each job is accepted or rejected. Once in
 between another process fills the disk and the worker is killed. Writes
 bench/results/jobs-full-disk.json.
-
 """
 
 import argparse

@@ -6,7 +6,6 @@ Honest clients send photos of 1 MP with their key over persistent connections; o
 /predict/ with an unknown key, each as soon as the last is refused. Rounds of honest clients alone
 and of both take turns. All clients run on the same processors as the service.
 Writes bench/results/keys.json.
-
 """
 
 import argparse

@@ -2,7 +2,6 @@
 
 The runtime client is AWS's own; only the Runtime API is simulated, on loopback. Needs root for the
 cgroup.
-
 """
 
 import argparse

@@ -8,7 +8,6 @@ there a moment after the old one got SIGTERM, the worst case of a cloud; `passed
 socket outlives the service, as with systemd's socket activation; `plain`, the next one starts at
 the same port after the old one has ended: connections in between are refused, and counted so.
 Writes bench/results/restarts.json.
-
 """
 
 import argparse

@@ -6,7 +6,6 @@ The same photos to each: macule with its cache off (CACHE_MB=0); a bare `http.se
 same runtime and file; LitServe with the same; Django and TensorFlow with the same network in Keras
 (random weights: as fast as trained ones). Writes bench/results/side-by-side.json,
 docs/side-by-side.svg and docs/side-by-side.md.
-
 """
 
 import argparse

@@ -5,7 +5,6 @@
 Photos of every format and size, all three forms of upload, maps, errors and operators' reads, by
 4 clients; the cache is off (CACHE_MB=0). Memory is the proportional set size of all processes,
 read while nothing runs. Writes bench/results/soak.json.
-
 """
 
 import argparse

@@ -5,7 +5,6 @@
 An honest client asks for GET /health/ and POST /predict/ (1 MP, no cache) in turn, first alone,
 then beside each crowd. A connection of a crowd stays for 10 s, whatever is answered, and is opened
 again. All clients run on the same processors as the service. Writes bench/results/withheld.json.
-
 """
 
 import argparse

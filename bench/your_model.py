@@ -5,7 +5,6 @@
 EfficientNetV2-S at 300 px with 7 classes: random weights, normalised on drawn images, have the
 size and the speed of trained ones. The cache is off (CACHE_MB=0). Writes
 bench/results/your-model.json.
-
 """
 
 import argparse
@@ -27,7 +26,6 @@ def build(path: Path) -> None:
     """Save EfficientNetV2-S with the statistics of drawn images.
 
     Without them its activations grow from block to block, and rounding errors decide its answers.
-
     """
     code = """
 import sys, keras, numpy as np

@@ -6,7 +6,6 @@
 MACULE_API_KEY, if the service needs one, and MACULE_TIMEOUT_S (60) come from the environment.
 Exits with 0 for an answer, 1 for a problem, 2 for wrong usage. Import `predict`, `predict_later`
 and `Problem`, or copy this file.
-
 """
 
 import argparse
@@ -51,7 +50,6 @@ def predict_later(photo, url=DEFAULT_URL, key="", timeout_s=TIMEOUT_S, idempoten
 
     *idempotency_key*: the same key with the same photo makes one prediction.
     Raises: Problem.
-
     """
     order = {"Prefer": "respond-async", "Idempotency-Key": idempotency_key or secrets.token_hex(12)}
     with Session(url, key, timeout_s) as session:

@@ -4,7 +4,6 @@
     WEBHOOK_SECRETS=whsec_... examples/verify_webhook.py [PORT]
 
 Copy `verify`, `Forged` and TOLERANCE_S into your own receiver.
-
 """
 
 import base64
@@ -35,7 +34,6 @@ def verify(
 
     Returns: the message's id; a repeated message has the same id.
     Raises: Forged.
-
     """
     try:
         message_id, sent = headers["webhook-id"], headers["webhook-timestamp"]

@@ -4,7 +4,6 @@ The list of a bundle's contents is beside it, <function>.cdx.json.
 
 `python -m infra.bundle [PLATFORM...]` needs only Python and pip. The same sources give the same
 bytes, on the same Python.
-
 """
 
 from __future__ import annotations
@@ -53,7 +52,6 @@ class Tree(NamedTuple):
     """A folder to build; `main_folder` is the place of main.py in it, "" if none is needed.
 
     `parts` are installed into it; `pinned` are files of pins that the platform installs.
-
     """
 
     function: str
@@ -105,7 +103,6 @@ class Target(NamedTuple):
     """The Python and architecture that will run a bundle.
 
     *interpreter* has that version, if one is installed here.
-
     """
 
     minor: str
@@ -117,7 +114,6 @@ def target(asked: str, minor: str) -> Target:
     """Find an interpreter: *asked* by name or version; else one of *minor*; else the present one.
 
     Raises: ValueError if there is no interpreter *asked*.
-
     """
     if not asked:
         found = next(
@@ -138,7 +134,6 @@ def build(out: Path, names: Sequence[str], run: Target, table: limits.Limits) ->
     """Build the bundles *names* of TREES below *out*, and print the size of each.
 
     Raises: subprocess.CalledProcessError, ValueError if one is larger than its limit.
-
     """
     with tempfile.TemporaryDirectory() as folder:
         shelf = Path(folder)

@@ -2,7 +2,6 @@
 
 The byte-code is not compared with its source, because uploads change file times. Files without
 byte-code would be compiled at each cold start, 0.7 s instead of 0.2.
-
 """
 
 import py_compile

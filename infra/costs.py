@@ -1,7 +1,6 @@
 """Monthly costs of the limits in limits.toml, by measured times: a table for docs/deploy.md.
 
 `python -m infra.costs`. Each request is a 12 MP photo, day and night; outgoing traffic is excluded.
-
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ def measured(memory_mb: int) -> Times:
     """Read the times from the results of the benches.
 
     Raises: ValueError if no Lambda with that memory was measured.
-
     """
     beside = json.loads((RESULTS / "side-by-side.json").read_text())
     cpu_s = beside["services"]["macule"]["ms_a_photo"] / 1e3 * beside["cpus"]

@@ -1,7 +1,6 @@
 """Measure the bundles, and write their sizes into the documentation.
 
 `python -m infra.figures`, with the Python of limits.toml. Markers in the pages give the places.
-
 """
 
 from __future__ import annotations

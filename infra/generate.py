@@ -44,7 +44,6 @@ def environment() -> Environment:
     """Return the template language: <<value>> and <% step %>.
 
     Braces have a meaning in CloudFormation, Terraform and GitHub. No HTML is generated here.
-
     """
     return Environment(  # noqa: S701
         loader=FileSystemLoader(INFRA / "templates"),
@@ -61,7 +60,6 @@ def values(table: limits.Limits) -> dict[str, Any]:
     """Return the names that a template may use: the table's keys, and values derived from them.
 
     Raises: ValueError if a platform does not accept a value.
-
     """
     platforms.check(table)
     least_s, most_s = platforms.SCHEDULER_S

@@ -90,7 +90,6 @@ def parse(table: Mapping[str, Any]) -> Limits:
     """Validate the contents of a file of limits.
 
     Raises: ValueError, naming the key, its value and what was expected.
-
     """
 
     def need(key: str, value: Any, ok: bool, expected: str) -> None:

@@ -2,7 +2,6 @@
 
 The result has no markers: pip would evaluate them for the Python that pip itself runs on. pip's own
 copy of `packaging` evaluates them here, so that a build needs only Python and pip.
-
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ def read(files: Iterable[str], minor: str, architecture: str = "x86_64") -> dict
     """Return the pins of *files* for that Python and architecture, by name.
 
     Raises: ValueError if two files pin different versions.
-
     """
     found: dict[str, Pin] = {}
     for file in files:

@@ -69,7 +69,6 @@ def render_plan(memory_mb: int) -> str:
     """Return the cheapest plan with that memory.
 
     Raises: ValueError if none has it.
-
     """
     for plan, (has_mb, _) in RENDER_PLANS.items():
         if memory_mb <= has_mb:
@@ -89,7 +88,6 @@ def check(table: Limits) -> None:
     """Reject a table whose template a platform would not accept.
 
     Raises: ValueError, naming the key, its value, the bound and the platform.
-
     """
     for key, value, ok, expected in _bounds(table):
         if not ok:

@@ -2,7 +2,6 @@
 
 Determined by what a service has open after every format and route (`/proc/self/maps`,
 `sys.modules`); the tests start the bundles and use all formats and routes.
-
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Checks before a release: tag, version, changelog and metadata agree; and the wheel's contents.
 
 `python -m infra.release check TAG` prints a line for each fault; `sbom WHEEL` prints CycloneDX.
-
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ def faults(tag: str, version: str, changelog: str, about: str) -> Iterator[str]:
     Args:
       changelog: the text of CHANGELOG.md.
       about: the text of layers/model/pyproject.toml.
-
     """
     if tag != f"v{version}":
         yield f"the tag is {tag}, but macule.__version__ says v{version}"

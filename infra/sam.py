@@ -34,7 +34,6 @@ def transform(document: Document, values: Values | None = None) -> Document:
     """Return SAM's CloudFormation template of *document*, with unevaluated conditions.
 
     Raises: Refused.
-
     """
     from boto3 import Session
     from samtranslator.model.exceptions import InvalidDocumentException
@@ -61,7 +60,6 @@ def deployed(document: Document, values: Values | None = None) -> Document:
 
     Parameters and conditions are evaluated: resources that are not created are absent.
     Raises: Refused.
-
     """
     plain = transform(document, values)
     given = {name: body.get("Default") for name, body in plain.get("Parameters", {}).items()}

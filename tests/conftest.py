@@ -12,7 +12,7 @@ from hypothesis import settings
 from macule.inference import sandbox
 from support.once import once
 from support.service import ROOT
-from support.upstreams import Peer, peer
+from support.upstreams import Upstream, upstream
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -91,9 +91,9 @@ def browser() -> "Iterator[Browser]":
 
 
 @pytest.fixture(scope="session")
-def other() -> Iterator[Peer]:
+def other() -> Iterator[Upstream]:
     """Run a loopback server that misbehaves in the way its path says."""
-    with peer() as server:
+    with upstream() as server:
         yield server
 
 

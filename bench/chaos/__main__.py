@@ -7,7 +7,6 @@ cache in Valkey, one with a broker and two workers. Faults follow each other unt
 then all faults end, and every accepted job must end. Disks need root and `unshare`, clocks a C
 compiler; without them these faults are left out, and the report says so.
 Writes bench/results/chaos.json, or --out; exits with 1 if a rule is broken.
-
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """A steady load of direct predictions and jobs with webhooks. Each client retries until it gets
 an answer.
-
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ def ask(
     """Ask once.
 
     Raises: OSError, http.client.HTTPException without a complete answer.
-
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
     try:

@@ -1,7 +1,6 @@
 """Two services as a platform runs them: each process that ends is started again.
 
 One keeps its queue in a file on a small disk of its own; one has a broker and workers.
-
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ DISK_MB = 16
 class Supervised:
     """A process that is started again whenever it ends; a *listener* stays open meanwhile, as with
     systemd, so that clients wait in its queue instead of being refused.
-
     """
 
     def __init__(

@@ -6,7 +6,6 @@
 MACULE_KEY is the application's own key, if macule requires one.
 
 Nothing is stored here: the photo goes to macule unchanged, and the answer into the page.
-
 """
 
 import os
@@ -113,7 +112,6 @@ def call(method, path, body=None, headers=None):
     """Send a request to macule, in bounded time; 502 or 504 without an answer.
 
     Returns: status, headers, and the JSON; empty if there is none.
-
     """
     headers = {"Content-Type": "application/octet-stream", **(headers or {})}
     try:

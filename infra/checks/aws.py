@@ -1,7 +1,6 @@
 """SAM templates: what they deploy, for each value of their parameters, compared with the table.
 
 The rules read the transformed and evaluated template; then linters read that and the source.
-
 """
 
 from __future__ import annotations

@@ -55,7 +55,6 @@ def plan(text: str, given: Mapping[str, Any]) -> Plan:
 
     Faults: references to undeclared names, or to resources that these variables do not create.
     Raises: a lark error for invalid HCL, ValueError for what is not evaluated here.
-
     """
     found: dict[str, list[tuple[list[str], Tree[Token]]]] = {}
     for kind, labels, body in _blocks(_parse(text)):

@@ -139,7 +139,7 @@ def test_health_reports_whether_photos_are_answered(app: Service) -> None:
 
 def test_an_unreachable_service_is_reported(tmp_path: Path) -> None:
     """The page and /health/ report it, and the form still works."""
-    with running(DJANGO, tmp_path, alive="/", MACULE_URL="http://127.0.0.1:1") as app:
+    with running(DJANGO, tmp_path, ready_path="/", MACULE_URL="http://127.0.0.1:1") as app:
         page, health = send(app, photo()), app.call("GET", "/health/")
 
     assert (page.status, "cannot be reached" in page.body.decode()) == (502, True)

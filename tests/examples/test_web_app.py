@@ -30,7 +30,7 @@ def macule(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def app(macule: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     url = f"http://127.0.0.1:{macule.port}"
     environment = {"MACULE_URL": url, "MACULE_KEY": KEY}
-    with running(FLASK, tmp_path_factory.mktemp("app"), alive="/", **environment) as service:
+    with running(FLASK, tmp_path_factory.mktemp("app"), ready_path="/", **environment) as service:
         yield service
 
 
@@ -107,7 +107,7 @@ def test_a_problem_is_shown(app: Service, body: bytes, status: int, expected: st
 def test_a_missing_key_is_reported(macule: Service, tmp_path: Path) -> None:
     """The visitor sees that the application is at fault, with macule's status."""
     url = f"http://127.0.0.1:{macule.port}"
-    with running(FLASK, tmp_path, alive="/", MACULE_URL=url) as app:
+    with running(FLASK, tmp_path, ready_path="/", MACULE_URL=url) as app:
         page = send(app, photo())
 
     assert (page.status, "does not know this application" in page.body.decode()) == (401, True)
@@ -134,7 +134,7 @@ def test_a_busy_service_is_retried_after_retry_after(model: type[Model], tmp_pat
     )
     kind = {"Content-Type": "application/json"}
     model.turns = [(503, {"Retry-After": "1"}, b""), (429, {}, b""), (200, kind, good)]
-    with running(FLASK, tmp_path, alive="/", MACULE_URL=model.url) as app:
+    with running(FLASK, tmp_path, ready_path="/", MACULE_URL=model.url) as app:
         began = monotonic()
         page = send(app, photo())
 
@@ -147,13 +147,13 @@ def test_a_busy_service_is_retried_after_retry_after(model: type[Model], tmp_pat
 def test_an_unavailable_service_is_reported(model: type[Model], tmp_path: Path) -> None:
     """Retries are bounded; an invalid answer and a closed port are 502."""
     model.turns = [(503, {"Retry-After": "0"}, b"")]
-    with running(FLASK, tmp_path, alive="/", MACULE_URL=model.url) as app:
+    with running(FLASK, tmp_path, ready_path="/", MACULE_URL=model.url) as app:
         assert send(app, photo()).status == 503
         model.turns = [(200, {"Content-Type": "application/json"}, b"<html>")]
         assert send(app, photo()).status == 502
         model.turns = [(200, {"Content-Type": "text/html"}, b"<html>")]
         assert send(app, photo()).status == 502
-    with running(FLASK, tmp_path, alive="/", MACULE_URL="http://127.0.0.1:1") as app:
+    with running(FLASK, tmp_path, ready_path="/", MACULE_URL="http://127.0.0.1:1") as app:
         assert send(app, photo()).status == 502
 
 

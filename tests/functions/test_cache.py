@@ -247,7 +247,6 @@ def test_redis_may_die_at_any_time(fault: str, tmp_path: Path) -> None:
     """If Redis is killed or stopped under load, every answer is 200 and hits return later.
 
     A request counts as delayed if it takes 0.15 s longer than any answer before.
-
     """
     bodies = [photo(200 + 8 * n, 200) for n in range(4)]
     took_s, statuses, ended = [], [], threading.Event()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.images import photo
 from support.malformed_chunks import bodies, chunk, split
-from support.service import FRAMEWORK, GUNICORN, Service, patiently, running
+from support.service import FRAMEWORK, GUNICORN, Service, retry_while_busy, running
 
 SEED = 7
 COUNTS = {GUNICORN: 1000, FRAMEWORK.replace("{name}", "predict"): 200}
@@ -61,7 +61,6 @@ def test_malformed_bodies_are_bad_requests(
 
     A busy service answers 503 before it reads, and a reset that overtakes an answer loses it:
     such a body is sent again, as clients do.
-
     """
     count = COUNTS[request.node.callspec.params["service"]]
     cases = list(islice(bodies(SEED, photo(64, 48)), count))
@@ -70,7 +69,7 @@ def test_malformed_bodies_are_bad_requests(
     def one(number: int) -> tuple[str, tuple[int, ...]]:
         what, body = cases[number]
         path = routes[number % len(routes)]
-        statuses = patiently(
+        statuses = retry_while_busy(
             lambda: send(service, path, body + HIDDEN), lambda statuses: statuses in ([], [503])
         )
         return what, tuple(statuses)

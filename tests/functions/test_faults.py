@@ -145,7 +145,6 @@ def test_a_read_only_disk_serves(
     """With one writable folder for gunicorn and no home, photos are answered.
 
     If that folder is not the one for temporary files, predictions that must be stored are rejected.
-
     """
     folder = tmp_path / "writable"
     folder.mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.service import FRAMEWORK, GUNICORN, ROOT, running
-from support.upstreams import Peer, closed_port
+from support.upstreams import Upstream, closed_port
 
 HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
 HEAVY = {"numpy", "PIL", "ai_edge_litert", "flask", "multipart", "tensorflow"}
@@ -70,7 +70,9 @@ def test_it_shows_a_real_predict_service(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ERRORS)
-def test_it_answers_in_time_whatever_predict_does(tmp_path: Path, other: Peer, way: str) -> None:
+def test_it_answers_in_time_whatever_predict_does(
+    tmp_path: Path, other: Upstream, way: str
+) -> None:
     """Its own report arrives with 200 and the reason, and no other host is asked."""
     before = len(other.asked)
     url = f"{other.url}/{way}"
@@ -97,7 +99,7 @@ def test_it_answers_when_predict_is_down(tmp_path: Path) -> None:
     assert "predict refused the connection." in page.body.decode()
 
 
-def test_the_lambda_adapter_loads_nothing_heavy(other: Peer) -> None:
+def test_the_lambda_adapter_loads_nothing_heavy(other: Upstream) -> None:
     """An answer loads no numpy, Pillow or runtime, and no TLS before predict is asked."""
     url = f"{other.url}/fine"
 

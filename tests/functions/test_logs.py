@@ -106,7 +106,6 @@ def test_addresses_are_logged_only_on_request(tmp_path: Path) -> None:
     """LOG_ADDRESSES=true logs client addresses, also in gunicorn's lines; by default none is.
 
     Forwarded addresses count only from a trusted proxy.
-
     """
 
     def log_text(**environment: str) -> str:

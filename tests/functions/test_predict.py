@@ -18,7 +18,7 @@ import psutil
 import pytest
 from macule.registry import local
 from support.images import photo, saved, skin
-from support.service import FRAMEWORK, GUNICORN, ROOT, Service, form, patiently, running
+from support.service import FRAMEWORK, GUNICORN, ROOT, Service, form, retry_while_busy, running
 
 ANEW = {"Cache-Control": "no-cache"}
 SERVERS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK}
@@ -181,14 +181,13 @@ def test_invalid_requests_do_not_affect_others(service: Service) -> None:
     """Of 200 requests at once, 20 of them invalid, each gets its own correct answer.
 
     A slow machine can be busy longer than a request waits: then it is sent again, as clients do.
-
     """
     good = [photo(400 + 40 * n, 300) for n in range(6)]
     expected = [service.predict(body).json()["predictions"] for body in good]
 
     def ask(n: int) -> bool:
         body = os.urandom(5000) if n % 10 == 5 else good[n % 6]
-        answer = patiently(
+        answer = retry_while_busy(
             lambda: service.predict(body, **ANEW), lambda answer: answer.status == 503
         )
         if n % 10 == 5:

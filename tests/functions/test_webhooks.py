@@ -120,7 +120,6 @@ def test_a_service_without_a_secret_answers_501(tmp_path: Path) -> None:
     """A request for a webhook gets 501 without a secret, and nothing is queued.
 
     The secret that `macule key webhook` creates solves it.
-
     """
     command = [ROOT / ".venv/bin/macule", "key", "webhook"]
     secret = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()

@@ -20,7 +20,6 @@ class Case(NamedTuple):
 
     Series without these labels get the instance `a` and the case's own job, whose `up` is 1.
     `fires`: the labels of the alert that fires; None if none may fire.
-
     """
 
     alert: str

@@ -2,7 +2,6 @@
 
 Every service starts from a fresh clone in its own environment, has only its template's variables,
 and gets a photo of 12 MP.
-
 """
 
 import base64

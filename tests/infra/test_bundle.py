@@ -130,7 +130,6 @@ def test_libraries_match_each_platforms_architecture(tmp_path: Path) -> None:
     """With arm64, Lambda and Knative get its libraries; Render does not offer it.
 
     All are for the table's Python, which need not be installed here.
-
     """
     table = changed({"architecture": "arm64", "predict.extras": ["dicom"]})
     names = ["render/predict", "aws/layer", "knative/predict"]

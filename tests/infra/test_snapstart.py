@@ -131,7 +131,7 @@ def test_the_clocks_start_at_the_restore(unpacked: Path, tmp_path: Path) -> None
 
 
 def test_a_service_that_cannot_warm_up_is_not_copied(unpacked: Path, tmp_path: Path) -> None:
-    """Where the model does not load the runtime reports why, and ends: there is no version."""
+    """If the model does not load, the runtime reports why and ends, so no version is published."""
     card = (unpacked / "opt/python/macule/weights/model.json").read_text()
     (tmp_path / "model.json").write_text(card)
     (tmp_path / json.loads(card)["file"]).write_bytes(b"damaged")

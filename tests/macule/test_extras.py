@@ -90,7 +90,6 @@ def test_no_text_installs_from_an_index() -> None:
     """The name on the package index is not this project's, so no text looks it up there.
 
     docs/release.md says when that changes.
-
     """
     tracked = subprocess.check_output(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True

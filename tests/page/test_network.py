@@ -220,7 +220,6 @@ def test_a_key_is_requested_and_kept_for_the_visit(browser: Browser, tmp_path: P
     """The page opens without a key; the key goes with every request and is not stored.
 
     A wrong key is reported.
-
     """
     key, pair = api_keys.create_key("clinic")
     sent: list[str | None] = []

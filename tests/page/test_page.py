@@ -138,8 +138,8 @@ def test_the_plain_form_answers_as_the_api_does(service: Service) -> None:
     assert "Request me" in bad.body.decode()
 
 
-def test_a_refusal_says_when_to_come_back(tmp_path: Path) -> None:
-    """A 503 of the plain form has Retry-After and its seconds in words; figures come too."""
+def test_a_503_of_the_form_has_retry_after(tmp_path: Path) -> None:
+    """A 503 of the plain form has Retry-After, and the page shows the seconds and the figures."""
     body, kind = form("image", photo())
     model = shutil.copytree(ROOT / "layers/model/macule/weights", tmp_path / "model")
     (model / "model.tflite").write_bytes(b"damaged")

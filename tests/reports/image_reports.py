@@ -1,7 +1,6 @@
 """Public reports of images that failed elsewhere: the file, and the correct result.
 
 Each names its thread on GitHub: owner/repository#number.
-
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ WHITE = "white"
 
 
 class Report(NamedTuple):
-    """One thread: its file drawn anew, and SKIN, WHITE or the failure that is right.
+    """One thread: its file, drawn again, and SKIN, WHITE or the expected error.
 
-    `told` is a part of the failure's text or of a warning.
+    `expected` is a part of the error's text or of a warning.
     """
 
     source: str

@@ -1,7 +1,6 @@
 """Public reports of uploads that failed elsewhere: the request, and the correct answer.
 
 Each names its thread on GitHub: owner/repository#number.
-
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ ORIGIN = {"Origin": "https://app.example", "Access-Control-Request-Method": "POS
 
 
 class Report(NamedTuple):
-    """One thread, and its request in our terms.
+    """One thread, and its request.
 
-    `status` and `told`, a part of the answer, are what is right. `sent` is how the body goes out:
-    with its length, in chunks, by HTTP/1.0, by HTTP/1.0 without a length, or as an API Gateway
-    without binary media types hands it to Lambda.
+    `status` and `expected`, a part of the answer, are correct. `sent` is how the body is sent: with
+    its length, in chunks, by HTTP/1.0, by HTTP/1.0 without a length, or as an API Gateway without
+    binary media types passes it to Lambda.
     """
 
     source: str

@@ -31,7 +31,6 @@ class Bare:
     """A fresh clone and environment of *interpreter* in *folder*, created unless they exist.
 
     Without *cloned* the clone is an empty folder.
-
     """
 
     def __init__(
@@ -107,7 +106,6 @@ def first_answer(service: Service, body: bytes | None, wait_s: float = 60) -> tu
     """Ask for a prediction until the service listens; return its status, and seconds since now.
 
     Without a *body* ask for the report of the health function.
-
     """
     method, path = ("POST", "/predict/") if body else ("GET", "/memory/")
     began = time.monotonic()

@@ -87,7 +87,6 @@ def worker(
     """Run a worker with a short lease, and wait until it is ready.
 
     With *anew* it replaces itself, as `macule worker` does, and may never be ready.
-
     """
     log = server.folder / f"worker-{time.monotonic_ns()}.log"
     with log.open("wb") as output:

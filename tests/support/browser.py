@@ -79,17 +79,17 @@ class Visit:
 
     def __init__(self, page: Page, origin: str) -> None:
         self.page, self.origin = page, origin
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.asked: list[str] = []
-        page.on("console", self._hear)
-        page.on("pageerror", lambda error: self.said.append(f"uncaught: {error}"))
-        page.on("request", self._see)
+        page.on("console", self._record_message)
+        page.on("pageerror", lambda error: self.messages.append(f"uncaught: {error}"))
+        page.on("request", self._record_request)
 
-    def _hear(self, message: ConsoleMessage) -> None:
+    def _record_message(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.said.append(message.text)
+            self.messages.append(message.text)
 
-    def _see(self, request: Request) -> None:
+    def _record_request(self, request: Request) -> None:
         if not request.url.startswith(("data:", "blob:")):
             self.asked.append(request.url)
 
@@ -127,7 +127,6 @@ def visiting(
     Args:
       path: path of the page below *url*.
       failures: whether answers of 400 and above are part of the test.
-
     """
     with browser.new_context(**{"locale": "en-GB", **context}) as visitor:
         visitor.set_default_timeout(20_000)
@@ -137,7 +136,7 @@ def visiting(
         visit = Visit(page, url)
         page.goto(url + path)
         yield visit
-        said = [text for text in visit.said if not (failures and text.startswith(FAILED))]
+        messages = [text for text in visit.messages if not (failures and text.startswith(FAILED))]
         elsewhere = [asked for asked in visit.asked if not asked.startswith(url)]
 
-        assert (said, elsewhere) == ([], [])
+        assert (messages, elsewhere) == ([], [])

@@ -109,7 +109,6 @@ def unpack(archives: Path, name: str, root: Path) -> Path:
     """Unpack a function's zips below *root* as Lambda does, with the client of Lambda's image.
 
     Only predict has the layer.
-
     """
     layers = ["layer.zip"] if name == "predict" else []
     for archive, place in zip([f"{name}.zip", *layers], ("task", "opt"), strict=False):
@@ -147,7 +146,6 @@ def running(
 
     It sees nothing else of this environment. *within* runs in the new process first: it may join a
     cgroup. With AWS_LAMBDA_INITIALIZATION_TYPE=snap-start the function waits for `restore`.
-
     """
     function = Lambda()
     api = Server(("127.0.0.1", 0), _handler(function))

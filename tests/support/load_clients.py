@@ -31,7 +31,6 @@ class Crowd:
 
     Args:
       port: returns the port to connect to now.
-
     """
 
     def __init__(self, port: Callable[[], int], photos: Sequence[bytes], clients: int = 8) -> None:
@@ -162,7 +161,7 @@ def warm(port: int, wait_s: float = 30.0) -> None:
         finally:
             connection.close()
         time.sleep(0.01)
-    raise AssertionError("the service did not come up")
+    raise AssertionError("the service did not start")
 
 
 class Place:

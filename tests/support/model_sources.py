@@ -184,7 +184,6 @@ def buckets() -> Iterator[dict[str, str]]:
     """Run S3 (moto) and Cloud Storage (its emulator), each with the bucket `models`.
 
     Yields: the environment of their clients.
-
     """
     s3, gs = free_port(), free_port()
     emulator = f"start --host 127.0.0.1 --port {gs} --in-memory --default-bucket models"

@@ -3,7 +3,6 @@
 A mutant names no value of limits.toml: it is text in the templates' own language, which may use
 every name of `generate.values`. `"MemorySize: <<predict.memory_mb>>"` becomes
 `"MemorySize: <<predict.memory_mb + 1>>"`, for any table.
-
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ def changed(changes: Mapping[str, Any]) -> limits.Limits:
     """Return the table with other values: `changed({"predict.memory_mb": 256, "python": ...})`.
 
     Raises: ValueError if limits.py rejects it.
-
     """
     plain = copy.deepcopy(PLAIN)
     for path, value in changes.items():

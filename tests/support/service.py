@@ -89,7 +89,7 @@ class Service:
         return self.call("POST", f"/predict/{query}", body, headers)
 
 
-def patiently(ask: Callable[[], T], is_busy: Callable[[T], bool]) -> T:
+def retry_while_busy(ask: Callable[[], T], is_busy: Callable[[T], bool]) -> T:
     """Ask again, as clients do, while a slow machine is busy: a minute at most."""
     for _ in range(60):
         answer = ask()
@@ -104,14 +104,13 @@ def running(
     command: str | list[str],
     folder: Path,
     cwd: Path = ROOT,
-    alive: str = "/health/",
+    ready_path: str = "/health/",
     port: int = 0,
     **environment: str,
 ) -> Iterator[Service]:
-    """Start *command* with a free `{port}`, wait until *alive* answers, end it with SIGTERM.
+    """Start *command* with a free `{port}`, wait until *ready_path* answers, end it with SIGTERM.
 
     The words of a list may contain spaces.
-
     """
     if not port:
         with socket.socket() as free:
@@ -138,7 +137,7 @@ def running(
         )
     service = Service(process, port, log)
     try:
-        _wait(service, alive)
+        _wait(service, ready_path)
         yield service
     finally:
         end(process)
@@ -155,17 +154,17 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait(service: Service, alive: str, wait_s: float = 60) -> None:
+def _wait(service: Service, ready_path: str, wait_s: float = 60) -> None:
     """Wait until the service answers; fail with the end of its log."""
     end = time.monotonic() + wait_s
     while time.monotonic() < end and service.process.poll() is None:
         try:
-            if service.call("GET", alive).status == 200:
+            if service.call("GET", ready_path).status == 200:
                 return
         except OSError:
             pass
         time.sleep(0.02)
-    raise AssertionError(f"the service did not come up: {service.log.read_text()[-3000:]}")
+    raise AssertionError(f"the service did not start: {service.log.read_text()[-3000:]}")
 
 
 def need(package: str, *programs: str) -> str:
@@ -181,7 +180,7 @@ def until(happened: Callable[[], object], wait_s: float = 20) -> None:
     """Wait until *happened* returns true; fail after *wait_s*."""
     end = time.monotonic() + wait_s
     while not happened():
-        assert time.monotonic() < end, "it did not come to pass"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.01)
 
 

@@ -17,7 +17,6 @@ def content(outlier: float = 1.0) -> bytes:
     """Stem, depthwise and pointwise convolution, residual, ReLU6; pooling and Dense.
 
     *outlier* widens one channel between the last two convolutions, and the next layer undoes it.
-
     """
     keras = pytest.importorskip("keras")
     from macule.convert import export

@@ -217,7 +217,6 @@ def test_convert(installed: Bare, empty: Path, tmp_path: Path) -> None:
 
     The packages are those of .venv-dev, which come before the environment's own. macule cannot be
     imported from there, because links in a folder of PYTHONPATH are not followed.
-
     """
     pytest.importorskip("tensorflow")
     (packages,) = ROOT.glob(".venv-dev/lib/python*/site-packages")

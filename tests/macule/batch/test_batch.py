@@ -263,7 +263,6 @@ def test_memory_does_not_grow_with_the_images(many: Path, tmp_path: Path) -> Non
     """The peak memory of a fresh process is the same for a quarter and twice of the images.
 
     A list repeats the same small images.
-
     """
     code = (
         "import sys; from macule import batch, settings; "

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from macule.http import client
 from support.loopback import Handler, Loopback, serving
-from support.upstreams import Peer, closed_port
+from support.upstreams import Upstream, closed_port
 
 TIMEOUT_S = 0.4
 REASONS = {
@@ -22,7 +22,7 @@ REASONS = {
 }
 
 
-def test_an_answer_is_complete(other: Peer) -> None:
+def test_an_answer_is_complete(other: Upstream) -> None:
     """Status, headers in lower case and body are returned."""
     reply = client.request(f"{other.url}/fine/memory/?a=b", 5)
 
@@ -31,7 +31,7 @@ def test_an_answer_is_complete(other: Peer) -> None:
 
 
 @pytest.mark.parametrize("way", REASONS)
-def test_requests_end_in_time_with_a_reason(other: Peer, way: str) -> None:
+def test_requests_end_in_time_with_a_reason(other: Upstream, way: str) -> None:
     """A server that stalls, drips or never ends holds the client for the time-out at most."""
     began = time.monotonic()
     with pytest.raises(client.Unreachable) as caught:
@@ -41,7 +41,7 @@ def test_requests_end_in_time_with_a_reason(other: Peer, way: str) -> None:
     assert time.monotonic() - began < TIMEOUT_S + 0.3
 
 
-def test_an_abandoned_thread_ends(other: Peer) -> None:
+def test_an_abandoned_thread_ends(other: Upstream) -> None:
     """The connection of a timed-out request is shut down, so its thread ends."""
     before = set(threading.enumerate())
     with pytest.raises(client.Unreachable):
@@ -53,7 +53,7 @@ def test_an_abandoned_thread_ends(other: Peer) -> None:
     assert not any(thread.is_alive() for thread in left)
 
 
-def test_a_redirect_is_an_answer(other: Peer) -> None:
+def test_a_redirect_is_an_answer(other: Upstream) -> None:
     """A redirect is not followed."""
     before = len(other.asked)
 
@@ -62,7 +62,7 @@ def test_a_redirect_is_an_answer(other: Peer) -> None:
 
 
 def test_proxies_of_the_environment_are_not_used(
-    other: Peer, monkeypatch: pytest.MonkeyPatch
+    other: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """http_proxy of the environment is ignored."""
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
@@ -113,7 +113,7 @@ def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert status == 204
 
 
-def test_plain_http_at_a_tls_address_is_reported(other: Peer) -> None:
+def test_plain_http_at_a_tls_address_is_reported(other: Upstream) -> None:
     """https to a port of plain HTTP is a reason too."""
     with pytest.raises(client.Unreachable, match=r"does not agree on TLS|closed the connection"):
         client.request(other.url.replace("http:", "https:"), TIMEOUT_S)

@@ -512,7 +512,6 @@ def test_a_fork_loads_its_own_model(without_maps: str, tmp_path: Path) -> None:
     """A forked child answers like its parent, but rejects another file.
 
     So do the workers of `gunicorn --preload`.
-
     """
     here = shutil.copytree(without_maps, tmp_path / "model")
     code = (

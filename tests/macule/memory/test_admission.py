@@ -102,7 +102,6 @@ def test_estimates_match_the_measured_memory(kind: str, tmp_path: Path) -> None:
     """The peak is never above the estimate, nor the estimate above twice the peak plus 6 MB.
 
     The 6 MB are for strips and row buffers, which a small file does not fill.
-
     """
     mode, options = KINDS[kind]
     pillow_heif.register_heif_opener()

@@ -46,7 +46,6 @@ def test_the_age_is_that_of_the_process(place: str) -> None:
     """A new process is younger than the time since it was started.
 
     psutil counts from the boot time, which Linux gives in whole seconds.
-
     """
     code = (
         "import time; from macule.memory import processes\n"

@@ -14,14 +14,14 @@ from macule.http import application, routing
 from macule.http.body import Body
 from macule.http.messages import Request, Response
 from macule.routes import service_status
-from support.upstreams import REPORT, Peer
+from support.upstreams import REPORT, Upstream
 
 TABLE = routing.build_table({"GET /memory/": service_status.memory, "GET /": service_status.page})
 Ask = Callable[..., Response]
 
 
 @pytest.fixture
-def ask(other: Peer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
+def ask(other: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
     """Return a function that asks a health function whose upstream misbehaves in one way."""
 
     def ask(path: str, way: str, **headers: str) -> Response:
@@ -64,7 +64,7 @@ def test_deep_nesting_is_answered(ask: Ask, way: str) -> None:
     assert ask("/memory/", way).status == ask("/", way).status == 200
 
 
-def test_health_checks_do_not_chain(ask: Ask, other: Peer) -> None:
+def test_health_checks_do_not_chain(ask: Ask, other: Upstream) -> None:
     """Two health functions that check each other end."""
     before = len(other.asked)
     answer = ask("/memory/", "fine", **{"user-agent": service_status.USER_AGENT})

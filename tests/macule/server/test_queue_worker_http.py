@@ -117,14 +117,14 @@ def test_a_worker_is_live_while_it_reaches_the_broker(
         server.kill()
         try:
             until(lambda: call(port, "/health/").status == 503, 60)
-            gone, alive = call(port, "/health/"), scraped(port)["macule_worker_alive",]
+            gone, gauge = call(port, "/health/"), scraped(port)["macule_worker_alive",]
         finally:
             server.start()
         until(lambda: call(port, "/health").status == 200, 60)
 
     assert (first.status, first.body) == (200, b"ok")
     assert b"the broker has not answered for" in gone.body
-    assert alive == 0
+    assert gauge == 0
 
 
 def test_a_worker_is_live_while_its_loop_runs(

@@ -6,7 +6,7 @@ import pytest
 from macule.cli.doctor import backends
 from macule.cli.doctor.check_result import FAIL, OK, WARN, CheckResult
 from support.broker import PASSWORD, Broker, broker
-from support.upstreams import Peer, closed_port
+from support.upstreams import Upstream, closed_port
 
 CHECKS = [backends.check_cache, backends.check_broker]
 
@@ -44,7 +44,7 @@ def test_a_wrong_password_fails(server: Broker, check: object) -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_an_unreachable_backend_fails(other: Peer, check: object) -> None:
+def test_an_unreachable_backend_fails(other: Upstream, check: object) -> None:
     """A closed port, an unknown host and another kind of server fail within seconds."""
     assert_result(check(f"redis://127.0.0.1:{closed_port()}"), FAIL, "cannot be reached")
     assert_result(check("redis://name.invalid"), FAIL, "cannot be reached")

@@ -12,7 +12,7 @@ import pytest
 from macule.cli import doctor
 from macule.cli.doctor.check_result import FAIL, OK
 from support.service import GUNICORN, ROOT, running
-from support.upstreams import Peer, closed_port
+from support.upstreams import Upstream, closed_port
 
 MACULE = ROOT / ".venv/bin/macule"
 WEIGHTS = ROOT / "layers/model/macule/weights"
@@ -122,7 +122,7 @@ def test_a_missing_temporary_folder_fails(monkeypatch: pytest.MonkeyPatch) -> No
     assert doctor.check_temporary_files().level == FAIL
 
 
-def test_a_configured_predict_service_is_asked(other: Peer) -> None:
+def test_a_configured_predict_service_is_asked(other: Upstream) -> None:
     """PREDICT_URL must answer with a report."""
     well, ill = (doctor.check_predict_function(f"{other.url}/{way}", 2) for way in ("fine", "busy"))
 

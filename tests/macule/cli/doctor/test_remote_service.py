@@ -13,7 +13,7 @@ from macule.http.client import Reply
 from macule.inference import decoding
 from support.loopback import Loopback, serving
 from support.service import FRAMEWORK, GUNICORN, running
-from support.upstreams import Peer, closed_port
+from support.upstreams import Upstream, closed_port
 
 HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
 
@@ -90,7 +90,7 @@ def test_a_closed_port_is_reported() -> None:
     ],
 )
 def test_the_check_ends_in_time(
-    other: Peer, way: str, text: str, monkeypatch: pytest.MonkeyPatch
+    other: Upstream, way: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All requests together take no longer than the time limit."""
     monkeypatch.setattr(remote_service, "TOTAL_TIMEOUT_S", 0.5)
@@ -118,7 +118,7 @@ def test_the_test_photo_is_valid() -> None:
     assert pixels[0, 32, 32].tolist() == [0x5C, 0x3C, 0x30]
 
 
-def test_control_characters_are_removed(other: Peer) -> None:
+def test_control_characters_are_removed(other: Upstream) -> None:
     """Text of a service is printed without control characters."""
     code, text = examine(f"{other.url}/steers")
 

@@ -374,7 +374,6 @@ def test_full_memory_rejects_only_new_jobs(small: Broker) -> None:
     """Accepted jobs end, with the longest results and webhooks, although others fill the rest.
 
     New ones are rejected with figures while their result would not fit, and then as full.
-
     """
     queue, accepted = opened(small, lease_s=60), []
     order = TOLD._replace(with_cam=True)

@@ -93,7 +93,6 @@ def test_accepted_jobs_end_on_a_full_disk(disk: Path, size: int) -> None:
     """If others fill the disk and the process dies, the next process ends every job.
 
     Each has the longest possible result and two undeliverable webhooks.
-
     """
     accepted, ended = on_a_small_disk(
         disk,

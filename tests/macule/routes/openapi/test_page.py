@@ -38,7 +38,6 @@ def samples(
     """Return the samples by language, with the test's address and an existing id.
 
     They find a photo and a key in the usual places.
-
     """
     shutil.copy(ROOT / "examples/spot.jpg", tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
