@@ -24,7 +24,7 @@ SERVE = [sys.executable, "-m", "infra.serve"]
 ROUND = 20
 
 
-def beside(environment: dict[str, str], body: bytes, rounds: int) -> dict[str, Any]:
+def ask_hits_and_misses(environment: dict[str, str], body: bytes, rounds: int) -> dict[str, Any]:
     """Ask for new photos and for a known one, a round of each in turn."""
     times: dict[str, list[float]] = {"miss": [], "hit": []}
     with harness.serving(SERVE, environment) as service:
@@ -60,7 +60,7 @@ def main() -> None:
                 ("memory", {"CACHE_MB": "2"}),
                 ("Redis", {"REDIS_URL": server.url}),
             ):
-                found = beside(environment, body, options.rounds)
+                found = ask_hits_and_misses(environment, body, options.rounds)
                 rows.append(
                     {"megapixels": megapixels, "photo_kb": len(body) // 1024, "in": where, **found}
                 )

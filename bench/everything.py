@@ -53,7 +53,7 @@ def hostile(rng: random.Random, photo: bytes) -> tuple[str, bytes, dict[str, str
             ("/predict/", b"{" * 100_000, {**HEADERS, "Content-Type": "application/json"}),
             ("/predict/", photo, {"X-API-Key": "mk_stranger"}),
             ("/v2/models/x/infer", b"[" * 100_000, HEADERS),
-            ("/predictions", *tell_elsewhere(photo)),
+            ("/predictions", *forbidden_webhook(photo)),
         ]
     )
 
@@ -69,7 +69,7 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def tell_elsewhere(photo: bytes) -> tuple[bytes, dict[str, str]]:
+def forbidden_webhook(photo: bytes) -> tuple[bytes, dict[str, str]]:
     """Write a job whose webhook would go to a cloud's metadata."""
     body, kind = form(photo, "http://169.254.169.254/latest/meta-data/")
     return body, {**HEADERS, "Content-Type": kind}
@@ -81,7 +81,11 @@ class Others:
     def __init__(self, port: int, photo: bytes, page_photo: bytes, harm: bool) -> None:
         self.answers, self._over = Counter[str](), threading.Event()
         self._port, self._photo, self._page_photo = port, photo, page_photo
-        work = [self._page, self._operate, *([self._harm, self._stall] if harm else [])]
+        work = [
+            self._page,
+            self._read_operator_routes,
+            *([self._send_malicious, self._stall] if harm else []),
+        ]
         self._threads = [threading.Thread(target=each) for each in work]
         for thread in self._threads:
             thread.start()
@@ -95,12 +99,12 @@ class Others:
         while not self._over.wait(0.5):
             self._ask("page", "POST", "/predict/?explain=cam", self._page_photo, HEADERS)
 
-    def _operate(self) -> None:
+    def _read_operator_routes(self) -> None:
         while not self._over.wait(1.0):
             for path in ("/metrics", "/memory/", "/health/", "/"):
                 self._ask(path, "GET", path, None, HEADERS)
 
-    def _harm(self) -> None:
+    def _send_malicious(self) -> None:
         rng = random.Random(0)  # noqa: S311
         while not self._over.wait(0.5):
             path, body, headers = hostile(rng, self._photo)
@@ -140,7 +144,7 @@ def page_photo() -> bytes:
     return file.getvalue()
 
 
-def grown(read_mb: list[float]) -> dict[str, float]:
+def growth(read_mb: list[float]) -> dict[str, float]:
     """Compare the tenth after the warm-up with the last one, by their medians."""
     warm = read_mb[int(len(read_mb) * WARM_UP) :]
     tenth = max(1, len(read_mb) // 10)
@@ -148,7 +152,7 @@ def grown(read_mb: list[float]) -> dict[str, float]:
     return {
         "after_warm_up": round(before, 1),
         "at_the_end": round(after, 1),
-        "grown": round(after - before, 1),
+        "growth": round(after - before, 1),
         "most": round(max(read_mb), 1),
     }
 
@@ -191,8 +195,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "killed": kills,
         **ledger.figures(),
         "others": dict(sorted(others.answers.items())),
-        "pss_mb": grown(used_mb),
-        "anonymous_mb": grown(anonymous_mb),
+        "pss_mb": growth(used_mb),
+        "anonymous_mb": growth(anonymous_mb),
         "violations": ledger.verdict(),
     }
 

@@ -46,7 +46,7 @@ class Workers:
         environment = {**os.environ, **self._environment}
         return subprocess.Popen(WORKER, env=environment, stdout=self._log, stderr=self._log)
 
-    def look(self) -> None:
+    def measure_and_restart(self) -> None:
         """Measure them, and restart those that have ended."""
         for place, process in enumerate(self._processes):
             if process.poll() is not None:
@@ -107,7 +107,7 @@ def distributed(options: argparse.Namespace, server: Broker, folder: Path) -> di
         with ThreadPoolExecutor(CLIENTS) as pool:
             made = [pool.submit(make, number) for number in range(options.jobs)]
             while len(first) < options.jobs and time.monotonic() < began + options.most_s:
-                workers.look()
+                workers.measure_and_restart()
                 if time.monotonic() > next_kill:
                     workers.kill()
                     next_kill += options.kill_every_s

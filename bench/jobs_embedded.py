@@ -27,7 +27,7 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[i
         connection.close()
 
 
-def insist(port: int, method: str, path: str, body: bytes | None = None) -> dict:
+def ask_until_answered(port: int, method: str, path: str, body: bytes | None = None) -> dict:
     """Ask until it is answered: the service may be down, or its queue full."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
@@ -65,16 +65,18 @@ def main() -> None:
         thread.start()
 
         def make(number: int) -> str:
-            return insist(port, "POST", "/predictions", photos[number % len(photos)])["id"]
+            return ask_until_answered(port, "POST", "/predictions", photos[number % len(photos)])[
+                "id"
+            ]
 
         with ThreadPoolExecutor(8) as pool:
             made = list(pool.map(make, range(options.jobs)))
         put_s = time.perf_counter() - began
         done = {}
         for job_id in made:
-            while (document := insist(port, "GET", f"/predictions/{job_id}")) and document[
-                "status"
-            ] in ("starting", "processing"):
+            while (
+                document := ask_until_answered(port, "GET", f"/predictions/{job_id}")
+            ) and document["status"] in ("starting", "processing"):
                 time.sleep(0.05)
             done[job_id] = document["status"]
         took_s = time.perf_counter() - began

@@ -68,7 +68,7 @@ def main() -> None:
         readers = stack.enter_context(ThreadPoolExecutor(64))
         ends = []
 
-        def disturb() -> None:
+        def fill_and_kill() -> None:
             """Fill the disk, kill the worker, and free the space after a while."""
             filler = Path(f"/proc/{service.process.pid}/root{folder}/filler")
             fill(filler)
@@ -76,7 +76,7 @@ def main() -> None:
             time.sleep(10)
             filler.unlink()
 
-        thread = threading.Thread(target=disturb)
+        thread = threading.Thread(target=fill_and_kill)
         for number in range(options.jobs):
             if number == options.jobs // 2:
                 thread.start()

@@ -28,7 +28,7 @@ import harness
 KEY, WRONG = "mk_honest", "mk_stranger"
 
 
-def wrong(port: int, count: int, connections: int, size: int) -> None:
+def send_wrong_keys(port: int, count: int, connections: int, size: int) -> None:
     """Send *count* requests with a wrong key from this process; print their answers by status."""
     request = (
         f"POST /predict/ HTTP/1.1\r\nHost: a\r\nX-API-Key: {WRONG}\r\n"
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--wrong", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.wrong:
-        wrong(options.wrong, options.requests, options.connections, options.bytes)
+        send_wrong_keys(options.wrong, options.requests, options.connections, options.bytes)
         return
     photo = harness.photo(1)
     digest = hashlib.sha256(KEY.encode()).hexdigest()

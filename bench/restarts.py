@@ -29,13 +29,13 @@ from support import load_clients
 CALM_S = 0.5  # between two disturbances
 
 
-def disturbed(
+def run_with_disturbances(
     place: load_clients.Place, times: int, disturb: Callable[[], None]
 ) -> load_clients.Crowd:
     """Run 8 clients while *disturb* is done so often."""
     photos = [(harness.ROOT / "examples/spot.jpg").read_bytes(), harness.photo(1)]
     clients = load_clients.Crowd(lambda: place.port, photos)
-    with clients.about():
+    with clients.running():
         time.sleep(CALM_S)
         for _ in range(times):
             disturb()
@@ -45,7 +45,7 @@ def disturbed(
 
 
 def restarts(place: load_clients.Place, times: int, overlap: bool = False) -> dict[str, Any]:
-    seen = disturbed(place, times, place.overlap if overlap else place.same_port)
+    seen = run_with_disturbances(place, times, place.overlap if overlap else place.same_port)
     return {"restarts": times, **seen.counts, "failures": seen.failures()}
 
 
@@ -58,7 +58,7 @@ def reloads(log: Path, times: int) -> dict[str, Any]:
         while not place.workers() or place.workers() & before:
             time.sleep(0.02)
 
-    seen = disturbed(place, times, reload)
+    seen = run_with_disturbances(place, times, reload)
     return {"reloads": times, **seen.counts, "failures": seen.failures()}
 
 
@@ -67,7 +67,7 @@ def kills(log: Path, times: int) -> dict[str, Any]:
     back: list[float] = []
     photos = [(harness.ROOT / "examples/spot.jpg").read_bytes(), harness.photo(1)]
     seen = load_clients.Crowd(lambda: place.port, photos)
-    with seen.about():
+    with seen.running():
         time.sleep(CALM_S)
         for _ in range(times):
             for worker in place.workers():

@@ -111,7 +111,9 @@ class Load:
             photo = rng.choice(self._photos)
             body = photo if turn % 4 == 0 else marked(photo, name)
             query = rng.choice(("", "", "?explain=cam"))
-            answer = self._insist(name, "POST", f"/predict/{query}", body, {"X-Request-Id": name})
+            answer = self._ask_until_answered(
+                name, "POST", f"/predict/{query}", body, {"X-Request-Id": name}
+            )
             if answer:
                 self._ledger.answered(name)
 
@@ -123,7 +125,7 @@ class Load:
             body, kind = form(marked(rng.choice(self._photos), key), self._webhook)
             headers = {"Content-Type": kind, "Idempotency-Key": key}
             query = rng.choice(("", "?explain=cam"))
-            answer = self._insist(key, "POST", f"/predictions{query}", body, headers)
+            answer = self._ask_until_answered(key, "POST", f"/predictions{query}", body, headers)
             if answer:
                 job_id = str(answer.document.get("id") or answer.document["prediction"])
                 self._ledger.job(key, job_id)
@@ -131,7 +133,7 @@ class Load:
                     self._made.append(job_id)
                     self._open[job_id] = 0.0
 
-    def _insist(
+    def _ask_until_answered(
         self, name: str, method: str, path: str, body: bytes, headers: dict[str, str]
     ) -> Answer | None:
         """Ask until the answer is not a refusal."""

@@ -83,10 +83,10 @@ def macule(pages: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 
 @pytest.fixture(scope="module")
-def narrow(pages: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def few_slots(pages: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Run a service whose slots `crowded` can occupy."""
     settings = {"ALLOWED_ORIGINS": pages, "MAX_WAITING": "0", "THREADS": "32"}
-    with running(READS_IN_SLOTS, tmp_path_factory.mktemp("narrow"), **settings) as service:
+    with running(READS_IN_SLOTS, tmp_path_factory.mktemp("few_slots"), **settings) as service:
         service.predict(photo())
         yield service
 
@@ -171,7 +171,7 @@ def closed() -> str:
 
 
 @contextmanager
-def crowded(service: Service) -> Iterator[Callable[[], None]]:
+def all_slots_taken(service: Service) -> Iterator[Callable[[], None]]:
     """Occupy all slots of *service* with unfinished photos until the yielded function is called."""
 
     def slots() -> dict[str, int]:
@@ -225,12 +225,12 @@ def test_a_text_file_is_reported_as_a_problem(
     assert ended.err.rstrip()[-25:-1].isalnum()
 
 
-def test_a_busy_service_is_retried(client: Client, narrow: Service) -> None:
+def test_a_busy_service_is_retried(client: Client, few_slots: Service) -> None:
     """A service with all slots taken answers 503; the client tries again and gets its answer."""
-    with crowded(narrow) as end:
+    with all_slots_taken(few_slots) as end:
         timer = Thread(target=lambda: (sleep(1.5), end()))
         timer.start()
-        ended = client(SPOT, address(narrow))
+        ended = client(SPOT, address(few_slots))
         timer.join()
 
     assert (ended.code, ended.err) == (0, "")
@@ -280,11 +280,11 @@ def refuse(listener: socket.socket, reply: bytes) -> None:
             pass
 
 
-def test_the_client_gives_up_on_a_busy_service(client: Client, narrow: Service) -> None:
+def test_the_client_gives_up_on_a_busy_service(client: Client, few_slots: Service) -> None:
     """Attempts and waits end within the time limit, with the service's own message."""
-    with crowded(narrow):
+    with all_slots_taken(few_slots):
         began = monotonic()
-        ended = client(SPOT, address(narrow), MACULE_TIMEOUT_S="3")
+        ended = client(SPOT, address(few_slots), MACULE_TIMEOUT_S="3")
         took = monotonic() - began
 
     assert ended.code == 1
@@ -483,13 +483,13 @@ def test_a_page_shows_failures(page: Page, macule: Service) -> None:
     assert silent.startswith("0 No answer: None came within 1 s. (request ")
 
 
-def test_a_page_waits_for_a_busy_service(page: Page, narrow: Service) -> None:
+def test_a_page_waits_for_a_busy_service(page: Page, few_slots: Service) -> None:
     """A page of another origin can read Retry-After, and waits for it."""
-    with crowded(narrow) as end:
-        given_up = send(page, address(narrow), seconds=2)
+    with all_slots_taken(few_slots) as end:
+        given_up = send(page, address(few_slots), seconds=2)
         timer = Thread(target=lambda: (sleep(1.5), end()))
         timer.start()
-        answer = json.loads(send(page, address(narrow)))
+        answer = json.loads(send(page, address(few_slots)))
         timer.join()
 
     assert given_up.startswith("503 The memory this image needs is in use: ")

@@ -28,7 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def distant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def redis_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Run a service that caches answers in Redis."""
     folder = tmp_path_factory.mktemp("logs")
     with broker(folder) as server, running(GUNICORN_DEV, folder, REDIS_URL=server.url) as service:
@@ -61,7 +61,7 @@ def test_a_hit_equals_the_miss(service: Service, query: str) -> None:
     assert re.fullmatch(r"total;dur=[\d.]+", hit.headers["server-timing"])
 
 
-def of_the_page() -> bytes:
+def page_photo() -> bytes:
     """Return a real photo as the page sends it: 1,024 px, JPEG."""
     with Image.open(ROOT / "examples/spot.jpg") as image:
         image.thumbnail((1024, 1024))
@@ -74,8 +74,8 @@ def noise() -> bytes:
     return saved(Image.fromarray(pixels), "PNG")
 
 
-@pytest.mark.parametrize("body", [of_the_page(), noise()], ids=["the page's photo", "noise"])
-@pytest.mark.parametrize("where", ["service", "distant"])
+@pytest.mark.parametrize("body", [page_photo(), noise()], ids=["the page's photo", "noise"])
+@pytest.mark.parametrize("where", ["service", "redis_service"])
 def test_answers_with_maps_are_cached(
     body: bytes, where: str, request: pytest.FixtureRequest
 ) -> None:
@@ -115,7 +115,7 @@ def test_an_error_is_not_cached(service: Service) -> None:
     assert len({answer.json()["detail"] for answer in answers}) == 1
 
 
-def crowd(service: Service, body: bytes, count: int = 64) -> list[dict[str, Any]]:
+def predict_at_once(service: Service, body: bytes, count: int = 64) -> list[dict[str, Any]]:
     """Send *count* requests at once; each must get a 200."""
     begin = threading.Barrier(count)
 
@@ -135,7 +135,7 @@ def test_64_identical_requests_compute_once(service: Service) -> None:
     body, other = photo(4032, 3024), photo(530, 430)
     with ThreadPoolExecutor(1) as pool:
         between = pool.submit(service.predict, other)
-        answers = crowd(service, body)
+        answers = predict_at_once(service, body)
 
     assert Counter(map(used, answers)) == {"miss": 1, "hit": 63}
     assert len(set(map(comparable, answers))) == 1
@@ -163,7 +163,7 @@ def test_memory_reports_the_cache(service: Service) -> None:
 def test_a_disabled_cache_stores_nothing(tmp_path: Path) -> None:
     """With CACHE_MB=0 each request computes, at once or in turn."""
     with running(GUNICORN, tmp_path, CACHE_MB="0") as service:
-        answers = [*crowd(service, photo(), 8), service.predict(photo()).json()]
+        answers = [*predict_at_once(service, photo(), 8), service.predict(photo()).json()]
 
         assert Counter(map(used, answers)) == {"miss": 9}
         assert service.call("GET", "/memory/").json()["ledger"]["cache_mb"] == 0
@@ -206,7 +206,7 @@ def test_64_at_once_compute_once_with_redis(tmp_path: Path) -> None:
         broker(tmp_path) as server,
         running(GUNICORN_DEV, tmp_path, REDIS_URL=server.url) as service,
     ):
-        answers = crowd(service, photo(4032, 3024))
+        answers = predict_at_once(service, photo(4032, 3024))
 
     assert Counter(map(used, answers)) == {"miss": 1, "hit": 63}
 

@@ -32,18 +32,18 @@ HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
 SERVERS = [GUNICORN, FRAMEWORK.replace("{name}", "predict")]
 
 
-def pair(name: str, more: str = "") -> str:
+def key_entry(name: str, more: str = "") -> str:
     return f"{name}:{hashlib.sha256(f'mk_{name}'.encode()).hexdigest()}{more}"
 
 
-KEYS = ",".join([pair("alice"), pair("bob"), pair("old", ":revoked")])
+KEYS = ",".join([key_entry("alice"), key_entry("bob"), key_entry("old", ":revoked")])
 
 
 @pytest.fixture(scope="module", params=SERVERS, ids=["gunicorn", "functions-framework"])
-def locked(
+def service_with_keys(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("locked")
+    folder = tmp_path_factory.mktemp("service_with_keys")
     environment = {"API_KEYS": KEYS, "ALLOWED_ORIGINS": "https://app.example"}
     with running(request.param, folder, **environment) as service:
         yield service
@@ -51,14 +51,14 @@ def locked(
 
 @pytest.mark.parametrize(("method", "path"), [*ROUTES, ("GET", "/nowhere"), ("DELETE", "/health")])
 def test_all_routes_but_health_and_ready_need_a_key(
-    locked: Service, method: str, path: str
+    service_with_keys: Service, method: str, path: str
 ) -> None:
     """Without a key any other path gets 401; with a key the route answers."""
     file = "docs.css" if path.startswith("/docs") else "style.css"
     named = path.replace("{id}", "0" * 24).replace("{file}", file).replace("{name}", "none")
-    without = locked.call(method, named)
-    wrong = locked.call(method, named, headers={"Authorization": "Bearer mk_wrong"})
-    right = locked.call(method, named, headers={"Authorization": "Bearer mk_alice"})
+    without = service_with_keys.call(method, named)
+    wrong = service_with_keys.call(method, named, headers={"Authorization": "Bearer mk_wrong"})
+    right = service_with_keys.call(method, named, headers={"Authorization": "Bearer mk_alice"})
 
     if (method, path) in OPEN:
         assert without.status == wrong.status == right.status
@@ -71,20 +71,20 @@ def test_all_routes_but_health_and_ready_need_a_key(
     assert right.status not in (401, 403)
 
 
-def test_a_revoked_key_gets_403(locked: Service) -> None:
+def test_a_revoked_key_gets_403(service_with_keys: Service) -> None:
     """A revoked key gets 403 instead of 401."""
-    answer = locked.predict(PHOTO, **OLD)
+    answer = service_with_keys.predict(PHOTO, **OLD)
 
     assert (answer.status, answer.json()["type"]) == (403, "urn:macule:problem:key-revoked")
 
 
-def test_browsers_can_read_refusals(locked: Service) -> None:
+def test_browsers_can_read_refusals(service_with_keys: Service) -> None:
     """The preflight needs no key and allows the headers; a 401 has CORS headers too."""
     origin = {"Origin": "https://app.example"}
     asks = {"Access-Control-Request-Method": "POST"}
     asks["Access-Control-Request-Headers"] = "authorization,x-api-key"
-    before = locked.call("OPTIONS", "/predict/", headers={**origin, **asks})
-    refused = locked.predict(PHOTO, **origin)
+    before = service_with_keys.call("OPTIONS", "/predict/", headers={**origin, **asks})
+    refused = service_with_keys.predict(PHOTO, **origin)
 
     assert before.status == 204
     assert before.headers["access-control-allow-headers"] == "authorization,x-api-key"
@@ -94,35 +94,35 @@ def test_browsers_can_read_refusals(locked: Service) -> None:
     assert {"RateLimit", "RateLimit-Policy", "WWW-Authenticate"} <= set(exposed.split(", "))
 
 
-def test_jobs_belong_to_the_key_that_made_them(locked: Service) -> None:
+def test_jobs_belong_to_the_key_that_made_them(service_with_keys: Service) -> None:
     """Jobs do not exist for another key, even under the same Idempotency-Key."""
     asked = {"Prefer": "wait=30", "Idempotency-Key": "one", "Content-Type": "image/jpeg"}
-    made = locked.call("POST", "/predictions", PHOTO, {**asked, **ALICE})
-    others = locked.call("POST", "/predictions", photo(500, 400), {**asked, **BOB})
+    made = service_with_keys.call("POST", "/predictions", PHOTO, {**asked, **ALICE})
+    others = service_with_keys.call("POST", "/predictions", photo(500, 400), {**asked, **BOB})
     path = f"/predictions/{made.json()['id']}"
-    shown = locked.call("GET", path, headers=ALICE)
+    shown = service_with_keys.call("GET", path, headers=ALICE)
 
     assert (made.status, others.status) == (200, 200)
     assert made.json()["id"] != others.json()["id"]
     assert shown.json()["status"] == "succeeded"
-    assert locked.call("GET", path, headers=BOB).status == 404
-    assert locked.call("POST", f"{path}/cancel", headers=BOB).status == 404
-    assert locked.call("POST", f"{path}/cancel", headers=ALICE).status == 409
+    assert service_with_keys.call("GET", path, headers=BOB).status == 404
+    assert service_with_keys.call("POST", f"{path}/cancel", headers=BOB).status == 404
+    assert service_with_keys.call("POST", f"{path}/cancel", headers=ALICE).status == 409
 
 
-def test_a_client_can_read_its_refusal(locked: Service) -> None:
+def test_a_client_can_read_its_refusal(service_with_keys: Service) -> None:
     """A client that sends 3 MB with a wrong key reads the 401, with and without `Expect`."""
     body = PHOTO.ljust(3 * 2**20, b"\0")
-    after = locked.predict(body, **{"X-API-Key": "mk_wrong"})
+    after = service_with_keys.predict(body, **{"X-API-Key": "mk_wrong"})
     before = {"X-API-Key": "mk_wrong", "Expect": "100-continue"}
 
-    assert after.status == locked.predict(body, **before).status == 401
+    assert after.status == service_with_keys.predict(body, **before).status == 401
 
 
-def test_a_refused_body_is_not_awaited(locked: Service) -> None:
+def test_a_refused_body_is_not_awaited(service_with_keys: Service) -> None:
     """A wrong key with an announced body gets 401 at once, and the connection ends."""
     began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", locked.port), 20) as line:
+    with socket.create_connection(("127.0.0.1", service_with_keys.port), 20) as line:
         line.sendall(
             b"POST /predict/ HTTP/1.1\r\nHost: a\r\nX-API-Key: mk_no\r\n"
             b"Content-Type: image/jpeg\r\nContent-Length: 9000000\r\n\r\nsome"
@@ -138,10 +138,10 @@ def test_a_refused_body_is_not_awaited(locked: Service) -> None:
     assert ended_s < 4
 
 
-def test_a_complete_request_keeps_its_connection(locked: Service) -> None:
+def test_a_complete_request_keeps_its_connection(service_with_keys: Service) -> None:
     """A wrong key keeps its connection if the body came with the head."""
     statuses = []
-    with socket.create_connection(("127.0.0.1", locked.port), timeout=20) as line:
+    with socket.create_connection(("127.0.0.1", service_with_keys.port), timeout=20) as line:
         for key, body in (("mk_none", b"x"), ("mk_no", b"x"), (ALICE["X-API-Key"], PHOTO)):
             head = f"POST /predict/ HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n"
             line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -153,12 +153,15 @@ def test_a_complete_request_keeps_its_connection(locked: Service) -> None:
     assert statuses == [401, 401, 200]
 
 
-def test_warm_up_needs_a_key_over_http(locked: Service) -> None:
+def test_warm_up_needs_a_key_over_http(service_with_keys: Service) -> None:
     """A warm-up ping by header also needs a key, in any spelling."""
     ping = {"X-Warmup": "1"}
 
-    assert locked.call("GET", "/predict/", headers=ping).status == 401
-    assert locked.call("GET", "/predict/", headers={**ping, **ALICE}).json()["state"] == "ready"
+    assert service_with_keys.call("GET", "/predict/", headers=ping).status == 401
+    assert (
+        service_with_keys.call("GET", "/predict/", headers={**ping, **ALICE}).json()["state"]
+        == "ready"
+    )
 
 
 def test_health_and_doctor_send_a_key(tmp_path: Path) -> None:
@@ -191,10 +194,10 @@ def test_health_and_doctor_send_a_key(tmp_path: Path) -> None:
 def test_keys_change_without_a_restart_in_every_worker(tmp_path: Path) -> None:
     """With two workers, a new key is accepted and a removed one rejected within 2 s."""
     file = tmp_path / "keys"
-    file.write_text(pair("alice"))
+    file.write_text(key_entry("alice"))
     with running(GUNICORN, tmp_path, API_KEYS=str(file), WEB_CONCURRENCY="2") as service:
         before = service.call("GET", "/model/", headers=ALICE).status
-        file.write_text(pair("bob"))
+        file.write_text(key_entry("bob"))
         time.sleep(1.1)
         old = {service.call("GET", "/model/", headers=ALICE).status for _ in range(20)}
         new = {service.call("GET", "/model/", headers=BOB).status for _ in range(20)}
@@ -204,7 +207,7 @@ def test_keys_change_without_a_restart_in_every_worker(tmp_path: Path) -> None:
 
 def test_an_invalid_key_setting_prevents_the_start(tmp_path: Path) -> None:
     """The error names the variable and does not show its content."""
-    broken = running(GUNICORN, tmp_path, API_KEYS=f"{pair('alice')},bob:hunter2")
+    broken = running(GUNICORN, tmp_path, API_KEYS=f"{key_entry('alice')},bob:hunter2")
     with pytest.raises(AssertionError, match="API_KEYS: entry 2") as caught, broken:
         pass
 

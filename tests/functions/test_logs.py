@@ -170,7 +170,7 @@ def test_an_unwritable_log_stops_nothing(tmp_path: Path, where: str) -> None:
 def test_a_terminal_shows_text(tmp_path: Path) -> None:
     """On a terminal the log is text by default; LOG=json also works there."""
 
-    def seen(**environment: str) -> str:
+    def logged_lines(**environment: str) -> str:
         master, slave = os.openpty()
         script = tmp_path / "serve.sh"
         script.write_text(f"exec {SERVE} 2>{os.ttyname(slave)}\n")
@@ -181,8 +181,8 @@ def test_a_terminal_shows_text(tmp_path: Path) -> None:
         os.close(master)
         return text
 
-    assert "INFO GET other 404  event=request id=" in seen()
-    assert '"message":"GET other 404"' in seen(LOG="json")
+    assert "INFO GET other 404  event=request id=" in logged_lines()
+    assert '"message":"GET other 404"' in logged_lines(LOG="json")
 
 
 def test_levels_are_configurable(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def service(folder: Path, tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
-def vouch(folder: Path, content: bytes) -> str:
+def install_file(folder: Path, content: bytes) -> str:
     """Put a file in place and write its digest to the card; return the digest."""
     (folder / "new").write_bytes(content)
     (folder / "new").replace(folder / "model.tflite")
@@ -47,7 +47,7 @@ def vouch(folder: Path, content: bytes) -> str:
     return str(card["sha256"])
 
 
-def fuzzed(content: bytes, seed: int) -> bytes:
+def fuzz(content: bytes, seed: int) -> bytes:
     """Change some numbers in the network's description, which is the first hundredth."""
     rng, harmed = random.Random(seed), bytearray(content)
     for _ in range(rng.choice([1, 3, 30])):
@@ -79,7 +79,7 @@ def test_an_exchanged_model_serves_from_the_next_worker_on(service: Service, fol
     before = service.predict(photo()).json()["model"]
     content = bytearray((folder / "model.tflite").read_bytes())
     content[-1:] = b"\0\0\0\0"
-    digest = vouch(folder, bytes(content))
+    digest = install_file(folder, bytes(content))
     meanwhile = service.predict(photo(), **ANEW).json()["model"]
     reload(service)
     after = service.predict(photo(), **ANEW).json()["model"]
@@ -125,12 +125,12 @@ def test_fuzzed_models_never_end_the_service(service: Service, folder: Path) -> 
     good = (folder / "model.tflite").read_bytes()
     seen = set()
     for seed in range(12):
-        vouch(folder, fuzzed(good, seed))
+        install_file(folder, fuzz(good, seed))
         reload(service)
         predicted, health = statuses(service)
         seen.add(predicted)
         assert health == 200
-    vouch(folder, good)
+    install_file(folder, good)
     reload(service)
 
     assert seen <= {0, 200, 503}
@@ -143,7 +143,7 @@ def test_a_model_that_kills_workers_is_rejected(
 ) -> None:
     """After two crashes a file is rejected with the reason; another file is loaded."""
     good = (folder / "model.tflite").read_bytes()
-    digest = vouch(folder, good + bytes(4))
+    digest = install_file(folder, good + bytes(4))
     run = (
         "import os, sys, tempfile; from macule.registry import trial_run\n"
         "tempfile.tempdir = sys.argv[1]\n"
@@ -155,7 +155,7 @@ def test_a_model_that_kills_workers_is_rejected(
         )
     refused = service.predict(photo())
     ready, health = service.call("GET", "/ready/"), service.call("GET", "/health/")
-    vouch(folder, good)
+    install_file(folder, good)
     time.sleep(0.1)
 
     assert refused.status == 503

@@ -68,7 +68,7 @@ def test_every_answer_is_as_described(function: str, each: int, least: int, tmp_
     """Every answer to a generated request, valid or not, is described by the specification."""
     environment = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true", "MAX_JOBS": "100000"}
     with running(GUNICORN, tmp_path, FUNCTION_TARGET=function, **environment) as service:
-        found = examined(service, each)
+        found = run_schemathesis(service, each)
 
     sys.stdout.write(f"{function}: {sum(found.cases.values()):,} cases, {dict(found.statuses)}\n")
     assert not found.failures, "\n".join(found.failures[:5])
@@ -84,7 +84,7 @@ def test_the_examples_are_current(tmp_path: Path) -> None:
     assert kept.keys() - now.keys() == {"photo"}
 
 
-def examined(service: Service, each: int) -> Found:
+def run_schemathesis(service: Service, each: int) -> Found:
     """Run schemathesis against *service*, with at least *each* requests for every operation."""
     document = service.call("GET", "/openapi.json").json()
     card = service.call("GET", "/model/").json() if "/model/" in document["paths"] else {}
@@ -98,7 +98,7 @@ def examined(service: Service, each: int) -> Found:
     found = Found(Counter(), Counter(), [])
     for event in from_schema(schema).execute():
         if isinstance(event, events.ScenarioFinished):
-            found.failures.extend(wrong(event.recorder))
+            found.failures.extend(failures_of(event.recorder))
             sent = event.recorder.interactions.values()
             found.cases[event.recorder.label] += len(sent)
             found.statuses.update(each.response.status_code for each in sent if each.response)
@@ -107,7 +107,7 @@ def examined(service: Service, each: int) -> Found:
     return found
 
 
-def wrong(recorder: Any) -> Iterator[str]:
+def failures_of(recorder: Any) -> Iterator[str]:
     for checks in recorder.checks.values():
         for check in checks:
             if check.failure_info:

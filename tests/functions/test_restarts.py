@@ -47,7 +47,7 @@ def test_restarts_under_load_fail_no_request(
     place = kind(tmp_path / "log")
     clients = Crowd(lambda: place.port, photos)
 
-    with clients.about():
+    with clients.running():
         for _ in range(2):
             time.sleep(0.3)
             getattr(place, way)()
@@ -81,7 +81,7 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path, photos: list[bytes])
     place = Place(tmp_path / "log")
     clients = Crowd(lambda: place.port, photos)
 
-    with clients.about():
+    with clients.running():
         for _ in range(2):
             time.sleep(0.3)
             before = place.workers()
@@ -170,7 +170,7 @@ def test_killed_workers_lose_only_running_requests(tmp_path: Path, photos: list[
     place = Place(tmp_path / "log")
     clients = Crowd(lambda: place.port, photos)
 
-    with clients.about():
+    with clients.running():
         for _ in range(3):
             time.sleep(0.3)
             for worker in place.workers():

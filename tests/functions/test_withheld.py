@@ -38,18 +38,18 @@ REFUSED = {
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("logs")
     with running(GUNICORN, folder, THREADS=str(THREADS), API_KEYS=KEYS) as service:
-        honest(service)
+        predict_normally(service)
         yield service
 
 
-def honest(service: Service) -> None:
+def predict_normally(service: Service) -> None:
     """Send a normal request."""
     assert service.call("GET", "/health/").status == 200
     assert service.predict(photo(), **{"X-API-Key": KEY, "Cache-Control": "no-cache"}).status == 200
 
 
 @contextmanager
-def crowd(
+def open_connections(
     service: Service, head: str, count: int = CROWD, receive_bytes: int = 0
 ) -> Iterator[list[socket.socket]]:
     """Open connections that send only a head."""
@@ -79,9 +79,9 @@ def threads(service: Service) -> int:
 def test_a_refusal_by_the_head_waits_for_no_body(service: Service, what: str, expects: str) -> None:
     """The status arrives first, with `Connection: close` and without a 100."""
     line, headers, status = REFUSED[what]
-    with crowd(service, head_of(line, headers + expects)) as withheld:
+    with open_connections(service, head_of(line, headers + expects)) as withheld:
         heads = [connection.recv(2**16).partition(b"\r\n\r\n")[0] for connection in withheld]
-        honest(service)
+        predict_normally(service)
 
     assert {head.split()[1] for head in heads} == {b"%d" % status}
     assert all(b"\r\nConnection: close" in head for head in heads)
@@ -93,9 +93,9 @@ def test_an_awaited_body_holds_no_thread(service: Service, path: str, headers: s
     """With twelve missing bodies for each thread, other requests are answered."""
     headers += f"{EXPECTS}X-API-Key: {KEY}\r\n"
     before = threads(service)
-    with crowd(service, head_of(f"POST {path}", headers)) as withheld:
+    with open_connections(service, head_of(f"POST {path}", headers)) as withheld:
         invited = [connection.recv(2**16) for connection in withheld]
-        honest(service)
+        predict_normally(service)
         after = threads(service)
 
     assert set(invited) == {b"HTTP/1.1 100 Continue\r\n\r\n"}
@@ -112,7 +112,9 @@ def test_late_bodies_are_answered(service: Service) -> None:
         (body, f"Content-Length: {len(body)}\r\n"),
         (chunked, CHUNKED),
     ):
-        with crowd(service, head_of("POST /predict/", framing + EXPECTS + key), 1) as (sender,):
+        with open_connections(service, head_of("POST /predict/", framing + EXPECTS + key), 1) as (
+            sender,
+        ):
             sender.recv(2**16)
             for start in range(0, len(sent), 1000):
                 sender.sendall(sent[start : start + 1000])
@@ -126,8 +128,8 @@ def test_a_client_that_does_not_read_holds_no_thread(service: Service) -> None:
     """Complete answers wait for such clients, and other requests are answered meanwhile."""
     ask = head_of("GET /openapi.json", f"X-API-Key: {KEY}\r\n")
     whole = service.call("GET", "/openapi.json", headers={"X-API-Key": KEY}).body
-    with crowd(service, ask, receive_bytes=4096) as readers:
-        honest(service)
+    with open_connections(service, ask, receive_bytes=4096) as readers:
+        predict_normally(service)
         got = []
         for connection in readers:
             answer = http.client.HTTPResponse(connection)
@@ -149,7 +151,9 @@ def test_clients_that_send_everything_first_get_the_error(command: str, tmp_path
 def test_an_unread_body_is_never_a_request(service: Service) -> None:
     """A request inside the body of another one is dropped, however late it arrives."""
     hidden = head_of("GET /health/", "").encode()
-    with crowd(service, head_of("GET /health/", f"Content-Length: {len(hidden)}\r\n"), 1) as (one,):
+    with open_connections(
+        service, head_of("GET /health/", f"Content-Length: {len(hidden)}\r\n"), 1
+    ) as (one,):
         first = one.recv(2**16)
         one.sendall(hidden)
         rest = one.makefile("rb").read()
@@ -161,7 +165,9 @@ def test_an_unread_body_is_never_a_request(service: Service) -> None:
 def test_a_small_unread_body_keeps_its_connection(service: Service) -> None:
     """A 405 with a body of twenty bytes is answered, and so is the next request."""
     sent = head_of("POST /health/", f"Content-Length: 20\r\nX-API-Key: {KEY}\r\n") + "x" * 20
-    with crowd(service, sent + head_of("GET /health/", "Connection: close\r\n"), 1) as (one,):
+    with open_connections(service, sent + head_of("GET /health/", "Connection: close\r\n"), 1) as (
+        one,
+    ):
         statuses = re.findall(rb"HTTP/1\.1 (\d{3}) ", one.makefile("rb").read())
 
     assert statuses == [b"405", b"200"]
@@ -179,7 +185,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def test_half_bodies_take_bounded_memory(small: Service) -> None:
     """Of thirty senders that stop inside a megabyte the slowest get 408, others an answer."""
     before = small.call("GET", "/memory/").json()["memory"]["rss_mb"]
-    with crowd(small, head_of("POST /predict/", "Content-Length: 1000000\r\n"), 30) as stopped:
+    with open_connections(
+        small, head_of("POST /predict/", "Content-Length: 1000000\r\n"), 30
+    ) as stopped:
         for connection in stopped:
             connection.sendall(bytes(500_000))
         for connection in stopped:

@@ -362,7 +362,7 @@ def job(number: int) -> str:
     return f"macule-{number}"
 
 
-def placed(series: str, number: int) -> str:
+def with_job(series: str, number: int) -> str:
     """Add the missing job and instance labels to a series."""
     name, _, inside = series.rstrip("}").partition("{")
     labels = {"job": job(number), **A}
@@ -374,13 +374,13 @@ def placed(series: str, number: int) -> str:
 
 def scraped(numbers: Iterable[int]) -> list[dict[str, str]]:
     return [
-        {"series": placed(series, number), "values": values}
+        {"series": with_job(series, number), "values": values}
         for number in numbers
         for series, values in {UP: always(1), **CASES[number].series}.items()
     ]
 
 
-def firing(number: int, name: str = "") -> list[dict[str, Any]]:
+def expected_alerts(number: int, name: str = "") -> list[dict[str, Any]]:
     """Return what fires in a case; *name*: of the alert, if it differs."""
     case = CASES[number]
     if case.fires is None:
@@ -391,7 +391,7 @@ def firing(number: int, name: str = "") -> list[dict[str, Any]]:
 
 def question(expected: list[dict[str, Any]], **labels: str) -> dict[str, Any]:
     """Ask which alerts with *labels* fire at the end."""
-    wanted = {"alertstate": "firing", **labels}
+    wanted = {"alertstate": "expected_alerts", **labels}
     return {
         "expr": f"group by ({','.join(LABELS)}) (ALERTS{_braces(wanted)})",
         "eval_time": f"{MINUTES}m",
@@ -399,7 +399,7 @@ def question(expected: list[dict[str, Any]], **labels: str) -> dict[str, Any]:
     }
 
 
-def tried(
+def run_promtool(
     folder: Path, text: str, tests: Iterable[tuple[list[dict[str, str]], list[dict[str, Any]]]]
 ) -> str:
     """Run promtool on the rules of *text*, with the series and questions of each test."""
@@ -424,10 +424,10 @@ BESIDE = [number for number in range(len(CASES)) if number not in ALONE]
 
 def test_each_alert_fires_in_its_cases(tmp_path: Path) -> None:
     """In each case the expected alert fires with its labels, or none, and no other alert."""
-    questions = [question(firing(number), job=job(number)) for number in BESIDE]
+    questions = [question(expected_alerts(number), job=job(number)) for number in BESIDE]
     tests = [(scraped(BESIDE), [*questions, question([], job="node")])]
-    tests += [(scraped([number]), [question(firing(number))]) for number in ALONE]
-    found = tried(tmp_path, RULES.read_text(), tests)
+    tests += [(scraped([number]), [question(expected_alerts(number))]) for number in ALONE]
+    found = run_promtool(tmp_path, RULES.read_text(), tests)
 
     assert found.split() == ["Unit", "Testing:", f"{tmp_path}/tests.yaml", "SUCCESS"], found
 
@@ -513,12 +513,12 @@ def test_each_mistake_in_a_rule_is_detected(tmp_path: Path) -> None:
         asked = []
         for place, (alert, _, _) in enumerate(slips):
             own = [number for number in numbers if CASES[number].alert == alert]
-            expected = [one for number in own for one in firing(number, f"Slip{place}")]
+            expected = [one for number in own for one in expected_alerts(number, f"Slip{place}")]
             asked.append(question(expected, alertname=f"Slip{place}"))
         return asked
 
     tests = [(scraped(numbers), questions(numbers)) for numbers in (BESIDE, *([n] for n in ALONE))]
-    found = tried(tmp_path, head, tests)
+    found = run_promtool(tmp_path, head, tests)
     seen = {int(place) for place in re.findall(r'expr: .*alertname=\\"Slip(\d+)', found)}
 
     assert [slip for place, slip in enumerate(slips) if place not in seen] == slips[len(SLIPS) :]

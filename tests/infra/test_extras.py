@@ -91,7 +91,7 @@ def test_a_dicom_photo_is_read(bare: Bare, start: tuple[str, dict[str, str]]) ->
 
 
 @pytest.fixture(scope="module")
-def stores() -> Iterator[dict[str, str]]:
+def upstream_stores() -> Iterator[dict[str, str]]:
     with buckets() as environment:
         yield environment
 
@@ -100,18 +100,18 @@ def stores() -> Iterator[dict[str, str]]:
 def test_a_model_comes_from_a_bucket(
     bare: Bare,
     start: tuple[str, dict[str, str]],
-    stores: dict[str, str],
+    upstream_stores: dict[str, str],
     scheme: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With s3 and gs a service downloads its model with the pruned botocore."""
     command, given = start
-    for name, value in stores.items():
+    for name, value in upstream_stores.items():
         monkeypatch.setenv(name, value)
     target = f"{scheme}://models/lesions"
     publish.publish(local.DEFAULT_MODEL_DIR, target, "stable")
 
-    settings = {**given, **stores, "MODEL_URI": f"{target}/stable"}
+    settings = {**given, **upstream_stores, "MODEL_URI": f"{target}/stable"}
     with bare.start(command, settings) as service:
         assert first_answer(service, PHOTO)[0] == 200
 

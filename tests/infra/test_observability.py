@@ -63,7 +63,7 @@ def samples(texts: list[str]) -> dict[str, set[str]]:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def scraped_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """Produce photos, jobs, webhooks, a recycle, low memory, errors and page views."""
     ports = {f"macule-{name}": free_port() for name in JOBS}
     folders = {name: tmp_path_factory.mktemp(name) for name in JOBS}
@@ -163,22 +163,22 @@ def unknown(expression: str, exposed: dict[str, set[str]]) -> set[str]:
     return wrong | (grouped - known - GIVEN_LABELS)
 
 
-def test_every_used_metric_exists(watched: Watched) -> None:
+def test_every_used_metric_exists(scraped_services: Watched) -> None:
     """Each metric and label of each expression was scraped after real traffic."""
-    wrong = {each: unknown(each, watched.exposed) for each in expressions()}
+    wrong = {each: unknown(each, scraped_services.exposed) for each in expressions()}
 
     assert len(wrong) >= 45
     assert {each: names for each, names in wrong.items() if names} == {}
 
 
-def test_every_metric_was_scraped(watched: Watched) -> None:
+def test_every_metric_was_scraped(scraped_services: Watched) -> None:
     """The traffic produced a sample of each metric, with its documented labels."""
     for name, family in metrics.FAMILIES.items():
         sample = f"{name}_bucket" if family.bounds else name
-        assert watched.exposed.get(sample, set()) - {"le"} == set(family.labels), name
+        assert scraped_services.exposed.get(sample, set()) - {"le"} == set(family.labels), name
 
 
-def test_alerts_fire_in_a_real_prometheus(watched: Watched) -> None:
+def test_alerts_fire_in_a_real_prometheus(scraped_services: Watched) -> None:
     """Errors, refusals, a dead target and a lost webhook fire; page views and workers do not."""
     expected = {
         "macule-faulty": {"MaculeErrors /predict", "MaculeNotReady"},  # its errors come first
@@ -189,7 +189,7 @@ def test_alerts_fire_in_a_real_prometheus(watched: Watched) -> None:
 
     def fired() -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
-        for labels in watched.server.firing():
+        for labels in scraped_services.server.firing():
             name = f"{labels['alertname']} {labels.get('route', '')}".strip()
             if name not in ("MaculeNearLimit", "MaculeMemoryCritical"):  # as Python's build has it
                 found.setdefault(labels["job"], set()).add(name)
@@ -200,22 +200,22 @@ def test_alerts_fire_in_a_real_prometheus(watched: Watched) -> None:
     assert fired() == expected
 
 
-def test_each_panel_has_data(watched: Watched) -> None:
+def test_each_panel_has_data(scraped_services: Watched) -> None:
     """Each expression of the dashboard is valid and returns a number."""
     empty = []
     for panel in panels():
         for target in panel.get("targets", ()):
             asked = target["expr"].replace("$__rate_interval", "5m").replace("$job", "macule.*")
-            values = [value for _, value in watched.server.query(asked)]
+            values = [value for _, value in scraped_services.server.query(asked)]
             if all(map(math.isnan, values)):
                 empty.append(asked)
 
     assert empty == []
 
 
-def test_promtool_finds_no_error(watched: Watched, tmp_path: Path) -> None:
+def test_promtool_finds_no_error(scraped_services: Watched, tmp_path: Path) -> None:
     """Rules, exposed metrics and the configuration in docs/operate.md are valid."""
-    for text in watched.texts:
+    for text in scraped_services.texts:
         assert promtool("check", "metrics", text=text) == ""
     assert promtool("check", "rules", "--lint-fatal", str(FOLDER / "alerts.yaml")) == ""
     assert promtool("check", "config", "--lint-fatal", str(documented(tmp_path))) == ""
@@ -261,9 +261,11 @@ def documented(folder: Path) -> Path:
         ('up{job="macule"} == 0', set()),
     ],
 )
-def test_missing_metrics_are_detected(watched: Watched, expression: str, wrong: set[str]) -> None:
+def test_missing_metrics_are_detected(
+    scraped_services: Watched, expression: str, wrong: set[str]
+) -> None:
     """The check detects a metric, a label and a grouping that no service has."""
-    assert unknown(expression, watched.exposed) == wrong
+    assert unknown(expression, scraped_services.exposed) == wrong
 
 
 def test_the_rules_are_complete() -> None:

@@ -36,7 +36,7 @@ def frozen(service: Service) -> Iterator[None]:
 
 
 @contextmanager
-def crowded(service: Service) -> Iterator[None]:
+def all_slots_taken(service: Service) -> Iterator[None]:
     """Occupy all image slots with senders that do not send their bodies."""
     images = service.call("GET", "/memory/").json()["slots"]["images"]
     with ExitStack() as senders:
@@ -49,7 +49,7 @@ def crowded(service: Service) -> Iterator[None]:
         yield
 
 
-def narrow(visitor: Visit) -> None:
+def limit_bandwidth(visitor: Visit) -> None:
     """Limit the visitor's network to SLOW_BYTES_PER_S."""
     session = visitor.page.context.new_cdp_session(visitor.page)
     session.send(
@@ -70,7 +70,7 @@ def address(service: Service) -> str:
 def test_a_slow_upload_shows_its_progress_and_can_be_canceled(visit: Open) -> None:
     """A slow network shows percentages; Cancel returns to the photo, which can be sent."""
     with visit() as visitor:
-        narrow(visitor)
+        limit_bandwidth(visitor)
         visitor.choose(EXAMPLE)
         visitor.page.check("#original")
         visitor.analyse()
@@ -138,7 +138,7 @@ def test_a_busy_service_is_retried(browser: Browser, tmp_path: Path) -> None:
     ):
         visitor.choose(EXAMPLE)
         visitor.page.wait_for_selector("#analyse:visible")
-        with crowded(service):
+        with all_slots_taken(service):
             visitor.analyse()
             visitor.page.wait_for_selector("#phase:has-text('The service is busy')")
             note = visitor.page.inner_text("#phase-note")

@@ -209,7 +209,7 @@ CHECKOV = {
 PLAIN = ("infra/gcp/alarms/main.tf", "infra/knative/health.yaml", "infra/knative/health.Dockerfile")
 
 
-def handed(path: str, text: str) -> str:
+def as_platform_reads(path: str, text: str) -> str:
     """Return a file as its platform reads it: SAM transformed, Knative's pod."""
     if path == "infra/aws/template.yaml":
         return json.dumps(sam.transform(sam.load(text)))
@@ -228,7 +228,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             # a suffix that tells checkov the file type, and workflows where it looks for them
             target = root / (f"{kind}/{path}" if "github" not in path else f"{path}.{kind}.yml")
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(handed(path, text_of_kind))
+            target.write_text(as_platform_reads(path, text_of_kind))
     command = [str(BIN / "checkov"), "--directory", ".", "--skip-download", "--output", "json"]
     command += ["--compact", "--quiet", "--framework", "terraform", "kubernetes", "dockerfile"]
     command += ["github_actions", "cloudformation"]
@@ -241,7 +241,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     return failed
 
 
-def of(found: dict[str, set[str]], kind: str, path: str = "") -> set[str]:
+def checks_of(found: dict[str, set[str]], kind: str, path: str = "") -> set[str]:
     return {
         check
         for file, checks in found.items()
@@ -253,14 +253,14 @@ def of(found: dict[str, set[str]], kind: str, path: str = "") -> set[str]:
 @pytest.mark.slow
 def test_checkov_finds_only_the_exceptions(found: dict[str, set[str]]) -> None:
     """Each finding of checkov has a reason, and no reason is unused."""
-    assert of(found, "good") == set(EXCEPTIONS)
+    assert checks_of(found, "good") == set(EXCEPTIONS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CHECKOV)
 def test_checkov_detects_a_mistake(found: dict[str, set[str]], path: str) -> None:
     """It detects a mistake in each language."""
-    assert CHECKOV[path][2] in of(found, "slip", path)
+    assert CHECKOV[path][2] in checks_of(found, "slip", path)
 
 
 def test_terraform_is_formatted() -> None:

@@ -9,7 +9,7 @@ from support.images import saved, skin
 MOST_PIXELS = 120_000_000
 
 
-def seen(body: bytes) -> np.ndarray:
+def decoded(body: bytes) -> np.ndarray:
     decoding.inspect(body, MOST_PIXELS)
     return decoding.decode(body, 64, "squash", 20).pixels[0].astype(int)
 
@@ -21,11 +21,11 @@ def test_reported_images_get_the_correct_result(report: Report) -> None:
 
     if isinstance(report.right, type):
         with pytest.raises(report.right) as caught:
-            seen(body)
+            decoded(body)
         assert report.expected in str(caught.value)
     elif report.right == WHITE:
-        assert (seen(body) == 255).all()
+        assert (decoded(body) == 255).all()
     else:
         drawn = skin() if report.right == SKIN else skin().convert("L")
         inks = decoding.inspect(body, MOST_PIXELS).mode == "CMYK"
-        assert np.abs(seen(body) - seen(saved(drawn, "PNG"))).mean() < (12 if inks else 4)
+        assert np.abs(decoded(body) - decoded(saved(drawn, "PNG"))).mean() < (12 if inks else 4)

@@ -44,7 +44,7 @@ def two() -> Any:
     return tf_keras
 
 
-def lively(model: Any, low: float = -1, high: float = 1) -> Any:
+def randomize(model: Any, low: float = -1, high: float = 1) -> Any:
     """Set weights whose signal neither vanishes nor explodes, and realistic statistics."""
     random = np.random.default_rng(9)
     for layer in each(model):
@@ -108,7 +108,7 @@ def plain(
 ) -> Any:
     """The trunk with a head."""
     inputs = k.Input(shape)
-    return lively(k.Model(inputs, head(k, trunk(k, inputs, channels))))
+    return randomize(k.Model(inputs, head(k, trunk(k, inputs, channels))))
 
 
 def average(k: Any, x: Any) -> Any:
@@ -183,7 +183,7 @@ def nested(k: Any, body: Any = None) -> Any:
     last = [k.layers.GlobalAveragePooling2D(), k.layers.Dropout(0.2)]
     model = k.Sequential([k.Input(body.input_shape[1:]), *first, scaling, body, *last])
     model.add(k.layers.Dense(4, "softmax"))
-    return lively(model, 0, 255)
+    return randomize(model, 0, 255)
 
 
 def small(k: Any) -> Any:
@@ -196,7 +196,7 @@ def efficient(k: Any) -> Any:
     """EfficientNetB0 with its own scaling, and a head of logits."""
     body = k.applications.EfficientNetB0(False, None, input_shape=(64, 64, 3))
     x = k.layers.GlobalAveragePooling2D()(body.output)
-    return lively(k.Model(body.input, k.layers.Dense(4)(x)), 0, 255)
+    return randomize(k.Model(body.input, k.layers.Dense(4)(x)), 0, 255)
 
 
 def residual(k: Any) -> Any:
@@ -205,19 +205,19 @@ def residual(k: Any) -> Any:
     x = k.applications.resnet50.preprocess_input(inputs)
     body_input = k.Input((SIDE_PX, SIDE_PX, 3))
     body = k.Model(body_input, trunk(k, body_input), name="resnet50")
-    return lively(k.Model(inputs, average(k, body(x))), 0, 255)
+    return randomize(k.Model(inputs, average(k, body(x))), 0, 255)
 
 
 def arithmetic(k: Any) -> Any:
     """The trunk after x / 127.5 - 1 written as arithmetic."""
     inputs = k.Input((SIDE_PX, SIDE_PX, 3))
-    return lively(k.Model(inputs, average(k, trunk(k, inputs / 127.5 - 1.0))), 0, 255)
+    return randomize(k.Model(inputs, average(k, trunk(k, inputs / 127.5 - 1.0))), 0, 255)
 
 
 def third(k: Any) -> Any:
     """MobileNetV3Small with its top, a head of convolutions."""
     model = k.applications.MobileNetV3Small((64, 64, 3), 0.75, weights=None, classes=4)
-    return lively(model, 0, 255)
+    return randomize(model, 0, 255)
 
 
 def resized(k: Any) -> Any:
@@ -227,7 +227,7 @@ def resized(k: Any) -> Any:
     x = k.layers.Rescaling(1 / 255)(x)
     scaling = {"mean": [0.485, 0.456, 0.406], "variance": [0.0524, 0.0502, 0.0506]}
     x = k.layers.Normalization(**scaling)(x)
-    return lively(k.Model(inputs, average(k, trunk(k, x))), 0, 255)
+    return randomize(k.Model(inputs, average(k, trunk(k, x))), 0, 255)
 
 
 def mixed(k: Any) -> Any:
@@ -243,7 +243,7 @@ def underscored(k: Any) -> Any:
     """A layer whose name TensorFlow does not allow at a graph's root."""
     layers = [k.layers.Conv2D(8, 3, 2, activation="relu", name="_first")]
     layers += [k.layers.GlobalAveragePooling2D(), k.layers.Dense(4, "softmax", name="_last")]
-    return lively(k.Sequential([k.Input((SIDE_PX, SIDE_PX, 3)), *layers], name="_whole"))
+    return randomize(k.Sequential([k.Input((SIDE_PX, SIDE_PX, 3)), *layers], name="_whole"))
 
 
 def informed(k: Any) -> Any:
@@ -252,7 +252,7 @@ def informed(k: Any) -> Any:
     age, sex = k.Input((1,), name="age"), k.Input((2,), name="sex")
     x = k.layers.GlobalAveragePooling2D()(trunk(k, image))
     x = k.layers.Concatenate()([x, k.layers.Dense(5, "relu")(age), sex])
-    return lively(k.Model([image, age, sex], k.layers.Dense(4, "softmax")(x)))
+    return randomize(k.Model([image, age, sex], k.layers.Dense(4, "softmax")(x)))
 
 
 def teachable(k: Any) -> Any:
@@ -263,7 +263,7 @@ def teachable(k: Any) -> Any:
     dense = k.layers.Dense(20, "relu", name="dense_Dense1")
     last = k.layers.Dense(4, "softmax", use_bias=False, name="dense_Dense2")
     head = k.Sequential([k.Input((1280,)), dense, last], name="sequential_3")
-    return lively(k.Sequential([features, head], name="sequential_4"))
+    return randomize(k.Sequential([features, head], name="sequential_4"))
 
 
 def aged(path: Path, version: str) -> Path:
@@ -297,7 +297,7 @@ def saved(make: Callable[[], Any], suffix: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         path = folder / f"model{suffix}"
         model = make()
-        remember(model, folder)
+        store_answers(model, folder)
         # Keras advises against `.h5`, which is needed here
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
@@ -312,14 +312,14 @@ def served(make: Callable[[], Any]) -> Callable[[Path], Path]:
 
     def write(folder: Path) -> Path:
         model = make()
-        remember(model, folder)
+        store_answers(model, folder)
         model.export(str(folder / "model"), verbose=False)
         return folder / "model"
 
     return write
 
 
-def remember(model: Any, folder: Path) -> None:
+def store_answers(model: Any, folder: Path) -> None:
     """Store the model's own answers before it is saved."""
     shape = [SIDE_PX * 2 if size is None else size for size in model.inputs[0].shape[1:]]
     random = np.random.default_rng(6)

@@ -41,7 +41,7 @@ class Crowd:
         self._threads = [threading.Thread(target=self._one, args=(n,)) for n in range(clients)]
 
     @contextmanager
-    def about(self) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
         """Run the clients during the block."""
         for thread in self._threads:
             thread.start()

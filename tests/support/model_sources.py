@@ -121,7 +121,7 @@ def cut(handler: Handler, content: bytes) -> None:
     handler.wfile.write(content[: len(content) // 2])
 
 
-def boast(handler: Handler, content: bytes) -> None:
+def announce_terabyte(handler: Handler, content: bytes) -> None:
     """Announce a terabyte."""
     handler.head(2**40)
     handler.wfile.write(content)

@@ -31,7 +31,7 @@ def compose() -> dict[str, Any]:
     return found
 
 
-def given(word: str) -> str:
+def arguments_of(word: str) -> str:
     """Return the arguments of the last of these instructions."""
     return dict(STEPS)[word]
 
@@ -57,7 +57,7 @@ def image(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Bare:
 
 def variables(image: Bare, service: str, **more: str) -> dict[str, str]:
     """Return the variables of a container: the image's, then those of compose.yaml."""
-    own = dict(pair.split("=", 1) for pair in given("ENV").split())
+    own = dict(pair.split("=", 1) for pair in arguments_of("ENV").split())
     path = own["PATH"].replace(HOME, str(image.folder / "opt")).replace("$PATH", os.environ["PATH"])
     return {**own, **compose()[service]["environment"], "PATH": path, **more}
 
@@ -65,7 +65,10 @@ def variables(image: Bare, service: str, **more: str) -> dict[str, str]:
 @pytest.mark.slow
 def test_web_process_and_worker_share_the_queue(image: Bare, tmp_path: Path) -> None:
     """The web process answers a photo, the worker a job; both pass their health checks."""
-    commands = {"predict": json.loads(given("CMD")), "worker": compose()["worker"]["command"]}
+    commands = {
+        "predict": json.loads(arguments_of("CMD")),
+        "worker": compose()["worker"]["command"],
+    }
     with broker(tmp_path) as server, ExitStack() as stack:
         shared = {"BROKER_URL": server.url, "HOST": "127.0.0.1"}
         web = variables(image, "predict", **shared)
@@ -79,7 +82,7 @@ def test_web_process_and_worker_share_the_queue(image: Bare, tmp_path: Path) -> 
         )
         answer, _ = first_answer(running, PHOTO)
         job = running.call("POST", "/predictions", PHOTO, {"Prefer": "wait=30"})
-        web_check = json.loads(given("HEALTHCHECK").partition("CMD ")[2])
+        web_check = json.loads(arguments_of("HEALTHCHECK").partition("CMD ")[2])
         worker_check = [
             word.replace("9100", port) for word in compose()["worker"]["healthcheck"]["test"][1:]
         ]

@@ -36,7 +36,7 @@ def empty(tmp_path: Path) -> Iterator[Path]:
     assert list(folder.iterdir()) == []
 
 
-def ran(installed: Bare, empty: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_command(installed: Bare, empty: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*hidden(), "macule", *words],
         cwd=empty,
@@ -48,7 +48,7 @@ def ran(installed: Bare, empty: Path, *words: str) -> subprocess.CompletedProces
 
 
 def output(installed: Bare, empty: Path, *words: str) -> str:
-    done = ran(installed, empty, *words)
+    done = run_command(installed, empty, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -136,7 +136,7 @@ def test_unavailable_commands_say_why_in_a_line(installed: Bare, empty: Path) ->
         ("batch", ".", "--out", "t.parquet"): f"macule-{__version__}-py3-none-any.whl[parquet]",
     }
     for words, expected in lines.items():
-        done = ran(installed, empty, *words)
+        done = run_command(installed, empty, *words)
         assert done.returncode == 2, words
         assert expected in done.stderr
         assert done.stderr.count("\n") == 1

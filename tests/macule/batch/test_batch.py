@@ -47,9 +47,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def straight(many: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def undisturbed(many: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the result of an undisturbed run."""
-    out = tmp_path_factory.mktemp("straight") / "all.jsonl"
+    out = tmp_path_factory.mktemp("undisturbed") / "all.jsonl"
     batch.run(str(many), str(out), CHOSEN)
     return out.read_text()
 
@@ -141,7 +141,9 @@ def test_a_file_name_may_have_any_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_loses_and_repeats_nothing(many: Path, straight: str, tmp_path: Path) -> None:
+def test_a_resumed_run_loses_and_repeats_nothing(
+    many: Path, undisturbed: str, tmp_path: Path
+) -> None:
     """After each kill -9 the same command continues; the result equals an undisturbed run."""
     out = tmp_path / "all.jsonl"
     for images in (20, 50, 90):
@@ -152,13 +154,13 @@ def test_a_resumed_run_loses_and_repeats_nothing(many: Path, straight: str, tmp_
 
     subprocess.run([*MACULE, many, "--out", out], check=True, capture_output=True)
 
-    assert out.read_text() == straight
+    assert out.read_text() == undisturbed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.jsonl"]
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_how_to_resume(
-    by: signal.Signals, many: Path, straight: str, tmp_path: Path
+    by: signal.Signals, many: Path, undisturbed: str, tmp_path: Path
 ) -> None:
     """SIGINT and SIGTERM end the run with 130, and the same command continues it."""
     out = tmp_path / "all.jsonl"
@@ -170,40 +172,40 @@ def test_an_interrupted_run_says_how_to_resume(
     assert "run the same command without --restart to continue" in output
     assert "Traceback" not in output
     batch.run(str(many), str(out), CHOSEN)
-    assert out.read_text() == straight
+    assert out.read_text() == undisturbed
 
 
-def half_done(many: Path, out: Path, straight: str, extra: bytes = b"") -> Path:
+def interrupted_run(many: Path, out: Path, undisturbed: str, extra: bytes = b"") -> Path:
     """Write the journal of a run that ended in the middle; *extra* follows its last row."""
     part = Path(journal.journal_path(str(out)))
     head = {
         "macule": batch.__version__,
         "source": str(many),
-        "model": json.loads(straight.splitlines()[0])["model"],
-        "labels": [key[2:] for key in json.loads(straight.splitlines()[0]) if key[:2] == "p_"],
+        "model": json.loads(undisturbed.splitlines()[0])["model"],
+        "labels": [key[2:] for key in json.loads(undisturbed.splitlines()[0]) if key[:2] == "p_"],
         "max_image_bytes": CHOSEN.max_image_bytes,
         "max_image_pixels": CHOSEN.max_image_pixels,
     }
-    lines = [json.dumps(head), *straight.splitlines()[: MANY - 10]]
+    lines = [json.dumps(head), *undisturbed.splitlines()[: MANY - 10]]
     part.write_bytes("\n".join(lines).encode() + b"\n" + extra)
     return part
 
 
 @pytest.mark.parametrize("extra", [b'{"source": "torn', b"\0\0\0\0\n\0\0", b"{}", b""])
 def test_an_incomplete_line_is_written_again(
-    extra: bytes, many: Path, straight: str, tmp_path: Path
+    extra: bytes, many: Path, undisturbed: str, tmp_path: Path
 ) -> None:
     """Data after the last complete line are dropped, and the rows are complete."""
-    half_done(many, tmp_path / "all.jsonl", straight, extra)
+    interrupted_run(many, tmp_path / "all.jsonl", undisturbed, extra)
 
     batch.run(str(many), str(tmp_path / "all.jsonl"), CHOSEN)
 
-    assert (tmp_path / "all.jsonl").read_text() == straight
+    assert (tmp_path / "all.jsonl").read_text() == undisturbed
 
 
-def test_a_changed_source_is_rejected(many: Path, straight: str, tmp_path: Path) -> None:
+def test_a_changed_source_is_rejected(many: Path, undisturbed: str, tmp_path: Path) -> None:
     """If a name differs from its row, the error gives both and says what to do."""
-    part = half_done(many, tmp_path / "all.jsonl", straight)
+    part = interrupted_run(many, tmp_path / "all.jsonl", undisturbed)
     part.write_text(part.read_text().replace("/0007.jpg", "/0006b.jpg"))
 
     with pytest.raises(
@@ -212,9 +214,9 @@ def test_a_changed_source_is_rejected(many: Path, straight: str, tmp_path: Path)
         batch.run(str(many), str(tmp_path / "all.jsonl"), CHOSEN)
 
 
-def test_other_options_are_rejected(many: Path, straight: str, tmp_path: Path) -> None:
+def test_other_options_are_rejected(many: Path, undisturbed: str, tmp_path: Path) -> None:
     """A journal with another limit is not continued; --restart starts again."""
-    half_done(many, tmp_path / "all.jsonl", straight)
+    interrupted_run(many, tmp_path / "all.jsonl", undisturbed)
     other = CHOSEN._replace(max_image_pixels=200 * 150)
 
     with pytest.raises(BadRequest, match="max_image_pixels was 120000000, is 30000"):

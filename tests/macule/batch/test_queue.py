@@ -78,7 +78,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten waits to a hundredth."""
     wait = score.wait_or_stop
     monkeypatch.setattr(score, "wait_or_stop", lambda stop, wait_s: wait(stop, wait_s / 100))

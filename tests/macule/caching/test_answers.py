@@ -26,7 +26,7 @@ NAMES = "abcdef"
 
 
 @contextmanager
-def keeping(url: str, tick: Callable[[], float] = time.monotonic) -> Iterator[RedisCache]:
+def cache_with(url: str, tick: Callable[[], float] = time.monotonic) -> Iterator[RedisCache]:
     kept = RedisCache(url, 60, MAX_VALUE_BYTES, tick)
     try:
         yield kept
@@ -138,7 +138,7 @@ def test_twenty_thousand_answers_stay_within_the_limit(value_bytes: int) -> None
 
 def test_redis_expires_values(tmp_path: Path) -> None:
     """A value is stored and read, and the server expires it."""
-    with broker(tmp_path) as server, keeping(server.url) as kept:
+    with broker(tmp_path) as server, cache_with(server.url) as kept:
         kept.put("k", b"{}")
 
         assert (kept.get("k"), kept.get("other")) == (b"{}", None)
@@ -148,7 +148,7 @@ def test_redis_expires_values(tmp_path: Path) -> None:
 
 def test_redis_values_are_bounded_both_ways(tmp_path: Path) -> None:
     """No value above the limit is sent or read completely."""
-    with broker(tmp_path) as server, keeping(server.url) as kept:
+    with broker(tmp_path) as server, cache_with(server.url) as kept:
         kept.put("k", bytes(MAX_VALUE_BYTES + 1))
         sent = server.client.execute_command("EXISTS", "k")
         server.client.execute_command("SET", "k", bytes(2**23))
@@ -167,7 +167,7 @@ def test_a_killed_redis_is_a_miss_and_one_line(
     """A kill and a restart cause no error, one line each, and hits after the pause."""
     caplog.set_level(logging.INFO, "macule")
     now, tick = clock()
-    with broker(tmp_path) as server, keeping(server.url, tick) as kept:
+    with broker(tmp_path) as server, cache_with(server.url, tick) as kept:
         kept.put("k", b"{}")
         server.kill()
         dead = []
@@ -191,7 +191,7 @@ def test_a_stopped_redis_is_asked_less_and_less(tmp_path: Path) -> None:
     """In five minutes of a stopped Redis few requests wait, none beyond the time-out."""
     now, tick = clock()
     waits = []
-    with broker(tmp_path) as server, keeping(server.url, tick) as kept:
+    with broker(tmp_path) as server, cache_with(server.url, tick) as kept:
         kept.put("k", b"{}")
         server.process.send_signal(signal.SIGSTOP)
         for now[0] in range(300):
@@ -219,7 +219,7 @@ def test_after_a_pause_one_request_tries() -> None:
 
 def test_a_key_of_another_type_is_a_miss_and_is_replaced(tmp_path: Path) -> None:
     """After WRONGTYPE the next answer replaces the key."""
-    with broker(tmp_path) as server, keeping(server.url) as kept:
+    with broker(tmp_path) as server, cache_with(server.url) as kept:
         server.client.execute_command("LPUSH", "k", "a")
         found = kept.get("k")
         kept.put("k", b"{}")
@@ -231,7 +231,7 @@ def test_a_full_redis_still_answers(tmp_path: Path, caplog: pytest.LogCaptureFix
     """With OOM under `noeviction` nothing new is stored, hits work, and one line is logged."""
     with (
         broker(tmp_path, "--maxmemory-policy", "noeviction") as server,
-        keeping(server.url) as kept,
+        cache_with(server.url) as kept,
     ):
         kept.put("k", b"{}")
         server.client.execute_command("CONFIG", "SET", "maxmemory", "1")
@@ -247,7 +247,7 @@ def test_a_full_redis_still_answers(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 def test_any_failure_is_a_miss(caplog: pytest.LogCaptureFixture) -> None:
     """An option that fails only on connecting is one line, not an error of each request."""
-    with keeping("redis://127.0.0.1:1/0?no_such_option=1") as kept:
+    with cache_with("redis://127.0.0.1:1/0?no_such_option=1") as kept:
         kept.put("k", b"{}")
 
         assert kept.get("k") is None
@@ -265,7 +265,7 @@ def test_a_wrong_address_is_a_miss_and_keeps_its_secrets(
             return server.url.replace(PASSWORD, "guessed-by-me")
         return server.url.replace("127.0.0.1", "guessed-by-me" * 10)
 
-    with broker(tmp_path) as server, keeping(elsewhere(server)) as kept:
+    with broker(tmp_path) as server, cache_with(elsewhere(server)) as kept:
         kept.put("k", b"{}")
 
         assert kept.get("k") is None

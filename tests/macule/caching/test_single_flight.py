@@ -9,7 +9,7 @@ from macule.errors import BadImage, Busy
 from support.service import until
 
 
-def crowd(count: int, job: Callable[[], object]) -> None:
+def run_threads(count: int, job: Callable[[], object]) -> None:
     threads = [threading.Thread(target=job) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -33,7 +33,7 @@ def test_concurrent_calls_compute_once() -> None:
             found = found.wait(30)
         seen.append(found)
 
-    crowd(50, one)
+    run_threads(50, one)
 
     assert (len(ran), seen) == (1, ["outcome"] * 50)
 
@@ -64,11 +64,11 @@ def test_a_failure_is_not_shared() -> None:
         end.wait(30)
         raise BadImage("no")
 
-    def lead() -> None:
+    def run_first() -> None:
         with pytest.raises(BadImage):
             single_flight.run_or_join("key", b"image", fail)
 
-    thread = threading.Thread(target=lead)
+    thread = threading.Thread(target=run_first)
     thread.start()
     begun.wait(30)
     other = single_flight.run_or_join("key", b"image", lambda: "mine")

@@ -123,25 +123,25 @@ def test_threads_get_their_own_results() -> None:
         np.testing.assert_array_equal(probabilities, alone[index % 6])
 
 
-def harm_missing(file: Path) -> None:
+def remove_file(file: Path) -> None:
     file.unlink()
 
 
-def harm_truncated(file: Path) -> None:
+def truncate_file(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:5000])
 
 
-def harm_pointer(file: Path) -> None:
+def corrupt_pointer(file: Path) -> None:
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
 
 
-def harm_changed(file: Path) -> None:
+def change_byte(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm", [harm_missing, harm_truncated, harm_pointer, harm_changed])
+@pytest.mark.parametrize("harm", [remove_file, truncate_file, corrupt_pointer, change_byte])
 def test_a_damaged_file_is_rejected_until_it_is_repaired(harm, folder: Path) -> None:  # type: ignore[no-untyped-def]
     """A file that does not match its card has a reason; once repaired, the next call loads it."""
     harm(folder / "model.tflite")

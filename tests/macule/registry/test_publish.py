@@ -106,7 +106,7 @@ def test_concurrent_publishers_do_not_lose_an_update(
     two = named(tmp_path / "2", "two")
     read = publish.read_alias
 
-    def read_and_be_late(target: str, name: str) -> tuple[dict[str, str], str]:
+    def read_stale_alias(target: str, name: str) -> tuple[dict[str, str], str]:
         found = read(target, name)
         monkeypatch.setattr(publish, "read_alias", read)
         publish.publish(two, target, "stable")
@@ -114,7 +114,7 @@ def test_concurrent_publishers_do_not_lose_an_update(
 
     for name in ("first", "later"):  # without an alias, and with one
         folder = named(tmp_path / name, name)
-        monkeypatch.setattr(publish, "read_alias", read_and_be_late)
+        monkeypatch.setattr(publish, "read_alias", read_stale_alias)
         with pytest.raises(BadRequest, match="meanwhile"):
             publish.publish(folder, target, "stable")
         assert read(target, "stable")[0]["now"] == publish.publish(two, target, "stable")

@@ -43,7 +43,7 @@ def folders(source: Source) -> list[Path]:
     return [path for path in Path(str(source.cache_dir)).glob("*/*") if path.is_dir()]
 
 
-def refused(source: Source, kind: type[ModelUnavailable] = ModelUnavailable) -> str:
+def rejection(source: Source, kind: type[ModelUnavailable] = ModelUnavailable) -> str:
     """Return why nothing is served; the text for clients has no secret or path."""
     with pytest.raises(kind) as caught:
         remote.find(source)
@@ -53,7 +53,7 @@ def refused(source: Source, kind: type[ModelUnavailable] = ModelUnavailable) -> 
     return text
 
 
-def put_named(web: Web, folder: Path, name: str) -> None:
+def put_renamed(web: Web, folder: Path, name: str) -> None:
     web.hold(named(folder / name, name), "/lesions")
 
 
@@ -79,7 +79,7 @@ def test_a_folder_can_be_served(source: Source) -> None:
     here = source._replace(uri=local.DEFAULT_MODEL_DIR)
 
     assert remote.find(here) == local.find(local.DEFAULT_MODEL_DIR)
-    assert "MODEL_SHA256" in refused(here._replace(sha256="0" * 64))
+    assert "MODEL_SHA256" in rejection(here._replace(sha256="0" * 64))
 
 
 def test_tls_is_verified(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_tls_is_verified(source: Source, tmp_path: Path, monkeypatch: pytest.Mon
         server.hold(local.DEFAULT_MODEL_DIR, "/lesions")
         safe = source._replace(uri=f"{server.url}/lesions")
 
-        assert "self-signed certificate" in refused(safe)
+        assert "self-signed certificate" in rejection(safe)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert remote.find(safe).card == SHIPPED
         assert "https://" in safe.uri
@@ -108,10 +108,10 @@ def test_an_alias_is_followed(web: Web, source: Source) -> None:
     assert web.asked == ["/stable/model.json", "/stable.json"]
 
     web.files["/stable.json"] = json.dumps({"now": "../../etc", "before": ""}).encode()
-    assert "alias" in refused(stable._replace(cache_dir=f"{source.cache_dir}-2"))
+    assert "alias" in rejection(stable._replace(cache_dir=f"{source.cache_dir}-2"))
     web.files["/stable.json"] = json.dumps({"now": "0" * 64}).encode()
     web.hold(local.DEFAULT_MODEL_DIR, f"/{'0' * 64}")
-    assert "does not match its address" in refused(
+    assert "does not match its address" in rejection(
         stable._replace(cache_dir=f"{source.cache_dir}-3")
     )
 
@@ -122,7 +122,7 @@ def test_the_total_time_is_limited(web: Web, source: Source, turn: model_sources
     web.turns[FILE] = [turn] * 9
     began = time.monotonic()
 
-    assert "within 0.6 s (MODEL_TIMEOUT_S)" in refused(source._replace(timeout_s=0.6))
+    assert "within 0.6 s (MODEL_TIMEOUT_S)" in rejection(source._replace(timeout_s=0.6))
     assert time.monotonic() - began < 3
 
 
@@ -148,7 +148,7 @@ def test_four_attempts_are_made(web: Web, source: Source) -> None:
     """A server that keeps failing is given up, with its last answer."""
     web.turns[CARD] = [model_sources.status(503)] * 9
 
-    assert "answers 503; tried 4 times" in refused(source)
+    assert "answers 503; tried 4 times" in rejection(source)
     assert web.asked == [CARD] * 4
 
 
@@ -163,7 +163,7 @@ def test_four_attempts_are_made(web: Web, source: Source) -> None:
         (model_sources.redirect("s3://models/secret"), "redirects"),
         (model_sources.redirect("https://secret@example.org/"), "user name"),
         (model_sources.redirect(CARD), "redirects too often"),
-        (model_sources.boast, "over 1,048,576 bytes"),
+        (model_sources.announce_terabyte, "over 1,048,576 bytes"),
     ],
 )
 def test_permanent_failures_are_not_retried(
@@ -173,7 +173,7 @@ def test_permanent_failures_are_not_retried(
     web.files[CARD] += b" " * 2**20
     web.turns[CARD] = [turn] * 9
 
-    assert reason in refused(source._replace(uri=source.uri + "?sig=secret"))
+    assert reason in rejection(source._replace(uri=source.uri + "?sig=secret"))
     assert len(web.asked) <= 6
 
 
@@ -190,7 +190,7 @@ def test_a_file_that_differs_from_its_card_is_rejected(web: Web, source: Source)
     """The error has the beginnings of both digests; nothing is stored."""
     web.files[FILE] = b"something else"
 
-    text = refused(source)
+    text = rejection(source)
     assert sha256(b"something else").hexdigest()[:12] in text
     assert SHIPPED.sha256[:12] in text
     assert folders(source) == []
@@ -198,28 +198,28 @@ def test_a_file_that_differs_from_its_card_is_rejected(web: Web, source: Source)
 
 def test_only_the_pinned_file_serves(web: Web, source: Source, tmp_path: Path) -> None:
     """With MODEL_SHA256 another model is neither downloaded nor served from the cache."""
-    assert "MODEL_SHA256 begins 000000000000" in refused(source._replace(sha256="0" * 64))
+    assert "MODEL_SHA256 begins 000000000000" in rejection(source._replace(sha256="0" * 64))
     assert FILE not in web.asked
 
     remote.find(source)
     web.files.clear()
-    refused(source._replace(sha256="0" * 64))
+    rejection(source._replace(sha256="0" * 64))
 
 
 def test_an_invalid_card_is_named(web: Web, source: Source) -> None:
     """A card that is no JSON or has other keys is named as such."""
     web.files[CARD] = b"<html>"
-    assert "not readable JSON" in refused(source, BadCard)
+    assert "not readable JSON" in rejection(source, BadCard)
 
     web.files[CARD] = b"{}"
-    assert "schema" in refused(source, BadCard)
+    assert "schema" in rejection(source, BadCard)
 
 
 def test_an_oversized_file_is_not_downloaded(web: Web, source: Source) -> None:
     """A terabyte is rejected by its Content-Length."""
-    web.turns[FILE] = [model_sources.boast]
+    web.turns[FILE] = [model_sources.announce_terabyte]
 
-    assert "1048576 MB" in refused(source)
+    assert "1048576 MB" in rejection(source)
 
 
 @pytest.mark.parametrize("harm", ["dead", "lies", "slow"])
@@ -232,7 +232,7 @@ def test_the_last_valid_model_serves(
 ) -> None:
     """While the source is down, slow or wrong, the last valid model serves, with a warning."""
     good = remote.find(source)
-    put_named(web, tmp_path, "next")
+    put_renamed(web, tmp_path, "next")
     if harm == "dead":
         source = source._replace(timeout_s=0.5)
         web.turns[CARD] = [lambda handler, _: handler.connection.close()] * 9
@@ -251,7 +251,7 @@ def test_the_last_valid_model_serves(
 def test_two_models_are_cached(web: Web, source: Source, tmp_path: Path) -> None:
     """The current and the previous one; a new card with the same file costs no download."""
     for name in "abc":
-        put_named(web, tmp_path, name)
+        put_renamed(web, tmp_path, name)
         assert remote.find(source).card.name == name
 
     assert sorted(model_card.read(str(folder)).name for folder in folders(source)) == ["b", "c"]
@@ -270,7 +270,7 @@ def test_partial_downloads_are_removed_and_damage_repaired(web: Web, source: Sou
     assert web.asked.count(FILE) == 2
 
 
-def find_elsewhere(source: Source, python: str = sys.executable, before: str = "") -> str:
+def find_in_child(source: Source, python: str = sys.executable, before: str = "") -> str:
     """Find the model in another process; return its name, or why it is not found."""
     code = (
         "import sys, resource; from macule.errors import Macule; "
@@ -284,7 +284,7 @@ def find_elsewhere(source: Source, python: str = sys.executable, before: str = "
 def test_two_starts_download_once(web: Web, source: Source) -> None:
     """Of processes that start at once on an empty cache one downloads, and both serve."""
     with ThreadPoolExecutor(3) as pool:
-        names = list(pool.map(find_elsewhere, [source] * 3))
+        names = list(pool.map(find_in_child, [source] * 3))
 
     assert names == [f"{SHIPPED.name}\n"] * 3
     assert web.asked.count(FILE) == 1
@@ -294,7 +294,7 @@ def test_a_write_error_is_reported(source: Source) -> None:
     """If the disk is full, the error says so, and no partial file stays."""
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))"
 
-    assert "File too large" in find_elsewhere(source, before=limit)
+    assert "File too large" in find_in_child(source, before=limit)
     assert folders(source) == []
 
 
@@ -309,7 +309,7 @@ def test_a_small_disk_is_reported_before_the_download(
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("nothing can be mounted here")
     try:
-        assert "1 MB free" in refused(source._replace(cache_dir=str(disk)))
+        assert "1 MB free" in rejection(source._replace(cache_dir=str(disk)))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -318,7 +318,7 @@ def test_a_missing_temporary_folder_is_reported(source: Source) -> None:
     """If Python finds no temporary folder, the error names the setting."""
     none = "import tempfile; tempfile._candidate_tempdir_list = lambda: []"
 
-    assert "MODEL_CACHE_DIR" in find_elsewhere(source._replace(cache_dir=None), before=none)
+    assert "MODEL_CACHE_DIR" in find_in_child(source._replace(cache_dir=None), before=none)
 
 
 def test_a_cache_that_others_can_write_is_rejected(source: Source) -> None:
@@ -327,14 +327,14 @@ def test_a_cache_that_others_can_write_is_rejected(source: Source) -> None:
     (root,) = Path(str(source.cache_dir)).iterdir()
     root.chmod(0o777)
 
-    assert "Other users can write" in refused(source)
+    assert "Other users can write" in rejection(source)
 
 
 @pytest.mark.parametrize(("scheme", "extra"), [("s3", "s3"), ("gs", "gs")])
 def test_a_missing_extra_is_named(source: Source, scheme: str, extra: str) -> None:
     """The serving environment has neither client; the error says what to install."""
     bucket = source._replace(uri=f"{scheme}://models/stable")
-    found = find_elsewhere(bucket, str(ROOT / ".venv/bin/python"))
+    found = find_in_child(bucket, str(ROOT / ".venv/bin/python"))
 
     assert f"pip install './layers/model[{extra}]'" in found
 

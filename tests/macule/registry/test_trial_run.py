@@ -27,13 +27,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / f"macule-{os.geteuid()}"
 
 
-def die(tmp_path: Path, how: str = "os.abort()", digest: str = DIGEST) -> int:
+def die_during_trial(tmp_path: Path, how: str = "os.abort()", digest: str = DIGEST) -> int:
     """Let a process do something while it tries a file; return how it ended."""
     words = [sys.executable, "-c", RUN, str(tmp_path), digest, how]
     return subprocess.run(words, stderr=subprocess.DEVNULL, check=False).returncode
 
 
-def tried(digest: str = DIGEST, first_run: bool = False) -> None:
+def run_trial(digest: str = DIGEST, first_run: bool = False) -> None:
     with trial_run.guard("/models/m.tflite", digest, first_run):
         pass
 
@@ -41,47 +41,47 @@ def tried(digest: str = DIGEST, first_run: bool = False) -> None:
 def test_a_file_that_crashed_two_processes_is_rejected(tmp_path: Path) -> None:
     """After two crashes it is rejected with the reason; another file is not."""
     for _ in range(2):
-        tried()
-        assert die(tmp_path) < 0
+        run_trial()
+        assert die_during_trial(tmp_path) < 0
 
     with pytest.raises(ModelUnavailable, match=r"m\.tflite ended 2 processes"):
-        tried()
-    tried("cd" * 32)
+        run_trial()
+    run_trial("cd" * 32)
 
 
 def test_it_is_tried_again_later(tmp_path: Path, folder: Path) -> None:
     """The pause ends some time after the last crash, and doubles after another one."""
     for _ in range(2):
-        die(tmp_path)
+        die_during_trial(tmp_path)
 
     def age(seconds: float) -> None:
         for mark in folder.iterdir():
             os.utime(mark, (time.time() - seconds,) * 2)
 
     age(trial_run.PAUSE_S + 1)
-    tried()
-    assert die(tmp_path) < 0
+    run_trial()
+    assert die_during_trial(tmp_path) < 0
     age(trial_run.PAUSE_S + 1)
     with pytest.raises(ModelUnavailable, match="3 processes"):
-        tried()
+        run_trial()
 
 
 def test_a_clock_that_went_back_rejects_nothing(tmp_path: Path, folder: Path) -> None:
     """Crashes in the future are ignored."""
     for _ in range(2):
-        die(tmp_path)
+        die_during_trial(tmp_path)
     for mark in folder.iterdir():
         os.utime(mark, (time.time() + 1e6,) * 2)
 
-    tried()
+    run_trial()
 
 
 def test_a_successful_run_clears_the_crashes(tmp_path: Path, folder: Path) -> None:
     """The first successful run clears earlier crashes; Python errors are not crashes."""
-    die(tmp_path)
-    assert die(tmp_path, "raise ValueError") == 1
-    tried()
-    tried(first_run=True)
+    die_during_trial(tmp_path)
+    assert die_during_trial(tmp_path, "raise ValueError") == 1
+    run_trial()
+    run_trial(first_run=True)
 
     assert list(folder.iterdir()) == []
 
@@ -89,7 +89,7 @@ def test_a_successful_run_clears_the_crashes(tmp_path: Path, folder: Path) -> No
 def test_concurrent_loads_are_no_crashes(tmp_path: Path) -> None:
     """Other workers that load the same file at the same time are not counted."""
     with trial_run.guard("/models/m.tflite", DIGEST), trial_run.guard("/models/m.tflite", DIGEST):
-        tried()
+        run_trial()
 
 
 def test_a_hanging_load_is_ended(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_hanging_load_is_ended(tmp_path: Path) -> None:
     hold = "import ctypes; ctypes.PyDLL(None).sleep(20)"  # with the interpreter's lock
 
     began = time.monotonic()
-    ended = die(tmp_path, hold)
+    ended = die_during_trial(tmp_path, hold)
 
     assert ended == -14
     assert time.monotonic() - began < 10

@@ -17,15 +17,15 @@ from macule.server import startup
 ALICE, BOB, OLD = "mk_alice", "mk_bob", "mk_old"
 
 
-def pair(name: str, key: str, more: str = "") -> str:
+def key_entry(name: str, key: str, more: str = "") -> str:
     return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}{more}"
 
 
 PAIRS = [
-    pair("alice", ALICE),
-    pair("bob", BOB),
-    pair("bob", "mk_bob2"),
-    pair("old", OLD, ":revoked"),
+    key_entry("alice", ALICE),
+    key_entry("bob", BOB),
+    key_entry("bob", "mk_bob2"),
+    key_entry("old", OLD, ":revoked"),
 ]
 
 
@@ -61,7 +61,7 @@ def test_a_key_is_found_in_either_header(headers: dict[str, str], name: str) -> 
         ({"authorization": "Bearer"}, False),
         ({"authorization": ALICE}, False),
         ({"authorization": f"Bearer {ALICE[:-1]}"}, True),
-        ({"authorization": f"Bearer {pair('alice', ALICE)}"}, True),
+        ({"authorization": f"Bearer {key_entry('alice', ALICE)}"}, True),
         ({"x-api-key": hashlib.sha256(ALICE.encode()).hexdigest()}, True),
         ({"x-api-key": "mk_\udc80é", "authorization": f"Bearer {ALICE}"}, True),
         ({"x-api-key": "x" * 100_000}, True),

@@ -126,7 +126,7 @@ def test_a_hundred_thousand_clients_take_three_megabytes() -> None:
     assert held_mb < 3.5
 
 
-def crowd(take: Callable[[str], T], count: int = 64) -> list[T]:
+def count_accepted(take: Callable[[str], T], count: int = 64) -> list[T]:
     begin = threading.Barrier(count)
 
     def one(_: int) -> T:
@@ -141,7 +141,7 @@ def test_concurrent_requests_respect_the_quota() -> None:
     """Of 64 threads at once exactly as many as allowed are accepted."""
     memory = MemoryLimiter((HOUR,))
 
-    found = crowd(lambda caller: memory.take(caller)[0])
+    found = count_accepted(lambda caller: memory.take(caller)[0])
 
     assert sum(found) == HOUR.quota
 
@@ -151,7 +151,7 @@ def test_instances_share_one_quota(tmp_path: Path) -> None:
     policies = (Policy("day", 7, 86400), Policy("hour", 50, 3600))
     with broker(tmp_path) as server:
         meters = [shared(server.url, policies) for _ in range(2)]
-        found = crowd(lambda caller: (meters[0].take(caller), meters[1].take(caller)))
+        found = count_accepted(lambda caller: (meters[0].take(caller), meters[1].take(caller)))
         keys = server.client.keys("macule:1:quota:*")
         lapse = [server.client.pttl(key) for key in keys]
         for meter in meters:

@@ -31,14 +31,14 @@ def large() -> bytes:
     return saved(Image.new("RGB", (10_000, 10_000), (200, 150, 130)), "PNG", compress_level=1)
 
 
-def begun(queue: RedisQueue, job_id: str, attempts: int = 1) -> None:
+def wait_until_started(queue: RedisQueue, job_id: str, attempts: int = 1) -> None:
     """Wait until a worker has started a job for the given number of times."""
 
-    def at_it() -> bool:
+    def attempts_reached() -> bool:
         job = queue.get(job_id, "")
         return job.status == PROCESSING and job.attempts == attempts
 
-    until(at_it)
+    until(attempts_reached)
 
 
 def ended(queue: RedisQueue, *job_ids: str, wait_s: float = 20) -> None:
@@ -63,7 +63,7 @@ def test_a_killed_workers_job_is_done(queue: RedisQueue, server: Broker, large: 
     """When a worker is killed during a job, another worker runs the job."""
     with worker(server) as first:
         job = queue.put(JobOptions(), large)
-        begun(queue, job.id)
+        wait_until_started(queue, job.id)
         first.kill()
         with worker(server):
             ended(queue, job.id)
@@ -78,7 +78,7 @@ def test_a_frozen_workers_result_is_rejected(
     """The result of a worker that was frozen for too long is rejected."""
     with worker(server) as first:
         job = queue.put(JobOptions(), large)
-        begun(queue, job.id)
+        wait_until_started(queue, job.id)
         first.send_signal(signal.SIGSTOP)
         with worker(server):
             ended(queue, job.id)
@@ -97,7 +97,7 @@ def test_a_job_that_kills_workers_fails(queue: RedisQueue, server: Broker, large
     job = queue.put(JobOptions(), large)
     for attempt in (1, 2, 3):
         with worker(server, lease_s=0.5) as one:
-            begun(queue, job.id, attempt)
+            wait_until_started(queue, job.id, attempt)
             one.kill()
     with worker(server, lease_s=0.5):
         after = queue.put(JobOptions(), photo())
@@ -126,12 +126,12 @@ def test_a_bad_image_fails_at_once(queue: RedisQueue, server: Broker) -> None:
 def test_temporary_failures_are_retried(queue: RedisQueue) -> None:
     """Without memory or a model a job waits, which does not count as an attempt."""
 
-    def short(order: JobOptions, image: bytes) -> tuple[str, dict[str, str]]:
+    def out_of_memory(order: JobOptions, image: bytes) -> tuple[str, dict[str, str]]:
         raise Busy("not now")
 
     job = queue.put(JobOptions(), b"")
     for _ in range(5):
-        Worker(queue, short, RecyclePolicy(0, None, None, 0.0), 1).run_job(job.id)
+        Worker(queue, out_of_memory, RecyclePolicy(0, None, None, 0.0), 1).run_job(job.id)
     waiting = queue.get(job.id, "")
     Worker(queue, lambda *_: (SUCCEEDED, {}), RecyclePolicy(0, None, None, 0.0), 1).run_job(job.id)
 
@@ -143,7 +143,7 @@ def test_a_canceled_job_has_no_result(queue: RedisQueue, server: Broker, large: 
     """A job canceled while it runs stays canceled, and its worker takes the next one."""
     with worker(server):
         job = queue.put(JobOptions(), large)
-        begun(queue, job.id)
+        wait_until_started(queue, job.id)
         queue.cancel(job.id, "")
         after = queue.put(JobOptions(), photo())
         ended(queue, after.id)
@@ -173,7 +173,7 @@ def test_a_worker_stops_after_its_job(queue: RedisQueue, server: Broker, large: 
     """After SIGTERM the running job ends, the next one stays, and the exit code is 0."""
     with worker(server) as one:
         job = queue.put(JobOptions(), large)
-        begun(queue, job.id)
+        wait_until_started(queue, job.id)
         after = queue.put(JobOptions(), photo())
         one.terminate()
         code = one.wait(20)
@@ -190,7 +190,7 @@ def test_a_worker_that_must_stop_returns_its_job(
     # a lease longer than the stop; otherwise the sweep would take the job of a "dead" worker
     with worker(server, lease_s=30, GRACEFUL_TIMEOUT_S="1") as one:
         job = queue.put(JobOptions(), large)
-        begun(queue, job.id)
+        wait_until_started(queue, job.id)
         one.terminate()
         time.sleep(0.15)  # it has received the signal and is running the job
         one.send_signal(signal.SIGSTOP)

@@ -55,7 +55,7 @@ def environment(setting: str, folder: Path) -> dict[str, str]:
     return {**os.environ, "HOST": "127.0.0.1", "PORT": str(closed_port()), name: value}
 
 
-def refused(command: list[str], environ: dict[str, str], cwd: Path = ROOT) -> str:
+def start_error(command: list[str], environ: dict[str, str], cwd: Path = ROOT) -> str:
     """Run a command that must not start; return its one line."""
     done = subprocess.run(
         command, env=environ, cwd=cwd, capture_output=True, text=True, check=False, timeout=60
@@ -70,7 +70,7 @@ def refused(command: list[str], environ: dict[str, str], cwd: Path = ROOT) -> st
 @pytest.mark.parametrize(("setting", "expected"), BAD.items())
 def test_one_line_prevents_the_start(setting: str, expected: str, tmp_path: Path) -> None:
     """gunicorn does not start, and the line names the variable and what is wrong."""
-    line = refused(SERVE, environment(setting, tmp_path))
+    line = start_error(SERVE, environment(setting, tmp_path))
 
     assert line.startswith(f"macule: {setting.partition('=')[0]}")
     assert expected in line
@@ -90,7 +90,7 @@ def test_the_line_is_the_same_everywhere(setting: str, command: list[str], tmp_p
     """Each way to start a service prints the same line."""
     environ = environment(setting, tmp_path)
 
-    assert refused(command, environ) == refused(SERVE, environ)
+    assert start_error(command, environ) == start_error(SERVE, environ)
 
 
 @pytest.mark.parametrize("setting", ONE_OF_EACH_KIND)
@@ -109,7 +109,7 @@ def test_lambda_fails_its_init_with_that_line(setting: str, tmp_path: Path) -> N
     }
     command = [sys.executable, "-S", "-m", "awslambdaric", "main.handler"]
 
-    assert refused(command, {**environ, **runtime}) == refused(SERVE, environ)
+    assert start_error(command, {**environ, **runtime}) == start_error(SERVE, environ)
 
 
 @pytest.mark.parametrize("setting", ONE_OF_EACH_KIND)
@@ -125,7 +125,7 @@ def test_the_doctor_fails_where_the_service_does(setting: str, tmp_path: Path) -
         check=False,
         timeout=120,
     )
-    line = refused(SERVE, environ).removeprefix("macule: ")
+    line = start_error(SERVE, environ).removeprefix("macule: ")
 
     assert done.returncode == 1
     assert f"FAIL settings: {line}" in done.stdout
@@ -146,7 +146,7 @@ def test_commands_print_one_line_too(
     command: str, setting: str, expected: str, tmp_path: Path
 ) -> None:
     """A command that cannot start says why, without a traceback."""
-    line = refused([".venv/bin/macule", *command.split()], environment(setting, tmp_path))
+    line = start_error([".venv/bin/macule", *command.split()], environment(setting, tmp_path))
 
     assert line.startswith("macule: ")
     assert expected in line

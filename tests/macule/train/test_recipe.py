@@ -18,7 +18,7 @@ SIDE_PX = 64
 LABELS = ["round", "square", "striped"]
 
 
-def quiet(line: str) -> None:
+def no_output(line: str) -> None:
     """Print no progress."""
 
 
@@ -67,7 +67,7 @@ def run(folder: Path, network: recipe.Network, out: Path, *more: str) -> dict[st
     """Run the recipe for two seeds of three epochs."""
     line = [str(folder), "--out", str(out), "--weights", "random", "--side", str(SIDE_PX)]
     line += ["--side-px", "48", "--epochs", "3", "--seeds", "2", "--batch", "12", "--rate", "0.001"]
-    return program.train(program.parse([*line, *more]), network, quiet)
+    return program.train(program.parse([*line, *more]), network, no_output)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_training_resumes_where_it_stopped(
     assert "continuing after epoch 2" in messages
     assert (tmp_path / "work" / "seed-0" / "curves.csv").read_text() == curves
     with pytest.raises(ValueError, match="use another --work, or the same options"):
-        program.train(program.parse([*line, "--epochs", "9"]), network, quiet)
+        program.train(program.parse([*line, "--epochs", "9"]), network, no_output)
 
 
 def test_the_card_has_ood_thresholds(folder: Path, made: Path) -> None:
@@ -182,7 +182,9 @@ def test_averaging_keeps_the_better_runs(network: recipe.Network) -> None:
     truth = recipe.predict_logits(body, good, pixels).argmax(axis=1)
     bad = [*inner, -good[-2], good[-1]]
 
-    kept, best = recipe.average_runs(body, [bad, good], data.LabelledImages(pixels, truth), quiet)
+    kept, best = recipe.average_runs(
+        body, [bad, good], data.LabelledImages(pixels, truth), no_output
+    )
 
     assert kept == [1]
     np.testing.assert_array_equal(best[-2], good[-2])

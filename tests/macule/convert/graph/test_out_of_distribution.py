@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from support import small_model
 
 
-def known(count: int = 200, seed: int = 0) -> NDArray[np.float32]:
+def training_features(count: int = 200, seed: int = 0) -> NDArray[np.float32]:
     """Return 30 features that vary along 3 directions, with a little noise."""
     random = np.random.default_rng(seed)
     directions = np.random.default_rng(9).normal(size=(3, 30))
@@ -25,23 +25,25 @@ def known(count: int = 200, seed: int = 0) -> NDArray[np.float32]:
 
 def test_in_distribution_images_score_about_1() -> None:
     """Unseen images of the fitted distribution score about 1 on average."""
-    scorer = out_of_distribution.fit(known())
+    scorer = out_of_distribution.fit(training_features())
 
-    assert scorer.scores(known(seed=1)).mean() == pytest.approx(1, abs=0.3)
+    assert scorer.scores(training_features(seed=1)).mean() == pytest.approx(1, abs=0.3)
 
 
 def test_other_directions_score_high() -> None:
     """A step of usual length in a direction without training variance scores high."""
-    scorer = out_of_distribution.fit(known())
-    strange = known(seed=1) + np.random.default_rng(2).normal(0, 1, (200, 30)).astype(np.float32)
+    scorer = out_of_distribution.fit(training_features())
+    strange = training_features(seed=1) + np.random.default_rng(2).normal(0, 1, (200, 30)).astype(
+        np.float32
+    )
 
-    assert scorer.scores(strange).min() > scorer.scores(known(seed=3)).max()
+    assert scorer.scores(strange).min() > scorer.scores(training_features(seed=3)).max()
 
 
 def test_the_score_equals_the_mahalanobis_distance() -> None:
     """The short formula equals the Mahalanobis distance under its covariance."""
-    scorer = out_of_distribution.fit(known())
-    features = known(5, seed=4)
+    scorer = out_of_distribution.fit(training_features())
+    features = training_features(5, seed=4)
     inverse = np.eye(30) - scorer.axes @ scorer.axes.T
     apart = (features - scorer.mean) * scorer.gain
 
@@ -52,7 +54,7 @@ def test_the_score_equals_the_mahalanobis_distance() -> None:
 
 def test_constant_features_give_finite_scores() -> None:
     """Dead channels, even if all are dead, give finite scores."""
-    features = known()
+    features = training_features()
     features[:, :10] = 0
 
     assert np.isfinite(out_of_distribution.fit(features).scores(features)).all()

@@ -24,7 +24,7 @@ def reference() -> NDArray[np.float64]:
 
 
 @pytest.fixture(scope="module")
-def proof(reference: NDArray[np.float64]) -> Comparison:
+def self_comparison(reference: NDArray[np.float64]) -> Comparison:
     """Compare the original with itself."""
     candidate = Candidate("fp32", "fp32", small_model.content())
     return comparison.compare(
@@ -32,35 +32,39 @@ def proof(reference: NDArray[np.float64]) -> Comparison:
     )
 
 
-def test_the_original_agrees_with_itself(proof: Comparison) -> None:
+def test_the_original_agrees_with_itself(self_comparison: Comparison) -> None:
     """The float file agrees with its own answers and loses nothing."""
-    assert (proof.agreement, proof.mean_change, proof.max_change) == (1.0, 0.0, 0.0)
-    assert proof.labelled == proof.original
-    assert (proof.images, proof.bytes) == (40, len(small_model.content()))
+    assert (self_comparison.agreement, self_comparison.mean_change, self_comparison.max_change) == (
+        1.0,
+        0.0,
+        0.0,
+    )
+    assert self_comparison.labelled == self_comparison.original
+    assert (self_comparison.images, self_comparison.bytes) == (40, len(small_model.content()))
 
 
 def test_labelled_figures_match_the_answers(
-    proof: Comparison, reference: NDArray[np.float64]
+    self_comparison: Comparison, reference: NDArray[np.float64]
 ) -> None:
     """Accuracy and each class's AUC follow from the probabilities and the labels."""
-    assert proof.labelled is not None
-    assert proof.labelled.accuracy == (reference.argmax(axis=1) == TRUTH).mean()
-    assert proof.labelled.auc["b"] == metrics.auc(reference[:, 1], TRUTH == 1)
+    assert self_comparison.labelled is not None
+    assert self_comparison.labelled.accuracy == (reference.argmax(axis=1) == TRUTH).mean()
+    assert self_comparison.labelled.auc["b"] == metrics.auc(reference[:, 1], TRUTH == 1)
 
 
 def test_without_labels_there_is_no_accuracy(reference: NDArray[np.float64]) -> None:
     """Agreement needs no labels; accuracy does."""
     candidate = Candidate("fp32", "fp32", small_model.content())
 
-    proof = comparison.compare(
+    self_comparison = comparison.compare(
         candidate, reference, small_model.pixels(), small_model.SCALING, None, small_model.LABELS
     )
 
-    assert (proof.labelled, proof.original) == (None, None)
-    assert proof.agreement == 1.0
+    assert (self_comparison.labelled, self_comparison.original) == (None, None)
+    assert self_comparison.agreement == 1.0
 
 
-def test_memory_is_that_of_a_bare_process(proof: Comparison) -> None:
+def test_memory_is_that_of_a_bare_process(self_comparison: Comparison) -> None:
     """The peak is that of numpy, the runtime and the file, whatever this process has loaded."""
     ballast = np.ones(30_000_000)
 
@@ -68,8 +72,8 @@ def test_memory_is_that_of_a_bare_process(proof: Comparison) -> None:
 
     assert ballast.nbytes > 2 * 100 * 2**20
     assert 20 < spent.peak_mb < 100
-    assert set(proof.p50_ms) == {1, 2}
-    assert min(proof.load_ms, *proof.p50_ms.values()) > 0
+    assert set(self_comparison.p50_ms) == {1, 2}
+    assert min(self_comparison.load_ms, *self_comparison.p50_ms.values()) > 0
 
 
 def test_a_hanging_file_times_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,35 +11,35 @@ from macule.convert.quantization import candidates, mixed_precision, quantize
 from support import small_model
 
 
-def quiet(line: str) -> None:
+def no_output(line: str) -> None:
     """Print nothing."""
 
 
 @pytest.fixture(scope="module")
-def made() -> list[candidates.Candidate]:
+def candidates_made() -> list[candidates.Candidate]:
     """Return every candidate of the small classifier."""
     found = candidates.generate_candidates(
-        small_model.content(), small_model.pixels(), small_model.SCALING, "auto", quiet
+        small_model.content(), small_model.pixels(), small_model.SCALING, "auto", no_output
     )
     return list(found)
 
 
-def test_auto_offers_every_precision(made: list[candidates.Candidate]) -> None:
+def test_auto_offers_every_precision(candidates_made: list[candidates.Candidate]) -> None:
     """int8 comes first and the original last, each under its own name."""
-    names = [each.name for each in made]
+    names = [each.name for each in candidates_made]
 
     assert names[:2] == ["int8", "int8, float head"]
     assert names[-3:] == ["dynamic", "fp16", "fp32"]
     assert len(set(names)) == len(names)
-    assert made[-1].content == small_model.content()
-    assert {each.precision for each in made} == {"int8", "dynamic", "fp16", "fp32"}
+    assert candidates_made[-1].content == small_model.content()
+    assert {each.precision for each in candidates_made} == {"int8", "dynamic", "fp16", "fp32"}
 
 
 @pytest.mark.parametrize("wanted", ["int8", "dynamic", "fp16", "fp32"])
 def test_one_precision_alone(wanted: str) -> None:
     """A precision chosen by name is the only candidate."""
     found = candidates.generate_candidates(
-        small_model.content(), small_model.pixels(8), small_model.SCALING, wanted, quiet
+        small_model.content(), small_model.pixels(8), small_model.SCALING, wanted, no_output
     )
 
     assert {each.precision for each in found} == {wanted}
@@ -64,7 +64,7 @@ def test_a_failing_candidate_does_not_stop_the_others(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(quantize, "quantize_static", fail)
     found = candidates.generate_candidates(
-        small_model.content(), small_model.pixels(8), small_model.SCALING, "auto", quiet
+        small_model.content(), small_model.pixels(8), small_model.SCALING, "auto", no_output
     )
     found = {each.name: each for each in found}
 
@@ -85,14 +85,16 @@ def test_a_network_with_comparisons_is_quantized() -> None:
 
     first = next(
         candidates.generate_candidates(
-            content, small_model.pixels(8), small_model.SCALING, "int8", quiet
+            content, small_model.pixels(8), small_model.SCALING, "int8", no_output
         )
     )
 
     assert (first.error, bool(first.content)) == ("", True)
 
 
-def test_rounding_and_a_float_head_reduce_the_error(made: list[candidates.Candidate]) -> None:
+def test_rounding_and_a_float_head_reduce_the_error(
+    candidates_made: list[candidates.Candidate],
+) -> None:
     """On unseen images rounding and a float head halve int8's mean change."""
     pixels = small_model.pixels(seed=9)
     reference = metrics.softmax(
@@ -104,7 +106,7 @@ def test_rounding_and_a_float_head_reduce_the_error(made: list[candidates.Candid
             metrics.softmax(batch_inference.logits(each.content, pixels, small_model.SCALING)),
             reference,
         )["mean_change"]
-        for each in made
+        for each in candidates_made
     }
 
     assert change["int8, float head"] < change["int8"] / 2

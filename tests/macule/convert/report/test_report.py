@@ -146,7 +146,7 @@ def unlabelled() -> Any:
     return found
 
 
-def both(folder: Path, found: Any) -> list[str]:
+def report_texts(folder: Path, found: Any) -> list[str]:
     """Write the report; return the text of both files, of the page as a reader sees it."""
     pages.write(folder, found)
     page = Reader((folder / "report.html").read_text("utf-8"))
@@ -181,7 +181,7 @@ def test_both_files_have_the_facts(tmp_path: Path) -> None:
         "not a medical device",
     ]
 
-    for text in both(tmp_path, found):
+    for text in report_texts(tmp_path, found):
         assert [fact for fact in facts if fact not in text] == []
 
 
@@ -196,7 +196,7 @@ def test_figures_are_correct(tmp_path: Path) -> None:
     right, wrong = int((other & (now == truth)).sum()), int((other & (was == truth)).sum())
     counts = [int(((truth == 1) & (now == index)).sum()) for index in range(3)]
 
-    text, page = both(tmp_path, found)
+    text, page = report_texts(tmp_path, found)
 
     for one in (text, page):
         assert f"{errors[0]:.3f} before and {errors[1]:.3f} after" in one
@@ -229,7 +229,7 @@ def test_hostile_text_is_escaped(tmp_path: Path) -> None:
     found["findings"] = [{"level": HOSTILE, "text": HOSTILE}]
     found["candidates"][1]["name"] = HOSTILE
     found["command"] = "macule convert '```\n# <b>'"
-    text, page = both(tmp_path, found)
+    text, page = report_texts(tmp_path, found)
     rendered = Reader(MarkdownIt("commonmark").enable("table").render(text))
 
     assert {"b", "em", "img", "script"} & rendered.tags == set()
@@ -246,7 +246,7 @@ def test_plain_text_is_not_escaped() -> None:
 
 def test_without_labels_the_report_says_so(tmp_path: Path) -> None:
     """Without labels there is no confusion matrix, the reason is given, and one limit is open."""
-    for text in both(tmp_path, unlabelled()):
+    for text in report_texts(tmp_path, unlabelled()):
         assert "No labelled images were given" in text
         assert "passes all gates that could be measured" in text
         assert "Not measured: greatest loss of a metric." in text
@@ -263,14 +263,14 @@ def test_any_part_may_be_missing(tmp_path: Path, key: str, drop: bool) -> None:
     if drop:
         del found[key]
 
-    text, _ = both(tmp_path, found)
+    text, _ = report_texts(tmp_path, found)
 
     assert "not a medical device" in text
 
 
 def test_an_empty_report_claims_nothing(tmp_path: Path) -> None:
     """Without evidence each section says that nothing was measured."""
-    for text in both(tmp_path, {}):
+    for text in report_texts(tmp_path, {}):
         assert "No converted file was measured" in text
         assert "No activation maps were given" in text
         assert "No findings were given." in text
@@ -282,7 +282,7 @@ def test_synthetic_images_prove_nothing(tmp_path: Path) -> None:
     found = unlabelled()
     found["images"] = {"calibration": 0, "evaluation": 0, "note": ""}
 
-    for text in both(tmp_path, found):
+    for text in report_texts(tmp_path, found):
         assert "synthetic images, which prove nothing" in text
         assert "of 150 images; 95 %" not in text
 
@@ -292,7 +292,7 @@ def test_calibration_images_are_named_as_such(tmp_path: Path) -> None:
     found = unlabelled()
     found["images"] = {"calibration": 150, "evaluation": 0, "note": ""}
 
-    for text in both(tmp_path, found):
+    for text in report_texts(tmp_path, found):
         assert "Compared on the calibration images;" in text
         assert "of 150 images; 95 %" in text
 
@@ -310,7 +310,7 @@ def test_a_failed_limit_is_never_green(tmp_path: Path, change: Any, words: str) 
     found = evidence()
     found["candidates"][1] |= change
 
-    for text in both(tmp_path, found):
+    for text in report_texts(tmp_path, found):
         assert words in text
         assert "passes all gates" not in text
     assert 'class="verdict bad"' in (tmp_path / "report.html").read_text("utf-8")
@@ -318,7 +318,7 @@ def test_a_failed_limit_is_never_green(tmp_path: Path, change: Any, words: str) 
 
 def test_few_images_are_a_warning(tmp_path: Path) -> None:
     """If one changed answer would fail a limit, the first screen says so."""
-    for text in both(tmp_path, evidence(count=9)):
+    for text in report_texts(tmp_path, evidence(count=9)):
         assert "Only 9 images were compared" in text
 
 
@@ -328,7 +328,7 @@ def test_a_temperature_is_explained(tmp_path: Path) -> None:
     found["candidates"][1]["mean_change"] = 0.0001
     found["card"]["temperature"] = 1.7
 
-    for text in both(tmp_path, found):
+    for text in report_texts(tmp_path, found):
         assert "The gate measured a mean change of 0.0001" in text
         assert "with temperature 1.7" in text
 
@@ -338,7 +338,7 @@ def test_sizes_are_bounded(tmp_path: Path, classes: int, count: int) -> None:
     """With many classes and images the page stays below 1.5 MB and the text below 64 kB."""
     found = evidence([f"label_{index}" for index in range(classes)], count)
     found["maps"] = [found["maps"][0]] * 6
-    text, _ = both(tmp_path, found)
+    text, _ = report_texts(tmp_path, found)
 
     assert (tmp_path / "report.html").stat().st_size < 1.5 * 2**20
     assert len(text) < 64 * 1024
@@ -353,5 +353,5 @@ def test_a_constant_model_can_be_drawn(tmp_path: Path, part: str) -> None:
     found["truth"] = np.minimum(found["truth"], 1)
     found["maps"][0]["before"] = np.zeros((7, 7))
 
-    for text in both(tmp_path, found):
+    for text in report_texts(tmp_path, found):
         assert "changed on 0 of 150 images" in text

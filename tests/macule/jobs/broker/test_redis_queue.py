@@ -61,7 +61,7 @@ def opened(server: Broker, **options: Any) -> RedisQueue:
     )
 
 
-def at_once(action: Callable[[], Any], times: int = 32) -> list[Any]:
+def call_in_threads(action: Callable[[], Any], times: int = 32) -> list[Any]:
     """Call from many threads; exceptions are returned."""
 
     def one(_: int) -> Any:
@@ -167,7 +167,7 @@ def test_an_expired_job_holds_no_place(server: Broker) -> None:
 
 def test_an_idempotency_key_makes_one_job(queue: RedisQueue) -> None:
     """32 concurrent requests with one Idempotency-Key make one job."""
-    answers = at_once(lambda: queue.put(JobOptions(owner="ann"), b"", "k", "f").id)
+    answers = call_in_threads(lambda: queue.put(JobOptions(owner="ann"), b"", "k", "f").id)
     (job_id,) = [answer for answer in answers if isinstance(answer, str)]
 
     assert (answers.count(KeyInUse), queue.waiting()) == (31, 1)
@@ -183,7 +183,7 @@ def test_the_queue_is_bounded(server: Broker) -> None:
     """32 concurrent requests get as many places as there are, never more."""
     server.client.flushall()
     queue = opened(server, max_jobs=5)
-    answers = at_once(lambda: queue.put(JobOptions(), b"").id)
+    answers = call_in_threads(lambda: queue.put(JobOptions(), b"").id)
 
     assert (answers.count(QueueFull), queue.waiting()) == (27, 5)
     queue.cancel(next(answer for answer in answers if isinstance(answer, str)), "")
@@ -215,7 +215,7 @@ def test_one_worker_gets_a_job(server: Broker, queue: RedisQueue) -> None:
     """Of 32 workers with the same message one gets the job."""
     job = queue.put(JobOptions(), b"")
     takers = [opened(server, lease_s=5) for _ in range(32)]
-    taken = at_once(lambda: takers.pop().take(job.id))
+    taken = call_in_threads(lambda: takers.pop().take(job.id))
 
     assert sum(answer is not None for answer in taken) == 1
     assert queue.get(job.id, "").attempts == 1
@@ -525,7 +525,7 @@ def test_a_delivery_belongs_to_one_worker(queue: RedisQueue, server: Broker) -> 
     """Of 32 workers one delivers; if it dies another gets the same message later."""
     job = queue.put(TOLD, b"")
     queue.cancel(job.id, "")
-    found = [delivery for delivery in at_once(queue.claim_webhook) if delivery]
+    found = [delivery for delivery in call_in_threads(queue.claim_webhook) if delivery]
     assert len(found) == 1
 
     server.client.zadd("macule:1:due", {found[0].name: 0})  # its lease has expired

@@ -112,8 +112,8 @@ answer(waiting=queue.waiting(), webhooks=queue.undelivered())
     )
 
     assert accepted["ids"]
-    for refused in (accepted["refused"], accepted["again"]):
-        assert refused["free_mb"] <= refused["needed_mb"]
+    for fill_queue in (accepted["fill_queue"], accepted["again"]):
+        assert fill_queue["free_mb"] <= fill_queue["needed_mb"]
     assert (ended["waiting"], ended["webhooks"]) == (0, 2 * len(accepted["ids"]))
 
 
@@ -174,7 +174,7 @@ answer(accepted=accepted, refused=120 - accepted, waiting=queue.waiting())
     )
 
     assert said["accepted"] > 30  # more than fit at once
-    assert said["refused"] > 0
+    assert said["fill_queue"] > 0
     assert said["waiting"] == 0
 
 
@@ -204,7 +204,7 @@ def test_bytes_are_bounded_including_results(tmp_path: Path) -> None:
     """Above MAX_JOBS_MB a job is rejected with figures and the time when space is freed."""
     queue, half = SqliteQueue(tmp_path, 500, 1000, max_bytes=6 * MB), bytes(MB // 2)
 
-    def refused() -> QueueFull:
+    def fill_queue() -> QueueFull:
         """Fill the queue, and return the error."""
         for _ in range(12):
             try:
@@ -215,11 +215,11 @@ def test_bytes_are_bounded_including_results(tmp_path: Path) -> None:
 
     with pytest.raises(CannotFit) as never:
         queue.put(JobOptions(), bytes(6 * MB))
-    waits = kept = refused()
+    waits = kept = fill_queue()
     while kept.figures["waiting"]:
         while taken := queue.take():
             queue.finish(taken.job.id, SUCCEEDED, {"words": "x" * len(half)})
-        kept = refused()
+        kept = fill_queue()
 
     assert never.value.figures["limit_mb"] == 6
     assert waits.headers() == {"Retry-After": "5"}

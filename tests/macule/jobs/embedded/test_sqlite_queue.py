@@ -44,7 +44,7 @@ def queue(tmp_path: Path, clock: Clock) -> Iterator[SqliteQueue]:
     queue.close()
 
 
-def elsewhere(folder: Path, code: str) -> str:
+def run_and_die(folder: Path, code: str) -> str:
     """Run *code* on the queue in another process, which dies as if killed."""
     begin = (
         "import os, sys; from pathlib import Path; from macule.jobs import *; "
@@ -190,7 +190,7 @@ def test_an_image_is_deleted_with_the_end_of_its_job(
 def test_a_dead_process_loses_its_job(queue: SqliteQueue, tmp_path: Path) -> None:
     """Its job waits again for the next process, which gets the number of attempts."""
     job = queue.put(JobOptions(), IMAGE)
-    died = elsewhere(tmp_path / "data", "print(queue.take().job.id)")
+    died = run_and_die(tmp_path / "data", "print(queue.take().job.id)")
     taken = queue.take()
 
     assert died.strip() == job.id
@@ -206,7 +206,7 @@ def test_a_living_process_keeps_its_job(queue: SqliteQueue, tmp_path: Path) -> N
     queue.take()
     code = f"print(queue.take(), queue.finish({job.id!r}, SUCCEEDED, {{}}))"
 
-    assert elsewhere(tmp_path / "data", code).strip() == "None False"
+    assert run_and_die(tmp_path / "data", code).strip() == "None False"
     assert queue.get(job.id, "").status == PROCESSING
 
 
@@ -217,7 +217,7 @@ def test_a_job_that_kills_fails_with_its_reason(queue: SqliteQueue, tmp_path: Pa
         assert queue.take()
         queue.requeue(job.id)
     for _ in range(MAX_ATTEMPTS):
-        assert elsewhere(tmp_path / "data", "print(queue.take().job.id)").strip() == job.id
+        assert run_and_die(tmp_path / "data", "print(queue.take().job.id)").strip() == job.id
 
     assert queue.take() is None
     failed = queue.get(job.id, "")
@@ -230,7 +230,7 @@ def test_a_job_that_kills_fails_with_its_reason(queue: SqliteQueue, tmp_path: Pa
 def test_no_two_processes_take_one_job(tmp_path: Path) -> None:
     """Four processes at once take 200 jobs, each once."""
     folder = tmp_path / "data"
-    elsewhere(folder, "[queue.put(JobOptions(), b'image') for _ in range(200)]")
+    run_and_die(folder, "[queue.put(JobOptions(), b'image') for _ in range(200)]")
     code = (
         "while taken := queue.take():\n"
         "    queue.finish(taken.job.id, SUCCEEDED, {}); print(taken.job.id)\n"
@@ -264,7 +264,7 @@ def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)\n"
         "print(queue.get(first.id, '').status, queue.put(JobOptions(), b'y' * 5_000_000).status)\n"
     )
-    output = elsewhere(tmp_path / "data", code).splitlines()
+    output = run_and_die(tmp_path / "data", code).splitlines()
 
     assert output[0].startswith("The disk of the queue")
     assert output[1] == "starting starting"
