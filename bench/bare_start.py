@@ -2,8 +2,8 @@
 
 Predict answers a 12 MP photo, health `GET /memory/`.
 
-Each is built from a fresh clone in a fresh environment of each interpreter, has its template's
-variables and nothing else, is started as its platform does, and asked without a pause.
+Each is built from a fresh clone in a fresh environment of each interpreter, has only its template's
+variables, is started as its platform does, and is asked without a pause.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def starts(bare: Bare, photo: bytes, rounds: int) -> Any:
         yield f"knative/{name}", *_served(bare, command, given, bodies[name], rounds, where)
     for name in ("predict", "health"):
         yield f"aws/{name}", *_invoked(bare, build / "aws", name, bodies[name], rounds)
-    for name in ("predict", "health"):  # last: what is installed here is seen by all
+    for name in ("predict", "health"):  # last, because it uses this machine's packages
         where = build / "gcp" / name
         bare.run("python -m pip install --quiet -r requirements.txt", {}, where)
         given = {**container(f"infra/gcp/{name}.yaml"), "FUNCTION_TARGET": name}
@@ -113,7 +113,7 @@ def _served(
 
 
 def _queued(bare: Bare, photo: bytes, rounds: int) -> tuple[list[int], list[float]]:
-    """Time web and worker, started together, until the worker has predicted for the web service."""
+    """Time web process and worker, started together, until the worker has run a job."""
     web, given = blueprint("infra/render/queue.yaml")
     worker, of_worker = blueprint("infra/render/queue.yaml", "worker")
     bare.run(web["buildCommand"], given)

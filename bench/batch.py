@@ -1,10 +1,10 @@
-"""Twenty thousand drawn images through `macule batch`: speed, memory, and what kill -9 costs.
+"""Twenty thousand drawn images through `macule batch`: speed, memory, and the cost of kill -9.
 
     .venv-dev/bin/python bench/batch.py
 
 Once with 1,000 images, once with all, and once with all while it is killed every few seconds and
 started again; the last two must give the same rows. Then the end of a million: a journal that
-lacks 100 of them is gone on with, and becomes a table. Memory is the largest resident size of the
+lacks 100 of them is continued and becomes a table. Memory is the largest resident size of the
 process. Writes bench/results/batch.json.
 """
 
@@ -71,7 +71,7 @@ def run(source: Path, out: Path, kill_after_s: float | None = None) -> Run:
 
 
 def end_of_a_million(photo: Path, out: Path) -> Run:
-    """Go on with a million rows of one image, as if all but 100 had been written."""
+    """Continue a run of a million rows of one image of which all but 100 are written."""
     listed = out.with_name("million.txt")
     listed.write_text(f"{photo}\n" * MILLION)
     run(listed, out, 2.0)

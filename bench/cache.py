@@ -1,8 +1,8 @@
-"""A hit beside a miss: the same service, rounds in turn, answers kept in memory and in Redis.
+"""Cache hits and misses: the same service, rounds in turn, with the cache in memory and in Redis.
 
     .venv-dev/bin/python bench/cache.py
 
-Each miss is a photo that the service has not seen: the same JPEG with other bytes behind its end.
+Each miss is a new photo: the same JPEG with other bytes after its end.
 Needs the development environment's Valkey. Writes bench/results/cache.json.
 """
 
@@ -19,13 +19,13 @@ import harness
 sys.path[:0] = [str(harness.ROOT / "tests"), str(harness.ROOT / "layers/model")]
 from support.broker import broker
 
-# By the interpreter of the bench, which has redis-py.
+# With the bench's own interpreter, which has redis-py.
 SERVE = [sys.executable, "-m", "infra.serve"]
 ROUND = 20
 
 
-def beside(environment: dict[str, str], body: bytes, rounds: int) -> dict[str, Any]:
-    """Ask for photos that are new and for one that is known, a round of each in turn."""
+def ask_hits_and_misses(environment: dict[str, str], body: bytes, rounds: int) -> dict[str, Any]:
+    """Ask for new photos and for a known one, a round of each in turn."""
     times: dict[str, list[float]] = {"miss": [], "hit": []}
     with harness.serving(SERVE, environment) as service:
         idle_mb = service.pss_mb()
@@ -60,7 +60,7 @@ def main() -> None:
                 ("memory", {"CACHE_MB": "2"}),
                 ("Redis", {"REDIS_URL": server.url}),
             ):
-                found = beside(environment, body, options.rounds)
+                found = ask_hits_and_misses(environment, body, options.rounds)
                 rows.append(
                     {"megapixels": megapixels, "photo_kb": len(body) // 1024, "in": where, **found}
                 )

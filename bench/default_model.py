@@ -1,9 +1,9 @@
-"""The default model's file beside plain EfficientNet-Lite0, and what its further outputs cost.
+"""The default model's file beside plain EfficientNet-Lite0, and the cost of its further outputs.
 
     .venv-dev/bin/python bench/default_model.py
 
-The networks beside it have random weights, which take as long as trained ones. Each file is run in
-fresh processes, the files in turn. Writes bench/results/default-model.json.
+The other networks have random weights, which take as long as trained ones. Each file runs in fresh
+processes, the files in turn. Writes bench/results/default-model.json.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What macule replaces: Django and TensorFlow, a photo decoded whole."""
+"""What macule replaces: Django and TensorFlow, which decode the whole photo."""
 
 import os
 from typing import Any

@@ -1,12 +1,12 @@
-"""All that the service does, at once, under one memory limit: what is killed, lost, kept?
+"""All parts of the service at once under one memory limit: what is killed, lost, kept?
 
     .venv-dev/bin/python bench/everything.py --seconds 600 [--hostile]
 
-8 clients with photos of 12 MP and one who makes jobs with webhooks, the page's own request, keys, a
+8 clients with photos of 12 MP and one with jobs and webhooks, the page's own request, keys, a
 quota, and reads of /metrics and /memory/, in a cgroup of --limit-mb. With --hostile one in seven
-requests means harm. Memory is read each second: the proportional set size of all
-processes, and what no file backs in their cgroup. Growth is that of the latter: the last tenth of
-the run is compared with the tenth behind the warm-up.
+requests is malicious. Memory is read each second: the proportional set size of all processes, and
+the anonymous memory of their cgroup. Growth is that of the latter: the last tenth of the run is
+compared with the tenth after the warm-up.
 Writes bench/results/everything.json, or everything-hostile.json. Needs root.
 """
 
@@ -42,7 +42,7 @@ HEADERS = {"X-API-Key": KEY}
 
 
 def hostile(rng: random.Random, photo: bytes) -> tuple[str, bytes, dict[str, str]]:
-    """Draw a request that means harm: its path, body and headers."""
+    """Draw a malicious request: its path, body and headers."""
     bomb = png(30_000, 30_000)
     return rng.choice(
         [
@@ -53,13 +53,13 @@ def hostile(rng: random.Random, photo: bytes) -> tuple[str, bytes, dict[str, str
             ("/predict/", b"{" * 100_000, {**HEADERS, "Content-Type": "application/json"}),
             ("/predict/", photo, {"X-API-Key": "mk_stranger"}),
             ("/v2/models/x/infer", b"[" * 100_000, HEADERS),
-            ("/predictions", *tell_elsewhere(photo)),
+            ("/predictions", *forbidden_webhook(photo)),
         ]
     )
 
 
 def png(width: int, height: int) -> bytes:
-    """Write a PNG whose few bytes say that it is large."""
+    """Write a small PNG whose header says that it is large."""
     header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 0, 0, 0, 0])
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(2**20))), (b"IEND", b"")]
     parts = [
@@ -69,19 +69,23 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def tell_elsewhere(photo: bytes) -> tuple[bytes, dict[str, str]]:
+def forbidden_webhook(photo: bytes) -> tuple[bytes, dict[str, str]]:
     """Write a job whose webhook would go to a cloud's metadata."""
     body, kind = form(photo, "http://169.254.169.254/latest/meta-data/")
     return body, {**HEADERS, "Content-Type": kind}
 
 
 class Others:
-    """What comes beside predictions and jobs, until `end`."""
+    """Requests beside predictions and jobs, until `end`."""
 
     def __init__(self, port: int, photo: bytes, page_photo: bytes, harm: bool) -> None:
         self.answers, self._over = Counter[str](), threading.Event()
         self._port, self._photo, self._page_photo = port, photo, page_photo
-        work = [self._page, self._operate, *([self._harm, self._stall] if harm else [])]
+        work = [
+            self._page,
+            self._read_operator_routes,
+            *([self._send_malicious, self._stall] if harm else []),
+        ]
         self._threads = [threading.Thread(target=each) for each in work]
         for thread in self._threads:
             thread.start()
@@ -95,12 +99,12 @@ class Others:
         while not self._over.wait(0.5):
             self._ask("page", "POST", "/predict/?explain=cam", self._page_photo, HEADERS)
 
-    def _operate(self) -> None:
+    def _read_operator_routes(self) -> None:
         while not self._over.wait(1.0):
             for path in ("/metrics", "/memory/", "/health/", "/"):
                 self._ask(path, "GET", path, None, HEADERS)
 
-    def _harm(self) -> None:
+    def _send_malicious(self) -> None:
         rng = random.Random(0)  # noqa: S311
         while not self._over.wait(0.5):
             path, body, headers = hostile(rng, self._photo)
@@ -123,14 +127,14 @@ class Others:
         try:
             found = str(ask(self._port, method, path, body, headers).status)
         except ValueError:
-            found = "200"  # a page, or metrics: no JSON
+            found = "200"  # a page or metrics: not JSON
         except OSError as error:
             found = type(error).__name__
         self.answers[f"{name} {found}"] += 1
 
 
 def page_photo() -> bytes:
-    """Make the photo as the page sends it: 1,024 px."""
+    """Return the photo as the page sends it: 1,024 px."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(harness.photo(12)))
@@ -140,15 +144,15 @@ def page_photo() -> bytes:
     return file.getvalue()
 
 
-def grown(read_mb: list[float]) -> dict[str, float]:
-    """Compare the tenth behind the warm-up with the last one, by their medians."""
+def growth(read_mb: list[float]) -> dict[str, float]:
+    """Compare the tenth after the warm-up with the last one, by their medians."""
     warm = read_mb[int(len(read_mb) * WARM_UP) :]
     tenth = max(1, len(read_mb) // 10)
     before, after = statistics.median(warm[:tenth]), statistics.median(warm[-tenth:])
     return {
         "after_warm_up": round(before, 1),
         "at_the_end": round(after, 1),
-        "grown": round(after - before, 1),
+        "growth": round(after - before, 1),
         "most": round(max(read_mb), 1),
     }
 
@@ -191,8 +195,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "killed": kills,
         **ledger.figures(),
         "others": dict(sorted(others.answers.items())),
-        "pss_mb": grown(used_mb),
-        "anonymous_mb": grown(anonymous_mb),
+        "pss_mb": growth(used_mb),
+        "anonymous_mb": growth(anonymous_mb),
         "violations": ledger.verdict(),
     }
 

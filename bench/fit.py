@@ -1,11 +1,10 @@
-"""Find the smallest instance that a model holds in, by running the real service under limits.
+"""Find the smallest instance that is enough for a model, by running the real service under limits.
 
     .venv-dev/bin/python bench/fit.py --model DIR --cpus 1 0.1
 
 For each share of the processors memory falls step by step until a request fails, a process is
-killed, or the slowest hundredth takes too long. No answers are kept (CACHE_MB=0). Needs root and a
-memory cgroup; without them it measures the peak instead. Writes bench/results/fit.json and
-docs/fit.svg.
+killed, or the p99 is too long. The cache is off (CACHE_MB=0). Needs root and a memory cgroup;
+without them it measures the peak instead. Writes bench/results/fit.json and docs/fit.svg.
 """
 
 import argparse
@@ -53,14 +52,14 @@ def attempt(
 
 
 def holds(row: dict[str, Any], most_ms: float) -> bool:
-    """Say whether all was answered, in time, and nothing was killed."""
+    """Return whether all requests were answered in time and nothing was killed."""
     return set(row["answers"]) == {"200"} and not row["kills"] and row["p99_ms"] <= most_ms
 
 
 def descend(
     environment: dict[str, str], cpus: float, calls: list[Call], clients: int, most_ms: float
 ) -> list[dict[str, Any]]:
-    """Lower the limit until it no longer holds; the last row is the one that failed."""
+    """Lower the limit until it is not enough; the last row is the one that failed."""
     rows: list[dict[str, Any]] = []
     for limit_mb in LIMITS_MB:
         row = attempt(environment, limit_mb, cpus, calls, clients)
@@ -82,7 +81,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def plot(rows: list[dict[str, Any]]) -> None:
-    """Draw the slowest hundredth against the limit."""
+    """Plot the p99 against the limit."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The floor: what `http.server` and the same runtime cost, without anything that macule does."""
+"""The floor: `http.server` with the same runtime, without any feature of macule."""
 
 import io
 import json

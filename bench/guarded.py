@@ -1,10 +1,10 @@
-"""What keys and quotas cost at the start and at rest, beside the same service without them.
+"""The cost of keys and quotas at start and when idle, beside the same service without them.
 
     .venv-dev/bin/python bench/guarded.py [--beside CHECKOUT]
 
-Each is started anew, in turn: its memory at rest, the time and the processor time until it has
-answered a photo of 12 MP, its memory then. CHECKOUT is an older one with a .venv of its own; its
-log and metrics are what it had. Writes bench/results/guarded.json.
+Each is started anew, in turn: its idle memory, the time and the processor time until it has
+answered a photo of 12 MP, and its memory then. CHECKOUT is an older one with its own .venv.
+Writes bench/results/guarded.json.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 import harness
 
 KEY = "mk_bench"
-PLAIN = {"CACHE_MB": "2"}  # as it is unless it is set: its digests load what keys need too
+PLAIN = {"CACHE_MB": "2"}  # the default, set explicitly: its digests load what keys need too
 GUARDS = {
     **PLAIN,
     "API_KEYS": f"bench:{hashlib.sha256(KEY.encode()).hexdigest()}",
@@ -26,7 +26,7 @@ SETTLE_S = 0.5
 
 
 def once(folder: str, guards: dict[str, str], photo: bytes) -> dict[str, float]:
-    """Start a service, let it rest, then ask it once; start another and ask at once."""
+    """Start a service, let it idle, then ask it once; start another and ask at once."""
     command = ["sh", "-c", f"cd {folder} && {SERVE}"]
     with harness.serving(command, guards) as service:
         time.sleep(SETTLE_S)

@@ -1,4 +1,4 @@
-"""What every bench needs: a service as a process tree, its memory, a load, a memory limit."""
+"""Shared parts of the benches: a service as a process tree, its memory, a load, a memory limit."""
 
 import contextlib
 import http.client
@@ -46,7 +46,7 @@ class Load(NamedTuple):
 
 
 class Service:
-    """A server on a port of loopback, with its processes."""
+    """A server on a loopback port, with its processes."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, began: float) -> None:
         self.process, self.port, self.began = process, port, began
@@ -79,7 +79,7 @@ class Service:
         return found
 
     def cpu_s(self) -> float:
-        """Return the processor time of all its processes so far, and of those that have ended."""
+        """Return the processor time of all its processes so far, including ended ones."""
         total_s = 0.0
         for pid in self.pids():
             with contextlib.suppress(psutil.Error):
@@ -96,7 +96,7 @@ class Service:
 
 
 class Cgroup:
-    """A memory limit of one's own, and a share of the processors; v1 or v2, needs root."""
+    """A memory limit and a share of the processors; v1 or v2, needs root."""
 
     def __init__(self, limit_mb: float, cpus: float | None = None) -> None:
         root, name = Path("/sys/fs/cgroup"), f"macule-bench-{uuid.uuid4().hex[:8]}"
@@ -128,7 +128,7 @@ class Cgroup:
         return int(file.read_text()) / MB
 
     def anonymous_mb(self) -> float:
-        """Return what no file backs: it does not change as other services end, as a PSS does."""
+        """Return anonymous memory: unlike a PSS, it does not change when other services end."""
         rows = dict(row.split() for row in (self.folder / "memory.stat").read_text().splitlines())
         return int(rows["total_rss" if self.v1 else "anon"]) / MB
 
@@ -140,7 +140,7 @@ class Cgroup:
 
 @contextlib.contextmanager
 def limited(limit_mb: float | None, cpus: float | None = None) -> Iterator[Cgroup | None]:
-    """Make a cgroup for the time of a bench; None without a limit."""
+    """Create a cgroup for the time of a bench; None without a limit."""
     group = Cgroup(limit_mb, cpus) if limit_mb else None
     try:
         yield group
@@ -155,7 +155,7 @@ def serving(
 ) -> Iterator[Service]:
     """Start a server with PORT set, wait until it answers, end it.
 
-    It keeps no answers unless *environment* says so: benches send the same photo again and again.
+    Its cache is off unless *environment* says otherwise: benches repeat the same photo.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -190,7 +190,7 @@ def serving(
 
 
 def drive(service: Service, calls: Sequence[Call], clients: int) -> Load:
-    """Make *calls* by *clients* at once; what breaks is counted by its name."""
+    """Make *calls* by *clients* at once; failures are counted by name."""
 
     def one(call: Call) -> tuple[str, float]:
         began = time.perf_counter()
@@ -215,7 +215,7 @@ def drive(service: Service, calls: Sequence[Call], clients: int) -> Load:
 
 
 def record(name: str, versions: Mapping[str, str], **figures: Any) -> dict[str, Any]:
-    """Keep figures in bench/results, with the command, the day and the versions; print them."""
+    """Write figures to bench/results, with the command, the day and the versions; print them."""
     results = {
         "command": " ".join([f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
@@ -229,7 +229,7 @@ def record(name: str, versions: Mapping[str, str], **figures: Any) -> dict[str, 
 
 
 def installed(*packages: str) -> dict[str, str]:
-    """Return the versions of packages beside the bench."""
+    """Return the versions of the packages beside the bench."""
     return {package: version(package) for package in packages}
 
 

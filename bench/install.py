@@ -1,4 +1,4 @@
-"""Time the wheel from nothing to its first answer: an environment, pip, `macule serve`, a photo.
+"""Time the wheel from an empty folder to its first answer: an environment, pip, `macule serve`.
 
 Each interpreter starts from an empty folder, and does not see this repository. A first round fills
 pip's cache and is not counted.
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def once(wheel: Path, interpreter: str, photo: bytes) -> dict[str, float]:
-    """Return the seconds of each step, and of all of them."""
+    """Return the seconds of each step and in total."""
     folder = Path(tempfile.mkdtemp())
     try:
         marks = [time.monotonic()]

@@ -1,7 +1,7 @@
-"""Predictions through workers that are killed: how many come back, how often, in what memory.
+"""Predictions through workers that are killed: how many end, how often, with how much memory.
 
-A web process, a Valkey that is killed once and started again, and
-workers of which one is killed every few seconds and started again, as a platform would.
+A web process, a Valkey that is killed once and restarted, and workers of which one is killed every
+few seconds and restarted, as by a platform.
 """
 
 import argparse
@@ -46,8 +46,8 @@ class Workers:
         environment = {**os.environ, **self._environment}
         return subprocess.Popen(WORKER, env=environment, stdout=self._log, stderr=self._log)
 
-    def look(self) -> None:
-        """Measure them, and start those that have ended."""
+    def measure_and_restart(self) -> None:
+        """Measure them, and restart those that have ended."""
         for place, process in enumerate(self._processes):
             if process.poll() is not None:
                 self._processes[place] = self._start()
@@ -72,7 +72,7 @@ class Workers:
 
 
 def call(port: int, path: str, body: bytes | None = None, key: str = "") -> dict[str, Any]:
-    """Ask until there is an answer, as a caller with an Idempotency-Key may."""
+    """Ask until there is an answer, as a client with an Idempotency-Key may."""
     headers = {"Content-Type": "image/jpeg", "Idempotency-Key": key} if key else {}
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers)
     while True:
@@ -107,7 +107,7 @@ def distributed(options: argparse.Namespace, server: Broker, folder: Path) -> di
         with ThreadPoolExecutor(CLIENTS) as pool:
             made = [pool.submit(make, number) for number in range(options.jobs)]
             while len(first) < options.jobs and time.monotonic() < began + options.most_s:
-                workers.look()
+                workers.measure_and_restart()
                 if time.monotonic() > next_kill:
                     workers.kill()
                     next_kill += options.kill_every_s
@@ -125,7 +125,7 @@ def distributed(options: argparse.Namespace, server: Broker, folder: Path) -> di
             made_ids = {future.result() for future in made}
         spent_s = time.monotonic() - began
         load_mb = web.pss_mb()
-        time.sleep(2 * 15)  # until whatever could still be delivered a second time would be
+        time.sleep(2 * 15)  # until any second delivery would have happened
         again = {job_id: call(web.port, f"/predictions/{job_id}") for job_id in made_ids}
         attempts = Counter(
             int(server.client.hget(f"macule:1:job:{job_id}", "attempts")) for job_id in made_ids

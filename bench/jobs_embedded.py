@@ -1,4 +1,4 @@
-"""1,000 predictions on the embedded queue, its worker killed ten times: what is lost or doubled."""
+"""1,000 predictions on the embedded queue with ten kills of its worker: what is lost?"""
 
 import argparse
 import contextlib
@@ -27,8 +27,8 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[i
         connection.close()
 
 
-def insist(port: int, method: str, path: str, body: bytes | None = None) -> dict:
-    """Ask until it is answered: the service may be dead, or its queue full."""
+def ask_until_answered(port: int, method: str, path: str, body: bytes | None = None) -> dict:
+    """Ask until it is answered: the service may be down, or its queue full."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
         try:
@@ -50,8 +50,8 @@ def main() -> None:
     kills, over = 0, threading.Event()
     with contextlib.ExitStack() as stack:
         data = stack.enter_context(tempfile.TemporaryDirectory())
-        told = {"DATA_DIR": data, "MAX_JOBS": "2000"}
-        service = stack.enter_context(harness.serving(SERVE, told))
+        settings = {"DATA_DIR": data, "MAX_JOBS": "2000"}
+        service = stack.enter_context(harness.serving(SERVE, settings))
         port = service.port
 
         def killer() -> None:
@@ -65,16 +65,18 @@ def main() -> None:
         thread.start()
 
         def make(number: int) -> str:
-            return insist(port, "POST", "/predictions", photos[number % len(photos)])["id"]
+            return ask_until_answered(port, "POST", "/predictions", photos[number % len(photos)])[
+                "id"
+            ]
 
         with ThreadPoolExecutor(8) as pool:
             made = list(pool.map(make, range(options.jobs)))
         put_s = time.perf_counter() - began
         done = {}
         for job_id in made:
-            while (document := insist(port, "GET", f"/predictions/{job_id}")) and document[
-                "status"
-            ] in ("starting", "processing"):
+            while (
+                document := ask_until_answered(port, "GET", f"/predictions/{job_id}")
+            ) and document["status"] in ("starting", "processing"):
                 time.sleep(0.05)
             done[job_id] = document["status"]
         took_s = time.perf_counter() - began

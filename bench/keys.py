@@ -1,10 +1,10 @@
-"""A hundred thousand requests with a wrong key: do honest callers, memory and slots notice?
+"""A hundred thousand requests with a wrong key: the effect on other clients, memory and slots.
 
     .venv-dev/bin/python bench/keys.py
 
-Honest callers send photos of 1 MP with their key over connections that stay; strangers send POST
-/predict/ with a key that nobody has, each next one as soon as the last is refused. Rounds of honest
-callers alone and of both take turns. All clients run on the same processors as the service.
+Honest clients send photos of 1 MP with their key over persistent connections; others send POST
+/predict/ with an unknown key, each as soon as the last is refused. Rounds of honest clients alone
+and of both take turns. All clients run on the same processors as the service.
 Writes bench/results/keys.json.
 """
 
@@ -28,7 +28,7 @@ import harness
 KEY, WRONG = "mk_honest", "mk_stranger"
 
 
-def wrong(port: int, count: int, connections: int, size: int) -> None:
+def send_wrong_keys(port: int, count: int, connections: int, size: int) -> None:
     """Send *count* requests with a wrong key from this process; print their answers by status."""
     request = (
         f"POST /predict/ HTTP/1.1\r\nHost: a\r\nX-API-Key: {WRONG}\r\n"
@@ -84,7 +84,7 @@ def length(head: bytes) -> int:
 
 
 class Honest:
-    """Clients with the right key, each on its own connection, until told to stop."""
+    """Clients with a valid key, each on its own connection, until stopped."""
 
     def __init__(self, port: int, photo: bytes, clients: int) -> None:
         self.times_ms: list[float] = []
@@ -117,7 +117,7 @@ def p99(times: list[float]) -> float:
 
 
 def slots(port: int) -> dict[str, int]:
-    """Ask what is in use."""
+    """Return the slots in use."""
     line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     line.request("GET", "/memory/", headers={"X-API-Key": KEY})
     found: dict[str, int] = json.loads(line.getresponse().read())["slots"]
@@ -132,11 +132,11 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=2, help="honest ones")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--alone-s", type=float, default=15.0, help="of each round")
-    parser.add_argument("--bytes", type=int, default=0, help="of each stranger's body")
+    parser.add_argument("--bytes", type=int, default=0, help="of the body of each refused request")
     parser.add_argument("--wrong", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.wrong:
-        wrong(options.wrong, options.requests, options.connections, options.bytes)
+        send_wrong_keys(options.wrong, options.requests, options.connections, options.bytes)
         return
     photo = harness.photo(1)
     digest = hashlib.sha256(KEY.encode()).hexdigest()
@@ -160,7 +160,7 @@ def main() -> None:
             alone.append(honest.times_ms)
             honest = Honest(service.port, photo, options.clients)
             began = time.perf_counter()
-            strangers = subprocess.Popen(
+            attackers = subprocess.Popen(
                 [
                     *(sys.executable, str(Path(__file__)), "--wrong", str(service.port)),
                     *("--requests", str(options.requests // options.rounds)),
@@ -170,10 +170,10 @@ def main() -> None:
             )
             time.sleep(1.0)
             used.append(slots(service.port))
-            told, _ = strangers.communicate(timeout=600)
+            output, _ = attackers.communicate(timeout=600)
             spent_s += time.perf_counter() - began
             honest.stop()
-            refused.update(json.loads(told))
+            refused.update(json.loads(output))
             honest_answers.update(honest.answers)
             beside.append(honest.times_ms)
             time.sleep(1)

@@ -1,6 +1,6 @@
 """Start the real Lambda zips under a memory limit, and time the first answer to a phone's photo.
 
-The runtime client is AWS's own; only the Runtime API is played, on loopback. Needs root for the
+The runtime client is AWS's own; only the Runtime API is simulated, on loopback. Needs root for the
 cgroup.
 """
 
@@ -27,7 +27,7 @@ IMPORTS = "import PIL.Image, ai_edge_litert.interpreter, numpy"
 
 
 def once(root: Path, limit_mb: int, cpus: float | None, event: dict[str, Any]) -> dict[str, Any]:
-    """Return what one environment did, from the start of its process to its second answer."""
+    """Measure one environment, from the start of its process to its second answer."""
     with contextlib.closing(harness.Cgroup(limit_mb, cpus)) as group:
         began = time.perf_counter()
         with running(root, limit_mb, root / "log", group.join) as function:
@@ -46,10 +46,10 @@ def once(root: Path, limit_mb: int, cpus: float | None, event: dict[str, Any]) -
 
 
 def import_ms(root: Path) -> float:
-    """Return what Python and the imports of the layer's packages take, in a fresh process."""
+    """Return the time of Python and the imports of the layer's packages, in a fresh process."""
     began = time.perf_counter()
-    told = {"PYTHONPATH": str(root / "opt/python"), "OPENBLAS_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-S", "-c", IMPORTS], env=told, check=True)
+    environment = {"PYTHONPATH": str(root / "opt/python"), "OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-S", "-c", IMPORTS], env=environment, check=True)
     return (time.perf_counter() - began) * 1e3
 
 
@@ -58,15 +58,18 @@ def main() -> None:
     parser.add_argument("--limit-mb", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    headers = {**PHOTO_EVENT["headers"], "cache-control": "no-cache"}  # the second is no hit
+    headers = {**PHOTO_EVENT["headers"], "cache-control": "no-cache"}  # the second is a cache miss
     body = base64.b64encode(harness.photo(12)).decode()
     event = {**PHOTO_EVENT, "headers": headers, "body": body}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        said = bundle(Path(folder) / "build", "aws")
+        output = bundle(Path(folder) / "build", "aws")
         root = unpack(Path(folder) / "build/aws", "predict", Path(folder))
         for limit_mb in options.limit_mb:
-            for cpus in (None, limit_mb / 1769):  # all this machine has, and Lambda's share
+            for cpus in (
+                None,
+                limit_mb / 1769,
+            ):  # all processors of this machine, and Lambda's share
                 runs = [once(root, limit_mb, cpus, event) for _ in range(options.rounds)]
                 rows.append(
                     {
@@ -83,7 +86,7 @@ def main() -> None:
     harness.record(
         "lambda-start",
         harness.installed("ai-edge-litert", "awslambdaric", "numpy", "pillow"),
-        bundles=said.splitlines(),
+        bundles=output.splitlines(),
         import_ms=round(statistics.median(imports), 1),
         rows=rows,
     )

@@ -1,4 +1,4 @@
-"""A server that users would pick: LitServe, with the same runtime and file as macule."""
+"""A common alternative: LitServe, with the same runtime and file as macule."""
 
 import os
 

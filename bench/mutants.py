@@ -25,12 +25,12 @@ sys.path[:0] = [str(harness.ROOT / "tests")]
 from support.bare_environment import clone
 
 PACKAGE = Path("layers/model/macule")
-# Values that only a measurement can judge, and annotations, are no behaviour that a test can see.
+# Values that only a measurement can judge, and annotations, are not behaviour.
 LEFT_OUT = ("ReplaceBinaryOperator_BitOr", "RemoveDecorator")
 
 
 def tests_of(module: Path) -> Path:
-    """Return the file of tests that proves *module*; it may not exist."""
+    """Return the test file of *module*; it may not exist."""
     place = module.relative_to(PACKAGE)
     name = place.parent.name if place.stem == "__init__" else place.stem
     folder = place.parent.parent if place.parent.name == "formats" else place.parent
@@ -71,7 +71,7 @@ def mutations(rooms: list[str]) -> list[tuple[Path, Any]]:
 
 
 def mutate(source: str, mutation: Any) -> str | None:
-    """Return *source* with *mutation*, or None where there is nothing to change."""
+    """Return *source* with *mutation*, or None if nothing changes."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
@@ -80,7 +80,7 @@ def mutate(source: str, mutation: Any) -> str | None:
 
 
 def main() -> None:
-    """Try mutants until the time is over."""
+    """Run mutants until the time is over."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=1)

@@ -2,12 +2,12 @@
 
     .venv-dev/bin/python bench/restarts.py
 
-Clients send real and drawn photos on connections that they keep, wait as long as Retry-After says
-and try again. Restarts come in three kinds: `overlap`, the next service starts at another port and
-callers are sent there a moment after the one before got SIGTERM, as clouds do at worst; `passed`,
-the listening socket outlives the service, as systemd's socket activation has it; `plain`, the next
-one starts at the same port when the one before has ended, so that there is nobody in between: such
-connections are refused, and counted as that. Writes bench/results/restarts.json.
+Clients send real and drawn photos on persistent connections, wait for Retry-After and try again.
+Restarts are of three kinds: `overlap`, the next service starts at another port and clients are sent
+there a moment after the old one got SIGTERM, the worst case of a cloud; `passed`, the listening
+socket outlives the service, as with systemd's socket activation; `plain`, the next one starts at
+the same port after the old one has ended: connections in between are refused, and counted so.
+Writes bench/results/restarts.json.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from support import load_clients
 CALM_S = 0.5  # between two disturbances
 
 
-def disturbed(
+def run_with_disturbances(
     place: load_clients.Place, times: int, disturb: Callable[[], None]
 ) -> load_clients.Crowd:
-    """Let 8 clients go on while *disturb* is done so often."""
+    """Run 8 clients while *disturb* is done so often."""
     photos = [(harness.ROOT / "examples/spot.jpg").read_bytes(), harness.photo(1)]
     clients = load_clients.Crowd(lambda: place.port, photos)
-    with clients.about():
+    with clients.running():
         time.sleep(CALM_S)
         for _ in range(times):
             disturb()
@@ -45,7 +45,7 @@ def disturbed(
 
 
 def restarts(place: load_clients.Place, times: int, overlap: bool = False) -> dict[str, Any]:
-    seen = disturbed(place, times, place.overlap if overlap else place.same_port)
+    seen = run_with_disturbances(place, times, place.overlap if overlap else place.same_port)
     return {"restarts": times, **seen.counts, "failures": seen.failures()}
 
 
@@ -58,7 +58,7 @@ def reloads(log: Path, times: int) -> dict[str, Any]:
         while not place.workers() or place.workers() & before:
             time.sleep(0.02)
 
-    seen = disturbed(place, times, reload)
+    seen = run_with_disturbances(place, times, reload)
     return {"reloads": times, **seen.counts, "failures": seen.failures()}
 
 
@@ -67,7 +67,7 @@ def kills(log: Path, times: int) -> dict[str, Any]:
     back: list[float] = []
     photos = [(harness.ROOT / "examples/spot.jpg").read_bytes(), harness.photo(1)]
     seen = load_clients.Crowd(lambda: place.port, photos)
-    with seen.about():
+    with seen.running():
         time.sleep(CALM_S)
         for _ in range(times):
             for worker in place.workers():

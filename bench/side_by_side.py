@@ -1,8 +1,8 @@
-"""macule beside the floor under it, what it replaces, and what people would pick; one run.
+"""macule beside a minimal server, what it replaces, and a common alternative; in one run.
 
     make bench
 
-The same photos to each: macule, which keeps no answers (CACHE_MB=0); a bare `http.server` with the
+The same photos to each: macule with its cache off (CACHE_MB=0); a bare `http.server` with the
 same runtime and file; LitServe with the same; Django and TensorFlow with the same network in Keras
 (random weights: as fast as trained ones). Writes bench/results/side-by-side.json,
 docs/side-by-side.svg and docs/side-by-side.md.
@@ -27,7 +27,7 @@ PYTHON = str(harness.ROOT / ".venv-bench/bin/python")
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": "bench"}
 LITE = {"MODEL_FILE": str(harness.ROOT / "layers/model/macule/weights/model.tflite"), **QUIET}
 GUNICORN = [PYTHON, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--timeout", "300"]
-# How each is started, with what, and the limits in MB that it is tried under.
+# The command of each, its environment, and the limits in MB to try.
 SERVICES: dict[str, tuple[list[str], dict[str, str], tuple[int, ...]]] = {
     "macule": (
         ["make", "--no-print-directory", "serve"],
@@ -78,7 +78,7 @@ FIGURES = (
 
 
 def build() -> None:
-    """Save the default model's architecture as Keras would have it, with its softmax."""
+    """Save the default model's architecture in Keras, with its softmax."""
     KERAS.parent.mkdir(parents=True, exist_ok=True)
     code = """
 import sys, keras
@@ -97,7 +97,7 @@ def raw(photo: bytes) -> Call:
 
 
 def form(photo: bytes) -> Call:
-    """Send the photo as LitServe wants it: it takes no raw bodies."""
+    """Send the photo in a form, because LitServe takes no raw bodies."""
     head = '--bench\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
     body = head.encode() + photo + b"\r\n--bench--\r\n"
     return Call("POST", "/predict/", body, "multipart/form-data; boundary=bench")
@@ -137,7 +137,7 @@ def measure(name: str, requests: int) -> dict[str, Any]:
 
 
 def tenth(command: list[str], environment: dict[str, str], call: Call) -> float | None:
-    """Start at a tenth of a processor; None where no cgroup can be made or it takes minutes."""
+    """Start with a tenth of a processor; None without cgroups or if it takes minutes."""
     try:
         with (
             harness.limited(1024, 0.1) as group,
@@ -177,7 +177,7 @@ def size_mb(folder: Path) -> float:
 
 
 def page(results: dict[str, Any]) -> str:
-    """Set the figures as a table, ratios to macule first."""
+    """Write the figures as a table, ratios to macule first."""
     names = list(results["services"])
     mine = results["services"]["macule"]
     lines = [HEAD.format(**results), "| | " + " | ".join(names) + " |"]

@@ -1,9 +1,9 @@
-"""Ten thousand mixed requests: does the service keep what it should give back?
+"""Ten thousand mixed requests: does the service keep memory that it should release?
 
     .venv-dev/bin/python bench/soak.py
 
-Photos of every format and size, all three forms of upload, maps, refusals and operators' reads, by
-4 clients; no answers are kept (CACHE_MB=0). Memory is the proportional set size of all processes,
+Photos of every format and size, all three forms of upload, maps, errors and operators' reads, by
+4 clients; the cache is off (CACHE_MB=0). Memory is the proportional set size of all processes,
 read while nothing runs. Writes bench/results/soak.json.
 """
 
@@ -65,7 +65,7 @@ def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def resting(service: harness.Service) -> float:
-    """Return the memory of a service at rest."""
+    """Return the memory of an idle service."""
     time.sleep(1.0)
     return round(service.pss_mb(), 2)
 

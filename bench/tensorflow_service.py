@@ -1,4 +1,4 @@
-"""What macule replaces, in its smallest form: Keras behind WSGI, a photo decoded whole."""
+"""What macule replaces, in its smallest form: Keras behind WSGI, which decodes the whole photo."""
 
 import io
 import json

@@ -1,8 +1,8 @@
-"""Hundreds of connections that withhold what they announced, or do not read: does anybody notice?
+"""Hundreds of connections that withhold their body or do not read: the effect on other clients.
 
     .venv-dev/bin/python bench/withheld.py [--only NAME ...]
 
-An honest caller asks for GET /health/ and POST /predict/ (1 MP, no cache) in turn, first alone,
+An honest client asks for GET /health/ and POST /predict/ (1 MP, no cache) in turn, first alone,
 then beside each crowd. A connection of a crowd stays for 10 s, whatever is answered, and is opened
 again. All clients run on the same processors as the service. Writes bench/results/withheld.json.
 """
@@ -66,12 +66,12 @@ CROWDS = {
 }
 
 
-def crowd(port: int, name: str, count: int, run_s: float) -> None:
-    """Be a crowd for a while; print how its connections were answered."""
+def run_crowd(port: int, name: str, count: int, run_s: float) -> None:
+    """Run a crowd for a while; print how its connections were answered."""
     what, answers = CROWDS[name], Counter[str]()
     began = time.monotonic()
     lines: list[socket.socket | None] = [None] * count
-    # the first ones come within JOIN_S
+    # the first ones arrive within JOIN_S
     ends = [began + JOIN_S * place / count for place in range(count)]
     pieces = [0.0] * count
 
@@ -115,8 +115,8 @@ def crowd(port: int, name: str, count: int, run_s: float) -> None:
     print(json.dumps(answers))
 
 
-def honest(port: int, photo: bytes, run_s: float) -> dict[str, list[float]]:
-    """Ask in turn; return the times in ms. Whatever is no 200 ends the bench."""
+def run_honest_client(port: int, photo: bytes, run_s: float) -> dict[str, list[float]]:
+    """Ask in turn; return the times in ms. Any status but 200 ends the bench."""
     times: dict[str, list[float]] = {"/health/": [], "/predict/": []}
     line, end = http.client.HTTPConnection("127.0.0.1", port, timeout=60), time.monotonic() + run_s
     headers = {"X-API-Key": KEY, "Cache-Control": "no-cache", "Content-Type": "image/jpeg"}
@@ -157,7 +157,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     if options.crowd:
         port, name, run_s = options.crowd
-        crowd(int(port), name, options.connections, float(run_s))
+        run_crowd(int(port), name, options.connections, float(run_s))
         return
     photo, rows = harness.photo(1), {}
     keys = f"honest:{hashlib.sha256(KEY.encode()).hexdigest()}"
@@ -170,10 +170,10 @@ def main() -> None:
             harness.limited(options.mb) as group,
             harness.serving(make, {"API_KEYS": keys} if locked else {}, group) as service,
         ):
-            honest(service.port, photo, 3)
+            run_honest_client(service.port, photo, 3)
             for name in names:
-                alone = honest(service.port, photo, options.seconds / 2)
-                strangers = subprocess.Popen(
+                alone = run_honest_client(service.port, photo, options.seconds / 2)
+                holders = subprocess.Popen(
                     [
                         *(sys.executable, __file__, "--connections", str(options.connections)),
                         *(
@@ -189,16 +189,16 @@ def main() -> None:
                 spent_s, began = service.cpu_s(), time.perf_counter()
                 time.sleep(options.seconds / 4)
                 share = (service.cpu_s() - spent_s) / (time.perf_counter() - began)
-                beside = honest(service.port, photo, options.seconds)
+                beside = run_honest_client(service.port, photo, options.seconds)
                 threads, size_mb = tasks(service), round(service.pss_mb(), 1)
-                told, _ = strangers.communicate(timeout=60)
+                output, _ = holders.communicate(timeout=60)
                 rows[name] = {
-                    "crowd": json.loads(told),
+                    "run_crowd": json.loads(output),
                     "p99_ms_alone": {path: p99(times) for path, times in alone.items()},
                     "p99_ms_beside": {path: p99(times) for path, times in beside.items()},
                     "longest_ms": {path: round(max(times), 1) for path, times in beside.items()},
                     "requests": {path: len(times) for path, times in beside.items()},
-                    "processors": round(share, 3),  # for the crowd alone
+                    "processors": round(share, 3),  # only for the crowd
                     "threads": threads,
                     "pss_mb": size_mb,
                 }

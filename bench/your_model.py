@@ -2,8 +2,8 @@
 
     .venv-dev/bin/python bench/your_model.py --limit-mb 160
 
-EfficientNetV2-S at 300 px with 7 classes: random weights, normalised by what they see, have the
-size and the speed of trained ones. No answers are kept (CACHE_MB=0). Writes
+EfficientNetV2-S at 300 px with 7 classes: random weights, normalised on drawn images, have the
+size and the speed of trained ones. The cache is off (CACHE_MB=0). Writes
 bench/results/your-model.json.
 """
 
@@ -23,9 +23,9 @@ MACULE = [PYTHON, "-m", "macule.cli"]
 
 
 def build(path: Path) -> None:
-    """Save EfficientNetV2-S, its statistics those of drawn images.
+    """Save EfficientNetV2-S with the statistics of drawn images.
 
-    Without them its activations grow from block to block, and it answers by rounding errors.
+    Without them its activations grow from block to block, and rounding errors decide its answers.
     """
     code = """
 import sys, keras, numpy as np

@@ -10,7 +10,7 @@ classifier = macule.load()
 classifier
 
 # %% [markdown]
-# One photo. The decision comes first: the probabilities of a photo that is `not_skin` mean nothing.
+# One photo. The decision comes first: ignore the probabilities of a photo that is `not_skin`.
 
 # %%
 folder = Path(__file__).parent if "__file__" in globals() else Path("examples")
@@ -21,7 +21,7 @@ for prediction in result.predictions:
 print(result.disclaimer)
 
 # %% [markdown]
-# Where the evidence lies. A notebook shows the picture below; a script writes it.
+# The evidence. A notebook shows the image below; a script writes it to a file.
 
 # %%
 explanation = result.explain()
@@ -29,7 +29,7 @@ Path("overlay.png").write_bytes(explanation.overlay)
 explanation
 
 # %% [markdown]
-# How sure does it stay when the photo gets smaller? Pictures in memory work like files.
+# How stable is the answer when the photo gets smaller? Images in memory work like files.
 
 # %%
 from PIL import Image
@@ -42,7 +42,7 @@ for side, found in zip(sides, classifier.predict_many(smaller), strict=True):
     print(f"{side:5} px  {found.decision:12}  {best.label}  {best.probability:.2f}")
 
 # %% [markdown]
-# Many photos, one of them damaged: the exception stands in its place.
+# Many photos, one of them damaged: the exception takes its place.
 
 # %%
 body = (folder / "spot.jpg").read_bytes()

@@ -5,15 +5,15 @@
 //     examples/predict.mjs [--later] PHOTO [URL]
 //
 // which prints the answer's JSON and exits with 0 for an answer, 1 for a problem, 2 for wrong usage.
-// MACULE_API_KEY, where the service asks for one, and MACULE_TIMEOUT_S (60) come from the environment.
-// A key in a page is everybody's: let a server of your own add it there.
+// MACULE_API_KEY, if the service needs one, and MACULE_TIMEOUT_S (60) come from the environment.
+// Every visitor can read a key in a page: let your own server add it there.
 
 const TRIES = 5;
-const AGAIN = [429, 503]; // what passes; predicting changes nothing, so a photo may be sent twice
+const AGAIN = [429, 503]; // temporary errors; predicting changes nothing, so a photo may be sent twice
 const DEFAULT_URL = "http://localhost:8080";
 const webcrypto = globalThis.crypto ?? (await import("node:crypto")).webcrypto; // Node 18
 
-// What went wrong: `document` is RFC 9457's; `status` is 0 where no answer came.
+// An error: `document` is RFC 9457's; `status` is 0 without an answer.
 export class Problem extends Error {
   constructor(document) {
     const { status = 0, title = "Error", detail = "", request_id: id = "" } = document;
@@ -28,17 +28,17 @@ export async function predict(photo, options) {
   return answer;
 }
 
-// Leave a photo in macule's queue and ask until it has an answer. Throws a Problem.
-// The same idempotencyKey for the same photo makes one prediction, however often it is sent.
+// Put a photo into macule's queue and poll until it has an answer. Throws a Problem.
+// The same idempotencyKey with the same photo makes one prediction.
 export async function predictLater(photo, { idempotencyKey = randomId(), ...options } = {}) {
   const { id, ask, wait } = session(options);
   const order = { Prefer: "respond-async", "Idempotency-Key": idempotencyKey };
   let { headers, answer: job } = await ask("POST", "/predictions", photo, order).catch((problem) => {
-    const made = problem.document?.prediction; // key-in-use names the one that it made before
+    const made = problem.document?.prediction; // key-in-use names the earlier prediction
     if (!made) throw problem;
     return { headers: new Headers(), answer: { id: made, status: "starting" } };
   });
-  const path = `/predictions/${job.id}`; // Location says the same, but for a prefix of the URL
+  const path = `/predictions/${job.id}`; // as in Location, without a prefix of the URL
   let known = {};
   while (["starting", "processing"].includes(job.status)) {
     await wait(headers);
@@ -54,15 +54,15 @@ export async function predictLater(photo, { idempotencyKey = randomId(), ...opti
   throw new Problem({ request_id: id, ...(job.error ?? { title: "No answer", detail }) });
 }
 
-// Requests to one service, all within timeoutMs. fetch cannot bound connecting alone.
+// Requests to one service, all within timeoutMs. fetch has no separate time limit for connecting.
 function session({ url = DEFAULT_URL, key = "", timeoutMs = 60_000 } = {}) {
   const end = Date.now() + timeoutMs;
   const signal = AbortSignal.timeout(timeoutMs);
-  const id = randomId(); // what the service's log knows the request by
+  const id = randomId(); // the id of the request in the service's log
   const noAnswer = (detail) => new Problem({ title: "No answer", detail, request_id: id });
   const late = () => noAnswer(`None came within ${timeoutMs / 1000} s.`);
 
-  // Wait as long as Retry-After says; throw at once where that is too long.
+  // Wait for Retry-After; throw at once if that is too long.
   async function wait(headers, instead) {
     const text = headers.get("Retry-After") ?? "";
     const ms = /^\d+$/.test(text) ? Number(text) * 1000 : 1000;
@@ -88,14 +88,14 @@ function session({ url = DEFAULT_URL, key = "", timeoutMs = 60_000 } = {}) {
     }
   }
 
-  // Send one request, again where it is told to.
+  // Send one request, and retry if told so.
   async function ask(method, path, body, given) {
     for (let left = TRIES - 1; ; left -= 1) {
       const { status, headers, text } = await send(method, path, body, given);
       const answer = read(text);
       if (status === 304 || (status < 300 && answer)) return { status, headers, answer };
       const theirs = { title: "No answer", status, detail: "What came is no answer of macule." };
-      const document = answer && "status" in answer ? answer : theirs; // a proxy's, or half of one
+      const document = answer && "status" in answer ? answer : theirs; // a proxy's, or an incomplete one
       const problem = new Problem({ request_id: headers.get("X-Request-Id") ?? id, ...document });
       if (!AGAIN.includes(status) || left === 0) throw problem;
       await wait(headers, problem);
@@ -105,7 +105,7 @@ function session({ url = DEFAULT_URL, key = "", timeoutMs = 60_000 } = {}) {
   return { id, ask, wait };
 }
 
-// Read a JSON object; what is none is undefined.
+// Read a JSON object; return undefined for anything else.
 function read(text) {
   try {
     const document = JSON.parse(text);
@@ -151,5 +151,5 @@ async function main(process) {
   }
 }
 
-// Run only as a command, neither in a page nor where it is imported.
+// Run only as a command, not in a page or when imported.
 if (/[\\/]predict\.mjs$/.test(globalThis.process?.argv?.[1])) await main(globalThis.process);

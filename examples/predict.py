@@ -3,9 +3,9 @@
 
     examples/predict.py [--later] PHOTO [URL]
 
-MACULE_API_KEY, where the service asks for one, and MACULE_TIMEOUT_S (60) come from the environment.
-Exits with 0 for an answer, 1 for a problem, 2 for wrong usage. `predict`, `predict_later` and
-`Problem` are to be imported, or this file to be copied.
+MACULE_API_KEY, if the service needs one, and MACULE_TIMEOUT_S (60) come from the environment.
+Exits with 0 for an answer, 1 for a problem, 2 for wrong usage. Import `predict`, `predict_later`
+and `Problem`, or copy this file.
 """
 
 import argparse
@@ -18,14 +18,14 @@ import time
 import httpx
 
 CONNECT_S = 3.0
-TIMEOUT_S = 60.0  # of all tries and the waits between them
+TIMEOUT_S = 60.0  # of all attempts and the waits between them
 TRIES = 5
-AGAIN = (429, 503)  # what passes; predicting changes nothing, so a photo may be sent twice
+AGAIN = (429, 503)  # temporary errors; predicting changes nothing, so a photo may be sent twice
 DEFAULT_URL = "http://localhost:8080"
 
 
 class Problem(Exception):
-    """What went wrong: `document` is RFC 9457's; `status` is 0 where no answer came."""
+    """An error: `document` is RFC 9457's; `status` is 0 without an answer."""
 
     def __init__(self, document):
         self.document = document
@@ -46,20 +46,20 @@ def predict(photo, url=DEFAULT_URL, key="", timeout_s=TIMEOUT_S):
 
 
 def predict_later(photo, url=DEFAULT_URL, key="", timeout_s=TIMEOUT_S, idempotency_key=""):
-    """Leave a photo in macule's queue and ask until it has an answer.
+    """Put a photo into macule's queue and poll until it has an answer.
 
-    *idempotency_key*: the same for the same photo makes one prediction, however often it is sent.
+    *idempotency_key*: the same key with the same photo makes one prediction.
     Raises: Problem.
     """
     order = {"Prefer": "respond-async", "Idempotency-Key": idempotency_key or secrets.token_hex(12)}
     with Session(url, key, timeout_s) as session:
         try:
             _, headers, job = session.ask("POST", "/predictions", photo, order)
-        except Problem as problem:  # key-in-use names the prediction that it made before
+        except Problem as problem:  # key-in-use names the earlier prediction
             if "prediction" not in problem.document:
                 raise
             headers, job = {}, {"id": problem.document["prediction"], "status": "starting"}
-        path = f"/predictions/{job['id']}"  # Location says the same, but for a prefix of the URL
+        path = f"/predictions/{job['id']}"  # as in Location, without a prefix of the URL
         known = {}
         while job["status"] in ("starting", "processing"):
             session.wait(headers)
@@ -79,7 +79,7 @@ class Session:
     def __init__(self, url, key, timeout_s):
         self.url, self.timeout_s = url.rstrip("/"), timeout_s
         self.end = time.monotonic() + timeout_s
-        self.id = secrets.token_hex(12)  # what the service's log knows the request by
+        self.id = secrets.token_hex(12)  # the id of the request in the service's log
         headers = {"X-Request-Id": self.id, "Content-Type": "application/octet-stream"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -92,13 +92,13 @@ class Session:
         self.client.close()
 
     def ask(self, method, path, body=None, headers=None):
-        """Send one request, again where it is told to; return status, headers and document."""
+        """Send one request, and retry if told so; return status, headers and document."""
         for tried in range(1, TRIES + 1):
             status, given, text = self.send(method, path, body, headers)
             document = read(text)
             if status == 304 or (status < 300 and document):
                 return status, given, document
-            if "status" not in document:  # not macule's: a proxy's, or half an answer
+            if "status" not in document:  # not macule's: a proxy's, or an incomplete answer
                 detail = "What came is no answer of macule."
                 document = {"title": "No answer", "status": status, "detail": detail}
             problem = Problem({"request_id": given.get("X-Request-Id", self.id)} | document)
@@ -108,7 +108,7 @@ class Session:
         raise problem
 
     def send(self, method, path, body, headers):
-        """Send one request; httpx bounds each wait for bytes, the loop all of them."""
+        """Send one request; httpx limits each wait for bytes, the loop the total time."""
         limit = httpx.Timeout(self.left(), connect=min(CONNECT_S, self.left()))
         try:
             with self.client.stream(
@@ -125,14 +125,14 @@ class Session:
             raise self.no_answer(f"{self.url} cannot be reached: {error}.") from error
 
     def left(self):
-        """Return the seconds left; raise Problem where there are none."""
+        """Return the seconds left; raise Problem if there are none."""
         left = self.end - time.monotonic()
         if left <= 0:
             raise self.no_answer(f"None came within {self.timeout_s:g} s.")
         return left
 
     def wait(self, headers, instead=None):
-        """Wait as long as Retry-After says; raise *instead* at once where that is too long."""
+        """Wait for Retry-After; raise *instead* at once if that is too long."""
         text = headers.get("Retry-After", "1")
         seconds = int(text) if text.isascii() and text.isdigit() else 1
         if seconds >= self.left():
@@ -144,7 +144,7 @@ class Session:
 
 
 def read(text):
-    """Read a JSON object; what is none is empty."""
+    """Read a JSON object; return an empty one for anything else."""
     try:
         document = json.loads(text)
     except ValueError:

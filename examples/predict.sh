@@ -3,9 +3,9 @@
 #
 #     examples/predict.sh [--later] PHOTO [URL]
 #
-# MACULE_API_KEY, where the service asks for one, and MACULE_TIMEOUT_S (60) come from the environment.
-# Exits with 0 for an answer, 1 for a problem, 2 for wrong usage. Read by another script (`.`), it gives
-# it the functions `predict` and `predict_later`: PHOTO [URL].
+# MACULE_API_KEY, if the service needs one, and MACULE_TIMEOUT_S (60) come from the environment.
+# Exits with 0 for an answer, 1 for a problem, 2 for wrong usage. A script that sources it (`.`) gets the
+# functions `predict` and `predict_later`: PHOTO [URL].
 
 predict() (
     begin "$@"
@@ -31,7 +31,7 @@ predict_later() (
     answer
 )
 
-# Everything below runs in the subshell of one of the two, whose `exit` ends it alone.
+# Everything below runs in the subshell of one of the two functions, so `exit` ends only that subshell.
 
 begin() {
     set -eu
@@ -43,14 +43,14 @@ begin() {
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' EXIT
     {
-        echo "X-Request-Id: $id" # what the service's log knows the request by
+        echo "X-Request-Id: $id" # the id of the request in the service's log
         echo 'Content-Type: application/octet-stream'
-        # in a file, as every user of this machine sees what is on a command line
+        # in a file, because every user of this machine can see command lines
         [ -z "${MACULE_API_KEY:-}" ] || echo "Authorization: Bearer $MACULE_API_KEY"
     } >"$folder/always"
 }
 
-# ask METHOD PATH [OPTION...]: send one request, again where it is told to, five times at most.
+# ask METHOD PATH [OPTION...]: send one request, and retry if told so, five times at most.
 # Predicting changes nothing, so a photo may be sent twice.
 ask() {
     method=$1 path=$2
@@ -72,7 +72,7 @@ ask() {
     problem
 }
 
-# pause [SECONDS]: wait, unless there is not so much time.
+# pause [SECONDS]: wait, unless the time limit comes first.
 pause() {
     seconds=1
     case ${1:-x} in *[!0-9]*) ;; *) seconds=$1 ;; esac

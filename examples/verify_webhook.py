@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Receive macule's webhooks and print those that are genuine. Standard library only.
+"""Receive macule's webhooks and print those with a valid signature. Standard library only.
 
     WEBHOOK_SECRETS=whsec_... examples/verify_webhook.py [PORT]
 
-Copy `verify`, `Forged` and TOLERANCE_S into a receiver of your own.
+Copy `verify`, `Forged` and TOLERANCE_S into your own receiver.
 """
 
 import base64
@@ -20,19 +20,19 @@ TOLERANCE_S = 300
 SECRETS = os.environ.get("WEBHOOK_SECRETS", "").split(",")
 MOST_BYTES = 2**20
 REMEMBERED = 10_000
-SEEN: dict[str, None] = {}  # a service of several processes needs a database here
+SEEN: dict[str, None] = {}  # a receiver of several processes needs a database here
 
 
 class Forged(Exception):
-    """Not from who knows the secret, not now, or not whole."""
+    """A message with a wrong signature, an old time, or a missing header."""
 
 
 def verify(
     secrets: Iterable[str], headers: Mapping[str, str], body: bytes, now: float | None = None
 ) -> str:
-    """Check a request; *headers* by names in lower case, *body* as it came, before any parsing.
+    """Check a request; *headers* by names in lower case, *body* as received, before any parsing.
 
-    Returns: the message's id; a message may come more than once, always under the same.
+    Returns: the message's id; a repeated message has the same id.
     Raises: Forged.
     """
     try:
@@ -55,7 +55,7 @@ def verify(
 
 
 class Receiver(BaseHTTPRequestHandler):
-    timeout = 15  # of the sender's silence
+    timeout = 15  # of silence of the sender
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
@@ -73,7 +73,7 @@ class Receiver(BaseHTTPRequestHandler):
             if len(SEEN) > REMEMBERED:
                 del SEEN[next(iter(SEEN))]
             print(json.dumps({"id": message_id, **json.loads(body)}), flush=True)
-        return self.answer(204)  # at once: what takes long belongs behind a queue of your own
+        return self.answer(204)  # immediately: put slow work into a queue of your own
 
     def answer(self, status: int) -> None:
         self.send_response(status)
@@ -84,7 +84,7 @@ class Receiver(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    if SECRETS == [""]:  # an empty key is one that everybody knows
+    if SECRETS == [""]:  # anybody could sign with an empty key
         sys.exit("Set WEBHOOK_SECRETS to the service's, or the newest of them.")
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 8090
     with ThreadingHTTPServer(("127.0.0.1", port), Receiver) as server:

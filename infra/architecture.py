@@ -13,14 +13,14 @@ BASE = ("settings", "extras", "errors")  # imported nearly everywhere: their arr
 
 
 def rooms() -> list[list[str]]:
-    """Return the rooms, highest layer first, as the contract in pyproject.toml orders them."""
+    """Return the rooms, highest layer first, in the order of the contract in pyproject.toml."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     layers = contracts["contracts"][0]["layers"]
     return [[room.strip() for room in layer.split("|")] for layer in layers]
 
 
 def arrows() -> set[tuple[str, str]]:
-    """Return which room imports which, as the code has it; imports for types alone do not count."""
+    """Return the imports between rooms; imports for types alone do not count."""
     import grimp
 
     graph = grimp.build_graph("macule", exclude_type_checking_imports=True)
@@ -35,7 +35,7 @@ def arrows() -> set[tuple[str, str]]:
 
 
 def reduced(pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Leave out each arrow that a longer way implies: a transitive reduction."""
+    """Remove each arrow that a longer path implies: a transitive reduction."""
 
     def reaches(start: str, end: str, without: tuple[str, str]) -> bool:
         ahead = [b for a, b in pairs if a == start and (a, b) != without]
@@ -54,14 +54,14 @@ def diagram() -> str:
 
 
 def page() -> str:
-    """Return docs/architecture.md with the diagram of the code as it is."""
+    """Return docs/architecture.md with the present diagram."""
     text = PAGE.read_text()
     before, rest = text.split(BEGIN)
     return before + BEGIN + diagram() + END + rest.split(END)[1]
 
 
 def main() -> None:
-    """Write the page; with --check, fail where it is not what the code says."""
+    """Write the page; with --check, exit with 1 if it differs from the code."""
     if "--check" in sys.argv:
         sys.exit(page() != PAGE.read_text() and "docs/architecture.md: run `make architecture`")
     PAGE.write_text(page())

@@ -1,8 +1,8 @@
-"""What is uploaded: build/<platform>/<function>/ and the Lambda zips, pruned and byte-compiled.
+"""Bundles for upload: build/<platform>/<function>/ and the Lambda zips, pruned and byte-compiled.
 
-Beside each lies what is in it, <function>.cdx.json.
+The list of a bundle's contents is beside it, <function>.cdx.json.
 
-`python -m infra.bundle [PLATFORM...]` needs Python and pip alone. The same sources make the same
+`python -m infra.bundle [PLATFORM...]` needs only Python and pip. The same sources give the same
 bytes, on the same Python.
 """
 
@@ -26,8 +26,8 @@ from infra import limits, pins, platforms, prune, sbom
 
 ROOT = Path(__file__).resolve().parent.parent
 MB = 2**20
-LAYER_MOST_MB = 85  # unzipped and without extras; Lambda takes more
-# What is installed together; the table's extras are parts as well, by the name of their pins.
+LAYER_MOST_MB = 85  # unzipped and without extras; Lambda accepts more
+# What is installed together; the table's extras are parts too, named like their pins.
 PARTS = {
     "runtime": ("ai-edge-litert", "multipart", "numpy", "pi-heif", "pillow"),
     "server": ("gunicorn", "packaging"),
@@ -44,18 +44,18 @@ PARTS = {
         "vine",
     ),
 }
-# glibc that Amazon Linux 2023 has; all the other platforms' is newer.
+# glibc of Amazon Linux 2023; all the other platforms have a newer one.
 NEWEST_GLIBC, OLDEST_GLIBC = 34, 17
 
 
 class Tree(NamedTuple):
-    """A folder to be made; `door` is where its main.py lies in it, "" where none is needed.
+    """A folder to build; `main_folder` is the place of main.py in it, "" if none is needed.
 
     `parts` are installed into it; `pinned` are files of pins that the platform installs.
     """
 
     function: str
-    door: str
+    main_folder: str
     parts: Sequence[str] = ()
     ours: Sequence[str] = ("macule",)
     pinned: Sequence[str] = ()
@@ -86,23 +86,23 @@ TREES = {
         ("macule", *CONFIGURED, "infra/knative/health.Dockerfile"),
     ),
 }
-# Where ours lie in the repository, and in a bundle.
+# Paths of this project's files in the repository, and in a bundle.
 PLACES = {
     "macule": ("layers/model/macule", "macule"),
     "weights": ("layers/model/macule/weights", "macule/weights"),
-    VERSION: (VERSION, ".python-version"),  # what Google's buildpacks read
+    VERSION: (VERSION, ".python-version"),  # read by Google's buildpacks
     "infra/knative/predict.Dockerfile": ("infra/knative/predict.Dockerfile", "Dockerfile"),
     "infra/knative/health.Dockerfile": ("infra/knative/health.Dockerfile", "Dockerfile"),
 }
 
 
-OFFLINE = {"convert", "train", "weights"}  # of the package, what no function imports
+OFFLINE = {"convert", "train", "weights"}  # modules that no function imports
 
 
 class Target(NamedTuple):
-    """What will run a bundle: a Python, and this machine where it is not the platform's.
+    """The Python and architecture that will run a bundle.
 
-    *interpreter* is one of that version, if any is here.
+    *interpreter* has that version, if one is installed here.
     """
 
     minor: str
@@ -111,9 +111,9 @@ class Target(NamedTuple):
 
 
 def target(asked: str, minor: str) -> Target:
-    """Find an interpreter: *asked* by name or version; else one of *minor*; else the one at hand.
+    """Find an interpreter: *asked* by name or version; else one of *minor*; else the present one.
 
-    Raises: ValueError where there is no interpreter *asked*.
+    Raises: ValueError if there is no interpreter *asked*.
     """
     if not asked:
         found = next(
@@ -131,9 +131,9 @@ def target(asked: str, minor: str) -> Target:
 
 
 def build(out: Path, names: Sequence[str], run: Target, table: limits.Limits) -> Iterator[str]:
-    """Make the bundles *names* of TREES below *out*, and say the size of each.
+    """Build the bundles *names* of TREES below *out*, and print the size of each.
 
-    Raises: subprocess.CalledProcessError, ValueError where one is larger than its bound.
+    Raises: subprocess.CalledProcessError, ValueError if one is larger than its limit.
     """
     with tempfile.TemporaryDirectory() as folder:
         shelf = Path(folder)
@@ -166,13 +166,13 @@ def _copy_part(part: str, shelf: Path, base: Path, run: Target, machine: str) ->
 
 
 def _extras(shelf: Path, extras: Sequence[str]) -> Iterator[str]:
-    """Say what each extra adds."""
+    """Print what each extra adds."""
     for part in sorted(shelf.glob("*/*")):
         if part.is_dir() and part.name in extras:
             files = [path for path in part.rglob("*") if path.is_file()]
             size_mb = sum(path.stat().st_size for path in files) / MB
-            said = f"{size_mb:6.1f} MB  {len(files):4} files, {part.parent.name}"
-            yield f"extra {part.name:<10} {said}"
+            line = f"{size_mb:6.1f} MB  {len(files):4} files, {part.parent.name}"
+            yield f"extra {part.name:<10} {line}"
 
 
 def _copy_ours(tree: Tree, root: Path, base: Path) -> None:
@@ -189,19 +189,21 @@ def _copy_ours(tree: Tree, root: Path, base: Path) -> None:
             shutil.copytree(ROOT / source, target, ignore=_left_out)
         else:
             shutil.copyfile(ROOT / source, target)
-    if tree.function and tree.door:
-        (root / tree.door).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / f"functions/{tree.function}/main.py", root / tree.door / "main.py")
+    if tree.function and tree.main_folder:
+        (root / tree.main_folder).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(
+            ROOT / f"functions/{tree.function}/main.py", root / tree.main_folder / "main.py"
+        )
 
 
 def _left_out(folder: str, names: list[str]) -> set[str]:
-    """Name what of a folder of ours is not copied; weights are copied by their card."""
+    """Name the files of a folder that are not copied; weights are copied by their card."""
     ours = OFFLINE if Path(folder) == ROOT / PLACES["macule"][0] else set()
     return {name for name in names if name in {"__pycache__", *ours}}
 
 
 def _install(part: str, folder: Path, minor: str, machine: str) -> None:
-    """Install the pinned packages of a part, without their needs, as wheels for Linux."""
+    """Install the pinned packages of a part, without dependencies, as wheels for Linux."""
     if part in PARTS:
         held = pins.read(("serve", "queue"), minor, machine)
         wanted = [held[name] for name in PARTS[part]]
@@ -217,14 +219,14 @@ def _install(part: str, folder: Path, minor: str, machine: str) -> None:
     listed.write_text("".join(map(str, wanted)))
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
     command += ["--no-deps", "--no-compile", "--only-binary", ":all:", "--require-hashes"]
-    # a wheel's name says which Python it is for; pip would ask for the one that pip runs on
+    # a wheel's name gives its Python; pip would install for the one that it runs on
     command += ["--ignore-requires-python", "--implementation", "cp", "--python-version", minor]
     command += [f"--platform={kind}" for kind in (*kinds, f"manylinux2014_{arm}")]
     subprocess.run([*command, "--target", str(folder), "-r", str(listed)], check=True)
 
 
 def _compile(run: Target, folder: Path, drop_sources: bool) -> None:
-    """Compile what has no byte-code yet; *drop_sources* leaves nothing else of other people's."""
+    """Compile files without byte-code; *drop_sources* removes the sources of other packages."""
     if not run.interpreter:
         return
     script = str(ROOT / "infra/bytecode.py")
@@ -234,7 +236,7 @@ def _compile(run: Target, folder: Path, drop_sources: bool) -> None:
 
 
 def measure(name: str, root: Path, tree: Tree, extras: Sequence[str]) -> str:
-    """Zip what is uploaded as a zip, check its bound, and say its size and its sum."""
+    """Zip what is uploaded as a zip, check its limit, and print its size and digest."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     size_mb = sum(path.stat().st_size for path in files) / MB
     most_mb = platforms.LAMBDA_UNZIPPED_MB if extras else LAYER_MOST_MB
@@ -243,16 +245,16 @@ def measure(name: str, root: Path, tree: Tree, extras: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for path in files:
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    said = f"{name:<16} {size_mb:6.1f} MB  {len(files):4} files"
+    line = f"{name:<16} {size_mb:6.1f} MB  {len(files):4} files"
     if tree.zipped:
         archive = root.with_suffix(".zip")
         _zip(archive, root, files)
-        said += f", zipped {archive.stat().st_size / MB:.1f} MB"
-    return f"{said}  {digest.hexdigest()[:12]}"
+        line += f", zipped {archive.stat().st_size / MB:.1f} MB"
+    return f"{line}  {digest.hexdigest()[:12]}"
 
 
 def _zip(archive: Path, root: Path, files: Sequence[Path]) -> None:
-    """Zip without what differs from build to build: times, order, owners."""
+    """Zip without times, order and owners, which differ between builds."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as bundle:
         for path in files:
             entry = zipfile.ZipInfo(str(path.relative_to(root)))

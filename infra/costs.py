@@ -1,6 +1,6 @@
-"""What the deployment of limits.toml costs a month, by measured times: a table for docs/deploy.md.
+"""Monthly costs of the limits in limits.toml, by measured times: a table for docs/deploy.md.
 
-`python -m infra.costs`. Each request is a 12 MP photo, day and night; traffic out is not counted.
+`python -m infra.costs`. Each request is a 12 MP photo, day and night; outgoing traffic is excluded.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from infra import limits, platforms
 RESULTS = Path(__file__).resolve().parent.parent / "bench/results"
 MONTH_S = 365.25 / 12 * 86400
 RATES = (0, 1, 10, 100)  # requests a second
-BUSY = 0.7  # share of an instance that is planned to be used
+BUSY = 0.7  # planned utilisation of an instance
 
 
 class Times(NamedTuple):
-    """Seconds that a 12 MP photo takes: of one processor, and of a warm Lambda of that memory."""
+    """Seconds for a 12 MP photo: of one processor, and of a warm Lambda with that memory."""
 
     cpu_s: float
     lambda_s: float
 
 
 def measured(memory_mb: int) -> Times:
-    """Read the times that the benches kept.
+    """Read the times from the results of the benches.
 
-    Raises: ValueError where no Lambda of that memory was measured.
+    Raises: ValueError if no Lambda with that memory was measured.
     """
     beside = json.loads((RESULTS / "side-by-side.json").read_text())
     cpu_s = beside["services"]["macule"]["ms_a_photo"] / 1e3 * beside["cpus"]
@@ -40,7 +40,7 @@ def measured(memory_mb: int) -> Times:
 
 
 def render(per_s: float, times: Times, function: limits.Function) -> str:
-    """Say the cheapest plan that has the memory, and how many instances of it."""
+    """Return the cheapest plan with the memory, and the number of instances."""
     best = ("", math.inf)
     for plan, month in platforms.RENDER_MONTH.items():
         memory_mb, cpu = platforms.RENDER_PLANS[plan]
@@ -53,7 +53,7 @@ def render(per_s: float, times: Times, function: limits.Function) -> str:
 
 
 def cloud_run(per_s: float, times: Times, function: limits.Function) -> str:
-    """Bill by the time that instances are busy: requests that come together share it."""
+    """Return the price of the time that instances are busy: concurrent requests share it."""
     alone_s = max(times.cpu_s / function.cpu, platforms.CLOUD_RUN_ROUND_S)
     busy = max(per_s * times.cpu_s / (function.cpu * BUSY), min(1.0, per_s * alone_s))
     seconds = busy * MONTH_S
@@ -68,7 +68,7 @@ def cloud_run(per_s: float, times: Times, function: limits.Function) -> str:
 
 
 def aws(per_s: float, times: Times, function: limits.Function) -> str:
-    """Bill each request by its own time."""
+    """Return the price of each request's own time."""
     requests = per_s * MONTH_S
     gb_s = requests * times.lambda_s * function.memory_mb / 1024
     millions = max(0, requests / 1e6 - platforms.LAMBDA_FREE_MILLIONS)
@@ -77,7 +77,7 @@ def aws(per_s: float, times: Times, function: limits.Function) -> str:
 
 
 def lines(predict: limits.Function) -> Iterator[str]:
-    """Write the table: a row for each rate."""
+    """Return the table: a row for each rate."""
     times = measured(predict.memory_mb)
     cpu, memory = f"{predict.cpu:g} processor", f"{predict.memory_mb} MB"
     yield f"| requests a second | Render | Cloud Run functions, {cpu} | Lambda, {memory} |"

@@ -1,6 +1,6 @@
-"""Measure the bundles, and write their sizes where the documentation says them.
+"""Measure the bundles, and write their sizes into the documentation.
 
-`python -m infra.figures`, with the Python of limits.toml at hand. Markers in the pages say where.
+`python -m infra.figures`, with the Python of limits.toml. Markers in the pages give the places.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from infra import bundle, limits
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(?<=<!-- bundles: written by python -m infra\.figures -->\n).*?(?=<!--)", re.S)
-# What is in each tree of infra.bundle.
+# Contents of each tree of infra.bundle.
 CONTENTS = {
     "render/predict": "everything, with gunicorn",
     "render-queue/predict": "the same with Celery and redis-py, for a web service and its workers",
@@ -28,7 +28,7 @@ CONTENTS = {
     "knative/predict": "everything, with gunicorn and a Dockerfile",
     "knative/health": "macule, gunicorn and a Dockerfile",
 }
-# Where else the layer's size is said.
+# Other places of the layer's size.
 SAID = {
     "README.md": r"(?<=a layer of )\d+(?= MB)",
     "README.vi.md": r"(?<=một layer )\d+(?= MB)",
@@ -36,14 +36,14 @@ SAID = {
 
 
 class Size(NamedTuple):
-    """MB of a bundle's files, and of its zip where there is one."""
+    """MB of a bundle's files, and of its zip if it has one."""
 
     mb: float
     zipped_mb: float | None
 
 
 def sizes(out: Path) -> dict[str, Size]:
-    """Measure all bundles that lie below *out*."""
+    """Measure all bundles below *out*."""
     found = {}
     for name in bundle.TREES:
         files = [path for path in (out / name).rglob("*") if path.is_file()]
@@ -54,7 +54,7 @@ def sizes(out: Path) -> dict[str, Size]:
 
 
 def rows(measured: Mapping[str, Size]) -> Iterator[str]:
-    """Write the table of bundles."""
+    """Return the table of bundles."""
     yield "| `build/…` | MB | MB zipped | contents |"
     yield "|---|---|---|---|"
     for name, (mb, zipped_mb) in measured.items():
@@ -64,7 +64,7 @@ def rows(measured: Mapping[str, Size]) -> Iterator[str]:
 
 
 def pages(measured: Mapping[str, Size]) -> dict[Path, str]:
-    """Return the text that each page should have."""
+    """Return the expected text of each page."""
     page, table = ROOT / "docs/deploy.md", "".join(f"{row}\n" for row in rows(measured))
     texts = {page: TABLE.sub(lambda _: table, page.read_text())}
     for name, pattern in SAID.items():

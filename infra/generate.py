@@ -1,4 +1,4 @@
-"""Write the templates of all platforms from limits.toml; --check says what has drifted."""
+"""Write the templates of all platforms from limits.toml; --check reports differences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infra import limits, platforms
 
 INFRA = Path(__file__).resolve().parent
 ROOT = INFRA.parent
-# Where a template goes, and for which function; Render looks for its blueprint at the root.
+# Place of each template, and its function; Render looks for its blueprint at the root.
 OUTPUTS = {
     "render.yaml": ("render.yaml", "predict"),
     "infra/render/queue.yaml": ("render/queue.yaml", "predict"),
@@ -43,7 +43,7 @@ OUTPUTS = {
 def environment() -> Environment:
     """Return the template language: <<value>> and <% step %>.
 
-    Braces mean something to CloudFormation, Terraform and GitHub. No page is made here.
+    Braces have a meaning in CloudFormation, Terraform and GitHub. No HTML is generated here.
     """
     return Environment(  # noqa: S701
         loader=FileSystemLoader(INFRA / "templates"),
@@ -57,9 +57,9 @@ def environment() -> Environment:
 
 
 def values(table: limits.Limits) -> dict[str, Any]:
-    """Return what a template may name: the table's keys, and what follows from them.
+    """Return the names that a template may use: the table's keys, and values derived from them.
 
-    Raises: ValueError where a platform takes no such value.
+    Raises: ValueError if a platform does not accept a value.
     """
     platforms.check(table)
     least_s, most_s = platforms.SCHEDULER_S
@@ -92,7 +92,7 @@ def outputs(table: limits.Limits) -> dict[str, str]:
 
 
 def drift(root: Path = ROOT) -> list[str]:
-    """Name the files that are not what the table makes of them."""
+    """Name the files that differ from the generated ones."""
     return [
         path
         for path, text in outputs(limits.read(str(root / "infra/limits.toml"))).items()

@@ -1,4 +1,4 @@
-"""The table of limits: read, checked, and said as the variables that the service reads."""
+"""The table of limits: read, validated, and converted to the service's variables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BANDS = ("loaded", "predicting", "critical", "oom_imminent")
 
 
 class Function(NamedTuple):
-    """What one instance of a function may take; `bands` are shares of its memory, 0 to 1."""
+    """The limits of one instance of a function; `bands` are shares of its memory, 0 to 1."""
 
     name: str
     memory_mb: int
@@ -27,15 +27,15 @@ class Function(NamedTuple):
     grace_s: int
     body_mb: int
     bands: Mapping[str, float]
-    extras: tuple[str, ...] = ()  # packages beyond what every bundle carries
+    extras: tuple[str, ...] = ()  # packages in addition to those of every bundle
 
     def variables(self, most_bytes: int | None = None) -> dict[str, str]:
-        """Say these limits as settings; *most_bytes* is the largest image a platform lets in."""
+        """Return these limits as settings; *most_bytes* is the largest image a platform accepts."""
         body_bytes = self.body_mb * MB
         return {
             "WEB_CONCURRENCY": "1",
             "THREADS": str(self.threads),
-            # a request that runs ends by then, whatever stops the service
+            # a running request ends by then, whatever stops the service
             "GRACEFUL_TIMEOUT_S": str(min(self.grace_s, self.timeout_s)),
             "MAX_IMAGE_BYTES": str(min(body_bytes, most_bytes or body_bytes)),
             "MEMORY_BANDS": ",".join(f"{self.bands[name]:g}" for name in BANDS),
@@ -43,7 +43,7 @@ class Function(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """How a new version replaces the one before, where the platform can do that by steps."""
+    """How a new version replaces the old one, if the platform supports steps."""
 
     canary_percent: int
     canary_minutes: int
@@ -87,7 +87,7 @@ def read(file: str = FILE) -> Limits:
 
 
 def parse(table: Mapping[str, Any]) -> Limits:
-    """Check what a file of limits holds.
+    """Validate the contents of a file of limits.
 
     Raises: ValueError, naming the key, its value and what was expected.
     """

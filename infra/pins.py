@@ -1,7 +1,7 @@
-"""The pins of requirements/*.txt that hold on a platform, by its Python and machine.
+"""The pins of requirements/*.txt that apply to a platform, by its Python and architecture.
 
-No marker is left in them: pip would evaluate it for the Python that pip itself runs on. pip's own
-copy of `packaging` evaluates them here, so that a build needs Python and pip alone.
+The result has no markers: pip would evaluate them for the Python that pip itself runs on. pip's own
+copy of `packaging` evaluates them here, so that a build needs only Python and pip.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).resolve().parent.parent / "requirements"
-MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}  # as Python calls them
+MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}  # by Python's names
 LINUX = {
     "implementation_name": "cpython",
     "os_name": "posix",
@@ -22,7 +22,7 @@ LINUX = {
 
 
 class Pin(NamedTuple):
-    """One package, as pip takes it with --require-hashes."""
+    """One package, in the form that pip accepts with --require-hashes."""
 
     name: str
     version: str
@@ -33,9 +33,9 @@ class Pin(NamedTuple):
 
 
 def read(files: Iterable[str], minor: str, architecture: str = "x86_64") -> dict[str, Pin]:
-    """Read what *files* pin for that Python and machine, by name.
+    """Return the pins of *files* for that Python and architecture, by name.
 
-    Raises: ValueError where two files pin different versions.
+    Raises: ValueError if two files pin different versions.
     """
     found: dict[str, Pin] = {}
     for file in files:
@@ -49,7 +49,7 @@ def read(files: Iterable[str], minor: str, architecture: str = "x86_64") -> dict
 
 
 def merge(files: Iterable[str]) -> str:
-    """Join *files* as one that any Python may install: each pin once, markers stay."""
+    """Join *files* into one that any Python can install: each pin once, with markers."""
     found: dict[str, dict[str, str]] = {}
     for block in (block for file in files for block in _blocks(_text(file))):
         pin, _, marker = (part.strip() for part in block.split("\0")[0].partition(";"))
@@ -59,10 +59,10 @@ def merge(files: Iterable[str]) -> str:
 
 
 def parse(text: str, minor: str, architecture: str = "x86_64") -> Iterator[Pin]:
-    """Yield the pins of a file that hold for that Python and machine."""
+    """Yield the pins of a file for that Python and architecture."""
     from pip._vendor.packaging.markers import Marker
 
-    # platforms run the newest patch of a Python, or nearly
+    # platforms run the newest patch of a Python, or nearly the newest
     here = {**LINUX, "python_version": minor, "python_full_version": f"{minor}.99"}
     here["platform_machine"] = MACHINES[architecture]
     for block in _blocks(text):
@@ -78,6 +78,6 @@ def _text(file: str) -> str:
 
 
 def _blocks(text: str) -> list[str]:
-    """Split a file into its pins, each with its hashes behind zero bytes."""
+    """Split a file into its pins, each with its hashes after zero bytes."""
     lines = text.replace("\\\n", "\0").splitlines()
     return [line for line in lines if "==" in line and not line.startswith("#")]

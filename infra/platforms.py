@@ -1,4 +1,4 @@
-"""What the platforms sell and allow, looked up 2026-11-23; docs/deploy.md has the sources."""
+"""What the platforms offer and allow, looked up 2026-11-23; docs/deploy.md has the sources."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from infra.limits import Function, Limits
 
 MB = 2**20
 # Newest patch of each Python that all platforms run, looked up 2026-11-26. Lambda's 3.11 has glibc
-# 2.26, and numpy's wheels ask for 2.27.
+# 2.26, and numpy's wheels need 2.27.
 PYTHONS = {"3.12": 16, "3.13": 18, "3.14": 10}
 PYTHONS_SEEN = "2026-11-26"
-# Machines that a platform sells, where these are not both.
-OCI = {"x86_64": "amd64", "arm64": "arm64"}  # as images and Kubernetes call them
+# Architectures of a platform, if it does not offer both.
+OCI = {"x86_64": "amd64", "arm64": "arm64"}  # their names in images and Kubernetes
 X86_ALONE = ("render", "render-queue", "gcp")
 # Render: memory in MB and processors of a plan, cheapest first.
 RENDER_PLANS = {
@@ -25,19 +25,19 @@ RENDER_PLANS = {
     "pro max": (16384, 4.0),
 }
 RENDER_GRACE_S = 300
-RENDER_STOP_S = 5  # what a service takes to stop, once its last request has ended
-# US dollars without tax, each cloud's cheapest regions; what is free each month comes off first.
+RENDER_STOP_S = 5  # the time of a service to stop after its last request
+# US dollars without tax, in each cloud's cheapest regions; the free tier is subtracted first.
 RENDER_MONTH = {"free": 0, "starter": 7, "standard": 25}
 CLOUD_RUN_VCPU_S, CLOUD_RUN_GIB_S, CLOUD_RUN_MILLION = 0.000024, 0.0000025, 0.40
 CLOUD_RUN_FREE_VCPU_S, CLOUD_RUN_FREE_GIB_S, CLOUD_RUN_FREE_MILLIONS = 180_000, 360_000, 2
 CLOUD_RUN_ROUND_S = 0.1  # an instance's time is rounded up to this
 LAMBDA_GB_S, LAMBDA_MILLION = 0.0000166667, 0.20
 LAMBDA_FREE_GB_S, LAMBDA_FREE_MILLIONS = 400_000, 1
-# Cloud Run: below one processor an instance takes one request at a time; less CPU, less memory.
-CLOUD_RUN_CPUS = (0.08, (1, 2, 4, 6, 8))  # from that to one in thousandths, then these
+# Cloud Run: below one CPU an instance takes one request at a time; less CPU, less memory.
+CLOUD_RUN_CPUS = (0.08, (1, 2, 4, 6, 8))  # between that and one in thousandths, then these
 CLOUD_RUN_LEAST_MB = 128
 CLOUD_RUN_LEAST_MB_OF = {4: 2048, 6: 4096, 8: 4096}
-CLOUD_RUN_MOST_MB = (  # below so many processors
+CLOUD_RUN_MOST_MB = (  # below so many CPUs
     (0.5, 512),
     (1.0, 1024),
     (2.0, 4096),
@@ -49,26 +49,26 @@ CLOUD_RUN_MOST_MB = (  # below so many processors
 CLOUD_RUN_MOST_S = 3600
 CLOUD_RUN_MOST_INSTANCES = 1000
 MOST_CONCURRENCY = 1000  # of Cloud Run and of Knative
-CLOUD_RUN_IMAGE_BYTES = 31 * MB  # a request has 32 MB at most, and a form takes some
-SCHEDULER_S = (15, 1800)  # what Cloud Scheduler waits for an answer
+CLOUD_RUN_IMAGE_BYTES = 31 * MB  # a request has 32 MB at most, including the form
+SCHEDULER_S = (15, 1800)  # longest wait of Cloud Scheduler for an answer
 GITHUB_LEAST_MINUTES = 5  # between runs of a workflow's schedule
 # Lambda.
 LAMBDA_MB = (128, 10240)
 LAMBDA_MB_PER_CPU = 1769
 LAMBDA_MOST_S = 900
 LAMBDA_UNZIPPED_MB = 250  # of a function with its layers
-# A function URL takes 6 MB of event: base64 makes 4 bytes of 3, and headers take some.
+# A function URL takes an event of 6 MB: base64 makes 4 bytes of 3, and headers take some.
 LAMBDA_IMAGE_BYTES = int(4.4 * MB)
-# Google's service accounts have 30 letters at most, of which `-scheduler` takes ten.
+# Google's service accounts have 30 characters at most, of which `-scheduler` takes ten.
 NAME_LETTERS = 20
 
-Bound = tuple[str, Any, bool, str]  # a key, its value, whether it will do, what was expected
+Bound = tuple[str, Any, bool, str]  # a key, its value, whether it is valid, what was expected
 
 
 def render_plan(memory_mb: int) -> str:
-    """Name the cheapest plan with that memory.
+    """Return the cheapest plan with that memory.
 
-    Raises: ValueError where none has it.
+    Raises: ValueError if none has it.
     """
     for plan, (has_mb, _) in RENDER_PLANS.items():
         if memory_mb <= has_mb:
@@ -80,12 +80,12 @@ def render_plan(memory_mb: int) -> str:
 
 
 def architecture(platform: str, asked: str) -> str:
-    """Return the machine that *platform* runs: the one *asked* for, where it sells that."""
+    """Return the architecture of *platform*: the one *asked* for, if it is offered."""
     return "x86_64" if platform in X86_ALONE else asked
 
 
 def check(table: Limits) -> None:
-    """Refuse a table of which a platform would not take the template.
+    """Reject a table whose template a platform would not accept.
 
     Raises: ValueError, naming the key, its value, the bound and the platform.
     """

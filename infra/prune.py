@@ -1,7 +1,7 @@
-"""What of other people's packages is never loaded here, and so is not deployed.
+"""Files of other packages that are never loaded, and therefore not deployed.
 
-Found by what a service has open after every format and route (`/proc/self/maps`, `sys.modules`);
-the tests start the bundles and ask them for all of it.
+Determined by what a service has open after every format and route (`/proc/self/maps`,
+`sys.modules`); the tests start the bundles and use all formats and routes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 ONLY = {
-    # The classic interpreter alone: 26 of its 45 MB are accelerators and another API.
+    # Only the classic interpreter: 26 of its 45 MB are accelerators and another API.
     "ai_edge_litert": (
         "__init__.py",
         "interpreter.py",
@@ -19,7 +19,7 @@ ONLY = {
         "_pywrap_litert_interpreter_wrapper.so",
         "libpywrap_litert_common.so",
     ),
-    # S3, and what roles and sign-ins ask for credentials: 2 of 28 MB.
+    # S3, and the services for credentials of roles and sign-ins: 2 of 28 MB.
     "botocore/data": (
         "_retry.json",
         "endpoints.json",
@@ -73,7 +73,7 @@ NEVER = (
 
 
 def package(folder: Path) -> None:
-    """Take out of an installed package what is never loaded; its licences stay."""
+    """Remove the unused files of an installed package; its licences stay."""
     for name, kept in ONLY.items():
         for path in sorted((folder / name).glob("*")):
             if path.name not in kept:

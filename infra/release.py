@@ -1,4 +1,4 @@
-"""Before a release: whether tag, version, changelog and metadata agree; and what is in the wheel.
+"""Checks before a release: tag, version, changelog and metadata agree; and the wheel's contents.
 
 `python -m infra.release check TAG` prints a line for each fault; `sbom WHEEL` prints CycloneDX.
 """
@@ -19,15 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "layers/model"
 SECTION = r"^## \[{version}\] - \d{{4}}-\d\d-\d\d\n"
 UNRELEASED = re.compile(r"^## \[Unreleased\]\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-NOBODYS = re.compile(r"[\w.@/-]*\.example\b")  # RFC 2606: no such address will ever be anybody's
+NOBODYS = re.compile(r"[\w.@/-]*\.example\b")  # RFC 2606: reserved, never anybody's address
 
 
 def faults(tag: str, version: str, changelog: str, about: str) -> Iterator[str]:
-    """Say, a line each, what keeps *tag* from being published.
+    """Return a line for each reason not to publish *tag*.
 
     Args:
       changelog: the text of CHANGELOG.md.
-      about: that of layers/model/pyproject.toml.
+      about: the text of layers/model/pyproject.toml.
     """
     if tag != f"v{version}":
         yield f"the tag is {tag}, but macule.__version__ says v{version}"
@@ -40,7 +40,7 @@ def faults(tag: str, version: str, changelog: str, about: str) -> Iterator[str]:
 
 
 def contents(wheel: Path) -> str:
-    """List what *wheel* holds, and every package that its extras may bring, by our pins."""
+    """List the contents of *wheel*, and every package of its extras, by our pins."""
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
         ours = [name for name in archive.namelist() if name.startswith("macule/")]
         archive.extractall(folder, ours)
@@ -56,9 +56,9 @@ def main() -> int:
     if options.what == "sbom":
         print(contents(Path(options.of)), end="")
         return 0
-    said = sbom.VERSION.search((PACKAGE / "macule/__init__.py").read_text())
+    version = sbom.VERSION.search((PACKAGE / "macule/__init__.py").read_text())
     texts = [path.read_text() for path in (ROOT / "CHANGELOG.md", PACKAGE / "pyproject.toml")]
-    found = list(faults(options.of, said[1] if said else "", *texts))
+    found = list(faults(options.of, version[1] if version else "", *texts))
     for fault in found:
         print(f"release: {fault}", file=sys.stderr)
     return 1 if found else 0

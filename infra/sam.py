@@ -7,16 +7,16 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-REGION = "eu-west-1"  # some region: the linter asks for one
-VARIABLES = ("MAX_IMAGE_BYTES", "MEMORY_BANDS")  # gunicorn's other limits mean nothing on Lambda
+REGION = "eu-west-1"  # any region: the linter needs one
+VARIABLES = ("MAX_IMAGE_BYTES", "MEMORY_BANDS")  # gunicorn's other limits have no effect on Lambda
 Document = dict[str, Any]
 Values = Mapping[str, Any]
-NOTHING = object()  # what AWS::NoValue comes to
-STORED = "s3://bundles"  # where the transform is told that local bundles lie
+NOTHING = object()  # the value of AWS::NoValue
+STORED = "s3://bundles"  # the folder of local bundles for the transform
 
 
 class Refused(Exception):
-    """What the transform says of a template that it does not take."""
+    """The transform's error about an invalid template."""
 
 
 def load(text: str) -> Document:
@@ -31,7 +31,7 @@ def load(text: str) -> Document:
 
 
 def transform(document: Document, values: Values | None = None) -> Document:
-    """Return the CloudFormation template that SAM makes of *document*, its conditions unevaluated.
+    """Return SAM's CloudFormation template of *document*, with unevaluated conditions.
 
     Raises: Refused.
     """
@@ -58,7 +58,7 @@ def transform(document: Document, values: Values | None = None) -> Document:
 def deployed(document: Document, values: Values | None = None) -> Document:
     """Return what is deployed with *values* of the parameters, the others at their defaults.
 
-    Parameters and conditions are evaluated: a resource that is not created is not there.
+    Parameters and conditions are evaluated: resources that are not created are absent.
     Raises: Refused.
     """
     plain = transform(document, values)
@@ -79,13 +79,13 @@ def variants(document: Document) -> list[dict[str, str]]:
 
 
 class _Evaluated:
-    """CloudFormation's conditions and references to parameters, with what they come to."""
+    """CloudFormation's conditions and parameter references, with their values."""
 
     def __init__(self, values: Values, conditions: Mapping[str, Any]) -> None:
         self._values, self._conditions = values, conditions
 
     def of(self, node: Any) -> Any:
-        """Evaluate a part of the template; NOTHING where it leaves a property out."""
+        """Evaluate a part of the template; NOTHING if a property is left out."""
         if isinstance(node, list):
             return [part for part in map(self.of, node) if part is not NOTHING]
         if not isinstance(node, dict):
@@ -101,13 +101,13 @@ class _Evaluated:
         kept = {
             key: self.of(part)
             for key, part in node.items()
-            # a resource's own condition is spent; a policy's, which is an object, is not
+            # a resource's own condition has been used; a policy's, which is an object, has not
             if self._created(part) and not (key == "Condition" and isinstance(part, str))
         }
         return {key: part for key, part in kept.items() if part is not NOTHING}
 
     def _created(self, part: Any) -> bool:
-        """Say whether a resource or an output is there: one without a condition is."""
+        """Return whether a resource or an output is created: one without a condition is."""
         name = part.get("Condition") if isinstance(part, dict) else None
         return not isinstance(name, str) or self._holds({"Condition": name})
 
@@ -134,7 +134,7 @@ class _Evaluated:
 
 
 def schema(document: Document) -> Iterator[str]:
-    """Say where *document* is not by SAM's own schema: the transform drops some unknown keys."""
+    """Return violations of SAM's own schema: the transform silently drops some unknown keys."""
     from pydantic.v1 import ValidationError
     from samtranslator.internal.schema_source import (
         aws_serverless_function,
@@ -158,7 +158,7 @@ def schema(document: Document) -> Iterator[str]:
 
 
 def lint(text: str) -> Iterator[str]:
-    """Say what cfn-lint finds, warnings too."""
+    """Return cfn-lint's findings, including warnings."""
     from cfnlint.api import lint as lint_text
     from cfnlint.config import ManualArgs
 

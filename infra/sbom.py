@@ -1,4 +1,4 @@
-"""What is in a bundle, as CycloneDX 1.6: the same bytes every time, without a date or a number."""
+"""The contents of a bundle as CycloneDX 1.6: reproducible, without a date or serial number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VERSION = re.compile(r'__version__ = "(.+)"')
 
 
 def text(name: str, root: Path) -> str:
-    """List what *root*, the bundle *name*, holds, and what its requirements.txt has installed."""
+    """List the contents of *root*, the bundle *name*, and what its requirements.txt installs."""
     components = sorted(_components(root), key=lambda part: str(part["bom-ref"]))
     document = {
         "bomFormat": "CycloneDX",

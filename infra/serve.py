@@ -1,4 +1,4 @@
-"""`python -m infra.serve`: the server of `macule serve`, within the bounds of limits.toml."""
+"""`python -m infra.serve`: the server of `macule serve`, with the limits of limits.toml."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def main() -> None:
         bounds = limits.read().of(settings.read().function)
     except (BadSetting, ValueError) as error:
         sys.exit(f"macule: {error}")
-    told = {**bounds.variables(), "WORKER_TIMEOUT_S": str(bounds.timeout_s)}
-    for name, value in told.items():
-        settings.set_default(name, value)  # what the operator chose stays
+    variables = {**bounds.variables(), "WORKER_TIMEOUT_S": str(bounds.timeout_s)}
+    for name, value in variables.items():
+        settings.set_default(name, value)  # the operator's settings stay
     server.main()
 
 

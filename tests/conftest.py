@@ -1,4 +1,4 @@
-"""How long hypothesis looks, which tests are fast, and what many tests share."""
+"""Hypothesis profiles, selection of the fast tests, and shared fixtures."""
 
 import re
 import signal
@@ -12,14 +12,14 @@ from hypothesis import settings
 from macule.inference import sandbox
 from support.once import once
 from support.service import ROOT
-from support.upstreams import Peer, peer
+from support.upstreams import Upstream, upstream
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 TOOLS = re.compile("could not import '(tensorflow|keras|tf_keras|h5py)'")
-# A file of tests with such a line starts processes, servers or a browser, converts a model, draws
-# reports or lints templates of clouds.
+# A test file with such a line starts processes, servers or a browser, converts a model, draws
+# reports or lints cloud templates.
 STARTS = re.compile(
     r"^import (?:schemathesis|subprocess)\b|^from playwright"
     r"|^from support(?: import .*\b|\.)(?:api_examples|bare_environment|broker|browser|keras_models"
@@ -31,7 +31,7 @@ STARTS = re.compile(
     re.MULTILINE,
 )
 
-# Their files take longest, and begin first: no process is left with one when the others are done.
+# These files take longest and start first, so that no worker is left with one at the end.
 LONGEST = ("macule/convert", "macule/train", "wheel")
 
 
@@ -45,14 +45,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out what `make check` has no time for, before it is imported."""
+    """Skip the files that `make check` has no time for, before they are imported."""
     if not config.getoption("fast") or not collection_path.match("test_*.py"):
         return None
     return True if STARTS.search(collection_path.read_text()) else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was left out where TensorFlow is not installed."""
+    """Report what was skipped because TensorFlow is not installed."""
     skipped = terminalreporter.stats.get("skipped", [])
     count = sum(bool(TOOLS.search(str(each.longrepr))) for each in skipped)
     if count:
@@ -66,13 +66,13 @@ settings.register_profile("fast", max_examples=50, deadline=None)
 settings.register_profile("suite", max_examples=200, deadline=None)
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)
 settings.load_profile("suite")
-# A suite that a shell runs in the background ignores Ctrl-C, and its children would inherit that.
+# A suite in the background of a shell ignores Ctrl-C, and its children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, with its source distribution beside it, as `make wheel` makes both."""
+    """Build the wheel and the source distribution beside it, as `make wheel` does."""
 
     def make(out: Path) -> None:
         subprocess.run(["make", "wheel", f"DIST={out}"], cwd=ROOT, check=True, capture_output=True)
@@ -83,7 +83,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser() -> "Iterator[Browser]":
-    """Chromium, once for all tests: Playwright starts once a process."""
+    """Start Chromium once for all tests: Playwright can start only once in a process."""
     from support.browser import launched
 
     with launched() as browser:
@@ -91,15 +91,15 @@ def browser() -> "Iterator[Browser]":
 
 
 @pytest.fixture(scope="session")
-def other() -> Iterator[Peer]:
-    """Run a service of loopback that behaves as badly as its path says."""
-    with peer() as server:
+def other() -> Iterator[Upstream]:
+    """Run a loopback server that misbehaves in the way its path says."""
+    with upstream() as server:
         yield server
 
 
 @pytest.fixture
 def landlock() -> int:
-    """The version of this kernel's Landlock, without which there is nothing to prove."""
+    """Return the version of this kernel's Landlock; skip the test without Landlock."""
     found = sandbox.version()
     if not found:
         pytest.skip("this kernel has no Landlock, or a container forbids it")

@@ -1,12 +1,12 @@
-"""Faults under a steady load, by a seed: is each request answered, each job done, and told of once?
+"""Faults under a steady load, by a seed: is each request answered, and each job done once?
 
     .venv-dev/bin/python bench/chaos --seconds 60 --seed 1
 
 Two services take photos and jobs with webhooks: one with a queue in a file on a small disk and a
-cache in Valkey, one with a broker and two workers. One fault after the other is done to them, until
-the time is over; then all is whole, and what was accepted must end. Disks need root and `unshare`,
-clocks a C compiler; without them these faults are left out, and the report says so.
-Writes bench/results/chaos.json, or --out; exits with 1 where a rule does not hold.
+cache in Valkey, one with a broker and two workers. Faults follow each other until the time is over;
+then all faults end, and every accepted job must end. Disks need root and `unshare`, clocks a C
+compiler; without them these faults are left out, and the report says so.
+Writes bench/results/chaos.json, or --out; exits with 1 if a rule is broken.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from support.load_clients import warm
 from support.webhook_receivers import SECRET
 
 CALM_S = 2.0  # between two faults
-END_S = 240.0  # for what was accepted, once all is whole
+END_S = 240.0  # for accepted jobs, after the last fault
 OWN_MOUNTS = "MACULE_CHAOS_MOUNTS"
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Do it all below *folder*; return the report."""
+    """Run everything below *folder*; return the report."""
     ledger = Ledger()
     photos = [harness.photo(1), harness.photo(2), (ROOT / "examples/spot.jpg").read_bytes()]
     with ExitStack() as stack:
@@ -122,7 +122,7 @@ def main() -> int:
         again = ["unshare", "-m", "--propagation", "private", sys.executable, *sys.argv]
         environment = {**os.environ, OWN_MOUNTS: "1"}
         return subprocess.run(again, env=environment, check=False).returncode
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the started processes
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as temporary:
         figures = run(options, Path(temporary))

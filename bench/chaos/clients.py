@@ -1,5 +1,5 @@
-"""A steady load: photos that are predicted at once, and jobs with webhooks. Each asks until it is
-answered, as a patient caller does.
+"""A steady load of direct predictions and jobs with webhooks. Each client retries until it gets
+an answer.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from ledger import Ended, Ledger
 
-TRIES_S = 180.0  # how long one request is asked again
-MOST_WAIT_S = 2.0  # of Retry-After, so that a run of a minute sees many answers
+TRIES_S = 180.0  # time limit for the retries of one request
+MOST_WAIT_S = 2.0  # share of Retry-After, so that a run of a minute has many answers
 PAUSE_S = 0.15  # between two requests of a client
 POLLERS = 4
 
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 
 def marked(photo: bytes, mark: str) -> bytes:
-    """Return a JPEG that differs from *photo* by a comment alone: no cache knows it."""
+    """Return a JPEG that differs from *photo* only in a comment, so that no cache has it."""
     comment = mark.encode()
     return photo[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + photo[2:]
 
@@ -44,7 +44,7 @@ def ask(
 ) -> Answer:
     """Ask once.
 
-    Raises: OSError, http.client.HTTPException where no whole answer comes.
+    Raises: OSError, http.client.HTTPException without a complete answer.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
     try:
@@ -58,7 +58,7 @@ def ask(
 
 
 class Load:
-    """Clients of one service, until `end`: some that predict, one that makes jobs."""
+    """Clients of one service, until `end`: some predict, one creates jobs."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Load:
         self._webhook, self._ledger = webhook, ledger
         self._over, self._jobs_over = threading.Event(), threading.Event()
         self._made: list[str] = []  # jobs
-        self._open: dict[str, float] = {}  # those not seen to end: when to look again
+        self._open: dict[str, float] = {}  # unfinished ones: when to poll again
         plans = [*[self._predict] * predicting, self._make]
         self._threads = [
             threading.Thread(target=plan, args=(number, random.Random(f"{seed} {name} {number}")))  # noqa: S311
@@ -88,7 +88,7 @@ class Load:
             thread.start()
 
     def end(self) -> None:
-        """Let what was begun be answered, and what was accepted end; look at each job once more."""
+        """Finish started requests and accepted jobs; poll each job once more."""
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -98,7 +98,7 @@ class Load:
         self._jobs_over.set()
         for thread in self._pollers:
             thread.join()
-        for job_id in self._made:  # an outcome that changes is a second one
+        for job_id in self._made:  # a result that changes is a second one
             self._look(job_id)
 
     def _predict(self, number: int, rng: random.Random) -> None:
@@ -107,11 +107,13 @@ class Load:
             turn += 1
             name = f"{self._name}-predict-{number}-{turn}"
             self._ledger.asked(name)
-            # every fourth is a photo that was seen before, which a cache may answer
+            # every fourth is an earlier photo, which a cache may answer
             photo = rng.choice(self._photos)
             body = photo if turn % 4 == 0 else marked(photo, name)
             query = rng.choice(("", "", "?explain=cam"))
-            answer = self._insist(name, "POST", f"/predict/{query}", body, {"X-Request-Id": name})
+            answer = self._ask_until_answered(
+                name, "POST", f"/predict/{query}", body, {"X-Request-Id": name}
+            )
             if answer:
                 self._ledger.answered(name)
 
@@ -123,7 +125,7 @@ class Load:
             body, kind = form(marked(rng.choice(self._photos), key), self._webhook)
             headers = {"Content-Type": kind, "Idempotency-Key": key}
             query = rng.choice(("", "?explain=cam"))
-            answer = self._insist(key, "POST", f"/predictions{query}", body, headers)
+            answer = self._ask_until_answered(key, "POST", f"/predictions{query}", body, headers)
             if answer:
                 job_id = str(answer.document.get("id") or answer.document["prediction"])
                 self._ledger.job(key, job_id)
@@ -131,10 +133,10 @@ class Load:
                     self._made.append(job_id)
                     self._open[job_id] = 0.0
 
-    def _insist(
+    def _ask_until_answered(
         self, name: str, method: str, path: str, body: bytes, headers: dict[str, str]
     ) -> Answer | None:
-        """Ask until there is an answer that is no refusal."""
+        """Ask until the answer is not a refusal."""
         end = time.monotonic() + TRIES_S
         while time.monotonic() < end:
             began, wait_s = time.monotonic(), 0.1
@@ -164,7 +166,7 @@ class Load:
                     self._open.pop(due, None)
 
     def _look(self, job_id: str) -> bool:
-        """Ask how far a job is; note its end."""
+        """Poll a job; note its end."""
         began = time.monotonic()
         try:
             answer = ask(self._port, "GET", f"/predictions/{job_id}", headers=self._headers)
@@ -184,7 +186,7 @@ class Load:
 
 
 def form(photo: bytes, webhook: str) -> tuple[bytes, str]:
-    """Write a form of a photo and of where its end is told; return it and its Content-Type."""
+    """Return a form of a photo and a webhook address, and its Content-Type."""
     boundary = "chaos-boundary"
     parts = [("webhook", webhook.encode()), ("webhook_events_filter", b"prediction.completed")]
     lines = [
@@ -197,7 +199,7 @@ def form(photo: bytes, webhook: str) -> tuple[bytes, str]:
 
 
 class Receiver(ThreadingHTTPServer):
-    """Takes webhooks; the first attempt of one in ten is refused, and must come again."""
+    """Receives webhooks; rejects the first attempt of one in ten, which must come again."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""What goes wrong, each fault with its end: whatever is broken is whole again within seconds."""
+"""The faults, each with its end: whatever is broken works again within seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ledger import Ledger
 from stage import Clock, Disk, Model, Supervised
 from support.broker import Broker
 
-HOLD_S = (1.0, 4.0)  # how long a fault that holds goes on
+HOLD_S = (1.0, 4.0)  # duration of a lasting fault
 STALLED = 60  # connections
 MOST_JUMP_S = 300
 HEADS = (
@@ -27,12 +27,12 @@ HEADS = (
 
 
 class Scene(NamedTuple):
-    """All that faults are done to."""
+    """Everything that faults act on."""
 
     services: list[Supervised]
     workers: list[Supervised]
     ports: list[int]
-    servers: list[Broker]  # of the cache, and of the queue
+    servers: list[Broker]  # of the cache and of the queue
     disk: Disk
     clock: Clock
     model: Model
@@ -60,13 +60,13 @@ class Faults:
             self._kinds["clock jump"] = self._jump
 
     def run(self, end: float, calm_s: float) -> None:
-        """Do faults until *end* (time.monotonic): each kind once, by chance, then all again."""
+        """Run faults until *end* (time.monotonic): each kind once, in random order, then again."""
         names: list[str] = []
         while time.monotonic() < end:
             names = names or self._rng.sample(sorted(self._kinds), len(self._kinds))
             self._kinds[names.pop()]()
             time.sleep(self._rng.uniform(0.5, 1.5) * calm_s)
-        self._scene.clock.jump(MOST_JUMP_S)  # what waits for a later time is due
+        self._scene.clock.jump(MOST_JUMP_S)  # whatever waits for a later time is due
 
     @property
     def kinds(self) -> list[str]:
@@ -126,7 +126,7 @@ class Faults:
 
     @contextmanager
     def _holding(self, name: str) -> Iterator[None]:
-        """Do what follows, and let it hold for a while."""
+        """Start a fault and keep it for a while."""
         self._note(name)
         yield
         time.sleep(self._rng.uniform(*HOLD_S))

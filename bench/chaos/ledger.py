@@ -1,4 +1,4 @@
-"""What was asked, by id, and what came of it: the evidence, and what it proves."""
+"""A record of requests and results by id, and the rules that it proves."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import Any, NamedTuple
 
-SETTLE_S = 3.0  # after a kill, in which connections may still be seen to break
+SETTLE_S = 3.0  # after a kill, in which connections may break
 
 
 class Ended(NamedTuple):
-    """How a job ended, as one poll saw it."""
+    """The end of a job, as one poll saw it."""
 
     status: str
     slug: str
 
 
 class Ledger:
-    """Facts that clients, receivers and faults note while they run; every method may be called
-    from any thread.
-    """
+    """Facts that clients, receivers and faults note while they run; every method is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self.began = time.monotonic()
-        self.answers: dict[str, int] = {}  # of predictions, by request: how many 200s
+        self.answers: dict[str, int] = {}  # of predictions, by request: number of 200s
         self.refused = Counter[str]()  # with Retry-After, by slug
         self.broken = Counter[str]()  # connections, by what broke them
-        self.accepted: dict[str, str] = {}  # jobs, by the key that made them
+        self.accepted: dict[str, str] = {}  # jobs, by their Idempotency-Key
         self.ended: dict[str, set[Ended]] = defaultdict(set)
         self.delivered: dict[str, Counter[str]] = defaultdict(Counter)  # by job: webhook ids
         self.faults = Counter[str]()
@@ -46,7 +44,7 @@ class Ledger:
             self.answers[request] += 1
 
     def refusal(self, request: str, status: int, slug: str, retry_after: str) -> None:
-        """Note an answer that is none: it must say when to come again."""
+        """Note a refusal: it must have Retry-After."""
         with self._lock:
             if status in (429, 503) and retry_after.isdigit():
                 self.refused[slug] += 1
@@ -54,7 +52,7 @@ class Ledger:
                 self.violations.append(f"{request}: {status} {slug}, Retry-After {retry_after!r}")
 
     def broke(self, began: float, cause: str) -> None:
-        """Note a request, begun at *began*, whose connection ended without an answer."""
+        """Note a request, started at *began*, whose connection broke without an answer."""
         with self._lock:
             self.broken[cause] += 1
             self._breaks.append((began, time.monotonic(), cause))
@@ -81,7 +79,7 @@ class Ledger:
                 self._kills.append(time.monotonic())
 
     def verdict(self) -> list[str]:
-        """Return every rule that does not hold."""
+        """Return every broken rule."""
         return [*self.violations, *self._unanswered(), *self._jobs(), *self._unexplained()]
 
     def figures(self) -> dict[str, Any]:
@@ -118,7 +116,7 @@ class Ledger:
                 yield f"{key} ({job_id}): {len(self.delivered.get(job_id, ()))} webhooks by id"
 
     def _unexplained(self) -> Iterator[str]:
-        """Only a process that was killed may leave a connection without an answer."""
+        """Return broken connections that no kill explains."""
         for began, ended, cause in self._breaks:
             if not any(began - SETTLE_S <= kill <= ended for kill in self._kills):
                 yield f"{cause} at {ended - self.began:.1f} s, and nothing was killed"

@@ -1,6 +1,6 @@
-"""Two services as a platform would run them: each process that ends is started again.
+"""Two services as a platform runs them: each process that ends is started again.
 
-One keeps its queue in a file, on a small disk of its own; one has a broker and workers.
+One keeps its queue in a file on a small disk of its own; one has a broker and workers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DISK_MB = 16
 
 class Supervised:
     """A process that is started again whenever it ends; a *listener* stays open meanwhile, as with
-    systemd, so that callers wait in its queue instead of being refused.
+    systemd, so that clients wait in its queue instead of being refused.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Supervised:
         self._thread.start()
 
     def worker(self) -> int | None:
-        """Return the youngest child of gunicorn, which serves."""
+        """Return the youngest child of gunicorn, which serves requests."""
         return max(children(self.process.pid), default=None)
 
     def signal(self, number: int) -> None:
@@ -87,7 +87,7 @@ class Supervised:
 
 
 class Disk:
-    """A file system of DISK_MB in memory, in mounts of this process's own."""
+    """A file system of DISK_MB in memory, in mounts of this process."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -96,7 +96,7 @@ class Disk:
         self.mounted = subprocess.run(words, capture_output=True, check=False).returncode == 0
 
     def fill(self) -> None:
-        """Take the last byte."""
+        """Fill the disk completely."""
         with suppress(OSError), self._filler.open("ab", buffering=0) as file:
             while file.write(bytes(2**12)):
                 pass
@@ -110,7 +110,7 @@ class Disk:
 
 
 class Clock:
-    """What the services take for the time of day; needs a C compiler (see clock.c)."""
+    """The services' time of day; needs a C compiler (see clock.c)."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -124,13 +124,13 @@ class Clock:
             self.environment = {"LD_PRELOAD": str(library), **named}
 
     def jump(self, seconds: int) -> None:
-        """Be so many seconds off from now on."""
+        """Shift the time by so many seconds."""
         with self._file.open("r+b") as file:
             file.write(seconds.to_bytes(8, sys.byteorder, signed=True))
 
 
 class Model:
-    """A model's folder whose file can be replaced by a damaged one, and back."""
+    """A model folder whose file can be damaged and repaired."""
 
     def __init__(self, folder: Path) -> None:
         shutil.copytree(ROOT / "layers/model/macule/weights", folder)

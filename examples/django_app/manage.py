@@ -1,4 +1,4 @@
-"""Django's own command: `python manage.py runserver`."""
+"""Django's command: `python manage.py runserver`."""
 
 import os
 import sys

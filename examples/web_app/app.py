@@ -1,11 +1,11 @@
-"""A web application with an upload form, which has macule as its model service.
+"""A web application with an upload form that uses macule as its model service.
 
     pip install flask requests
     MACULE_URL=http://localhost:8080 flask --app examples/web_app/app.py run
 
-MACULE_KEY is the application's own key, where macule asks for one.
+MACULE_KEY is the application's own key, if macule requires one.
 
-Nothing is kept here: a photo goes on to macule as it came, and its answer into the page.
+Nothing is stored here: the photo goes to macule unchanged, and the answer into the page.
 """
 
 import os
@@ -20,12 +20,12 @@ from urllib3.util import Retry
 from werkzeug.exceptions import HTTPException
 
 MACULE_URL = os.environ.get("MACULE_URL", "http://localhost:8080").rstrip("/")
-CONNECT_S, READ_S = 3, 30  # macule waits 10 s for its turn, 10 s for memory, then decodes
+CONNECT_S, READ_S = 3, 30  # macule waits 10 s for a slot, 10 s for memory, then decodes
 MOST_BYTES = 10 * 2**20  # macule's own MAX_IMAGE_BYTES
 # A photo may be sent twice: predicting changes nothing, and a prediction has an Idempotency-Key.
 RETRY = Retry(
     total=3,
-    read=False,  # what took READ_S once is not begun again
+    read=False,  # a request that took READ_S once is not repeated
     allowed_methods=None,
     status_forcelist=(429, 503),
     backoff_factor=0.5,
@@ -72,21 +72,21 @@ def now():
 
 @app.post("/later")
 def later():
-    """Leave the photo in macule's queue; the page that is shown looks for the answer."""
+    """Put the photo into macule's queue; the page that is shown polls for the answer."""
     body = photo()
     # the same form sent twice is one prediction, with another photo it is another
     key = sha256(request.form.get("key", "").encode() + body).hexdigest()
     status, _, said = call(
         "POST", "/predictions", body, {"Prefer": "respond-async", "Idempotency-Key": key}
     )
-    # key-in-use, where the first of the two has not ended, names its prediction
+    # key-in-use, if the first of the two has not ended, names its prediction
     job = said.get("prediction") if status == 409 else said.get("id")
     return redirect(url_for("wait", job=job), 303) if job else answered(status, said)
 
 
 @app.get("/later/<job>")
 def wait(job):
-    """Ask whether the answer is there; if it is not, the page asks again, without a script."""
+    """Poll for the answer; without one, the page reloads itself, without a script."""
     seen = request.args.get("seen", "")
     if not re.fullmatch("[A-Za-z0-9_-]{1,64}", job) or not re.fullmatch("[!-~]{0,80}", seen):
         abort(404)
@@ -109,9 +109,9 @@ def photo():
 
 
 def call(method, path, body=None, headers=None):
-    """Ask macule, within bounded time; 502 or 504 where it does not answer.
+    """Send a request to macule, in bounded time; 502 or 504 without an answer.
 
-    Returns: status, headers, and what the JSON says; nothing where it is none.
+    Returns: status, headers, and the JSON; empty if there is none.
     """
     headers = {"Content-Type": "application/octet-stream", **(headers or {})}
     try:
@@ -127,10 +127,10 @@ def call(method, path, body=None, headers=None):
 
 
 def answered(status, said):
-    """Show an answer of macule's, or its problem document in words for visitors."""
+    """Show an answer of macule, or its problem document in words for visitors."""
     if said.get("status") == "succeeded":
         return render_template("answer.html", answer=said)
-    problem = said.get("error") or said  # a prediction that failed has its problem inside
+    problem = said.get("error") or said  # a failed prediction has its problem inside
     status = problem.get("status", status)
     return explained(status if status in SAY else 502, problem.get("detail"))
 
@@ -151,5 +151,5 @@ def private(response):
     response.headers["Content-Security-Policy"] = (
         "default-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     )
-    response.headers["Referrer-Policy"] = "no-referrer"  # who knows an answer's address may see it
+    response.headers["Referrer-Policy"] = "no-referrer"  # others may know its address
     return response

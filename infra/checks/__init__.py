@@ -1,4 +1,4 @@
-"""What is wrong with a template: its schema, the platform's rules, and the table of limits."""
+"""Checks of the templates: their schema, the platform's rules, and the table of limits."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from infra.checks.given import differ
 from infra.checks.terraform import valid
 from infra.limits import Limits
 
-# What each metric is, and so how its points may be aligned.
+# The kind of each metric, which determines how its points may be aligned.
 SHARE = ({"ALIGN_RATE", "ALIGN_DELTA"}, {"REDUCE_SUM"})
 PERCENTILE = ({"ALIGN_DELTA"}, {"REDUCE_PERCENTILE_99"})
 METRICS = {
@@ -25,7 +25,7 @@ METRICS = {
 
 
 def policies(text: str, table: Limits) -> Iterator[str]:
-    """Check the alert policies, with and without a host that anyone may call."""
+    """Check the alert policies, with and without a public host."""
     for host in ("", "host.example"):
         plan = hcl.plan(text, {"service": "the-service", "host": host})
         yield from valid(plan)
@@ -54,16 +54,16 @@ def policies(text: str, table: Limits) -> Iterator[str]:
 
 
 def _policy(name: str, body: Mapping[str, Any]) -> Iterator[str]:
-    """A policy looks at one metric, aligned as its kind can be."""
+    """Check that a policy has one metric, aligned as its kind allows."""
     condition = _condition(body)
-    said = str(condition.get("filter"))
-    metric = next((known for known in METRICS if f'metric.type = "{known}"' in said), None)
+    text = str(condition.get("filter"))
+    metric = next((known for known in METRICS if f'metric.type = "{known}"' in text), None)
     if metric is None:
-        yield f"{name}: {said} names no metric that is known here"
+        yield f"{name}: {text} names no metric that is known here"
         return
-    if name != "down" and 'service_name = "the-service"' not in said:
+    if name != "down" and 'service_name = "the-service"' not in text:
         yield f"{name}: it looks at every service"
-    if name == "down" and "google_monitoring_uptime_check_config.health" not in said:
+    if name == "down" and "google_monitoring_uptime_check_config.health" not in text:
         yield f"{name}: it looks at another uptime check"
     aligners, reducers = METRICS[metric]
     for step in condition.get("aggregations", []) + condition.get("denominator_aggregations", []):
@@ -78,7 +78,7 @@ def _policy(name: str, body: Mapping[str, Any]) -> Iterator[str]:
 def _uptime(body: Mapping[str, Any], host: str) -> Iterator[str]:
     check = body["http_check"][0]
     wanted = {"path": "/health/", "use_ssl": True, "validate_ssl": True}
-    yield from differ("uptime", check, wanted)  # /health/ asks for no key
+    yield from differ("uptime", check, wanted)  # /health/ needs no key
     if body["monitored_resource"][0]["labels"].get("host") != host:
         yield "uptime: it asks another host"
 

@@ -1,4 +1,4 @@
-"""SAM templates: what they deploy, for each value of their parameters, held to the table of limits.
+"""SAM templates: what they deploy, for each value of their parameters, compared with the table.
 
 The rules read the transformed and evaluated template; then linters read that and the source.
 """
@@ -40,16 +40,16 @@ def template(text: str, table: Limits) -> Iterator[str]:
     for values, plain in variants:
         found = plain.get("Resources", {})
         defaults = {name: body["Default"] for name, body in document["Parameters"].items()}
-        for said in _deployed(found, {**defaults, **values}, table):
-            yield f"with {values or 'the defaults'}: {said}"
+        for finding in _deployed(found, {**defaults, **values}, table):
+            yield f"with {values or 'the defaults'}: {finding}"
     for values, plain in variants:
-        for said in sam.lint(json.dumps(plain)):
-            yield f"with {values or 'the defaults'}: {said}"
+        for finding in sam.lint(json.dumps(plain)):
+            yield f"with {values or 'the defaults'}: {finding}"
     yield from sam.lint(text)
 
 
 def _moves_on(document: sam.Document) -> Iterator[str]:
-    """The alias takes up a changed layer, which has code and model, and a changed property."""
+    """Check that the alias follows changes of properties and of the layer, code and model."""
     before = _versions(sam.transform(document))
     for name, key, value in (("Layer", "ContentUri", "new.zip"), ("Predict", "Timeout", 1)):
         changed = json.loads(json.dumps(document))
@@ -76,7 +76,7 @@ def _deployed(found: Resources, values: sam.Values, table: Limits) -> Iterator[s
 def _function(
     found: Resources, values: sam.Values, function: Function, table: Limits
 ) -> Iterator[str]:
-    """The table's limits and the secrets of one function."""
+    """Check the table's limits and the secrets of one function."""
     name, body = function.name, _properties(found, function.name.title())
     reserved = function.max_instances if values.get("ReserveConcurrency") == "yes" else None
     wanted = {
@@ -106,7 +106,7 @@ def _function(
 
 
 def _access(found: Resources, values: sam.Values, title: str) -> Iterator[str]:
-    """Who may call a URL: its authentication, and both permissions where it is open."""
+    """Check who may call a URL: its authentication, and both permissions if it is open."""
     url = _properties(found, f"{title}Url")
     target = url.get("TargetFunctionArn")
     is_open = values.get("UrlAuth") == "NONE"
@@ -131,7 +131,7 @@ def _access(found: Resources, values: sam.Values, title: str) -> Iterator[str]:
 
 
 def _alias(found: Resources, values: sam.Values) -> Iterator[str]:
-    """What is called of predict is its alias, which moves on with every change."""
+    """Check that predict is called by its alias, which moves with every change."""
     targets = {
         "PredictUrl": _properties(found, "PredictUrl").get("TargetFunctionArn"),
         "the schedule": next(_of(found, "AWS::Scheduler::Schedule"), {})
@@ -142,11 +142,11 @@ def _alias(found: Resources, values: sam.Values) -> Iterator[str]:
         if target != {"Ref": "PredictAliaslive"}:
             yield f"{name} calls {target}, not the alias of predict"
     version = next(_of(found, "AWS::Lambda::Version"), {})
-    said = str(version.get("Description"))
+    description = str(version.get("Description"))
     for parameter in ("SnapStart", "Secret", "Revision"):
-        if str(values.get(parameter)) not in said:
-            yield f"a new {parameter} publishes no version: its description is {said!r}"
-    if said != _properties(found, "Predict").get("Description"):
+        if str(values.get(parameter)) not in description:
+            yield f"a new {parameter} publishes no version: its description is {description!r}"
+    if description != _properties(found, "Predict").get("Description"):
         yield "the descriptions of predict and of its version differ"
     applied = _properties(found, "Predict").get("SnapStart", {}).get("ApplyOn")
     wanted = "PublishedVersions" if values.get("SnapStart") == "yes" else "None"
@@ -155,7 +155,7 @@ def _alias(found: Resources, values: sam.Values) -> Iterator[str]:
 
 
 def _least_privilege(found: Resources) -> Iterator[str]:
-    """A function may write its log; the schedule may call predict; nobody may do everything."""
+    """Check that a function may only write its log, and the schedule only call predict."""
     for name, body in found.items():
         properties = body.get("Properties", {})
         if body.get("Type") == "AWS::IAM::Role":

@@ -1,4 +1,4 @@
-"""How a new version of predict replaces the one before on AWS: a canary, and alarms that end it."""
+"""How a new version of predict replaces the old one on AWS: a canary, and alarms that stop it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from infra.limits import Limits
 
 # CodeDeploy ends a deployment of Lambda after two days.
 MOST_MINUTES = 2880
-# By alarm: its metric, and how a minute's values are taken together.
+# By alarm: its metric, and how the values of a minute are combined.
 ALARMS = {
     "ErrorsAlarm": ("AWS/Lambda", "Errors", "Sum"),
     "FaultsAlarm": ("", "Faults", "Sum"),
@@ -19,7 +19,7 @@ ALARMS = {
     "SlowAlarm": ("AWS/Lambda", "Duration", "p99"),
     "MemoryAlarm": ("", "MaxMemoryUsed", "Maximum"),
 }
-# What of the log becomes a metric: by metric the pattern of a line, and its value.
+# Metrics from the log: the pattern of a line, and its value.
 FILTERS = {
     "Faults": ('{ $.event = "request" && ($.status = 500 || $.status = 503) }', "1"),
     "MaxMemoryUsed": ('{ $.type = "platform.report" }', "$.record.metrics.maxMemoryUsedMB"),
@@ -27,7 +27,7 @@ FILTERS = {
 
 
 def rules(found: Mapping[str, Any], table: Limits) -> Iterator[str]:
-    """Hold the canary and the alarms of an evaluated template to the table's [rollout]."""
+    """Compare the canary and the alarms of an evaluated template with the table's [rollout]."""
     yield from _canary(found, table)
     alarms = {name for name in found if found[name].get("Type") == "AWS::CloudWatch::Alarm"}
     wanted = set(ALARMS) if table.rollout.alarms else set()

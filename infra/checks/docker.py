@@ -1,4 +1,4 @@
-"""The image of the wheel, and compose.yaml, which runs it beside its queue."""
+"""The image of the wheel, and compose.yaml, which runs it with its queue."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ LASTING = {"--appendonly", "yes", "--maxmemory-policy", "noeviction"}
 
 
 def image(text: str, table: Limits) -> Iterator[str]:
-    """Check the Dockerfile: the table's Python, pins with hashes, the wheel, and nobody as user."""
-    said = instructions(text)
-    pythons = {rest.split()[0] for word, rest in said if word == "FROM"}
+    """Check the Dockerfile: the table's Python, hashed pins, the wheel, an unprivileged user."""
+    given = instructions(text)
+    pythons = {rest.split()[0] for word, rest in given if word == "FROM"}
     if pythons != {f"python:{table.python}-slim"}:
         yield f"Dockerfile: FROM is {sorted(pythons)}, not python:{table.python}-slim"
-    installs = [rest for word, rest in said if word == "RUN"]
+    installs = [rest for word, rest in given if word == "RUN"]
     if not any("--require-hashes" in rest for rest in installs):
         yield "Dockerfile: no package is installed by its hash"
-    if not any("dist/macule-*.whl" in rest for word, rest in said if word == "COPY"):
+    if not any("dist/macule-*.whl" in rest for word, rest in given if word == "COPY"):
         yield "Dockerfile: the wheel is not copied"
-    last = dict(said)
+    last = dict(given)
     yield from differ("Dockerfile", last, {"USER": "10001", "CMD": json.dumps(["macule", "serve"])})
     if "/health/" not in last.get("HEALTHCHECK", ""):
         yield f"Dockerfile: HEALTHCHECK is {last.get('HEALTHCHECK')}; it does not ask /health/"
 
 
 def compose(text: str, table: Limits) -> Iterator[str]:
-    """Check that each container is bounded, and that the queue keeps what it was given."""
+    """Check that each container has limits, and that the queue is persistent."""
     services = yaml.safe_load(text)["services"]
     for name, service in services.items():
         yield from differ(name, service, BOUND)

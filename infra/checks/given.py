@@ -1,4 +1,4 @@
-"""What a template gives beside what it should give."""
+"""Differences between a template's values and the expected ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from infra.checks.hcl import Unknown
 from infra.limits import Function, Limits
 
 SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
-HEALTH_PATHS = ("/health/", "/warmup/")  # routes that answer at once once a model is warm
+HEALTH_PATHS = ("/health/", "/warmup/")  # routes that answer at once when a model is warm
 
 
 def _or_unknown(kind: str) -> Callable[[Any, Any], bool]:
@@ -24,7 +24,7 @@ def _or_unknown(kind: str) -> Callable[[Any, Any], bool]:
     return lambda _, value: isinstance(value, Unknown) or known.is_type(value, kind)
 
 
-# What Terraform finds out later may be of any kind.
+# Values known after apply may have any type.
 KINDS = ("array", "boolean", "number", "object")
 Validator = extend(
     Draft7Validator,
@@ -35,7 +35,7 @@ Validator = extend(
 
 
 def schema(document: Any, name: str, part: str = "") -> Iterator[str]:
-    """Check *document* by a schema, or by one *part* of its definitions."""
+    """Check *document* with a schema, or with one *part* of its definitions."""
     schema = _read(name)
     if part and part not in schema["definitions"]:
         yield f"there is no schema of {part}"
@@ -59,7 +59,7 @@ def differ(where: str, given: Mapping[Any, Any], wanted: Mapping[str, Any]) -> I
 
 
 def instructions(dockerfile: str) -> list[tuple[str, str]]:
-    """Return the instructions of a Dockerfile and what each is given, in their order."""
+    """Return the instructions of a Dockerfile and their arguments, in order."""
     text = re.sub(r"^#.*\n", "", dockerfile, flags=re.MULTILINE).replace("\\\n", " ")
     parts = (line.partition(" ") for line in text.splitlines())
     return [(word, rest.strip()) for word, _, rest in parts]
@@ -79,7 +79,7 @@ def processors(given: Any) -> float:
 
 
 def service(document: Any, table: Limits) -> tuple[Function, dict[str, Any], dict[str, Any]]:
-    """Find the function that a service is of, its revision, and its container."""
+    """Return the function of a service, its revision, and its container."""
     name = str(document.get("metadata", {}).get("name", ""))
     function = table.health if name.endswith("-health") else table.predict
     spec = document.get("spec", {}).get("template", {}).get("spec", {})
@@ -100,12 +100,12 @@ def keys(
     table: Limits,
     items: list[dict[str, str]] | None = None,
 ) -> Iterator[str]:
-    """API_KEYS is a file of the secret, for predict and where the table asks for keys."""
+    """Check that API_KEYS is a file of the secret, for predict and if the table enables keys."""
     name, mount = f"{table.name}-keys", "/etc/secrets"
     wanted = table.api_keys and function.name == "predict"
-    said = [item for item in dicts(container, "env") if item.get("name") == "API_KEYS"]
-    if said != ([{"name": "API_KEYS", "value": f"{mount}/keys"}] if wanted else []):
-        yield f"env: API_KEYS is {said}"
+    values = [item for item in dicts(container, "env") if item.get("name") == "API_KEYS"]
+    if values != ([{"name": "API_KEYS", "value": f"{mount}/keys"}] if wanted else []):
+        yield f"env: API_KEYS is {values}"
     held = [item["secret"] for item in dicts(spec, "volumes") if "secret" in item]
     if held != ([{"secretName": name} | ({"items": items} if items else {})] if wanted else []):
         yield f"volumes: the secrets are {held}"
@@ -115,7 +115,7 @@ def keys(
 
 
 def traffic(document: Any, table: Limits) -> Iterator[str]:
-    """A canary's share, and the rest for the revision before it; without one no word of it."""
+    """Check a canary's share, and the rest for the previous revision; nothing without a canary."""
     share = table.rollout.canary_percent
     wanted = [
         {"revisionName": "PREVIOUS", "percent": 100 - share},

@@ -1,4 +1,4 @@
-"""Cloud Run services, and the Python that Google's buildpacks take for them."""
+"""Cloud Run services, and the Python version for Google's buildpacks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def version(text: str, table: Limits) -> Iterator[str]:
 
 
 def run_variables(function: Function) -> dict[str, str]:
-    """Say what a function is told on Cloud Run, whose sandbox may not show it its limit."""
+    """Return the variables of a function on Cloud Run, whose sandbox may hide its limit."""
     return {
         "MEMORY_LIMIT_MB": str(function.memory_mb),
         "CLOUD_RUN_TIMEOUT_SECONDS": str(function.timeout_s),
@@ -63,7 +63,7 @@ def run_variables(function: Function) -> dict[str, str]:
 def run_rules(
     function: Function, memory: Any, cpu: float, concurrency: Any, timeout_s: Any
 ) -> Iterator[str]:
-    """Check Cloud Run's own rules, and the table's figures."""
+    """Check Cloud Run's own rules, and the table's values."""
     name, memory_mb = function.name, _mebibytes(memory)
     if memory_mb != function.memory_mb:
         yield f"{name}: memory is {memory}, not {function.memory_mb}Mi"

@@ -1,4 +1,4 @@
-"""A Terraform file, evaluated for given variables as far as that goes without a cloud."""
+"""A Terraform file, evaluated for given variables without a cloud."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Block = dict[str, Any]
 
 
 class Unknown(str):
-    """The address of a value that only `terraform apply` finds out."""
+    """The address of a value that is known only after `terraform apply`."""
 
     __slots__ = ()
 
 
 class Plan(NamedTuple):
-    """What Terraform would make: bodies by address, without what has a count of 0."""
+    """What Terraform would create: bodies by address, without those with a count of 0."""
 
     settings: Block
     variables: dict[str, Block]
@@ -47,14 +47,14 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "trimprefix": lambda text, prefix: text.removeprefix(prefix),
 }
 KINDS = ("resource", "data", "module")
-ADDRESSED = {"path", "each", "terraform"}  # what else a reference may begin with
+ADDRESSED = {"path", "each", "terraform"}  # other beginnings of a reference
 
 
 def plan(text: str, given: Mapping[str, Any]) -> Plan:
     """Evaluate *text* with the variables *given*; others have their defaults.
 
-    Faults: references to what is not declared, or not made with these variables.
-    Raises: a lark error where it is no HCL, ValueError where it needs what is not evaluated here.
+    Faults: references to undeclared names, or to resources that these variables do not create.
+    Raises: a lark error for invalid HCL, ValueError for what is not evaluated here.
     """
     found: dict[str, list[tuple[list[str], Tree[Token]]]] = {}
     for kind, labels, body in _blocks(_parse(text)):
@@ -115,7 +115,7 @@ def _blocks(body: Tree[Token]) -> Iterator[tuple[str, list[str], Tree[Token]]]:
 
 
 def _body(body: Tree[Token], scope: Block, used: list[str]) -> Block:
-    """Evaluate a block's arguments, and its blocks as lists of bodies by their kind."""
+    """Evaluate a block's arguments, and its nested blocks as lists of bodies by type."""
     made = _arguments(body, scope, used)
     for kind, labels, inner in _blocks(body):
         if kind != "dynamic":
@@ -133,7 +133,7 @@ def _arguments(body: Tree[Token], scope: Block, used: list[str]) -> Block:
     for node in _trees(body):
         if node.data == "attribute":
             name, value = _trees(node)
-            waits = _text(name) == "depends_on"  # on what a count of 0 may leave out
+            waits = _text(name) == "depends_on"  # on resources that a count of 0 may remove
             made[_text(name)] = _value(value, scope, [] if waits else used)
     return made
 
@@ -172,7 +172,7 @@ def _value(node: Tree[Token], scope: Block, used: list[str]) -> Any:
 
 
 def _string(parts: list[Tree[Token]], of: Callable[[Tree[Token]], Any]) -> str:
-    """Put a string's parts together; one that is a single unknown stays one."""
+    """Join a string's parts; a single unknown part stays unknown."""
     read = [of(_trees(inner[0])[0]) if (inner := _trees(part)) else _plain(part) for part in parts]
     if len(read) == 1 and isinstance(read[0], Unknown):
         return read[0]
@@ -196,7 +196,7 @@ def _call(parts: list[Tree[Token]], of: Callable[[Tree[Token]], Any]) -> Any:
 
 
 def _reference(node: Tree[Token], scope: Block, used: list[str]) -> Any:
-    """Look up a variable or what a dynamic block goes through; all else is known after apply."""
+    """Look up a variable or the iterator of a dynamic block; others are known after apply."""
     address = _text(node)
     first, _, rest = address.partition(".")
     held = scope.get(first, {})
@@ -220,5 +220,5 @@ def _trees(node: Tree[Token]) -> list[Tree[Token]]:
 
 
 def _text(node: Tree[Token]) -> str:
-    """Return what a node was written as, without the marks around a string."""
+    """Return the text of a node, without the quotes of a string."""
     return "".join(str(token) for token in node.scan_values(lambda _: True)).strip('" ')

@@ -1,4 +1,4 @@
-"""Knative services, and the images that they run."""
+"""Knative services and their images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from infra.limits import Limits
 
 
 def pod(text: str, table: Limits) -> Iterator[str]:
-    """Check a Knative service: Cloud Run's schema, and a pod that may do as little as it needs."""
+    """Check a Knative service: Cloud Run's schema, and a pod with least privileges."""
     document = yaml.safe_load(text)
     function, spec, container = service(document, table)
     security = container.pop("securityContext", {})
@@ -51,7 +51,7 @@ def pod(text: str, table: Limits) -> Iterator[str]:
             "timeoutSeconds": function.timeout_s,
         },
     )
-    # a cluster takes a nodeSelector only by a feature flag, which most have no need of
+    # a cluster accepts a nodeSelector only with a feature flag, which few have
     machine = platforms.OCI[table.architecture]
     wanted_nodes = {} if machine == "amd64" else {"kubernetes.io/arch": machine}
     if spec.get("nodeSelector", {}) != wanted_nodes:
@@ -62,18 +62,18 @@ def pod(text: str, table: Limits) -> Iterator[str]:
     yield from scale(document, function, "max-scale")
     yield from traffic(document, table)
     yield from probes(container, "readinessProbe", "livenessProbe")
-    warm = function.name == "predict" and not table.api_keys  # /warmup/ asks for a key
+    warm = function.name == "predict" and not table.api_keys  # /warmup/ needs a key
     ready = container.get("readinessProbe", {}).get("httpGet", {})
     if ready != {"path": "/warmup/" if warm else "/health/"}:
         yield f"readinessProbe: it asks {ready}"
 
 
 def image(text: str, table: Limits) -> Iterator[str]:
-    """Check a Dockerfile: the table's Python, and nobody as its user."""
-    said = dict(instructions(text))
+    """Check a Dockerfile: the table's Python, and an unprivileged user."""
+    given = dict(instructions(text))
     machine = platforms.OCI[table.architecture]
     image = f"--platform=linux/{machine} python:{table.python}-slim"
     wanted = {"FROM": image, "USER": "10001", "COPY": ". ."}
-    yield from differ("Dockerfile", said, wanted)
-    if '"infra.serve"' not in said.get("CMD", ""):
-        yield f"Dockerfile: CMD is {said.get('CMD')}; it does not run infra.serve"
+    yield from differ("Dockerfile", given, wanted)
+    if '"infra.serve"' not in given.get("CMD", ""):
+        yield f"Dockerfile: CMD is {given.get('CMD')}; it does not run infra.serve"

@@ -1,4 +1,4 @@
-"""nginx in front of the service: bytes and time from the table, and what is passed on."""
+"""nginx in front of the service: size and time limits of the table, and what is passed on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from infra.limits import MB, Limits
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "layers/model/macule/server/configuration.py"
 FORM_BYTES = 2**16  # of a body beside its image: macule/http/uploads/parsing.py
-# name, a space, arguments, a semicolon; a text in quotes may hold any of these
+# name, a space, arguments, a semicolon; a quoted text may contain any of these
 DIRECTIVE = re.compile(r"""^\s*([a-z_]+)\s+((?:'[^']*'|[^;'#{}])+);""", re.MULTILINE)
 WANTED = {
     "proxy_http_version": "1.1",
-    "proxy_request_buffering": "on",  # else a slow sender takes a slot of macule
-    "proxy_max_temp_file_size": "0",  # no answer on a disk
+    "proxy_request_buffering": "on",  # otherwise a slow sender takes a slot of macule
+    "proxy_max_temp_file_size": "0",  # no answer on disk
     "gzip": "off",
 }
 HEADERS = {"Connection": '""', "Host": "$host", "X-Forwarded-For": "$remote_addr"}
@@ -44,6 +44,6 @@ def proxy(text: str, table: Limits) -> Iterator[str]:
 
 
 def gunicorn_keeps_s() -> int:
-    """Read how long gunicorn keeps an idle connection."""
+    """Return how long gunicorn keeps an idle connection."""
     text = CONFIGURATION.read_text()
     return int(re.findall(r"^keepalive = (\d+)", text, re.MULTILINE)[0])

@@ -1,4 +1,4 @@
-"""Render Blueprints, and the workflow that pings what they deploy."""
+"""Render Blueprints, and the workflow that pings the deployed service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""systemd units: memory and time from the table, and how a service stops and starts."""
+"""systemd units: memory and time of the table, and how a service stops and starts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from infra.limits import Limits
 
 SOCKET = "127.0.0.1:8080"  # the proxy on the same machine connects to it
 Options = dict[str, list[str]]  # of all sections; a name may be given several times
-# Who starts macule, and what it may reach: the rest is judged by `systemd-analyze security`.
+# The user of macule and what it can reach; `systemd-analyze security` rates the rest.
 WANTED = {
-    "KillMode": "mixed",  # gunicorn and macule tell their own processes
+    "KillMode": "mixed",  # gunicorn and macule signal their own processes
     "Restart": "always",
-    "MemorySwapMax": "0",  # a limit that swap extends bounds nothing
+    "MemorySwapMax": "0",  # swap would extend the limit
     "DynamicUser": "yes",
     "ProtectSystem": "strict",
     "NoNewPrivileges": "yes",
@@ -48,7 +48,7 @@ def socket(text: str, table: Limits) -> Iterator[str]:
 
 
 def keys(text: str, table: Limits) -> Iterator[str]:
-    """Check the drop-in that hands API keys to the service."""
+    """Check the drop-in that passes API keys to the service."""
     options = _options(text)
     (credential,) = options.get("LoadCredential", [":"])
     name, _, path = credential.partition(":")

@@ -15,7 +15,7 @@ from infra.checks.google import run_rules, run_variables
 from infra.limits import Limits
 
 ALARMS = Path(__file__).resolve().parent.parent / "gcp/alarms/main.tf"
-# Versions that infra/schemas/terraform.schema.json was taken from, and Terraform's own.
+# Versions of infra/schemas/terraform.schema.json, and of Terraform itself.
 CHECKED = {"google": "6.50.0", "archive": "2.7.1", "terraform": "1.9.0"}
 META = {"count", "depends_on", "lifecycle", "source"}
 RUNTIME, SCHEDULER = (
@@ -51,7 +51,7 @@ def functions(text: str, table: Limits) -> Iterator[str]:
 
 
 def valid(plan: hcl.Plan) -> Iterator[str]:
-    """What Terraform itself would refuse, and versions that nobody has looked at."""
+    """Report what Terraform itself would reject, and unknown versions."""
     yield from plan.faults
     yield from _versions(plan.settings)
     for address, body in plan.resources.items():
@@ -105,16 +105,16 @@ def _functions(plan: hcl.Plan, table: Limits) -> Iterator[str]:
 
 
 def _secrets(plan: hcl.Plan, key: str) -> Iterator[str]:
-    """Keys come from Secret Manager alone, where there are some."""
+    """Check that keys come only from Secret Manager, if enabled."""
     predict, health = (_service(plan, name) for name in ("predict", "health"))
     mounted = [
         (volume.get("mount_path"), volume.get("secret"), version.get("path"))
         for volume in predict.get("secret_volumes", [])
         for version in volume.get("versions", [])
     ]
-    said = predict.get("environment_variables", {}).get("API_KEYS")
-    if (said, mounted) != ((f"{MOUNT}/{FILE}", [(MOUNT, "api", FILE)]) if key else ("", [])):
-        yield f"predict: API_KEYS is {said!r} and {mounted} are mounted"
+    value = predict.get("environment_variables", {}).get("API_KEYS")
+    if (value, mounted) != ((f"{MOUNT}/{FILE}", [(MOUNT, "api", FILE)]) if key else ("", [])):
+        yield f"predict: API_KEYS is {value!r} and {mounted} are mounted"
     named = [
         (item.get("key"), item.get("secret"))
         for item in health.get("secret_environment_variables", [])
@@ -126,7 +126,7 @@ def _secrets(plan: hcl.Plan, key: str) -> Iterator[str]:
 
 
 def _access(plan: hcl.Plan, public: bool, key: str) -> Iterator[str]:
-    """Who may do what: nobody has a role of the project."""
+    """Check permissions: nobody has a role of the whole project."""
     allowed = {("roles/run.invoker", f"serviceAccount:${{{SCHEDULER}}}", _name("predict"))}
     if public:
         allowed |= {("roles/run.invoker", "allUsers", _name(one)) for one in ("predict", "health")}
@@ -175,17 +175,17 @@ def _met(body: Mapping[str, Any]) -> bool:
 
 
 def _module(plan: hcl.Plan, public: bool, alarms: bool) -> Iterator[str]:
-    """The alert policies are made where they are asked for, and given what they need."""
+    """Check that the alert policies are created on request, with their inputs."""
     module = plan.resources.get("module.alarms")
     if (module is not None) != alarms:
         yield f"alarms is {alarms}, and the module is {module}"
     if module is None:
         return
     takes = hcl.plan(ALARMS.read_text(), {}).variables
-    said = {key for key in module if key not in META}
-    if unknown := said - set(takes):
+    inputs = {key for key in module if key not in META}
+    if unknown := inputs - set(takes):
         yield f"module.alarms: it takes no {sorted(unknown)}"
-    if missing := {name for name, body in takes.items() if "default" not in body} - said:
+    if missing := {name for name, body in takes.items() if "default" not in body} - inputs:
         yield f"module.alarms: it lacks {sorted(missing)}"
     if module.get("service") != _name("predict") or bool(module.get("host")) != public:
         yield f"module.alarms: it looks at {module.get('service')}, {module.get('host')!r}"

@@ -1,4 +1,4 @@
-"""Faults under a steady load for a minute: each request is answered, each job ends, once."""
+"""A minute of faults under a steady load: each request is answered and each job ends once."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from support.service import ROOT
 
 @pytest.mark.slow
 def test_a_minute_of_faults_loses_nothing(tmp_path: Path) -> None:
-    """Kills, stops, a full disk, stalled senders, a jumping clock: no rule of the report breaks."""
+    """After kills, stops, a full disk, stalled senders and clock jumps, no rule is broken."""
     report = tmp_path / "report.json"
     command = [sys.executable, "bench/chaos", "--seconds", "60", "--seed", "1", "--out", report]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -19,7 +19,7 @@ from support.service import ROOT, needs_tensorflow
 
 from infra import bundle
 
-# Of every Linux, or installed by what "You need" says; not run here.
+# Present on every Linux, or installed by the section "You need"; not run here.
 CLOUD = {"aws", "docker", "gcloud", "gh", "kubectl", "sam", "terraform"}
 SYSTEM = {"cp", "curl", "echo", "export", "git", "install", "mkdir", "nginx", "python3"}
 SYSTEM |= {"pip", "rm", "sed", "systemctl"}
@@ -32,7 +32,7 @@ DEPLOY = [block for block in ALL if block.page == "docs/deploy.md"]
 
 
 def words(text: str) -> Iterator[list[str]]:
-    """Yield the words of each simple command; what `$(...)` runs is one of its own."""
+    """Yield the words of each simple command; the content of `$(...)` is a command of its own."""
     text = text.replace("\\\n", " ")
     for inner in INNER.findall(text):
         yield from words(inner)
@@ -51,7 +51,7 @@ def words(text: str) -> Iterator[list[str]]:
 
 
 def program(command: list[str]) -> list[str]:
-    """Drop the variables that are set for a command."""
+    """Remove the variables that are set for a command."""
     rest = list(command)
     while rest and re.fullmatch(r"[A-Z_]+=.*", rest[0]):
         rest.pop(0)
@@ -68,14 +68,14 @@ def called(name: str) -> list[list[str]]:
 
 
 def test_commands_are_found() -> None:
-    """What is read below is there: pages with commands, each cloud's program, macule's own."""
+    """The pages contain commands, and among them are macule's and each cloud's own."""
     assert {rest[0] for _, rest in COMMANDS} >= {*CLOUD, "make", "curl", ".venv/bin/macule"}
     assert len(COMMANDS) > 100
 
 
 @pytest.mark.parametrize("page", sorted({block.page for block in ALL}))
-def test_every_program_is_where_it_is_called(page: str) -> None:
-    """A command begins with a program of the system or of a cloud, or one that make installs."""
+def test_every_program_exists_where_it_is_called(page: str) -> None:
+    """A command begins with a program of the system, of a cloud, or one that make installs."""
     for block, (name, *_) in COMMANDS:
         if block.page != page or name in SYSTEM | CLOUD | {"make"} or name.startswith("build/"):
             continue
@@ -85,15 +85,15 @@ def test_every_program_is_where_it_is_called(page: str) -> None:
         assert (ROOT / name).exists(), (block, name)
 
 
-def test_every_target_is_one_of_make() -> None:
+def test_every_make_target_exists() -> None:
     """`make X` names a target of the Makefile."""
     for rest in called("make"):
         for target in (word for word in rest[1:] if "=" not in word):
             assert re.search(rf"^{re.escape(target)}\b.*:", MAKEFILE, re.MULTILINE), target
 
 
-def test_every_module_is_there() -> None:
-    """`python -m X` names a module of ours or of the standard library."""
+def test_every_module_exists() -> None:
+    """`python -m X` names a module of this project or of the standard library."""
     found = [rest[2] for _, rest in COMMANDS if rest[0].endswith("python") and rest[1] == "-m"]
     for name in found:
         assert importlib.util.find_spec(name), name
@@ -112,22 +112,24 @@ def test_every_module_is_there() -> None:
     ],
 )
 def test_macules_options_exist(arguments: list[str]) -> None:
-    """The command's own parser takes every line that calls it."""
+    """macule's own parser accepts every line that calls it."""
     arguments = [re.sub(r"^\$\{?URL\}?$", "https://macule.example", word) for word in arguments]
 
     assert main.parser(arguments).parse_args(arguments).run
 
 
-def test_every_file_is_there() -> None:
-    """A path into the repository is in it; one below build/ is a bundle, or made, or explained."""
+def test_every_file_exists() -> None:
+    """A path in the repository exists; a path below build/ is built or explained."""
     made = {
         place
         for block in ALL
         for place in re.findall(r"> (build/\S+)|venv (build/\S+)", block.text)
     }
-    told = re.findall(r"`(build/\w+\.txt)`", "".join((ROOT / page).read_text() for page in PAGES))
+    explained = re.findall(
+        r"`(build/\w+\.txt)`", "".join((ROOT / page).read_text() for page in PAGES)
+    )
     known = (
-        {*told}
+        {*explained}
         | {name for pair in made for name in pair if name}
         | {f"build/{name}" for name in bundle.TREES}
     )
@@ -140,8 +142,8 @@ def test_every_file_is_there() -> None:
                 assert any(path == name or path.startswith(f"{name}/") for name in known), path
 
 
-def test_terraforms_names_are_the_templates() -> None:
-    """Each `-var` is a variable of main.tf, none that it requires is missing; so are outputs."""
+def test_terraform_names_match_the_templates() -> None:
+    """Each `-var` is a variable of main.tf, and no required variable or output is missing."""
     for rest in called("terraform"):
         text = (ROOT / rest[1].removeprefix("-chdir=") / "main.tf").read_text()
         variables = set(re.findall(r'^variable "(\w+)"', text, re.MULTILINE))
@@ -160,8 +162,8 @@ def test_terraforms_names_are_the_templates() -> None:
     assert named <= set(re.findall(r'^variable "(\w+)"', modules, re.MULTILINE))
 
 
-def test_sams_names_are_the_templates() -> None:
-    """Parameters, outputs and functions that are named for AWS are those of template.yaml."""
+def test_sam_names_match_the_template() -> None:
+    """Parameters, outputs and functions named for AWS are those of template.yaml."""
     names = yaml.load(SAM, Loader=_Plain)  # noqa: S506
     text = "".join(block.text for block in DEPLOY)
     pages = "".join((ROOT / page).read_text() for page in ("docs/deploy.md", "docs/operate.md"))
@@ -179,8 +181,8 @@ def test_sams_names_are_the_templates() -> None:
     }
 
 
-def test_services_have_the_templates_names() -> None:
-    """Services of Cloud Run and Knative, and units of systemd, are called what the files say."""
+def test_service_names_match_the_templates() -> None:
+    """Services of Cloud Run and Knative, and systemd units, have the names of the templates."""
     text = "".join(block.text for block in ALL)
     names = {
         yaml.safe_load((ROOT / f"infra/{folder}/{name}.yaml").read_text())["metadata"]["name"]
@@ -196,8 +198,8 @@ def test_services_have_the_templates_names() -> None:
             assert re.sub(r"@\d+", "@", suffixed) in units, unit
 
 
-def test_the_variables_that_are_used_are_set() -> None:
-    """A `$NAME` in a section is set by a command of the same section before it."""
+def test_variables_are_set_before_use() -> None:
+    """A `$NAME` in a section is set by an earlier command of that section."""
     for page, section in {(block.page, block.section) for block in DEPLOY}:
         known: set[str] = {"MAINPID"}
         for block in DEPLOY:
@@ -209,19 +211,19 @@ def test_the_variables_that_are_used_are_set() -> None:
 
 
 class _Plain(yaml.SafeLoader):
-    """Reads CloudFormation's tags as what they hold."""
+    """Reads CloudFormation's tags as their content."""
 
 
 _Plain.add_multi_constructor("!", lambda _loader, _suffix, node: node.value)
 
 
-def test_a_slip_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An option, a file, a target and a program that are not there are each found."""
+def test_each_mistake_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing option, file, target and program are each detected."""
     slips = {
-        test_every_target_is_one_of_make: "make bundel",
-        test_every_file_is_there: "cp infra/systemd/macule.sokcet /etc",
-        test_terraforms_names_are_the_templates: "terraform -chdir=infra/gcp apply -var projekt=x",
-        test_services_have_the_templates_names: "systemctl restart maculex",
+        test_every_make_target_exists: "make bundel",
+        test_every_file_exists: "cp infra/systemd/macule.sokcet /etc",
+        test_terraform_names_match_the_templates: "terraform -chdir=infra/gcp apply -var projekt=x",
+        test_service_names_match_the_templates: "systemctl restart maculex",
     }
     for check, line in slips.items():
         monkeypatch.setitem(globals(), "COMMANDS", [(ALL[0], rest) for rest in words(line)])
@@ -229,6 +231,6 @@ def test_a_slip_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
             check()
     monkeypatch.setitem(globals(), "COMMANDS", [(ALL[0], ["macule", "serve"])])
     with pytest.raises(AssertionError):
-        test_every_program_is_where_it_is_called(ALL[0].page)
+        test_every_program_exists_where_it_is_called(ALL[0].page)
     with pytest.raises(SystemExit):
         test_macules_options_exist(["serve", "--prot", "80"])

@@ -1,4 +1,4 @@
-"""docs/python.md and examples/notebook.py: each snippet runs, and says what stands below it."""
+"""docs/python.md and examples/notebook.py: each snippet runs and prints what the page shows."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from macule.registry import local
 from support.service import ROOT
 
 PAGE = (ROOT / "docs/python.md").read_text()
-PYTHON = str(ROOT / ".venv/bin/python")  # what serves: neither TensorFlow nor tools are there
+PYTHON = str(ROOT / ".venv/bin/python")  # the serving environment: neither TensorFlow nor tools
 RUN = """
 import contextlib, io, json, sys
 told, names = [], {}
@@ -27,7 +27,7 @@ FIGURE = r"\d+\.\d+"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with what the page's snippets read."""
+    """Create a folder with the files that the page's snippets read."""
     (tmp_path / "photos").mkdir()
     for name in ("photo.jpg", "photos/one.jpg", "photos/two.jpg"):
         shutil.copy(ROOT / "examples/spot.jpg", tmp_path / name)
@@ -36,8 +36,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_snippet_says_what_is_printed(folder: Path) -> None:
-    """All Python of the page runs in its order; the texts below it are its output."""
+def test_every_snippet_prints_what_the_page_shows(folder: Path) -> None:
+    """The page's Python runs in order and prints the texts below it."""
     parts = re.findall(r"^```(python|text)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     code = [text for kind, text in parts if kind == "python"]
     printed = [
@@ -66,7 +66,7 @@ def test_every_snippet_says_what_is_printed(folder: Path) -> None:
 
 
 def test_every_name_is_on_the_page() -> None:
-    """What the package exports is described, and so is each argument of `load`."""
+    """The page describes every exported name and every argument of `load`."""
     arguments = set(macule.load.__annotations__) - {"model", "return"}
     names = {*macule.__all__, *arguments} - {"__version__", "errors"}
 
@@ -78,7 +78,7 @@ def test_every_name_is_on_the_page() -> None:
 
 
 def test_the_notebook_runs(tmp_path: Path) -> None:
-    """Every cell of the example runs from any folder, and prints what it found."""
+    """Every cell of the example runs from any folder and prints its result."""
     done = subprocess.run(
         [PYTHON, str(ROOT / "examples/notebook.py")],
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""The clients of examples/: run as they say, beside a real macule and beside services that fail."""
+"""The clients of examples/ against a real macule and against services that fail."""
 
 import json
 import os
@@ -32,7 +32,7 @@ GOOD = {"id": "7", "status": "succeeded", "predictions": []}
 
 
 class Ended(NamedTuple):
-    """What a command said at its end."""
+    """The outcome of a command."""
 
     code: int
     out: str
@@ -64,7 +64,7 @@ def client(request: pytest.FixtureRequest) -> Client:
 
 @pytest.fixture(scope="module")
 def pages() -> Iterator[str]:
-    """Serve examples/ from an origin of its own, and yield its address."""
+    """Serve examples/ from its own origin and yield the address."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -83,17 +83,17 @@ def macule(pages: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 
 @pytest.fixture(scope="module")
-def narrow(pages: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service whose slots `crowded` can hold."""
+def few_slots(pages: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Run a service whose slots `crowded` can occupy."""
     settings = {"ALLOWED_ORIGINS": pages, "MAX_WAITING": "0", "THREADS": "32"}
-    with running(READS_IN_SLOTS, tmp_path_factory.mktemp("narrow"), **settings) as service:
+    with running(READS_IN_SLOTS, tmp_path_factory.mktemp("few_slots"), **settings) as service:
         service.predict(photo())
         yield service
 
 
 @pytest.fixture(scope="module")
 def page(pages: str, browser: Browser) -> Iterator[Page]:
-    """The example page in a real browser."""
+    """Open the example page in a real browser."""
     with browser.new_page() as page:
         page.goto(f"{pages}/predict.html")
         yield page
@@ -116,7 +116,7 @@ Turn = tuple[int, dict[str, str], dict[str, Any]]
 
 @contextmanager
 def scripted(*turns: Turn) -> Iterator[tuple[str, list[Call]]]:
-    """Answer with *turns*, one after the other, and the last for ever; yield what was asked too."""
+    """Answer with *turns* in order, then repeat the last; yield the requests as well."""
     left, calls = list(turns), []
 
     class Script(BaseHTTPRequestHandler):
@@ -143,7 +143,7 @@ def scripted(*turns: Turn) -> Iterator[tuple[str, list[Call]]]:
 
 @contextmanager
 def hanging(head: bytes = b"") -> Iterator[str]:
-    """Accept connections, say *head* and then a byte now and again, and never end."""
+    """Accept connections, send *head* and then a byte now and then, and never end."""
     over = Event()
 
     class Hang(BaseHTTPRequestHandler):
@@ -154,7 +154,7 @@ def hanging(head: bytes = b"") -> Iterator[str]:
                     if head:
                         self.wfile.write(b" ")
             except OSError:
-                pass  # whoever asked is gone, as is meant
+                pass  # the client has closed the connection, as intended
 
     with serving(Hang) as url:
         try:
@@ -164,15 +164,15 @@ def hanging(head: bytes = b"") -> Iterator[str]:
 
 
 def closed() -> str:
-    """Return an address where nobody listens."""
+    """Return an address on which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 @contextmanager
-def crowded(service: Service) -> Iterator[Callable[[], None]]:
-    """Hold all slots of *service* with photos that do not end, until what is yielded is called."""
+def all_slots_taken(service: Service) -> Iterator[Callable[[], None]]:
+    """Occupy all slots of *service* with unfinished photos until the yielded function is called."""
 
     def slots() -> dict[str, int]:
         found: dict[str, int] = service.call("GET", "/memory/").json()["slots"]
@@ -205,7 +205,7 @@ def address(service: Service) -> str:
 
 @pytest.mark.parametrize("way", [(), ("--later",)], ids=["now", "later"])
 def test_a_photo_gets_its_answer(client: Client, macule: Service, way: tuple[str, ...]) -> None:
-    """At once and by way of the queue: the JSON on stdout, nothing on stderr, exit code 0."""
+    """Directly and through the queue: the JSON on stdout, nothing on stderr, exit code 0."""
     ended = client(*way, SPOT, address(macule) + "/")
     answer = json.loads(ended.out)
 
@@ -214,10 +214,10 @@ def test_a_photo_gets_its_answer(client: Client, macule: Service, way: tuple[str
 
 
 @pytest.mark.parametrize("way", [(), ("--later",)], ids=["now", "later"])
-def test_a_text_file_is_a_problem_in_words(
+def test_a_text_file_is_reported_as_a_problem(
     client: Client, macule: Service, way: tuple[str, ...]
 ) -> None:
-    """The problem document's status, title, detail and request id on stderr; exit code 1."""
+    """stderr has the problem's status, title, detail and request id; the exit code is 1."""
     ended = client(*way, "README.md", address(macule))
 
     assert (ended.code, ended.out) == (1, "")
@@ -225,12 +225,12 @@ def test_a_text_file_is_a_problem_in_words(
     assert ended.err.rstrip()[-25:-1].isalnum()
 
 
-def test_a_busy_service_is_asked_again(client: Client, narrow: Service) -> None:
-    """While a real service has all its slots taken it answers 503; a moment later it serves."""
-    with crowded(narrow) as end:
+def test_a_busy_service_is_retried(client: Client, few_slots: Service) -> None:
+    """A service with all slots taken answers 503; the client tries again and gets its answer."""
+    with all_slots_taken(few_slots) as end:
         timer = Thread(target=lambda: (sleep(1.5), end()))
         timer.start()
-        ended = client(SPOT, address(narrow))
+        ended = client(SPOT, address(few_slots))
         timer.join()
 
     assert (ended.code, ended.err) == (0, "")
@@ -238,25 +238,25 @@ def test_a_busy_service_is_asked_again(client: Client, narrow: Service) -> None:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return a file that is refused long before all of it is sent."""
+    """Return a file that is rejected long before it is sent completely."""
     path = tmp_path_factory.mktemp("large") / "large.jpg"
     with path.open("wb") as file:
         file.truncate(40 * 2**20)
     return str(path)
 
 
-def test_a_file_that_is_far_too_large_is_a_problem_in_words(
+def test_a_file_that_is_far_too_large_is_reported_as_a_problem(
     client: Client, macule: Service, large: str
 ) -> None:
-    """The answer comes while the file is being sent, and is shown, not a broken connection."""
+    """The client shows the answer that arrives during the upload, not a broken connection."""
     ended = client(large, address(macule))
 
     assert ended.code == 1
     assert ended.err.startswith("413 Too many bytes: ")
 
 
-def test_a_photo_that_is_not_sent_in_time_is_a_problem_in_words(client: Client) -> None:
-    """A 408 that comes before the photo, and the end of the connection behind it."""
+def test_an_upload_timeout_is_reported_as_a_problem(client: Client) -> None:
+    """The client shows a 408 that arrives before the photo is sent."""
     body = '{"status":408,"title":"The body came too slowly","detail":"d"}'
     reply = f"HTTP/1.1 408 x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -270,7 +270,7 @@ def test_a_photo_that_is_not_sent_in_time_is_a_problem_in_words(client: Client) 
 
 
 def refuse(listener: socket.socket, reply: bytes) -> None:
-    """Answer one connection before its body is read; then drop the body."""
+    """Answer one connection before reading its body, then drop the body."""
     connection, _ = listener.accept()
     with connection:
         connection.recv(1000)
@@ -280,11 +280,11 @@ def refuse(listener: socket.socket, reply: bytes) -> None:
             pass
 
 
-def test_a_service_that_stays_busy_is_given_up(client: Client, narrow: Service) -> None:
-    """Tries and waits end within the time allowed, with the service's own words."""
-    with crowded(narrow):
+def test_the_client_gives_up_on_a_busy_service(client: Client, few_slots: Service) -> None:
+    """Attempts and waits end within the time limit, with the service's own message."""
+    with all_slots_taken(few_slots):
         began = monotonic()
-        ended = client(SPOT, address(narrow), MACULE_TIMEOUT_S="3")
+        ended = client(SPOT, address(few_slots), MACULE_TIMEOUT_S="3")
         took = monotonic() - began
 
     assert ended.code == 1
@@ -293,23 +293,23 @@ def test_a_service_that_stays_busy_is_given_up(client: Client, narrow: Service) 
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_tries_are_bounded_and_waits_as_told(client: Client, status: int) -> None:
-    """Five tries at most; a wait longer than the time allowed is not begun."""
+def test_attempts_are_bounded_and_waits_follow_retry_after(client: Client, status: int) -> None:
+    """The client tries five times at most and starts no wait beyond the time limit."""
     problem = {"status": status, "title": "Not now", "detail": "Later.", "request_id": "abc"}
     with scripted((status, {"Retry-After": "0"}, problem)) as (url, calls):
         tired = client(SPOT, url)
         tries = len(calls)
     with scripted((status, {"retry-after": "3600"}, problem)) as (url, calls):
-        told = client(SPOT, url)
+        outcome = client(SPOT, url)
 
         assert len(calls) == 1
     assert tries == 5
-    assert tired.code == told.code == 1
+    assert tired.code == outcome.code == 1
     assert tired.err.startswith(f"{status} Not now: Later. (request ")
 
 
-def test_time_is_bounded(client: Client) -> None:
-    """A service that never answers, or never ends its answer, is left; the request has an id."""
+def test_the_time_limit_holds(client: Client) -> None:
+    """The client leaves a service that never answers or never ends; the request has an id."""
     half = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n"
     for head in (b"", half):
         with hanging(head) as url:
@@ -323,7 +323,7 @@ def test_time_is_bounded(client: Client) -> None:
         assert took < 5
 
 
-def test_nobody_there_is_told(client: Client) -> None:
+def test_a_refused_connection_is_reported(client: Client) -> None:
     """A refused connection is a problem of one line, not a traceback."""
     ended = client(SPOT, closed())
 
@@ -332,8 +332,8 @@ def test_nobody_there_is_told(client: Client) -> None:
     assert "ECONNREFUSED" in ended.err or "onnect" in ended.err
 
 
-def test_what_is_no_answer_is_none(client: Client) -> None:
-    """A proxy's page, or JSON that is not macule's, is told by its status."""
+def test_other_answers_are_reported_by_status(client: Client) -> None:
+    """A proxy's page, or JSON that is not macule's, is reported by its status."""
     for turn in ((502, {}, {}), (200, {"Content-Length": "0"}, {}), (404, {}, {"a": "b"})):
         with scripted(turn) as (url, _):
             ended = client(SPOT, url)
@@ -342,8 +342,8 @@ def test_what_is_no_answer_is_none(client: Client) -> None:
         assert ended.err.startswith(f"{turn[0]} No answer: ")
 
 
-def test_the_queue_is_asked_as_it_says(client: Client) -> None:
-    """One Idempotency-Key over all tries, a wait before each look, the ETag sent back, the key."""
+def test_polling_follows_the_protocol(client: Client) -> None:
+    """All attempts send one Idempotency-Key, the ETag and the API key, with waits between polls."""
     again, soon = {"Retry-After": "0"}, {"Retry-After": "0", "ETag": '"one"'}
     with scripted(
         (503, again, {"status": 503, "title": "Full"}),
@@ -366,7 +366,7 @@ def test_the_queue_is_asked_as_it_says(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "expected"),
     [
         (
             {"status": "failed", "error": {"status": 422, "title": "Bad", "detail": "Broken."}},
@@ -376,19 +376,19 @@ def test_the_queue_is_asked_as_it_says(client: Client) -> None:
     ],
 )
 def test_a_prediction_that_failed_is_a_problem(
-    client: Client, end: dict[str, Any], told: str
+    client: Client, end: dict[str, Any], expected: str
 ) -> None:
-    """What is in its `error` is told as if it had come at once."""
+    """The `error` of a failed prediction is reported like a problem of a direct answer."""
     made = (202, {"Retry-After": "0"}, {"id": "7", "status": "starting"})
     with scripted(made, (200, {}, {"id": "7", **end})) as (url, _):
         ended = client("--later", SPOT, url)
 
     assert (ended.code, ended.out) == (1, "")
-    assert told in ended.err
+    assert expected in ended.err
 
 
-def test_a_queue_that_never_ends_is_left(client: Client) -> None:
-    """Looking for the end of a prediction is within the time allowed, too."""
+def test_polling_ends_at_the_time_limit(client: Client) -> None:
+    """Polling a prediction that never ends stops at the time limit."""
     wait = (200, {"Retry-After": "1"}, {"id": "7", "status": "processing"})
     with scripted(wait) as (url, calls):
         ended = client("--later", SPOT, url, MACULE_TIMEOUT_S="2")
@@ -400,8 +400,8 @@ def test_a_queue_that_never_ends_is_left(client: Client) -> None:
 @pytest.mark.parametrize(
     "words", [(), ("--nothing",), ("nowhere.jpg",), (SPOT, "http://127.0.0.1:1", "more")]
 )
-def test_wrong_usage_is_2(client: Client, words: tuple[str, ...]) -> None:
-    """No photo, an unknown option, no such file, too much: a hint on stderr."""
+def test_wrong_usage_exits_with_2(client: Client, words: tuple[str, ...]) -> None:
+    """No photo, an unknown option, a missing file or a surplus argument gives a hint on stderr."""
     ended = client(*words)
 
     assert (ended.code, ended.out) == (2, "")
@@ -410,7 +410,7 @@ def test_wrong_usage_is_2(client: Client, words: tuple[str, ...]) -> None:
 
 
 def test_each_can_be_imported(macule: Service) -> None:
-    """What the files export is what their first lines say, and importing runs nothing."""
+    """The files export what their first lines say, and importing them runs nothing."""
     url, node = address(macule), need("nodejs", "node")
     python = f"""
 from predict import Problem, predict, predict_later
@@ -434,22 +434,22 @@ for send in predict predict_later; do
 done
 predict README.md {url} 2>&1 | cut -c 1-3
 """
-    told = [
+    outcomes = [
         run([sys.executable, "-c", python], PYTHONPATH="examples"),
         run([node, "--input-type=module", "-e", script, "photo"]),
         run(["sh", "-c", shell]),
     ]
 
-    assert [ended.err for ended in told] == ["", "", ""]
-    assert told[0].out == told[1].out == "succeeded succeeded\n415\n"
-    assert told[2].out == '"status":"succeeded"' * 2 + "415\n"
+    assert [ended.err for ended in outcomes] == ["", "", ""]
+    assert outcomes[0].out == outcomes[1].out == "succeeded succeeded\n415\n"
+    assert outcomes[2].out == '"status":"succeeded"' * 2 + "415\n"
 
 
 def send(page: Page, url: str, file: str = SPOT, seconds: int = 30, later: bool = False) -> str:
-    """Fill the example page's form and return what it shows at the end."""
+    """Submit the example page's form and return the text shown at the end."""
     page.set_input_files("[name=photo]", ROOT / file)
     page.fill("[name=url]", url)
-    page.fill("[name=key]", "secret")  # a header that asks for a preflight
+    page.fill("[name=key]", "secret")  # a header that needs a preflight
     page.fill("[name=seconds]", str(seconds))
     page.set_checked("[name=later]", later)
     page.click("button")
@@ -460,21 +460,19 @@ def send(page: Page, url: str, file: str = SPOT, seconds: int = 30, later: bool 
 
 @pytest.mark.parametrize("later", [False, True], ids=["now", "later"])
 def test_a_page_of_another_origin_gets_its_answer(page: Page, macule: Service, later: bool) -> None:
-    """The same client in a real browser, through CORS with its preflight."""
+    """The same client works in a real browser, through CORS with a preflight."""
     answer = json.loads(send(page, address(macule), later=later))
 
     assert (answer["status"], answer["decision"]) == ("succeeded", "classified")
 
 
-def test_a_page_learns_that_a_file_is_far_too_large(
-    page: Page, macule: Service, large: str
-) -> None:
-    """A browser shows the answer that comes while it is sending."""
+def test_a_page_shows_that_a_file_is_far_too_large(page: Page, macule: Service, large: str) -> None:
+    """A browser shows the answer that arrives during the upload."""
     assert send(page, address(macule), large).startswith("413 Too many bytes: ")
 
 
-def test_a_page_shows_what_went_wrong(page: Page, macule: Service) -> None:
-    """A text file, a refused connection, silence: each in words, with the request's id."""
+def test_a_page_shows_failures(page: Page, macule: Service) -> None:
+    """A text file, a refused connection and a timeout are each shown, with the request's id."""
     text = send(page, address(macule), "README.md")
     refused = send(page, closed())
     with hanging() as url:
@@ -485,21 +483,21 @@ def test_a_page_shows_what_went_wrong(page: Page, macule: Service) -> None:
     assert silent.startswith("0 No answer: None came within 1 s. (request ")
 
 
-def test_a_page_waits_for_a_busy_service(page: Page, narrow: Service) -> None:
-    """Retry-After reaches a page of another origin, and is kept to."""
-    with crowded(narrow) as end:
-        given_up = send(page, address(narrow), seconds=2)
+def test_a_page_waits_for_a_busy_service(page: Page, few_slots: Service) -> None:
+    """A page of another origin can read Retry-After, and waits for it."""
+    with all_slots_taken(few_slots) as end:
+        given_up = send(page, address(few_slots), seconds=2)
         timer = Thread(target=lambda: (sleep(1.5), end()))
         timer.start()
-        answer = json.loads(send(page, address(narrow)))
+        answer = json.loads(send(page, address(few_slots)))
         timer.join()
 
     assert given_up.startswith("503 The memory this image needs is in use: ")
     assert answer["status"] == "succeeded"
 
 
-def test_a_page_may_read_what_it_needs(page: Page, macule: Service) -> None:
-    """Retry-After, Location, ETag, the request's id and timings are open to allowed origins."""
+def test_a_page_can_read_the_headers_that_it_needs(page: Page, macule: Service) -> None:
+    """Allowed origins can read Retry-After, Location, ETag, request id and timings."""
     found = page.evaluate(
         """async ([url, body]) => {
           const headers = { Prefer: "respond-async", "Idempotency-Key": "mine" };
@@ -517,7 +515,7 @@ def test_a_page_may_read_what_it_needs(page: Page, macule: Service) -> None:
 
 
 def test_a_page_that_is_not_allowed_reads_nothing(page: Page, tmp_path: Path) -> None:
-    """Without its origin in ALLOWED_ORIGINS the browser keeps the answer from the page."""
+    """The browser withholds the answer from a page whose origin is not in ALLOWED_ORIGINS."""
     with running(GUNICORN, tmp_path, ALLOWED_ORIGINS="https://app.example") as service:
         shown = send(page, address(service))
 

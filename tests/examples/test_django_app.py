@@ -1,4 +1,4 @@
-"""The Django application of examples/, under gunicorn: the model in its process, and over HTTP."""
+"""The Django application of examples/ under gunicorn: the model in process, and over HTTP."""
 
 import os
 import re
@@ -26,14 +26,14 @@ MB = 2**20
 
 @pytest.fixture(scope="module")
 def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service]]:
-    """The application in both ways; over HTTP beside a macule that asks for its key."""
+    """Run the application both ways; over HTTP it uses a macule that requires its key."""
     logs = [tmp_path_factory.mktemp(name) for name in ("macule", "near", "far")]
     with running(GUNICORN, logs[0], API_KEYS=PAIR) as macule:
-        told = {"MACULE_URL": f"http://127.0.0.1:{macule.port}", "MACULE_KEY": KEY}
+        environment = {"MACULE_URL": f"http://127.0.0.1:{macule.port}", "MACULE_KEY": KEY}
         lean = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
         with (
             running(DJANGO, logs[1], **lean) as near,
-            running(DJANGO, logs[2], **told) as far,
+            running(DJANGO, logs[2], **environment) as far,
         ):
             yield dict(zip(WAYS, (near, far), strict=True))
 
@@ -44,7 +44,7 @@ def app(apps: dict[str, Service], request: pytest.FixtureRequest) -> Service:
 
 
 def send(app: Service, body: bytes | None, token: bool = True) -> Answer:
-    """Send the form as a browser does: with its cookie, its hidden field, and a photo or none."""
+    """Submit the form like a browser: with its cookie, its hidden field, and a photo or none."""
     page = app.call("GET", "/")
     cookie = page.headers["set-cookie"].partition(";")[0]
     (hidden,) = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page.body.decode())
@@ -56,12 +56,12 @@ def send(app: Service, body: bytes | None, token: bool = True) -> Answer:
 
 
 def shown(page: Answer) -> str:
-    """Return what a page shows, without the token that no two pages share."""
+    """Return the text of a page without its CSRF token."""
     return re.sub(r'name="csrfmiddlewaretoken" value="\w+"', "", page.body.decode())
 
 
 def test_a_photo_gets_its_answer(app: Service) -> None:
-    """The form's photo is classified; the page shows the answer, its map and what it is not."""
+    """The photo is classified; the page shows the answer, its map and the disclaimer."""
     page = send(app, (ROOT / "examples/spot.jpg").read_bytes())
     text = page.body.decode()
 
@@ -84,7 +84,7 @@ BODIES = {
 
 @pytest.mark.parametrize("name", BODIES)
 def test_both_ways_give_the_same_page(apps: dict[str, Service], name: str) -> None:
-    """Answer, map, and the words of a problem are the same in process and over HTTP."""
+    """Answers, maps and error texts are the same in process and over HTTP."""
     near, far = (send(apps[way], BODIES[name]) for way in WAYS)
 
     assert near.status == far.status
@@ -92,7 +92,7 @@ def test_both_ways_give_the_same_page(apps: dict[str, Service], name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "told"),
+    ("body", "status", "expected"),
     [
         (None, 400, "Choose a photo first"),
         (b"", 400, "This file is empty"),
@@ -103,25 +103,23 @@ def test_both_ways_give_the_same_page(apps: dict[str, Service], name: str) -> No
     ],
     ids=["none", "empty", "text", "damaged", "large", "larger"],
 )
-def test_a_problem_is_told_in_words(
-    app: Service, body: bytes | None, status: int, told: str
-) -> None:
-    """The form comes back with what is wrong, and its status."""
+def test_a_problem_is_shown(app: Service, body: bytes | None, status: int, expected: str) -> None:
+    """The form is shown again with the problem, and the response has its status."""
     page = send(app, body)
     text = page.body.decode()
 
-    assert (page.status, told in text) == (status, True)
+    assert (page.status, expected in text) == (status, True)
     assert 'role="alert"' in text
     assert 'type="file"' in text
 
 
-def test_a_form_of_another_site_is_refused(app: Service) -> None:
-    """Without the token of its page a photo is not looked at."""
+def test_a_form_of_another_site_is_rejected(app: Service) -> None:
+    """A photo without the CSRF token is not read."""
     assert send(app, photo(), token=False).status == 403
 
 
-def test_the_form_is_for_everybody(app: Service) -> None:
-    """It has a language, a label for its field, no script, and says what it is not."""
+def test_the_form_is_accessible(app: Service) -> None:
+    """The form has a language, a label for its field, no script, and a disclaimer."""
     text = app.call("GET", "/").body.decode()
 
     assert '<html lang="en">' in text
@@ -131,17 +129,17 @@ def test_the_form_is_for_everybody(app: Service) -> None:
     assert "Not a medical device" in text
 
 
-def test_health_says_whether_photos_are_answered(app: Service) -> None:
-    """Both ways are well once they run, which no cache keeps."""
+def test_health_reports_whether_photos_are_answered(app: Service) -> None:
+    """Both variants report healthy once they run, and the answer is not cached."""
     answer = app.call("GET", "/health/")
 
     assert (answer.status, answer.json()) == (200, {"status": "ok"})
     assert "no-store" in answer.headers["cache-control"]
 
 
-def test_a_service_that_is_away_is_told(tmp_path: Path) -> None:
-    """The page says so, and /health/ too; the form still comes."""
-    with running(DJANGO, tmp_path, alive="/", MACULE_URL="http://127.0.0.1:1") as app:
+def test_an_unreachable_service_is_reported(tmp_path: Path) -> None:
+    """The page and /health/ report it, and the form still works."""
+    with running(DJANGO, tmp_path, ready_path="/", MACULE_URL="http://127.0.0.1:1") as app:
         page, health = send(app, photo()), app.call("GET", "/health/")
 
     assert (page.status, "cannot be reached" in page.body.decode()) == (502, True)
@@ -149,7 +147,7 @@ def test_a_service_that_is_away_is_told(tmp_path: Path) -> None:
 
 
 def test_a_worker_without_its_model_does_not_start() -> None:
-    """A folder that holds no model ends gunicorn, with the reason in its log."""
+    """gunicorn ends if the folder has no model, and logs the reason."""
     ended = subprocess.run(
         DJANGO.format(port=0).split(),
         cwd=ROOT,
@@ -160,13 +158,13 @@ def test_a_worker_without_its_model_does_not_start() -> None:
         check=False,
     )
 
-    assert ended.returncode == 3  # gunicorn's, for a worker that fails to boot
+    assert ended.returncode == 3  # exit code of gunicorn for a worker that fails to boot
     assert "There is no folder /nowhere" in ended.stderr
 
 
 @pytest.mark.slow
-def test_memory_in_process_is_what_the_guide_says(apps: dict[str, Service]) -> None:
-    """Django and the model together hold the guide's figure at most, and a tenth of it."""
+def test_memory_in_process_matches_the_guide(apps: dict[str, Service]) -> None:
+    """Django and the model together take the guide's figure plus a tenth at most."""
     (old,) = re.findall(r"^\| memory after 12 MP photos \| 608 MB \| (\d+) MB", GUIDE, re.MULTILINE)
     (new,) = re.findall(r"Django 6\.1, Django and macule in one process use (\d+) MB", GUIDE)
     figure = int(new if sys.version_info >= (3, 12) else old)  # Django 6 needs 3.12
@@ -178,7 +176,7 @@ def test_memory_in_process_is_what_the_guide_says(apps: dict[str, Service]) -> N
 
 
 def held(app: Service) -> int:
-    """Sum what the worker has in memory, and what gunicorn's first process has for itself."""
+    """Sum the memory of the worker and the private memory of gunicorn's arbiter."""
     arbiter = psutil.Process(app.process.pid)
     (worker,) = arbiter.children()
     own: int = arbiter.memory_full_info().uss

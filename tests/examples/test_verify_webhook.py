@@ -1,4 +1,4 @@
-"""The example receiver: believes what the service signs, and nothing else."""
+"""The example receiver accepts what the service signs, and nothing else."""
 
 import http.client
 import importlib.util
@@ -55,8 +55,8 @@ def running() -> Iterator[tuple["subprocess.Popen[str]", str]]:
 
 
 @pytest.mark.parametrize("late_s", [-300, 0, 300])
-def test_the_published_vector_is_genuine(example: ModuleType, late_s: int) -> None:
-    """The standard's example is believed for five minutes, and before by as much."""
+def test_the_published_vector_is_accepted(example: ModuleType, late_s: int) -> None:
+    """The standard's example is accepted within five minutes of its time, before or after."""
     assert example.verify([SECRET], SIGNED, BODY, NOW + late_s) == SIGNED["webhook-id"]
 
 
@@ -68,8 +68,8 @@ def test_the_published_vector_is_genuine(example: ModuleType, late_s: int) -> No
         f"v1a,AAAA v2 {WRONG} ü {SIGNED['webhook-signature']}",
     ],
 )
-def test_one_signature_of_several_is_enough(example: ModuleType, signatures: str) -> None:
-    """While keys change there are more; other kinds are passed over."""
+def test_one_valid_signature_of_several_is_enough(example: ModuleType, signatures: str) -> None:
+    """During a key rotation there are several signatures; unknown kinds are ignored."""
     headers = {**SIGNED, "webhook-signature": signatures}
 
     assert example.verify([OTHER_SECRET, SECRET], headers, BODY, NOW)
@@ -89,29 +89,31 @@ def test_one_signature_of_several_is_enough(example: ModuleType, signatures: str
         ({"webhook-timestamp": "9" * 5000}, "no number"),
     ],
 )
-def test_what_was_changed_is_forged(example: ModuleType, change: dict[str, str], why: str) -> None:
-    """Id, time and signature all count."""
+def test_a_changed_message_is_rejected(
+    example: ModuleType, change: dict[str, str], why: str
+) -> None:
+    """A change of id, time or signature makes the message invalid."""
     with pytest.raises(example.Forged, match=why):
         example.verify([SECRET], {**SIGNED, **change}, BODY, NOW)
 
 
 @pytest.mark.parametrize("name", SIGNED)
-def test_what_lacks_a_header_is_forged(example: ModuleType, name: str) -> None:
-    """All three are needed."""
+def test_a_missing_header_is_rejected(example: ModuleType, name: str) -> None:
+    """All three headers are required."""
     headers = {key: value for key, value in SIGNED.items() if key != name}
     with pytest.raises(example.Forged, match=name):
         example.verify([SECRET], headers, BODY, NOW)
 
 
-def test_another_body_or_secret_is_forged(example: ModuleType) -> None:
-    """Neither a space more nor another's key passes."""
+def test_another_body_or_secret_is_rejected(example: ModuleType) -> None:
+    """An extra space and another secret both make the message invalid."""
     for secrets, body in (([SECRET], BODY + b" "), ([OTHER_SECRET], BODY), ([], BODY)):
         with pytest.raises(example.Forged, match="no signature fits"):
             example.verify(secrets, SIGNED, body, NOW)
 
 
-def test_it_prints_what_it_verified_once(running: tuple["subprocess.Popen[str]", str]) -> None:
-    """What the service delivers twice is printed once; what is forged is refused with 401."""
+def test_a_verified_message_is_printed_once(running: tuple["subprocess.Popen[str]", str]) -> None:
+    """A repeated delivery is printed once; a forged message gets 401."""
     process, url = running
     message_id, body = messages.build_message("prediction.completed", {"id": "7"}, time.time())
     sent = [
@@ -129,8 +131,8 @@ def test_it_prints_what_it_verified_once(running: tuple["subprocess.Popen[str]",
     assert printed[0] == {"id": message_id, **json.loads(body)}
 
 
-def test_it_reads_no_more_than_it_should(running: tuple["subprocess.Popen[str]", str]) -> None:
-    """A body without a length, or of more than a megabyte, is refused unread."""
+def test_unbounded_bodies_are_rejected(running: tuple["subprocess.Popen[str]", str]) -> None:
+    """A body without a length or above a megabyte is rejected unread."""
     host = running[1].split("/")[2]
     for length in ("", "nine", str(2**20 + 1)):
         with closing(http.client.HTTPConnection(host, timeout=5)) as connection:
@@ -142,7 +144,7 @@ def test_it_reads_no_more_than_it_should(running: tuple["subprocess.Popen[str]",
 
 
 def test_it_does_not_start_without_a_secret() -> None:
-    """An empty key would be one that everybody knows."""
+    """The receiver rejects an empty secret at start, because anybody could sign with it."""
     environment = {key: value for key, value in os.environ.items() if key != "WEBHOOK_SECRETS"}
     ended = subprocess.run(
         [sys.executable, FILE, "0"], env=environment, capture_output=True, text=True, timeout=20

@@ -1,4 +1,4 @@
-"""The web application of examples/, run as its first lines say, beside a real macule."""
+"""The web application of examples/, started as its first lines say, with a real macule."""
 
 import html
 import re
@@ -29,13 +29,13 @@ def macule(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def app(macule: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     url = f"http://127.0.0.1:{macule.port}"
-    told = {"MACULE_URL": url, "MACULE_KEY": KEY}
-    with running(FLASK, tmp_path_factory.mktemp("app"), alive="/", **told) as service:
+    environment = {"MACULE_URL": url, "MACULE_KEY": KEY}
+    with running(FLASK, tmp_path_factory.mktemp("app"), ready_path="/", **environment) as service:
         yield service
 
 
 class Model(Handler):
-    """A model service that answers with `turns`, one after the other, and the last for ever."""
+    """A model service that answers with `turns` in order, then repeats the last."""
 
     turns: list[tuple[int, dict[str, str], bytes]]
     url: str
@@ -63,7 +63,7 @@ def send(app: Service, body: bytes, path: str = "/") -> Answer:
 
 
 def test_a_photo_gets_its_answer(app: Service) -> None:
-    """The form's photo goes to macule; its answer comes back, and what that is not."""
+    """The photo goes to macule; the page shows its answer and the disclaimer."""
     page = send(app, (ROOT / "examples/spot.jpg").read_bytes())
     text = page.body.decode()
 
@@ -74,8 +74,8 @@ def test_a_photo_gets_its_answer(app: Service) -> None:
     assert page.headers["cache-control"] == "no-store"
 
 
-def test_the_form_is_for_everybody(app: Service) -> None:
-    """It has a language, a title, a label for its field, and no script; it says what it is not."""
+def test_the_form_is_accessible(app: Service) -> None:
+    """The form has a language, a title, a label for its field, no script, and a disclaimer."""
     page = app.call("GET", "/")
     text = page.body.decode()
 
@@ -88,7 +88,7 @@ def test_the_form_is_for_everybody(app: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "told"),
+    ("body", "status", "expected"),
     [
         (b"", 400, "Choose a photo first"),
         (b"hello", 415, "not a photo that can be read here"),
@@ -97,44 +97,44 @@ def test_the_form_is_for_everybody(app: Service) -> None:
         (b"x" * (11 * 2**20), 413, "too large"),
     ],
 )
-def test_a_problem_is_told_in_words(app: Service, body: bytes, status: int, told: str) -> None:
-    """Each has the status that macule gave it, and a sentence that says what to do."""
+def test_a_problem_is_shown(app: Service, body: bytes, status: int, expected: str) -> None:
+    """The page has macule's status and a sentence that says what to do."""
     page = send(app, body)
 
-    assert (page.status, told in page.body.decode()) == (status, True)
+    assert (page.status, expected in page.body.decode()) == (status, True)
 
 
-def test_an_application_without_a_key_is_told_so(macule: Service, tmp_path: Path) -> None:
-    """The visitor sees whose fault it is, with the status that macule gave it."""
+def test_a_missing_key_is_reported(macule: Service, tmp_path: Path) -> None:
+    """The visitor sees that the application is at fault, with macule's status."""
     url = f"http://127.0.0.1:{macule.port}"
-    with running(FLASK, tmp_path, alive="/", MACULE_URL=url) as app:
+    with running(FLASK, tmp_path, ready_path="/", MACULE_URL=url) as app:
         page = send(app, photo())
 
     assert (page.status, "does not know this application" in page.body.decode()) == (401, True)
 
 
-def test_every_problem_has_words() -> None:
-    """Whatever status macule may answer a photo with, there is a sentence for it."""
+def test_every_problem_has_a_text() -> None:
+    """Each status with which macule may answer a photo has a sentence."""
     source = (ROOT / "examples/web_app/app.py").read_text()
-    said = {int(status) for status in re.findall(r"^    (\d{3}): ", source, re.MULTILINE)}
-    ours = {errors.MethodNotAllowed, errors.JobEnded, errors.KeyInUse}  # this client's own faults
+    statuses = {int(status) for status in re.findall(r"^    (\d{3}): ", source, re.MULTILINE)}
+    ours = {errors.MethodNotAllowed, errors.JobEnded, errors.KeyInUse}  # faults of this client
 
-    assert {e.status for e in everything(errors.Macule) - ours if e.status != 500} <= said
+    assert {e.status for e in everything(errors.Macule) - ours if e.status != 500} <= statuses
 
 
 def everything(kind: type[errors.Macule]) -> set[type[errors.Macule]]:
     return {kind}.union(*(everything(child) for child in kind.__subclasses__()))
 
 
-def test_busy_is_tried_again_when_it_says(model: type[Model], tmp_path: Path) -> None:
-    """A 503 and a 429 are waited out by their Retry-After, the photo sent whole each time."""
+def test_a_busy_service_is_retried_after_retry_after(model: type[Model], tmp_path: Path) -> None:
+    """After a 503 and a 429 the application waits and sends the whole photo again."""
     good = (
         b'{"status": "succeeded", "decision": "inconclusive", "disclaimer": "<b>",'
         b' "predictions": [{"label": "a", "name": "<script>", "probability": 0.5}]}'
     )
     kind = {"Content-Type": "application/json"}
     model.turns = [(503, {"Retry-After": "1"}, b""), (429, {}, b""), (200, kind, good)]
-    with running(FLASK, tmp_path, alive="/", MACULE_URL=model.url) as app:
+    with running(FLASK, tmp_path, ready_path="/", MACULE_URL=model.url) as app:
         began = monotonic()
         page = send(app, photo())
 
@@ -144,28 +144,28 @@ def test_busy_is_tried_again_when_it_says(model: type[Model], tmp_path: Path) ->
     assert html.escape("<script>") in page.body.decode()
 
 
-def test_a_service_that_stays_away_is_told(model: type[Model], tmp_path: Path) -> None:
-    """Retries are bounded, an answer that is none is none, and a dead port is a 502."""
+def test_an_unavailable_service_is_reported(model: type[Model], tmp_path: Path) -> None:
+    """Retries are bounded; an invalid answer and a closed port are 502."""
     model.turns = [(503, {"Retry-After": "0"}, b"")]
-    with running(FLASK, tmp_path, alive="/", MACULE_URL=model.url) as app:
+    with running(FLASK, tmp_path, ready_path="/", MACULE_URL=model.url) as app:
         assert send(app, photo()).status == 503
         model.turns = [(200, {"Content-Type": "application/json"}, b"<html>")]
         assert send(app, photo()).status == 502
         model.turns = [(200, {"Content-Type": "text/html"}, b"<html>")]
         assert send(app, photo()).status == 502
-    with running(FLASK, tmp_path, alive="/", MACULE_URL="http://127.0.0.1:1") as app:
+    with running(FLASK, tmp_path, ready_path="/", MACULE_URL="http://127.0.0.1:1") as app:
         assert send(app, photo()).status == 502
 
 
-def test_an_address_that_is_no_answer_is_not_asked_for(app: Service) -> None:
-    """What is no id and no tag goes nowhere."""
+def test_invalid_poll_addresses_are_not_requested(app: Service) -> None:
+    """An address without a valid id and ETag is not requested."""
     assert app.call("GET", "/later/..%2F..%2Fmodel").status == 404
     assert app.call("GET", "/later/a%20b").status == 404
     assert app.call("GET", "/later/abc?seen=%0d%0aX:1").status == 404
 
 
-def test_the_answer_can_come_later(app: Service) -> None:
-    """The page of a queued photo asks again by itself until the answer is there."""
+def test_a_queued_answer_is_polled(app: Service) -> None:
+    """The page of a queued photo reloads itself until the answer is there."""
     first = send(app, photo(), "/later")
     assert first.status == 303
     assert send(app, photo(), "/later").headers["location"] == first.headers["location"]

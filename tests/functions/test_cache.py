@@ -1,4 +1,4 @@
-"""The cache behind gunicorn: one answer for the same photo, and its faults are nobody's error."""
+"""The cache behind gunicorn: one answer for the same photo; cache faults cause no error."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from support.broker import PASSWORD, broker
 from support.images import photo, saved
 from support.service import GUNICORN, GUNICORN_DEV, ROOT, Service, running
 
-OWN = ("id", "metrics")  # what belongs to one answer
+OWN = ("id", "metrics")  # fields that differ between answers
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def distant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Run a service that keeps its answers in Redis."""
+def redis_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Run a service that caches answers in Redis."""
     folder = tmp_path_factory.mktemp("logs")
     with broker(folder) as server, running(GUNICORN_DEV, folder, REDIS_URL=server.url) as service:
         yield service
@@ -39,20 +39,20 @@ def used(document: dict[str, Any]) -> str:
     return str(document["metrics"]["cache"])
 
 
-def said(document: dict[str, Any]) -> str:
-    """Return what an answer says, without what belongs to it alone, to the letter."""
+def comparable(document: dict[str, Any]) -> str:
+    """Return an answer without the fields that differ between answers."""
     return json.dumps({name: value for name, value in document.items() if name not in OWN})
 
 
 @pytest.mark.parametrize("query", ["", "?top_k=1", "?explain=cam", "?explain=cam&top_k=2"])
-def test_a_hit_is_the_miss_again(service: Service, query: str) -> None:
-    """All but the id and the metrics is the same to the letter, its map too."""
+def test_a_hit_equals_the_miss(service: Service, query: str) -> None:
+    """A hit has the same bytes as the miss, map included, except for id and metrics."""
     body = photo(500, 400 + len(query))
     miss, hit = (service.predict(body, query) for _ in range(2))
     first, second = miss.json(), hit.json()
 
     assert (used(first), used(second)) == ("miss", "hit")
-    assert said(first) == said(second)
+    assert comparable(first) == comparable(second)
     assert list(first) == list(second)
     assert first["id"] != second["id"]
     assert (second["metrics"]["decode_ms"], second["metrics"]["infer_ms"]) == (0, 0)
@@ -61,7 +61,7 @@ def test_a_hit_is_the_miss_again(service: Service, query: str) -> None:
     assert re.fullmatch(r"total;dur=[\d.]+", hit.headers["server-timing"])
 
 
-def of_the_page() -> bytes:
+def page_photo() -> bytes:
     """Return a real photo as the page sends it: 1,024 px, JPEG."""
     with Image.open(ROOT / "examples/spot.jpg") as image:
         image.thumbnail((1024, 1024))
@@ -69,17 +69,17 @@ def of_the_page() -> bytes:
 
 
 def noise() -> bytes:
-    """Return what makes the longest answer: no pixel is like another, and none is averaged."""
+    """Return noise, which makes the longest answer."""
     pixels = np.random.default_rng(7).integers(0, 256, (256, 256, 3), np.uint8)
     return saved(Image.fromarray(pixels), "PNG")
 
 
-@pytest.mark.parametrize("body", [of_the_page(), noise()], ids=["the page's photo", "noise"])
-@pytest.mark.parametrize("where", ["service", "distant"])
-def test_what_the_page_asks_is_kept(
+@pytest.mark.parametrize("body", [page_photo(), noise()], ids=["the page's photo", "noise"])
+@pytest.mark.parametrize("where", ["service", "redis_service"])
+def test_answers_with_maps_are_cached(
     body: bytes, where: str, request: pytest.FixtureRequest
 ) -> None:
-    """The same photo with its map again is a hit, in memory and in Redis, however long it is."""
+    """The same photo with its map is a hit in memory and in Redis, even with the longest answer."""
     service = request.getfixturevalue(where)
     asked = [service.predict(body, "?explain=cam").json() for _ in range(2)]
 
@@ -87,8 +87,8 @@ def test_what_the_page_asks_is_kept(
     assert asked[1]["explanation"]["overlay"].startswith("data:image/png")
 
 
-def test_each_form_and_question_has_its_own_answer(service: Service) -> None:
-    """What is asked of a photo is part of its name; a byte more makes another photo."""
+def test_options_are_part_of_the_key(service: Service) -> None:
+    """Options of the request are part of the key; an additional byte makes another photo."""
     body = photo(510, 410)
     queries = ["", "?top_k=1", "?top_k=2", "?explain=cam"]
 
@@ -97,8 +97,8 @@ def test_each_form_and_question_has_its_own_answer(service: Service) -> None:
     assert [used(service.predict(body, query).json()) for query in queries] == ["hit"] * 4
 
 
-def test_the_caller_may_want_a_new_answer(service: Service) -> None:
-    """no-cache and no-store compute; what no-store finds is not kept, what no-cache finds is."""
+def test_cache_control_is_respected(service: Service) -> None:
+    """no-cache and no-store compute again; only the result of no-cache is stored."""
     asked = ["no-store", "no-store", "", "No-Cache", "max-age=9, no-cache", ""]
     body = photo(520, 420)
 
@@ -107,16 +107,16 @@ def test_the_caller_may_want_a_new_answer(service: Service) -> None:
     assert found == ["miss", "miss", "miss", "miss", "miss", "hit"]
 
 
-def test_a_refusal_is_not_kept(service: Service) -> None:
-    """A damaged photo is looked at each time, with the same answer."""
+def test_an_error_is_not_cached(service: Service) -> None:
+    """A damaged photo is decoded each time, with the same answer."""
     answers = [service.predict(photo()[:3000]) for _ in range(2)]
 
     assert [answer.status for answer in answers] == [422, 422]
     assert len({answer.json()["detail"] for answer in answers}) == 1
 
 
-def crowd(service: Service, body: bytes, count: int = 64) -> list[dict[str, Any]]:
-    """Ask *count* times at once; every answer must be 200."""
+def predict_at_once(service: Service, body: bytes, count: int = 64) -> list[dict[str, Any]]:
+    """Send *count* requests at once; each must get a 200."""
     begin = threading.Barrier(count)
 
     def ask(_: int) -> dict[str, Any]:
@@ -130,22 +130,22 @@ def crowd(service: Service, body: bytes, count: int = 64) -> list[dict[str, Any]
         return list(pool.map(ask, range(count)))
 
 
-def test_64_at_once_compute_once_and_starve_nobody(service: Service) -> None:
-    """One miss and 63 hits, all alike; another photo sent meanwhile is answered too."""
+def test_64_identical_requests_compute_once(service: Service) -> None:
+    """One miss and 63 equal hits; another photo sent meanwhile is answered too."""
     body, other = photo(4032, 3024), photo(530, 430)
     with ThreadPoolExecutor(1) as pool:
         between = pool.submit(service.predict, other)
-        answers = crowd(service, body)
+        answers = predict_at_once(service, body)
 
     assert Counter(map(used, answers)) == {"miss": 1, "hit": 63}
-    assert len(set(map(said, answers))) == 1
+    assert len(set(map(comparable, answers))) == 1
     assert len({answer["id"] for answer in answers}) == 64
     assert between.result().status == 200
     assert service.call("GET", "/memory/").json()["slots"]["admitted"] == 0
 
 
-def test_64_damaged_at_once_each_get_their_refusal(service: Service) -> None:
-    """Whoever waited for one that failed tries for itself, and is told the same."""
+def test_64_damaged_photos_each_get_an_error(service: Service) -> None:
+    """A request that waited for a failed one tries itself and gets the same error."""
     body = photo(2000, 1500)[:20_000]
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(service.predict, [body] * 64))
@@ -153,24 +153,24 @@ def test_64_damaged_at_once_each_get_their_refusal(service: Service) -> None:
     assert Counter(answer.status for answer in answers) == {422: 64}
 
 
-def test_the_ledger_shows_what_answers_take(service: Service) -> None:
-    """/memory/ has the cache's part, within CACHE_MB."""
+def test_memory_reports_the_cache(service: Service) -> None:
+    """/memory/ shows the cache's part, within CACHE_MB."""
     service.predict(photo(540, 440), "?explain=cam")
 
     assert 0 < service.call("GET", "/memory/").json()["ledger"]["cache_mb"] <= 2
 
 
-def test_nothing_is_kept_where_nothing_may_be(tmp_path: Path) -> None:
-    """CACHE_MB=0: each request computes, at once or in turn."""
+def test_a_disabled_cache_stores_nothing(tmp_path: Path) -> None:
+    """With CACHE_MB=0 each request computes, at once or in turn."""
     with running(GUNICORN, tmp_path, CACHE_MB="0") as service:
-        answers = [*crowd(service, photo(), 8), service.predict(photo()).json()]
+        answers = [*predict_at_once(service, photo(), 8), service.predict(photo()).json()]
 
         assert Counter(map(used, answers)) == {"miss": 9}
         assert service.call("GET", "/memory/").json()["ledger"]["cache_mb"] == 0
 
 
-def test_instances_share_what_redis_keeps(tmp_path: Path) -> None:
-    """A second service's first answer is a hit, to the letter; no byte of a photo is in Redis."""
+def test_instances_share_redis(tmp_path: Path) -> None:
+    """A second service's first answer is a hit, and Redis holds no bytes of a photo."""
     body = photo(600, 500)
     with broker(tmp_path) as server:
         with running(GUNICORN_DEV, tmp_path, REDIS_URL=server.url) as one:
@@ -182,7 +182,7 @@ def test_instances_share_what_redis_keeps(tmp_path: Path) -> None:
         kept = server.client.execute_command("EVAL", ALL_VALUES, "0")
 
     assert (used(miss), used(plain), used(hit)) == ("miss", "miss", "hit")
-    assert said(miss) == said(hit)
+    assert comparable(miss) == comparable(hit)
     assert isinstance(kept, bytes)
     assert len(kept) < 300_000
     assert body[:64] not in kept
@@ -201,12 +201,12 @@ return found
 
 
 def test_64_at_once_compute_once_with_redis(tmp_path: Path) -> None:
-    """One miss, and a crowd asks Redis no more than once for a flight."""
+    """One miss, and concurrent requests ask Redis at most once for each computation."""
     with (
         broker(tmp_path) as server,
         running(GUNICORN_DEV, tmp_path, REDIS_URL=server.url) as service,
     ):
-        answers = crowd(service, photo(4032, 3024))
+        answers = predict_at_once(service, photo(4032, 3024))
 
     assert Counter(map(used, answers)) == {"miss": 1, "hit": 63}
 
@@ -218,10 +218,10 @@ def test_64_at_once_compute_once_with_redis(tmp_path: Path) -> None:
      b'{"decision": "x", "explanation": null, "predictions": [], "status": "failed"}'],
     ids=lambda poison: f"{poison[:20]!r}",
 )  # fmt: skip
-def test_a_poisoned_value_is_a_miss(
+def test_an_invalid_value_in_redis_is_a_miss(
     poison: bytes, poisoned: tuple[Service, Any], request: pytest.FixtureRequest
 ) -> None:
-    """What is no answer in Redis is computed anew, and replaced."""
+    """An invalid value in Redis is computed again and replaced."""
     service, server = poisoned
     body = photo(300, 200 + request.node.callspec.indices["poison"])
     right = service.predict(body).json()
@@ -229,7 +229,7 @@ def test_a_poisoned_value_is_a_miss(
     found, again = (service.predict(body).json() for _ in range(2))
 
     assert [used(document) for document in (right, found, again)] == ["miss", "miss", "hit"]
-    assert said(right) == said(found) == said(again)
+    assert comparable(right) == comparable(found) == comparable(again)
 
 
 POISON = 'for _, name in ipairs(redis.call("KEYS", "*")) do redis.call("SET", name, ARGV[1]) end'
@@ -244,9 +244,9 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service
 
 @pytest.mark.parametrize("fault", ["killed", pytest.param("stopped", marks=pytest.mark.slow)])
 def test_redis_may_die_at_any_time(fault: str, tmp_path: Path) -> None:
-    """Killed or stopped under load and back: every answer is 200, few wait, and hits return.
+    """If Redis is killed or stopped under load, every answer is 200 and hits return later.
 
-    To wait is to take 0.15 s longer than any answer did before.
+    A request counts as delayed if it takes 0.15 s longer than any answer before.
     """
     bodies = [photo(200 + 8 * n, 200) for n in range(4)]
     took_s, statuses, ended = [], [], threading.Event()
@@ -270,7 +270,7 @@ def test_redis_may_die_at_any_time(fault: str, tmp_path: Path) -> None:
             server.kill() if fault == "killed" else server.process.send_signal(signal.SIGSTOP)
             time.sleep(4)
             server.start() if fault == "killed" else server.process.send_signal(signal.SIGCONT)
-            time.sleep(4.5)  # the longest pause by now
+            time.sleep(4.5)  # the longest pause so far
             ended.set()
         hit = [used(service.predict(bodies[0]).json()) for _ in range(2)][-1]
         log = service.log.read_text()

@@ -1,4 +1,4 @@
-"""Bodies in chunks: whole ones are read, malformed ones refused, on every route that takes one."""
+"""Chunked bodies: valid ones are read, malformed ones rejected, on every route with a body."""
 
 import random
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.images import photo
 from support.malformed_chunks import bodies, chunk, split
-from support.service import FRAMEWORK, GUNICORN, Service, patiently, running
+from support.service import FRAMEWORK, GUNICORN, Service, retry_while_busy, running
 
 SEED = 7
 COUNTS = {GUNICORN: 1000, FRAMEWORK.replace("{name}", "predict"): 200}
@@ -31,7 +31,7 @@ def service(
 
 
 def send(service: Service, path: str, body: bytes, *, ends: bool = True) -> list[int]:
-    """Send a body with chunks of its own; return the statuses of all that is answered."""
+    """Send a body with the given chunks; return the statuses of all answers."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
         f"Content-Type: {KIND.get(path, 'image/jpeg')}\r\n\r\n"
@@ -44,7 +44,7 @@ def send(service: Service, path: str, body: bytes, *, ends: bool = True) -> list
                 connection.shutdown(socket.SHUT_WR)
             while piece := connection.recv(2**16):
                 got += piece
-        except OSError:  # refused, and hung up on, before all of it was sent
+        except OSError:  # rejected and closed before all of it was sent
             pass
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", got)]
 
@@ -57,9 +57,9 @@ def paths(service: Service) -> list[str]:
 def test_malformed_bodies_are_bad_requests(
     service: Service, request: pytest.FixtureRequest
 ) -> None:
-    """Each is one 400, whatever the route and the mistake; what follows it is not answered.
+    """Each malformed body is one 400, on every route, and what follows is not answered.
 
-    A service that is busy says 503 before it reads, and a reset that overtakes an answer loses it:
+    A busy service answers 503 before it reads, and a reset that overtakes an answer loses it:
     such a body is sent again, as clients do.
     """
     count = COUNTS[request.node.callspec.params["service"]]
@@ -69,7 +69,7 @@ def test_malformed_bodies_are_bad_requests(
     def one(number: int) -> tuple[str, tuple[int, ...]]:
         what, body = cases[number]
         path = routes[number % len(routes)]
-        statuses = patiently(
+        statuses = retry_while_busy(
             lambda: send(service, path, body + HIDDEN), lambda statuses: statuses in ([], [503])
         )
         return what, tuple(statuses)
@@ -83,8 +83,8 @@ def test_malformed_bodies_are_bad_requests(
     assert service.predict(photo()).status == 200
 
 
-def test_a_whole_body_in_chunks_is_a_photo(service: Service) -> None:
-    """Chunks of any sizes, with extensions and trailers, are read as what was sent."""
+def test_a_complete_body_in_chunks_is_a_photo(service: Service) -> None:
+    """Chunks of any size, with extensions and trailers, are read completely."""
     draw, body = random.Random(SEED), photo(300, 200)
     plain = b"".join(map(chunk, split(body, draw)))
     dressed = b'%X;a=b;c="d"\r\n%b\r\n' % (len(body), body)
@@ -98,14 +98,14 @@ def test_a_whole_body_in_chunks_is_a_photo(service: Service) -> None:
     assert statuses == [[200], [200], [200, 200]]
 
 
-def test_chunks_that_are_nearly_all_extension_are_refused(tmp_path: Path) -> None:
-    """A megabyte around 260 bytes of data is no photo's, though each chunk may have its line."""
+def test_chunks_with_excessive_extensions_are_rejected(tmp_path: Path) -> None:
+    """A megabyte of extensions around 260 bytes of data is rejected."""
     each = b"1;" + b"a" * 4000 + b"\r\nx\r\n"
     with running(GUNICORN, tmp_path) as service:
         assert send(service, "/predict/", each * 260 + b"0\r\n\r\n" + HIDDEN) == [400]
 
 
-def test_a_body_in_chunks_that_is_too_large_is_refused_before_its_end(tmp_path: Path) -> None:
-    """What the sizes announce counts, though little of it has come."""
+def test_an_oversized_chunked_body_is_rejected_early(tmp_path: Path) -> None:
+    """The announced chunk sizes count before the data has arrived."""
     with running(GUNICORN, tmp_path, MAX_IMAGE_BYTES="100000") as service:
         assert send(service, "/predict/", b"f4240\r\n" + bytes(1000), ends=False) == [413]

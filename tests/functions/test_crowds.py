@@ -1,4 +1,4 @@
-"""Connections that only wait, and files that run out, beside callers who mean it."""
+"""Idle connections and exhausted file descriptors, beside clients that send photos."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @contextmanager
 def connected(service: Service, count: int, head: bytes = b"") -> Iterator[list[socket.socket]]:
-    """Open connections that send *head*, and no more."""
+    """Open connections that send only *head*."""
     with ExitStack() as stack:
         opened = []
         for _ in range(count):
@@ -41,7 +41,7 @@ def connected(service: Service, count: int, head: bytes = b"") -> Iterator[list[
 
 
 def answered(service: Service, clients: int = 4, rounds: int = 10) -> float:
-    """Predict by some clients at once, which must all be answered; return the longest time."""
+    """Predict with several clients at once; return the longest time. Each must succeed."""
 
     def one(_: int) -> float:
         began = time.monotonic()
@@ -53,8 +53,8 @@ def answered(service: Service, clients: int = 4, rounds: int = 10) -> float:
 
 
 @pytest.mark.slow
-def test_idle_connections_and_slow_heads_hold_nobody_up(service: Service) -> None:
-    """500 connections that say nothing and 300 that never end their head: photos are answered."""
+def test_idle_connections_and_slow_heads_block_nothing(service: Service) -> None:
+    """With 500 idle connections and 300 unfinished heads, photos are answered."""
     with connected(service, 500), connected(service, 300, SLOW_HEAD) as slow:
         for connection in slow:
             connection.sendall(b"a")
@@ -66,8 +66,8 @@ def test_idle_connections_and_slow_heads_hold_nobody_up(service: Service) -> Non
 
 
 @pytest.mark.slow
-def test_slow_bodies_beside_them_neither(tmp_path: Path) -> None:
-    """Four bodies that never come hold no slot: others go on, and these get 408 in their time."""
+def test_slow_bodies_block_nothing(tmp_path: Path) -> None:
+    """Four missing bodies hold no slot: other requests are answered, and these get 408."""
     head = b"POST /predict/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n\xff\xd8"
     with (
         running(GUNICORN, tmp_path, BODY_TIMEOUT_S="1") as service,
@@ -81,8 +81,8 @@ def test_slow_bodies_beside_them_neither(tmp_path: Path) -> None:
     assert ends == [b"HTTP/1.1 408 Request"] * 4
 
 
-def test_who_waits_longest_makes_room(tmp_path: Path) -> None:
-    """With few files a service closes idle connections, answers, and is the same worker after."""
+def test_the_longest_idle_connection_is_closed(tmp_path: Path) -> None:
+    """Out of file descriptors, the same worker closes idle connections and answers."""
     with running(f"prlimit --nofile=128 {GUNICORN}", tmp_path) as service:
         service.predict(photo())
         before = worker(service)
@@ -94,8 +94,8 @@ def test_who_waits_longest_makes_room(tmp_path: Path) -> None:
         assert worker(service) == before
 
 
-def test_a_head_that_never_ends_is_hung_up_on(service: Service) -> None:
-    """A caller has ten seconds for a head, however many bytes come meanwhile."""
+def test_an_endless_head_is_closed(service: Service) -> None:
+    """A client has ten seconds for a head, however many bytes arrive meanwhile."""
     began = time.monotonic()
     with connected(service, 1, SLOW_HEAD) as (slow,):
         slow.settimeout(0.5)
@@ -117,10 +117,10 @@ def test_a_head_that_never_ends_is_hung_up_on(service: Service) -> None:
     [(LAST, b"200"), (MALFORMED, b"400"), (BARE_ENDS, b"400"), (LAST + SLOW_HEAD, b"200")],
     ids=["the last request", "a malformed one", "bare ends", "half a request behind another"],
 )
-def test_who_stays_after_the_answer_holds_nobody_up(
+def test_clients_that_stay_connected_block_nothing(
     service: Service, sent: bytes, status: bytes
 ) -> None:
-    """Callers who never close are answered, told that this was all, and waited for by nobody."""
+    """Clients that never close get an answer with `Connection: close` and block nothing."""
     with connected(service, 8, sent) as staying:
         spent_s = answered(service, clients=1, rounds=3)
         answers = [whole(connection) for connection in staying]
@@ -129,8 +129,8 @@ def test_who_stays_after_the_answer_holds_nobody_up(
     assert [answer.split()[1] for answer in answers] == [status] * 8
 
 
-def test_who_sends_on_after_a_refusal_is_answered(service: Service) -> None:
-    """A megabyte behind a malformed head is taken, so that its sender comes to read the refusal."""
+def test_a_client_that_sends_after_an_error_is_answered(service: Service) -> None:
+    """A megabyte behind a malformed head is dropped, so that its sender can read the error."""
     with connected(service, 1, MALFORMED) as (sender,):
         for _ in range(64):
             sender.sendall(bytes(2**14))
@@ -141,8 +141,8 @@ def test_who_sends_on_after_a_refusal_is_answered(service: Service) -> None:
 
 
 @pytest.mark.slow
-def test_a_connection_that_goes_may_have_become_readable(tmp_path: Path) -> None:
-    """Who has to go as another one comes, and speaks in that moment, does not end the worker."""
+def test_a_connection_may_become_readable_while_it_is_closed(tmp_path: Path) -> None:
+    """A connection that sends while it is closed does not end the worker."""
     with running(f"prlimit --nofile=128 {GUNICORN}", tmp_path) as service:
         before = worker(service)
         with connected(service, 63) as idle:
@@ -159,7 +159,7 @@ def test_a_connection_that_goes_may_have_become_readable(tmp_path: Path) -> None
 
 
 def test_a_head_may_come_in_pieces(service: Service) -> None:
-    """A byte at a time is slow, and no mistake; the connection serves on."""
+    """A head that arrives byte by byte is valid, and the connection stays open."""
     with connected(service, 1) as (slow,):
         for _ in range(2):
             for byte in b"GET /health/ HTTP/1.1\r\nHost: x\r\n\r\n":
@@ -173,7 +173,7 @@ def test_a_head_may_come_in_pieces(service: Service) -> None:
 
 
 def whole(connection: socket.socket) -> bytes:
-    """Read an answer, and the end of the connection behind it."""
+    """Read an answer up to the end of the connection."""
     got = b""
     while piece := connection.recv(2**16):
         got += piece

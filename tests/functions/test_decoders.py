@@ -1,4 +1,4 @@
-"""Decoders of a real service: what one that means harm can reach, and what one that hangs holds."""
+"""Decoders of a real service: what a compromised one can reach, and what a hanging one holds."""
 
 import json
 import socket
@@ -11,7 +11,7 @@ from support import tiff_files
 from support.images import photo
 from support.service import GUNICORN_DEV, Service, running, until
 
-# Two formats more: one decoder does what a conquered one would, one hangs until it is told.
+# Two more formats: one decoder acts as a compromised one, one hangs until it is released.
 HARMFUL = """
 import os, socket, sys, types
 from macule.functions import predict as main
@@ -76,7 +76,7 @@ TIMEOUT_S = 3.0
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that decodes two formats more."""
+    """Run a service that decodes two more formats."""
     folder = tmp_path_factory.mktemp("harmful")
     (folder / "harmful.py").write_text(HARMFUL)
     command = f"{GUNICORN_DEV} --pythonpath {folder} harmful:app"
@@ -84,12 +84,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-def test_a_conquered_decoder_reaches_nothing(
+def test_a_compromised_decoder_reaches_nothing(
     landlock: int, service: Service, tmp_path: Path
 ) -> None:
-    """It can neither read nor create a file nor connect; its service can, and goes on: photos,
-    cache, queue and log.
-    """
+    """A compromised decoder cannot read or create files or connect; the service still can."""
     secret = tmp_path / "secret"
     secret.write_text("secret")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -115,7 +113,7 @@ def test_a_conquered_decoder_reaches_nothing(
 
 @pytest.mark.parametrize(("more", "status"), [(0, 200), (20, 422)])
 def test_a_jpeg_in_a_tiff_has_few_scans(service: Service, more: int, status: int) -> None:
-    """libtiff decodes all scans in one call; a file of more than 20 is refused as damaged."""
+    """A JPEG in a TIFF with more than 20 scans is rejected, as libtiff decodes it in one call."""
     file = photo(320, 240, progressive=True, subsampling=0)
     last = file.rindex(b"\xff\xda")
     strip = file[:last] + file[last:-2] * (1 + more) + file[-2:]
@@ -125,8 +123,8 @@ def test_a_jpeg_in_a_tiff_has_few_scans(service: Service, more: int, status: int
     )
 
 
-def test_a_decoder_that_hangs_is_answered_for(service: Service) -> None:
-    """At DECODE_TIMEOUT_S its caller has a 422; others have answers; its memory stays held."""
+def test_a_hanging_decoder_gets_an_answer(service: Service) -> None:
+    """At DECODE_TIMEOUT_S the client gets 422; others are answered; its memory stays reserved."""
 
     def held_mb() -> float:
         return float(service.call("GET", "/memory/").json()["ledger"]["held_mb"])

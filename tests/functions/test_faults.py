@@ -1,4 +1,4 @@
-"""Disks full or read-only, no home, no rights: what needs them says so, the rest serves."""
+"""Full or read-only disks, no home, no permissions: one part reports it, the rest works."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ root = pytest.mark.skipif(os.geteuid() != 0, reason="this is no root, so all tes
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a service by lines of shell, in mounts of its own if they begin with `mount`."""
+    """Start a service from shell lines; lines that begin with `mount` get their own mounts."""
     with ExitStack() as stack:
 
         def begin(*lines: str, **environment: str) -> Service:
@@ -37,7 +37,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def inside(service: Service, path: str) -> Path:
-    """Return a path as the service's own mounts have it."""
+    """Return a path inside the service's own mounts."""
     return Path(f"/proc/{service.process.pid}/root{path}")
 
 
@@ -46,8 +46,8 @@ def inside(service: Service, path: str) -> Path:
     ("option", "why"),
     [("size=64k", "No space left on device"), ("ro", "Read-only file system")],
 )
-def test_a_disk_that_takes_nothing_stops_the_start(tmp_path: Path, option: str, why: str) -> None:
-    """DATA_DIR on a full disk, or on one that is read only, is the one line that is said."""
+def test_a_disk_without_space_prevents_the_start(tmp_path: Path, option: str, why: str) -> None:
+    """A full or read-only DATA_DIR prevents the start, with one line."""
     filled = "" if option == "ro" else f"cat /dev/zero > {tmp_path}/filler 2>/dev/null || true;"
     lines = f"mount -t tmpfs -o {option} tmpfs {tmp_path}; {filled} exec {START}"
     environment = {**os.environ, "DATA_DIR": str(tmp_path)}
@@ -61,8 +61,8 @@ def test_a_disk_that_takes_nothing_stops_the_start(tmp_path: Path, option: str, 
 
 
 @mounts
-def test_a_full_disk_with_jobs_stops_no_start(start: Start, tmp_path: Path) -> None:
-    """Where a queue is already, a full disk refuses new predictions, and photos are answered."""
+def test_a_full_disk_with_jobs_allows_the_start(start: Start, tmp_path: Path) -> None:
+    """With an existing queue on a full disk, new predictions are rejected and photos answered."""
     data = tmp_path / "data"
     data.mkdir()
     service = start(
@@ -77,8 +77,8 @@ def test_a_full_disk_with_jobs_stops_no_start(start: Start, tmp_path: Path) -> N
 
 
 @mounts
-def test_a_full_disk_refuses_jobs_and_nothing_else(start: Start, tmp_path: Path) -> None:
-    """Predictions that cannot be kept are 503 and said so; others are answered, and they again."""
+def test_a_full_disk_rejects_only_jobs(start: Start, tmp_path: Path) -> None:
+    """Predictions that cannot be stored get 503; other requests work, and later these too."""
     data = tmp_path / "data"
     data.mkdir()
     service = start(f"mount -t tmpfs -o size=4m tmpfs {data}", SERVE)
@@ -96,21 +96,21 @@ def test_a_full_disk_refuses_jobs_and_nothing_else(start: Start, tmp_path: Path)
 
 
 @mounts
-def test_what_was_accepted_ends_on_a_full_disk(start: Start, tmp_path: Path) -> None:
-    """On 12 MB each prediction is refused with figures or ends, over a kill while full."""
+def test_accepted_jobs_end_on_a_full_disk(start: Start, tmp_path: Path) -> None:
+    """On 12 MB each prediction is rejected with figures or ends, even after a kill."""
     data = tmp_path / "data"
     data.mkdir()
     service = start(f"mount -t tmpfs -o size=12m tmpfs {data}", SERVE)
     filler = inside(service, f"{data}/filler")
     body = photo() + bytes(400_000)
     asked = [service.call("POST", "/predictions?explain=cam", body)]
-    while asked[-1].status == 202:  # outcomes stay, so that the disk is full at last
+    while asked[-1].status == 202:  # results stay, so that the disk fills up
         asked.append(service.call("POST", "/predictions?explain=cam", body))
     fill(filler)
     (worker,) = children(service.process.pid)
     os.kill(worker, 9)
     until(lambda: children(service.process.pid) - {worker})
-    late = service.call("POST", "/predictions", body)  # as ends before may have made room
+    late = service.call("POST", "/predictions", body)  # since earlier results may have expired
     filler.unlink()
     accepted = [each.headers["location"] for each in (*asked, late) if each.status == 202]
     refused = [answer for answer in asked if answer.status != 202]
@@ -125,8 +125,8 @@ def test_what_was_accepted_ends_on_a_full_disk(start: Start, tmp_path: Path) -> 
         until(lambda where=where: service.call("GET", where).json()["status"] == "succeeded", 60)
 
 
-def test_a_log_that_cannot_be_written_stops_nothing(start: Start) -> None:
-    """Standard output and error are a full disk; photos, refusals and failures are answered."""
+def test_an_unwritable_log_stops_nothing(start: Start) -> None:
+    """With standard output and error on a full disk, all requests are answered."""
     service = start(f"{SERVE} >/dev/full 2>&1")
     statuses = [service.predict(photo()).status, service.predict(b"no photo").status]
     (worker,) = children(service.process.pid)
@@ -142,9 +142,9 @@ def test_a_log_that_cannot_be_written_stops_nothing(start: Start) -> None:
 def test_a_read_only_disk_serves(
     start: Start, tmp_path: Path, temporary: bool, status: int
 ) -> None:
-    """With one writable folder for gunicorn, and no home, photos are answered.
+    """With one writable folder for gunicorn and no home, photos are answered.
 
-    Where that is not the folder for what is temporary, predictions that must be kept are refused.
+    If that folder is not the one for temporary files, predictions that must be stored are rejected.
     """
     folder = tmp_path / "writable"
     folder.mkdir()
@@ -167,8 +167,8 @@ def test_a_read_only_disk_serves(
 
 
 @root
-def test_nobody_can_serve_without_a_home(start: Start) -> None:
-    """A user who may write nothing but temporary files, and has no home, serves and keeps jobs."""
+def test_an_unprivileged_user_without_home_can_serve(start: Start) -> None:
+    """A user without a home who can write only temporary files serves photos and jobs."""
     rights = "--inh-caps=-all,+dac_read_search --ambient-caps=-all,+dac_read_search"
     who = "--reuid=65534 --regid=65534 --clear-groups"
     service = start(
@@ -186,8 +186,8 @@ def test_nobody_can_serve_without_a_home(start: Start) -> None:
     assert (answer.status, kept.status) == (200, 202)
 
 
-def test_a_damaged_store_of_jobs_stops_no_start(start: Start, tmp_path: Path) -> None:
-    """A queue's file that is none refuses predictions that must be kept; the rest serves."""
+def test_a_damaged_queue_allows_the_start(start: Start, tmp_path: Path) -> None:
+    """With an invalid queue file, background predictions are rejected and the rest works."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data/jobs.sqlite3").write_bytes(b"no database" * 1000)
     service = start(SERVE)

@@ -1,4 +1,4 @@
-"""The health function: its routes, the predict function it watches, and nothing heavy."""
+"""The health function: its routes, the predict service it checks, and its small imports."""
 
 import os
 import subprocess
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from support.service import FRAMEWORK, GUNICORN, ROOT, running
-from support.upstreams import Peer, closed_port
+from support.upstreams import Upstream, closed_port
 
 HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
 HEAVY = {"numpy", "PIL", "ai_edge_litert", "flask", "multipart", "tensorflow"}
-ASKING = {"ssl", "http.client", "urllib.request"}  # what whoever watches nobody must not pay for
+ASKING = {"ssl", "http.client", "urllib.request"}  # imported only when a predict service is checked
 ERRORS = {
     "stalls": "timed out after 0.5 s",
     "drips": "timed out after 0.5 s",
@@ -23,7 +23,7 @@ ERRORS = {
 
 
 def loaded(path: str, **environment: str) -> set[str]:
-    """Return the modules of a process that has answered *path* through Lambda's door."""
+    """Return the modules of a process that has answered *path* through the Lambda adapter."""
     code = f"""
 import sys
 from macule.functions.health import handler
@@ -31,14 +31,14 @@ event = {{"httpMethod": "GET", "path": "{path}", "headers": {{}}}}
 assert handler(event, None)["statusCode"] == 200
 print(*sys.modules)
 """
-    told = subprocess.check_output(
+    output = subprocess.check_output(
         [".venv/bin/python", "-c", code], cwd=ROOT, text=True, env={**os.environ, **environment}
     )
-    return set(told.split())
+    return set(output.split())
 
 
-def test_it_answers_health_memory_and_its_page_alone(tmp_path: Path) -> None:
-    """Behind functions-framework these answer; predict is not there."""
+def test_it_serves_only_health_memory_and_its_page(tmp_path: Path) -> None:
+    """functions-framework answers these routes; predict does not exist there."""
     with running(FRAMEWORK.replace("{name}", "health"), tmp_path) as service:
         assert service.call("GET", "/health").body == b"ok"
         memory = service.call("GET", "/memory/").json()
@@ -50,8 +50,8 @@ def test_it_answers_health_memory_and_its_page_alone(tmp_path: Path) -> None:
     assert "<code>PREDICT_URL</code> is not set" in page
 
 
-def test_it_shows_a_real_predict_beside_itself(tmp_path: Path) -> None:
-    """Both are measured, whatever proxy the environment names, and no model is loaded for it."""
+def test_it_shows_a_real_predict_service(tmp_path: Path) -> None:
+    """Both are measured without using the environment's proxy or loading a model."""
     proxy = f"http://127.0.0.1:{closed_port()}"
     with running(GUNICORN, tmp_path) as predict:
         url = f"http://127.0.0.1:{predict.port}/"
@@ -70,8 +70,10 @@ def test_it_shows_a_real_predict_beside_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ERRORS)
-def test_it_answers_in_time_whatever_predict_does(tmp_path: Path, other: Peer, way: str) -> None:
-    """Its own report comes with 200 and the reason, and no one else is asked."""
+def test_it_answers_in_time_whatever_predict_does(
+    tmp_path: Path, other: Upstream, way: str
+) -> None:
+    """Its own report arrives with 200 and the reason, and no other host is asked."""
     before = len(other.asked)
     url = f"{other.url}/{way}"
     with running(HEALTH, tmp_path, PREDICT_URL=url, PREDICT_TIMEOUT_S="0.5") as health:
@@ -87,7 +89,7 @@ def test_it_answers_in_time_whatever_predict_does(tmp_path: Path, other: Peer, w
 
 
 def test_it_answers_when_predict_is_down(tmp_path: Path) -> None:
-    """The page says so too, with 200."""
+    """The page reports it too, with 200."""
     with running(HEALTH, tmp_path, PREDICT_URL=f"http://127.0.0.1:{closed_port()}") as health:
         memory = health.call("GET", "/memory/")
         page = health.call("GET", "/")
@@ -97,8 +99,8 @@ def test_it_answers_when_predict_is_down(tmp_path: Path) -> None:
     assert "predict refused the connection." in page.body.decode()
 
 
-def test_its_door_loads_nothing_heavy(other: Peer) -> None:
-    """Answering loads neither numpy nor Pillow nor a runtime; nor TLS before predict is asked."""
+def test_the_lambda_adapter_loads_nothing_heavy(other: Upstream) -> None:
+    """An answer loads no numpy, Pillow or runtime, and no TLS before predict is asked."""
     url = f"{other.url}/fine"
 
     assert loaded("/memory/") & (HEAVY | ASKING) == set()

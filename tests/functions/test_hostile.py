@@ -1,4 +1,4 @@
-"""Senders who mean harm, or do it: each is answered in bounded time, and nobody else notices."""
+"""Malicious senders: each is answered in bounded time, and other clients are not affected."""
 
 import gzip
 import socket
@@ -19,7 +19,7 @@ BODY_TIMEOUT_S = 1.0
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service under a tight limit, that gives a body a second."""
+    """Run a service with a tight memory limit and a second for a body."""
     with running(
         GUNICORN,
         tmp_path_factory.mktemp("logs"),
@@ -32,7 +32,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def png(width: int, height: int, content: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """Write a gray PNG of 8 bits whose header need not fit its *content*."""
+    """Write a gray 8-bit PNG whose header may disagree with *content*."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -45,7 +45,7 @@ def png(width: int, height: int, content: bytes, *chunks: tuple[bytes, bytes]) -
 
 
 def zeros(count: int) -> bytes:
-    """Deflate *count* zeros: a thousandth of their size."""
+    """Deflate *count* zeros to a thousandth of their size."""
     packer = zlib.compressobj(9)
     block = bytes(2**20)
     return b"".join([packer.compress(block) for _ in range(count // 2**20)]) + packer.flush()
@@ -58,7 +58,7 @@ def frames(count: int) -> bytes:
 
 
 def with_segments(marker: int, size: int, count: int) -> bytes:
-    """Put segments of nonsense behind a JPEG's first marker."""
+    """Insert meaningless segments after a JPEG's first marker."""
     body = photo(300, 200)
     return body[:2] + (struct.pack(">BBH", 0xFF, marker, size + 2) + bytes(size)) * count + body[2:]
 
@@ -70,7 +70,7 @@ def archive() -> bytes:
     return file.getvalue()
 
 
-# What is sent, and the statuses that are right for it.
+# What is sent, and the statuses that are correct for it.
 HOSTILE: dict[str, tuple[Callable[[], bytes], set[int]]] = {
     "a PNG of 3.6 gigapixels": (lambda: png(60_000, 60_000, zeros(2**20)), {413}),
     "a small PNG that inflates to 100 MB": (lambda: png(100, 100, zeros(100 * 2**20)), {200, 422}),
@@ -103,7 +103,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], set[int]]] = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_file_is_answered_in_time_and_memory(service: Service, what: str) -> None:
-    """Bombs, lies, floods and polyglots: a photo or a problem within seconds, and then a photo."""
+    """Bombs, false headers and polyglots are answered in seconds; then a photo works."""
     write, right = HOSTILE[what]
     body = write()
 
@@ -143,7 +143,7 @@ def test_a_hostile_file_is_answered_in_time_and_memory(service: Service, what: s
 def test_a_hostile_form_is_a_bad_request(
     service: Service, body: bytes, kind: str, status: int
 ) -> None:
-    """Depth, number and nonsense in forms and JSON are the sender's mistake, said so."""
+    """Excessive depth, number and invalid content in forms and JSON get a 400."""
     answer = service.predict(body, **{"Content-Type": kind})
 
     assert answer.status == status
@@ -157,8 +157,8 @@ def connect(service: Service, headers: str, body: bytes) -> socket.socket:
     return sender
 
 
-def test_senders_who_stand_still_block_nobody(service: Service) -> None:
-    """Eight bodies that never come: the operators' routes answer at once, and photos too."""
+def test_stalled_senders_block_nothing(service: Service) -> None:
+    """With eight stalled bodies the operators' routes and photos are still answered."""
     senders = [connect(service, "Content-Length: 1000000", b"\xff\xd8") for _ in range(8)]
     time.sleep(0.2)
 
@@ -173,8 +173,8 @@ def test_senders_who_stand_still_block_nobody(service: Service) -> None:
         sender.close()
 
 
-def test_a_sender_who_trickles_is_cut_off(service: Service) -> None:
-    """Two bytes a second are not worth a slot."""
+def test_a_slow_sender_is_disconnected(service: Service) -> None:
+    """A sender of two bytes a second is disconnected."""
     sender = connect(service, "Content-Length: 1000000", b"\xff\xd8")
     began = time.monotonic()
     sender.settimeout(0.5)
@@ -195,21 +195,21 @@ def test_a_sender_who_trickles_is_cut_off(service: Service) -> None:
     "headers",
     ["Content-Length: -1", "Content-Length: 5\r\nContent-Length: 6", "Content-Length: 1e3"],
 )
-def test_a_length_that_is_none_is_refused(service: Service, headers: str) -> None:
-    """gunicorn itself answers what is no HTTP."""
+def test_an_invalid_length_is_rejected(service: Service, headers: str) -> None:
+    """gunicorn itself rejects an invalid Content-Length."""
     with connect(service, headers, b"x") as sender:
         assert sender.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_length_too_short_cuts_the_photo(service: Service) -> None:
-    """What follows the announced bytes is not part of the photo."""
+def test_a_short_length_truncates_the_photo(service: Service) -> None:
+    """Bytes after the announced length are not part of the photo."""
     body = photo()
     with connect(service, f"Content-Length: {len(body) // 3}\r\nConnection: close", body) as sender:
         assert sender.recv(100).startswith(b"HTTP/1.1 422 ")
 
 
-def test_a_sender_who_goes_away_costs_nothing(service: Service) -> None:
-    """Twenty connections broken off in the middle leave the service as it was."""
+def test_aborted_uploads_leave_no_trace(service: Service) -> None:
+    """Twenty connections that break in the middle leave the service unchanged."""
     for _ in range(20):
         connect(service, "Content-Length: 1000000", skin(64, 64).tobytes()).close()
 

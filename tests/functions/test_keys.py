@@ -1,4 +1,4 @@
-"""Keys and quotas at the doors: who is let in, whose jobs are whose, and what a refusal costs."""
+"""API keys and rate limits over HTTP: access, ownership of jobs, and the cost of refusals."""
 
 import base64
 import hashlib
@@ -25,38 +25,40 @@ PHOTO = photo()
 PREDICT = (ROOT / "layers/model/macule/functions/predict.py").read_text()
 FOUND = re.findall(r'"(GET|POST) (/\S*)": \w+\.\w+', PREDICT)
 ROUTES = [route for route in FOUND if route != ("POST", "/page/")]  # it asks /predict/: tests/page
-# by the contract, whatever the door says
+# public by contract, even with keys
 READABLE = ("/", "/page/{file}", "/openapi.json", "/docs/", "/docs/{file}")
 OPEN = {("GET", path) for path in ("/health/", "/ready/", *READABLE)}
 HEALTH = ".venv/bin/python -m infra.serve macule.functions.health:app"
-DOORS = [GUNICORN, FRAMEWORK.replace("{name}", "predict")]
+SERVERS = [GUNICORN, FRAMEWORK.replace("{name}", "predict")]
 
 
-def pair(name: str, more: str = "") -> str:
+def key_entry(name: str, more: str = "") -> str:
     return f"{name}:{hashlib.sha256(f'mk_{name}'.encode()).hexdigest()}{more}"
 
 
-KEYS = ",".join([pair("alice"), pair("bob"), pair("old", ":revoked")])
+KEYS = ",".join([key_entry("alice"), key_entry("bob"), key_entry("old", ":revoked")])
 
 
-@pytest.fixture(scope="module", params=DOORS, ids=["gunicorn", "functions-framework"])
-def locked(
+@pytest.fixture(scope="module", params=SERVERS, ids=["gunicorn", "functions-framework"])
+def service_with_keys(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("locked")
+    folder = tmp_path_factory.mktemp("service_with_keys")
     environment = {"API_KEYS": KEYS, "ALLOWED_ORIGINS": "https://app.example"}
     with running(request.param, folder, **environment) as service:
         yield service
 
 
 @pytest.mark.parametrize(("method", "path"), [*ROUTES, ("GET", "/nowhere"), ("DELETE", "/health")])
-def test_all_but_health_and_ready_ask_for_a_key(locked: Service, method: str, path: str) -> None:
-    """401 for whatever else there is or is not; with a key the route answers."""
+def test_all_routes_but_health_and_ready_need_a_key(
+    service_with_keys: Service, method: str, path: str
+) -> None:
+    """Without a key any other path gets 401; with a key the route answers."""
     file = "docs.css" if path.startswith("/docs") else "style.css"
     named = path.replace("{id}", "0" * 24).replace("{file}", file).replace("{name}", "none")
-    without = locked.call(method, named)
-    wrong = locked.call(method, named, headers={"Authorization": "Bearer mk_wrong"})
-    right = locked.call(method, named, headers={"Authorization": "Bearer mk_alice"})
+    without = service_with_keys.call(method, named)
+    wrong = service_with_keys.call(method, named, headers={"Authorization": "Bearer mk_wrong"})
+    right = service_with_keys.call(method, named, headers={"Authorization": "Bearer mk_alice"})
 
     if (method, path) in OPEN:
         assert without.status == wrong.status == right.status
@@ -69,20 +71,20 @@ def test_all_but_health_and_ready_ask_for_a_key(locked: Service, method: str, pa
     assert right.status not in (401, 403)
 
 
-def test_a_revoked_key_is_told_so(locked: Service) -> None:
-    """403, and not 401: it was right once."""
-    answer = locked.predict(PHOTO, **OLD)
+def test_a_revoked_key_gets_403(service_with_keys: Service) -> None:
+    """A revoked key gets 403 instead of 401."""
+    answer = service_with_keys.predict(PHOTO, **OLD)
 
     assert (answer.status, answer.json()["type"]) == (403, "urn:macule:problem:key-revoked")
 
 
-def test_a_front_end_may_ask_and_read_a_refusal(locked: Service) -> None:
+def test_browsers_can_read_refusals(service_with_keys: Service) -> None:
     """The preflight needs no key and allows the headers; a 401 has CORS headers too."""
     origin = {"Origin": "https://app.example"}
     asks = {"Access-Control-Request-Method": "POST"}
     asks["Access-Control-Request-Headers"] = "authorization,x-api-key"
-    before = locked.call("OPTIONS", "/predict/", headers={**origin, **asks})
-    refused = locked.predict(PHOTO, **origin)
+    before = service_with_keys.call("OPTIONS", "/predict/", headers={**origin, **asks})
+    refused = service_with_keys.predict(PHOTO, **origin)
 
     assert before.status == 204
     assert before.headers["access-control-allow-headers"] == "authorization,x-api-key"
@@ -92,35 +94,35 @@ def test_a_front_end_may_ask_and_read_a_refusal(locked: Service) -> None:
     assert {"RateLimit", "RateLimit-Policy", "WWW-Authenticate"} <= set(exposed.split(", "))
 
 
-def test_jobs_belong_to_the_key_that_made_them(locked: Service) -> None:
-    """To another key they do not exist, under the same Idempotency-Key too."""
+def test_jobs_belong_to_the_key_that_made_them(service_with_keys: Service) -> None:
+    """Jobs do not exist for another key, even under the same Idempotency-Key."""
     asked = {"Prefer": "wait=30", "Idempotency-Key": "one", "Content-Type": "image/jpeg"}
-    made = locked.call("POST", "/predictions", PHOTO, {**asked, **ALICE})
-    others = locked.call("POST", "/predictions", photo(500, 400), {**asked, **BOB})
+    made = service_with_keys.call("POST", "/predictions", PHOTO, {**asked, **ALICE})
+    others = service_with_keys.call("POST", "/predictions", photo(500, 400), {**asked, **BOB})
     path = f"/predictions/{made.json()['id']}"
-    shown = locked.call("GET", path, headers=ALICE)
+    shown = service_with_keys.call("GET", path, headers=ALICE)
 
     assert (made.status, others.status) == (200, 200)
     assert made.json()["id"] != others.json()["id"]
     assert shown.json()["status"] == "succeeded"
-    assert locked.call("GET", path, headers=BOB).status == 404
-    assert locked.call("POST", f"{path}/cancel", headers=BOB).status == 404
-    assert locked.call("POST", f"{path}/cancel", headers=ALICE).status == 409
+    assert service_with_keys.call("GET", path, headers=BOB).status == 404
+    assert service_with_keys.call("POST", f"{path}/cancel", headers=BOB).status == 404
+    assert service_with_keys.call("POST", f"{path}/cancel", headers=ALICE).status == 409
 
 
-def test_an_honest_client_reads_its_refusal(locked: Service) -> None:
-    """The answer to 3 MB with a wrong key comes, with and without `Expect: 100-continue`."""
+def test_a_client_can_read_its_refusal(service_with_keys: Service) -> None:
+    """A client that sends 3 MB with a wrong key reads the 401, with and without `Expect`."""
     body = PHOTO.ljust(3 * 2**20, b"\0")
-    after = locked.predict(body, **{"X-API-Key": "mk_wrong"})
+    after = service_with_keys.predict(body, **{"X-API-Key": "mk_wrong"})
     before = {"X-API-Key": "mk_wrong", "Expect": "100-continue"}
 
-    assert after.status == locked.predict(body, **before).status == 401
+    assert after.status == service_with_keys.predict(body, **before).status == 401
 
 
-def test_who_does_not_send_is_not_waited_for(locked: Service) -> None:
-    """A body that is announced and does not come: 401 at once, and the connection ends."""
+def test_a_refused_body_is_not_awaited(service_with_keys: Service) -> None:
+    """A wrong key with an announced body gets 401 at once, and the connection ends."""
     began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", locked.port), 20) as line:
+    with socket.create_connection(("127.0.0.1", service_with_keys.port), 20) as line:
         line.sendall(
             b"POST /predict/ HTTP/1.1\r\nHost: a\r\nX-API-Key: mk_no\r\n"
             b"Content-Type: image/jpeg\r\nContent-Length: 9000000\r\n\r\nsome"
@@ -136,10 +138,10 @@ def test_who_does_not_send_is_not_waited_for(locked: Service) -> None:
     assert ended_s < 4
 
 
-def test_a_connection_that_sent_all_stays(locked: Service) -> None:
-    """A wrong key does not cost its holder the connection, where the body came with the head."""
+def test_a_complete_request_keeps_its_connection(service_with_keys: Service) -> None:
+    """A wrong key keeps its connection if the body came with the head."""
     statuses = []
-    with socket.create_connection(("127.0.0.1", locked.port), timeout=20) as line:
+    with socket.create_connection(("127.0.0.1", service_with_keys.port), timeout=20) as line:
         for key, body in (("mk_none", b"x"), ("mk_no", b"x"), (ALICE["X-API-Key"], PHOTO)):
             head = f"POST /predict/ HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n"
             line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -151,16 +153,19 @@ def test_a_connection_that_sent_all_stays(locked: Service) -> None:
     assert statuses == [401, 401, 200]
 
 
-def test_warm_up_needs_a_key_over_http(locked: Service) -> None:
-    """A ping by header too, however it is written."""
+def test_warm_up_needs_a_key_over_http(service_with_keys: Service) -> None:
+    """A warm-up ping by header also needs a key, in any spelling."""
     ping = {"X-Warmup": "1"}
 
-    assert locked.call("GET", "/predict/", headers=ping).status == 401
-    assert locked.call("GET", "/predict/", headers={**ping, **ALICE}).json()["state"] == "ready"
+    assert service_with_keys.call("GET", "/predict/", headers=ping).status == 401
+    assert (
+        service_with_keys.call("GET", "/predict/", headers={**ping, **ALICE}).json()["state"]
+        == "ready"
+    )
 
 
-def test_health_and_doctor_carry_a_key(tmp_path: Path) -> None:
-    """PREDICT_KEY lets the health function and `macule doctor` in; without it both say why not."""
+def test_health_and_doctor_send_a_key(tmp_path: Path) -> None:
+    """The health function and `macule doctor` work with PREDICT_KEY; without, they say why not."""
     doctor = [sys.executable, "-m", "macule.cli", "doctor"]
     with running(GUNICORN, tmp_path, API_KEYS=KEYS) as predict:
         url = f"http://127.0.0.1:{predict.port}"
@@ -168,7 +173,7 @@ def test_health_and_doctor_carry_a_key(tmp_path: Path) -> None:
             watched = health.call("GET", "/memory/").json()["predict"]
         with running(HEALTH, tmp_path, PREDICT_URL=url) as health:
             refused = health.call("GET", "/memory/").json()["predict"]
-        told = [
+        outcomes = [
             subprocess.run(
                 [*doctor, url],
                 capture_output=True,
@@ -182,17 +187,17 @@ def test_health_and_doctor_carry_a_key(tmp_path: Path) -> None:
 
     assert watched["band"]
     assert refused == {"error": "answered 401"}
-    assert [done.returncode for done in told] == [0, 1], told
-    assert "FAIL key: This route needs a key" in told[1].stdout
+    assert [done.returncode for done in outcomes] == [0, 1], outcomes
+    assert "FAIL key: This route needs a key" in outcomes[1].stdout
 
 
 def test_keys_change_without_a_restart_in_every_worker(tmp_path: Path) -> None:
-    """Two workers: within 2 s a new key is let in and a removed one is not."""
+    """With two workers, a new key is accepted and a removed one rejected within 2 s."""
     file = tmp_path / "keys"
-    file.write_text(pair("alice"))
+    file.write_text(key_entry("alice"))
     with running(GUNICORN, tmp_path, API_KEYS=str(file), WEB_CONCURRENCY="2") as service:
         before = service.call("GET", "/model/", headers=ALICE).status
-        file.write_text(pair("bob"))
+        file.write_text(key_entry("bob"))
         time.sleep(1.1)
         old = {service.call("GET", "/model/", headers=ALICE).status for _ in range(20)}
         new = {service.call("GET", "/model/", headers=BOB).status for _ in range(20)}
@@ -200,9 +205,9 @@ def test_keys_change_without_a_restart_in_every_worker(tmp_path: Path) -> None:
     assert (before, old, new) == (200, {401}, {200})
 
 
-def test_a_key_that_cannot_be_read_stops_gunicorn(tmp_path: Path) -> None:
-    """The variable is named, and what stands in it is not shown."""
-    broken = running(GUNICORN, tmp_path, API_KEYS=f"{pair('alice')},bob:hunter2")
+def test_an_invalid_key_setting_prevents_the_start(tmp_path: Path) -> None:
+    """The error names the variable and does not show its content."""
+    broken = running(GUNICORN, tmp_path, API_KEYS=f"{key_entry('alice')},bob:hunter2")
     with pytest.raises(AssertionError, match="API_KEYS: entry 2") as caught, broken:
         pass
 
@@ -213,10 +218,10 @@ def count(service: Service, headers: dict[str, str], times: int) -> Counter[int]
     return Counter(service.predict(PHOTO, **headers).status for _ in range(times))
 
 
-@pytest.mark.parametrize("door", DOORS, ids=["gunicorn", "functions-framework"])
-def test_each_key_has_its_quota(tmp_path: Path, door: str) -> None:
-    """What costs is counted, each key for itself; reading, a wrong key and a cancel are not."""
-    with running(door, tmp_path, API_KEYS=KEYS, QUOTA="3/hour,100/second") as service:
+@pytest.mark.parametrize("server", SERVERS, ids=["gunicorn", "functions-framework"])
+def test_each_key_has_its_quota(tmp_path: Path, server: str) -> None:
+    """Each key has its own quota; reads, wrong keys and cancels do not count."""
+    with running(server, tmp_path, API_KEYS=KEYS, QUOTA="3/hour,100/second") as service:
         first = service.predict(PHOTO, **ALICE)
         for _ in range(5):
             service.call("GET", "/memory/", headers=ALICE)
@@ -236,15 +241,15 @@ def test_each_key_has_its_quota(tmp_path: Path, door: str) -> None:
     assert last.json()["violated-policies"] == ["hour"]
 
 
-@pytest.mark.parametrize("door", DOORS, ids=["gunicorn", "functions-framework"])
-def test_without_keys_each_address_has_its_quota(tmp_path: Path, door: str) -> None:
-    """X-Forwarded-For counts from a trusted proxy alone, and its last entry."""
+@pytest.mark.parametrize("server", SERVERS, ids=["gunicorn", "functions-framework"])
+def test_without_keys_each_address_has_its_quota(tmp_path: Path, server: str) -> None:
+    """X-Forwarded-For counts only from a trusted proxy, and only its last entry."""
     one, two = ({"X-Forwarded-For": f"1.1.1.{n}, 198.51.100.{n}"} for n in (1, 2))
     spoofed = {"X-Forwarded-For": "9.9.9.9, 198.51.100.1"}
     trusted = {"QUOTA": "2/hour", "TRUSTED_PROXIES": "127.0.0.0/8"}
-    with running(door, tmp_path, QUOTA="2/hour") as service:
+    with running(server, tmp_path, QUOTA="2/hour") as service:
         alone = [count(service, headers, 1) for headers in (one, two, spoofed)]
-    with running(door, tmp_path, **trusted) as service:
+    with running(server, tmp_path, **trusted) as service:
         behind = [count(service, headers, 3) for headers in (one, two, spoofed)]
 
     assert alone == [{200: 1}, {200: 1}, {429: 1}]
@@ -252,7 +257,7 @@ def test_without_keys_each_address_has_its_quota(tmp_path: Path, door: str) -> N
 
 
 def test_two_services_share_a_quota_while_redis_is_there(tmp_path: Path) -> None:
-    """Counted together through a real server; once it is killed, each for itself, with no error."""
+    """Two services count together in Redis; once it is killed, each counts alone without errors."""
     with broker(tmp_path) as server:
         environment = {"QUOTA": "4/hour", "REDIS_URL": server.url}
         with (
@@ -267,8 +272,8 @@ def test_two_services_share_a_quota_while_redis_is_there(tmp_path: Path) -> None
     assert apart == [{200: 4, 429: 1}, {200: 4, 429: 1}]
 
 
-def test_lambda_asks_for_keys_and_counts(tmp_path: Path) -> None:
-    """Each kind of event: 401, 403, 200, then 429 by address or key; a schedule needs no key."""
+def test_lambda_checks_keys_and_quotas(tmp_path: Path) -> None:
+    """Each kind of event gets 401, 403, 200, then 429; a schedule needs no key."""
     code = """
 import json, sys
 from macule.functions.predict import handler
@@ -312,14 +317,14 @@ for line in sys.stdin:
 
 
 @pytest.mark.parametrize("environment", [{}, {"API_KEYS": KEYS, "QUOTA": "60/minute"}])
-def test_what_is_not_asked_for_is_not_loaded(environment: dict[str, str]) -> None:
-    """Without keys and quotas none of it is imported; with them, nothing heavy before a request."""
+def test_unused_features_are_not_loaded(environment: dict[str, str]) -> None:
+    """Without keys and quotas their modules are not imported; with them nothing heavy at start."""
     code = "import sys, macule.functions.predict; "
     code += "from macule import settings; settings.current(); print(*sys.modules)"
-    told = subprocess.check_output(
+    output = subprocess.check_output(
         [".venv/bin/python", "-c", code], cwd=ROOT, text=True, env={**os.environ, **environment}
     )
-    loaded = set(told.split())
+    loaded = set(output.split())
 
     assert not loaded & {"hashlib", "hmac", "redis", "secrets", "ssl"}
     assert ("macule.security.api_keys" in loaded) is bool(environment)

@@ -1,4 +1,4 @@
-"""The log of the running service: a line a request, nobody's photo in it, never in the way."""
+"""The log of the running service: one line for each request, no personal data, never blocking."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ SERVE = ".venv/bin/python -m infra.serve"
 
 
 def lines(service: Service) -> list[dict[str, Any]]:
-    """Read what this package wrote; LiteRT and make write lines of their own."""
+    """Read the lines that this package wrote; LiteRT and make write lines of their own."""
     text = service.log.read_text()
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
@@ -33,18 +33,18 @@ def requests(service: Service) -> list[dict[str, Any]]:
 
 
 def raw(service: Service, *pieces: bytes) -> bytes:
-    """Send bytes as they are; return what comes back."""
+    """Send bytes unchanged and return the answer."""
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
         connection.sendall(b"".join(pieces))
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-@pytest.mark.parametrize("door", [GUNICORN, FRAMEWORK.replace("{name}", "predict")])
-def test_each_request_is_one_line_with_its_facts(tmp_path: Path, door: str) -> None:
-    """A prediction's line has what it was, what it took and what it found out about its costs."""
+@pytest.mark.parametrize("server", [GUNICORN, FRAMEWORK.replace("{name}", "predict")])
+def test_each_request_is_one_line_with_its_facts(tmp_path: Path, server: str) -> None:
+    """The line of a prediction has its parameters, durations and estimated costs."""
     body = photo(800, 600)
-    with running(door, tmp_path) as service:
+    with running(server, tmp_path) as service:
         service.predict(body, "?explain=cam", **PARENT, **{"X-Request-Id": "mine"})
         service.predict(body, "?explain=cam")
         service.predict(b"<html>")
@@ -71,12 +71,15 @@ def test_each_request_is_one_line_with_its_facts(tmp_path: Path, door: str) -> N
     assert cold["import_ms"] > 0
 
 
-def test_nothing_tells_whose_photo_it_was(tmp_path: Path) -> None:
-    """File names, words of the query and headers, results, ids of predictions: none is logged."""
+def test_the_log_has_no_personal_data(tmp_path: Path) -> None:
+    """File names, queries, headers, results and ids of predictions are not logged."""
     fields, kind = form("image", photo(), "nguyen-van-an.jpg")
     agent = {"User-Agent": "Sonda", "Cookie": "secretive", "Referer": "https://clinic.example"}
-    told = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
-    with receiver() as target, running(GUNICORN, tmp_path, LOG_LEVEL="debug", **told) as service:
+    settings = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
+    with (
+        receiver() as target,
+        running(GUNICORN, tmp_path, LOG_LEVEL="debug", **settings) as service,
+    ):
         answer = service.call("POST", "/predict/?top_k=3&patient=4711", fields, {**kind, **agent})
         hook = json.dumps(
             {"image": base64.b64encode(photo()).decode(), "webhook": f"{target.url}/410?s=hidden"}
@@ -99,29 +102,29 @@ def test_nothing_tells_whose_photo_it_was(tmp_path: Path) -> None:
     assert "Invalid request" in text
 
 
-def test_addresses_are_written_where_they_are_asked_for(tmp_path: Path) -> None:
-    """LOG_ADDRESSES=true writes who asked, in gunicorn's words too; without it nothing does.
+def test_addresses_are_logged_only_on_request(tmp_path: Path) -> None:
+    """LOG_ADDRESSES=true logs client addresses, also in gunicorn's lines; by default none is.
 
-    Of what a proxy adds that alone is believed which comes from a trusted one.
+    Forwarded addresses count only from a trusted proxy.
     """
 
-    def said(**environment: str) -> str:
+    def log_text(**environment: str) -> str:
         with running(GUNICORN, tmp_path, **environment) as service:
             forwarded = {"X-Forwarded-For": "198.51.100.1, 203.0.113.7"}
             service.call("GET", "/nowhere", headers=forwarded)
             raw(service, b"GET /health/ HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n")
             return service.log.read_text()
 
-    text = said(LOG_ADDRESSES="true")
+    text = log_text(LOG_ADDRESSES="true")
     assert '"address":"127.0.0.1"' in text
     assert "ip=127.0.0.1" in text
-    behind = said(LOG_ADDRESSES="true", TRUSTED_PROXIES="127.0.0.1")
+    behind = log_text(LOG_ADDRESSES="true", TRUSTED_PROXIES="127.0.0.1")
     assert '"address":"203.0.113.7"' in behind
-    assert "127.0.0.1" not in said()
+    assert "127.0.0.1" not in log_text()
 
 
-def test_no_caller_forges_a_line(tmp_path: Path) -> None:
-    """Newlines, quotes and bytes that are no UTF-8, wherever a caller can put them, end no line."""
+def test_no_client_can_forge_a_line(tmp_path: Path) -> None:
+    """Newlines, quotes and invalid UTF-8 from a client never end a log line."""
     evil = b'\xff\xfe"}\\n{"severity":"ERROR","event":"forged"}'
     fields, kind = form("image", photo(), 'a.jpg\n{"event":"forged"}')
     with running(GUNICORN, tmp_path, LOG_LEVEL="debug") as service:
@@ -144,8 +147,8 @@ def test_no_caller_forges_a_line(tmp_path: Path) -> None:
     ["2>/dev/full", "2> >(exec true)", "2> >(exec sleep 60)", "2>&-"],
     ids=["a-full-disk", "a-closed-pipe", "a-pipe-nobody-reads", "closed"],
 )
-def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, where: str) -> None:
-    """Every request has its answer, as fast as with a log, and what was lost is counted."""
+def test_an_unwritable_log_stops_nothing(tmp_path: Path, where: str) -> None:
+    """Every request is answered at normal speed, and lost lines are counted."""
     script = tmp_path / "serve.sh"
     script.write_text(f"exec {SERVE} {where}\n")
     with running(f"bash {script}", tmp_path, LOG_LEVEL="debug") as service:
@@ -160,14 +163,14 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, where: str) 
     lost = int(text.partition("\nmacule_log_lines_lost_total ")[2].split()[0])
     assert statuses == {200}
     assert answers == [200, 415]
-    assert spent_s < 200 * WRITE_TIMEOUT_MS / 2e3  # nobody waits for a reader who is not there
+    assert spent_s < 200 * WRITE_TIMEOUT_MS / 2e3  # nobody waits for a reader that does not exist
     assert (lost > 0) == (where != "2>&-")
 
 
-def test_a_person_at_a_terminal_reads_text(tmp_path: Path) -> None:
-    """On a terminal lines are text without being asked; LOG=json holds there too."""
+def test_a_terminal_shows_text(tmp_path: Path) -> None:
+    """On a terminal the log is text by default; LOG=json also works there."""
 
-    def seen(**environment: str) -> str:
+    def logged_lines(**environment: str) -> str:
         master, slave = os.openpty()
         script = tmp_path / "serve.sh"
         script.write_text(f"exec {SERVE} 2>{os.ttyname(slave)}\n")
@@ -178,29 +181,29 @@ def test_a_person_at_a_terminal_reads_text(tmp_path: Path) -> None:
         os.close(master)
         return text
 
-    assert "INFO GET other 404  event=request id=" in seen()
-    assert '"message":"GET other 404"' in seen(LOG="json")
+    assert "INFO GET other 404  event=request id=" in logged_lines()
+    assert '"message":"GET other 404"' in logged_lines(LOG="json")
 
 
-def test_levels_are_chosen(tmp_path: Path) -> None:
-    """LOG_LEVEL=warning leaves refusals for want of room and what is worse; debug shows pings."""
+def test_levels_are_configurable(tmp_path: Path) -> None:
+    """LOG_LEVEL=warning keeps memory refusals and worse; debug also shows pings."""
 
     (tmp_path / "model.json").write_text("no card")
 
-    def told(level: str) -> list[str]:
+    def logged(level: str) -> list[str]:
         with running(GUNICORN, tmp_path, LOG_LEVEL=level, MODEL_DIR=str(tmp_path)) as service:
             service.call("GET", "/nowhere")
             service.predict(photo())
             service.call("GET", "/ready/")
             return [line["message"] for line in requests(service)]
 
-    assert told("warning") == ["POST /predict 503"]
-    assert told("info") == ["GET other 404", "POST /predict 503"]
-    assert "GET /ready 503" in told("debug")
+    assert logged("warning") == ["POST /predict 503"]
+    assert logged("info") == ["GET other 404", "POST /predict 503"]
+    assert "GET /ready 503" in logged("debug")
 
 
 def test_lambda_gets_the_same_lines(tmp_path: Path) -> None:
-    """Under AWS's runtime client a request is one line, once, with the trace of X-Amzn-Trace-Id."""
+    """Under AWS's runtime client a request is one line with the trace of X-Amzn-Trace-Id."""
     for place in ("task", "opt/python", "client"):
         (tmp_path / place).mkdir(parents=True)
     (tmp_path / "task/main.py").symlink_to(ROOT / "functions/predict/main.py")

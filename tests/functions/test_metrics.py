@@ -1,4 +1,4 @@
-"""/metrics of the running service: what was sent is what it says, over all processes."""
+"""/metrics of the running service: its counts match the traffic over all processes."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ Samples = dict[tuple[str, ...], float]
 
 
 def scraped(service: Service) -> Samples:
-    """Read every sample by its name and the values of its labels, in their names' order."""
+    """Read every sample by its name and its labels' values, in the order of the labels' names."""
     answer = service.call("GET", "/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     return {
@@ -28,11 +28,11 @@ def scraped(service: Service) -> Samples:
     }
 
 
-@pytest.mark.parametrize("door", [GUNICORN, FRAMEWORK.replace("{name}", "predict")])
-def test_what_was_sent_is_what_is_counted(tmp_path: Path, door: str) -> None:
-    """Requests, refusals, bytes, stages and the cache's answers are those of the traffic."""
+@pytest.mark.parametrize("server", [GUNICORN, FRAMEWORK.replace("{name}", "predict")])
+def test_counts_match_the_traffic(tmp_path: Path, server: str) -> None:
+    """Requests, refusals, bytes, stages and cache results match the traffic."""
     body = photo()
-    with running(door, tmp_path) as service:
+    with running(server, tmp_path) as service:
         for _ in range(3):
             service.predict(body, "?explain=cam")
         service.predict(b"<html>")
@@ -68,8 +68,8 @@ def test_what_was_sent_is_what_is_counted(tmp_path: Path, door: str) -> None:
     assert sorted(bands) == [0, 0, 0, 0, 1]
 
 
-def test_counts_are_right_over_processes_that_are_killed(tmp_path: Path) -> None:
-    """Two workers serve 200 requests, each is killed in between: whoever answers has all counts."""
+def test_counts_survive_killed_processes(tmp_path: Path) -> None:
+    """With two workers and 200 requests, each killed once, every worker reports all counts."""
     with running(GUNICORN, tmp_path, WEB_CONCURRENCY="2") as service:
 
         def counted() -> float:
@@ -95,7 +95,7 @@ def test_counts_are_right_over_processes_that_are_killed(tmp_path: Path) -> None
 
 
 def test_a_reload_keeps_the_counts(tmp_path: Path) -> None:
-    """HUP brings new workers, and they count on."""
+    """After HUP new workers continue the counts."""
     with running(GUNICORN, tmp_path) as service:
         service.predict(photo())
         before = workers(service)
@@ -112,7 +112,7 @@ def test_a_reload_keeps_the_counts(tmp_path: Path) -> None:
 
 
 def test_the_health_function_has_metrics(tmp_path: Path) -> None:
-    """Its own requests and memory, without opening the queue of a predict function beside it."""
+    """It reports its own requests and memory without opening the queue of a predict service."""
     with running(GUNICORN, tmp_path, FUNCTION_TARGET="health") as service:
         found = scraped(service)
 
@@ -121,8 +121,8 @@ def test_the_health_function_has_metrics(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_the_brokers_queue_is_told_while_it_answers(tmp_path: Path) -> None:
-    """What waits in Valkey is a gauge; with Valkey gone it is left out, and all else is there."""
+def test_the_broker_queue_is_reported_while_it_answers(tmp_path: Path) -> None:
+    """Waiting jobs in Valkey are a gauge; without Valkey only that gauge is missing."""
     with (
         broker(tmp_path) as server,
         running(GUNICORN_DEV, tmp_path, BROKER_URL=server.url) as service,

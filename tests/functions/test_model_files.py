@@ -1,4 +1,4 @@
-"""Model files that harm: damaged, exchanged or made to, beside or while the service runs."""
+"""Harmful model files: damaged, exchanged or malicious, before and while the service runs."""
 
 import http.client
 import json
@@ -32,13 +32,13 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(folder: Path, tmp_path: Path) -> Iterator[Service]:
-    """A service with its own temporary folder, whose model is *folder*."""
+    """Run a service with its own temporary folder, whose model is *folder*."""
     with running(GUNICORN, tmp_path, MODEL_DIR=str(folder), TMPDIR=str(tmp_path)) as service:
         yield service
 
 
-def vouch(folder: Path, content: bytes) -> str:
-    """Put a file in place, and let the card say it is the right one; return its digest."""
+def install_file(folder: Path, content: bytes) -> str:
+    """Put a file in place and write its digest to the card; return the digest."""
     (folder / "new").write_bytes(content)
     (folder / "new").replace(folder / "model.tflite")
     card = json.loads((folder / "model.json").read_text())
@@ -47,8 +47,8 @@ def vouch(folder: Path, content: bytes) -> str:
     return str(card["sha256"])
 
 
-def fuzzed(content: bytes, seed: int) -> bytes:
-    """Change some numbers of the network's description, which is the first hundredth."""
+def fuzz(content: bytes, seed: int) -> bytes:
+    """Change some numbers in the network's description, which is the first hundredth."""
     rng, harmed = random.Random(seed), bytearray(content)
     for _ in range(rng.choice([1, 3, 30])):
         place = rng.randrange(8, len(content) // 100) & ~3
@@ -58,7 +58,7 @@ def fuzzed(content: bytes, seed: int) -> bytes:
 
 
 def reload(service: Service) -> None:
-    """Have another worker take over, which loads the file that is there now."""
+    """Replace the worker by one that loads the present file."""
     (arbiter,) = children(service.process.pid)
     before = children(arbiter)
     os.kill(arbiter, signal.SIGHUP)
@@ -66,7 +66,7 @@ def reload(service: Service) -> None:
 
 
 def statuses(service: Service) -> tuple[int, int]:
-    """Ask for a prediction and for health; 0 is a connection that broke."""
+    """Request a prediction and health; 0 is a broken connection."""
     try:
         predicted = service.predict(photo(), **ANEW).status
     except (OSError, http.client.HTTPException):
@@ -74,14 +74,12 @@ def statuses(service: Service) -> tuple[int, int]:
     return predicted, service.call("GET", "/health/").status
 
 
-def test_a_model_that_is_exchanged_serves_from_the_next_worker_on(
-    service: Service, folder: Path
-) -> None:
-    """A valid file in its place harms no answer; HUP takes it, without a restart."""
+def test_an_exchanged_model_serves_from_the_next_worker_on(service: Service, folder: Path) -> None:
+    """Exchanging a valid file harms no answer; HUP loads it without a restart."""
     before = service.predict(photo()).json()["model"]
     content = bytearray((folder / "model.tflite").read_bytes())
     content[-1:] = b"\0\0\0\0"
-    digest = vouch(folder, bytes(content))
+    digest = install_file(folder, bytes(content))
     meanwhile = service.predict(photo(), **ANEW).json()["model"]
     reload(service)
     after = service.predict(photo(), **ANEW).json()["model"]
@@ -91,8 +89,8 @@ def test_a_model_that_is_exchanged_serves_from_the_next_worker_on(
 
 
 @pytest.mark.parametrize("harm", ["removed", "unreadable"])
-def test_a_file_that_is_gone_serves_on(service: Service, folder: Path, harm: str) -> None:
-    """The worker has the file mapped: it answers on, and the next one says what is wrong."""
+def test_a_deleted_file_continues_to_serve(service: Service, folder: Path, harm: str) -> None:
+    """The worker has mapped the file and continues; the next one reports the error."""
     service.predict(photo())
     file = folder / "model.tflite"
     file.unlink()
@@ -108,8 +106,8 @@ def test_a_file_that_is_gone_serves_on(service: Service, folder: Path, harm: str
     assert service.call("GET", "/health/").status == 200
 
 
-def test_a_file_that_is_cut_while_it_serves_is_told(service: Service, folder: Path) -> None:
-    """Truncation may take the worker's pages away: the next one finds the damage, and says so."""
+def test_a_file_truncated_while_it_serves_is_reported(service: Service, folder: Path) -> None:
+    """Truncation may remove the worker's pages; the next worker reports the damage."""
     service.predict(photo())
     os.truncate(folder / "model.tflite", 4096)
     until(lambda: statuses(service)[0] in (200, 503))
@@ -123,16 +121,16 @@ def test_a_file_that_is_cut_while_it_serves_is_told(service: Service, folder: Pa
 
 @pytest.mark.slow
 def test_fuzzed_models_never_end_the_service(service: Service, folder: Path) -> None:
-    """Twelve harmed files whose cards vouch for them: health answers, and a good file is taken."""
+    """Twelve damaged files with matching cards: health answers, and a good file is loaded."""
     good = (folder / "model.tflite").read_bytes()
     seen = set()
     for seed in range(12):
-        vouch(folder, fuzzed(good, seed))
+        install_file(folder, fuzz(good, seed))
         reload(service)
         predicted, health = statuses(service)
         seen.add(predicted)
         assert health == 200
-    vouch(folder, good)
+    install_file(folder, good)
     reload(service)
 
     assert seen <= {0, 200, 503}
@@ -140,10 +138,12 @@ def test_fuzzed_models_never_end_the_service(service: Service, folder: Path) -> 
     assert service.predict(photo(), **ANEW).status == 200
 
 
-def test_a_model_that_kills_is_let_alone(service: Service, folder: Path, tmp_path: Path) -> None:
-    """After two deaths a file is refused with the reason; health answers, another file is taken."""
+def test_a_model_that_kills_workers_is_rejected(
+    service: Service, folder: Path, tmp_path: Path
+) -> None:
+    """After two crashes a file is rejected with the reason; another file is loaded."""
     good = (folder / "model.tflite").read_bytes()
-    digest = vouch(folder, good + bytes(4))
+    digest = install_file(folder, good + bytes(4))
     run = (
         "import os, sys, tempfile; from macule.registry import trial_run\n"
         "tempfile.tempdir = sys.argv[1]\n"
@@ -155,7 +155,7 @@ def test_a_model_that_kills_is_let_alone(service: Service, folder: Path, tmp_pat
         )
     refused = service.predict(photo())
     ready, health = service.call("GET", "/ready/"), service.call("GET", "/health/")
-    vouch(folder, good)
+    install_file(folder, good)
     time.sleep(0.1)
 
     assert refused.status == 503

@@ -1,4 +1,4 @@
-"""Two services that one script started, in one process group: each knows its own processes."""
+"""Two services of one script in one process group: each counts its own processes."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from support.images import photo
 from support.load_clients import children, free_port
 from support.service import FRAMEWORK, Service, running
 
-# Starts a service, waits until it answers, then starts another beside it.
+# Starts a service, waits until it answers, then starts another one beside it.
 SCRIPT = """
 import os, subprocess, sys, time
 from urllib.request import urlopen
@@ -33,7 +33,7 @@ GUNICORN = ".venv/bin/python -m infra.serve"
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[Service]]:
-    """Two services: gunicorn's, and one of another start behind it."""
+    """Run two services: gunicorn's, and another one that it starts."""
     folder, port = tmp_path_factory.mktemp("pair"), free_port()
     script = folder / "script.py"
     script.write_text(SCRIPT)
@@ -53,7 +53,7 @@ def memory_mb(pids: set[int]) -> float:
 
 
 def test_each_counts_its_own_memory(pair: list[Service]) -> None:
-    """A service's processes and memory are those of its arbiter and workers alone."""
+    """A service's processes and memory are those of its own arbiter and workers."""
     arbiters = sorted(children(pair[0].process.pid))
     for service, arbiter in zip(pair, arbiters, strict=True):
         service.predict(photo())
@@ -64,9 +64,9 @@ def test_each_counts_its_own_memory(pair: list[Service]) -> None:
         assert report["pss_mb"] == pytest.approx(memory_mb(own), rel=0.2)
 
 
-def test_each_knows_when_it_started(pair: list[Service]) -> None:
-    """A service is as old as its own arbiter, though the script is older."""
+def test_each_reports_its_own_start(pair: list[Service]) -> None:
+    """The age of a service is the age of its arbiter, although the script is older."""
     for service, arbiter in zip(pair, sorted(children(pair[0].process.pid)), strict=True):
-        started = psutil.Process(arbiter).create_time()  # from the time of boot in whole seconds
+        started = psutil.Process(arbiter).create_time()  # from the boot time, in whole seconds
 
         assert measured(service)["process_start_time_seconds"] == pytest.approx(started, abs=1.1)

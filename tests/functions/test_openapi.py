@@ -1,4 +1,4 @@
-"""The specification held against real services: what they answered, and all that may be asked."""
+"""The specification against real services: recorded answers, and generated requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.images import photo
 from support.service import GUNICORN, Service, running
 
 SECRET = f"whsec_{b64encode(bytes(32)).decode()}"
-# What no schema can say, said here: which bytes are a photo, and which address may be told.
+# What no schema can say: which bytes are a photo, and which address may get a webhook.
 for kind in ("image/*", "application/octet-stream"):
     schemathesis.openapi.media_type(kind, st.sampled_from([small(), photo(64, 48)]))
 PHOTO = {"enum": [b64encode(small()).decode()]}
@@ -30,23 +30,23 @@ CONFIG = {
     "request-timeout": 30.0,
     "generation": {"deterministic": True, "database": "none"},
     "checks": {
-        # busy, full, cold and too small for an image are honest answers, and described
+        # busy, full, cold and too small for an image are correct answers, and described
         "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "503", "507"]},
     },
     "operations": [
         {
-            # no schema says how many pixels the model takes, nor how long the JSON of a body is
+            # no schema gives the number of pixels, nor the length of a body's JSON part
             "include-name-regex": "POST /v2/.*/infer",
             "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400"]}},
         },
         {
             "include-name": "POST /predictions",
-            # an Idempotency-Key that came before, by chance, with another photo
+            # a random Idempotency-Key that came before with another photo
             "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "409", "422"]}},
         },
     ],
 }
-# Of each operation, and least in all; the slow ones are 2,000 together.
+# Cases for each operation, and at least in total; the slow ones are 2,000 together.
 CASES = [
     ("predict", 12, 240),
     ("health", 12, 45),
@@ -56,7 +56,7 @@ CASES = [
 
 
 class Found(NamedTuple):
-    """What schemathesis found: cases by operation, answers by status, failures in words."""
+    """Results of schemathesis: cases by operation, answers by status, and failures."""
 
     cases: Counter[str]
     statuses: Counter[int]
@@ -65,18 +65,18 @@ class Found(NamedTuple):
 
 @pytest.mark.parametrize(("function", "each", "least"), CASES)
 def test_every_answer_is_as_described(function: str, each: int, least: int, tmp_path: Path) -> None:
-    """No generated request, right or wrong, is answered by what the specification does not say."""
+    """Every answer to a generated request, valid or not, is described by the specification."""
     environment = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true", "MAX_JOBS": "100000"}
     with running(GUNICORN, tmp_path, FUNCTION_TARGET=function, **environment) as service:
-        found = examined(service, each)
+        found = run_schemathesis(service, each)
 
     sys.stdout.write(f"{function}: {sum(found.cases.values()):,} cases, {dict(found.statuses)}\n")
     assert not found.failures, "\n".join(found.failures[:5])
     assert sum(found.cases.values()) >= least
 
 
-def test_the_examples_are_what_is_answered_now(tmp_path: Path) -> None:
-    """`make openapi` would write the same again, but for times, ids and what machines measure."""
+def test_the_examples_are_current(tmp_path: Path) -> None:
+    """`make openapi` would write the same examples, except for times, ids and machine figures."""
     kept, now = json.loads(FILE.read_text()), recorded(tmp_path)
 
     for part, answered in now.items():
@@ -84,21 +84,21 @@ def test_the_examples_are_what_is_answered_now(tmp_path: Path) -> None:
     assert kept.keys() - now.keys() == {"photo"}
 
 
-def examined(service: Service, each: int) -> Found:
-    """Let schemathesis ask *service*, every operation at least *each* times."""
+def run_schemathesis(service: Service, each: int) -> Found:
+    """Run schemathesis against *service*, with at least *each* requests for every operation."""
     document = service.call("GET", "/openapi.json").json()
     card = service.call("GET", "/model/").json() if "/model/" in document["paths"] else {}
     names = {name: {"enum": [card.get(key)]} for name, key in MODEL.items()}
-    told = {"Photo": PHOTO, "Webhook": NOBODY, **names}
+    fixed = {"Photo": PHOTO, "Webhook": NOBODY, **names}
     schemas = document["components"]["schemas"]
-    schemas |= {name: schema for name, schema in told.items() if name in schemas}
+    schemas |= {name: schema for name, schema in fixed.items() if name in schemas}
     config = {**CONFIG, "generation": {**CONFIG["generation"], "max-examples": each}}
     schema = schemathesis.openapi.from_dict(document, config=schemathesis.Config.from_dict(config))
     schema.config.update(base_url=f"http://127.0.0.1:{service.port}")
     found = Found(Counter(), Counter(), [])
     for event in from_schema(schema).execute():
         if isinstance(event, events.ScenarioFinished):
-            found.failures.extend(wrong(event.recorder))
+            found.failures.extend(failures_of(event.recorder))
             sent = event.recorder.interactions.values()
             found.cases[event.recorder.label] += len(sent)
             found.statuses.update(each.response.status_code for each in sent if each.response)
@@ -107,7 +107,7 @@ def examined(service: Service, each: int) -> Found:
     return found
 
 
-def wrong(recorder: Any) -> Iterator[str]:
+def failures_of(recorder: Any) -> Iterator[str]:
     for checks in recorder.checks.values():
         for check in checks:
             if check.failure_info:

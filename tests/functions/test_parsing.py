@@ -1,4 +1,4 @@
-"""Bytes that are no HTTP, or HTTP that two servers may read differently: nothing is smuggled."""
+"""Invalid HTTP, and HTTP that two servers may read differently: nothing is smuggled."""
 
 import re
 import socket
@@ -19,7 +19,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def answers(service: Service, sent: bytes, wait_s: float = 1.0) -> list[int]:
-    """Send bytes on one connection; return the statuses of all that is answered there."""
+    """Send bytes on one connection; return the statuses of all answers."""
     got = b""
     with socket.create_connection(("127.0.0.1", service.port), timeout=wait_s) as connection:
         try:
@@ -33,7 +33,7 @@ def answers(service: Service, sent: bytes, wait_s: float = 1.0) -> list[int]:
 
 
 def test_two_requests_at_once_are_two_answers(service: Service) -> None:
-    """The counting of this file works: honest requests on one connection are all answered."""
+    """Two valid requests on one connection get two answers, which proves how this file counts."""
     assert answers(service, GET + b"\r\n" + HIDDEN) == [200, 200]
 
 
@@ -47,8 +47,8 @@ def test_two_requests_at_once_are_two_answers(service: Service) -> None:
     ],
     ids=["a long line", "many headers", "a large header", "an endless header"],
 )
-def test_what_is_too_long_is_refused(service: Service, sent: bytes, status: int) -> None:
-    """Each limit of a head has its status, and one answer."""
+def test_oversized_heads_are_rejected(service: Service, sent: bytes, status: int) -> None:
+    """Each limit of a head has its own status, and one answer."""
     assert answers(service, sent) == [status]
     assert service.call("GET", "/health/").status == 200
 
@@ -86,8 +86,8 @@ def test_what_is_too_long_is_refused(service: Service, sent: bytes, status: int)
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HIDDEN,
     ],
 )
-def test_what_can_be_read_in_two_ways_is_one_refusal(service: Service, sent: bytes) -> None:
-    """Two lengths, odd encodings, folded lines, bare ends: one 400 or 501, then the end."""
+def test_ambiguous_requests_are_rejected(service: Service, sent: bytes) -> None:
+    """Two lengths, odd encodings, folded lines and bare line ends get one 400 or 501."""
     found = answers(service, sent)
 
     assert found in ([400], [501], [505]), found
@@ -103,28 +103,28 @@ def test_what_can_be_read_in_two_ways_is_one_refusal(service: Service, sent: byt
         POST + b"Transfer-Encoding: chunked\r\n\r\n1;a\nb\r\nx\r\n0\r\n\r\n" + HIDDEN,
     ],
 )
-def test_behind_a_malformed_body_nothing_is_answered(service: Service, sent: bytes) -> None:
-    """A route that takes no body says so, and its connection ends where the body is unclear."""
+def test_nothing_is_answered_after_a_malformed_body(service: Service, sent: bytes) -> None:
+    """A route without a body says so, and the connection ends if the body is ambiguous."""
     assert answers(service, sent) == [405]
     assert service.call("GET", "/health/").status == 200
 
 
 def test_a_body_is_not_a_request(service: Service) -> None:
-    """What a request announces as its body is never answered, though the route takes none."""
+    """What a request announces as its body is never answered as a request."""
     sent = POST + b"Content-Length: %d\r\n\r\n" % len(HIDDEN) + HIDDEN
 
     assert answers(service, sent) == [405]
 
 
-def test_a_whole_address_names_the_same_route(service: Service) -> None:
-    """A request line with scheme and host is one request, whatever host it names."""
+def test_an_absolute_url_names_the_same_route(service: Service) -> None:
+    """A request line with scheme and host is one request, with any host."""
     found = answers(service, b"GET http://elsewhere/health/ HTTP/1.1\r\nHost: x\r\n\r\n")
 
     assert found == [200]
 
 
-def test_a_scheme_is_believed_of_nobody(service: Service) -> None:
-    """Forwarded headers are neither used nor a reason to refuse; names with _ are dropped."""
+def test_forwarded_schemes_are_ignored(service: Service) -> None:
+    """Forwarded headers are neither used nor rejected; names with _ are dropped."""
     headers = {"X-Forwarded-Proto": "https", "X_Forwarded_For": "1.2.3.4", "Forwarded": "for=1"}
 
     assert service.call("GET", "/health/", headers=headers).status == 200

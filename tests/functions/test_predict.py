@@ -18,15 +18,15 @@ import psutil
 import pytest
 from macule.registry import local
 from support.images import photo, saved, skin
-from support.service import FRAMEWORK, GUNICORN, ROOT, Service, form, patiently, running
+from support.service import FRAMEWORK, GUNICORN, ROOT, Service, form, retry_while_busy, running
 
 ANEW = {"Cache-Control": "no-cache"}
-DOORS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK}
+SERVERS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK}
 
 
-@pytest.fixture(scope="module", params=DOORS)
+@pytest.fixture(scope="module", params=SERVERS)
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    command = DOORS[request.param].replace("{name}", "predict")
+    command = SERVERS[request.param].replace("{name}", "predict")
     with running(command, tmp_path_factory.mktemp("logs")) as service:
         yield service
 
@@ -38,7 +38,7 @@ def gunicorn(tmp_path: Path) -> Iterator[Service]:
 
 
 def loaded_modules(service: Service) -> str:
-    """Return what the service's processes have mapped."""
+    """Return the libraries that the service's processes have mapped."""
     group = os.getpgid(service.process.pid)
     paths = set()
     for each in psutil.process_iter():
@@ -49,7 +49,7 @@ def loaded_modules(service: Service) -> str:
 
 
 def test_instances_are_answered_as_predictions(service: Service) -> None:
-    """Clients of TF Serving and Vertex AI read one prediction for the one instance."""
+    """Clients of TF Serving and Vertex AI get one prediction for one instance."""
     instances = {"instances": [{"b64": base64.b64encode(photo()).decode()}]}
     kind = {"Content-Type": "application/json"}
     answer = service.predict(json.dumps(instances).encode(), "?top_k=2", **kind).json()
@@ -63,8 +63,8 @@ def test_instances_are_answered_as_predictions(service: Service) -> None:
     }
 
 
-def test_the_routes_are_the_contract(service: Service) -> None:
-    """Every route answers with and without its slash, before and after the model is warm."""
+def test_all_routes_exist(service: Service) -> None:
+    """Every route answers with and without its slash, before and after the warm-up."""
     for slash in ("", "/"):
         assert service.call("GET", f"/health{slash}").body == b"ok"
         assert service.call("GET", f"/ready{slash}").status in (200, 503)
@@ -75,15 +75,15 @@ def test_the_routes_are_the_contract(service: Service) -> None:
     assert service.call("GET", "/ready/").json()["state"] == "ready"
 
 
-def test_health_speaks_json_when_asked(service: Service) -> None:
+def test_health_returns_json_on_request(service: Service) -> None:
     """`Accept: application/json` gets {"status": "ok"}."""
     answer = service.call("GET", "/health/", headers={"Accept": "application/json"})
 
     assert answer.json() == {"status": "ok"}
 
 
-def test_an_answer_is_whole(service: Service) -> None:
-    """A prediction carries the contract's keys and headers; probabilities fall and sum to 1."""
+def test_an_answer_is_complete(service: Service) -> None:
+    """A prediction has all keys and headers; probabilities fall and sum to 1."""
     answer = service.predict(photo(), **{"X-Request-Id": "mine"}, **ANEW)
     document = answer.json()
     probabilities = [row["probability"] for row in document["predictions"]]
@@ -102,8 +102,8 @@ def test_an_answer_is_whole(service: Service) -> None:
     )
 
 
-def test_three_forms_one_answer(service: Service) -> None:
-    """Raw, multipart and base64 uploads of one photo give one answer."""
+def test_three_upload_formats_give_one_answer(service: Service) -> None:
+    """Raw, multipart and base64 uploads of one photo give the same answer."""
     body = photo()
     encoded = base64.b64encode(body).decode()
     as_json = {"Content-Type": "application/json", **ANEW}
@@ -121,8 +121,8 @@ def test_three_forms_one_answer(service: Service) -> None:
     assert len({json.dumps(answer.json()["predictions"]) for answer in answers}) == 1
 
 
-def test_a_map_comes_when_asked(service: Service) -> None:
-    """explain=cam adds two PNG pictures for the likeliest label; without it there are none."""
+def test_a_map_is_returned_on_request(service: Service) -> None:
+    """explain=cam adds two PNG images for the likeliest label; by default there is none."""
     document = service.predict(photo(), "?explain=cam&top_k=1").json()
 
     assert document["explanation"]["label"] == document["predictions"][0]["label"]
@@ -146,10 +146,10 @@ def test_a_map_comes_when_asked(service: Service) -> None:
         ("POST", "/predict/", photo()[:3000], 422),
     ],
 )
-def test_every_refusal_is_a_problem_document(
+def test_every_error_is_a_problem_document(
     service: Service, method: str, path: str, body: bytes | None, status: int
 ) -> None:
-    """Errors have the contract's form and status, and the service goes on."""
+    """Errors have the documented format and status, and the service continues."""
     answer = service.call(method, path, body)
 
     assert answer.status == status
@@ -158,15 +158,15 @@ def test_every_refusal_is_a_problem_document(
     assert service.call("GET", "/health/").status == 200
 
 
-def test_head_and_options_behave(service: Service) -> None:
-    """HEAD has no body, OPTIONS names the methods."""
+def test_head_and_options_work(service: Service) -> None:
+    """HEAD has no body, and OPTIONS lists the methods."""
     assert service.call("HEAD", "/health/").body == b""
     options = service.call("OPTIONS", "/predict/")
     assert (options.status, options.headers["allow"]) == (204, "OPTIONS, POST")
 
 
-def test_a_chunked_body_without_end_is_refused(service: Service) -> None:
-    """A sender that never says how much it sends is cut off at the limit, with an answer."""
+def test_an_endless_chunked_body_is_rejected(service: Service) -> None:
+    """A sender without a length gets an answer at the limit."""
 
     def endless() -> Iterator[bytes]:
         for _ in range(200):
@@ -177,17 +177,17 @@ def test_a_chunked_body_without_end_is_refused(service: Service) -> None:
     assert answer.status == 413
 
 
-def test_garbage_among_many_harms_nobody(service: Service) -> None:
-    """Of 200 requests at once, 20 of them garbage, each gets its own right answer.
+def test_invalid_requests_do_not_affect_others(service: Service) -> None:
+    """Of 200 requests at once, 20 of them invalid, each gets its own correct answer.
 
-    A slow machine is busy for longer than a request waits: then it is sent again, as clients do.
+    A slow machine can be busy longer than a request waits: then it is sent again, as clients do.
     """
     good = [photo(400 + 40 * n, 300) for n in range(6)]
     expected = [service.predict(body).json()["predictions"] for body in good]
 
     def ask(n: int) -> bool:
         body = os.urandom(5000) if n % 10 == 5 else good[n % 6]
-        answer = patiently(
+        answer = retry_while_busy(
             lambda: service.predict(body, **ANEW), lambda answer: answer.status == 503
         )
         if n % 10 == 5:
@@ -201,7 +201,7 @@ def test_garbage_among_many_harms_nobody(service: Service) -> None:
 
 
 def test_gunicorn_serves_without_flask_or_tensorflow(gunicorn: Service) -> None:
-    """Warm, the service has mapped LiteRT and no TensorFlow; its environment holds none either."""
+    """The warm service has mapped LiteRT and no TensorFlow; its environment has none either."""
     gunicorn.predict(photo())
     mapped = loaded_modules(gunicorn)
     code = (
@@ -216,8 +216,8 @@ def test_gunicorn_serves_without_flask_or_tensorflow(gunicorn: Service) -> None:
     assert imported.strip() == b""
 
 
-def test_the_first_request_warms_and_says_what_it_took(gunicorn: Service) -> None:
-    """Cold, /ready/ is 503; the first prediction names its stages; warm-up is idempotent."""
+def test_the_first_request_warms_up_and_reports_it(gunicorn: Service) -> None:
+    """A cold /ready/ is 503; the first prediction reports its stages; warm-up is idempotent."""
     cold = gunicorn.call("GET", "/ready/")
     first = gunicorn.predict(photo())
     second = gunicorn.predict(photo())
@@ -232,7 +232,7 @@ def test_the_first_request_warms_and_says_what_it_took(gunicorn: Service) -> Non
     assert warmups[0]["cold_start_ms"] > 0
 
 
-def test_a_scheduler_warms_by_its_header(gunicorn: Service) -> None:
+def test_a_scheduler_can_warm_up_by_header(gunicorn: Service) -> None:
     """A Cloud Scheduler ping to the function's root loads the model."""
     answer = gunicorn.call("GET", "/", headers={"X-CloudScheduler": "true"})
 
@@ -240,8 +240,8 @@ def test_a_scheduler_warms_by_its_header(gunicorn: Service) -> None:
     assert gunicorn.call("GET", "/ready/").status == 200
 
 
-def test_a_cold_start_is_one_line_of_the_log(gunicorn: Service) -> None:
-    """What loading took is logged once, however many pings follow."""
+def test_a_cold_start_is_logged_once(gunicorn: Service) -> None:
+    """The load time is logged once, however many pings follow."""
     for _ in range(3):
         gunicorn.call("GET", "/warmup/")
 
@@ -249,7 +249,7 @@ def test_a_cold_start_is_one_line_of_the_log(gunicorn: Service) -> None:
 
 
 def test_memory_sums_all_processes(gunicorn: Service) -> None:
-    """/memory/ has the contract's keys and counts the arbiter and its worker."""
+    """/memory/ has the documented keys and counts the arbiter and its worker."""
     before = gunicorn.call("GET", "/memory/").json()
     gunicorn.predict(photo())
     after = gunicorn.call("GET", "/memory/").json()
@@ -263,8 +263,8 @@ def test_memory_sums_all_processes(gunicorn: Service) -> None:
     )
 
 
-def test_maps_can_be_switched_off(tmp_path: Path) -> None:
-    """ENABLE_GRADCAM=false answers with no explanation and the reason, not with an error."""
+def test_maps_can_be_disabled(tmp_path: Path) -> None:
+    """With ENABLE_GRADCAM=false the answer has no explanation but a reason, and no error."""
     with running(GUNICORN, tmp_path, ENABLE_GRADCAM="false") as service:
         answer = service.predict(photo(), "?explain=cam")
         shown = service.call("GET", "/memory/").json()["gradcam_enabled"]
@@ -273,8 +273,8 @@ def test_maps_can_be_switched_off(tmp_path: Path) -> None:
     assert "ENABLE_GRADCAM" in answer.json()["explanation_missing"]
 
 
-def test_a_damaged_model_is_503_until_it_is_mended(tmp_path: Path) -> None:
-    """A truncated model file is told with its reason; a good one is taken by the next request."""
+def test_a_damaged_model_is_503_until_it_is_repaired(tmp_path: Path) -> None:
+    """A truncated model file is reported with its reason; the next request loads a good one."""
     folder = tmp_path / "weights"
     shutil.copytree(local.DEFAULT_MODEL_DIR, folder)
     file = folder / "model.tflite"
@@ -293,15 +293,15 @@ def test_a_damaged_model_is_503_until_it_is_mended(tmp_path: Path) -> None:
     assert (health, mended.status) == (200, 200)
 
 
-def test_a_bad_setting_stops_the_start(tmp_path: Path) -> None:
-    """gunicorn does not come up with a variable that cannot be read, and names it."""
+def test_an_invalid_setting_prevents_the_start(tmp_path: Path) -> None:
+    """gunicorn does not start with an invalid variable, and names it."""
     refused = pytest.raises(AssertionError, match="MAX_IMAGE_BYTES='ten'")
     with refused, running(GUNICORN, tmp_path, MAX_IMAGE_BYTES="ten"):
         pass
 
 
-def test_sigterm_lets_a_running_request_end(gunicorn: Service) -> None:
-    """A request that is being answered when the service is told to stop is answered."""
+def test_sigterm_lets_running_requests_finish(gunicorn: Service) -> None:
+    """A request that runs while the service is stopped is answered."""
     body = photo(4032, 3024)
     gunicorn.predict(photo())
     with socket.create_connection(("127.0.0.1", gunicorn.port)) as connection:
@@ -318,8 +318,8 @@ def test_sigterm_lets_a_running_request_end(gunicorn: Service) -> None:
 
 @pytest.mark.memory
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG"])
-def test_an_image_that_cannot_fit_is_refused_with_figures(kind: str, tmp_path: Path) -> None:
-    """Under a small limit a dear image gets 507 and its figures, a cheap one its answer."""
+def test_an_image_that_cannot_fit_gets_507(kind: str, tmp_path: Path) -> None:
+    """Under a small limit an expensive image gets 507 with figures, a cheap one its answer."""
     options = {"JPEG": {"progressive": True, "subsampling": 0}, "AVIF": {"speed": 10}}
     dear = saved(skin(5000, 3000), kind, **options.get(kind, {}))
     with running(GUNICORN, tmp_path, MEMORY_LIMIT_MB="110") as service:
@@ -331,8 +331,8 @@ def test_an_image_that_cannot_fit_is_refused_with_figures(kind: str, tmp_path: P
 
 
 @pytest.mark.memory
-def test_a_png_fits_whatever_its_size(tmp_path: Path) -> None:
-    """Under the same small limit a PNG of 15 megapixels, 60 MB as an image, is answered."""
+def test_a_png_of_any_size_fits(tmp_path: Path) -> None:
+    """Under the same limit a PNG of 15 megapixels, 60 MB decoded, is answered."""
     with running(GUNICORN, tmp_path, MEMORY_LIMIT_MB="110") as service:
         answer = service.predict(saved(skin(5000, 3000), "PNG", compress_level=1))
 

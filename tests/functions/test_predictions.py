@@ -1,4 +1,4 @@
-"""Predictions that outlive a request, as a caller sees them, through kills and restarts."""
+"""Background predictions as a client sees them, through kills and restarts."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ def make(service: Service, body: bytes = PHOTO, query: str = "", **headers: str)
 
 
 def ended(service: Service, job_id: str, wait_s: float = 30) -> dict[str, Any]:
-    """Poll as a client does, until it has ended."""
+    """Poll like a client until the prediction has ended."""
     end = time.monotonic() + wait_s
     while time.monotonic() < end:
         answer = service.call("GET", f"/predictions/{job_id}")
@@ -43,8 +43,8 @@ def ended(service: Service, job_id: str, wait_s: float = 30) -> dict[str, Any]:
     raise AssertionError(document)
 
 
-def test_other_forms_of_a_photo_are_taken_too(service: Service) -> None:
-    """Instances, compressed, make a prediction as the photo does; several are one refusal."""
+def test_all_upload_formats_are_accepted(service: Service) -> None:
+    """Instances, also compressed, make the same prediction; several instances are one error."""
     text = b64encode(PHOTO).decode()
     packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     one, two = ({"instances": [{"b64": text}] * count} for count in (1, 2))
@@ -56,8 +56,8 @@ def test_other_forms_of_a_photo_are_taken_too(service: Service) -> None:
     assert (several.status, "one photo" in several.json()["detail"]) == (400, True)
 
 
-def test_a_prediction_comes_later(service: Service) -> None:
-    """202 at once with its place; then the very answer that POST /predict/ gives."""
+def test_a_prediction_runs_in_the_background(service: Service) -> None:
+    """202 at once with its Location; then the same answer as POST /predict/."""
     made = make(service, query="?top_k=2&explain=cam", Prefer="respond-async")
     done = ended(service, made.json()["id"])
     ledger = service.call("GET", "/memory/").json()["ledger"]
@@ -75,8 +75,8 @@ def test_a_prediction_comes_later(service: Service) -> None:
     assert done["created_at"] <= done["started_at"] <= done["completed_at"]
 
 
-def test_who_prefers_to_wait_gets_it_at_once(service: Service) -> None:
-    """`Prefer: wait` answers 200 with the outcome; a wait of none is answered 202."""
+def test_prefer_wait_returns_the_result(service: Service) -> None:
+    """`Prefer: wait` answers 200 with the result; without a wait the answer is 202."""
     waited = make(service, Prefer="wait=20")
     hurried = make(service, Prefer="wait=0")
 
@@ -87,7 +87,7 @@ def test_who_prefers_to_wait_gets_it_at_once(service: Service) -> None:
 
 
 def test_an_etag_saves_the_body(service: Service) -> None:
-    """Who knows the outcome gets 304 without it."""
+    """A client that knows the result gets 304 without a body."""
     job_id = make(service, Prefer="wait=20").json()["id"]
     first = service.call("GET", f"/predictions/{job_id}/")
     again = service.call(
@@ -104,15 +104,15 @@ def test_an_etag_saves_the_body(service: Service) -> None:
     ("body", "kind", "status"),
     [(b"no photo", "text/plain", 415), (b"", "image/jpeg", 400), (PHOTO[:300], "image/jpeg", 422)],
 )
-def test_what_is_no_photo_is_refused_at_once(
+def test_an_invalid_image_is_rejected_immediately(
     service: Service, body: bytes, kind: str, status: int
 ) -> None:
-    """Nothing is queued for what can be seen to be no image."""
+    """Nothing is queued if the header shows that the body is not an image."""
     assert make(service, body, Content_Type=kind).status == status
 
 
 def test_a_photo_that_cannot_be_decoded_fails(service: Service) -> None:
-    """A body that breaks off in its pixels is taken by its header, and fails with its problem."""
+    """A truncated image passes the check of its header, and its prediction fails with a problem."""
     done = ended(service, make(service, PHOTO[: len(PHOTO) // 2]).json()["id"])
 
     assert done["status"] == "failed"
@@ -120,8 +120,8 @@ def test_a_photo_that_cannot_be_decoded_fails(service: Service) -> None:
     assert done["error"]["status"] == 422
 
 
-def test_a_key_is_one_prediction(service: Service) -> None:
-    """Sent again and again, even at once, an Idempotency-Key makes one prediction."""
+def test_an_idempotency_key_is_one_prediction(service: Service) -> None:
+    """Repeated requests with one Idempotency-Key, even at once, make one prediction."""
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: make(service, Idempotency_Key="a1"), range(16)))
     made = {answer.json()["id"] for answer in answers if answer.status in (200, 202)}
@@ -135,11 +135,11 @@ def test_a_key_is_one_prediction(service: Service) -> None:
     assert make(service, saved(skin(seed=3)), Idempotency_Key="a1").status == 422
     assert make(service, query="?top_k=1", Idempotency_Key="a1").status == 422
     assert make(service, Idempotency_Key="no spaces").status == 400
-    assert make(service, Idempotency_Key="").status == 400  # a variable that is not set, say
+    assert make(service, Idempotency_Key="").status == 400  # for example a variable that is not set
 
 
-def test_forms_say_what_they_want_beside_the_photo(service: Service) -> None:
-    """An unknown event is refused, in a form as in JSON."""
+def test_forms_can_have_other_fields(service: Service) -> None:
+    """An unknown event is rejected, in a form as in JSON."""
     body, kind = form("image", PHOTO)
     boundary = kind["Content-Type"].partition("boundary=")[2]
     part = (
@@ -152,8 +152,8 @@ def test_forms_say_what_they_want_beside_the_photo(service: Service) -> None:
     assert "prediction.completed" in answer.json()["detail"]
 
 
-def test_cancel_and_what_is_unknown(service: Service) -> None:
-    """What has ended cannot be canceled; what nobody made is 404, by any method 405."""
+def test_cancel_and_unknown_ids(service: Service) -> None:
+    """A finished prediction cannot be canceled; unknown ids are 404, other methods 405."""
     job_id = make(service, Prefer="wait=20").json()["id"]
 
     assert service.call("POST", f"/predictions/{job_id}/cancel").status == 409
@@ -163,8 +163,8 @@ def test_cancel_and_what_is_unknown(service: Service) -> None:
     assert service.call("DELETE", f"/predictions/{job_id}").status == 405
 
 
-def test_a_full_queue_is_503_and_others_are_served(service: Service) -> None:
-    """A burst beyond MAX_JOBS is told to come back; predictions at once go on beside it."""
+def test_a_full_queue_is_503_and_other_requests_work(service: Service) -> None:
+    """Requests beyond MAX_JOBS get 503 with Retry-After; direct predictions continue."""
     slow = saved(skin(4000, 3000), "JPEG", quality=90, progressive=True)
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: make(service, slow), range(90)))
@@ -182,8 +182,8 @@ def test_a_full_queue_is_503_and_others_are_served(service: Service) -> None:
     assert {ended(service, job_id, 60)["status"] for job_id in made} <= {"succeeded", "canceled"}
 
 
-def test_nothing_is_lost_by_kills_and_restarts(tmp_path: Path) -> None:
-    """30 predictions: the worker is killed in their midst, then the service; each ends once."""
+def test_kills_and_restarts_lose_nothing(tmp_path: Path) -> None:
+    """Of 30 predictions each ends once although worker and service are killed."""
     data, pictures = str(tmp_path / "data"), [saved(skin(3000, 2000, seed)) for seed in range(3)]
     with running(GUNICORN, tmp_path, DATA_DIR=data) as service:
         made = [make(service, pictures[n % 3]).json()["id"] for n in range(30)]
@@ -198,12 +198,12 @@ def test_nothing_is_lost_by_kills_and_restarts(tmp_path: Path) -> None:
         assert len({document["completed_at"] for document in done}) > 1
 
 
-def test_a_start_without_jobs_opens_nothing(tmp_path: Path) -> None:
-    """A service that nobody asks for a prediction that outlives a request makes no file."""
+def test_a_service_without_jobs_creates_no_file(tmp_path: Path) -> None:
+    """A service without background predictions creates no file."""
     with running(GUNICORN, tmp_path, DATA_DIR=str(tmp_path / "data")) as service:
         service.predict(PHOTO)
         (worker,) = workers(service)
         maps = Path(f"/proc/{worker}/maps").read_text()
 
-    assert list((tmp_path / "data").iterdir()) == []  # the start has made sure of the folder
+    assert list((tmp_path / "data").iterdir()) == []  # the start has checked the folder
     assert "_sqlite3" not in maps

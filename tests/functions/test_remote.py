@@ -1,4 +1,4 @@
-"""The predict function with a model from elsewhere, behind both servers."""
+"""The predict function with a remote model, behind both servers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from support.images import photo
 from support.model_sources import Web, named
 from support.service import FRAMEWORK, GUNICORN, Service, running
 
-DOORS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK.replace("{name}", "predict")}
+SERVERS = {"gunicorn": GUNICORN, "functions-framework": FRAMEWORK.replace("{name}", "predict")}
 
 
 @pytest.fixture
@@ -19,19 +19,19 @@ def web() -> Iterator[Web]:
         yield server
 
 
-@pytest.fixture(params=DOORS)
+@pytest.fixture(params=SERVERS)
 def service(request: pytest.FixtureRequest, web: Web, tmp_path: Path) -> Iterator[Service]:
-    """A service that starts before its model is there."""
+    """Run a service that starts before its model is available."""
     settings = {
         "MODEL_URI": f"{web.url}/lesions?sig=secret",
         "MODEL_CACHE_DIR": str(tmp_path / "cache"),
     }
-    with running(DOORS[request.param], tmp_path, **settings) as service:
+    with running(SERVERS[request.param], tmp_path, **settings) as service:
         yield service
 
 
-def test_a_service_fetches_its_model(service: Service, web: Web, tmp_path: Path) -> None:
-    """It says why there is none, takes it as soon as it is there, and fetches it once."""
+def test_a_service_downloads_its_model(service: Service, web: Web, tmp_path: Path) -> None:
+    """It reports why there is none, loads it as soon as it exists, and downloads it once."""
     refused = service.predict(photo())
     assert (refused.status, refused.json()["type"]) == (503, "urn:macule:problem:model-unavailable")
     assert "neither a model.json" in refused.json()["detail"]
@@ -46,8 +46,8 @@ def test_a_service_fetches_its_model(service: Service, web: Web, tmp_path: Path)
     assert "secret" not in service.log.read_text()
 
 
-def test_a_start_without_network_serves_the_last_good(web: Web, tmp_path: Path) -> None:
-    """A service that starts while the place is dead serves what it had, and logs one warning."""
+def test_a_start_without_network_serves_the_last_model(web: Web, tmp_path: Path) -> None:
+    """A service that starts while the source is down serves the cached model and logs a warning."""
     settings = {"MODEL_URI": f"{web.url}/lesions", "MODEL_CACHE_DIR": str(tmp_path / "cache")}
     web.hold(local.DEFAULT_MODEL_DIR, "/lesions")
     with running(GUNICORN, tmp_path, **settings) as service:
@@ -59,8 +59,8 @@ def test_a_start_without_network_serves_the_last_good(web: Web, tmp_path: Path) 
         assert service.log.read_text().count("the last good model serves") == 1
 
 
-def test_two_places_for_a_model_stop_the_start(tmp_path: Path) -> None:
-    """MODEL_DIR and MODEL_URI together are a mistake that gunicorn's log names."""
+def test_two_model_sources_prevent_the_start(tmp_path: Path) -> None:
+    """MODEL_DIR together with MODEL_URI is an error in gunicorn's log."""
     both = {"MODEL_DIR": local.DEFAULT_MODEL_DIR, "MODEL_URI": "https://example.org/lesions"}
 
     with (

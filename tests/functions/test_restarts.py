@@ -1,4 +1,4 @@
-"""A service that is stopped, reloaded or killed under load: what its callers see of it."""
+"""A service that is stopped, reloaded or killed under load, as its clients see it."""
 
 import http.client
 import json
@@ -43,11 +43,11 @@ def stop(service: Service) -> None:
 def test_restarts_under_load_fail_no_request(
     tmp_path: Path, photos: list[bytes], kind: type[Place], way: str
 ) -> None:
-    """Two restarts by SIGTERM: eight clients see answers, or 503 and then an answer."""
+    """In two restarts by SIGTERM eight clients get answers, or 503 and then an answer."""
     place = kind(tmp_path / "log")
     clients = Crowd(lambda: place.port, photos)
 
-    with clients.about():
+    with clients.running():
         for _ in range(2):
             time.sleep(0.3)
             getattr(place, way)()
@@ -59,16 +59,16 @@ def test_restarts_under_load_fail_no_request(
     assert clients.counts["retried"] > 0
 
 
-def test_a_stop_as_it_starts_takes_no_grace(tmp_path: Path) -> None:
-    """SIGTERM before there is a worker, as when a start is regretted, ends the service soon."""
-    told = {**os.environ, "PORT": str(free_port()), "GRACEFUL_TIMEOUT_S": "90"}
+def test_a_stop_during_the_start_is_fast(tmp_path: Path) -> None:
+    """SIGTERM before there is a worker ends the service without the grace period."""
+    environment = {**os.environ, "PORT": str(free_port()), "GRACEFUL_TIMEOUT_S": "90"}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        told["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        environment["NOTIFY_SOCKET"] = str(tmp_path / "notify")
         for _ in range(5):  # each time at another moment of the worker's start
-            process = subprocess.Popen(SERVE, cwd=ROOT, env=told, start_new_session=True)
+            process = subprocess.Popen(SERVE, cwd=ROOT, env=environment, start_new_session=True)
             try:
-                manager.recv(1000)  # gunicorn is ready, its worker not yet there
+                manager.recv(1000)  # gunicorn is ready, its worker is not
                 process.terminate()
 
                 assert process.wait(60) == 0
@@ -77,11 +77,11 @@ def test_a_stop_as_it_starts_takes_no_grace(tmp_path: Path) -> None:
 
 
 def test_reloads_under_load_fail_no_request(tmp_path: Path, photos: list[bytes]) -> None:
-    """Two reloads by HUP: other workers answer, and nobody is refused."""
+    """In two reloads by HUP other workers answer, and no request is rejected."""
     place = Place(tmp_path / "log")
     clients = Crowd(lambda: place.port, photos)
 
-    with clients.about():
+    with clients.running():
         for _ in range(2):
             time.sleep(0.3)
             before = place.workers()
@@ -94,7 +94,7 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path, photos: list[bytes])
 
 
 def test_a_reload_keeps_the_worker_until_another_is_warm(tmp_path: Path) -> None:
-    """While a new worker cannot load its model yet, the old one answers as ever."""
+    """While a new worker cannot load its model, the old one answers."""
     with running(GUNICORN, tmp_path) as service:
         service.predict(photo())
         (arbiter,) = children(service.process.pid)
@@ -112,8 +112,8 @@ def test_a_reload_keeps_the_worker_until_another_is_warm(tmp_path: Path) -> None
     assert statuses == [200] * 6
 
 
-def test_who_has_connected_has_the_time_of_a_head_in_a_worker_that_leaves(tmp_path: Path) -> None:
-    """A slow head, begun at a worker that another one replaces, is answered; so are its like."""
+def test_a_replaced_worker_waits_for_slow_heads(tmp_path: Path) -> None:
+    """A slow head that began at a replaced worker is answered."""
     with running(GUNICORN, tmp_path) as service:
         service.predict(photo())
         (arbiter,) = children(service.process.pid)
@@ -124,7 +124,7 @@ def test_who_has_connected_has_the_time_of_a_head_in_a_worker_that_leaves(tmp_pa
                 for _ in range(3)
             ]
             slow[0].sendall(b"GET /health/ HT")
-            service.call("GET", "/health/")  # all before it were accepted
+            service.call("GET", "/health/")  # all earlier ones were accepted
             os.kill(arbiter, signal.SIGHUP)
             until(lambda: len(children(arbiter)) == 2)
             (after,) = children(arbiter) - {before}
@@ -140,7 +140,7 @@ def test_who_has_connected_has_the_time_of_a_head_in_a_worker_that_leaves(tmp_pa
 
 
 def sockets(pid: int) -> set[str]:
-    """Return the sockets of a process, by what Linux calls them."""
+    """Return the sockets of a process by their names in Linux."""
     found = set()
     for file in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
@@ -148,8 +148,8 @@ def sockets(pid: int) -> set[str]:
     return {name for name in found if name.startswith("socket:")}
 
 
-def test_a_reload_leaves_the_log_as_it_was(tmp_path: Path) -> None:
-    """What gunicorn says after a HUP is a line of JSON too, with no traceback of its formatter."""
+def test_a_reload_keeps_the_log_format(tmp_path: Path) -> None:
+    """After HUP gunicorn's lines are JSON too, without a traceback of its formatter."""
     place = Place(tmp_path / "log")
     before = place.workers()
     os.kill(place.process.pid, signal.SIGHUP)
@@ -165,12 +165,12 @@ def test_a_reload_leaves_the_log_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_workers_cost_what_was_in_flight(tmp_path: Path, photos: list[bytes]) -> None:
-    """Three kills: at most one request a client fails each time, and another worker answers."""
+def test_killed_workers_lose_only_running_requests(tmp_path: Path, photos: list[bytes]) -> None:
+    """After each of three kills at most one request a client fails; another worker answers."""
     place = Place(tmp_path / "log")
     clients = Crowd(lambda: place.port, photos)
 
-    with clients.about():
+    with clients.running():
         for _ in range(3):
             time.sleep(0.3)
             for worker in place.workers():
@@ -182,8 +182,8 @@ def test_killed_workers_cost_what_was_in_flight(tmp_path: Path, photos: list[byt
     assert clients.counts["ok"] > 20
 
 
-def test_what_is_new_is_refused_while_the_service_stops(draining: Service) -> None:
-    """On open and new connections: 503 `draining` with Retry-After, and the connection closes."""
+def test_new_requests_are_rejected_while_draining(draining: Service) -> None:
+    """Open and new connections get 503 `draining` with Retry-After, and are closed."""
     kept = http.client.HTTPConnection("127.0.0.1", draining.port, timeout=10)
     kept.request("GET", "/health/")
     kept.getresponse().read()
@@ -203,8 +203,8 @@ def test_what_is_new_is_refused_while_the_service_stops(draining: Service) -> No
     draining.process.wait(10)
 
 
-def test_what_runs_is_finished_after_the_door_has_closed(draining: Service) -> None:
-    """A photo that is being sent as the service begins to stop is answered after DRAIN_S too."""
+def test_running_requests_finish_after_draining(draining: Service) -> None:
+    """A photo that is being sent when the stop begins is answered, also after DRAIN_S."""
     body = photo()
     with socket.create_connection(("127.0.0.1", draining.port)) as connection:
         head = f"POST /predict/ HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n"
@@ -223,8 +223,8 @@ def test_what_runs_is_finished_after_the_door_has_closed(draining: Service) -> N
     assert answer.startswith(b"HTTP/1.1 200")
 
 
-def test_who_waits_for_a_prediction_is_told_where_it_will_be(draining: Service) -> None:
-    """`Prefer: wait` ends with 202 as the service stops; the next one has the outcome."""
+def test_prefer_wait_ends_when_the_service_stops(draining: Service) -> None:
+    """`Prefer: wait` ends with 202 at the stop; the next service has the result."""
     folder = draining.log.parent
     large = photo(4032, 3024, progressive=True)
     for _ in range(8):
@@ -246,8 +246,8 @@ def test_who_waits_for_a_prediction_is_told_where_it_will_be(draining: Service) 
         until(lambda: service.call("GET", f"/predictions/{where}").json()["status"] == "succeeded")
 
 
-def test_who_comes_as_the_door_closes_is_left_to_the_next() -> None:
-    """A connection in the same batch of events as a worker's end does not break the worker."""
+def test_a_connection_at_the_end_of_draining_is_left_to_the_next_worker() -> None:
+    """A connection in the same batch of events as the worker's end does not break the worker."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         worker = PollingWorker(1, os.getppid(), [listener.dup()], None, 30, Config(), None)
         worker.tpool, worker.poller = worker.get_thread_pool(), selectors.DefaultSelector()
@@ -260,8 +260,8 @@ def test_who_comes_as_the_door_closes_is_left_to_the_next() -> None:
         worker.tmp.close()
 
 
-def test_functions_framework_refuses_on_open_connections(tmp_path: Path) -> None:
-    """Its gunicorn is not ours: what runs is finished, and connections that are open are told."""
+def test_functions_framework_rejects_on_open_connections(tmp_path: Path) -> None:
+    """Under functions-framework's gunicorn running requests finish and open connections get 503."""
     body = photo()
     with running(FRAMEWORK.replace("{name}", "predict"), tmp_path) as service:
         service.predict(body)

@@ -18,7 +18,7 @@ def logged(service: Service) -> list[dict[str, Any]]:
 
 
 def test_a_request_is_a_span_with_its_stages(tmp_path: Path) -> None:
-    """Spans continue the caller's trace, have the facts of the log, and the stages lie in them."""
+    """Spans continue the client's trace, have the log's facts, and contain the stages."""
     given = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
     with collector() as there, running(GUNICORN_DEV, tmp_path, **endpoint(there)) as service:
         service.predict(photo(), "?explain=cam", **given)
@@ -36,7 +36,7 @@ def test_a_request_is_a_span_with_its_stages(tmp_path: Path) -> None:
     assert there.names == {"macule"}
     assert "GET /health" in roots
     assert mine.parent_span_id.hex() == SPAN
-    assert len(posts) == 2  # the caller did not want the third
+    assert len(posts) == 2  # the client did not sample the third
     assert [span.name for span in stages] == [
         "wait", "read", "fetch", "import", "load", "decode", "infer", "explain",
     ]  # fmt: skip
@@ -53,8 +53,8 @@ def test_a_request_is_a_span_with_its_stages(tmp_path: Path) -> None:
     assert trace_ids[1] == other.trace_id.hex()
 
 
-def test_what_is_left_at_the_end_is_sent(tmp_path: Path) -> None:
-    """SIGTERM comes before the next batch was due: its spans still arrive."""
+def test_pending_spans_are_sent_at_the_end(tmp_path: Path) -> None:
+    """Spans that wait for the next batch are sent after SIGTERM."""
     with collector() as there:
         late = {**endpoint(there), "OTEL_BSP_SCHEDULE_DELAY": "60000"}
         with running(GUNICORN_DEV, tmp_path, **late) as service:
@@ -65,8 +65,8 @@ def test_what_is_left_at_the_end_is_sent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "stalled"])
-def test_a_collector_that_does_not_answer_holds_up_nobody(tmp_path: Path, gone: bool) -> None:
-    """With its collector gone or hanging a service answers as ever, and ends as ever."""
+def test_an_unresponsive_collector_delays_nothing(tmp_path: Path, gone: bool) -> None:
+    """With its collector down or hanging a service answers and ends normally."""
     with collector(stalls=True) as there:
         where = endpoint(there)
         if gone:

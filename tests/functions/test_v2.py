@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, asked by Triton's own client and by what no client would send."""
+"""The Open Inference Protocol, with Triton's client and with malformed requests."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def triton() -> ModuleType:
-    """Load the public client; with it comes gevent, which no other test needs."""
+    """Load the public client; it imports gevent, which no other test needs."""
     from tritonclient import http
 
     return http
@@ -68,8 +68,8 @@ def numbers_input(triton: ModuleType, kind: str, binary: bool) -> Any:
     return tensor
 
 
-def test_the_server_and_the_model_are_there(client: Any) -> None:
-    """Live, ready and described, with the version in the path and without."""
+def test_server_and_model_are_described(client: Any) -> None:
+    """Liveness, readiness and metadata work, with the version in the path and without."""
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready(NAME)
@@ -78,8 +78,8 @@ def test_the_server_and_the_model_are_there(client: Any) -> None:
     assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
 
 
-def test_metadata_is_the_cards(client: Any) -> None:
-    """Names, version, labels and side come from the card; the pixels' range is said."""
+def test_metadata_matches_the_card(client: Any) -> None:
+    """Names, version, labels and side come from the card; the pixels' range is stated."""
     described = client.get_model_metadata(NAME, CARD.version)
     tensors = {tensor["name"]: tensor for tensor in described["inputs"] + described["outputs"]}
 
@@ -94,10 +94,10 @@ def test_metadata_is_the_cards(client: Any) -> None:
 
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("kind", ["BYTES", "FP32", "UINT8"])
-def test_every_form_answers_as_predict(
+def test_every_input_format_matches_predict(
     client: Any, triton: ModuleType, expected: dict[str, float], kind: str, binary: bool
 ) -> None:
-    """A photo and its pixels, binary or in JSON, have the probabilities of POST /predict/."""
+    """A photo and its pixels, binary or JSON, get the probabilities of POST /predict/."""
     if kind == "BYTES":
         tensor = bytes_input(triton, SPOT if binary else base64.b64encode(SPOT), binary)
     else:
@@ -114,8 +114,8 @@ def test_every_form_answers_as_predict(
     assert "not a medical device" in result.get_response()["parameters"]["disclaimer"]
 
 
-def test_both_doors_share_the_cache(service: Service) -> None:
-    """What /predict/ has answered is known here, and the model does not run again."""
+def test_both_protocols_share_the_cache(service: Service) -> None:
+    """An answer of /predict/ is a hit here, and the model does not run again."""
     body = photo(333, 222)
     service.predict(body)
     answer = infer(service, body)
@@ -124,8 +124,8 @@ def test_both_doors_share_the_cache(service: Service) -> None:
     assert "decode;dur" not in answer.headers["server-timing"]
 
 
-def test_outputs_come_as_they_are_asked_for(client: Any, triton: ModuleType) -> None:
-    """Only the outputs named, in their order, each binary or not."""
+def test_requested_outputs_are_returned(client: Any, triton: ModuleType) -> None:
+    """Only the requested outputs are returned, in their order, each binary or not."""
     wanted = [
         triton.InferRequestedOutput("decision", binary_data=False),
         triton.InferRequestedOutput("probabilities", binary_data=True),
@@ -139,7 +139,7 @@ def test_outputs_come_as_they_are_asked_for(client: Any, triton: ModuleType) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "body", "status", "told"),
+    ("name", "version", "body", "status", "expected"),
     [
         ("other", "", SPOT, "404", NAME),
         (NAME, "9", SPOT, "404", CARD.version),
@@ -150,21 +150,27 @@ def test_outputs_come_as_they_are_asked_for(client: Any, triton: ModuleType) -> 
     ],
 )
 def test_the_client_shows_our_errors(
-    client: Any, triton: ModuleType, name: str, version: str, body: bytes, status: str, told: str
+    client: Any,
+    triton: ModuleType,
+    name: str,
+    version: str,
+    body: bytes,
+    status: str,
+    expected: str,
 ) -> None:
-    """Triton's client raises with our status and our sentence, not with one of its own."""
+    """Triton's client raises an error with macule's status and message."""
     from tritonclient.utils import InferenceServerException
 
     with pytest.raises(InferenceServerException) as raised:
         client.infer(name, [bytes_input(triton, body)], model_version=version)
 
     assert raised.value.status() == status
-    assert told in raised.value.message()
+    assert expected in raised.value.message()
     assert "exception occurred" not in raised.value.message()
 
 
-def test_every_refusal_serves_both_kinds_of_client(service: Service) -> None:
-    """Below /v2 a problem document has the protocol's member too; elsewhere it has not."""
+def test_every_error_serves_both_kinds_of_client(service: Service) -> None:
+    """Below /v2 a problem document also has the protocol's member `error`."""
     for method, path in (("GET", INFER), ("GET", "/v2/nowhere"), ("POST", "/v2/models/x/infer")):
         answer = service.call(method, path, b"" if method == "POST" else None)
 
@@ -174,7 +180,7 @@ def test_every_refusal_serves_both_kinds_of_client(service: Service) -> None:
 
 
 def infer(service: Service, body: bytes, path: str = INFER, **about: Any) -> Answer:
-    """Send a photo as binary BYTES, with what *about* changes of the JSON."""
+    """Send a photo as binary BYTES, with the changes of *about* in the JSON."""
     content = struct.pack("<I", len(body)) + body
     tensor = {"name": "image", "shape": [1], "datatype": "BYTES"}
     tensor["parameters"] = {"binary_data_size": len(content)}
@@ -202,8 +208,8 @@ COUNT = SIDES[0] * SIDES[1] * 3
 
 
 @pytest.mark.parametrize("size", ["-1", "x", "", "1e3", "99999999999999999999", "70000", "٣"])
-def test_a_header_length_that_is_none_is_refused(service: Service, size: str) -> None:
-    """Negative, huge, or no number at all."""
+def test_an_invalid_header_length_is_rejected(service: Service, size: str) -> None:
+    """Negative, huge and non-numeric lengths are rejected."""
     answer = service.call(
         "POST",
         INFER,
@@ -235,10 +241,10 @@ def test_a_header_length_that_is_none_is_refused(service: Service, size: str) ->
         (tensor(data=[ENCODED[:60]]), LENGTH + SPOT, None),
     ],
 )
-def test_lengths_that_lie_are_refused(
+def test_inconsistent_lengths_are_rejected(
     service: Service, text: bytes, content: bytes, size: int | None
 ) -> None:
-    """The header, binary_data_size, the element's own length and the body must agree."""
+    """The header, binary_data_size, the element's length and the body must agree."""
     answer = sent(service, text, content, size)
 
     assert answer.status == 400
@@ -294,8 +300,8 @@ def test_lengths_that_lie_are_refused(
         tensor(data=[0] * COUNT, **{**GRAY, "datatype": "INT64"}),
     ],
 )
-def test_json_that_says_nothing_right_is_refused(service: Service, text: bytes) -> None:
-    """No object, no input, another shape, no number: a 400 each, in our words."""
+def test_invalid_json_is_rejected(service: Service, text: bytes) -> None:
+    """A missing object, a missing input, a wrong shape and a non-number are each a 400."""
     answer = service.call("POST", INFER, text)
 
     assert answer.status == 400
@@ -317,14 +323,14 @@ def test_json_that_says_nothing_right_is_refused(service: Service, text: bytes) 
         {"parameters": {"binary_data_output": "yes"}},
     ],
 )
-def test_outputs_that_there_are_not_are_refused(service: Service, about: dict[str, Any]) -> None:
-    """An unknown name, one twice, or what an extension would mean by it."""
+def test_invalid_outputs_are_rejected(service: Service, about: dict[str, Any]) -> None:
+    """An unknown name, a repeated one and an extension's parameter are rejected."""
     assert infer(service, SPOT, **about).status == 400
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 255.5, -0.6, 3e38])
-def test_pixels_that_are_none_are_refused(service: Service, value: float) -> None:
-    """Binary FP32 that is not 0 to 255 is a 400."""
+def test_invalid_pixels_are_rejected(service: Service, value: float) -> None:
+    """Binary FP32 values outside 0 to 255 are a 400."""
     values = np.zeros(COUNT, "<f4")
     values[COUNT // 2] = value
     text = tensor(**GRAY, parameters={"binary_data_size": values.nbytes})
@@ -344,8 +350,8 @@ def test_a_compressed_request_is_answered(client: Any, triton: ModuleType) -> No
         assert found.as_numpy("decision").tolist() == [b"classified"]
 
 
-def test_other_encodings_and_bodies_without_end_are_refused(service: Service) -> None:
-    """An unknown coding, a wrong one, and a body that never says how much it sends."""
+def test_other_encodings_and_endless_bodies_are_rejected(service: Service) -> None:
+    """An unknown coding, a wrong one, and a body without a length are rejected."""
 
     def endless() -> Iterator[bytes]:
         for _ in range(300):
@@ -360,8 +366,8 @@ def test_other_encodings_and_bodies_without_end_are_refused(service: Service) ->
     assert cut.status == 413
 
 
-def test_an_id_is_given_back_whatever_it_is(service: Service) -> None:
-    """Letters of any kind, half characters and none: the answer is JSON, and has an id."""
+def test_any_id_is_returned(service: Service) -> None:
+    """Any id, with lone surrogates or missing, gives valid JSON with an id."""
     for given in ("Đào", "\ud800", ""):
         answer = infer(service, SPOT, id=given)
 
@@ -369,8 +375,8 @@ def test_an_id_is_given_back_whatever_it_is(service: Service) -> None:
         assert answer.json()["id"] == given or not given
 
 
-def test_asking_whether_it_is_ready_loads_the_model(tmp_path: Path) -> None:
-    """Alive and described it is cold; asked whether it can serve, it can."""
+def test_a_readiness_check_loads_the_model(tmp_path: Path) -> None:
+    """Liveness and metadata leave it cold; the readiness check loads it."""
     with running(GUNICORN, tmp_path) as cold:
         live = cold.call("GET", "/v2/health/live").json()
         cold.call("GET", f"/v2/models/{NAME}")
@@ -383,8 +389,8 @@ def test_asking_whether_it_is_ready_loads_the_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.memory
-def test_a_hostile_body_takes_no_more_than_its_price(tmp_path: Path) -> None:
-    """13 MB of JSON that would become 300 MB take four times their size at most, and 7 MB."""
+def test_a_hostile_body_takes_no_more_than_its_estimate(tmp_path: Path) -> None:
+    """13 MB of JSON that would become 300 MB take four times their size plus 7 MB at most."""
     bodies = [
         b'{"inputs": [' + b"[]," * (4 * 2**20) + b"0]}",
         b'{"id": "' + b"A" * (12 * 2**20) + b'\\ud83d\\ude00"}',

@@ -1,4 +1,4 @@
-"""Webhooks of the running service: both events, signed, through a kill, and never in the way."""
+"""Webhooks of the running service: both events, signed, delivered after a kill, not blocking."""
 
 import importlib.util
 import json
@@ -36,8 +36,8 @@ def make(service: Service, **wishes: Any) -> Any:
     return service.call("POST", "/predictions?explain=cam", json.dumps(body).encode(), headers)
 
 
-def test_both_events_are_told_and_signed(tmp_path: Path, example: ModuleType) -> None:
-    """Begin and end come, in their order, signed, without the photo; a filter leaves one."""
+def test_both_events_are_delivered_and_signed(tmp_path: Path, example: ModuleType) -> None:
+    """Start and end arrive in order, signed, without the photo; a filter drops one."""
     with (
         receiver() as target,
         running(GUNICORN, tmp_path, DATA_DIR=str(tmp_path / "data"), **TOLD) as service,
@@ -63,7 +63,7 @@ def test_both_events_are_told_and_signed(tmp_path: Path, example: ModuleType) ->
 
 
 def test_a_webhook_survives_a_kill(tmp_path: Path) -> None:
-    """Told to nobody, as the receiver is away, it is told after the service was killed and came."""
+    """A webhook for an unreachable receiver is delivered after a kill and a restart."""
     with receiver() as target:
         port = target.port
     data = str(tmp_path / "data")
@@ -80,8 +80,8 @@ def test_a_webhook_survives_a_kill(tmp_path: Path) -> None:
         }
 
 
-def test_a_receiver_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
-    """Predictions end at their speed though whom they tell never answers."""
+def test_a_hanging_receiver_delays_nothing(tmp_path: Path) -> None:
+    """Predictions end at normal speed although the receiver never answers."""
     with (
         receiver() as target,
         running(GUNICORN, tmp_path, DATA_DIR=str(tmp_path / "data"), **TOLD) as service,
@@ -97,7 +97,7 @@ def test_a_receiver_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "url", "said"),
+    ("environment", "url", "expected"),
     [
         (TOLD, "http://receiver.example/", "https://"),
         ({"WEBHOOK_SECRETS": SECRET}, "https://127.0.0.1/", "not point to a public address"),
@@ -105,21 +105,21 @@ def test_a_receiver_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
         (TOLD, "nowhere", "not a URL"),
     ],
 )
-def test_whom_nobody_may_name_is_refused_at_once(
-    tmp_path: Path, told: dict[str, str], url: str, said: str
+def test_a_forbidden_receiver_is_rejected_immediately(
+    tmp_path: Path, environment: dict[str, str], url: str, expected: str
 ) -> None:
-    """What can be told from the address alone is a malformed request."""
-    with running(GUNICORN, tmp_path, DATA_DIR=str(tmp_path / "data"), **told) as service:
+    """An address that is forbidden by itself is a malformed request."""
+    with running(GUNICORN, tmp_path, DATA_DIR=str(tmp_path / "data"), **environment) as service:
         answer = make(service, webhook=url)
 
     assert answer.status == 400
-    assert said in answer.json()["detail"]
+    assert expected in answer.json()["detail"]
 
 
-def test_a_service_without_a_secret_says_that_the_operator_lacks_one(tmp_path: Path) -> None:
-    """A well-formed request for a webhook is not the caller's mistake: 501, and nothing is queued.
+def test_a_service_without_a_secret_answers_501(tmp_path: Path) -> None:
+    """A request for a webhook gets 501 without a secret, and nothing is queued.
 
-    The secret that `macule key webhook` makes is what was missing.
+    The secret that `macule key webhook` creates solves it.
     """
     command = [ROOT / ".venv/bin/macule", "key", "webhook"]
     secret = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()

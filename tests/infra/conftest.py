@@ -1,4 +1,4 @@
-"""The bundles, made once for all tests that start them."""
+"""The bundles, built once for all tests that start them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +12,13 @@ from support.once import once
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All bundles; what was said of them stands in `said`."""
+    """Build all bundles; the output of the build is in `said`."""
     return once(tmp_path_factory, "bundles", lambda out: (out / "said").write_text(bundle(out)))
 
 
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A machine with a systemd of its own, where macule is installed as docs/deploy.md says."""
+    """Start a machine with its own systemd, where macule is installed as docs/deploy.md says."""
     install = commands("deploy.md", "Your own machine", "Install") + commands(
         "operate.md", "Workers", "Install the queue"
     )

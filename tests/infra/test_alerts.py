@@ -1,4 +1,4 @@
-"""Each alert rule, by promtool, on series on which it must fire and on others like them."""
+"""Each alert rule, tested with promtool on series that must fire it and on similar ones."""
 
 import json
 import re
@@ -18,8 +18,8 @@ LABELS = ("alertname", "job", "instance", "route", "method", "slug", "outcome")
 class Case(NamedTuple):
     """What Prometheus scrapes each minute, in promtool's notation, and what fires at the end.
 
-    Series that do not name them are of the instance `a` of the case's own job, whose `up` is 1.
-    `fires`: the labels of the alert that fires; None where none may.
+    Series without these labels get the instance `a` and the case's own job, whose `up` is 1.
+    `fires`: the labels of the alert that fires; None if none may fire.
     """
 
     alert: str
@@ -352,18 +352,18 @@ CASES = [
 
 
 def rules() -> tuple[str, dict[str, str]]:
-    """Return what stands above the rules, and the text of each by its name."""
+    """Return the text above the rules, and the text of each rule by its name."""
     head, *texts = RULES.read_text().split("      - alert: ")
     return head, {text.split("\n", 1)[0]: text for text in texts}
 
 
 def job(number: int) -> str:
-    """Name the job of a case: all rules take jobs apart, so that one run can try all cases."""
+    """Return the job of a case: rules group by job, so that one run can test all cases."""
     return f"macule-{number}"
 
 
-def placed(series: str, number: int) -> str:
-    """Add the job and the instance that a series does not name."""
+def with_job(series: str, number: int) -> str:
+    """Add the missing job and instance labels to a series."""
     name, _, inside = series.rstrip("}").partition("{")
     labels = {"job": job(number), **A}
     for part in filter(None, inside.split('",')):
@@ -374,14 +374,14 @@ def placed(series: str, number: int) -> str:
 
 def scraped(numbers: Iterable[int]) -> list[dict[str, str]]:
     return [
-        {"series": placed(series, number), "values": values}
+        {"series": with_job(series, number), "values": values}
         for number in numbers
         for series, values in {UP: always(1), **CASES[number].series}.items()
     ]
 
 
-def firing(number: int, name: str = "") -> list[dict[str, Any]]:
-    """Return what fires in a case; *name*: of the alert, if it goes by another."""
+def expected_alerts(number: int, name: str = "") -> list[dict[str, Any]]:
+    """Return what fires in a case; *name*: of the alert, if it differs."""
     case = CASES[number]
     if case.fires is None:
         return []
@@ -390,8 +390,8 @@ def firing(number: int, name: str = "") -> list[dict[str, Any]]:
 
 
 def question(expected: list[dict[str, Any]], **labels: str) -> dict[str, Any]:
-    """Ask which alerts fire at the end, of those with *labels*."""
-    wanted = {"alertstate": "firing", **labels}
+    """Ask which alerts with *labels* fire at the end."""
+    wanted = {"alertstate": "expected_alerts", **labels}
     return {
         "expr": f"group by ({','.join(LABELS)}) (ALERTS{_braces(wanted)})",
         "eval_time": f"{MINUTES}m",
@@ -399,10 +399,10 @@ def question(expected: list[dict[str, Any]], **labels: str) -> dict[str, Any]:
     }
 
 
-def tried(
+def run_promtool(
     folder: Path, text: str, tests: Iterable[tuple[list[dict[str, str]], list[dict[str, Any]]]]
 ) -> str:
-    """Have promtool try the rules of *text*: in each test series, and questions about them."""
+    """Run promtool on the rules of *text*, with the series and questions of each test."""
     (folder / "alerts.yaml").write_text(text)
     document = {
         "rule_files": ["alerts.yaml"],
@@ -412,28 +412,28 @@ def tried(
             for series, questions in tests
         ],
     }
-    (folder / "tests.yaml").write_text(json.dumps(document))  # JSON is YAML
+    (folder / "tests.yaml").write_text(json.dumps(document))  # JSON is valid YAML
     command = [need("prometheus", "promtool"), "test", "rules", str(folder / "tests.yaml")]
     return subprocess.run(command, stdout=PIPE, stderr=STDOUT, text=True, check=False).stdout
 
 
-# Those of the first alert are about what is missing: each is alone in its run.
+# Cases of the first alert are about missing series, so each runs alone.
 ALONE = [number for number, case in enumerate(CASES) if case.alert == "MaculeNotWatched"]
 BESIDE = [number for number in range(len(CASES)) if number not in ALONE]
 
 
-def test_each_alert_fires_on_what_it_says(tmp_path: Path) -> None:
-    """In each case the alert fires, with its labels, or none does; and no other alert fires."""
-    questions = [question(firing(number), job=job(number)) for number in BESIDE]
+def test_each_alert_fires_in_its_cases(tmp_path: Path) -> None:
+    """In each case the expected alert fires with its labels, or none, and no other alert."""
+    questions = [question(expected_alerts(number), job=job(number)) for number in BESIDE]
     tests = [(scraped(BESIDE), [*questions, question([], job="node")])]
-    tests += [(scraped([number]), [question(firing(number))]) for number in ALONE]
-    found = tried(tmp_path, RULES.read_text(), tests)
+    tests += [(scraped([number]), [question(expected_alerts(number))]) for number in ALONE]
+    found = run_promtool(tmp_path, RULES.read_text(), tests)
 
     assert found.split() == ["Unit", "Testing:", f"{tmp_path}/tests.yaml", "SUCCESS"], found
 
 
 def test_each_alert_has_cases_of_both_kinds() -> None:
-    """There is a case in which each alert fires, and one in which it does not."""
+    """Each alert has a case in which it fires and one in which it does not."""
     assert {case.alert for case in CASES if case.fires is not None} == rules()[1].keys()
     assert {case.alert for case in CASES if case.fires is None} == rules()[1].keys()
 
@@ -499,8 +499,8 @@ SLIPS = [
 ]  # fmt: skip
 
 
-def test_a_rule_with_a_slip_is_found(tmp_path: Path) -> None:
-    """The cases see each slip in a rule, and find nothing wrong with a rule without one."""
+def test_each_mistake_in_a_rule_is_detected(tmp_path: Path) -> None:
+    """The cases detect each mistake in a rule, and accept each rule without one."""
     head, texts = rules()
     slips = [*SLIPS, *((alert, "", "") for alert in texts)]
     for number, (alert, text, slip) in enumerate(slips):
@@ -509,16 +509,16 @@ def test_a_rule_with_a_slip_is_found(tmp_path: Path) -> None:
         head += texts[alert].split("\n", 1)[1].replace(text, slip)
 
     def questions(numbers: list[int]) -> list[dict[str, Any]]:
-        """Ask for what the rule without its slip finds."""
+        """Ask for the results of the rule without its mistake."""
         asked = []
         for place, (alert, _, _) in enumerate(slips):
             own = [number for number in numbers if CASES[number].alert == alert]
-            expected = [one for number in own for one in firing(number, f"Slip{place}")]
+            expected = [one for number in own for one in expected_alerts(number, f"Slip{place}")]
             asked.append(question(expected, alertname=f"Slip{place}"))
         return asked
 
     tests = [(scraped(numbers), questions(numbers)) for numbers in (BESIDE, *([n] for n in ALONE))]
-    found = tried(tmp_path, head, tests)
+    found = run_promtool(tmp_path, head, tests)
     seen = {int(place) for place in re.findall(r'expr: .*alertname=\\"Slip(\d+)', found)}
 
     assert [slip for place, slip in enumerate(slips) if place not in seen] == slips[len(SLIPS) :]

@@ -1,4 +1,4 @@
-"""The real zips and the real template, taken by a server of AWS's API: moto's."""
+"""The real zips and the real template on moto's AWS server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from infra import limits, sam
 
 TABLE = limits.read()
 BUCKET = sam.STORED.removeprefix("s3://")
-# What moto's CloudFormation passes over; the API's own calls below make the schedule.
+# Ignored by moto's CloudFormation; the API calls below create the schedule.
 NO_STACK = ("AWS::Lambda::Alias", "AWS::Lambda::Url", "AWS::Scheduler::Schedule")
 TRUST = {
     "Version": "2012-10-17",
@@ -42,7 +42,7 @@ def deployed() -> sam.Document:
 
 
 def resource(kind: str, name: str = "") -> dict[str, Any]:
-    """Find what is deployed of one resource of a kind, by default."""
+    """Return the deployed properties of a resource, by default of the only one of its kind."""
     found = [
         body["Properties"]
         for key, body in deployed()["Resources"].items()
@@ -55,7 +55,7 @@ def resource(kind: str, name: str = "") -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[Any]:
-    """Clients of a server of our own, with keys that open nothing."""
+    """Create clients of a local server, with invalid credentials."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -78,7 +78,7 @@ def aws() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def functions(aws: Any, bundles: Path) -> dict[str, dict[str, Any]]:
-    """Layer and functions as the template asks for them, from the zips; what AWS says of each."""
+    """Create layer and functions from the zips as the template says; return AWS's answers."""
     made = aws("iam").create_role(RoleName="macule", AssumeRolePolicyDocument=json.dumps(TRUST))
     server = aws("lambda")
     about = resource("AWS::Lambda::LayerVersion")
@@ -112,22 +112,24 @@ def functions(aws: Any, bundles: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["predict", "health"])
-def test_a_function_is_what_the_table_says(
+def test_functions_match_the_table(
     functions: dict[str, dict[str, Any]], bundles: Path, name: str
 ) -> None:
-    """AWS reads back the memory, time-out and runtime of limits.toml, and our zip's own digest."""
-    said, bounds = functions[name], TABLE.of(name)
+    """AWS returns the memory, time-out and runtime of limits.toml, and the zip's digest."""
+    deployed_function, bounds = functions[name], TABLE.of(name)
     code = (bundles / f"aws/{name}.zip").read_bytes()
 
-    assert said["MemorySize"] == bounds.memory_mb
-    assert said["Timeout"] == bounds.timeout_s
-    assert said["Runtime"] == f"python{TABLE.python_minor}"
-    assert said["CodeSize"] == len(code) < 50 * 2**20
-    assert said["CodeSha256"] == base64.b64encode(hashlib.sha256(code).digest()).decode()
+    assert deployed_function["MemorySize"] == bounds.memory_mb
+    assert deployed_function["Timeout"] == bounds.timeout_s
+    assert deployed_function["Runtime"] == f"python{TABLE.python_minor}"
+    assert deployed_function["CodeSize"] == len(code) < 50 * 2**20
+    assert (
+        deployed_function["CodeSha256"] == base64.b64encode(hashlib.sha256(code).digest()).decode()
+    )
 
 
-def test_the_layer_is_predicts_alone(functions: dict[str, dict[str, Any]], bundles: Path) -> None:
-    """Predict has the layer, of our zip's size; health has none."""
+def test_only_predict_has_the_layer(functions: dict[str, dict[str, Any]], bundles: Path) -> None:
+    """Predict has the layer with the zip's size; health has none."""
     layers = functions["predict"]["Layers"]
 
     assert len(layers) == 1
@@ -136,10 +138,10 @@ def test_the_layer_is_predicts_alone(functions: dict[str, dict[str, Any]], bundl
 
 
 @pytest.mark.filterwarnings("ignore:Tried to parse:UserWarning")
-def test_cloudformation_takes_the_template(aws: Any, bundles: Path) -> None:
-    """The transformed template becomes a stack of what we say it deploys, with our limits."""
-    template = {**sam.transform(document()), "Outputs": {}}  # which are the URLs
-    region = "us-east-1"  # the functions above have the same names
+def test_cloudformation_accepts_the_template(aws: Any, bundles: Path) -> None:
+    """The transformed template becomes a stack with the expected resources and limits."""
+    template = {**sam.transform(document()), "Outputs": {}}  # the URLs
+    region = "us-east-1"  # same names as the functions above
     aws("s3", region).create_bucket(Bucket=BUCKET)
     for archive in (bundles / "aws").glob("*.zip"):
         aws("s3", region).upload_file(str(archive), BUCKET, archive.name)
@@ -172,8 +174,8 @@ def test_cloudformation_takes_the_template(aws: Any, bundles: Path) -> None:
         assert (memory_mb[name], reserved[name]) == (function.memory_mb, function.max_instances)
 
 
-def test_an_open_url_lets_anyone_in(aws: Any, functions: dict[str, dict[str, Any]]) -> None:
-    """Both permissions of each URL are taken by the API, and the alias has its own policy."""
+def test_an_open_url_allows_everybody(aws: Any, functions: dict[str, dict[str, Any]]) -> None:
+    """The API accepts both permissions of each URL, and the alias has its own policy."""
     opened = sam.deployed(document(), {"UrlAuth": "NONE"})["Resources"]
     server = aws("lambda")
     server.publish_version(FunctionName=functions["predict"]["FunctionName"])
@@ -192,7 +194,7 @@ def test_an_open_url_lets_anyone_in(aws: Any, functions: dict[str, dict[str, Any
             **{**permitted, "FunctionName": functions[whose]["FunctionName"]},
             **({"Qualifier": "live"} if whose == "predict" else {}),
         )
-    told = {
+    statements_by_url = {
         whose: json.loads(server.get_policy(FunctionName=name, **qualified)["Policy"])["Statement"]
         for whose, name, qualified in (
             ("predict", functions["predict"]["FunctionName"], {"Qualifier": "live"}),
@@ -201,7 +203,7 @@ def test_an_open_url_lets_anyone_in(aws: Any, functions: dict[str, dict[str, Any
     }
 
     assert len(asked) == 4
-    for statements in told.values():
+    for statements in statements_by_url.values():
         assert {one["Action"] for one in statements} == {
             "lambda:InvokeFunctionUrl",
             "lambda:InvokeFunction",
@@ -209,7 +211,7 @@ def test_an_open_url_lets_anyone_in(aws: Any, functions: dict[str, dict[str, Any
 
 
 def test_the_schedule_calls_predict(aws: Any, functions: dict[str, dict[str, Any]]) -> None:
-    """The ping of the template, made through the API, is kept as asked and aims at predict."""
+    """The template's ping, created through the API, keeps its settings and targets predict."""
     asked = resource("AWS::Scheduler::Schedule")
     scheduler = aws("scheduler")
     scheduler.create_schedule(
@@ -223,9 +225,9 @@ def test_the_schedule_calls_predict(aws: Any, functions: dict[str, dict[str, Any
             "RetryPolicy": asked["Target"]["RetryPolicy"],
         },
     )
-    said = scheduler.get_schedule(Name=f"{asked['Name']}-api")
+    schedule = scheduler.get_schedule(Name=f"{asked['Name']}-api")
 
-    assert said["ScheduleExpression"] == f"rate({TABLE.warmup_minutes} minutes)"
-    assert said["Target"]["Arn"].endswith(":function:macule-predict")
-    assert said["Target"]["RetryPolicy"]["MaximumRetryAttempts"] == 0
+    assert schedule["ScheduleExpression"] == f"rate({TABLE.warmup_minutes} minutes)"
+    assert schedule["Target"]["Arn"].endswith(":function:macule-predict")
+    assert schedule["Target"]["RetryPolicy"]["MaximumRetryAttempts"] == 0
     assert "Predict" in json.dumps(asked["Target"]["Arn"])

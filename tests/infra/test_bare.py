@@ -1,7 +1,7 @@
-"""What a platform is handed runs there: each command as it is written, with Python and pip alone.
+"""Bundles run on their platform: each command as written, with Python and pip alone.
 
-Every service starts from a fresh clone in an environment of its own, has its template's variables
-and nothing else, and is asked for a photo of 12 MP.
+Every service starts from a fresh clone in its own environment, has only its template's variables,
+and gets a photo of 12 MP.
 """
 
 import base64
@@ -31,8 +31,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Bare:
     return Bare(tmp_path_factory.mktemp("bare"))
 
 
-def test_nothing_of_ours_is_seen(bare: Bare) -> None:
-    """The environment has pip and no other package; this repository is hidden where it can be."""
+def test_the_environment_is_bare(bare: Bare) -> None:
+    """The environment has only pip; this repository is hidden where possible."""
     listed = bare.run("python -m pip list --format json", {})
     seen = bare.run(f"ls -A {ROOT}", {}) if hidden() else ""
 
@@ -41,7 +41,7 @@ def test_nothing_of_ours_is_seen(bare: Bare) -> None:
 
 
 def test_render_builds_and_starts(bare: Bare) -> None:
-    """The Blueprint's build command makes what its start command serves."""
+    """The Blueprint's build command builds what its start command serves."""
     service, given = blueprint("render.yaml")
     bare.run(service["buildCommand"], given)
 
@@ -51,7 +51,7 @@ def test_render_builds_and_starts(bare: Bare) -> None:
 
 
 def test_renders_queue_builds_and_starts(bare: Bare, tmp_path: Path) -> None:
-    """Web service and worker of the other Blueprint start from one build, and share a queue."""
+    """Web service and worker of the queue's Blueprint start from one build and share a queue."""
     web, given = blueprint("infra/render/queue.yaml")
     worker, of_worker = blueprint("infra/render/queue.yaml", "worker")
     assert worker["buildCommand"] == web["buildCommand"]
@@ -69,7 +69,7 @@ def test_renders_queue_builds_and_starts(bare: Bare, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def built(bare: Bare) -> Iterator[Path]:
-    """What `make bundle` makes for the clouds."""
+    """Build what `make bundle` builds for the clouds."""
     bare.run(f"python -m infra.bundle gcp aws knative --python python --machine {HERE}", {})
     return bare.clone / "build"
 
@@ -90,7 +90,7 @@ def test_an_image_starts(bare: Bare, built: Path, name: str) -> None:
 def test_google_installs_and_starts(
     built: Path, tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:
-    """Google's buildpack installs requirements.txt beside main.py, and starts the framework."""
+    """Google's buildpack installs requirements.txt beside main.py and starts the framework."""
     there = Bare(tmp_path_factory.mktemp("google"))
     folder = built / "gcp" / name
     there.run("python -m pip install --quiet -r requirements.txt", {}, folder)
@@ -103,7 +103,7 @@ def test_google_installs_and_starts(
 
 @pytest.mark.parametrize("name", ["predict", "health"])
 def test_lambda_starts(bare: Bare, built: Path, tmp_path: Path, name: str) -> None:
-    """The zips answer below Lambda's runtime client, which its image brings."""
+    """The zips answer under Lambda's runtime client, which Lambda's image contains."""
     root = bare.unpack(built / "aws", name, tmp_path)
     memory_mb = TABLE.of(name).memory_mb
     asked = json.loads((EVENTS / "function-url.json").read_text())

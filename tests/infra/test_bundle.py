@@ -1,4 +1,4 @@
-"""What is uploaded starts as it lies there, answers, and is the same bytes every time."""
+"""Each bundle starts without changes, answers, and is reproducible."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from support.service import FRAMEWORK, ROOT, running
 from infra import limits, platforms
 from infra.bundle import Target, build
 
-# Nothing but the bundle and the standard library: -S leaves out this environment's packages.
+# Only the bundle and the standard library: -S excludes this environment's packages.
 BARE = f"{sys.executable} -S -m"
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("JPEG", {}),
@@ -51,8 +51,8 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.slow
-def test_two_builds_are_the_same_bytes(bundles: Path, tmp_path: Path) -> None:
-    """Every file and both kinds of zip come out identical from a second build."""
+def test_two_builds_are_identical(bundles: Path, tmp_path: Path) -> None:
+    """Every file and both kinds of zip have the same bytes in a second build."""
     again = bundle(tmp_path)
 
     assert again == (bundles / "said").read_text()
@@ -62,8 +62,8 @@ def test_two_builds_are_the_same_bytes(bundles: Path, tmp_path: Path) -> None:
         assert archive.read_bytes() == (tmp_path / "aws" / archive.name).read_bytes()
 
 
-def test_no_machine_is_named(bundles: Path) -> None:
-    """No file of ours or byte-code of anyone holds the path of the machine that built it."""
+def test_no_build_path_is_included(bundles: Path) -> None:
+    """No file or byte-code contains the path of the machine that built it."""
     paths = {str(ROOT).encode(), str(bundles).encode()}
     found = [
         str(path.relative_to(bundles))
@@ -74,8 +74,8 @@ def test_no_machine_is_named(bundles: Path) -> None:
     assert found == []
 
 
-def test_health_carries_nothing_heavy(bundles: Path) -> None:
-    """No numpy, runtime or weights go with the health function, on any platform."""
+def test_health_bundles_are_small(bundles: Path) -> None:
+    """The health function has no numpy, runtime or weights on any platform."""
     for name in ("gcp/health", "aws/health", "knative/health"):
         held = {path.name.lower() for path in (bundles / name).rglob("*")}
 
@@ -85,8 +85,8 @@ def test_health_carries_nothing_heavy(bundles: Path) -> None:
     assert not re.search(r"^(numpy|pillow|ai-edge-litert)==", pins, re.M)
 
 
-def test_no_bundle_carries_the_tools(bundles: Path) -> None:
-    """Converter and trainer stay out, and the command in a bundle does not offer them."""
+def test_no_bundle_has_the_tools(bundles: Path) -> None:
+    """Bundles exclude converter and trainer, and the command does not offer them."""
     held = {path.relative_to(bundles) for path in bundles.rglob("macule/*")}
     done = subprocess.run(
         [*f"{BARE} macule.cli convert mine.keras".split()],
@@ -102,16 +102,16 @@ def test_no_bundle_carries_the_tools(bundles: Path) -> None:
     assert "unknown command 'convert'" in done.stderr
 
 
-def test_google_is_told_the_tables_python(bundles: Path) -> None:
-    """Both source folders name the Python that Google's buildpacks are to take."""
+def test_google_gets_the_tables_python(bundles: Path) -> None:
+    """Both source folders name the Python version for Google's buildpacks."""
     for name in ("predict", "health"):
-        told = (bundles / f"gcp/{name}/.python-version").read_text()
+        version = (bundles / f"gcp/{name}/.python-version").read_text()
 
-        assert told.strip() == limits.read().python_minor
+        assert version.strip() == limits.read().python_minor
 
 
-def test_a_layer_beyond_its_bound_is_refused(bundles: Path, tmp_path: Path) -> None:
-    """A layer beyond its bound is an error with its size, not a surprise of the cloud."""
+def test_a_layer_above_its_limit_is_rejected(bundles: Path, tmp_path: Path) -> None:
+    """A layer above its limit is an error that gives the size."""
     from infra.bundle import LAYER_MOST_MB, TREES, measure
 
     (tmp_path / "layer").mkdir()
@@ -126,10 +126,10 @@ ELF_MACHINES = {b"\x3e\x00": "x86_64", b"\xb7\x00": "arm64"}
 
 
 @pytest.mark.slow
-def test_libraries_are_those_of_each_platforms_machine(tmp_path: Path) -> None:
-    """With arm64 Lambda and Knative get its libraries; Render, which has no such machine, does not.
+def test_libraries_match_each_platforms_architecture(tmp_path: Path) -> None:
+    """With arm64, Lambda and Knative get its libraries; Render does not offer it.
 
-    All are for the Python of the table, of which there need not be an interpreter here.
+    All are for the table's Python, which need not be installed here.
     """
     table = changed({"architecture": "arm64", "predict.extras": ["dicom"]})
     names = ["render/predict", "aws/layer", "knative/predict"]
@@ -157,7 +157,7 @@ def gunicorn(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_the_render_bundle_reads_every_format(
     gunicorn: Any, kind: str, options: dict[str, Any]
 ) -> None:
-    """Whatever was pruned, each format that is served is still served, with its map."""
+    """After pruning, each supported format is still decoded, with its map."""
     pillow_heif.register_heif_opener()
     answer = gunicorn.predict(saved(skin(), kind, **options), "?explain=cam")
 
@@ -165,8 +165,8 @@ def test_the_render_bundle_reads_every_format(
     assert answer.json()["explanation"]
 
 
-def test_the_render_bundle_takes_forms_and_tells_its_memory(gunicorn: Any) -> None:
-    """The other routes and ways in need nothing that was pruned either."""
+def test_the_render_bundle_takes_forms_and_reports_its_memory(gunicorn: Any) -> None:
+    """The other routes and upload formats also work after pruning."""
     assert gunicorn.call("GET", "/warmup/").status == 200
     assert gunicorn.call("GET", "/memory/").json()["model_loaded"] is True
     assert gunicorn.predict(b"no image").status == 415
@@ -174,16 +174,16 @@ def test_the_render_bundle_takes_forms_and_tells_its_memory(gunicorn: Any) -> No
 
 @pytest.mark.parametrize("name", ["knative/predict", "knative/health"])
 def test_the_images_bundle_starts(bundles: Path, tmp_path: Path, name: str) -> None:
-    """What a Dockerfile copies starts by that file's own command and environment."""
+    """What a Dockerfile copies starts with that file's command and environment."""
     root = bundles / name
     dockerfile = (root / "Dockerfile").read_text()
     words = json.loads(dockerfile.rpartition("CMD ")[2])
-    told = dict(
+    environment = dict(
         pair.split("=", 1) for pair in re.findall(r"^ENV (.*)", dockerfile, re.M)[0].split()
     )
     command = " ".join([sys.executable, "-S", *words[1:]])
 
-    with running(command, tmp_path, root, **told) as service:
+    with running(command, tmp_path, root, **environment) as service:
         assert service.call("GET", "/memory/").status == 200
         expected = 200 if name.endswith("predict") else 404
         assert service.predict(photo()).status == expected
@@ -193,7 +193,7 @@ def test_the_images_bundle_starts(bundles: Path, tmp_path: Path, name: str) -> N
 def test_functions_framework_starts_the_google_bundle(
     bundles: Path, tmp_path: Path, name: str
 ) -> None:
-    """The folder that is uploaded is served by functions-framework, with the model in it."""
+    """functions-framework serves the uploaded folder, which contains the model."""
     root = bundles / "gcp" / name
     command = FRAMEWORK.replace("functions/{name}/main.py", str(root / "main.py"))
     command = command.replace(".venv", str(ROOT / ".venv")).replace("{name}", name)
@@ -213,7 +213,7 @@ def function(
     bundles: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[str, Lambda]]:
-    """A function of the unpacked zips, under the runtime client, at its own memory limit."""
+    """Run a function of the unpacked zips under the runtime client, at its own memory limit."""
     name, root = request.param, tmp_path_factory.mktemp("lambda")
     unpacked = unpack(bundles / "aws", name, root)
     with lambda_running(unpacked, limits.read().of(name).memory_mb, root / "log") as function:
@@ -224,8 +224,8 @@ def function(
     "source",
     ["function-url", "http-api-2", "http-api-1", "rest-api", "rest-api-domain", "alb", "alb-lists"],
 )
-def test_the_zips_answer_every_source_of_events(function: tuple[str, Lambda], source: str) -> None:
-    """A photo by function URL, both versions of API and a balancer gets its answer, two labels."""
+def test_the_zips_answer_every_event_source(function: tuple[str, Lambda], source: str) -> None:
+    """A photo by function URL, both API versions and a load balancer gets an answer with labels."""
     name, run = function
     answer = run.invoke(event(source, photo()))
 
@@ -237,8 +237,8 @@ def test_the_zips_answer_every_source_of_events(function: tuple[str, Lambda], so
 
 
 @pytest.mark.parametrize("source", ["schedule-v2", "eventbridge"])
-def test_the_zips_know_a_schedule(function: tuple[str, Lambda], source: str) -> None:
-    """A schedule's event warms predict, and tells how long that took; health has no model."""
+def test_the_zips_handle_a_schedule(function: tuple[str, Lambda], source: str) -> None:
+    """A schedule's event warms predict and reports the time; health has no model."""
     name, run = function
     first, second = (run.invoke(event(source)) for _ in range(2))
 
@@ -249,8 +249,8 @@ def test_the_zips_know_a_schedule(function: tuple[str, Lambda], source: str) -> 
 
 
 @pytest.mark.parametrize("function", ["predict"], indirect=True)
-def test_a_phone_photo_fits_the_least_function(function: tuple[str, Lambda]) -> None:
-    """A 12 MP photo is answered, and the process never held more than Lambda's least memory."""
+def test_a_phone_photo_fits_the_smallest_function(function: tuple[str, Lambda]) -> None:
+    """A 12 MP photo is answered within Lambda's smallest memory."""
     _, run = function
     answer = run.invoke(event("function-url", photo(4032, 3024)))
     status = Path(f"/proc/{run.process.pid}/status").read_text()
@@ -259,7 +259,7 @@ def test_a_phone_photo_fits_the_least_function(function: tuple[str, Lambda]) -> 
     assert int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) < 128 * 1024
 
 
-def test_the_queues_bundle_works_on_predictions(bundles: Path, tmp_path: Path) -> None:
+def test_the_queue_bundle_runs_predictions(bundles: Path, tmp_path: Path) -> None:
     """Web process and worker of Render's queue start from their bundle alone, and predict."""
     folder = bundles / "render-queue/predict"
     web = f"{BARE} infra.serve"

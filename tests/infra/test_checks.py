@@ -1,4 +1,4 @@
-"""Each template has a check, which accepts what is deployed; its mutants are in checks/."""
+"""Each template has a check that accepts what is deployed; its mutants are in checks/."""
 
 import subprocess
 
@@ -12,13 +12,13 @@ TABLE = limits.read()
 
 
 @pytest.mark.parametrize("path", checks.CHECKS)
-def test_what_is_deployed_is_accepted(path: str) -> None:
-    """No check finds anything in the committed template."""
+def test_committed_templates_are_accepted(path: str) -> None:
+    """No check finds anything in a committed template."""
     assert list(checks.CHECKS[path]((ROOT / path).read_text(), TABLE)) == []
 
 
 @pytest.mark.parametrize("path", checks.CHECKS)
-def test_what_the_table_may_ask_for_is_accepted(path: str) -> None:
+def test_all_options_of_the_table_are_accepted(path: str) -> None:
     """With keys, a canary and alarms no check finds anything either."""
     asked = {"api_keys": True, "rollout.canary_percent": 10, "rollout.alarms": True}
     table = changed(asked)
@@ -27,7 +27,7 @@ def test_what_the_table_may_ask_for_is_accepted(path: str) -> None:
 
 
 def test_every_template_with_limits_is_checked() -> None:
-    """Each template that the table is written into has a check."""
+    """Each template that contains a limit of the table has a check."""
     assert set(generate.OUTPUTS) == set(checks.CHECKS)
 
 
@@ -44,8 +44,8 @@ def test_every_template_with_limits_is_checked() -> None:
         "infra/aws/samconfig.toml",
     ],
 )
-def test_what_deploying_leaves_is_not_committed(path: str) -> None:
-    """Git ignores states, which may hold keys, and what the tools write beside a template."""
+def test_files_of_deployments_are_ignored(path: str) -> None:
+    """Git ignores states, which may hold keys, and files that the tools write."""
     assert (
         subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT, check=False).returncode == 0
     )

@@ -1,4 +1,4 @@
-"""The costs that the documentation shows are those of the limits that it names."""
+"""The costs in the documentation follow from the limits that it names."""
 
 import re
 
@@ -19,8 +19,8 @@ def test_the_documentation_shows_the_computed_table() -> None:
     assert "\n".join(costs.lines(named)) in text
 
 
-def test_a_bill_worked_out_by_hand() -> None:
-    """Ten requests a second for a month, by each cloud's own arithmetic."""
+def test_a_bill_equals_a_manual_calculation() -> None:
+    """Ten requests a second for a month cost what each cloud's own arithmetic gives."""
     requests = 10 * 365.25 / 12 * 86400  # 26.298 million
     paid_gb_s = requests * 0.2 * 0.5 - 400_000
     aws = paid_gb_s * 0.0000166667 + (requests / 1e6 - 1) * 0.20
@@ -33,7 +33,7 @@ def test_a_bill_worked_out_by_hand() -> None:
     assert costs.render(10, TIMES, PREDICT) == "$14 (2 starter)"
 
 
-def test_rest_costs_nothing() -> None:
+def test_an_idle_service_costs_nothing() -> None:
     """Without requests nothing is billed."""
     assert costs.aws(0, TIMES, PREDICT) == costs.cloud_run(0, TIMES, PREDICT) == "$0"
     assert costs.render(0, TIMES, PREDICT) == "$0 (1 free)"

@@ -1,4 +1,4 @@
-"""Extras of the table reach the bundles, and work there with nothing else beside them."""
+"""Extras of the table are in the bundles and work there without anything else."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ EVENT = json.loads((ROOT / "tests/infra/events/function-url.json").read_text())
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Bare:
-    """A clone whose table has every extra, and its bundles."""
+    """Build the bundles of a clone whose table has every extra."""
     made = Bare(tmp_path_factory.mktemp("extras"))
     table = made.clone / "infra/limits.toml"
     text, count = re.subn(r"(?m)^extras = .*", f"extras = {list(limits.EXTRAS)}", table.read_text())
@@ -46,7 +46,7 @@ def start() -> tuple[str, dict[str, str]]:
 
 
 def test_the_size_of_each_is_printed(bare: Bare) -> None:
-    """A build says what each extra adds, and the layer stays within Lambda's bound."""
+    """A build prints what each extra adds, and the layer stays within Lambda's limit."""
     said = (bare.folder / "said").read_text()
     layer_mb = float(re.findall(r"aws/layer +([\d.]+) MB", said)[0])
 
@@ -54,8 +54,8 @@ def test_the_size_of_each_is_printed(bare: Bare) -> None:
     assert layer_mb < platforms.LAMBDA_UNZIPPED_MB
 
 
-def test_google_installs_them(bare: Bare) -> None:
-    """Predict's requirements pin each package of the extras, with hashes; health's none."""
+def test_google_installs_the_extras(bare: Bare) -> None:
+    """Predict's requirements pin each package of the extras with hashes; health's pin none."""
     pinned = (bare.clone / "build/gcp/predict/requirements.txt").read_text()
     names = re.findall(r"^([\w.-]+)==", pinned, re.M)
     wanted = pins.read(limits.EXTRAS, limits.read().python_minor)
@@ -84,14 +84,14 @@ def test_services_share_a_cache_and_send_spans(
     assert hit["metrics"]["cache"] == "hit"
 
 
-def test_a_clinics_photo_is_read(bare: Bare, start: tuple[str, dict[str, str]]) -> None:
-    """With dicom a DICOM photograph is answered."""
+def test_a_dicom_photo_is_read(bare: Bare, start: tuple[str, dict[str, str]]) -> None:
+    """With dicom a DICOM photograph is classified."""
     with bare.start(*start) as service:
         assert first_answer(service, dicom())[0] == 200
 
 
 @pytest.fixture(scope="module")
-def stores() -> Iterator[dict[str, str]]:
+def upstream_stores() -> Iterator[dict[str, str]]:
     with buckets() as environment:
         yield environment
 
@@ -100,24 +100,24 @@ def stores() -> Iterator[dict[str, str]]:
 def test_a_model_comes_from_a_bucket(
     bare: Bare,
     start: tuple[str, dict[str, str]],
-    stores: dict[str, str],
+    upstream_stores: dict[str, str],
     scheme: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With s3 and gs a service fetches its model from there: botocore's data is pruned, not cut."""
+    """With s3 and gs a service downloads its model with the pruned botocore."""
     command, given = start
-    for name, value in stores.items():
+    for name, value in upstream_stores.items():
         monkeypatch.setenv(name, value)
     target = f"{scheme}://models/lesions"
     publish.publish(local.DEFAULT_MODEL_DIR, target, "stable")
 
-    settings = {**given, **stores, "MODEL_URI": f"{target}/stable"}
+    settings = {**given, **upstream_stores, "MODEL_URI": f"{target}/stable"}
     with bare.start(command, settings) as service:
         assert first_answer(service, PHOTO)[0] == 200
 
 
-def test_a_function_of_lambda_has_them(bare: Bare, tmp_path: Path) -> None:
-    """Below Lambda's runtime client the layer's redis and otel work as they do elsewhere."""
+def test_lambda_has_the_extras(bare: Bare, tmp_path: Path) -> None:
+    """Under Lambda's runtime client redis and otel of the layer work."""
     root = bare.unpack(bare.clone / "build/aws", "predict", tmp_path)
     body = base64.b64encode(PHOTO).decode()
 
@@ -127,8 +127,8 @@ def test_a_function_of_lambda_has_them(bare: Bare, tmp_path: Path) -> None:
             answer = function.invoke({**EVENT, "body": body})
             until(lambda: "POST /predict" in [span.name for span in there.spans])
         assert answer["statusCode"] == 200, answer
-        said: dict[str, Any] = json.loads(answer["body"])
-        return said
+        report: dict[str, Any] = json.loads(answer["body"])
+        return report
 
     with broker(tmp_path) as server, collector() as there:
         asked = {**endpoint(there), "REDIS_URL": server.url}

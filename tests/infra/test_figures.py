@@ -1,4 +1,4 @@
-"""The sizes that the documentation shows are written by a script, one row for each bundle."""
+"""A script writes the sizes in the documentation, one row for each bundle."""
 
 import re
 
@@ -16,7 +16,7 @@ def shown() -> list[list[str]]:
 
 
 def test_every_bundle_has_its_row() -> None:
-    """The table has a row for each tree that is built, and no other, with its size and contents."""
+    """The table has a row with size and contents for each built tree, and no other row."""
     names = [row[0].strip("`").removesuffix(".zip") for row in shown()]
 
     assert names == list(bundle.TREES)
@@ -28,14 +28,14 @@ def test_every_bundle_has_its_row() -> None:
 
 @pytest.mark.parametrize("name", figures.SAID)
 def test_the_layers_size_is_the_same_everywhere(name: str) -> None:
-    """A README says of the layer what the table says."""
-    (said,) = re.findall(figures.SAID[name], (ROOT / name).read_text())
+    """The READMEs give the layer's size of the table."""
+    (figure,) = re.findall(figures.SAID[name], (ROOT / name).read_text())
 
-    assert said in next(row[1] for row in shown() if row[0] == "`aws/layer.zip`")
+    assert figure in next(row[1] for row in shown() if row[0] == "`aws/layer.zip`")
 
 
-def test_other_sizes_change_their_figures_alone() -> None:
-    """Pages are written anew from sizes: the table, one figure of each README, nothing else."""
+def test_other_sizes_change_only_their_figures() -> None:
+    """Other sizes change the table and one figure of each README, and nothing else."""
     sizes = dict.fromkeys(bundle.TREES, figures.Size(12.34, None))
     sizes["aws/layer"] = figures.Size(123.4, 45.6)
     texts = {page.name: text for page, text in figures.pages(sizes).items()}

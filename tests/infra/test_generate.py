@@ -1,4 +1,4 @@
-"""Every template comes from the one table, and a changed limit reaches all of them."""
+"""Every template is generated from the one table, and a changed limit reaches all of them."""
 
 import shutil
 import subprocess
@@ -11,13 +11,13 @@ from support.service import ROOT
 from infra import generate, platforms
 
 
-def test_nothing_has_drifted() -> None:
-    """The committed templates are what the table makes of them, to the letter."""
+def test_committed_templates_are_current() -> None:
+    """The committed templates equal the generated ones."""
     assert generate.drift() == []
 
 
 def test_a_changed_limit_reaches_every_platform() -> None:
-    """Another memory limit of predict changes the template of each cloud by that figure alone."""
+    """Another memory limit of predict changes only that figure in each cloud's template."""
     small, large = (
         changed({"predict.memory_mb": memory_mb, "predict.cpu": 1}) for memory_mb in (640, 4096)
     )
@@ -38,7 +38,7 @@ def test_a_changed_limit_reaches_every_platform() -> None:
     assert "MemorySize: 4096" in after["infra/aws/template.yaml"]
 
 
-def test_drift_fails_the_check(tmp_path: Path) -> None:
+def test_a_manual_edit_fails_the_check(tmp_path: Path) -> None:
     """`--check` exits with 1 and names a template that was edited by hand."""
     shutil.copytree(ROOT / "infra", tmp_path / "infra")
     for name in ("render.yaml", "Dockerfile", "compose.yaml"):

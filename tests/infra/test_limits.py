@@ -1,4 +1,4 @@
-"""The table of limits is read whole, refused with its key, and is what the service keeps to."""
+"""The table of limits is validated, and the service uses its values."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ BANDS = {"loaded": 0.2, "predicting": 0.5, "critical": 0.8, "oom_imminent": 0.9}
     ],
 )
 def test_a_wrong_limit_is_named(key: str, value: Any, named: str) -> None:
-    """A limit that makes no sense is refused with its key and its value."""
+    """An invalid limit is rejected with its key and its value."""
     with pytest.raises(ValueError, match=r"limits\.toml: ") as caught:
         changed({key: value})
 
@@ -90,8 +90,8 @@ def test_a_wrong_limit_is_named(key: str, value: Any, named: str) -> None:
     ],
     ids=str,
 )
-def test_what_a_platform_does_not_take_is_refused(changes: dict[str, Any], named: str) -> None:
-    """`make infra` names the key, its value, the bound and the platform, and writes nothing."""
+def test_limits_beyond_a_platform_are_rejected(changes: dict[str, Any], named: str) -> None:
+    """`make infra` names the key, value, bound and platform, and writes nothing."""
     table = changed(changes)
 
     with pytest.raises(ValueError, match=r"limits\.toml: ") as caught:
@@ -101,8 +101,8 @@ def test_what_a_platform_does_not_take_is_refused(changes: dict[str, Any], named
 
 
 @pytest.mark.parametrize("python", NEWEST)
-def test_every_python_that_all_platforms_run_is_taken(python: str) -> None:
-    """The newest patch of each is a release; the one after it is none that is known."""
+def test_every_common_python_is_accepted(python: str) -> None:
+    """The newest patch of each Python is accepted, and the one after it is unknown."""
     minor, _, patch = python.rpartition(".")
 
     assert generate.outputs(changed({"python": python}))
@@ -111,7 +111,7 @@ def test_every_python_that_all_platforms_run_is_taken(python: str) -> None:
 
 
 def test_the_tables_variables_are_settings() -> None:
-    """What the table says of a function is what its settings are, as gunicorn gives them."""
+    """gunicorn gives a function the settings of the table."""
     table = changed({"predict.threads": 77, "predict.body_mb": 3, "predict.bands": BANDS})
     chosen = settings.read(table.predict.variables())
 
@@ -121,8 +121,8 @@ def test_the_tables_variables_are_settings() -> None:
     assert chosen.graceful_timeout_s == min(TABLE.predict.grace_s, TABLE.predict.timeout_s)
 
 
-def test_extras_keep_one_order() -> None:
-    """The same extras make the same bundle, however they are written."""
+def test_the_order_of_extras_is_fixed() -> None:
+    """The same extras in another order make the same bundle."""
     one, other = (
         changed({"predict.extras": names}) for names in (["s3", "redis"], ["redis", "s3"])
     )

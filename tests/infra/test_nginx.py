@@ -1,4 +1,4 @@
-"""The nginx site, as it is, before the real service in a machine of its own."""
+"""The unchanged nginx site in front of the real service, in a machine of its own."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from infra import limits
 
 pytestmark = pytest.mark.slow
 SITE = ROOT / "infra/nginx/macule.conf"
-SERVER, CALLER = "192.0.2.1", "192.0.2.7"  # for documentation, and of that machine's loopback
+SERVER, CALLER = "192.0.2.1", "192.0.2.7"  # for documentation, and on that machine's loopback
 MB = 2**20
 CERTIFY = (
     f"mkdir -p {CERTIFICATE}; openssl req -x509 -newkey rsa:2048 -nodes -days 1"
@@ -29,7 +29,7 @@ CERTIFY = (
 
 @pytest.fixture(scope="module")
 def proxied(machine: Machine) -> Iterator[Machine]:
-    """nginx as Debian starts it, with the site as docs/deploy.md installs it."""
+    """Start nginx as Debian does, with the site installed as docs/deploy.md says."""
     need("nginx-light", "nginx")
     machine.run(f"ip address add {SERVER}/32 dev lo; ip address add {CALLER}/32 dev lo; {CERTIFY}")
     machine.run("rm -rf /etc/macule /etc/systemd/system/macule.service.d; systemctl daemon-reload")
@@ -40,7 +40,7 @@ def proxied(machine: Machine) -> Iterator[Machine]:
 
 
 def install(machine: Machine) -> None:
-    """Run what the documentation prints; return when nginx has read it."""
+    """Run the documented commands; return when nginx has loaded the site."""
 
     def answers() -> bool:
         with suppress(OSError):
@@ -53,14 +53,14 @@ def install(machine: Machine) -> None:
 
 
 def ask(machine: Machine, method: str, path: str, *rest: object, **headers: str) -> Answer:
-    """Send a request by TLS from another address."""
+    """Send a request over TLS from another address."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     body = rest[0] if rest else None
     return machine.call(method, path, body, names, 443, SERVER, CALLER)  # type: ignore[arg-type]
 
 
 def reload(machine: Machine, change: str) -> None:
-    """Have nginx read its files again; return when no worker goes by the ones before."""
+    """Reload nginx; return when the old workers have gone."""
 
     def workers() -> set[str]:
         return set(machine.run("pgrep -P $(cat /run/nginx.pid)").split())
@@ -80,8 +80,8 @@ def problem(answer: Answer) -> tuple[int, str, str]:
 PROBLEM = "application/problem+json"
 
 
-def test_a_photo_is_answered_through_it(proxied: Machine) -> None:
-    """TLS ends at nginx; a photo gets its answer, the request's id comes back, HSTS is there."""
+def test_a_photo_is_classified_through_nginx(proxied: Machine) -> None:
+    """nginx ends TLS; the answer has the request's id and HSTS."""
     answer = ask(proxied, "POST", "/predict/?explain=cam", photo(), X_Request_Id="mine-1")
 
     assert (answer.status, answer.json()["status"]) == (200, "succeeded")
@@ -90,24 +90,24 @@ def test_a_photo_is_answered_through_it(proxied: Machine) -> None:
     assert "content-encoding" not in answer.headers
 
 
-def test_plain_http_is_sent_to_tls(proxied: Machine) -> None:
-    """Port 80 answers 308 with the same path, so that a POST stays one."""
+def test_plain_http_is_redirected_to_tls(proxied: Machine) -> None:
+    """Port 80 answers 308 with the same path, so that a POST stays a POST."""
     answer = proxied.call("POST", "/predict/?top_k=1", b"", {}, 80, SERVER, CALLER)
 
     assert answer.status == 308
     assert answer.headers["location"] == "https://macule.example/predict/?top_k=1"
 
 
-def test_the_callers_address_reaches_the_log(proxied: Machine) -> None:
-    """macule counts and logs the address that nginx saw, not what the caller claims."""
+def test_the_client_address_reaches_the_log(proxied: Machine) -> None:
+    """macule counts and logs the address that nginx saw, not the one that the client sent."""
     ask(proxied, "POST", "/predict/", photo(), X_Forwarded_For="198.51.100.9", X_Request_Id="who")
     (line,) = [line for line in proxied.log().splitlines() if '"id":"who"' in line]
 
     assert json.loads(line)["address"] == CALLER
 
 
-def test_a_body_that_macule_refuses_is_its_own_413(proxied: Machine) -> None:
-    """A body of a byte more than an image may have passes nginx, and macule says the limit."""
+def test_a_body_that_macule_rejects_gets_its_own_413(proxied: Machine) -> None:
+    """A body one byte above the limit passes nginx, and macule gives the limit."""
     limit = limits.read().predict.body_mb * MB
     answer = ask(proxied, "POST", "/predict/", bytes(limit + 1))
 
@@ -115,16 +115,16 @@ def test_a_body_that_macule_refuses_is_its_own_413(proxied: Machine) -> None:
     assert answer.json()["limit_bytes"] == limit
 
 
-def test_a_body_that_nginx_refuses_is_a_problem_document_too(proxied: Machine) -> None:
-    """A body beyond nginx's bound is refused before it is sent, in the same form."""
+def test_a_body_that_nginx_rejects_gets_a_problem_document(proxied: Machine) -> None:
+    """nginx rejects a body above its limit before it is sent, in the same format."""
     answer = ask(proxied, "POST", "/predict/", b"", Content_Length=str(10**9))
 
     assert problem(answer) == (413, PROBLEM, "body-too-large")
     assert answer.json()["request_id"]
 
 
-def test_an_image_in_json_may_be_as_large(proxied: Machine) -> None:
-    """base64 of an image of the largest size is not nginx's to refuse."""
+def test_a_large_image_in_json_passes(proxied: Machine) -> None:
+    """nginx accepts the base64 of an image of the largest size."""
     size = limits.read().predict.body_mb * MB
     body = b'{"image": "' + b"A" * (size * 4 // 3 // 4 * 4) + b'"}'
     answer = ask(proxied, "POST", "/predict/", body, Content_Type="application/json")
@@ -133,31 +133,31 @@ def test_an_image_in_json_may_be_as_large(proxied: Machine) -> None:
 
 
 def test_a_chunked_body_passes(proxied: Machine) -> None:
-    """A body without a length is answered as one with it."""
+    """A body without a length is answered like one with a length."""
     body = photo()
     pieces = (body[start : start + 1000] for start in range(0, len(body), 1000))
 
     assert ask(proxied, "POST", "/predict/", pieces).status == 200
 
 
-def test_a_caller_who_asks_first_is_told_to_go_on(proxied: Machine) -> None:
+def test_expect_100_continue_is_answered(proxied: Machine) -> None:
     """`Expect: 100-continue` gets 100, and then the photo's answer."""
-    said = proxied.run(
+    output = proxied.run(
         f"curl --silent --verbose --cacert {CERTIFICATE}/fullchain.pem"
         f" --resolve macule.example:443:{SERVER} --header 'Expect: 100-continue'"
         " --data-binary @examples/spot.jpg https://macule.example/predict/ 2>&1"
     )
 
-    assert re.search(r"^< HTTP/1.1 100 Continue", said, re.M)
-    assert re.search(r"^< HTTP/1.1 200 OK", said, re.M)
+    assert re.search(r"^< HTTP/1.1 100 Continue", output, re.M)
+    assert re.search(r"^< HTTP/1.1 200 OK", output, re.M)
 
 
 def test_a_slow_sender_takes_no_slot(proxied: Machine) -> None:
-    """While a body comes slowly no slot is held: nginx keeps it, or macule's own poller."""
+    """A slow body holds no slot: nginx keeps it, or macule's poller."""
     body = photo()
 
     def admitted_while_sending(port: int) -> int:
-        """Send half a body to *port*, let somebody else be answered, look at macule's slots."""
+        """Send half a body to *port*, run another request, and read the slots in use."""
         half, over = threading.Event(), threading.Event()
 
         def slowly() -> Iterator[bytes]:
@@ -166,9 +166,9 @@ def test_a_slow_sender_takes_no_slot(proxied: Machine) -> None:
             over.wait(60)
             yield body[len(body) // 2 :]
 
-        told = {"Content-Length": str(len(body))}
+        headers = {"Content-Length": str(len(body))}
         sender = threading.Thread(
-            target=proxied.call, args=("POST", "/predict/", slowly(), told, port)
+            target=proxied.call, args=("POST", "/predict/", slowly(), headers, port)
         )
         sender.start()
         assert half.wait(20)
@@ -187,8 +187,8 @@ def test_a_slow_sender_takes_no_slot(proxied: Machine) -> None:
     assert admitted_while_sending(8080) == 0
 
 
-def test_a_restart_is_no_bad_gateway(proxied: Machine) -> None:
-    """While macule restarts, callers get answers, or its own 503 with Retry-After."""
+def test_a_restart_causes_no_502(proxied: Machine) -> None:
+    """While macule restarts, clients get answers, or its 503 with Retry-After."""
     over, seen = threading.Event(), []
 
     def again() -> None:
@@ -210,8 +210,8 @@ def test_a_restart_is_no_bad_gateway(proxied: Machine) -> None:
     assert set(seen) <= {(200, False), (503, True)}
 
 
-def test_a_service_that_is_gone_or_late_is_a_problem_document(proxied: Machine) -> None:
-    """Nothing behind nginx is 502, and a macule that hangs 504, both in the form of all others."""
+def test_502_and_504_are_problem_documents(proxied: Machine) -> None:
+    """A stopped macule is 502 and a hanging one 504, both as problem documents."""
     site = "/etc/nginx/conf.d/macule.conf"
     reload(proxied, f"sed -i 's/proxy_read_timeout .*;/proxy_read_timeout 1s;/' {site}")
     pid = proxied.run("systemctl show --property MainPID --value macule.service").strip()
@@ -226,18 +226,18 @@ def test_a_service_that_is_gone_or_late_is_a_problem_document(proxied: Machine) 
     assert problem(gone) == (502, PROBLEM, "unreachable")
 
 
-def test_nginx_rejects_a_slip(proxied: Machine) -> None:
-    """`nginx -t` accepts the site, and refuses it with a directive that is misspelled."""
+def test_nginx_rejects_a_mistake(proxied: Machine) -> None:
+    """`nginx -t` accepts the site and rejects a misspelled directive."""
     proxied.run("nginx -t")
     slip = "sed -i s/proxy_pass/proxy_pas/ /etc/nginx/conf.d/macule.conf"
-    said = proxied.run(f"{slip}; nginx -t 2>&1 || true")
+    output = proxied.run(f"{slip}; nginx -t 2>&1 || true")
     install(proxied)
 
-    assert 'unknown directive "proxy_pas"' in said
+    assert 'unknown directive "proxy_pas"' in output
 
 
 def test_the_printed_removal_leaves_nothing(proxied: Machine) -> None:
-    """After the documented removal no unit, folder or site of macule is left."""
+    """After the documented removal no unit, folder or site of macule exists."""
     proxied.run(commands("deploy.md", "Your own machine", "Remove"))
     left = proxied.run(
         "find /etc /var/lib /var/cache -path '*macule*' -not -path '/etc/letsencrypt/*'"
@@ -250,7 +250,7 @@ def test_the_printed_removal_leaves_nothing(proxied: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "slip", "said"),
+    ("text", "slip", "expected"),
     [
         ("", "", "No issues found"),
         ("Host $host", "Host $http_host", "host_spoofing"),
@@ -259,12 +259,12 @@ def test_the_printed_removal_leaves_nothing(proxied: Machine) -> None:
         ("location / {", "location / { add_header X-A b;", "add_header_redefinition"),
     ],
 )
-def test_gixy_finds_nothing_but_slips(tmp_path: Path, text: str, slip: str, said: str) -> None:
-    """gixy, a security linter, accepts the site, and names what a slip opens."""
+def test_gixy_finds_only_mistakes(tmp_path: Path, text: str, slip: str, expected: str) -> None:
+    """gixy, a security linter, accepts the site and reports a mistake."""
     site = tmp_path / "macule.conf"
     site.write_text(SITE.read_text().replace(text, slip, 1) if text else SITE.read_text())
     run = subprocess.run(
         [str(ROOT / ".venv-dev/bin/gixy"), str(site)], capture_output=True, text=True, check=False
     )
 
-    assert said in run.stdout
+    assert expected in run.stdout

@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules, on what real services tell a real Prometheus."""
+"""The dashboard and the alert rules with real services and a real Prometheus."""
 
 import base64
 import json
@@ -22,12 +22,12 @@ from support.service import GUNICORN, GUNICORN_DEV, ROOT, Service, running, unti
 from support.webhook_receivers import SECRET, receiver
 
 FOLDER = ROOT / "infra/observability"
-# What Prometheus itself brings: a series of each target, labels of each sample.
+# What Prometheus itself adds: a series for each target, labels for each sample.
 GIVEN, GIVEN_LABELS = {"up"}, {"job", "instance"}
 SELECTOR = re.compile(r"\b([a-z]+_[a-z_]+|up)\b(?:\{([^}]*)\})?(?!\()")
 WORDS = {"group_left", "group_right"}
 GROUPS = re.compile(r"\b(?:by|on|without|ignoring) ?\(([^)]*)\)")
-# A service whose photos all meet a fault of ours.
+# A service whose photos all cause an internal error.
 FAULTY = """
 from macule.http.adapters import wsgi
 from macule.routes import health, metrics_endpoint
@@ -45,7 +45,7 @@ JOBS = ("all", "short", "faulty", "viewed", "worker", "gone")
 
 
 class Watched(NamedTuple):
-    """What Prometheus has seen of services of all kinds; `exposed`: samples and their labels."""
+    """What Prometheus scraped from all kinds of services; `exposed`: samples and labels."""
 
     server: Prometheus
     exposed: dict[str, set[str]]
@@ -53,7 +53,7 @@ class Watched(NamedTuple):
 
 
 def samples(texts: list[str]) -> dict[str, set[str]]:
-    """Return what services have: names of samples, and the labels that each has."""
+    """Return the names of the services' samples, and the labels of each."""
     found: dict[str, set[str]] = {}
     for text in texts:
         for family in text_string_to_metric_families(text):
@@ -63,8 +63,8 @@ def samples(texts: list[str]) -> dict[str, set[str]]:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Photos, jobs, webhooks told and given up, a recycle, short memory, faults, page views."""
+def scraped_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """Produce photos, jobs, webhooks, a recycle, low memory, errors and page views."""
     ports = {f"macule-{name}": free_port() for name in JOBS}
     folders = {name: tmp_path_factory.mktemp(name) for name in JOBS}
     at_once = re.sub(r"\n +for: \w+", "", (FOLDER / "alerts.yaml").read_text())
@@ -80,15 +80,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         short = start("short", MEMORY_LIMIT_MB="60")
         viewed = start("viewed")
         target = stack.enter_context(receiver())
-        told = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true", "MAX_REQUESTS": "5"}
-        full = start("all", **told)
+        settings = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true", "MAX_REQUESTS": "5"}
+        full = start("all", **settings)
         valkey = stack.enter_context(broker(folders["worker"]))
         where = {"HOST": "127.0.0.1", "WORKER_METRICS_PORT": str(ports["macule-worker"])}
         stack.enter_context(worker(valkey, **where))
 
-        until(lambda: len(server.query("up == 1")) == len(JOBS) - 1)  # each was seen at rest
+        until(lambda: len(server.query("up == 1")) == len(JOBS) - 1)  # each was scraped when idle
         _everything(full, target)
-        for _ in range(3):  # counters begin, and rise
+        for _ in range(3):  # counters start and increase
             faulty.predict(photo())
             short.predict(photo())
             full.predict(photo(), "?explain=cam")
@@ -120,7 +120,7 @@ def _everything(service: Service, target: Any) -> None:
 
 
 def _scrape(server: Prometheus) -> None:
-    """Wait until Prometheus has been everywhere again."""
+    """Wait until Prometheus has scraped all targets again."""
     begin = time.time()
     until(lambda: all(value > begin for _, value in server.query("timestamp(up)")), 60)
 
@@ -147,7 +147,7 @@ def expressions() -> Iterator[str]:
 
 
 def unknown(expression: str, exposed: dict[str, set[str]]) -> set[str]:
-    """Return the metrics, and the labels of any of them, that a service does not have."""
+    """Return the metrics and labels that no service has."""
     bare = GROUPS.sub("", re.sub(r'"[^"]*"', '""', expression))
     bare = re.sub(r"\b\w+ ?\(", "(", bare)  # functions
     used = [(name, inside) for name, inside in SELECTOR.findall(bare) if name not in WORDS]
@@ -163,25 +163,25 @@ def unknown(expression: str, exposed: dict[str, set[str]]) -> set[str]:
     return wrong | (grouped - known - GIVEN_LABELS)
 
 
-def test_every_metric_in_use_is_there(watched: Watched) -> None:
-    """Each metric and label of each expression is one that was scraped after real traffic."""
-    wrong = {each: unknown(each, watched.exposed) for each in expressions()}
+def test_every_used_metric_exists(scraped_services: Watched) -> None:
+    """Each metric and label of each expression was scraped after real traffic."""
+    wrong = {each: unknown(each, scraped_services.exposed) for each in expressions()}
 
     assert len(wrong) >= 45
     assert {each: names for each, names in wrong.items() if names} == {}
 
 
-def test_every_metric_that_exists_was_seen(watched: Watched) -> None:
-    """The traffic brought a sample of each metric, with the labels that it is said to have."""
+def test_every_metric_was_scraped(scraped_services: Watched) -> None:
+    """The traffic produced a sample of each metric, with its documented labels."""
     for name, family in metrics.FAMILIES.items():
         sample = f"{name}_bucket" if family.bounds else name
-        assert watched.exposed.get(sample, set()) - {"le"} == set(family.labels), name
+        assert scraped_services.exposed.get(sample, set()) - {"le"} == set(family.labels), name
 
 
-def test_alerts_fire_in_a_real_prometheus(watched: Watched) -> None:
-    """Faults, refusals, a dead target and a lost webhook do; page views and workers do not."""
+def test_alerts_fire_in_a_real_prometheus(scraped_services: Watched) -> None:
+    """Errors, refusals, a dead target and a lost webhook fire; page views and workers do not."""
     expected = {
-        "macule-faulty": {"MaculeErrors /predict", "MaculeNotReady"},  # its faults come first
+        "macule-faulty": {"MaculeErrors /predict", "MaculeNotReady"},  # its errors come first
         "macule-short": {"MaculeRefuses /predict"},
         "macule-all": {"MaculeWebhooksGivenUp"},
         "macule-gone": {"MaculeDown"},
@@ -189,33 +189,33 @@ def test_alerts_fire_in_a_real_prometheus(watched: Watched) -> None:
 
     def fired() -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
-        for labels in watched.server.firing():
+        for labels in scraped_services.server.firing():
             name = f"{labels['alertname']} {labels.get('route', '')}".strip()
             if name not in ("MaculeNearLimit", "MaculeMemoryCritical"):  # as Python's build has it
                 found.setdefault(labels["job"], set()).add(name)
         return found
 
-    with suppress(AssertionError):  # whose difference says more
+    with suppress(AssertionError):  # whose difference is more readable
         until(lambda: fired() == expected, 60)
     assert fired() == expected
 
 
-def test_each_panel_has_data(watched: Watched) -> None:
-    """Each expression of the dashboard can be asked, and its answer has a figure in it."""
+def test_each_panel_has_data(scraped_services: Watched) -> None:
+    """Each expression of the dashboard is valid and returns a number."""
     empty = []
     for panel in panels():
         for target in panel.get("targets", ()):
             asked = target["expr"].replace("$__rate_interval", "5m").replace("$job", "macule.*")
-            values = [value for _, value in watched.server.query(asked)]
+            values = [value for _, value in scraped_services.server.query(asked)]
             if all(map(math.isnan, values)):
                 empty.append(asked)
 
     assert empty == []
 
 
-def test_promtool_finds_no_fault(watched: Watched, tmp_path: Path) -> None:
-    """The rules, what services expose, and the configuration in docs/operate.md are well-formed."""
-    for text in watched.texts:
+def test_promtool_finds_no_error(scraped_services: Watched, tmp_path: Path) -> None:
+    """Rules, exposed metrics and the configuration in docs/operate.md are valid."""
+    for text in scraped_services.texts:
         assert promtool("check", "metrics", text=text) == ""
     assert promtool("check", "rules", "--lint-fatal", str(FOLDER / "alerts.yaml")) == ""
     assert promtool("check", "config", "--lint-fatal", str(documented(tmp_path))) == ""
@@ -232,8 +232,8 @@ def test_promtool_finds_no_fault(watched: Watched, tmp_path: Path) -> None:
         (("check", "config"), "rule_files: [nowhere.yaml]"),
     ],
 )
-def test_promtool_finds_a_slip(words: tuple[str, ...], text: str, tmp_path: Path) -> None:
-    """Metrics, rules and configurations that cannot be read, or are named unusually, are found."""
+def test_promtool_finds_a_mistake(words: tuple[str, ...], text: str, tmp_path: Path) -> None:
+    """Invalid and oddly named metrics, rules and configurations are reported."""
     file = tmp_path / "slip.yaml"
     file.write_text(text)
     given = () if "metrics" in words else (str(file),)
@@ -261,13 +261,15 @@ def documented(folder: Path) -> Path:
         ('up{job="macule"} == 0', set()),
     ],
 )
-def test_what_is_not_there_is_found(watched: Watched, expression: str, wrong: set[str]) -> None:
-    """The check sees a metric, a label and a grouping that no service has."""
-    assert unknown(expression, watched.exposed) == wrong
+def test_missing_metrics_are_detected(
+    scraped_services: Watched, expression: str, wrong: set[str]
+) -> None:
+    """The check detects a metric, a label and a grouping that no service has."""
+    assert unknown(expression, scraped_services.exposed) == wrong
 
 
-def test_the_rules_are_whole() -> None:
-    """Each alert has its name, severity, summary and, where it waits, a time that can be read."""
+def test_the_rules_are_complete() -> None:
+    """Each alert has a name, severity, summary and, if it waits, a valid duration."""
     assert len({rule["alert"] for rule in rules()}) == len(rules()) >= 10
     for rule in rules():
         assert rule.keys() - {"for"} == {"alert", "expr", "labels", "annotations"}
@@ -277,8 +279,8 @@ def test_the_rules_are_whole() -> None:
         assert rule["expr"].count("(") == rule["expr"].count(")")
 
 
-def test_the_dashboard_is_whole() -> None:
-    """It has the six rows; ids are unique, no panel lies over another, all ask the one source."""
+def test_the_dashboard_is_complete() -> None:
+    """It has six rows, unique ids, no overlapping panels, and one data source."""
     rows = [panel["title"] for panel in panels() if panel["type"] == "row"]
     places = [
         (panel["gridPos"]["y"], panel["gridPos"]["x"] + place)

@@ -1,4 +1,4 @@
-"""Pins hold for the Python and machine that will run a bundle, whatever pip runs on."""
+"""Pins are evaluated for the bundle's Python and machine, not for those that pip runs on."""
 
 import pytest
 from support.service import ROOT
@@ -22,7 +22,7 @@ three==1.0 ; platform_machine == 'aarch64' \\
 @pytest.mark.parametrize("minor", platforms.PYTHONS)
 @pytest.mark.parametrize("architecture", pins.MACHINES)
 def test_all_files_agree(minor: str, architecture: str) -> None:
-    """No two files pin different versions of a package, as a bundle may need all of them."""
+    """No two files pin different versions of a package, because a bundle may need all of them."""
     found = pins.read(FILES, minor, architecture)
 
     assert {"numpy", "celery", "redis", "boto3", "opentelemetry-sdk"} <= found.keys()
@@ -30,7 +30,7 @@ def test_all_files_agree(minor: str, architecture: str) -> None:
 
 
 @pytest.mark.parametrize("file", limits.EXTRAS)
-def test_what_is_deployed_is_what_is_tested(file: str) -> None:
+def test_deployed_versions_are_tested_versions(file: str) -> None:
     """The tests' environment has the same version of each package of an extra."""
     tested = pins.read(["dev"], "3.13")
 
@@ -38,8 +38,8 @@ def test_what_is_deployed_is_what_is_tested(file: str) -> None:
         assert tested[name].version == pin.version
 
 
-def test_markers_are_those_of_the_target() -> None:
-    """The same text pins other versions for another Python or machine; hashes stay with theirs."""
+def test_markers_are_evaluated_for_the_target() -> None:
+    """The same text gives other versions for another Python or machine, each with its hashes."""
     old = {pin.name: pin for pin in pins.parse(MARKED, "3.11")}
     new = {pin.name: pin for pin in pins.parse(MARKED, "3.14", "arm64")}
 
@@ -49,8 +49,8 @@ def test_markers_are_those_of_the_target() -> None:
     assert str(new["one"]) == "one==2.0 \\\n    --hash=sha256:cc\n"
 
 
-def test_a_merged_file_holds_on_every_python() -> None:
-    """What Google installs keeps its markers, and pins what the files pin, for each Python."""
+def test_a_merged_file_is_valid_on_every_python() -> None:
+    """Google's requirements keep their markers and pin what the files pin, for each Python."""
     merged = pins.merge(FILES)
 
     for minor in platforms.PYTHONS:

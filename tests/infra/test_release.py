@@ -1,4 +1,4 @@
-"""What keeps a release from being published, and what is in it."""
+"""The checks before a release, and its contents."""
 
 import json
 import subprocess
@@ -15,13 +15,13 @@ CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n## [1.2.0] - 2026-11-27\n\n### Ad
 ABOUT = 'Homepage = "https://lesions.org/"\n'
 
 
-def test_what_agrees_is_published() -> None:
-    """A tag of the version, with its section and addresses of one's own, has no fault."""
+def test_a_consistent_release_passes() -> None:
+    """A tag of the version with its changelog section and the owner's addresses has no fault."""
     assert list(release.faults("v1.2.0", "1.2.0", CHANGELOG, ABOUT)) == []
 
 
 @pytest.mark.parametrize(
-    ("tag", "changelog", "about", "said"),
+    ("tag", "changelog", "about", "expected"),
     [
         ("v1.2.1", CHANGELOG, ABOUT, "the tag is v1.2.1"),
         ("1.2.0", CHANGELOG, ABOUT, "the tag is 1.2.0"),
@@ -31,15 +31,15 @@ def test_what_agrees_is_published() -> None:
         ("v1.2.0", CHANGELOG, ABOUT.replace(".org", ".example"), "https://lesions.example"[8:]),
     ],
 )
-def test_what_does_not_agree_is_named(tag: str, changelog: str, about: str, said: str) -> None:
-    """Tag, changelog and addresses each stop a release, in one line."""
+def test_inconsistencies_are_named(tag: str, changelog: str, about: str, expected: str) -> None:
+    """A wrong tag, changelog or address stops a release, with one line."""
     (fault,) = release.faults(tag, "1.2.0", changelog, about)
 
-    assert said in fault
+    assert expected in fault
 
 
-def test_nothing_is_published_before_the_owner_decides() -> None:
-    """The repository as it is has addresses that are nobody's, so its own tag is refused."""
+def test_the_repository_cannot_be_released_as_it_is() -> None:
+    """The repository has placeholder addresses, so its own tag is rejected."""
     command = [sys.executable, "-m", "infra.release", "check", f"v{__version__}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -49,7 +49,7 @@ def test_nothing_is_published_before_the_owner_decides() -> None:
 
 
 def test_the_sbom_has_wheel_model_and_every_extra(wheel: Path) -> None:
-    """CycloneDX names macule once, its model, and what each extra may bring."""
+    """CycloneDX lists macule once, its model, and the packages of each extra."""
     command = [sys.executable, "-m", "infra.release", "sbom", str(wheel)]
     document = json.loads(subprocess.check_output(command, cwd=ROOT, text=True))
     found = [part["name"] for part in document["components"]]

@@ -1,4 +1,4 @@
-"""The documented commands fill the templates in: a first deployment, and a canary after it."""
+"""The documented commands fill in the templates for a first deployment and for a canary."""
 
 import os
 import re
@@ -19,7 +19,7 @@ FILLED = re.compile(r"\b(IMAGE|PROJECT|PREVIOUS)\b")
 
 
 def filled(script: str, path: str, folder: Path, percent: int) -> Any:
-    """Run sed as the document does, on a template with a canary of *percent*."""
+    """Run the documented sed command on a template with a canary of *percent*."""
     table = changed({"rollout.canary_percent": percent})
     file = folder / "service.yaml"
     file.write_text(generate.outputs(table)[path])
@@ -47,7 +47,7 @@ def test_there_are_commands_for_both() -> None:
 def test_a_first_deployment_splits_nothing(
     script: str, path: str, percent: int, tmp_path: Path
 ) -> None:
-    """Whatever the table says of canaries, all traffic goes to the only revision there is."""
+    """With any canary in the table, all traffic goes to the only revision."""
     document = filled(script, path, tmp_path, percent)
 
     assert document["spec"]["template"]["spec"]["containers"][0]["image"] == GIVEN["IMAGE"]
@@ -56,7 +56,7 @@ def test_a_first_deployment_splits_nothing(
 
 @pytest.mark.parametrize(("script", "path"), [sed for sed in SEDS if "PREVIOUS" in sed[0]])
 def test_a_canary_gets_its_share(script: str, path: str, tmp_path: Path) -> None:
-    """The new revision gets the table's share, the one that served the rest: 100 in all."""
+    """The new revision gets the table's share and the previous one the rest of 100."""
     document = filled(script, path, tmp_path, 10)
 
     assert [(to.get("revisionName"), to["percent"]) for to in document["spec"]["traffic"]] == [

@@ -1,4 +1,4 @@
-"""What the SAM template comes to: its transform, with the parameters and conditions evaluated."""
+"""The deployed SAM template: transformed, with parameters and conditions evaluated."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ DOCUMENT = sam.load((ROOT / "infra/aws/template.yaml").read_text())
 
 
 def permissions(plain: sam.Document) -> dict[str, dict[str, Any]]:
-    """Return what anyone is permitted, by resource."""
+    """Return what everybody is permitted to do, by resource."""
     return {
         name: body["Properties"]
         for name, body in plain["Resources"].items()
@@ -20,7 +20,7 @@ def permissions(plain: sam.Document) -> dict[str, dict[str, Any]]:
 
 
 def test_an_open_url_has_both_permissions() -> None:
-    """With NONE anyone may call both URLs: two permissions each, on what the URL belongs to."""
+    """With NONE everybody may call both URLs: two permissions each, on the URL's own resource."""
     plain = sam.deployed(DOCUMENT, {"UrlAuth": "NONE"})
     found = list(permissions(plain).values())
     alias, health = {"Ref": "PredictAliaslive"}, {"Ref": "Health"}
@@ -38,7 +38,7 @@ def test_an_open_url_has_both_permissions() -> None:
 
 @pytest.mark.parametrize("values", [{}, {"UrlAuth": "AWS_IAM"}], ids=str)
 def test_a_closed_url_permits_nobody(values: dict[str, str]) -> None:
-    """With AWS_IAM, the default, no permission is there, and health does not ask predict."""
+    """With AWS_IAM, the default, there is no permission, and health does not ask predict."""
     plain = sam.deployed(DOCUMENT, values)
 
     assert permissions(plain) == {}
@@ -48,8 +48,8 @@ def test_a_closed_url_permits_nobody(values: dict[str, str]) -> None:
     )
 
 
-def test_the_permissions_are_those_that_sam_writes_itself() -> None:
-    """For a literal AuthType SAM makes the same resources, under the same names."""
+def test_the_permissions_equal_those_of_sam() -> None:
+    """For a literal AuthType SAM creates the same resources, under the same names."""
     text = (ROOT / "infra/aws/template.yaml").read_text()
     literal = sam.load(text.replace("AuthType: !Ref UrlAuth", "AuthType: NONE"))
     kept = literal["Resources"].items()
@@ -60,8 +60,8 @@ def test_the_permissions_are_those_that_sam_writes_itself() -> None:
     assert own == permissions(sam.deployed(DOCUMENT, {"UrlAuth": "NONE"}))
 
 
-def test_conditions_come_to_what_cloudformation_makes_of_them() -> None:
-    """References, substitutions and every kind of condition are evaluated; the rest is left."""
+def test_conditions_are_evaluated_as_in_cloudformation() -> None:
+    """References, substitutions and every kind of condition are evaluated."""
     conditions = {
         "A": {"Fn::Equals": [{"Ref": "P"}, "a"]},
         "NotA": {"Fn::Not": [{"Condition": "A"}]},
@@ -98,10 +98,11 @@ def test_conditions_come_to_what_cloudformation_makes_of_them() -> None:
 
 
 def test_no_secret_is_a_parameter() -> None:
-    """What is told to CloudFormation is a secret's name; its values are read when it deploys."""
-    told = sam.deployed(DOCUMENT, {"Secret": "mine"})["Resources"]
+    """CloudFormation gets the name of a secret and reads its values when it deploys."""
+    resources = sam.deployed(DOCUMENT, {"Secret": "mine"})["Resources"]
     variables = {
-        name: told[name]["Properties"]["Environment"]["Variables"] for name in ("Predict", "Health")
+        name: resources[name]["Properties"]["Environment"]["Variables"]
+        for name in ("Predict", "Health")
     }
 
     assert not [body for body in DOCUMENT["Parameters"].values() if body.get("NoEcho")]

@@ -1,4 +1,4 @@
-"""Each bundle's list of what is in it: whole, and valid."""
+"""Each bundle's list of its contents is complete and valid."""
 
 import json
 from importlib.metadata import distributions
@@ -17,13 +17,13 @@ def listed(bundles: Path, name: str) -> str:
 
 @pytest.mark.parametrize("name", bundle.TREES)
 def test_a_list_is_valid_cyclonedx(bundles: Path, name: str) -> None:
-    """The schema's own validator, in its strict mode, finds nothing."""
+    """The schema's own validator finds nothing in strict mode."""
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(listed(bundles, name)) is None
 
 
 @pytest.mark.parametrize("name", bundle.TREES)
-def test_everything_in_a_bundle_is_in_its_list(bundles: Path, name: str) -> None:
-    """Each installed distribution and macule itself stand there with version and purl."""
+def test_the_list_is_complete(bundles: Path, name: str) -> None:
+    """Each installed distribution and macule itself are listed with version and purl."""
     root = bundles / name
     components = {part["name"]: part for part in json.loads(listed(bundles, name))["components"]}
     bases = {str(info.parent) for info in root.rglob("*.dist-info")}
@@ -38,7 +38,7 @@ def test_everything_in_a_bundle_is_in_its_list(bundles: Path, name: str) -> None
 
 
 def test_what_google_installs_is_listed(bundles: Path) -> None:
-    """The pins of requirements.txt that hold on Linux, and the model by its digest."""
+    """The pins of requirements.txt for Linux and the model's digest are listed."""
     components = {
         part["name"]: part for part in json.loads(listed(bundles, "gcp/predict"))["components"]
     }

@@ -20,7 +20,7 @@ from infra import limits
 
 CLIENTS = str(Path(redis.__file__).parent.parent)
 SNAPSTART = {"AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}
-# Appended to main.py: the state of `random` that every copy of one snapshot begins with.
+# Appended to main.py: the state of `random` with which every copy of a snapshot starts.
 SAME_STATE = """
 import random
 random.seed(7)
@@ -72,17 +72,17 @@ def test_the_model_is_in_the_snapshot(unpacked: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_open_in_the_snapshot(unpacked: Path, tmp_path: Path) -> None:
-    """No thread, connection or file is copied, whatever the settings; nor a line, count or span."""
-    told = {
+    """With any settings the snapshot has no thread, connection or file, and no log line or span."""
+    environment = {
         "REDIS_URL": "redis://127.0.0.1:1",
         "BROKER_URL": "redis://127.0.0.1:1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
         "DATA_DIR": str(tmp_path / "data"),
         "TMPDIR": str(tmp_path),
-        # after the zips, which bring neither redis nor OpenTelemetry
+        # after the zips, which contain neither redis nor OpenTelemetry
         "PYTHONPATH": ":".join([*(str(unpacked / place) for place in PLACES), CLIENTS]),
     }
-    with started(unpacked, tmp_path / "log", **told) as function:
+    with started(unpacked, tmp_path / "log", **environment) as function:
         assert function.snapshot.wait(30)
         process = Path(f"/proc/{function.process.pid}")
         threads = re.findall(r"Threads:\s+(\d+)", (process / "status").read_text())
@@ -92,14 +92,14 @@ def test_nothing_is_open_in_the_snapshot(unpacked: Path, tmp_path: Path) -> None
 
     sockets = [name for name in open_now if name.startswith("socket:")]
     assert threads == ["1"]
-    assert len(sockets) == 1  # the runtime client's, which waits for the restore
+    assert len(sockets) == 1  # the runtime client's own, which waits for the restore
     assert not [name for name in open_now if name.startswith(str(tmp_path / "data"))]
     assert written <= {"log", "data"}
     assert '"event":"request"' not in log
 
 
 def test_copies_share_no_state(unpacked: Path, tmp_path: Path) -> None:
-    """Of one snapshot two copies draw other random numbers, and answer under other ids."""
+    """Two copies of a snapshot draw different random numbers and use different ids."""
     drawn, ids = set(), set()
     for copy in ("one", "other"):
         with started(unpacked, tmp_path / copy) as function:
@@ -111,12 +111,12 @@ def test_copies_share_no_state(unpacked: Path, tmp_path: Path) -> None:
         plain = function.invoke(get("/health/"))["random"]
 
     assert len(drawn) == len(ids) == 2
-    assert plain == random.Random(7).random()  # what both began with
+    assert plain == random.Random(7).random()  # what both started with
     assert plain not in drawn
 
 
-def test_the_clocks_begin_with_the_restore(unpacked: Path, tmp_path: Path) -> None:
-    """Metrics say that the service started when it was restored, and count none but its own."""
+def test_the_clocks_start_at_the_restore(unpacked: Path, tmp_path: Path) -> None:
+    """Metrics give the time of the restore as the start, and count only later requests."""
     with started(unpacked, tmp_path / "log") as function:
         assert function.snapshot.wait(30)
         restored_s = time.time()
@@ -131,7 +131,7 @@ def test_the_clocks_begin_with_the_restore(unpacked: Path, tmp_path: Path) -> No
 
 
 def test_a_service_that_cannot_warm_up_is_not_copied(unpacked: Path, tmp_path: Path) -> None:
-    """Where the model does not load the runtime reports why, and ends: there is no version."""
+    """If the model does not load, the runtime reports why and ends, so no version is published."""
     card = (unpacked / "opt/python/macule/weights/model.json").read_text()
     (tmp_path / "model.json").write_text(card)
     (tmp_path / json.loads(card)["file"]).write_bytes(b"damaged")
@@ -144,8 +144,8 @@ def test_a_service_that_cannot_warm_up_is_not_copied(unpacked: Path, tmp_path: P
     assert code == 64
 
 
-def test_without_snapstart_nothing_is_loaded(unpacked: Path, tmp_path: Path) -> None:
-    """A plain start stays lazy: no model before the first request that needs one."""
+def test_without_snapstart_the_model_is_loaded_lazily(unpacked: Path, tmp_path: Path) -> None:
+    """A normal start loads no model before the first request that needs one."""
     with running(unpacked, 512, tmp_path / "log") as function:
         function.invoke(get("/health/"))
         maps = Path(f"/proc/{function.process.pid}/maps").read_text()
@@ -154,7 +154,7 @@ def test_without_snapstart_nothing_is_loaded(unpacked: Path, tmp_path: Path) -> 
 
 
 def test_the_runtime_reports_an_unknown_event(unpacked: Path, tmp_path: Path) -> None:
-    """A queue's event ends in an error, so that its message is kept; the next one is answered."""
+    """A queue's event ends in an error, so that its message is kept; the next event is answered."""
     with running(unpacked, 512, tmp_path / "log") as function:
         error = function.fail(event("sqs"))
         after = function.invoke(get("/health/"))

@@ -1,4 +1,4 @@
-"""The systemd units, started as they are by a real systemd in a machine of its own."""
+"""The unchanged systemd units under a real systemd, in a machine of its own."""
 
 import re
 import threading
@@ -16,12 +16,12 @@ from infra import limits
 pytestmark = pytest.mark.slow
 UNITS = sorted((ROOT / "infra/systemd").glob("*.service"))
 PREDICT = limits.read().predict
-EXPOSURE = 2.0  # of 10, by systemd-analyze security; a service without any sandbox has 9.6
+EXPOSURE = 2.0  # of 10, by systemd-analyze security; a service without a sandbox has 9.6
 
 
 @pytest.fixture
 def served(machine: Machine) -> Machine:
-    """The service as docs/deploy.md installs it, freshly started."""
+    """Install the service as docs/deploy.md says, and start it."""
     machine.run(
         "rm -rf /etc/macule /etc/systemd/system/macule.service.d; systemctl daemon-reload;"
         "systemctl reset-failed; systemctl restart macule.socket macule.service"
@@ -34,7 +34,7 @@ def main_pid(machine: Machine) -> str:
 
 
 def test_the_units_are_valid(machine: Machine) -> None:
-    """systemd itself finds nothing wrong with any unit, and a misspelled option fails."""
+    """systemd accepts every unit, and rejects a misspelled option."""
     folder = "/etc/systemd/system"
     verify = "SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units systemd-analyze verify --man=no"
     machine.run(f"{verify} {folder}/macule.socket {folder}/macule.service")
@@ -46,7 +46,7 @@ def test_the_units_are_valid(machine: Machine) -> None:
 
 
 def test_the_units_are_sandboxed(machine: Machine) -> None:
-    """systemd rates what each unit could reach; without a sandbox it would not pass."""
+    """systemd's rating of each unit passes; without a sandbox it would not."""
     rate = f"systemd-analyze security --offline=true --threshold={EXPOSURE * 10:.0f} --no-pager"
     for unit in UNITS:
         machine.run(f"{rate} /opt/macule/infra/systemd/{unit.name}")
@@ -56,10 +56,8 @@ def test_the_units_are_sandboxed(machine: Machine) -> None:
     assert machine.run(f"{rate} /run/bare.service > /dev/null || echo refused") == "refused\n"
 
 
-def test_it_serves_within_its_sandbox(landlock: int, served: Machine) -> None:
-    """A 12 MP photo, its map and a prediction for later are answered by a user without rights, and
-    decoders have one sandbox more.
-    """
+def test_it_works_in_its_sandbox(landlock: int, served: Machine) -> None:
+    """An unprivileged user answers photos, maps and jobs, and decoders have one more sandbox."""
     headers = {"Prefer": "wait=30"}
     answers = [
         served.call("POST", "/predict/?explain=cam", photo(4032, 3024)),
@@ -77,14 +75,14 @@ def test_it_serves_within_its_sandbox(landlock: int, served: Machine) -> None:
     assert "decoders may open files" not in served.log()
 
 
-def test_the_printed_check_passes(served: Machine) -> None:
-    """The documentation's curl and `macule doctor` find the service well."""
-    said = served.run(commands("deploy.md", "Your own machine", "Check"))
+def test_the_documented_check_passes(served: Machine) -> None:
+    """The documentation's curl and `macule doctor` accept the service."""
+    output = served.run(commands("deploy.md", "Your own machine", "Check"))
 
-    assert '"status":"succeeded"' in said
+    assert '"status":"succeeded"' in output
 
 
-def test_the_limit_is_the_tables(served: Machine) -> None:
+def test_the_limit_comes_from_the_table(served: Machine) -> None:
     """macule finds the unit's MemoryMax by itself, and it is the table's."""
     memory = served.call("GET", "/memory/").json()
 
@@ -93,7 +91,7 @@ def test_the_limit_is_the_tables(served: Machine) -> None:
 
 
 def test_a_restart_refuses_no_connection(served: Machine) -> None:
-    """While the service restarts, its socket goes on listening: 200, or 503 with Retry-After."""
+    """While the service restarts, its socket listens: answers are 200, or 503 with Retry-After."""
     over, seen, failures = threading.Event(), [], []
     body = photo()
 
@@ -122,8 +120,8 @@ def test_a_restart_refuses_no_connection(served: Machine) -> None:
     assert main_pid(served) != before
 
 
-def test_a_stop_finishes_what_runs(served: Machine) -> None:
-    """A request whose body still comes is answered after SIGTERM; the unit ends with success."""
+def test_a_stop_finishes_running_requests(served: Machine) -> None:
+    """A request whose body is still arriving is answered after SIGTERM; the unit succeeds."""
     body = photo(2000, 1500)
     going, answers = threading.Event(), []
 
@@ -139,7 +137,7 @@ def test_a_stop_finishes_what_runs(served: Machine) -> None:
     )
     sender.start()
     assert going.wait(20)
-    for _ in range(3):  # who comes later is answered: the head of the photo has been read
+    for _ in range(3):  # later clients are answered: the head of the photo has been read
         served.call("GET", "/health/")
     served.run("systemctl stop macule.socket macule.service")
     sender.join()
@@ -149,8 +147,8 @@ def test_a_stop_finishes_what_runs(served: Machine) -> None:
     assert sorted(shown.split()) == ["ExecMainStatus=0", "Result=success"]
 
 
-def test_a_killed_service_comes_back(served: Machine) -> None:
-    """After SIGKILL of gunicorn itself systemd starts another, on the same socket."""
+def test_a_killed_service_is_restarted(served: Machine) -> None:
+    """After SIGKILL of gunicorn's arbiter systemd starts another one, on the same socket."""
     before = main_pid(served)
     served.run(f"kill -9 {before}")
     until(lambda: main_pid(served) not in (before, "0"))
@@ -159,9 +157,9 @@ def test_a_killed_service_comes_back(served: Machine) -> None:
 
 
 def test_a_reload_keeps_the_process(served: Machine) -> None:
-    """`systemctl reload` has other workers serve, below the same gunicorn."""
+    """`systemctl reload` replaces the workers under the same gunicorn."""
     before = main_pid(served)
-    served.call("GET", "/health/")  # there is a worker
+    served.call("GET", "/health/")  # a worker is running
     workers = served.run(f"pgrep -P {before}").split()
     served.run("systemctl reload macule.service")
     until(lambda: not set(served.run(f"pgrep -P {before}").split()) & set(workers))
@@ -170,30 +168,32 @@ def test_a_reload_keeps_the_process(served: Machine) -> None:
     assert main_pid(served) == before
 
 
-def test_keys_come_as_a_credential(served: Machine) -> None:
-    """With the drop-in a key is asked for; only root can read the file that has it."""
+def test_keys_are_a_credential(served: Machine) -> None:
+    """With the drop-in a key is required; only root can read its file."""
     key, pair = api_keys.create_key("clinic")
     served.run(
         f"umask 077; mkdir -p /etc/macule; echo {pair} > /etc/macule/api-keys;"
         "install -D -m 644 -t /etc/systemd/system/macule.service.d infra/systemd/keys.conf;"
         "systemctl daemon-reload; systemctl restart macule.service"
     )
-    answers = [served.call("POST", "/predict/", photo(), told) for told in ({}, {"X-API-Key": key})]
+    answers = [
+        served.call("POST", "/predict/", photo(), headers) for headers in ({}, {"X-API-Key": key})
+    ]
 
     assert [answer.status for answer in answers] == [401, 200]
 
 
-def test_a_setting_that_is_wrong_is_in_the_log(served: Machine) -> None:
-    """A bad value in /etc/macule/env keeps the service from starting; one line names it."""
+def test_an_invalid_setting_is_in_the_log(served: Machine) -> None:
+    """An invalid value in /etc/macule/env prevents the start, and one line names it."""
     served.run("mkdir -p /etc/macule; echo QUOTA=lots > /etc/macule/env")
-    said = served.run("systemctl restart macule.service || echo failed")
+    output = served.run("systemctl restart macule.service || echo failed")
 
-    assert said == "failed\n"
+    assert output == "failed\n"
     assert "macule: QUOTA='lots' is not" in served.log()
 
 
 def test_workers_share_the_sandbox(served: Machine) -> None:
-    """Two instances of the worker's unit predict what the service was asked, and stop with 0."""
+    """Two instances of the worker's unit run the service's jobs, and stop with 0."""
     broker = f"{get_binary_path()} --port 6379 --save '' --dir /run"
     served.run(f"systemd-run --unit=broker --service-type=exec {broker}")
     served.run("mkdir -p /etc/macule; echo BROKER_URL=redis://127.0.0.1:6379/0 > /etc/macule/env")

@@ -1,4 +1,4 @@
-"""The table is the user's: every legal change of it makes templates that the platforms take."""
+"""Every valid change of the table gives templates that the platforms accept."""
 
 from typing import Any
 
@@ -28,8 +28,8 @@ TABLES: dict[str, dict[str, Any]] = {
 }
 
 
-# Linting the clouds' templates takes seconds a table: the tightest, the longest and the one with
-# all that is off by default stand for the others.
+# Linting the clouds' templates takes seconds a table: the tightest table, the longest one and
+# the one with every option enabled represent the others.
 FAST = ("least", "patient", "rollout")
 
 
@@ -37,8 +37,8 @@ FAST = ("least", "patient", "rollout")
     "name",
     [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in TABLES],
 )
-def test_a_changed_table_makes_sound_templates(name: str) -> None:
-    """Every check accepts what the table makes of its template."""
+def test_a_changed_table_gives_valid_templates(name: str) -> None:
+    """Every check accepts the template that the table generates."""
     table = changed(TABLES[name])
 
     found = {
@@ -50,7 +50,7 @@ def test_a_changed_table_makes_sound_templates(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "slip", "said"),
+    ("path", "text", "slip", "expected"),
     [
         ("infra/knative/predict.yaml", "arch: arm64", "arch: amd64", "nodeSelector is"),
         ("infra/knative/health.yaml", "nodeSelector:", "nodeSelecter:", "nodeSelecter"),
@@ -58,8 +58,8 @@ def test_a_changed_table_makes_sound_templates(name: str) -> None:
         ("infra/knative/health.Dockerfile", "--platform=linux/arm64 ", "", "FROM is"),
     ],
 )
-def test_another_machine_is_rejected(path: str, text: str, slip: str, said: str) -> None:
-    """With arm64 the pod's nodes and the image's platform are arm64."""
+def test_another_architecture_is_rejected(path: str, text: str, slip: str, expected: str) -> None:
+    """With arm64 the pod's nodes and the image's platform must be arm64."""
     found = complaints(path, text, slip, changed({"architecture": "arm64"}))
 
-    assert any(said in complaint for complaint in found), found
+    assert any(expected in complaint for complaint in found), found

@@ -1,4 +1,4 @@
-"""A real Valkey for a module of tests, and the queue in it, empty at each."""
+"""A real Valkey for each test module, and a queue in it, emptied for each test."""
 
 from collections.abc import Iterator
 

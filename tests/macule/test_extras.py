@@ -1,4 +1,4 @@
-"""What is said where a package is missing can be followed."""
+"""Messages about a missing package name the right extra."""
 
 import contextlib
 import re
@@ -13,15 +13,15 @@ PYPROJECT = tomllib.loads((ROOT / "layers/model/pyproject.toml").read_text())
 
 
 @pytest.mark.parametrize("extra", extras.EXTRAS.values())
-def test_each_is_of_an_extra_of_the_package(extra: extras.Extra) -> None:
-    """`pip install './layers/model[EXTRA]'` brings the package that the line names."""
+def test_each_package_belongs_to_an_extra(extra: extras.Extra) -> None:
+    """`pip install './layers/model[EXTRA]'` installs the package that the message names."""
     needs = PYPROJECT["project"]["optional-dependencies"][extra.extra]
 
     assert extra.package in [re.split(r"[^\w.-]", need)[0] for need in needs]
 
 
-def test_what_is_installed_is_found_without_importing_it() -> None:
-    """The development environment has them, perhaps without TensorFlow; asking loads none."""
+def test_installed_packages_are_found_without_an_import() -> None:
+    """The development environment has them, perhaps without TensorFlow; the check loads none."""
     code = (
         "import sys; from macule import extras; "
         "print([name for name, extra in extras.EXTRAS.items() "
@@ -33,17 +33,17 @@ def test_what_is_installed_is_found_without_importing_it() -> None:
     assert subprocess.check_output(command, text=True).strip() == "[] set()"
 
 
-def test_what_is_missing_is_said_with_its_remedy() -> None:
+def test_a_missing_package_is_reported_with_a_fix() -> None:
     """The serving environment has none of them."""
     code = "from macule import extras; print(extras.missing_message('REDIS_URL', 'redis'))"
-    said = subprocess.check_output([str(ROOT / ".venv/bin/python"), "-c", code], text=True)
+    output = subprocess.check_output([str(ROOT / ".venv/bin/python"), "-c", code], text=True)
 
-    assert said.startswith("REDIS_URL needs the package redis, which is not installed: ")
-    assert "pip install './layers/model[queue]'" in said
-    assert 'extras = ["redis"] in infra/limits.toml' in said
+    assert output.startswith("REDIS_URL needs the package redis, which is not installed: ")
+    assert "pip install './layers/model[queue]'" in output
+    assert 'extras = ["redis"] in infra/limits.toml' in output
 
 
-# The bare name behind a command that would look it up on an index, or as a requirement.
+# The name alone, after a command that would look it up on an index, or as a requirement.
 INSTALLERS = r"(?:pipx?3?|uv|poetry|pdm|conda) (?:\w+ )*?(?:install|add|download|run|wheel)\b"
 NAME = r"macule(?![\w/-]|\.\w)"
 FROM_AN_INDEX = re.compile(
@@ -66,8 +66,8 @@ FROM_AN_INDEX = re.compile(
         "numpy==2.0\n{}==0.1.0\n",
     ],
 )
-def test_the_name_alone_is_found(text: str) -> None:
-    """Each way to have an index look the name up is one that the rule below finds."""
+def test_the_name_alone_is_detected(text: str) -> None:
+    """The rule below detects each way to look the name up on an index."""
     assert FROM_AN_INDEX.search(text.format("macule"))
 
 
@@ -81,13 +81,13 @@ def test_the_name_alone_is_found(text: str) -> None:
         "run `pip install './layers/model[s3]'` in a checkout of macule",
     ],
 )
-def test_a_file_or_a_folder_is_no_name(text: str) -> None:
-    """What is installed from this repository, or from a file, is not refused."""
+def test_a_file_or_folder_is_not_the_name(text: str) -> None:
+    """Installations from this repository or from a file are allowed."""
     assert not FROM_AN_INDEX.search(text)
 
 
-def test_nothing_tells_to_install_what_is_not_ours() -> None:
-    """On the package index the name is not this project's: no text has an index look it up.
+def test_no_text_installs_from_an_index() -> None:
+    """The name on the package index is not this project's, so no text looks it up there.
 
     docs/release.md says when that changes.
     """

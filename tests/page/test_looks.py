@@ -1,4 +1,4 @@
-"""The page for everyone: languages, keyboard, screen readers, small screens, no JavaScript."""
+"""The page for all users: languages, keyboard, screen readers, small screens, no JavaScript."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEXT = ("renamed.jpg", "image/jpeg", b"no photo")
 
 
 def blurred() -> tuple[str, str, bytes]:
-    """Return the example photo so out of focus that the model cannot tell."""
+    """Return a version of the example photo that is too blurred to classify."""
     spot = Image.open(BytesIO(SPOT))
     return "blurred.jpg", "image/jpeg", saved(spot.filter(ImageFilter.GaussianBlur(15)), quality=90)
 
@@ -100,7 +100,7 @@ STATES: dict[str, Callable[[Visit], object]] = {
 
 
 def assert_a_kind(row: str, label: str, language: str) -> None:
-    """A row of a result has the card's name and sentence, and a figure rounded to ten per cent."""
+    """Check that a row of a result has the card's name and sentence, and a rounded figure."""
     place = CARD["labels"].index(label)
 
     assert row.startswith(CARD["names"][language][place])
@@ -114,7 +114,7 @@ def assert_a_kind(row: str, label: str, language: str) -> None:
     ids=["a phone", "wider"],
 )
 @pytest.mark.parametrize("state", STATES)
-def test_each_state_is_for_everyone(
+def test_each_state_is_accessible(
     state: str, views: list[tuple[str, Literal["light", "dark"], int]], visit: Open
 ) -> None:
     """axe finds nothing, light and dark, in both languages, and nothing overflows its width."""
@@ -130,7 +130,7 @@ def test_each_state_is_for_everyone(
     assert {where: what for where, what in found.items() if what} == {}
 
 
-def test_what_cannot_be_judged_has_no_figures(visit: Open) -> None:
+def test_unusable_results_have_no_figures(visit: Open) -> None:
     """`not_skin` shows neither bars nor a map; `inconclusive` says not to rely on its figures."""
     with visit() as visitor:
         STATES["not_skin"](visitor)
@@ -146,8 +146,8 @@ def test_what_cannot_be_judged_has_no_figures(visit: Open) -> None:
     assert "Do not rely on them" in unclear
 
 
-def test_a_phone_shows_at_once_what_to_do(visit: Open) -> None:
-    """Whatever the result, its first screen says what to do now; `inconclusive` also how soon."""
+def test_a_phone_first_shows_what_to_do(visit: Open) -> None:
+    """The first screen of any result says what to do now; `inconclusive` also how soon."""
     bottom = "document.getElementById('next').getBoundingClientRect().bottom"
     with visit(viewport={"width": 360, "height": 640}) as visitor:
         page = visitor.page
@@ -166,7 +166,7 @@ def test_a_phone_shows_at_once_what_to_do(visit: Open) -> None:
 
 
 def test_the_page_says_how_soon_to_see_a_doctor(visit: Open) -> None:
-    """Soon where the card calls the likeliest label urgent, else later where it is inconclusive."""
+    """Soon if the card calls the likeliest label urgent, later if the result is inconclusive."""
 
     def urgent(route: Route) -> None:
         route.fulfill(json={**route.fetch().json(), "urgent": ["nevus"]})
@@ -183,7 +183,7 @@ def test_the_page_says_how_soon_to_see_a_doctor(visit: Open) -> None:
 
 
 def test_a_result_prints_on_one_page(visit: Open) -> None:
-    """What is printed for a doctor is one page: the photo, the map, the result and its date."""
+    """The print-out is one page: the photo, the map, the result and its date."""
     with visit() as visitor:
         page, sheets = visitor.page, []
         for state in ("inconclusive", "classified"):
@@ -210,8 +210,8 @@ def test_a_result_prints_on_one_page(visit: Open) -> None:
     assert not any(shown)
 
 
-def test_the_page_speaks_the_readers_language(visit: Open) -> None:
-    """By the browser's language it is Vietnamese; a switch changes all of a result, unasked."""
+def test_the_page_uses_the_browsers_language(visit: Open) -> None:
+    """A Vietnamese browser gets Vietnamese; a switch translates a result without a request."""
     with visit(locale="vi-VN") as visitor:
         heading = visitor.page.inner_text("h1")
         STATES["classified"](visitor)
@@ -266,8 +266,8 @@ def test_the_keyboard_is_enough(visit: Open) -> None:
     assert (held, released, off) == ("0", "0.8", "0")
 
 
-def test_a_visit_has_a_history_that_can_be_forgotten(visit: Open) -> None:
-    """Answers of this visit can be seen again, until they are forgotten."""
+def test_results_of_a_visit_can_be_seen_again(visit: Open) -> None:
+    """Results of this visit can be opened again until they are deleted."""
     with visit() as visitor:
         STATES["classified"](visitor)
         visitor.page.click(".in-result .another")
@@ -281,8 +281,8 @@ def test_a_visit_has_a_history_that_can_be_forgotten(visit: Open) -> None:
     assert (again, kept) == (most_like(), 2)
 
 
-def test_operators_ask_only_while_they_look(visit: Open) -> None:
-    """/memory/ and /ready/ are asked for at `?ops` alone; the gauge says when that was."""
+def test_operators_data_is_loaded_only_on_request(visit: Open) -> None:
+    """/memory/ and /ready/ are requested only at `?ops`; the gauge shows their time."""
     with visit() as visitor:
         to_chosen(visitor)
         assert not visitor.page.is_visible("#operators")
@@ -296,7 +296,7 @@ def test_operators_ask_only_while_they_look(visit: Open) -> None:
     assert re.search(r"Read at\s+\d+:\d\d:\d\d", shown)
 
 
-def test_the_first_view_is_light(visit: Open, service: Service) -> None:
+def test_the_first_view_is_small(visit: Open, service: Service) -> None:
     """It is one page and at most 4 files, 60 kB compressed in all, under a strict policy."""
     with visit() as visitor:
         asked = list(visitor.asked)
@@ -315,8 +315,8 @@ def test_the_first_view_is_light(visit: Open, service: Service) -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "vi"])
-def test_a_plain_form_does_without_javascript(language: str, visit: Open) -> None:
-    """Without JavaScript the form answers with a page: a result, or a problem in words, for all."""
+def test_the_form_works_without_javascript(language: str, visit: Open) -> None:
+    """Without JavaScript the form gets a page: an accessible result or problem."""
     with visit(java_script_enabled=False, locale=language, failures=True) as visitor:
         page = visitor.page
         page.set_input_files("#file", ROOT / "examples/spot.jpg")

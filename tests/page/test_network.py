@@ -1,4 +1,4 @@
-"""What the page does while a service is slow, asleep, busy, broken or gone, in Chromium."""
+"""The page in Chromium with a slow, sleeping, busy, broken or missing service."""
 
 import os
 import re
@@ -26,7 +26,7 @@ SLOW_BYTES_PER_S = 40_000
 
 @contextmanager
 def frozen(service: Service) -> Iterator[None]:
-    """Stop the service's processes where they are; they go on afterwards."""
+    """Stop the service's processes temporarily."""
     group = os.getpgid(service.process.pid)
     os.killpg(group, signal.SIGSTOP)
     try:
@@ -36,8 +36,8 @@ def frozen(service: Service) -> Iterator[None]:
 
 
 @contextmanager
-def crowded(service: Service) -> Iterator[None]:
-    """Take all slots for images, with senders that do not send what they announced."""
+def all_slots_taken(service: Service) -> Iterator[None]:
+    """Occupy all image slots with senders that do not send their bodies."""
     images = service.call("GET", "/memory/").json()["slots"]["images"]
     with ExitStack() as senders:
         for _ in range(images):
@@ -49,8 +49,8 @@ def crowded(service: Service) -> Iterator[None]:
         yield
 
 
-def narrow(visitor: Visit) -> None:
-    """Make the visitor's network as slow as SLOW_BYTES_PER_S."""
+def limit_bandwidth(visitor: Visit) -> None:
+    """Limit the visitor's network to SLOW_BYTES_PER_S."""
     session = visitor.page.context.new_cdp_session(visitor.page)
     session.send(
         "Network.emulateNetworkConditions",
@@ -67,10 +67,10 @@ def address(service: Service) -> str:
     return f"http://127.0.0.1:{service.port}/"
 
 
-def test_a_slow_upload_shows_how_far_it_is_and_can_be_canceled(visit: Open) -> None:
-    """On a slow network per cents are shown; Cancel goes back to the photo, which can be sent."""
+def test_a_slow_upload_shows_its_progress_and_can_be_canceled(visit: Open) -> None:
+    """A slow network shows percentages; Cancel returns to the photo, which can be sent."""
     with visit() as visitor:
-        narrow(visitor)
+        limit_bandwidth(visitor)
         visitor.choose(EXAMPLE)
         visitor.page.check("#original")
         visitor.analyse()
@@ -85,8 +85,8 @@ def test_a_slow_upload_shows_how_far_it_is_and_can_be_canceled(visit: Open) -> N
     assert focused == "cancel"
 
 
-def test_a_service_that_is_asleep_is_waited_for(browser: Browser, tmp_path: Path) -> None:
-    """While nothing answers the page says that it wakes up and for how long; then the result."""
+def test_the_page_waits_for_a_sleeping_service(browser: Browser, tmp_path: Path) -> None:
+    """Without an answer the page says that the service wakes up, and how long it takes."""
     with (
         running(GUNICORN, tmp_path) as service,
         visiting(browser, address(service)) as visitor,
@@ -96,15 +96,15 @@ def test_a_service_that_is_asleep_is_waited_for(browser: Browser, tmp_path: Path
         with frozen(service):
             visitor.analyse()
             note = visitor.page.locator("#phase-note:not(:empty)").inner_text()
-            said = visitor.page.inner_text("#said")
+            text = visitor.page.inner_text("#said")
 
         assert visitor.verdict() == NEVUS
     assert "about 30 seconds" in note
-    assert note in said
+    assert note in text
 
 
-def test_a_cold_start_is_told(browser: Browser, tmp_path: Path) -> None:
-    """While the first request's model is fetched, the page says how long that takes about."""
+def test_a_cold_start_is_shown(browser: Browser, tmp_path: Path) -> None:
+    """While the first request's model is loaded, the page says how long it takes."""
     free = Event()
 
     def late(handler: Handler, content: bytes) -> None:
@@ -129,8 +129,8 @@ def test_a_cold_start_is_told(browser: Browser, tmp_path: Path) -> None:
     assert "about 5 seconds" in note
 
 
-def test_a_busy_service_is_asked_again(browser: Browser, tmp_path: Path) -> None:
-    """A 503 with Retry-After counts down and is tried again by itself until there is room."""
+def test_a_busy_service_is_retried(browser: Browser, tmp_path: Path) -> None:
+    """A 503 with Retry-After counts down and is retried automatically."""
     settings = {"MAX_WAITING": "0", "ADMISSION_TIMEOUT_S": "0.1", "BODY_TIMEOUT_S": "60"}
     with (
         running(READS_IN_SLOTS, tmp_path, THREADS="32", **settings) as service,
@@ -138,7 +138,7 @@ def test_a_busy_service_is_asked_again(browser: Browser, tmp_path: Path) -> None
     ):
         visitor.choose(EXAMPLE)
         visitor.page.wait_for_selector("#analyse:visible")
-        with crowded(service):
+        with all_slots_taken(service):
             visitor.analyse()
             visitor.page.wait_for_selector("#phase:has-text('The service is busy')")
             note = visitor.page.inner_text("#phase-note")
@@ -147,8 +147,8 @@ def test_a_busy_service_is_asked_again(browser: Browser, tmp_path: Path) -> None
     assert note == "Trying again in 1 s"
 
 
-def test_a_service_that_starts_anew_is_found_again(browser: Browser, tmp_path: Path) -> None:
-    """Sent while the service is down, the photo is answered as soon as it is back."""
+def test_a_restarted_service_is_found_again(browser: Browser, tmp_path: Path) -> None:
+    """A photo sent while the service is down is answered once it is back."""
     with ExitStack() as first:
         service = first.enter_context(running(GUNICORN, tmp_path))
         with visiting(browser, address(service), failures=True) as visitor:
@@ -161,8 +161,8 @@ def test_a_service_that_starts_anew_is_found_again(browser: Browser, tmp_path: P
                 assert visitor.verdict() == NEVUS
 
 
-def test_a_network_that_is_down_is_told_and_tried_by_hand(visit: Open) -> None:
-    """Tries end; what is said is what to do, and the same photo goes once the network is back."""
+def test_a_network_failure_is_shown_and_can_be_retried(visit: Open) -> None:
+    """Retries end with advice, and the same photo can be sent once the network is back."""
     with visit(failures=True) as visitor:
         visitor.page.clock.install()
         visitor.page.reload()
@@ -180,7 +180,7 @@ def test_a_network_that_is_down_is_told_and_tried_by_hand(visit: Open) -> None:
     assert "Check your connection" in problem
 
 
-def test_no_answer_in_time_is_told(browser: Browser, tmp_path: Path) -> None:
+def test_a_time_out_is_shown(browser: Browser, tmp_path: Path) -> None:
     """A service that never answers is given up after two minutes."""
     with (
         running(GUNICORN, tmp_path) as service,
@@ -199,10 +199,8 @@ def test_no_answer_in_time_is_told(browser: Browser, tmp_path: Path) -> None:
     assert "no answer in time" in problem
 
 
-def test_the_small_copy_is_offered_where_the_original_is_too_large(
-    browser: Browser, tmp_path: Path
-) -> None:
-    """An original over MAX_IMAGE_BYTES gets the limit in words, and one click sends the copy."""
+def test_a_smaller_copy_is_offered_for_a_large_original(browser: Browser, tmp_path: Path) -> None:
+    """An original above MAX_IMAGE_BYTES shows the limit, and one click sends the copy."""
     with (
         running(GUNICORN, tmp_path, MAX_IMAGE_BYTES="200000") as service,
         visiting(browser, address(service), failures=True) as visitor,
@@ -210,17 +208,19 @@ def test_the_small_copy_is_offered_where_the_original_is_too_large(
         visitor.choose(EXAMPLE)
         visitor.page.check("#original")
         visitor.analyse()
-        said = visitor.problem()
+        text = visitor.problem()
         visitor.page.click("#smaller")
 
         assert visitor.verdict() == NEVUS
         assert len(visitor.sent()) < 200_000 < len(EXAMPLE[2])
-    assert "limit is 0.191 MB" in said
+    assert "limit is 0.191 MB" in text
 
 
-def test_a_key_is_asked_for_and_kept_for_the_visit(browser: Browser, tmp_path: Path) -> None:
-    """The page opens without a key; then it goes with every request, is stored nowhere, and a
-    wrong one is said to be."""
+def test_a_key_is_requested_and_kept_for_the_visit(browser: Browser, tmp_path: Path) -> None:
+    """The page opens without a key; the key goes with every request and is not stored.
+
+    A wrong key is reported.
+    """
     key, pair = api_keys.create_key("clinic")
     sent: list[str | None] = []
 
@@ -251,10 +251,8 @@ def test_a_key_is_asked_for_and_kept_for_the_visit(browser: Browser, tmp_path: P
     assert stored == [0, 0, ""]
 
 
-def test_the_form_without_scripts_says_that_it_needs_a_key(
-    browser: Browser, tmp_path: Path
-) -> None:
-    """Its answer is the page in words, with the status of /predict/."""
+def test_the_form_without_scripts_reports_a_missing_key(browser: Browser, tmp_path: Path) -> None:
+    """Its answer is a page with the reason and the status of /predict/."""
     pair = api_keys.create_key("clinic")[1]
     with (
         running(GUNICORN, tmp_path, API_KEYS=pair) as service,

@@ -1,4 +1,4 @@
-"""The page's routes, without a browser: languages, files, the plain form, all doors."""
+"""The page's routes without a browser: languages, files, the plain form, all adapters."""
 
 import json
 import re
@@ -26,14 +26,14 @@ def failures(kind: type[errors.Macule] = errors.Macule) -> list[type[errors.Macu
 
 
 def keys(words: object, path: str = "") -> set[str]:
-    """Name all texts of a language, at any depth."""
+    """Return the keys of all texts of a language, at any depth."""
     if isinstance(words, dict):
         return {key for name, part in words.items() for key in keys(part, f"{path}.{name}")}
     return {path}
 
 
-def test_both_languages_say_the_same() -> None:
-    """Every text is there in each language, with the same figures in it."""
+def test_both_languages_match() -> None:
+    """Every text exists in each language, with the same figures."""
     slots = [re.findall(r"\{\w+\}", json.dumps(WORDS[name])) for name in page.LANGUAGES]
 
     assert keys(WORDS["en"]) == keys(WORDS["vi"])
@@ -42,10 +42,10 @@ def test_both_languages_say_the_same() -> None:
 
 
 @pytest.mark.parametrize("failure", failures(), ids=lambda failure: failure.__name__)
-def test_every_problem_has_words(failure: type[errors.Macule]) -> None:
-    """Each failure that a photo can meet is told by its own words, or at least by its status."""
+def test_every_problem_has_a_text(failure: type[errors.Macule]) -> None:
+    """Each error of a photo has a text of its own, or at least one of its status."""
     problems, statuses = WORDS["en"]["problems"], WORDS["statuses"]
-    never = {404, 405, 409, 410, 501}  # of jobs, their webhooks and of other routes
+    never = {404, 405, 409, 410, 501}  # of jobs, their webhooks and other routes
 
     assert failure.slug in problems or str(failure.status) in statuses or failure.status in never
 
@@ -65,10 +65,10 @@ def test_every_problem_has_words(failure: type[errors.Macule]) -> None:
         ("vi", "?lang=xx", "vi"),
     ],
 )
-def test_the_language_is_the_readers(
+def test_the_language_is_negotiated(
     service: Service, accepted: str, query: str, language: str
 ) -> None:
-    """`lang` decides, else Accept-Language by its weights, else it is English."""
+    """`lang` decides, else Accept-Language by its weights, else English."""
     answer = service.call("GET", f"/{query}", headers={"Accept-Language": accepted})
 
     assert f'<html lang="{language}">' in answer.body.decode()
@@ -77,8 +77,8 @@ def test_the_language_is_the_readers(
 
 
 @pytest.mark.parametrize("path", ["/", "/page/style.css"])
-def test_what_is_known_is_not_sent_again(service: Service, path: str) -> None:
-    """An ETag gets 304; gzip is for who takes it, and another ETag."""
+def test_etags_and_gzip_work(service: Service, path: str) -> None:
+    """A known ETag gets 304; gzip needs Accept-Encoding and has its own ETag."""
     plain = service.call("GET", path)
     packed = service.call("GET", path, headers={"Accept-Encoding": "br, gzip"})
     refused = service.call("GET", path, headers={"Accept-Encoding": "gzip;q=0"})
@@ -94,8 +94,8 @@ def test_what_is_known_is_not_sent_again(service: Service, path: str) -> None:
     assert service.call("HEAD", path).body == b""
 
 
-def test_a_file_is_kept_by_its_version(service: Service) -> None:
-    """At the address that the page gives it is immutable, at any other it is asked for anew."""
+def test_a_versioned_file_is_immutable(service: Service) -> None:
+    """With the page's version a file is immutable, with another one it is revalidated."""
     html = service.call("GET", "/").body.decode()
     address = html.partition('rel="stylesheet" href="')[2].partition('"')[0]
     controls = [
@@ -110,13 +110,13 @@ def test_a_file_is_kept_by_its_version(service: Service) -> None:
 @pytest.mark.parametrize(
     "name", ["__init__.py", "page.html", "words.json", "..%2f__init__.py", "../http.py", "x"]
 )
-def test_nothing_else_is_served(service: Service, name: str) -> None:
+def test_no_other_file_is_served(service: Service, name: str) -> None:
     """Only the page's own files have addresses."""
     assert service.call("GET", f"/page/{name}").status == 404
 
 
 def test_the_plain_form_answers_as_the_api_does(service: Service) -> None:
-    """POST /page/ has the status and headers of POST /predict/, in the form of a page."""
+    """POST /page/ has the status and headers of POST /predict/, and an HTML body."""
     body, kind = form("image", photo())
     good = service.call("POST", "/page/?lang=vi&explain=cam", body, {**kind, "X-Request-Id": "me"})
     text, kind = form("image", b"<script>alert(1)</script>")
@@ -138,8 +138,8 @@ def test_the_plain_form_answers_as_the_api_does(service: Service) -> None:
     assert "Request me" in bad.body.decode()
 
 
-def test_a_refusal_says_when_to_come_back(tmp_path: Path) -> None:
-    """A 503 of the plain form has Retry-After and its seconds in words; figures come too."""
+def test_a_503_of_the_form_has_retry_after(tmp_path: Path) -> None:
+    """A 503 of the plain form has Retry-After, and the page shows the seconds and the figures."""
     body, kind = form("image", photo())
     model = shutil.copytree(ROOT / "layers/model/macule/weights", tmp_path / "model")
     (model / "model.tflite").write_bytes(b"damaged")
@@ -155,7 +155,7 @@ def test_a_refusal_says_when_to_come_back(tmp_path: Path) -> None:
 
 
 def test_the_lambda_adapter_serves_it() -> None:
-    """Behind a stage of an API the page is text, what is compressed base64, and addresses fit."""
+    """Behind an API's stage the page is text, compressed files are base64, and links work."""
     handler = aws_lambda.create_handler(ROUTES)
 
     def get(path: str, **headers: str) -> dict[str, object]:
@@ -172,8 +172,8 @@ def test_the_lambda_adapter_serves_it() -> None:
     assert style["body"] == (ROOT / "layers/model/macule/routes/page/style.css").read_text()
 
 
-def test_the_flask_door_serves_it(tmp_path: Path) -> None:
-    """functions-framework answers with the page, its files and the plain form, by its card."""
+def test_the_flask_adapter_serves_it(tmp_path: Path) -> None:
+    """functions-framework serves the page, its files and the plain form, with its card."""
     body, kind = form("image", (ROOT / "examples/spot.jpg").read_bytes())
     model = shutil.copytree(ROOT / "layers/model/macule/weights", tmp_path / "model")
     (model / "model.json").write_text(json.dumps({**CARD, "urgent": ["nevus"]}))
@@ -201,13 +201,13 @@ def test_a_view_loads_nothing_heavy() -> None:
         "heavy = {'numpy', 'PIL', 'ssl', '_hashlib', 'gzip', 'macule.inference.runtime'}; "
         "print(heavy & set(sys.modules))"
     )
-    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
 
-    assert said.splitlines()[-1] == "set()"
+    assert output.splitlines()[-1] == "set()"
 
 
-def test_a_view_is_written_once() -> None:
-    """The second reader of a language gets the same bytes, and no file is opened for them."""
+def test_a_view_is_rendered_once() -> None:
+    """The second request in a language gets the same bytes without opening a file."""
     code = (
         "import sys; from macule.routes import page; from macule.http.body import Body; "
         "from macule.http.messages import Request; from io import BytesIO; "
@@ -216,6 +216,6 @@ def test_a_view_is_written_once() -> None:
         "sys.addaudithook(lambda event, given: event == 'open' and print(event, given)); "
         "print(ask() == one)"
     )
-    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
 
-    assert said == "True\n"
+    assert output == "True\n"

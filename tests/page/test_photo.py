@@ -1,4 +1,4 @@
-"""The ways in which a photo comes to the page, and what leaves the browser of it, in Chromium."""
+"""The ways to choose a photo, and what the browser sends of it, in Chromium."""
 
 from base64 import b64encode
 from collections.abc import Callable
@@ -42,15 +42,15 @@ async (base64) => {
 
 
 def turned() -> bytes:
-    """Return a JPEG of 12 MP, on its side, with a camera's name and a place in its EXIF."""
+    """Return a rotated JPEG of 12 MP, with a camera's name and a location in its EXIF."""
     exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "a camera of mine"  # orientation: turn right; make
+    exif[0x0112], exif[0x010F] = 6, "a camera of mine"  # orientation: rotate right; make
     exif.get_ifd(0x8825)[2] = (21.0, 1.0, 42.0)  # latitude
     return saved(skin(4032, 3024), quality=92, exif=exif)
 
 
 def test_two_actions_lead_from_the_page_to_a_result(visit: Open) -> None:
-    """Choosing the example and sending it shows decision, figures and map, as the API has them."""
+    """Choosing and sending the example shows decision, figures and map as the API has them."""
     with visit() as visitor:
         visitor.choose(EXAMPLE)
         visitor.analyse()
@@ -67,8 +67,8 @@ def test_two_actions_lead_from_the_page_to_a_result(visit: Open) -> None:
     assert focused == "verdict"
 
 
-def test_the_example_photo_is_there(visit: Open) -> None:
-    """Two clicks give its answer, the one of examples/spot.jpg, which is said to mean nothing."""
+def test_the_example_photo_works(visit: Open) -> None:
+    """Two clicks give the answer of examples/spot.jpg, with a note that it means nothing."""
     with visit() as visitor:
         visitor.page.click("#example")
         visitor.analyse()
@@ -83,8 +83,8 @@ def test_the_example_photo_is_there(visit: Open) -> None:
         assert not visitor.page.is_visible("#example-note")
 
 
-def test_what_is_sent_is_upright_small_and_bare(visit: Open) -> None:
-    """Of 12 MP on their side with a place in EXIF, a small upright JPEG without EXIF is sent."""
+def test_the_upload_is_upright_small_and_without_metadata(visit: Open) -> None:
+    """A rotated photo of 12 MP with a location is sent as a small upright JPEG without EXIF."""
     original = turned()
     with visit() as visitor:
         visitor.choose(("IMG_0001.JPG", "image/jpeg", original))
@@ -98,13 +98,13 @@ def test_what_is_sent_is_upright_small_and_bare(visit: Open) -> None:
     assert not photo.getexif()
     assert b"a camera of mine" in original
     assert b"a camera of mine" not in sent
-    # the spot is left of and above the middle; turned right, it is above and right of it
+    # the spot is left of and above the middle; rotated right, it is above and right of it
     assert max(photo.getpixel((int(576 * 0.675), int(768 * 0.35)))) < 130
     assert min(photo.getpixel((int(576 * 0.325), int(768 * 0.35)))) > 110
 
 
 def test_a_poor_photo_gets_a_hint_and_can_be_sent(visit: Open) -> None:
-    """What is blurred, dark, too bright or small is named before it is sent, a good photo not."""
+    """Blurred, dark, bright and small photos get a hint before they are sent; good ones do not."""
     spot = Image.open(BytesIO(SPOT))
     poor = {
         "blurred": spot.filter(ImageFilter.GaussianBlur(15)),
@@ -122,8 +122,8 @@ def test_a_poor_photo_gets_a_hint_and_can_be_sent(visit: Open) -> None:
         visitor.page.wait_for_selector("#flaws", state="hidden")
 
 
-def test_the_original_is_one_click_away(visit: Open) -> None:
-    """With one box ticked, the file's own bytes are sent, and the page says so before."""
+def test_the_original_can_be_sent(visit: Open) -> None:
+    """With a checkbox the original file is sent, and the page says so before."""
     with visit() as visitor:
         visitor.choose(EXAMPLE)
         visitor.page.check("#original")
@@ -136,16 +136,16 @@ def test_the_original_is_one_click_away(visit: Open) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "body", "said"),
+    ("name", "kind", "body", "expected"),
     [
         ("notes.txt", "text/plain", b"hello", "We can't open this file"),
         ("empty.jpg", "image/jpeg", b"", "The file is empty"),
     ],
 )
-def test_what_is_no_photo_is_not_sent(
-    visit: Open, name: str, kind: str, body: bytes, said: str
+def test_invalid_files_are_not_sent(
+    visit: Open, name: str, kind: str, body: bytes, expected: str
 ) -> None:
-    """A text file and an empty one are told apart in the browser, and the way back works."""
+    """A text file and an empty one are rejected in the browser, and another can be chosen."""
     with visit() as visitor:
         visitor.choose((name, kind, body))
         problem = visitor.problem()
@@ -154,14 +154,14 @@ def test_what_is_no_photo_is_not_sent(
         visitor.choose(EXAMPLE)
         visitor.page.wait_for_selector("#analyse:visible")
 
-        assert said in problem
+        assert expected in problem
         assert focused == "problem-head"
         assert not any("predict" in url for url in visitor.asked)
 
 
-def test_what_the_browser_cannot_read_is_sent_as_it_is(visit: Open) -> None:
-    """Bytes that Chromium cannot show reach the service whole, whose 415 is put in words."""
-    body = b"\xff\x0a" + bytes(2000)  # JPEG XL, whatever it is called
+def test_unreadable_files_are_sent_unchanged(visit: Open) -> None:
+    """Files that Chromium cannot show are sent unchanged, and the service's 415 is shown."""
+    body = b"\xff\x0a" + bytes(2000)  # JPEG XL, with any name
     with visit(failures=True) as visitor:
         visitor.choose(("photo.heic", "image/heic", body))
         visitor.page.wait_for_selector("#analyse:visible")
@@ -176,7 +176,7 @@ def test_what_the_browser_cannot_read_is_sent_as_it_is(visit: Open) -> None:
 
 
 def test_a_photo_can_be_dropped(visit: Open) -> None:
-    """Of two files dropped anywhere the first is taken, and that is said."""
+    """Of two dropped files the first is used, and the page says so."""
     with visit() as visitor:
         shown = visitor.page.evaluate(
             DROP,
@@ -193,7 +193,7 @@ def test_a_photo_can_be_dropped(visit: Open) -> None:
 
 
 def test_a_photo_can_be_pasted(visit: Open) -> None:
-    """Ctrl+V takes the picture that the clipboard holds."""
+    """Ctrl+V pastes the image of the clipboard."""
     with visit(permissions=["clipboard-read", "clipboard-write"]) as visitor:
         visitor.page.evaluate(COPY, b64encode(saved(skin(300, 200), "PNG")).decode())
         visitor.page.keyboard.press("Control+V")
@@ -204,7 +204,7 @@ def test_a_photo_can_be_pasted(visit: Open) -> None:
 
 
 def test_a_photo_can_be_taken(visit: Open) -> None:
-    """The camera shows what it sees, the shutter takes it; it is off when the box has closed."""
+    """The dialog shows the camera's picture and takes it; closing it stops the camera."""
     with visit() as visitor:
         visitor.page.click("#camera")
         visitor.page.wait_for_selector("#shutter:enabled")
@@ -220,7 +220,7 @@ def test_a_photo_can_be_taken(visit: Open) -> None:
 
 
 def test_without_a_camera_the_page_says_so(browser: Browser, service: Service) -> None:
-    """Where there is no camera the box says what else to do, and Escape closes it."""
+    """Without a camera the dialog says what to do instead, and Escape closes it."""
     address = f"http://127.0.0.1:{service.port}/"
     with launched(browser.browser_type, "") as bare, visiting(bare, address) as visitor:
         visitor.page.click("#camera")
@@ -231,8 +231,8 @@ def test_without_a_camera_the_page_says_so(browser: Browser, service: Service) -
         assert not visitor.page.is_visible("#camera-box")
 
 
-def test_a_phone_takes_photos_with_its_own_camera(visit: Open) -> None:
-    """On a touch screen the button opens what `capture` opens, and its photo is taken."""
+def test_a_phone_uses_its_own_camera(visit: Open) -> None:
+    """On a touch screen the button opens the input with `capture`, and its photo is used."""
     phone = {"viewport": {"width": 390, "height": 800}, "has_touch": True, "is_mobile": True}
     with visit(**phone) as visitor:
         visitor.page.on("filechooser", lambda box: box.set_files(ROOT / "examples/spot.jpg"))
@@ -243,10 +243,8 @@ def test_a_phone_takes_photos_with_its_own_camera(visit: Open) -> None:
 
 
 @pytest.mark.parametrize("space", ["Display P3", "Adobe RGB"])
-def test_page_and_api_see_the_same_colours(visit: Open, service: Service, space: str) -> None:
-    """What the browser sends of a photo in another colour space has the colours, and the answer, of
-    the photo itself sent to the API.
-    """
+def test_page_and_api_use_the_same_colours(visit: Open, service: Service, space: str) -> None:
+    """A photo in another colour space gets the same colours and answer from page and API."""
     profile = PROFILES[space]
     spot = into(Image.open(BytesIO(SPOT)).convert("RGB"), profile)
     original = saved(spot, quality=95, subsampling=0, icc_profile=profile)
@@ -265,5 +263,5 @@ def test_page_and_api_see_the_same_colours(visit: Open, service: Service, space:
     )
 
     assert delta_e(pages, apis) <= 2 < delta_e(bares, apis)
-    # the default model moves by up to 0.06 where pixels do by a level: 23 of 30 were within 0.02
+    # the default model changes by up to 0.06 for one level: 23 of 30 were within 0.02
     assert max(abs(by_page[label] - by_api[label]) for label in by_api) <= 0.08

@@ -1,4 +1,4 @@
-"""Linters of other languages find nothing; each rejects a slip that no check of ours sees."""
+"""Linters of other languages find nothing; each detects a mistake that no other check does."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from infra import checks, limits, sam
 BIN = ROOT / ".venv-lint/bin"
 YAML = "{extends: default, rules: {document-start: disable, truthy: {check-keys: false}, \
 line-length: {max: 140}, comments: {min-spaces-from-content: 1}, braces: disable}}"
-# What checkov asks for and is not done, and why.
+# checkov's checks that are not followed, and why.
 EXCEPTIONS = {
     "CKV_AWS_116": "requests are answered or fail; a dead-letter queue would stay empty",
     "CKV_AWS_117": "no network of yours is reached",
@@ -37,14 +37,14 @@ EXCEPTIONS = {
 
 
 class Linter(NamedTuple):
-    """How a linter is started, what it reads, and a slip that it rejects."""
+    """The command of a linter, its files, and a mistake that it rejects."""
 
     command: str
     files: Callable[[], list[str]]
     path: str
     text: str
     slip: str
-    said: str
+    expected: str
 
 
 def tracked(*patterns: str) -> list[str]:
@@ -69,7 +69,7 @@ LINTERS = {
         "duplication of key",
     ),
     "hadolint": Linter(
-        "hadolint --ignore DL3029",  # --platform: the bundle's libraries are for one machine
+        "hadolint --ignore DL3029",  # --platform: the bundle's libraries are for one architecture
         lambda: tracked("*.Dockerfile", "Dockerfile"),
         "infra/knative/predict.Dockerfile",
         "WORKDIR /srv\n",
@@ -122,7 +122,7 @@ def installed() -> None:
 
 
 def pod(text: str) -> dict[str, Any]:
-    """Make of a Knative service the Pod that Knative makes of it."""
+    """Return the Pod that Knative makes of a service."""
     document = yaml.safe_load(text.replace("image: IMAGE", "image: registry.example/macule:1a2b"))
     spec = document["spec"]["template"]["spec"]
     del spec["containerConcurrency"], spec["timeoutSeconds"]
@@ -135,12 +135,12 @@ def pod(text: str) -> dict[str, Any]:
 
 
 def read(path: str, text: str) -> str:
-    """Return a file as its linter reads it."""
+    """Return a file in the form that its linter reads."""
     return yaml.safe_dump(pod(text)) if path.startswith("infra/knative/") else text
 
 
 def run(linter: Linter, folder: Path, texts: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Start a linter on files of its own, in one process."""
+    """Run a linter on copies of files, in one process."""
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
@@ -148,13 +148,13 @@ def run(linter: Linter, folder: Path, texts: dict[str, str]) -> subprocess.Compl
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-# One name of each command.
+# One name for each command.
 ONCE = {linter.command: name for name, linter in LINTERS.items()}
 
 
 @pytest.mark.parametrize("name", ONCE.values())
 def test_a_linter_finds_nothing(name: str, tmp_path: Path) -> None:
-    """All files of its kind are as the linter wants them, and there are some."""
+    """The linter accepts all files of its kind, and there are some."""
     linter = LINTERS[name]
     kubernetes = name.startswith("kubernetes")
     texts = {path: (ROOT / path).read_text() for path in linter.files()}
@@ -165,8 +165,8 @@ def test_a_linter_finds_nothing(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", LINTERS)
-def test_a_slip_is_found_by_the_linter_alone(name: str, tmp_path: Path) -> None:
-    """The linter names the slip; the checks of the templates do not see it."""
+def test_only_the_linter_detects_a_mistake(name: str, tmp_path: Path) -> None:
+    """The linter names the mistake; the checks of the templates do not see it."""
     linter = LINTERS[name]
     whole = (ROOT / linter.path).read_text()
     slipped = whole.replace(linter.text, linter.slip, 1)
@@ -176,13 +176,13 @@ def test_a_slip_is_found_by_the_linter_alone(name: str, tmp_path: Path) -> None:
 
     assert slipped != whole
     assert done.returncode != 0
-    assert linter.said in done.stdout + done.stderr
+    assert linter.expected in done.stdout + done.stderr
     if linter.path in checks.CHECKS:
         assert list(checks.CHECKS[linter.path](slipped, limits.read())) == []
 
 
-SECRET = "AKIA" + "IOSFODNN7EXAMPLE"  # that of AWS's own documentation
-# What is handed to checkov, and a slip in it that checkov rejects.
+SECRET = "AKIA" + "IOSFODNN7EXAMPLE"  # from AWS's own documentation
+# What checkov reads, and a mistake in it that checkov rejects.
 CHECKOV = {
     "infra/gcp/main.tf": (
         "uniform_bucket_level_access = true",
@@ -209,8 +209,8 @@ CHECKOV = {
 PLAIN = ("infra/gcp/alarms/main.tf", "infra/knative/health.yaml", "infra/knative/health.Dockerfile")
 
 
-def handed(path: str, text: str) -> str:
-    """Write a file as its platform reads it: SAM transformed, Knative's pod."""
+def as_platform_reads(path: str, text: str) -> str:
+    """Return a file as its platform reads it: SAM transformed, Knative's pod."""
     if path == "infra/aws/template.yaml":
         return json.dumps(sam.transform(sam.load(text)))
     return read(path, text) if path.endswith("yaml") else text
@@ -218,17 +218,17 @@ def handed(path: str, text: str) -> str:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """What checkov finds, by file; started once, as that takes seconds."""
+    """Return checkov's findings by file; it runs once, because it takes seconds."""
     root = tmp_path_factory.mktemp("checkov")
     for path in (*CHECKOV, *PLAIN):
         text = (ROOT / path).read_text()
         old, new, _ = CHECKOV.get(path, ("", "", ""))
         slip = f"{old}          LEFT_HERE: {SECRET}\n" if new is None else new
-        for kind, said in (("good", text), ("slip", text.replace(old, slip, 1))):
-            # a suffix that tells checkov what it reads, and workflows where it looks for them
+        for kind, text_of_kind in (("good", text), ("slip", text.replace(old, slip, 1))):
+            # a suffix that tells checkov the file type, and workflows where it looks for them
             target = root / (f"{kind}/{path}" if "github" not in path else f"{path}.{kind}.yml")
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(handed(path, said))
+            target.write_text(as_platform_reads(path, text_of_kind))
     command = [str(BIN / "checkov"), "--directory", ".", "--skip-download", "--output", "json"]
     command += ["--compact", "--quiet", "--framework", "terraform", "kubernetes", "dockerfile"]
     command += ["github_actions", "cloudformation"]
@@ -241,7 +241,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     return failed
 
 
-def of(found: dict[str, set[str]], kind: str, path: str = "") -> set[str]:
+def checks_of(found: dict[str, set[str]], kind: str, path: str = "") -> set[str]:
     return {
         check
         for file, checks in found.items()
@@ -251,20 +251,20 @@ def of(found: dict[str, set[str]], kind: str, path: str = "") -> set[str]:
 
 
 @pytest.mark.slow
-def test_checkov_finds_the_exceptions_alone(found: dict[str, set[str]]) -> None:
-    """What is not as checkov wants it has a reason, and no reason is left over."""
-    assert of(found, "good") == set(EXCEPTIONS)
+def test_checkov_finds_only_the_exceptions(found: dict[str, set[str]]) -> None:
+    """Each finding of checkov has a reason, and no reason is unused."""
+    assert checks_of(found, "good") == set(EXCEPTIONS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CHECKOV)
-def test_checkov_finds_a_slip(found: dict[str, set[str]], path: str) -> None:
-    """In each language it names a slip."""
-    assert CHECKOV[path][2] in of(found, "slip", path)
+def test_checkov_detects_a_mistake(found: dict[str, set[str]], path: str) -> None:
+    """It detects a mistake in each language."""
+    assert CHECKOV[path][2] in checks_of(found, "slip", path)
 
 
 def test_terraform_is_formatted() -> None:
-    """Terraform's own formatter would change nothing; no registry of ours has it to install."""
+    """`terraform fmt` changes nothing; it runs only where Terraform is installed."""
     terraform = shutil.which("terraform")
     if not terraform:
         pytest.skip("terraform is not on this machine")

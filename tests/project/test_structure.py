@@ -1,11 +1,11 @@
-"""The structure of the project: imports point one way, and everything is documented."""
+"""The structure of the project: directions of imports, and complete documentation."""
 
 import ast
 import os
 import re
 import sys
 from pathlib import Path
-from subprocess import check_output, run  # as `make check` runs this file, though it starts these
+from subprocess import check_output, run  # `make check` runs this file although it starts these
 
 import pytest
 from macule import errors, settings
@@ -22,7 +22,7 @@ def failures(kind: type[errors.Macule] = errors.Macule) -> list[type[errors.Macu
 
 
 def modules() -> dict[str, Path]:
-    """Find the modules that serve, by dotted name without `macule`."""
+    """Return the modules that serve, by dotted name without `macule`."""
     found = {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
         for path in PACKAGE.rglob("*.py")
@@ -33,7 +33,7 @@ def modules() -> dict[str, Path]:
 
 
 def test_rooms_import_only_rooms_below_them() -> None:
-    """The contracts in pyproject.toml hold, and none of them lists an exception."""
+    """The contracts in pyproject.toml pass, and none of them lists an exception."""
     lint = Path(sys.executable).with_name("lint-imports")
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "layers/model")}
     done = run([lint, "--no-cache"], cwd=ROOT, env=environ, capture_output=True, text=True)
@@ -42,7 +42,7 @@ def test_rooms_import_only_rooms_below_them() -> None:
     assert "ignore_imports" not in (ROOT / "pyproject.toml").read_text()
 
 
-def test_every_room_says_what_is_in_it() -> None:
+def test_every_room_is_documented() -> None:
     """Each package has a docstring, and docs/architecture.md names each room."""
     packages = [path.parent for path in PACKAGE.rglob("__init__.py")]
     documented = (ROOT / "docs/architecture.md").read_text()
@@ -56,7 +56,7 @@ def test_every_room_says_what_is_in_it() -> None:
 
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "tests/README.md"])
-def test_what_a_page_names_is_there(page: str) -> None:
+def test_names_in_the_pages_exist(page: str) -> None:
     """Folders and modules that these pages name exist, in the package or the repository."""
     text = (ROOT / page).read_text()
     named = re.findall(r"`((?:[a-z_.]+/)+(?:\w+\.\w+)?)`", text)
@@ -70,8 +70,8 @@ def test_what_a_page_names_is_there(page: str) -> None:
     assert missing == []
 
 
-def test_the_diagram_is_that_of_the_code() -> None:
-    """docs/architecture.md has the imports between rooms as they are: `make architecture`."""
+def test_the_diagram_is_current() -> None:
+    """docs/architecture.md shows the present imports between rooms: `make architecture`."""
     done = run(
         [sys.executable, "-m", "infra.architecture", "--check"],
         cwd=ROOT,
@@ -84,7 +84,7 @@ def test_the_diagram_is_that_of_the_code() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    """docs/api.md has each variable that settings.py reads."""
+    """docs/api.md has each variable that the settings read."""
     source = (PACKAGE / "settings/__init__.py").read_text()
     variables = set(re.findall(r'get\("(\w+)"|get\(\'(\w+)\'', source))
     names = {first or second for first, second in variables} | set(
@@ -96,14 +96,14 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_only_settings_reads_the_environment() -> None:
-    """No other module of the package asks for a variable."""
+    """No other module of the package reads a variable."""
     readers = [name for name, path in modules().items() if asks_environment(path)]
 
     assert readers == ["settings"]
 
 
 def asks_environment(path: Path) -> bool:
-    """Say whether a module's code, not what its texts say, has `os.environ` or `os.getenv`."""
+    """Return whether a module's code uses `os.environ` or `os.getenv`, ignoring its texts."""
     code = ast.walk(ast.parse(path.read_text()))
     return any(
         re.match(r"os\.(environb?|getenv)\b", ast.unparse(node))
@@ -114,8 +114,8 @@ def asks_environment(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_the_routes_are_those_of_the_specification(function: str) -> None:
-    """docs/api.md has the same routes for each function as its OpenAPI document, and no others."""
+def test_the_documented_routes_match_the_specification(function: str) -> None:
+    """docs/api.md has the routes of each function's OpenAPI document, and no others."""
     rows = re.findall(r"^\| (`(?:GET|POST) /.*?) \| ([a-z, ]+) \|", API, re.MULTILINE)
     written = [
         route
@@ -128,8 +128,8 @@ def test_the_routes_are_those_of_the_specification(function: str) -> None:
 
 
 @pytest.mark.parametrize("function", ["predict", "health"])
-def test_what_is_open_or_free_is_a_route(function: str) -> None:
-    """PUBLIC_ROUTES and UNMETERED_ROUTES of both functions name routes of theirs."""
+def test_public_and_unmetered_routes_exist(function: str) -> None:
+    """PUBLIC_ROUTES and UNMETERED_ROUTES of both functions name existing routes."""
     source = (PACKAGE / f"functions/{function}.py").read_text()
     named = re.findall(
         r"^(?:PUBLIC_ROUTES|UNMETERED_ROUTES) = \{(.*?)\}(?:  #.*)?$",
@@ -143,8 +143,8 @@ def test_what_is_open_or_free_is_a_route(function: str) -> None:
     assert set(exempt) <= set(routes)
 
 
-def test_the_problems_are_those_of_the_specification() -> None:
-    """docs/api.md has a row for each error's status and slug, and none that is no error's."""
+def test_the_documented_problems_match_the_specification() -> None:
+    """docs/api.md has a row for exactly each error's status and slug."""
     leaves = {failure for failure in failures() if failure is not errors.Unavailable}
     rows = re.findall(r"^\| (\d+) \| `([a-z-]+)` \|", API, re.MULTILINE)
 
@@ -164,14 +164,14 @@ def test_every_name_of_the_specification_is_documented() -> None:
 
 
 def loaded(code: str) -> set[str]:
-    """Run *code* in a process of its own; return the modules that it has loaded."""
+    """Run *code* in another process; return the modules that it has loaded."""
     report = f"import sys; {code}; print(*sys.modules)"
     return set(check_output([sys.executable, "-c", report], text=True).split())
 
 
 @pytest.mark.parametrize("function", ["predict", "health"])
-def test_nothing_heavy_comes_with_the_routes(function: str) -> None:
-    """Importing a function loads neither numpy, Pillow, a runtime, Flask, TensorFlow nor TLS."""
+def test_importing_the_routes_loads_nothing_heavy(function: str) -> None:
+    """Importing a function loads no numpy, Pillow, runtime, Flask, TensorFlow or TLS."""
     found = loaded(f"import macule.functions.{function}")
 
     assert not found & {
@@ -199,8 +199,8 @@ def test_the_health_function_answers_without_numpy_and_pillow() -> None:
 
 
 @needs_tensorflow
-def test_the_model_card_is_what_the_recipe_wrote() -> None:
-    """docs/model-card.md has the figures of the files beside the weights, to the letter."""
+def test_the_model_card_matches_the_recipe() -> None:
+    """docs/model-card.md has exactly the figures of the files beside the weights."""
     from macule.train import card_page
 
     assert (ROOT / "docs/model-card.md").read_text() == card_page.render(

@@ -1,4 +1,4 @@
-"""The workflows on GitHub: what .ci/run is, and releases; by actions that nobody can exchange."""
+"""The workflows on GitHub: their commands, their permissions, and pinned actions."""
 
 import re
 from pathlib import Path
@@ -18,8 +18,8 @@ def workflow() -> dict[str, Any]:
     return read
 
 
-def test_it_runs_what_ci_runs(workflow: dict[str, Any]) -> None:
-    """One step is .ci/run, on the oldest Python, the newest, and the newest for TensorFlow."""
+def test_the_test_job_runs_the_ci_script(workflow: dict[str, Any]) -> None:
+    """The job runs .ci/run on the oldest Python, the newest, and the newest with TensorFlow."""
     job = workflow["jobs"]["test"]
     versions = job["strategy"]["matrix"]["python"]
     package = (ROOT / "layers/model/pyproject.toml").read_text()
@@ -33,8 +33,8 @@ def test_it_runs_what_ci_runs(workflow: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yml")), ids=lambda file: file.name)
-def test_code_may_read_alone_and_actions_are_pinned(file: Path) -> None:
-    """No job that runs a command may write or has a secret; each action is named by its commit."""
+def test_commands_have_no_write_access_and_actions_are_pinned(file: Path) -> None:
+    """Jobs that run commands have no write access or secret; each action is pinned by commit."""
     workflow = yaml.safe_load(file.read_text())
     jobs = list(workflow["jobs"].values())
     used = [step["uses"] for job in jobs for step in job["steps"] if "uses" in step]
@@ -48,7 +48,7 @@ def test_code_may_read_alone_and_actions_are_pinned(file: Path) -> None:
 
 
 def test_a_release_is_checked_tested_and_attested_before_it_is_published() -> None:
-    """What the index gets by trusted publishing went through the check, .ci/run and attestation."""
+    """A release is published only after the check, .ci/run and the attestation."""
     jobs = yaml.safe_load((FOLDER / "release.yml").read_text())["jobs"]
     commands = [step["run"] for step in jobs["build"]["steps"] if "run" in step]
     attested = [step["uses"].partition("@")[0] for step in jobs["attest"]["steps"]]
@@ -67,12 +67,12 @@ def test_a_release_is_checked_tested_and_attested_before_it_is_published() -> No
 
 
 def test_the_pins_are_audited_every_week(workflow: dict[str, Any]) -> None:
-    """What is deployed is looked up by pip-audit: each set of pins that a bundle is made of."""
+    """pip-audit checks every set of pins that a bundle is built from."""
     from infra import limits
 
-    told = workflow["jobs"]["audit"]["steps"][-1]["run"]
+    command = workflow["jobs"]["audit"]["steps"][-1]["run"]
     names = {"serve", "health", "queue", "all", *limits.EXTRAS}
 
-    assert "pip-audit" in told
-    assert names <= set(re.findall(r"\w+", told))
-    assert workflow[True]["schedule"]  # YAML 1.1 reads `on` so
+    assert "pip-audit" in command
+    assert names <= set(re.findall(r"\w+", command))
+    assert workflow[True]["schedule"]  # YAML 1.1 reads `on` as true

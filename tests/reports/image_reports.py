@@ -1,6 +1,6 @@
-"""Public reports of images that failed elsewhere: what the file was there, and what is right here.
+"""Public reports of images that failed elsewhere: the file, and the correct result.
 
-Each names the thread it comes from, on GitHub: owner/repository#number.
+Each names its thread on GitHub: owner/repository#number.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ WHITE = "white"
 
 
 class Report(NamedTuple):
-    """One thread: its file drawn anew, and SKIN, WHITE or the failure that is right.
+    """One thread: its file, drawn again, and SKIN, WHITE or the expected error.
 
-    `told` is a part of the failure's text or of a warning.
+    `expected` is a part of the error's text or of a warning.
     """
 
     source: str
     happened: str
     body: Callable[[], bytes]
     right: str | type[Macule] = SKIN
-    told: str = ""
+    expected: str = ""
 
 
 def profiled(space: str, kind: str, **options: Any) -> bytes:

@@ -1,6 +1,6 @@
-"""Public reports of uploads that failed elsewhere: what was sent there, and what is right here.
+"""Public reports of uploads that failed elsewhere: the request, and the correct answer.
 
-Each names the thread it comes from, on GitHub: owner/repository#number.
+Each names its thread on GitHub: owner/repository#number.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ ORIGIN = {"Origin": "https://app.example", "Access-Control-Request-Method": "POS
 
 
 class Report(NamedTuple):
-    """One thread, and its request in our terms.
+    """One thread, and its request.
 
-    `status` and `told`, a part of the answer, are what is right. `sent` is how the body goes out:
-    with its length, in chunks, by HTTP/1.0, by HTTP/1.0 without a length, or as an API Gateway
-    without binary media types hands it to Lambda.
+    `status` and `expected`, a part of the answer, are correct. `sent` is how the body is sent: with
+    its length, in chunks, by HTTP/1.0, by HTTP/1.0 without a length, or as an API Gateway without
+    binary media types passes it to Lambda.
     """
 
     source: str
@@ -37,7 +37,7 @@ class Report(NamedTuple):
     body: bytes
     headers: dict[str, str]
     status: int = 200
-    told: str = '"decision"'
+    expected: str = '"decision"'
     sent: str = "length"
     method: str = "POST"
 
@@ -157,28 +157,28 @@ SERVING = (
         "URL-safe base64 in `instances`: Unable to base64 decode",
         as_json({"instances": [{"b64": WEB_SAFE}]}),
         JSON,
-        told='{"predictions":[{"id"',
+        expected='{"predictions":[{"id"',
     ),
     Report(
         "tensorflow/serving#1169",
         "the client of TF Serving's own guide: Unable to base64 decode",
         as_json({"instances": [{"b64": TEXT}]}),
         JSON,
-        told='{"predictions":[{"id"',
+        expected='{"predictions":[{"id"',
     ),
     Report(
         "ageron/handson-ml2#105",
         "how to send base64 in place of numbers: texts as instances",
         as_json({"signature_name": "serving_default", "instances": [WEB_SAFE]}),
         JSON,
-        told='{"predictions":[{"id"',
+        expected='{"predictions":[{"id"',
     ),
     Report(
         "googleapis/python-aiplatform#1526",
         "Vertex AI: the response field predictions is missing",
         as_json({"instances": [{"image_bytes": {"b64": TEXT}}], "parameters": {}}),
         JSON,
-        told='{"predictions":[{"id"',
+        expected='{"predictions":[{"id"',
     ),
     Report(
         "GoogleCloudPlatform/practical-ml-vision-book#8",

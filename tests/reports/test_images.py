@@ -1,4 +1,4 @@
-"""Images that failed elsewhere are read as what they show, or refused with what is wrong."""
+"""Images that failed elsewhere are decoded, or rejected with the reason."""
 
 import numpy as np
 import pytest
@@ -9,23 +9,23 @@ from support.images import saved, skin
 MOST_PIXELS = 120_000_000
 
 
-def seen(body: bytes) -> np.ndarray:
+def decoded(body: bytes) -> np.ndarray:
     decoding.inspect(body, MOST_PIXELS)
     return decoding.decode(body, 64, "squash", 20).pixels[0].astype(int)
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.source)
-def test_what_failed_elsewhere_is_right_here(report: Report) -> None:
-    """Each file of a public report has the outcome that its reader should have had."""
+def test_reported_images_get_the_correct_result(report: Report) -> None:
+    """Each file of a public report gets the result that its user needed."""
     body = report.body()
 
     if isinstance(report.right, type):
         with pytest.raises(report.right) as caught:
-            seen(body)
-        assert report.told in str(caught.value)
+            decoded(body)
+        assert report.expected in str(caught.value)
     elif report.right == WHITE:
-        assert (seen(body) == 255).all()
+        assert (decoded(body) == 255).all()
     else:
         drawn = skin() if report.right == SKIN else skin().convert("L")
         inks = decoding.inspect(body, MOST_PIXELS).mode == "CMYK"
-        assert np.abs(seen(body) - seen(saved(drawn, "PNG"))).mean() < (12 if inks else 4)
+        assert np.abs(decoded(body) - decoded(saved(drawn, "PNG"))).mean() < (12 if inks else 4)

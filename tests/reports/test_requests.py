@@ -1,4 +1,4 @@
-"""What failed elsewhere, sent to our services: each is answered, or refused in words that help."""
+"""Requests that failed elsewhere are answered, or rejected with a helpful message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHUNK_BYTES = 10_000
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service]]:
-    """Both servers, with keys and an origin that may ask."""
+    """Run both servers, with keys and an allowed origin."""
     with ExitStack() as stack:
         yield {
             name: stack.enter_context(running(command, tmp_path_factory.mktemp("logs"), **SETTINGS))
@@ -33,7 +33,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ser
 
 
 def sent(service: Service, report: Report) -> tuple[int, str, str]:
-    """Send a report's request as it went over the wire; return status, content and CORS's say."""
+    """Send a report's request as it was sent; return status, content and CORS headers."""
     key = {} if report.method == "OPTIONS" else {"X-API-Key": KEY}
     headers = {"Host": "x", "Connection": "close", **key, **report.headers}
     body = report.body
@@ -56,14 +56,14 @@ def sent(service: Service, report: Report) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("report", REPORTS, ids=[report.source for report in REPORTS])
-def test_what_failed_elsewhere_is_answered_here(
+def test_reported_requests_get_the_correct_answer(
     services: dict[str, Service], report: Report, server: str
 ) -> None:
-    """Status and words are those that the report's sender would have needed."""
+    """Status and text are those that the sender of the report needed."""
     status, content, allowed = sent(services[server], report)
 
     assert status == report.status, content[:300]
-    assert report.told in content
+    assert report.expected in content
     assert allowed == report.headers.get("Access-Control-Request-Headers", "")
 
 
@@ -71,8 +71,8 @@ GATEWAY = [report for report in REPORTS if report.sent == "gateway"]
 
 
 @pytest.mark.parametrize("report", GATEWAY, ids=[report.source for report in GATEWAY])
-def test_what_a_gateway_made_of_it_is_told(report: Report) -> None:
-    """Lambda gets as text what an API Gateway without binary media types hands on."""
+def test_text_from_a_gateway_is_reported(report: Report) -> None:
+    """Lambda gets a body as text from an API Gateway without binary media types."""
     event: dict[str, Any] = {
         "httpMethod": "POST",
         "path": "/predict/",
@@ -84,11 +84,11 @@ def test_what_a_gateway_made_of_it_is_told(report: Report) -> None:
 
     answer = HANDLER(event, None)
 
-    assert (answer["statusCode"], report.told in answer["body"]) == (report.status, True)
+    assert (answer["statusCode"], report.expected in answer["body"]) == (report.status, True)
 
 
 def test_every_report_names_its_thread() -> None:
-    """There are twenty at least, and no two come from one thread."""
+    """There are at least twenty, from different threads."""
     sources = {report.source for report in REPORTS}
 
     assert len(sources) == len(REPORTS) >= 20

@@ -1,1 +1,1 @@
-"""What tests and benches share: real servers, misbehaving clients, images and models from code."""
+"""Shared parts of tests and benches: real servers, misbehaving clients, images and models."""

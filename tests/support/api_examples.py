@@ -1,4 +1,4 @@
-"""Real answers of real services, which the specification shows; `make openapi` writes them anew."""
+"""Recorded answers of real services for the specification; `make openapi` writes them again."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ FILE = ROOT / "layers/model/macule/routes/openapi/examples.json"
 WEIGHTS = ROOT / "layers/model/macule/weights"
 PHOTO = (ROOT / "examples/spot.jpg").read_bytes()
 ROUTE = "/predictions"
-# What differs from run to run and machine to machine, by its name in an answer.
+# Fields that differ between runs and machines, by their name in an answer.
 PASSING = re.compile(
     r".*(_ms|_mb|_at)|id|request_id|prediction|percent|band|limit_source|threads|images|largest_mp"
 )
 
 
 class Kept:
-    """What was answered: by operation, status, media type and name; problems by their slug."""
+    """Recorded answers by operation, status, media type and name; problems by their slug."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
@@ -54,7 +54,7 @@ class Kept:
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """Ask services of many moods for all that they answer; some seconds."""
+    """Record the answers of services in many states; takes some seconds."""
     kept = Kept()
     with running(GUNICORN, folder) as service:
         _plain(service, kept)
@@ -69,14 +69,14 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 
 def shortened(value: Any) -> Any:
-    """Cut pictures: the two of a map are 100 kB."""
+    """Shorten images: the two of a map are 100 kB."""
     if isinstance(value, dict):
         return {key: shortened(part) for key, part in value.items()}
     return f"{value[:60]}…" if isinstance(value, str) and value.startswith("data:") else value
 
 
 def steady(value: Any, name: str = "") -> Any:
-    """Leave out what differs from one recording to the next, by its name."""
+    """Remove what differs between recordings, by its name."""
     if PASSING.fullmatch(name):
         return type(value).__name__ if isinstance(value, dict | list | str) else "figure"
     if isinstance(value, dict):
@@ -89,7 +89,7 @@ def steady(value: Any, name: str = "") -> Any:
 
 
 def _plain(service: Service, kept: Kept) -> None:
-    """What operators ask, and predictions."""
+    """Record operators' routes and predictions."""
     kept.answer(
         "health", "in JSON", service.call("GET", "/health/", None, {"Accept": "application/json"})
     )
@@ -109,7 +109,7 @@ def _plain(service: Service, kept: Kept) -> None:
 
 
 def _later(service: Service, kept: Kept) -> None:
-    """A prediction's way from its making to its end, of a photo that takes a second."""
+    """Record a background prediction from its creation to its end; its photo takes a second."""
     key = {"Idempotency-Key": "7d0e6c1a"}
     slow = plain(8000, 6000)
     made = service.call("POST", ROUTE, slow, key)
@@ -128,12 +128,12 @@ def _later(service: Service, kept: Kept) -> None:
     shown = service.call("GET", f"{ROUTE}/{done['id']}")
     kept.answer("showPrediction", "ended well", shown)
     kept.problem(service.call("GET", f"{ROUTE}/0123456789abcdef01234567"))
-    told = json.dumps({"image": b64encode(small()).decode(), "webhook": "https://a.example/"})
-    kept.problem(service.call("POST", ROUTE, told.encode(), {"Content-Type": "application/json"}))
+    body = json.dumps({"image": b64encode(small()).decode(), "webhook": "https://a.example/"})
+    kept.problem(service.call("POST", ROUTE, body.encode(), {"Content-Type": "application/json"}))
 
 
 def _refusals(service: Service, kept: Kept) -> None:
-    """What is wrong with a request or its photo."""
+    """Record errors of a request or its photo."""
     large = blank(20_000, 20_000)
     for body in (b"", b"\0" * 11_000_000, large, b"no photo", PHOTO[:4000]):
         kept.problem(service.predict(body))
@@ -143,7 +143,7 @@ def _refusals(service: Service, kept: Kept) -> None:
 
 
 def _inference(service: Service, kept: Kept) -> None:
-    """What clients of KServe and Triton ask."""
+    """Record the routes for clients of KServe and Triton."""
     card = service.call("GET", "/model/").json()
     model = f"/v2/models/{card['name']}"
     kept.answer("serverMetadata", "what serves", service.call("GET", "/v2"))
@@ -160,7 +160,7 @@ def _inference(service: Service, kept: Kept) -> None:
 
 
 def _locked(folder: Path, kept: Kept) -> None:
-    """A service with keys, of which one is revoked, and with a quota."""
+    """Record a service with keys, of which one is revoked, and with a quota."""
     (key, pair), (old, revoked) = api_keys.create_key("clinic"), api_keys.create_key("old")
     guards = {"API_KEYS": f"{pair},{revoked}:revoked", "QUOTA": "1/day"}
     with running(GUNICORN, folder, **guards) as service:
@@ -172,7 +172,7 @@ def _locked(folder: Path, kept: Kept) -> None:
 
 
 def _stopping(folder: Path, kept: Kept) -> None:
-    """A service that is being stopped, while it still accepts requests."""
+    """Record a service that is stopping and still accepts requests."""
     with running(GUNICORN, folder, DRAIN_S="3") as service:
         os.killpg(service.process.pid, signal.SIGTERM)
         until(lambda: service.call("GET", "/ready/").json()["state"] == "draining")
@@ -181,7 +181,7 @@ def _stopping(folder: Path, kept: Kept) -> None:
 
 
 def _broken(folder: Path, kept: Kept, predict_url: str) -> None:
-    """A service that has lost its model, its disk, its card; and whoever watches one."""
+    """Record a service that has lost its model, disk or card, and a health function."""
     model, data = folder / "lost-model", folder / "lost-data"
     model.mkdir()
     shutil.copy(WEIGHTS / "model.json", model)
@@ -199,7 +199,7 @@ def _broken(folder: Path, kept: Kept, predict_url: str) -> None:
 
 
 def _tight(folder: Path, kept: Kept) -> None:
-    """A service with little of everything: memory, time, places in its queue."""
+    """Record a service with little memory, time and queue."""
     little = {"BODY_TIMEOUT_S": "2", "MAX_WAITING": "0", "JOB_TTL_S": "1", "MAX_JOBS": "1"}
     with running(GUNICORN, folder, DATA_DIR=str(folder / "tight"), **little) as service:
         job = service.call("POST", ROUTE, plain(8000, 6000)).json()
@@ -239,7 +239,7 @@ def _received(sender: socket.socket) -> Answer:
 
 
 def small() -> bytes:
-    """Return the example photo, so small that its map is a short text."""
+    """Return a small copy of the example photo, so that its map is a short text."""
     file = BytesIO()
     Image.open(BytesIO(PHOTO)).resize((24, 21)).save(file, "PNG")
     return file.getvalue()
@@ -252,7 +252,7 @@ def plain(width: int, height: int) -> bytes:
 
 
 def blank(width: int, height: int, interlaced: int = 1, rows: bytes = b"") -> bytes:
-    """Return a PNG; without *rows* there is only what says its size."""
+    """Return a PNG; without *rows* it has only a header."""
     size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced)
     chunks = {b"IHDR": size, b"IDAT": zlib.compress(rows, 1)}
     return png.SIGNATURE + b"".join(png.chunk(kind, content) for kind, content in chunks.items())

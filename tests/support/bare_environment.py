@@ -1,4 +1,4 @@
-"""An environment that holds a Python and pip alone, and what a platform starts in it."""
+"""An environment with only Python and pip, and what a platform starts in it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from infra.checks.given import instructions
 from support.lambda_runtime_api import unpack
 from support.service import ROOT, Service, end
 
-# pip's own settings, and certificates: how this machine reaches the registry, whatever it is.
+# pip's own settings and certificates, with which this machine reaches the registry.
 NETWORK = re.compile(r"PIP_.*|SSL_CERT_.*|(https?|no)_proxy", re.IGNORECASE)
 HIDE = 'mount -t tmpfs none "$0" && exec "$@"'
 
 
 class Bare:
-    """A fresh clone and a fresh environment of *interpreter* in *folder*, made unless it is there.
+    """A fresh clone and environment of *interpreter* in *folder*, created unless they exist.
 
-    Without *cloned* the clone is an empty folder too.
+    Without *cloned* the clone is an empty folder.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Bare:
         (folder / "tmp").mkdir()
 
     def variables(self, template: Mapping[str, str]) -> dict[str, str]:
-        """Return those of the template, and what any platform has: PATH, HOME and TMPDIR."""
+        """Return the template's variables, and those of any platform: PATH, HOME and TMPDIR."""
         return {
             "PATH": f"{self.venv}/bin:/usr/bin:/bin",
             "HOME": str(self.folder / "home"),
@@ -56,7 +56,7 @@ class Bare:
         }
 
     def run(self, command: str, template: Mapping[str, str], cwd: Path | None = None) -> str:
-        """Run a build command as it is written; pip may reach the registry and its cache."""
+        """Run a build command as written; pip may use the registry and its cache."""
         made = subprocess.run(
             [*hidden(), "sh", "-c", command],
             cwd=cwd or self.clone,
@@ -69,7 +69,7 @@ class Bare:
         return made.stdout
 
     def unpack(self, archives: Path, name: str, root: Path) -> Path:
-        """Lay a function of Lambda out below *root*, with the runtime client for this Python."""
+        """Unpack a function of Lambda below *root*, with the runtime client for this Python."""
         client = f"awslambdaric=={version('awslambdaric')}"
         self.run(f"python -m pip install --quiet --target {root}/client {client}", {})
         return unpack(archives, name, root)
@@ -82,7 +82,7 @@ class Bare:
     def start(
         self, command: str, template: Mapping[str, str], cwd: Path | None = None
     ) -> Iterator[Service]:
-        """Run a start command as it is written, with PORT; wait until it listens; end it."""
+        """Run a start command as written, with PORT; wait until it listens; end it."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -105,7 +105,7 @@ class Bare:
 def first_answer(service: Service, body: bytes | None, wait_s: float = 60) -> tuple[int, float]:
     """Ask for a prediction until the service listens; return its status, and seconds since now.
 
-    Without a *body* ask for the report that health has.
+    Without a *body* ask for the report of the health function.
     """
     method, path = ("POST", "/predict/") if body else ("GET", "/memory/")
     began = time.monotonic()
@@ -120,7 +120,7 @@ def first_answer(service: Service, body: bytes | None, wait_s: float = 60) -> tu
 
 
 def blueprint(path: str, kind: str = "web") -> tuple[dict[str, Any], dict[str, str]]:
-    """Return a service of a Render Blueprint, and its variables that have a value there."""
+    """Return a service of a Render Blueprint, and its variables with a value."""
     document = yaml.safe_load((ROOT / path).read_text())
     (service,) = [each for each in document["services"] if each["type"] == kind]
     given = {item["key"]: item["value"] for item in service["envVars"] if "value" in item}
@@ -141,7 +141,7 @@ def image_command(folder: Path) -> tuple[str, dict[str, str]]:
 
 
 def hidden() -> list[str]:
-    """Return what hides this repository from a command, environments too, where it is allowed."""
+    """Return what hides this repository and its environments from a command, where allowed."""
     roots = ["--mount"] if os.geteuid() == 0 else ["--mount", "--map-root-user"]
     hide = ["unshare", *roots, "sh", "-c", HIDE, str(ROOT)]
     if shutil.which("unshare") is None:
@@ -150,7 +150,7 @@ def hidden() -> list[str]:
 
 
 def clone(folder: Path) -> None:
-    """Copy into *folder* the files that git knows, and those that it does not ignore."""
+    """Copy into *folder* the tracked files and the untracked files that git does not ignore."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, names.split("\0")):

@@ -1,4 +1,4 @@
-"""A real Valkey for the tests, which can be killed, frozen and started again; and real workers."""
+"""A real Valkey that can be killed, frozen and restarted; and real workers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORKER = (
 
 
 class Broker:
-    """A server on a port of loopback that keeps what it was told in *folder*."""
+    """A server on a loopback port with its data in *folder*."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         with socket.socket() as free:
@@ -84,9 +84,9 @@ def worker(
     anew: bool = False,
     **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker that is soon given up for dead, and wait until it is ready.
+    """Run a worker with a short lease, and wait until it is ready.
 
-    With *anew* it takes its own place, as `macule worker` does, and may never be ready.
+    With *anew* it replaces itself, as `macule worker` does, and may never be ready.
     """
     log = server.folder / f"worker-{time.monotonic_ns()}.log"
     with log.open("wb") as output:

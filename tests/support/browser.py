@@ -1,4 +1,4 @@
-"""A real browser for the tests: Debian's Chromium, and what a visitor of the page sees."""
+"""A real browser for the tests: Debian's Chromium, and a visitor of the page."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ QUIET = (
     "--disable-component-update --disable-sync"
 )
 FAKE_CAMERA = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
-# What a browser says of any answer of 400 and above, wished for or not.
+# What a browser logs for any answer of 400 and above, expected or not.
 FAILED = "Failed to load resource"
-# WCAG 2.0 to 2.2, A and AA, and what axe holds to be good besides.
+# WCAG 2.0 to 2.2, A and AA, and axe's best practices.
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-# Playwright does not show the bytes of a Blob that is sent; the page's own call does.
+# Playwright does not show the bytes of a sent Blob; the page's own call does.
 KEEP_SENT = """
 const send = XMLHttpRequest.prototype.send;
 XMLHttpRequest.prototype.send = function (body) {
@@ -44,7 +44,7 @@ READ_SENT = """
 
 @contextmanager
 def launched(kind: BrowserType | None = None, arguments: str = FAKE_CAMERA) -> Iterator[Browser]:
-    """Run Chromium; *kind* is that of a browser which runs already, as Playwright starts once."""
+    """Run Chromium; *kind* belongs to a running Playwright, which can start only once."""
     options = {
         "executable_path": need("chromium", "chromium", "google-chrome"),
         "args": [*QUIET.split(), *arguments.split()],
@@ -58,7 +58,7 @@ def launched(kind: BrowserType | None = None, arguments: str = FAKE_CAMERA) -> I
 
 
 def faults(page: Page) -> list[str]:
-    """Return what axe finds wrong with the page as it is."""
+    """Return axe's findings on the page in its present state."""
     options = {"runOnly": RULES, "resultTypes": ["violations"]}
     found = Axe().run(page, options=options).response["violations"]
     return [f"{fault['id']}: {[node['html'][:100] for node in fault['nodes']]}" for fault in found]
@@ -69,32 +69,32 @@ def too_wide(page: Page) -> bool:
 
 
 def most_like(language: str = "en", label: str = "nevus") -> str:
-    """Return what the page says of a photo that is classified as *label*."""
+    """Return the page's text for a photo that is classified as *label*."""
     name = CARD["names"][language][CARD["labels"].index(label)]
     return f"{WORDS[language]['classified']}\n{name}"
 
 
 class Visit:
-    """One visitor: a page, what its console said, and what it asked for."""
+    """A visitor: a page, its console messages and its requests."""
 
     def __init__(self, page: Page, origin: str) -> None:
         self.page, self.origin = page, origin
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.asked: list[str] = []
-        page.on("console", self._hear)
-        page.on("pageerror", lambda error: self.said.append(f"uncaught: {error}"))
-        page.on("request", self._see)
+        page.on("console", self._record_message)
+        page.on("pageerror", lambda error: self.messages.append(f"uncaught: {error}"))
+        page.on("request", self._record_request)
 
-    def _hear(self, message: ConsoleMessage) -> None:
+    def _record_message(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.said.append(message.text)
+            self.messages.append(message.text)
 
-    def _see(self, request: Request) -> None:
+    def _record_request(self, request: Request) -> None:
         if not request.url.startswith(("data:", "blob:")):
             self.asked.append(request.url)
 
     def sent(self) -> bytes:
-        """Return the body that was sent last."""
+        """Return the last request body."""
         return b64decode(self.page.evaluate(READ_SENT))
 
     def choose(self, *files: tuple[str, str, bytes]) -> None:
@@ -108,12 +108,12 @@ class Visit:
         self.page.click("#analyse")
 
     def verdict(self) -> str:
-        """Wait for the answer and return what it says first."""
+        """Wait for the result and return its heading."""
         self.page.wait_for_selector("#verdict:visible")
         return self.page.inner_text("#verdict")
 
     def problem(self) -> str:
-        """Wait for a failure and return what is said of it."""
+        """Wait for a failure and return its text."""
         self.page.wait_for_selector("#problem-head:visible")
         return self.page.inner_text(".in-problem")
 
@@ -122,10 +122,10 @@ class Visit:
 def visiting(
     browser: Browser, url: str, *, path: str = "", failures: bool = False, **context: Any
 ) -> Iterator[Visit]:
-    """Open a page of the service at *url*; its console was silent, and it asked nobody else.
+    """Open a page of *url*; its console must stay empty, and it must request nothing elsewhere.
 
     Args:
-      path: where the page is below *url*.
+      path: path of the page below *url*.
       failures: whether answers of 400 and above are part of the test.
     """
     with browser.new_context(**{"locale": "en-GB", **context}) as visitor:
@@ -136,7 +136,7 @@ def visiting(
         visit = Visit(page, url)
         page.goto(url + path)
         yield visit
-        said = [text for text in visit.said if not (failures and text.startswith(FAILED))]
+        messages = [text for text in visit.messages if not (failures and text.startswith(FAILED))]
         elsewhere = [asked for asked in visit.asked if not asked.startswith(url)]
 
-        assert (said, elsewhere) == ([], [])
+        assert (messages, elsewhere) == ([], [])

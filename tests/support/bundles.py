@@ -1,4 +1,4 @@
-"""Bundles for the tests, made for the Python and machine that run them: there is no other here."""
+"""Bundles for the tests, built for the Python and machine that run them."""
 
 import platform
 import subprocess
@@ -11,7 +11,7 @@ HERE = "arm64" if platform.machine() == "aarch64" else platform.machine()
 
 
 def bundle(out: Path, *platforms: str) -> str:
-    """Make bundles below *out*; return what was said of them."""
+    """Build bundles below *out*; return the output."""
     command = [sys.executable, "-m", "infra.bundle", *platforms]
     command += ["--out", str(out), "--python", sys.executable, "--machine", HERE]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout

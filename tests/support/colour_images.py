@@ -1,4 +1,4 @@
-"""Pictures in other colour spaces than sRGB, as phones, cameras and editors save them."""
+"""Images in colour spaces other than sRGB, as phones, cameras and editors save them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def into(picture: Image.Image, profile: bytes) -> Image.Image:
 
 
 def delta_e(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the mean distance in CIELAB (CIE 1976) of two pictures: shape (h, w, 3), uint8."""
+    """Return the mean distance of two images in CIELAB (CIE 1976): shape (h, w, 3), uint8."""
     to_lab = ImageCms.buildTransform(SRGB, ImageCms.createProfile("LAB"), "RGB", "LAB")
     lab = []
     for pixels in (one, other):

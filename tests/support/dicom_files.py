@@ -1,4 +1,4 @@
-"""DICOM files as a clinic's camera writes them, with a name that nobody may read."""
+"""DICOM files as a clinic's camera writes them, with a patient's name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def dicom(
     kind: str = DermoscopicPhotographyImageStorage,
     **elements: object,
 ) -> bytes:
-    """Write a file of one picture of 640 x 480: of *pixels*, or a drawn photo."""
+    """Write a file with one picture of 640 x 480: *pixels*, or a drawn photo."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = coding

@@ -1,4 +1,4 @@
-"""The commands that the documentation prints, as they are printed."""
+"""The commands in the documentation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Block(NamedTuple):
-    """Commands; `section` has them, `label` is the bold text right before them."""
+    """Commands; `section` contains them, `label` is the bold text right before them."""
 
     page: str
     section: str
@@ -41,7 +41,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def commands(page: str, section: str, label: str) -> str:
-    """Return the one block of docs/*page* that stands in *section* behind **label**."""
+    """Return the one block of docs/*page* in *section* after **label**."""
     (found,) = [
         block.text
         for block in blocks(f"docs/{page}")

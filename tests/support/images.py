@@ -1,4 +1,4 @@
-"""Images drawn for the tests: seeded, so that every run sees the same."""
+"""Images drawn for the tests, with a seed, so that every run sees the same."""
 
 from __future__ import annotations
 

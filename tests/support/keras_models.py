@@ -1,4 +1,4 @@
-"""Small models as users bring them, with weights and statistics that make their answers differ."""
+"""Small models like those of users, with weights that make their answers differ."""
 
 import json
 import warnings
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 SIDE_PX = 32
-# TensorFlow leaves weights of under 1,024 numbers as they are.
+# TensorFlow does not quantize weights of under 1,024 numbers.
 WIDE = 32
 
 
 class Kind(NamedTuple):
-    """A model of the zoo: how it is written, and what is true of it."""
+    """A kind of model: how it is written, and its facts."""
 
     write: Callable[[Path], Path]
     kind: str
@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 
 
 def three() -> Any:
-    """Keras 3."""
+    """Return Keras 3."""
     import keras
 
     keras.utils.set_random_seed(4)
@@ -37,15 +37,15 @@ def three() -> Any:
 
 
 def two() -> Any:
-    """Keras 2, as tf-keras carries it on."""
+    """Return Keras 2, which tf-keras continues."""
     import tf_keras
 
     tf_keras.utils.set_random_seed(4)
     return tf_keras
 
 
-def lively(model: Any, low: float = -1, high: float = 1) -> Any:
-    """Give every layer weights whose signal neither dies nor explodes, and lived-in statistics."""
+def randomize(model: Any, low: float = -1, high: float = 1) -> Any:
+    """Set weights whose signal neither vanishes nor explodes, and realistic statistics."""
     random = np.random.default_rng(9)
     for layer in each(model):
         arrays = []
@@ -70,7 +70,7 @@ def lively(model: Any, low: float = -1, high: float = 1) -> Any:
 
 
 def statistics(model: Any, low: float, high: float, random: np.random.Generator) -> None:
-    """Let the BatchNormalization layers see random images, as training does."""
+    """Update the BatchNormalization layers with random images, as training does."""
     norms = [layer for layer in each(model) if type(layer).__name__ == "BatchNormalization"]
     if not norms:
         return
@@ -86,7 +86,7 @@ def statistics(model: Any, low: float, high: float, random: np.random.Generator)
 
 
 def each(model: Any) -> list[Any]:
-    """All layers, those of nested models too."""
+    """Yield all layers, including those of nested models."""
     found = [model]
     for layer in getattr(model, "layers", ()):
         found += each(layer)
@@ -108,7 +108,7 @@ def plain(
 ) -> Any:
     """The trunk with a head."""
     inputs = k.Input(shape)
-    return lively(k.Model(inputs, head(k, trunk(k, inputs, channels))))
+    return randomize(k.Model(inputs, head(k, trunk(k, inputs, channels))))
 
 
 def average(k: Any, x: Any) -> Any:
@@ -169,25 +169,25 @@ def convolved(k: Any, x: Any) -> Any:
 
 
 def attentive(k: Any, x: Any) -> Any:
-    """A head that weighs places, which has no closed form here."""
+    """A head that weights places, which has no closed form here."""
     weights = k.layers.Softmax(axis=1)(k.layers.Reshape((64, 1))(k.layers.Conv2D(1, 1)(x)))
     x = k.layers.Dot(axes=1)([weights, k.layers.Reshape((64, 12))(x)])
     return k.layers.Dense(4, "softmax")(k.layers.Reshape((12,))(x))
 
 
 def nested(k: Any, body: Any = None) -> Any:
-    """MobileNetV2, or *body*, nested in a Sequential, with augmentation and scaling before it."""
+    """MobileNetV2, or *body*, nested in a Sequential, after augmentation and scaling."""
     body = body or k.applications.MobileNetV2((64, 64, 3), 0.35, include_top=False, weights=None)
     first = [k.layers.RandomFlip("horizontal"), k.layers.RandomRotation(0.1)]
     scaling = k.layers.Rescaling(1 / 127.5, -1)
     last = [k.layers.GlobalAveragePooling2D(), k.layers.Dropout(0.2)]
     model = k.Sequential([k.Input(body.input_shape[1:]), *first, scaling, body, *last])
     model.add(k.layers.Dense(4, "softmax"))
-    return lively(model, 0, 255)
+    return randomize(model, 0, 255)
 
 
 def small(k: Any) -> Any:
-    """The trunk as a model of its own, named as MobileNetV2 is."""
+    """The trunk as a model of its own, with MobileNetV2's name."""
     inputs = k.Input((SIDE_PX, SIDE_PX, 3))
     return k.Model(inputs, trunk(k, inputs), name="mobilenetv2_1.00_32")
 
@@ -196,28 +196,28 @@ def efficient(k: Any) -> Any:
     """EfficientNetB0 with its own scaling, and a head of logits."""
     body = k.applications.EfficientNetB0(False, None, input_shape=(64, 64, 3))
     x = k.layers.GlobalAveragePooling2D()(body.output)
-    return lively(k.Model(body.input, k.layers.Dense(4)(x)), 0, 255)
+    return randomize(k.Model(body.input, k.layers.Dense(4)(x)), 0, 255)
 
 
 def residual(k: Any) -> Any:
-    """A nested model named as ResNet50 behind arithmetic on the input: RGB to BGR, minus a mean."""
+    """A nested model named ResNet50 after arithmetic on the input: RGB to BGR, minus a mean."""
     inputs = k.Input((SIDE_PX, SIDE_PX, 3))
     x = k.applications.resnet50.preprocess_input(inputs)
-    door = k.Input((SIDE_PX, SIDE_PX, 3))
-    body = k.Model(door, trunk(k, door), name="resnet50")
-    return lively(k.Model(inputs, average(k, body(x))), 0, 255)
+    body_input = k.Input((SIDE_PX, SIDE_PX, 3))
+    body = k.Model(body_input, trunk(k, body_input), name="resnet50")
+    return randomize(k.Model(inputs, average(k, body(x))), 0, 255)
 
 
 def arithmetic(k: Any) -> Any:
-    """The trunk behind x / 127.5 - 1 written as arithmetic."""
+    """The trunk after x / 127.5 - 1 written as arithmetic."""
     inputs = k.Input((SIDE_PX, SIDE_PX, 3))
-    return lively(k.Model(inputs, average(k, trunk(k, inputs / 127.5 - 1.0))), 0, 255)
+    return randomize(k.Model(inputs, average(k, trunk(k, inputs / 127.5 - 1.0))), 0, 255)
 
 
 def third(k: Any) -> Any:
-    """MobileNetV3Small with its top, whose head is of convolutions."""
+    """MobileNetV3Small with its top, a head of convolutions."""
     model = k.applications.MobileNetV3Small((64, 64, 3), 0.75, weights=None, classes=4)
-    return lively(model, 0, 255)
+    return randomize(model, 0, 255)
 
 
 def resized(k: Any) -> Any:
@@ -227,7 +227,7 @@ def resized(k: Any) -> Any:
     x = k.layers.Rescaling(1 / 255)(x)
     scaling = {"mean": [0.485, 0.456, 0.406], "variance": [0.0524, 0.0502, 0.0506]}
     x = k.layers.Normalization(**scaling)(x)
-    return lively(k.Model(inputs, average(k, trunk(k, x))), 0, 255)
+    return randomize(k.Model(inputs, average(k, trunk(k, x))), 0, 255)
 
 
 def mixed(k: Any) -> Any:
@@ -240,10 +240,10 @@ def mixed(k: Any) -> Any:
 
 
 def underscored(k: Any) -> Any:
-    """A layer whose name TensorFlow takes at no graph's root."""
+    """A layer whose name TensorFlow does not allow at a graph's root."""
     layers = [k.layers.Conv2D(8, 3, 2, activation="relu", name="_first")]
     layers += [k.layers.GlobalAveragePooling2D(), k.layers.Dense(4, "softmax", name="_last")]
-    return lively(k.Sequential([k.Input((SIDE_PX, SIDE_PX, 3)), *layers], name="_whole"))
+    return randomize(k.Sequential([k.Input((SIDE_PX, SIDE_PX, 3)), *layers], name="_whole"))
 
 
 def informed(k: Any) -> Any:
@@ -252,22 +252,22 @@ def informed(k: Any) -> Any:
     age, sex = k.Input((1,), name="age"), k.Input((2,), name="sex")
     x = k.layers.GlobalAveragePooling2D()(trunk(k, image))
     x = k.layers.Concatenate()([x, k.layers.Dense(5, "relu")(age), sex])
-    return lively(k.Model([image, age, sex], k.layers.Dense(4, "softmax")(x)))
+    return randomize(k.Model([image, age, sex], k.layers.Dense(4, "softmax")(x)))
 
 
 def teachable(k: Any) -> Any:
-    """A Sequential of two Sequentials over MobileNetV2, named as Teachable Machine names them."""
+    """A Sequential of two Sequentials over MobileNetV2, with Teachable Machine's names."""
     body = k.applications.MobileNetV2((96, 96, 3), 0.35, include_top=False, weights=None)
     pool = k.layers.GlobalAveragePooling2D(name="global_average_pooling2d_GlobalAveragePooling2D1")
     features = k.Sequential([k.Model(body.input, body.output, name="model1"), pool])
     dense = k.layers.Dense(20, "relu", name="dense_Dense1")
     last = k.layers.Dense(4, "softmax", use_bias=False, name="dense_Dense2")
     head = k.Sequential([k.Input((1280,)), dense, last], name="sequential_3")
-    return lively(k.Sequential([features, head], name="sequential_4"))
+    return randomize(k.Sequential([features, head], name="sequential_4"))
 
 
 def aged(path: Path, version: str) -> Path:
-    """Rewrite an `.h5` as Keras 2.4 and TensorFlow.js left it: `groups` in depthwise layers."""
+    """Rewrite an `.h5` as Keras 2.4 and TensorFlow.js wrote it: `groups` in depthwise layers."""
 
     def visit(part: Any) -> None:
         if isinstance(part, list):
@@ -297,8 +297,8 @@ def saved(make: Callable[[], Any], suffix: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         path = folder / f"model{suffix}"
         model = make()
-        remember(model, folder)
-        # Keras advises against `.h5`, which is what is wanted here
+        store_answers(model, folder)
+        # Keras advises against `.h5`, which is needed here
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             model.save(path, **({} if suffix else {"save_format": "tf"}))
@@ -312,15 +312,15 @@ def served(make: Callable[[], Any]) -> Callable[[Path], Path]:
 
     def write(folder: Path) -> Path:
         model = make()
-        remember(model, folder)
+        store_answers(model, folder)
         model.export(str(folder / "model"), verbose=False)
         return folder / "model"
 
     return write
 
 
-def remember(model: Any, folder: Path) -> None:
-    """Keep what the model itself answers, before it is saved."""
+def store_answers(model: Any, folder: Path) -> None:
+    """Store the model's own answers before it is saved."""
     shape = [SIDE_PX * 2 if size is None else size for size in model.inputs[0].shape[1:]]
     random = np.random.default_rng(6)
     images = random.uniform(-1, 1, (4, *shape)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Lambda's Runtime API on loopback: hands a function events, takes its answers."""
+"""Lambda's Runtime API on loopback: it sends events to a function and receives its answers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from typing import Any
 import awslambdaric
 
 VERSION = "/2018-06-01/runtime"
-# What the client needs beside it.
+# What the client also needs.
 CLIENT = ("awslambdaric", "runtime_client*.so", "simplejson", "snapshot_restore_py.py")
 PLACES = ("task", "opt/python", "client")  # where modules are found
 ARN = "arn:aws:lambda:eu-west-1:123456789012:function:macule"
 
 
 class Lambda:
-    """A running function: what it is asked, and what it answered."""
+    """A running function: its events and its answers."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes]
@@ -36,21 +36,21 @@ class Lambda:
         self.snapshot, self.resume = threading.Event(), threading.Event()
 
     def invoke(self, event: Mapping[str, Any], wait_s: float = 30) -> dict[str, Any]:
-        """Hand the function an event; return its answer."""
+        """Send an event to the function; return its answer."""
         self.events.put(json.dumps(event).encode())
         return self._posted("response", wait_s)
 
     def fail(self, event: Any, wait_s: float = 30) -> dict[str, Any]:
-        """Hand the function an event; return the error that it ends in."""
+        """Send an event to the function; return the error that it raises."""
         self.events.put(json.dumps(event).encode())
         return self._posted("error", wait_s)
 
     def error(self, wait_s: float = 30) -> dict[str, Any]:
-        """Return the error that the function ends in without an event."""
+        """Return the error with which the function ends before an event."""
         return self._posted("error", wait_s)
 
     def restore(self, wait_s: float = 30) -> None:
-        """Go on as a copy of the snapshot, once the function is ready to be copied."""
+        """Continue as a copy of the snapshot, once the function is ready for it."""
         assert self.snapshot.wait(wait_s)
         self.resume.set()
 
@@ -106,7 +106,7 @@ def _handler(function: Lambda) -> type[BaseHTTPRequestHandler]:
 
 
 def unpack(archives: Path, name: str, root: Path) -> Path:
-    """Lay a function's zips out below *root* as Lambda does, and the client that its image brings.
+    """Unpack a function's zips below *root* as Lambda does, with the client of Lambda's image.
 
     Only predict has the layer.
     """
@@ -114,7 +114,7 @@ def unpack(archives: Path, name: str, root: Path) -> Path:
     for archive, place in zip([f"{name}.zip", *layers], ("task", "opt"), strict=False):
         with zipfile.ZipFile(archives / archive) as opened:
             opened.extractall(root / place)
-    if (root / "client").is_dir():  # that of another Python
+    if (root / "client").is_dir():  # of another Python
         return root
     (root / "client").mkdir()
     for pattern in CLIENT:
@@ -124,7 +124,7 @@ def unpack(archives: Path, name: str, root: Path) -> Path:
 
 
 class Server(ThreadingHTTPServer):
-    """A server that a killed client does not upset."""
+    """A server that ignores killed clients."""
 
     daemon_threads = True
 
@@ -142,15 +142,15 @@ def running(
     command: Sequence[str] = (sys.executable,),
     **variables: str,
 ) -> Iterator[Lambda]:
-    """Start the runtime client on a stub of the Runtime API, in an unpacked *root*; end both.
+    """Start the runtime client with this Runtime API in an unpacked *root*; end both.
 
-    Nothing else of this environment is seen. *within* runs in the new process first: it may join a
+    It sees nothing else of this environment. *within* runs in the new process first: it may join a
     cgroup. With AWS_LAMBDA_INITIALIZATION_TYPE=snap-start the function waits for `restore`.
     """
     function = Lambda()
     api = Server(("127.0.0.1", 0), _handler(function))
     threading.Thread(target=api.serve_forever, daemon=True).start()
-    told = {
+    environment = {
         "PATH": os.environ["PATH"],
         "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{api.server_port}",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb),
@@ -162,7 +162,7 @@ def running(
         function.process = subprocess.Popen(
             [*command, "-S", "-m", "awslambdaric", "main.handler"],
             cwd=root / "task",
-            env=told,
+            env=environment,
             stdout=output,
             stderr=output,
             preexec_fn=within,

@@ -1,4 +1,4 @@
-"""Clients who go on while a service is stopped, reloaded and killed, and count what they see."""
+"""Clients that continue while a service is stopped, reloaded and killed, and count results."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from support.service import ROOT, Service
 
 SERVE = [str(ROOT / ".venv/bin/python"), "-m", "infra.serve"]
 TRIES = 20
-LATE_S = 0.3  # that a balancer takes to notice; Kubernetes may take seconds
+LATE_S = 0.3  # until a load balancer notices; Kubernetes may take seconds
 
 
 class Crowd:
-    """Clients who send photos, one after the other, each on one connection as long as it is kept.
+    """Clients that send photos in turn, each on one connection as long as it is kept.
 
-    `counts`: `ok`; `busy`, 503s with Retry-After; `retried`, requests that were refused so and then
-    answered; `refused`, connections that were refused, tried again after a moment; anything else
-    is a failure, by its name. `came` has when each request that was answered began and ended.
+    `counts`: `ok`; `busy`, 503s with Retry-After; `retried`, requests that were answered after such
+    a 503; `refused`, refused connections, which are retried after a moment; anything else is a
+    failure, by its name. `came` has the start and end of each answered request.
 
     Args:
-      port: where a client is to connect to now.
+      port: returns the port to connect to now.
     """
 
     def __init__(self, port: Callable[[], int], photos: Sequence[bytes], clients: int = 8) -> None:
@@ -41,8 +41,8 @@ class Crowd:
         self._threads = [threading.Thread(target=self._one, args=(n,)) for n in range(clients)]
 
     @contextmanager
-    def about(self) -> Iterator[None]:
-        """Go on while the block runs."""
+    def running(self) -> Iterator[None]:
+        """Run the clients during the block."""
         for thread in self._threads:
             thread.start()
         try:
@@ -53,12 +53,12 @@ class Crowd:
                 thread.join()
 
     def failures(self) -> dict[str, int]:
-        """Return what was neither an answer nor an honest refusal."""
+        """Return what was neither an answer nor a valid refusal."""
         known = ("ok", "busy", "retried", "refused")
         return {name: count for name, count in self.counts.items() if name not in known}
 
     def back_after(self, moment: float, wait_s: float = 30.0) -> float:
-        """Wait for an answer to a request that began after *moment*; return when it came."""
+        """Wait for an answer to a request that started after *moment*; return its time."""
         while time.monotonic() < moment + wait_s:
             ends = [ended for began, ended in list(self.came) if began > moment]
             if ends:
@@ -112,19 +112,19 @@ class Crowd:
 
 
 def children(pid: int) -> set[int]:
-    """Return the pids of a process's children; none where it has ended."""
+    """Return the pids of a process's children; none if it has ended."""
     with suppress(psutil.Error):
         return {child.pid for child in psutil.Process(pid).children()}
     return set()
 
 
 def workers(service: Service) -> set[int]:
-    """Return the pids of gunicorn's workers; its arbiter is the one child of make."""
+    """Return the pids of gunicorn's workers; its arbiter is the only child of make."""
     return {pid for arbiter in children(service.process.pid) for pid in children(arbiter)}
 
 
 def start(port: int, log: Path, listener: socket.socket | None = None) -> subprocess.Popen[bytes]:
-    """Start a service; *listener*, if given, is handed to it, as systemd does."""
+    """Start a service; *listener*, if given, is passed to it, as systemd does."""
     command = SERVE
     if listener:
         passed = f"exec 3<&{listener.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec {' '.join(SERVE)}"
@@ -161,11 +161,11 @@ def warm(port: int, wait_s: float = 30.0) -> None:
         finally:
             connection.close()
         time.sleep(0.01)
-    raise AssertionError("the service did not come up")
+    raise AssertionError("the service did not start")
 
 
 class Place:
-    """Where the service of the moment is, and how the next one takes its place."""
+    """The present address of the service, and how the next one replaces it."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -174,7 +174,7 @@ class Place:
         warm(self.port)
 
     def overlap(self) -> None:
-        """As clouds do at worst: end the one before, and then send callers to the next."""
+        """Worst case of a cloud: end the old service, and then send clients to the next."""
         port, before = free_port(), self.process
         self.process = start(port, self._log)
         warm(port)
@@ -184,7 +184,7 @@ class Place:
         before.wait(30)
 
     def same_port(self) -> None:
-        """As a plain supervisor does: end the one, then start the next at the same port."""
+        """Plain supervisor: end the old service, then start the next at the same port."""
         self.process.terminate()
         self.process.wait(30)
         self.process = start(self.port, self._log)
@@ -199,7 +199,7 @@ class Place:
 
 
 class Passed(Place):
-    """As systemd does: the socket stays with the supervisor, so callers wait in its queue."""
+    """Like systemd: the supervisor keeps the socket, so clients wait in its queue."""
 
     def __init__(self, log: Path) -> None:
         self._log = log

@@ -1,4 +1,4 @@
-"""Small HTTP servers on a free port of loopback, ended with their test."""
+"""Small HTTP servers on a free loopback port, which end with their test."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Loopback(ThreadingTCPServer):
         return f"{scheme}://127.0.0.1:{self.port}"
 
     def handle_error(self, *_: object) -> None:
-        """Clients hang up, as the tests mean them to."""
+        """Ignore clients that hang up, as the tests intend."""
 
 
 @contextmanager
 def serving(server: S, tls: ssl.SSLContext | None = None) -> Iterator[S]:
-    """Run *server* in a thread, over TLS where *tls* is given."""
+    """Run *server* in a thread, with TLS if *tls* is given."""
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

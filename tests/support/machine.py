@@ -1,4 +1,4 @@
-"""A machine of its own for the tests: systemd as process 1, in namespaces; needs root."""
+"""A machine for the tests: systemd as process 1, in namespaces; needs root."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CERTIFICATE = "/etc/letsencrypt/live/macule.example"
 
 
 class Machine:
-    """What was booted; `pid` is its process 1, as this machine numbers it."""
+    """A booted machine; `pid` is its process 1, as this machine numbers it."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
 
     def run(self, command: str) -> str:
-        """Run *command* there by a shell, as root in /opt/macule; return what it prints."""
+        """Run *command* there in a shell, as root in /opt/macule; return its output."""
         enter = ["nsenter", "--all", f"--target={self.pid}"]
         run = subprocess.run(
             [*enter, "sh", "-ec", f"cd /opt/macule\n{command}"],
@@ -46,11 +46,11 @@ class Machine:
         return run.stdout
 
     def log(self) -> str:
-        """Return what all its services wrote."""
+        """Return the output of all its services."""
         return self.run("cat /run/log")
 
     def connect(self, port: int, host: str = "127.0.0.1", source: str = "") -> socket.socket:
-        """Connect to a port there. Only the thread that connects enters that network."""
+        """Connect to a port there. Only the connecting thread enters that network."""
 
         def inside() -> socket.socket:
             with open(f"/proc/{self.pid}/ns/net") as network:
@@ -70,7 +70,7 @@ class Machine:
         host: str = "127.0.0.1",
         source: str = "",
     ) -> Answer:
-        """Send one request to a port there; by TLS to 443, whose certificate is its own."""
+        """Send one request to a port there; with TLS to 443, whose certificate is its own."""
         connection = http.client.HTTPConnection("macule.example", timeout=60)
         connection.sock = self.connect(port, host, source)
         if port == 443:
@@ -85,7 +85,7 @@ class Machine:
 
 @contextmanager
 def booted(folder: Path, install: str) -> Iterator[Machine]:
-    """Boot one with a fresh clone in /opt/macule, where *install* has run before."""
+    """Boot a machine with a fresh clone in /opt/macule, after running *install*."""
     if os.geteuid():
         pytest.skip("only root may boot a machine")
     need("systemd", "systemd-analyze")
@@ -102,13 +102,13 @@ def booted(folder: Path, install: str) -> Iterator[Machine]:
         until(lambda: _is_up(machine), 60)
         yield machine
     finally:
-        process.kill()  # and with it all that runs there
+        process.kill()  # and all its processes
         process.wait()
         until(lambda: all(map(_removed, [*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")])))
 
 
 def copy(clone: Path) -> None:
-    """Copy what git would have in a commit of the working tree."""
+    """Copy what a commit of the working tree would contain."""
     listed = subprocess.check_output(["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT)
     for name in filter(None, listed.decode().split("\0")):
         if (ROOT / name).is_file():
@@ -117,7 +117,7 @@ def copy(clone: Path) -> None:
 
 
 def _child(process: subprocess.Popen[bytes], output: Path) -> int:
-    """Wait for the child of `unshare`, which is process 1 there; return its number here."""
+    """Wait for the child of `unshare`, which is process 1 there; return its pid here."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
     def booting() -> str:
@@ -139,7 +139,7 @@ def _is_up(machine: Machine) -> bool:
 
 
 def _removed(folder: Path) -> bool:
-    """Remove a cgroup and those in it; they may be busy for a moment after their last process."""
+    """Remove a cgroup and its children; they may be busy for a moment after their last process."""
     for inner in [*sorted(folder.rglob("*/"), reverse=True), folder]:
         with suppress(OSError):
             inner.rmdir()

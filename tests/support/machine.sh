@@ -1,13 +1,13 @@
-# Boot systemd as process 1 of a machine of its own: namespaces, with the files of this one below.
-# sh machine.sh NAME CLONE: NAME is a new cgroup's, CLONE is what lies at /opt/macule there.
-# What is written to /etc, /var, /run and /tmp stays there; its loopback is its own.
-# sh machine.sh install CLONE COMMANDS: before that, what installs CLONE and needs the network.
+# Boot systemd as process 1 of a separate machine: namespaces over the files of this machine.
+# sh machine.sh NAME CLONE: NAME is the name of a new cgroup; CLONE appears as /opt/macule there.
+# Changes of /etc, /var, /run and /tmp stay inside; it has its own loopback.
+# sh machine.sh install CLONE COMMANDS: run before, to install CLONE with network access.
 set -e
 
-place() { # the folder $1 at /opt/macule, beside what is in /opt
+place() { # mount the folder $1 at /opt/macule, beside the content of /opt
   mount -t tmpfs tmpfs /mnt
   mkdir -p /mnt/opt/macule
-  for entry in /opt/*; do # folders mounted below /opt are no part of an overlay
+  for entry in /opt/*; do # an overlay would not contain folders mounted below /opt
     if [ -d "$entry" ] && [ "$entry" != /opt/macule ]; then
       mkdir "/mnt$entry"
       mount --rbind "$entry" "/mnt$entry"
@@ -33,7 +33,7 @@ case "$1 $3" in
     roots=/sys/fs/cgroup/*
   fi
   for root in $roots; do
-    mkdir "$root/$1" 2> /dev/null || continue # another name of one, or one without controllers
+    mkdir "$root/$1" 2> /dev/null || continue # a second name of a hierarchy, or one without controllers
     for file in cpuset.cpus cpuset.mems; do
       [ ! -e "$root/$1/$file" ] || cat "$root/$file" > "$root/$1/$file"
     done
@@ -70,7 +70,7 @@ else
   mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd
   mount -t cgroup2 cgroup /sys/fs/cgroup/unified
 fi
-mount --make-rshared / # as systemd does where it is on no container; credentials need it
+mount --make-rshared / # as systemd does outside a container; credentials need it
 ip link set lo up
 export container=other SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units
 exec /lib/systemd/systemd --system --unit=basic.target --log-target=console --show-status=no

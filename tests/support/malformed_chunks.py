@@ -1,4 +1,4 @@
-"""Bodies in chunks that break RFC 9112, 7.1, drawn from a seed."""
+"""Chunked bodies that violate RFC 9112, 7.1, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ HUGE = 2**20
 
 
 def bodies(seed: int, payload: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield without end what is wrong, and a body of which that is true; *payload* is its data."""
+    """Yield endless pairs of a mistake and a body with it; *payload* is its data."""
     draw = random.Random(seed)
     while True:
         for what in ("size", "huge size", "terminator", "extension", "long extension", "trailer",
@@ -58,5 +58,5 @@ def split(payload: bytes, draw: random.Random) -> list[bytes]:
 
 
 def chunk(data: bytes) -> bytes:
-    """Write one chunk as it should be."""
+    """Write one valid chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)

@@ -1,4 +1,4 @@
-"""Where models are fetched from: a web server that misbehaves on request, and real buckets."""
+"""Sources of models: a web server that misbehaves on request, and real buckets."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Web(loopback.Loopback):
 
 
 def certify(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """Make a certificate of this machine, signed by itself, and what serves with it."""
+    """Create a self-signed certificate of this machine, and a context that serves with it."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -109,19 +109,19 @@ def stall(handler: Handler, content: bytes) -> None:
 
 
 def drip(handler: Handler, content: bytes) -> None:
-    """Send a byte now and then, so that no read ever waits long."""
+    """Send a byte now and then, so that no read waits long."""
     handler.head(len(content))
     while not handler.server.over.wait(0.1):
         handler.wfile.write(b"x")
 
 
 def cut(handler: Handler, content: bytes) -> None:
-    """Hang up in the middle."""
+    """Close in the middle."""
     handler.head(len(content))
     handler.wfile.write(content[: len(content) // 2])
 
 
-def boast(handler: Handler, content: bytes) -> None:
+def announce_terabyte(handler: Handler, content: bytes) -> None:
     """Announce a terabyte."""
     handler.head(2**40)
     handler.wfile.write(content)
@@ -160,7 +160,7 @@ def running(command: list[str], port: int) -> Iterator[None]:
 
 
 def answers(port: int) -> bool:
-    """Ask for anything: a connection alone could be one with itself."""
+    """Request anything: a mere connection could be to itself."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/")
@@ -183,7 +183,7 @@ def free_port() -> int:
 def buckets() -> Iterator[dict[str, str]]:
     """Run S3 (moto) and Cloud Storage (its emulator), each with the bucket `models`.
 
-    Yields: the environment that leads to them.
+    Yields: the environment of their clients.
     """
     s3, gs = free_port(), free_port()
     emulator = f"start --host 127.0.0.1 --port {gs} --in-memory --default-bucket models"
@@ -203,7 +203,7 @@ def buckets() -> Iterator[dict[str, str]]:
 
 
 def named(folder: Path, name: str) -> str:
-    """Make a model's folder that differs in its card's name."""
+    """Create a model folder with another name in its card."""
     os.makedirs(folder)
     card = json.loads((Path(local.DEFAULT_MODEL_DIR) / model_card.FILE).read_text())
     shutil.copy(local.find(local.DEFAULT_MODEL_DIR).path, folder)

@@ -1,4 +1,4 @@
-"""Disks of a test's own: file systems of any size, in mounts that nobody else sees."""
+"""Disks for one test: file systems of any size, in private mounts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def may_mount() -> bool:
-    """May this user have mounts of its own?"""
+    """Return whether this user may create mounts."""
     words = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     try:
         return subprocess.run(words, capture_output=True, check=False).returncode == 0
@@ -22,7 +22,7 @@ mounts = pytest.mark.skipif(not may_mount(), reason="mounts of one's own need ro
 
 
 def fill(path: Path) -> None:
-    """Write *path* until its disk has no byte left."""
+    """Write *path* until its disk is full."""
     with suppress(OSError), path.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass

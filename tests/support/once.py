@@ -1,4 +1,4 @@
-"""What is made once a run, and shared by the processes that run the tests."""
+"""Results that are built once a run and shared by the processes that run the tests."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from filelock import FileLock
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """Return a folder that *make* has filled: the first process fills it, the others wait."""
     base = factory.getbasetemp()
-    # each worker of pytest-xdist has a folder of its own in that of the run
+    # each worker of pytest-xdist has its own folder in that of the run
     root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder, made = root / name, root / f"{name}.made"
     with FileLock(f"{folder}.lock"):

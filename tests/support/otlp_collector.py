@@ -1,4 +1,4 @@
-"""A real OTLP/HTTP receiver on loopback, which keeps the spans that it is sent."""
+"""A real OTLP/HTTP receiver on loopback, which stores the spans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
 
 
 class Collector(Loopback):
-    """Keeps each span it is sent; *stalls* answers nothing until `over`."""
+    """Stores each span; *stalls* answers nothing until `over`."""
 
     def __init__(self, stalls: bool) -> None:
         super().__init__(_Handler)

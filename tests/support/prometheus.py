@@ -1,4 +1,4 @@
-"""A real Prometheus for the tests, on a port of loopback; and its promtool."""
+"""A real Prometheus on a loopback port, and its promtool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Series = tuple[dict[str, str], float]
 
 
 class Prometheus:
-    """A server that scrapes and judges its rules each second."""
+    """A server that scrapes and evaluates its rules each second."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -49,7 +49,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, targets: Mapping[str, int], rules: str) -> Iterator[Prometheus]:
-    """Run a server that scrapes *targets*, jobs and their ports of loopback."""
+    """Run a server that scrapes *targets*: jobs and their loopback ports."""
     program, port = need("prometheus", "prometheus"), free_port()
     (folder / "rules.yaml").write_text(rules)
     document = {
@@ -60,7 +60,7 @@ def prometheus(folder: Path, targets: Mapping[str, int], rules: str) -> Iterator
             for job, number in targets.items()
         ],
     }
-    (folder / "prometheus.yaml").write_text(json.dumps(document))  # JSON is YAML
+    (folder / "prometheus.yaml").write_text(json.dumps(document))  # JSON is valid YAML
     command = [program, f"--config.file={folder}/prometheus.yaml"]
     command += [f"--storage.tsdb.path={folder}/tsdb", f"--web.listen-address=127.0.0.1:{port}"]
     log = folder / "prometheus.log"
@@ -77,7 +77,7 @@ def prometheus(folder: Path, targets: Mapping[str, int], rules: str) -> Iterator
 
 
 def promtool(*words: str, text: str = "") -> str:
-    """Return what promtool finds wrong, "" where it finds nothing."""
+    """Return promtool's findings, "" if there are none."""
     command = [need("prometheus", "promtool"), *words]
     run = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     return run.stdout + run.stderr if run.returncode else run.stderr

@@ -1,4 +1,4 @@
-"""Real servers for the tests: started on a free port of loopback, ended by their own pid."""
+"""Real servers on a free loopback port, ended by their own pid."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 
 T = TypeVar("T")
-# Found, not imported: each process that collects the tests would take seconds for it.
+# Found, not imported: it would take seconds in each process that collects the tests.
 needs_tensorflow = pytest.mark.skipif(
     find_spec("tensorflow") is None, reason="could not import 'tensorflow': it is not installed"
 )
 ROOT = Path(__file__).resolve().parents[2]
 GUNICORN = "make --no-print-directory serve PORT={port}"
-# With all that is installed for development, such as redis-py.
+# With all development packages, such as redis-py.
 GUNICORN_DEV = ".venv-dev/bin/python -m infra.serve"
 FRAMEWORK = (
     ".venv/bin/functions-framework --source functions/{name}/main.py --target {name} --port {port}"
 )
-# Its server reads a body where an image is decoded: one that does not come holds that place.
+# Its server reads a body in a decoding slot: one that does not arrive holds the slot.
 READS_IN_SLOTS = FRAMEWORK.replace("{name}", "predict")
 
 
-# What the tests of a service are written for, whatever limits.toml says today.
+# The settings that tests of a service assume, independent of limits.toml.
 SETTINGS = {
     "THREADS": "256",
     "GRACEFUL_TIMEOUT_S": "25",
@@ -89,7 +89,7 @@ class Service:
         return self.call("POST", f"/predict/{query}", body, headers)
 
 
-def patiently(ask: Callable[[], T], is_busy: Callable[[T], bool]) -> T:
+def retry_while_busy(ask: Callable[[], T], is_busy: Callable[[T], bool]) -> T:
     """Ask again, as clients do, while a slow machine is busy: a minute at most."""
     for _ in range(60):
         answer = ask()
@@ -104,13 +104,13 @@ def running(
     command: str | list[str],
     folder: Path,
     cwd: Path = ROOT,
-    alive: str = "/health/",
+    ready_path: str = "/health/",
     port: int = 0,
     **environment: str,
 ) -> Iterator[Service]:
-    """Start *command* with a free `{port}`, wait until *alive* answers, end it with SIGTERM.
+    """Start *command* with a free `{port}`, wait until *ready_path* answers, end it with SIGTERM.
 
-    A list's words may have spaces in them.
+    The words of a list may contain spaces.
     """
     if not port:
         with socket.socket() as free:
@@ -128,7 +128,7 @@ def running(
                 "HOST": "127.0.0.1",
                 "PORT": str(port),
                 "DATA_DIR": str(folder / "data"),  # no two tests share a queue
-                "DRAIN_S": "0",  # nobody else comes
+                "DRAIN_S": "0",  # there are no other clients
                 **environment,
             },
             stdout=output,
@@ -137,7 +137,7 @@ def running(
         )
     service = Service(process, port, log)
     try:
-        _wait(service, alive)
+        _wait(service, ready_path)
         yield service
     finally:
         end(process)
@@ -154,20 +154,21 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait(service: Service, alive: str, wait_s: float = 60) -> None:
+def _wait(service: Service, ready_path: str, wait_s: float = 60) -> None:
+    """Wait until the service answers; fail with the end of its log."""
     end = time.monotonic() + wait_s
     while time.monotonic() < end and service.process.poll() is None:
         try:
-            if service.call("GET", alive).status == 200:
+            if service.call("GET", ready_path).status == 200:
                 return
         except OSError:
             pass
         time.sleep(0.02)
-    raise AssertionError(f"the service did not come up: {service.log.read_text()[-3000:]}")
+    raise AssertionError(f"the service did not start: {service.log.read_text()[-3000:]}")
 
 
 def need(package: str, *programs: str) -> str:
-    """Find one of *programs*; without any the test fails in CI, and is skipped elsewhere."""
+    """Find one of *programs*; if there is none, fail in CI and skip elsewhere."""
     found = next(filter(None, map(shutil.which, programs)), None)
     if found:
         return found
@@ -176,10 +177,10 @@ def need(package: str, *programs: str) -> str:
 
 
 def until(happened: Callable[[], object], wait_s: float = 20) -> None:
-    """Wait until *happened* says so; fail where that takes longer than *wait_s*."""
+    """Wait until *happened* returns true; fail after *wait_s*."""
     end = time.monotonic() + wait_s
     while not happened():
-        assert time.monotonic() < end, "it did not come to pass"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.01)
 
 

@@ -16,7 +16,7 @@ LABELS = ["a", "b", "c"]
 def content(outlier: float = 1.0) -> bytes:
     """Stem, depthwise and pointwise convolution, residual, ReLU6; pooling and Dense.
 
-    *outlier* widens one channel between the last two convolutions, and its reader undoes it.
+    *outlier* widens one channel between the last two convolutions, and the next layer undoes it.
     """
     keras = pytest.importorskip("keras")
     from macule.convert import export
@@ -43,7 +43,7 @@ def content(outlier: float = 1.0) -> bytes:
 
 
 def widen(made: Any, read: Any, factor: float) -> None:
-    """Make one channel *factor* times as large, and nothing of it be seen after."""
+    """Make one channel *factor* times as large, without changing the output."""
     kernel, bias = made.get_weights()
     kernel[..., 0], bias[0] = kernel[..., 0] * factor, bias[0] * factor
     made.set_weights([kernel, bias])
@@ -54,7 +54,7 @@ def widen(made: Any, read: Any, factor: float) -> None:
 
 @cache
 def pixels(count: int = 40, seed: int = 1) -> NDArray[np.uint8]:
-    """Seeded images of blobs on skin-coloured ground."""
+    """Return seeded images of blobs on skin colour."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:SIDE_PX, :SIDE_PX]
     drawn = np.empty((count, SIDE_PX, SIDE_PX, 3))

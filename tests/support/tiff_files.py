@@ -1,4 +1,4 @@
-"""TIFF files that Pillow would not write: strips, tiles and compression as a test wants them."""
+"""TIFF files that Pillow would not write: any strips, tiles and compression."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PHOTOMETRIC, RGB, YCBCR = 262, 2, 6
 
 
 def in_strips(width: int, height: int, strips: Sequence[bytes], compression: int) -> bytes:
-    """Write an RGB image as strips; those of JPEG are files of their own, 4:4:4."""
+    """Write an RGB image as strips; those of JPEG are complete files, 4:4:4."""
     rows = -(-height // len(strips))
     colours = YCBCR if compression == JPEG else RGB
     tags = {COMPRESSION: [compression], PHOTOMETRIC: [colours], STRIP_ROWS: [rows]}

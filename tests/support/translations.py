@@ -1,8 +1,8 @@
-"""What a translation must leave as it is: headings, code, links and figures."""
+"""What a translation must keep: headings, code, links and figures."""
 
 import re
 
-# What a translation leaves as it is.
+# What a translation keeps.
 KEPT = {
     "headings": r"^#+(?= )",
     "code": r"^```.*?^```",
@@ -15,11 +15,11 @@ KEPT = {
 
 
 def kept(text: str, kind: str) -> list[str]:
-    """Find what of one kind a README holds; code is looked into as a whole alone."""
+    """Return all items of one kind in a README; code is compared as a whole."""
     if kind != "code":
         text = re.sub(KEPT["code"], "", text, flags=re.MULTILINE | re.DOTALL)
-        text = text.replace("README.vi.md", "README.md")  # each links to the other
+        text = text.replace("README.vi.md", "README.md")  # each page links to the other
     found = re.findall(KEPT[kind], text, re.MULTILINE | re.DOTALL)
     if kind in ("code", "headings"):
         return found
-    return sorted(" ".join(part.split()) for part in found)  # a sentence may be turned round
+    return sorted(" ".join(part.split()) for part in found)  # the order in a sentence may differ

@@ -1,4 +1,4 @@
-"""Other services of loopback that behave badly, each under a path of its own."""
+"""Misbehaving services on loopback, each under its own path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REPORT = {"status": "ok", "band": "idle", "model_loaded": False, "memory": {"per
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
-class Peer(Loopback):
+class Upstream(Loopback):
     """Answers by the first part of the path; `asked` has the request lines."""
 
     def __init__(self) -> None:
@@ -22,16 +22,16 @@ class Peer(Loopback):
         self.asked: list[str] = []
 
     def paths(self, since: int) -> list[str]:
-        """Return what was asked for since so many requests, by those that know what is here.
+        """Return the paths requested since the given number of requests, of known behaviours.
 
-        A port of loopback was another program's a moment ago, whose clients may still call.
+        Another program had this port a moment ago, and its clients may still call.
         """
         paths = [line.split()[1] for line in self.asked[since:] if line.startswith("GET /")]
         return [path for path in paths if path.split("/")[1] in WAYS]
 
 
 class _Handler(StreamRequestHandler):
-    server: Peer
+    server: Upstream
 
     def handle(self) -> None:
         line = self.rfile.readline().decode()
@@ -65,37 +65,37 @@ class _Handler(StreamRequestHandler):
 
 
 WAYS: dict[str, Callable[[_Handler], object]] = {
-    "fine": lambda peer: peer.json(json.dumps(REPORT)),
-    "stalls": lambda peer: peer.server.over.wait(),
-    "drips": lambda peer: peer.drip(HEAD + b"Content-Length: 9999\r\n\r\n", b" "),
-    "drips-headers": lambda peer: peer.drip(HEAD, b"X-More: 1\r\n"),
-    "drips-continue": lambda peer: peer.drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-    "redirects": lambda peer: peer.redirect(),
-    "busy": lambda peer: peer.json("{}", "503 Service Unavailable"),
-    "html": lambda peer: peer.json("<html>hello"),
-    "huge": lambda peer: peer.json(" " * 10_000_000 + "{}"),
-    "steers": lambda peer: peer.say(b"HTTP/1.1 302 Found\r\nLocation: \x1b[2J\r\n\r\n"),
+    "fine": lambda handler: handler.json(json.dumps(REPORT)),
+    "stalls": lambda handler: handler.server.over.wait(),
+    "drips": lambda handler: handler.drip(HEAD + b"Content-Length: 9999\r\n\r\n", b" "),
+    "drips-headers": lambda handler: handler.drip(HEAD, b"X-More: 1\r\n"),
+    "drips-continue": lambda handler: handler.drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "redirects": lambda handler: handler.redirect(),
+    "busy": lambda handler: handler.json("{}", "503 Service Unavailable"),
+    "html": lambda handler: handler.json("<html>hello"),
+    "huge": lambda handler: handler.json(" " * 10_000_000 + "{}"),
+    "steers": lambda handler: handler.say(b"HTTP/1.1 302 Found\r\nLocation: \x1b[2J\r\n\r\n"),
     "closes": lambda _: None,
-    "noise": lambda peer: peer.say(b"\0\1\2 what is this?\r\n\r\n"),
-    "list": lambda peer: peer.json("[]"),
-    "error": lambda peer: peer.json('{"error": 7}'),
-    "infinity": lambda peer: peer.json('{"band": 1e999}'),
-    "surrogate": lambda peer: peer.json('{"band": "\\ud800"}'),
-    "script": lambda peer: peer.json(
+    "noise": lambda handler: handler.say(b"\0\1\2 what is this?\r\n\r\n"),
+    "list": lambda handler: handler.json("[]"),
+    "error": lambda handler: handler.json('{"error": 7}'),
+    "infinity": lambda handler: handler.json('{"band": 1e999}'),
+    "surrogate": lambda handler: handler.json('{"band": "\\ud800"}'),
+    "script": lambda handler: handler.json(
         json.dumps({"band": "<script>alert(1)</script>" * 9, "status": ["?"], "peak_mb": 10**400})
     ),
 }
 
 
 @contextmanager
-def peer() -> Iterator[Peer]:
+def upstream() -> Iterator[Upstream]:
     """Run one on a free port."""
-    with serving(Peer()) as server:
+    with serving(Upstream()) as server:
         yield server
 
 
 def closed_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port on which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

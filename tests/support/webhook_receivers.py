@@ -1,4 +1,4 @@
-"""Receivers of webhooks on loopback: real servers that answer by the path they are called at."""
+"""Receivers of webhooks on loopback: real servers whose answer depends on the path."""
 
 from __future__ import annotations
 

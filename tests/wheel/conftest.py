@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, which has nothing else of this repository."""
+"""The wheel in an environment without anything else of this repository."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ PIN = re.compile(r"^[\w.-]+==[^\s;]+(?: ; [^\\\n]+)?", re.MULTILINE)
 
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Bare:
-    """The wheel as the README installs it, with queue too, by our pins; `report.json` is pip's."""
+    """Install the wheel as the README says, with queue and our pins; `report.json` is pip's."""
 
     def make(folder: Path) -> None:
         there = Bare(folder, cloned=False)

@@ -1,4 +1,4 @@
-"""The image and compose.yaml, as far as they go without a daemon: each step and command is run."""
+"""The image and compose.yaml without a Docker daemon: each step and command is run."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def compose() -> dict[str, Any]:
     return found
 
 
-def given(word: str) -> str:
-    """Return what the last of these instructions is given."""
+def arguments_of(word: str) -> str:
+    """Return the arguments of the last of these instructions."""
     return dict(STEPS)[word]
 
 
 @pytest.fixture(scope="module")
 def image(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Bare:
-    """What the Dockerfile's steps make, below a folder instead of HOME."""
+    """Run the Dockerfile's steps below a folder."""
     there = Bare(tmp_path_factory.mktemp("image"), cloned=False)
     context = there.folder / "context"
     shutil.copytree(ROOT / "requirements", context / "requirements")
@@ -57,15 +57,18 @@ def image(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Bare:
 
 def variables(image: Bare, service: str, **more: str) -> dict[str, str]:
     """Return the variables of a container: the image's, then those of compose.yaml."""
-    own = dict(pair.split("=", 1) for pair in given("ENV").split())
+    own = dict(pair.split("=", 1) for pair in arguments_of("ENV").split())
     path = own["PATH"].replace(HOME, str(image.folder / "opt")).replace("$PATH", os.environ["PATH"])
     return {**own, **compose()[service]["environment"], "PATH": path, **more}
 
 
 @pytest.mark.slow
 def test_web_process_and_worker_share_the_queue(image: Bare, tmp_path: Path) -> None:
-    """A photo is answered by the one, and a job by the other; both pass their health checks."""
-    commands = {"predict": json.loads(given("CMD")), "worker": compose()["worker"]["command"]}
+    """The web process answers a photo, the worker a job; both pass their health checks."""
+    commands = {
+        "predict": json.loads(arguments_of("CMD")),
+        "worker": compose()["worker"]["command"],
+    }
     with broker(tmp_path) as server, ExitStack() as stack:
         shared = {"BROKER_URL": server.url, "HOST": "127.0.0.1"}
         web = variables(image, "predict", **shared)
@@ -79,7 +82,7 @@ def test_web_process_and_worker_share_the_queue(image: Bare, tmp_path: Path) -> 
         )
         answer, _ = first_answer(running, PHOTO)
         job = running.call("POST", "/predictions", PHOTO, {"Prefer": "wait=30"})
-        web_check = json.loads(given("HEALTHCHECK").partition("CMD ")[2])
+        web_check = json.loads(arguments_of("HEALTHCHECK").partition("CMD ")[2])
         worker_check = [
             word.replace("9100", port) for word in compose()["worker"]["healthcheck"]["test"][1:]
         ]
@@ -96,16 +99,16 @@ def test_web_process_and_worker_share_the_queue(image: Bare, tmp_path: Path) -> 
     assert checks == [0, 0, 1]
 
 
-def test_compose_is_one_that_docker_takes() -> None:
-    """It keeps to the published schema."""
+def test_compose_matches_its_schema() -> None:
+    """compose.yaml matches the published schema."""
     program = Path(sys.executable).with_name("check-jsonschema")
     subprocess.run(
         [program, "--builtin-schema", "vendor.compose-spec", ROOT / "compose.yaml"], check=True
     )
 
 
-def test_the_context_holds_the_wheel_and_pins_alone() -> None:
-    """.dockerignore lets in what COPY names, and nothing else of a checkout."""
+def test_the_context_has_only_the_wheel_and_pins() -> None:
+    """.dockerignore allows what COPY names, and nothing else of a checkout."""
     lets_in = {
         line[1:]
         for line in (ROOT / ".dockerignore").read_text().splitlines()

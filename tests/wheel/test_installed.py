@@ -1,4 +1,4 @@
-"""The wheel, installed where there is nothing else of ours: every command, from an empty folder."""
+"""Each command of the installed wheel, in an empty folder without this repository."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from support.broker import broker
 from support.images import photo
 from support.service import ROOT, Service
 
-# An environment made and filled for it: a minute.
+# It needs an environment of its own: a minute.
 pytestmark = pytest.mark.slow
 LOCAL = {"HOST": "127.0.0.1", "DRAIN_S": "0"}
 KERAS = """
@@ -29,14 +29,14 @@ keras.Sequential(body).save("mine.keras")
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Iterator[Path]:
-    """A folder in which a command finds nothing, and must leave nothing behind."""
+    """Return a folder that is empty before each command and after it."""
     folder = tmp_path / "empty"
     folder.mkdir()
     yield folder
     assert list(folder.iterdir()) == []
 
 
-def ran(installed: Bare, empty: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_command(installed: Bare, empty: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*hidden(), "macule", *words],
         cwd=empty,
@@ -47,14 +47,14 @@ def ran(installed: Bare, empty: Path, *words: str) -> subprocess.CompletedProces
     )
 
 
-def said(installed: Bare, empty: Path, *words: str) -> str:
-    done = ran(installed, empty, *words)
+def output(installed: Bare, empty: Path, *words: str) -> str:
+    done = run_command(installed, empty, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_the_index_is_reached_for_dependencies_alone(installed: Bare) -> None:
-    """macule came from its file, and nothing that it needs names it again."""
+def test_the_index_is_used_only_for_dependencies(installed: Bare) -> None:
+    """macule comes from its file, and no dependency requires it."""
     report = json.loads((installed.folder / "report.json").read_text())["install"]
     found = {item["metadata"]["name"]: item for item in report}
     needs = [need for item in report for need in item["metadata"].get("requires_dist", [])]
@@ -65,18 +65,18 @@ def test_the_index_is_reached_for_dependencies_alone(installed: Bare) -> None:
 
 
 def test_predict(installed: Bare, empty: Path, tmp_path: Path) -> None:
-    """A photo is answered as the checkout answers it, to the last digit."""
+    """A photo gets exactly the answer of the checkout."""
     file = tmp_path / "photo.jpg"
     file.write_bytes(photo())
     ours = subprocess.check_output([ROOT / ".venv/bin/macule", "predict", file], text=True)
-    answer = json.loads(said(installed, empty, "predict", str(file)))
+    answer = json.loads(output(installed, empty, "predict", str(file)))
 
     assert answer["predictions"] == json.loads(ours)["predictions"]
-    assert said(installed, empty, "--version") == f"macule {__version__}\n"
+    assert output(installed, empty, "--version") == f"macule {__version__}\n"
 
 
 def test_the_python_api(installed: Bare, empty: Path, tmp_path: Path) -> None:
-    """A program gets the answer of the command, from the model that the wheel brings."""
+    """A program gets the answer of the command, from the wheel's model."""
     file = tmp_path / "photo.jpg"
     file.write_bytes(photo())
     code = (
@@ -84,12 +84,12 @@ def test_the_python_api(installed: Bare, empty: Path, tmp_path: Path) -> None:
         "assert result.explain().overlay[1:4] == b'PNG'; "
         "print(json.dumps([result.decision, [row._asdict() for row in result.predictions]]))"
     )
-    told = subprocess.check_output(
+    printed = subprocess.check_output(
         [*hidden(), "python", "-c", code, file], cwd=empty, env=installed.variables({}), text=True
     )
-    answer = json.loads(said(installed, empty, "predict", str(file)))
+    answer = json.loads(output(installed, empty, "predict", str(file)))
 
-    assert json.loads(told) == [answer["decision"], answer["predictions"]]
+    assert json.loads(printed) == [answer["decision"], answer["predictions"]]
 
 
 def test_batch(installed: Bare, empty: Path, tmp_path: Path) -> None:
@@ -97,37 +97,37 @@ def test_batch(installed: Bare, empty: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("a", "b"):
         (tmp_path / f"photos/{name}.jpg").write_bytes(photo())
-    said(installed, empty, "batch", str(tmp_path / "photos"), "--out", str(tmp_path / "out.csv"))
+    output(installed, empty, "batch", str(tmp_path / "photos"), "--out", str(tmp_path / "out.csv"))
 
     rows = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     assert [row["status"] for row in rows] == ["ok", "ok"]
 
 
 def test_doctor_plan_and_key(installed: Bare, empty: Path) -> None:
-    """The environment is in order, the model is planned for, and keys and secrets are made."""
-    levels = {line.split()[0] for line in said(installed, empty, "doctor").splitlines()}
+    """The environment passes, the model is planned, and keys and secrets are created."""
+    levels = {line.split()[0] for line in output(installed, empty, "doctor").splitlines()}
 
     assert levels <= {"ok", "warn"}
-    assert "128 MB" in said(installed, empty, "plan", "--limit", "128")
-    assert "alice:" in said(installed, empty, "key", "new", "alice")
-    assert said(installed, empty, "key", "webhook").startswith("whsec_")
+    assert "128 MB" in output(installed, empty, "plan", "--limit", "128")
+    assert "alice:" in output(installed, empty, "key", "new", "alice")
+    assert output(installed, empty, "key", "webhook").startswith("whsec_")
 
 
 def test_use(installed: Bare, empty: Path, tmp_path: Path) -> None:
-    """A model that is put in use is copied into the environment, and the one before comes back."""
+    """An activated model is copied into the environment, and the previous one can return."""
     mine = tmp_path / "mine"
     shutil.copytree(ROOT / "layers/model/macule/weights", mine)
-    before = said(installed, empty, "use")
-    after = said(installed, empty, "use", str(mine))
+    before = output(installed, empty, "use")
+    after = output(installed, empty, "use", str(mine))
     shutil.rmtree(mine)
 
     assert f"from {installed.venv}/share/macule/models/" in after
-    assert said(installed, empty, "use") == after
-    assert said(installed, empty, "use", "--back") == before
+    assert output(installed, empty, "use") == after
+    assert output(installed, empty, "use", "--back") == before
 
 
-def test_what_cannot_run_here_says_so_in_a_line(installed: Bare, empty: Path) -> None:
-    """`convert` names the wheel's extra, `fit` the repository, `worker` the variable it lacks."""
+def test_unavailable_commands_say_why_in_a_line(installed: Bare, empty: Path) -> None:
+    """`convert` names the wheel's extra, `fit` the repository, `worker` the missing variable."""
     lines = {
         ("convert", "mine.keras"): f"macule-{__version__}-py3-none-any.whl[convert]",
         ("evaluate", "mine", "--data", "."): "[convert]",
@@ -136,7 +136,7 @@ def test_what_cannot_run_here_says_so_in_a_line(installed: Bare, empty: Path) ->
         ("batch", ".", "--out", "t.parquet"): f"macule-{__version__}-py3-none-any.whl[parquet]",
     }
     for words, expected in lines.items():
-        done = ran(installed, empty, *words)
+        done = run_command(installed, empty, *words)
         assert done.returncode == 2, words
         assert expected in done.stderr
         assert done.stderr.count("\n") == 1
@@ -144,7 +144,7 @@ def test_what_cannot_run_here_says_so_in_a_line(installed: Bare, empty: Path) ->
 
 @pytest.fixture(scope="module")
 def served(installed: Bare, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """`macule serve` in an empty folder."""
+    """Run `macule serve` in an empty folder."""
     folder = tmp_path_factory.mktemp("served")
     with installed.start("exec macule serve", LOCAL, folder) as service:
         assert first_answer(service, photo())[0] == 200
@@ -165,16 +165,16 @@ def served(installed: Bare, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         ("/health/", "text/plain"),
     ],
 )
-def test_serve_has_every_part(served: Service, path: str, kind: str) -> None:
-    """Page, scripts, specification, card and protocol come out of the wheel."""
+def test_serve_has_all_routes(served: Service, path: str, kind: str) -> None:
+    """Page, scripts, specification, card and protocol are in the wheel."""
     answer = served.call("GET", path)
 
     assert answer.status == 200
     assert answer.headers["content-type"].startswith(kind)
 
 
-def test_serve_waits_without_threads(served: Service) -> None:
-    """The worker is the package's own: a head that is not whole takes no thread, and is told so."""
+def test_serve_uses_its_own_worker_class(served: Service) -> None:
+    """An incomplete head takes no thread and gets an answer."""
     import socket
 
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as client:
@@ -201,7 +201,7 @@ def test_serve_takes_a_folder_and_the_other_function(
 
 
 def test_worker(installed: Bare, empty: Path, tmp_path: Path) -> None:
-    """`macule worker` works on what `macule serve` was asked, over a broker."""
+    """`macule worker` runs the jobs of `macule serve` over a broker."""
     with broker(tmp_path) as store, ExitStack() as stack:
         queue = {**LOCAL, "BROKER_URL": store.url}
         stack.enter_context(installed.start("exec macule worker", queue, empty))
@@ -213,10 +213,10 @@ def test_worker(installed: Bare, empty: Path, tmp_path: Path) -> None:
 
 
 def test_convert(installed: Bare, empty: Path, tmp_path: Path) -> None:
-    """With what the extra `convert` brings, a Keras model becomes a folder that the wheel serves.
+    """With the extra `convert` a Keras model becomes a folder that the wheel serves.
 
-    The packages are those of .venv-dev, which is searched before the environment's own: nothing of
-    ours can be imported from there, as a folder of PYTHONPATH is not looked through for links.
+    The packages are those of .venv-dev, which come before the environment's own. macule cannot be
+    imported from there, because links in a folder of PYTHONPATH are not followed.
     """
     pytest.importorskip("tensorflow")
     (packages,) = ROOT.glob(".venv-dev/lib/python*/site-packages")
@@ -238,5 +238,5 @@ def test_convert(installed: Bare, empty: Path, tmp_path: Path) -> None:
     assert (tmp_path / "mine/report.html").stat().st_size > 0
     (tmp_path / "photo.jpg").write_bytes(photo())
     words = ("predict", str(tmp_path / "photo.jpg"), "--model", str(tmp_path / "mine"))
-    assert json.loads(said(installed, empty, *words))["status"] == "succeeded"
+    assert json.loads(output(installed, empty, *words))["status"] == "succeeded"
     assert os.listdir(empty) == []

@@ -1,4 +1,4 @@
-"""What the wheel holds and says of itself, before anybody installs it."""
+"""Contents and metadata of the wheel before its installation."""
 
 import re
 import subprocess
@@ -35,8 +35,8 @@ def sdist(wheel: Path) -> Path:
     return found
 
 
-def test_it_holds_all_that_serves_and_fits(wheel: Path) -> None:
-    """Model, card, page, OpenAPI, server, tools and licence are in it, in 6 MB at most."""
+def test_it_is_complete_and_small(wheel: Path) -> None:
+    """It has model, card, page, OpenAPI, server, tools and licence, in 6 MB at most."""
     held = set(zipfile.ZipFile(wheel).namelist())
     tracked = subprocess.check_output(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "macule"],
@@ -51,7 +51,7 @@ def test_it_holds_all_that_serves_and_fits(wheel: Path) -> None:
     assert wheel.stat().st_size <= MOST_BYTES
 
 
-def test_the_source_distribution_makes_the_same_wheel(
+def test_the_source_distribution_builds_the_same_wheel(
     wheel: Path, sdist: Path, tmp_path: Path
 ) -> None:
     """Built from the sdist, the wheel has the same bytes."""
@@ -65,7 +65,7 @@ def test_the_source_distribution_makes_the_same_wheel(
 
 
 def test_twine_and_pyroma_find_nothing(wheel: Path, sdist: Path) -> None:
-    """An index would take both files, and pyroma has no wish left."""
+    """An index would accept both files, and pyroma has no complaint."""
     subprocess.run([LINT / "twine", "check", "--strict", wheel, sdist], check=True)
     judged = subprocess.run(
         [LINT / "pyroma", "--min", "10", sdist], capture_output=True, text=True, check=False
@@ -75,8 +75,8 @@ def test_twine_and_pyroma_find_nothing(wheel: Path, sdist: Path) -> None:
     assert "10/10" in judged.stdout
 
 
-def test_pyroma_would_find_a_missing_readme(tmp_path: Path, sdist: Path) -> None:
-    """Without its readme the same package is not clean."""
+def test_pyroma_detects_a_missing_readme(tmp_path: Path, sdist: Path) -> None:
+    """Without its readme pyroma complains about the package."""
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
     (folder,) = tmp_path.iterdir()
@@ -87,23 +87,23 @@ def test_pyroma_would_find_a_missing_readme(tmp_path: Path, sdist: Path) -> None
     assert judged.returncode != 0
 
 
-def test_the_classifiers_are_the_pythons_that_it_takes(metadata: Message) -> None:
-    """Each minor version from the oldest to the newest has a classifier, and no other has."""
+def test_the_classifiers_match_the_supported_pythons(metadata: Message) -> None:
+    """Exactly the minor versions from the oldest to the newest have a classifier."""
     least, end = re.findall(r"3\.(\d+)", metadata["Requires-Python"])
     bounds = sorted((int(least), int(end)))
-    said = re.findall(r"Python :: 3\.(\d+)", "\n".join(metadata.get_all("Classifier", [])))
+    minors = re.findall(r"Python :: 3\.(\d+)", "\n".join(metadata.get_all("Classifier", [])))
 
-    assert [int(minor) for minor in said] == list(range(*bounds))
+    assert [int(minor) for minor in minors] == list(range(*bounds))
 
 
-def test_the_licence_is_the_repositorys() -> None:
-    """The package's LICENSE, which its sdist needs beside it, is the one at the root."""
+def test_the_licence_is_that_of_the_repository() -> None:
+    """The package's LICENSE, which its sdist needs, equals the one at the root."""
     assert (ROOT / "layers/model/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_each_extra_is_pinned_with_hashes(extra: str) -> None:
-    """requirements/EXTRA.txt has every package of the extra, and a hash for each of its own."""
+    """requirements/EXTRA.txt has every package of the extra, with a hash for each."""
     text = (ROOT / f"requirements/{extra}.txt").read_text()
     pinned = re.findall(r"^([\w.-]+)==[^\\]*\\\n    --hash=sha256:", text, re.MULTILINE)
 
@@ -111,8 +111,8 @@ def test_each_extra_is_pinned_with_hashes(extra: str) -> None:
     assert text.count("==") - text.count("sys_platform ==") >= len(pinned) > 0
 
 
-def test_all_is_all(metadata: Message) -> None:
-    """The extra `all` has what the others have, and the readme has a row for each."""
+def test_all_has_every_extra(metadata: Message) -> None:
+    """The extra `all` has the packages of the others, and the readme has a row for each."""
     others = [need for extra, needs in EXTRAS.items() if extra != "all" for need in needs]
     readme = str(metadata.get_payload())
 

@@ -1,4 +1,4 @@
-"""What both ways of asking the model give the view."""
+"""The result type of both ways to use the model."""
 
 from base64 import b64encode
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Answer(NamedTuple):
 
 
 class Refused(Exception):
-    """A photo has no answer: the HTTP status, and a sentence for the visitor."""
+    """A photo without an answer: the HTTP status, and a sentence for the visitor."""
 
     def __init__(self, status, detail):
         super().__init__(detail)

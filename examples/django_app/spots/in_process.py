@@ -1,4 +1,4 @@
-"""The model in this process, as TensorFlow was: loaded once a worker, shared by its threads."""
+"""The model in this process, as with TensorFlow: loaded once a worker, shared by its threads."""
 
 import macule
 from django.conf import settings

@@ -1,4 +1,4 @@
-"""The model behind HTTP: macule is a service of its own, and this process holds no model."""
+"""The model over HTTP: macule is a separate service, and this process loads no model."""
 
 import requests
 from django.conf import settings
@@ -50,7 +50,7 @@ def classify(photo):
 
 
 def ready():
-    """Ask whether the service answers photos now; the first time it loads its model."""
+    """Return whether the service can answer photos now; its first call loads the model."""
     url = settings.MACULE_URL + "/v2/health/ready"
     try:
         return requests.get(url, headers=macule.headers, timeout=READY_S).ok

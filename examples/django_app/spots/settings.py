@@ -1,4 +1,4 @@
-"""The least that an upload form needs: no database, no sessions, no files on disk."""
+"""Minimal settings for an upload form: no database, no sessions, no files on disk."""
 
 import os
 import secrets
@@ -18,13 +18,13 @@ MIDDLEWARE = [
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 USE_TZ = True
 
-# A photo is kept in memory while it is answered, never on disk; what is larger is dropped as it
-# comes. 64 kB are for the form around it.
+# A photo is kept in memory during its request, never on disk; a larger one is dropped while it
+# arrives. 64 kB are for the form around it.
 MAX_PHOTO_BYTES = 10 * 2**20
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
 FILE_UPLOAD_MAX_MEMORY_SIZE = MAX_PHOTO_BYTES + 2**16
 
-# With MACULE_URL a service of its own answers; without it this process does.
+# With MACULE_URL a separate service answers; without it this process does.
 MACULE_URL = os.environ.get("MACULE_URL", "").rstrip("/")
 MACULE_KEY = os.environ.get("MACULE_KEY", "")
-MACULE_MODEL = os.environ.get("MACULE_MODEL") or None  # a folder; else the default model
+MACULE_MODEL = os.environ.get("MACULE_MODEL") or None  # a folder; by default the default model

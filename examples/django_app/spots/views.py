@@ -16,7 +16,7 @@ TOO_LARGE = f"This photo is too large. Send one of at most {settings.MAX_PHOTO_B
 
 
 class PhotoForm(forms.Form):
-    # no ImageField: it would have Pillow open the file first, by any of its forty formats
+    # not ImageField: Pillow would open the file first, with any of its forty formats
     photo = forms.FileField(
         widget=forms.FileInput(attrs={"accept": "image/*"}),
         error_messages={"required": "Choose a photo first.", "empty": "This file is empty."},
@@ -26,7 +26,7 @@ class PhotoForm(forms.Form):
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def spot(request):
-    """Show the form, and what the model says of the photo that was sent with it."""
+    """Show the form, and the model's answer for the photo that was sent with it."""
     answer, problem, status = None, None, 200
     if request.method == "POST":
         try:
@@ -54,6 +54,6 @@ def uploaded(request):
 @never_cache
 @require_safe
 def health(request):
-    """Say whether photos can be answered now."""
+    """Return whether photos can be answered now."""
     ok = ready()
     return JsonResponse({"status": "ok" if ok else "unavailable"}, status=200 if ok else 503)

@@ -1,4 +1,4 @@
-"""What gunicorn runs: `gunicorn --chdir examples/django_app spots.wsgi`."""
+"""The application for gunicorn: `gunicorn --chdir examples/django_app spots.wsgi`."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The SAM template: each slip is rejected, whatever the table of limits says."""
+"""The SAM template: each mistake is rejected, for any table of limits."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from infra.checks import aws
 
 PATH = "infra/aws/template.yaml"
 TABLE = limits.read()
-# With all that is off where it costs money.
+# With everything that is off because it costs money.
 ROLLOUT = TABLE._replace(
     rollout=TABLE.rollout._replace(canary_percent=5, canary_minutes=15, alarms=True)
 )
@@ -31,7 +31,7 @@ MUTANTS = [
     ('{"warmup": true}', '{"warmup": 1}', "which is no warm-up"),
     ("      Layers: [!Ref Layer]\n", "", "Layers are None"),
     ("!Ref Layer]", "!Ref Lair]", "Lair"),
-    # who may do what
+    # permissions
     ("AuthType: !Ref UrlAuth", "AuthType: OPEN", "AWS_IAM or NONE"),
     ("AuthType: !Ref UrlAuth", "AuthType: AWS_IAM", "AuthType is AWS_IAM, not UrlAuth"),
     ("AuthType: !Ref UrlAuth", "AuthType: !Ref UrlAuth\n        Corss: {}", "Corss"),
@@ -53,7 +53,7 @@ MUTANTS = [
     ("AllProperties: true", "AllProperties: false", "another ContentUri of Layer publishes no"),
     ("PublishLambdaVersion: true", "PublishLambdaVersion: false", "another ContentUri of Layer"),
     ("VersionDescription: !Sub", "VersionDescription: secret #", "publishes no version"),
-    # a bound on cost
+    # a limit on cost
     (f"      ReservedConcurrentExecutions: {RESERVED}\n", "", "ReservedConcurrentExecutions is"),
     (RESERVED, RESERVED.replace("Reserve, ", "Reserve, 1"), "ReservedConcurrentExecutions is 1"),
     (RESERVED, "1", "ReservedConcurrentExecutions is 1"),
@@ -68,7 +68,7 @@ MUTANTS = [
     # the log
     ("LogFormat: JSON", "LogFormat: Text", "LoggingConfig is"),
     ("LogGroup: !Ref PredictLog", "LogGroup: !Ref HealthLog", "LoggingConfig is"),
-    # what the linter alone knows
+    # only the linter finds these
     ("RetentionInDays: 14", "RetentionInDays: 15", "15 is not one of"),
     ('Default: "no"', 'Default: "maybe"', "E2015"),
 ]
@@ -95,21 +95,21 @@ CASES = [(TABLE, *mutant) for mutant in MUTANTS] + [(ROLLOUT, *mutant) for mutan
 
 
 @pytest.mark.parametrize(
-    ("table", "text", "slip", "said"),
+    ("table", "text", "slip", "expected"),
     CASES,
     ids=[f"{text[:30]}-{slip[-30:]}" for _, text, slip, _ in CASES],
 )
-def test_a_mutant_is_rejected(table: limits.Limits, text: str, slip: str, said: str) -> None:
-    """A template with one slip in it is rejected, and the complaint names the slip."""
+def test_a_mutant_is_rejected(table: limits.Limits, text: str, slip: str, expected: str) -> None:
+    """A template with one mistake is rejected, and the complaint names it."""
     whole = generate.outputs(table)[PATH]
 
     assert whole.count(text) > 0
     found: list[str] = []
     for complaint in aws.template(whole.replace(text, slip, 1), table):
         found.append(complaint)
-        if said in complaint:  # the linters, which come last, take seconds
+        if expected in complaint:  # the linters come last and take seconds
             return
-    pytest.fail(f"{said!r} is in none of {found}")
+    pytest.fail(f"{expected!r} is in none of {found}")
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_a_mutant_is_rejected(table: limits.Limits, text: str, slip: str, said: 
     ids=str,
 )
 def test_each_rollout_is_accepted(rollout: dict[str, int | bool]) -> None:
-    """What the table makes of each rollout is linted clean and does what the table says."""
+    """The template of each rollout is linted without findings and does what the table says."""
     table = TABLE._replace(rollout=TABLE.rollout._replace(**rollout))
 
     assert list(aws.template(generate.outputs(table)[PATH], table)) == []
 
 
-def test_what_is_off_is_not_there() -> None:
-    """A table without a rollout deploys no alarm and no CodeDeploy; neither is free."""
+def test_disabled_features_are_not_deployed() -> None:
+    """A table without a rollout deploys no alarm and no CodeDeploy; both cost money."""
     table = TABLE._replace(rollout=TABLE.rollout._replace(canary_percent=0, alarms=False))
     text = generate.outputs(table)[PATH]
 
@@ -138,9 +138,9 @@ def test_what_is_off_is_not_there() -> None:
     assert "DeploymentPreference" not in text
 
 
-def test_a_canary_of_more_than_two_days_is_refused() -> None:
+def test_a_canary_of_more_than_two_days_is_rejected() -> None:
     """CodeDeploy ends a deployment after 2880 minutes."""
     table = ROLLOUT._replace(rollout=ROLLOUT.rollout._replace(canary_minutes=2881))
-    said = next(aws.template(generate.outputs(table)[PATH], table))
+    complaint = next(aws.template(generate.outputs(table)[PATH], table))
 
-    assert "rollout.canary_minutes is above 2880" in said
+    assert "rollout.canary_minutes is above 2880" in complaint

@@ -1,4 +1,4 @@
-"""The image of the wheel and compose.yaml: each slip is rejected."""
+"""The image of the wheel and compose.yaml: each mistake is rejected."""
 
 import pytest
 from support.mutants import complaints
@@ -61,9 +61,9 @@ SLIPS = {
 }
 
 
-@pytest.mark.parametrize(("path", "text", "slip", "said"), SLIPS.values(), ids=SLIPS)
-def test_a_mutant_is_rejected(path: str, text: str, slip: str, said: str) -> None:
-    """A template with one slip in it is rejected, and the complaint names the slip."""
+@pytest.mark.parametrize(("path", "text", "slip", "expected"), SLIPS.values(), ids=SLIPS)
+def test_a_mutant_is_rejected(path: str, text: str, slip: str, expected: str) -> None:
+    """A template with one mistake is rejected, and the complaint names it."""
     found = complaints(path, text, slip)
 
-    assert any(said in complaint for complaint in found), found
+    assert any(expected in complaint for complaint in found), found

@@ -27,8 +27,8 @@ resource "a_kind" "other" {
 """
 
 
-def test_conditions_counts_and_dynamic_blocks_are_decided() -> None:
-    """With variables set, texts, sums, conditions and blocks come out as Terraform makes them."""
+def test_conditions_counts_and_dynamic_blocks_are_evaluated() -> None:
+    """With variables set, texts, sums, conditions and blocks have Terraform's values."""
     made = hcl.plan(FILE, {"open": True, "keys": "k", "region": "eu"}).resources
 
     assert set(made) == {"a_kind.always", "a_kind.other"}
@@ -41,8 +41,8 @@ def test_conditions_counts_and_dynamic_blocks_are_decided() -> None:
     }
 
 
-def test_what_only_an_apply_knows_stays_an_address() -> None:
-    """A variable without a value, and another resource's attribute, are unknown, also in texts."""
+def test_values_known_after_apply_stay_unknown() -> None:
+    """A variable without a value and another resource's attribute are unknown, also in texts."""
     made = hcl.plan(FILE, {"open": True}).resources["a_kind.always"]
 
     assert isinstance(made["later"], hcl.Unknown)
@@ -50,8 +50,8 @@ def test_what_only_an_apply_knows_stays_an_address() -> None:
     assert "part" not in made
 
 
-def test_what_is_not_made_cannot_be_referred_to() -> None:
-    """A count of 0 leaves a resource out, and who refers to it is named, as in a plan."""
+def test_a_resource_with_count_0_cannot_be_referenced() -> None:
+    """A count of 0 removes a resource, and references to it are reported, as in a plan."""
     plan = hcl.plan(FILE, {})
 
     assert set(plan.resources) == {"a_kind.always"}
@@ -66,12 +66,12 @@ def test_what_is_not_made_cannot_be_referred_to() -> None:
         ("data.b_kind.none[0].id", "data.b_kind.none[0].id: nothing of that name is declared"),
     ],
 )
-def test_what_is_not_declared_is_named(value: str, fault: str) -> None:
-    """A reference to nothing is a fault that names it."""
+def test_an_undeclared_reference_is_reported(value: str, fault: str) -> None:
+    """A reference to an undeclared name is an error that names it."""
     assert hcl.plan(f'output "x" {{\n  value = {value}\n}}\n', {}).faults == [fault]
 
 
-def test_what_cannot_be_evaluated_is_refused() -> None:
-    """A function that is unknown here is an error, not a guess."""
+def test_what_cannot_be_evaluated_is_rejected() -> None:
+    """An unknown function is an error, not a guess."""
     with pytest.raises(ValueError, match="the function sha512 is not evaluated here"):
         hcl.plan('output "x" {\n  value = sha512("x")\n}\n', {})

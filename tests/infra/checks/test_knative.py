@@ -1,4 +1,4 @@
-"""Knative services and their images: each slip is rejected."""
+"""Knative services and their images: each mistake is rejected."""
 
 import pytest
 from support.mutants import changed, complaints
@@ -143,12 +143,14 @@ ASKED_SLIPS = {
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "slip", "said", "table"),
+    ("path", "text", "slip", "expected", "table"),
     [(*slip, PLAIN) for slip in SLIPS.values()] + [(*slip, ASKED) for slip in ASKED_SLIPS.values()],
     ids=[*SLIPS, *ASKED_SLIPS],
 )
-def test_a_mutant_is_rejected(path: str, text: str, slip: str, said: str, table: Limits) -> None:
-    """A template with one slip in it is rejected, and the complaint names the slip."""
+def test_a_mutant_is_rejected(
+    path: str, text: str, slip: str, expected: str, table: Limits
+) -> None:
+    """A template with one mistake is rejected, and the complaint names it."""
     found = complaints(path, text, slip, table)
 
-    assert any(said in complaint for complaint in found), found
+    assert any(expected in complaint for complaint in found), found

@@ -1,4 +1,4 @@
-"""nginx in front of macule: each slip is rejected."""
+"""nginx in front of macule: each mistake is rejected."""
 
 import pytest
 from support.mutants import complaints
@@ -21,9 +21,9 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "slip", "said"), MUTANTS, ids=lambda part: part[:40])
-def test_a_mutant_is_rejected(text: str, slip: str, said: str) -> None:
-    """A site with one slip in it is rejected, and the complaint names the slip."""
+@pytest.mark.parametrize(("text", "slip", "expected"), MUTANTS, ids=lambda part: part[:40])
+def test_a_mutant_is_rejected(text: str, slip: str, expected: str) -> None:
+    """A site with one mistake is rejected, and the complaint names it."""
     found = complaints(PATH, text, slip)
 
-    assert any(said in complaint for complaint in found), found
+    assert any(expected in complaint for complaint in found), found

@@ -1,4 +1,4 @@
-"""systemd units: each slip is rejected."""
+"""systemd units: each mistake is rejected."""
 
 import pytest
 from support.mutants import complaints
@@ -28,9 +28,9 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "text", "slip", "said"), MUTANTS, ids=lambda part: part[:40])
-def test_a_mutant_is_rejected(path: str, text: str, slip: str, said: str) -> None:
-    """A unit with one slip in it is rejected, and the complaint names the slip."""
+@pytest.mark.parametrize(("path", "text", "slip", "expected"), MUTANTS, ids=lambda part: part[:40])
+def test_a_mutant_is_rejected(path: str, text: str, slip: str, expected: str) -> None:
+    """A unit with one mistake is rejected, and the complaint names it."""
     found = complaints(path, text, slip)
 
-    assert any(said in complaint for complaint in found), found
+    assert any(expected in complaint for complaint in found), found

@@ -1,4 +1,4 @@
-"""Many images into one row each, whatever ends the process meanwhile."""
+"""Many images become one row each, even if the process is killed."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ MANY = 140
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two good images and one of each kind that is none."""
+    """Create a folder of two valid images and one of each kind of invalid image."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "b").mkdir()
     (folder / "a.jpg").write_bytes(photo(200, 150))
@@ -47,9 +47,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def straight(many: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What a run that nothing disturbs gives."""
-    out = tmp_path_factory.mktemp("straight") / "all.jsonl"
+def undisturbed(many: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the result of an undisturbed run."""
+    out = tmp_path_factory.mktemp("undisturbed") / "all.jsonl"
     batch.run(str(many), str(out), CHOSEN)
     return out.read_text()
 
@@ -59,7 +59,7 @@ def rows(out: Path) -> list[dict[str, object]]:
 
 
 def begin(many: Path, out: Path, images: int) -> subprocess.Popen[str]:
-    """Start the command, and wait until it has written some rows."""
+    """Start the command and wait until it has written some rows."""
     process = subprocess.Popen(
         [*MACULE, many, "--out", out], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -72,8 +72,8 @@ def begin(many: Path, out: Path, images: int) -> subprocess.Popen[str]:
     return process
 
 
-def test_each_image_is_one_row_and_so_is_each_error(photos: Path, tmp_path: Path) -> None:
-    """Rows stand in the order of names; what is no image says why; hidden files are left out."""
+def test_each_image_and_each_error_is_one_row(photos: Path, tmp_path: Path) -> None:
+    """Rows are in the order of names; an invalid image has its error; hidden files are skipped."""
     tally = batch.run(str(photos), str(tmp_path / "all.jsonl"), CHOSEN)
     found = rows(tmp_path / "all.jsonl")
 
@@ -92,7 +92,7 @@ def test_each_image_is_one_row_and_so_is_each_error(photos: Path, tmp_path: Path
 
 
 def test_all_formats_have_the_same_rows(photos: Path, tmp_path: Path) -> None:
-    """CSV and parquet have what JSON lines have; parquet with numbers and nulls."""
+    """CSV and parquet have the rows of JSON lines; parquet with numbers and nulls."""
     for ending in ("jsonl", "csv", "parquet"):
         batch.run(str(photos), str(tmp_path / f"all.{ending}"), CHOSEN)
     found = rows(tmp_path / "all.jsonl")
@@ -106,10 +106,10 @@ def test_all_formats_have_the_same_rows(photos: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_a_list_names_what_is_gone(
+def test_a_missing_file_of_a_list_is_a_row(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A list is read in its order, from a file or standard input; a missing file is a row."""
+    """A list is read in order, from a file or standard input; a missing file is a row."""
     lines = f"{photos}/notes.txt\n\n{photos}/gone.jpg\n  {photos}/a.jpg\nftp://a/b\n"
     (tmp_path / "list.txt").write_text(lines)
     expected = ["unsupported-image", "unreadable", "ok", "unreadable"]
@@ -122,8 +122,8 @@ def test_a_list_names_what_is_gone(
     assert (tmp_path / "in.jsonl").read_text() == (tmp_path / "file.jsonl").read_text()
 
 
-def test_the_answers_lie_in_the_folder_without_being_of_it(tmp_path: Path) -> None:
-    """Made anew into the folder that it is of, the table has no row about itself."""
+def test_the_output_in_the_folder_is_not_an_input(tmp_path: Path) -> None:
+    """A table written into its input folder has no row about itself."""
     (tmp_path / "a.jpg").write_bytes(photo(90, 60))
     for restart in (False, True):
         tally = batch.run(str(tmp_path), str(tmp_path / "r.csv"), CHOSEN, restart=restart)
@@ -131,8 +131,8 @@ def test_the_answers_lie_in_the_folder_without_being_of_it(tmp_path: Path) -> No
         assert tally == {"ok": 1}
 
 
-def test_a_name_that_is_no_text_is_a_row(tmp_path: Path) -> None:
-    """A file's name of any bytes is read, and shown with its bytes escaped."""
+def test_a_file_name_may_have_any_bytes(tmp_path: Path) -> None:
+    """A file whose name is not UTF-8 is read, and its name is shown with escaped bytes."""
     (tmp_path / "in").mkdir()
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/in/\xff.jpg")).write_bytes(photo(90, 60))
 
@@ -141,10 +141,10 @@ def test_a_name_that_is_no_text_is_a_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_gone_on_with_it_loses_and_repeats_nothing(
-    many: Path, straight: str, tmp_path: Path
+def test_a_resumed_run_loses_and_repeats_nothing(
+    many: Path, undisturbed: str, tmp_path: Path
 ) -> None:
-    """After each kill -9 the same command goes on; the end is what an undisturbed run gives."""
+    """After each kill -9 the same command continues; the result equals an undisturbed run."""
     out = tmp_path / "all.jsonl"
     for images in (20, 50, 90):
         process = begin(many, out, images)
@@ -154,58 +154,58 @@ def test_killed_and_gone_on_with_it_loses_and_repeats_nothing(
 
     subprocess.run([*MACULE, many, "--out", out], check=True, capture_output=True)
 
-    assert out.read_text() == straight
+    assert out.read_text() == undisturbed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.jsonl"]
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_end_it_says_how_to_go_on(
-    by: signal.Signals, many: Path, straight: str, tmp_path: Path
+def test_an_interrupted_run_says_how_to_resume(
+    by: signal.Signals, many: Path, undisturbed: str, tmp_path: Path
 ) -> None:
-    """SIGINT and SIGTERM end it in order, with 130; the same command goes on."""
+    """SIGINT and SIGTERM end the run with 130, and the same command continues it."""
     out = tmp_path / "all.jsonl"
     process = begin(many, out, 20)
     process.send_signal(by)
-    _, told = process.communicate(timeout=20)
+    _, output = process.communicate(timeout=20)
 
     assert process.returncode == 130
-    assert "run the same command without --restart to continue" in told
-    assert "Traceback" not in told
+    assert "run the same command without --restart to continue" in output
+    assert "Traceback" not in output
     batch.run(str(many), str(out), CHOSEN)
-    assert out.read_text() == straight
+    assert out.read_text() == undisturbed
 
 
-def half_done(many: Path, out: Path, straight: str, extra: bytes = b"") -> Path:
-    """Leave the journal of a run that ended in the middle; *extra* follows its last row."""
+def interrupted_run(many: Path, out: Path, undisturbed: str, extra: bytes = b"") -> Path:
+    """Write the journal of a run that ended in the middle; *extra* follows its last row."""
     part = Path(journal.journal_path(str(out)))
     head = {
         "macule": batch.__version__,
         "source": str(many),
-        "model": json.loads(straight.splitlines()[0])["model"],
-        "labels": [key[2:] for key in json.loads(straight.splitlines()[0]) if key[:2] == "p_"],
+        "model": json.loads(undisturbed.splitlines()[0])["model"],
+        "labels": [key[2:] for key in json.loads(undisturbed.splitlines()[0]) if key[:2] == "p_"],
         "max_image_bytes": CHOSEN.max_image_bytes,
         "max_image_pixels": CHOSEN.max_image_pixels,
     }
-    lines = [json.dumps(head), *straight.splitlines()[: MANY - 10]]
+    lines = [json.dumps(head), *undisturbed.splitlines()[: MANY - 10]]
     part.write_bytes("\n".join(lines).encode() + b"\n" + extra)
     return part
 
 
 @pytest.mark.parametrize("extra", [b'{"source": "torn', b"\0\0\0\0\n\0\0", b"{}", b""])
-def test_a_torn_line_is_written_again(
-    extra: bytes, many: Path, straight: str, tmp_path: Path
+def test_an_incomplete_line_is_written_again(
+    extra: bytes, many: Path, undisturbed: str, tmp_path: Path
 ) -> None:
-    """Whatever a power cut left after the last whole line is dropped; the rows come out whole."""
-    half_done(many, tmp_path / "all.jsonl", straight, extra)
+    """Data after the last complete line are dropped, and the rows are complete."""
+    interrupted_run(many, tmp_path / "all.jsonl", undisturbed, extra)
 
     batch.run(str(many), str(tmp_path / "all.jsonl"), CHOSEN)
 
-    assert (tmp_path / "all.jsonl").read_text() == straight
+    assert (tmp_path / "all.jsonl").read_text() == undisturbed
 
 
-def test_a_source_that_changed_is_refused(many: Path, straight: str, tmp_path: Path) -> None:
-    """Where a name differs from the row written for it, the run says which, and what to do."""
-    part = half_done(many, tmp_path / "all.jsonl", straight)
+def test_a_changed_source_is_rejected(many: Path, undisturbed: str, tmp_path: Path) -> None:
+    """If a name differs from its row, the error gives both and says what to do."""
+    part = interrupted_run(many, tmp_path / "all.jsonl", undisturbed)
     part.write_text(part.read_text().replace("/0007.jpg", "/0006b.jpg"))
 
     with pytest.raises(
@@ -214,9 +214,9 @@ def test_a_source_that_changed_is_refused(many: Path, straight: str, tmp_path: P
         batch.run(str(many), str(tmp_path / "all.jsonl"), CHOSEN)
 
 
-def test_other_options_are_refused(many: Path, straight: str, tmp_path: Path) -> None:
-    """A journal begun under another limit is not gone on with; --restart begins anew."""
-    half_done(many, tmp_path / "all.jsonl", straight)
+def test_other_options_are_rejected(many: Path, undisturbed: str, tmp_path: Path) -> None:
+    """A journal with another limit is not continued; --restart starts again."""
+    interrupted_run(many, tmp_path / "all.jsonl", undisturbed)
     other = CHOSEN._replace(max_image_pixels=200 * 150)
 
     with pytest.raises(BadRequest, match="max_image_pixels was 120000000, is 30000"):
@@ -225,8 +225,8 @@ def test_other_options_are_refused(many: Path, straight: str, tmp_path: Path) ->
     assert tally == {"ok": MANY}
 
 
-def test_what_is_finished_or_running_is_left_alone(photos: Path, tmp_path: Path) -> None:
-    """A finished table is not made again unasked, and two runs never write one table."""
+def test_finished_and_running_tables_are_kept(photos: Path, tmp_path: Path) -> None:
+    """A finished table is not made again, and two runs never write one table."""
     out = str(tmp_path / "all.csv")
     batch.run(str(photos), out, CHOSEN)
     with pytest.raises(BadRequest, match=r"is finished. Use --restart"):
@@ -238,8 +238,8 @@ def test_what_is_finished_or_running_is_left_alone(photos: Path, tmp_path: Path)
     running.close()
 
 
-def test_misuse_is_told_before_anything_is_scored(photos: Path, tmp_path: Path) -> None:
-    """An unknown ending, no such source, an image for a list, a place that cannot be written."""
+def test_misuse_is_reported_before_the_run(photos: Path, tmp_path: Path) -> None:
+    """A bad suffix, a missing source, an image as a list and an unwritable place are reported."""
     for place, out, why in (
         (photos, "all.xlsx", "does not end with"),
         (tmp_path / "none", "all.csv", "No such file"),
@@ -250,8 +250,8 @@ def test_misuse_is_told_before_anything_is_scored(photos: Path, tmp_path: Path) 
             batch.run(str(place), str(tmp_path / out), CHOSEN)
 
 
-def test_the_command_counts_errors_and_strict_fails_for_them(photos: Path, tmp_path: Path) -> None:
-    """Errors as rows are 0, with --strict 1; --quiet tells nothing on the way."""
+def test_errors_are_counted_and_strict_fails(photos: Path, tmp_path: Path) -> None:
+    """Rows with errors exit with 0, with --strict 1; --quiet prints no progress."""
     line = [*MACULE, photos, "--out", tmp_path / "all.csv", "--quiet"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     strict = subprocess.run([*line, "--restart", "--strict"], capture_output=True, check=False)
@@ -262,9 +262,9 @@ def test_the_command_counts_errors_and_strict_fails_for_them(photos: Path, tmp_p
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(many: Path, tmp_path: Path) -> None:
-    """The peak of a fresh process is the same for a quarter of the images and for twice all.
+    """The peak memory of a fresh process is the same for a quarter and twice of the images.
 
-    Listed, so that the same small images stand for many.
+    A list repeats the same small images.
     """
     code = (
         "import sys; from macule import batch, settings; "
@@ -274,16 +274,16 @@ def test_memory_does_not_grow_with_the_images(many: Path, tmp_path: Path) -> Non
     names, peaks_mb = sorted(map(str, many.iterdir())), []
     for size, listed in enumerate((names[: MANY // 4], names * 2)):
         (tmp_path / f"{size}.txt").write_text("\n".join(listed))
-        told = subprocess.check_output(
+        output = subprocess.check_output(
             [sys.executable, "-c", code, tmp_path / f"{size}.txt", tmp_path / f"{size}.csv"]
         )
-        peaks_mb.append(int(told) / 1024)
+        peaks_mb.append(int(output) / 1024)
 
     assert peaks_mb[1] < peaks_mb[0] + 3
 
 
-def test_a_folder_comes_sorted_and_counted(tmp_path: Path) -> None:
-    """A folder's names come sorted, and their number before the first."""
+def test_a_folder_is_sorted_and_counted(tmp_path: Path) -> None:
+    """A folder's names are sorted, and their number comes before the first name."""
     for name in ("b/2", "b/10", "a/z", "c", "B"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
@@ -294,8 +294,8 @@ def test_a_folder_comes_sorted_and_counted(tmp_path: Path) -> None:
     assert total == 5
 
 
-def test_progress_says_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log gets a line a minute, a terminal one that changes; without a total no percentage."""
+def test_progress_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log gets a line a minute, a terminal a changing line; without a total no percentage."""
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     log, terminal = StringIO(), StringIO()
@@ -314,10 +314,10 @@ def test_progress_says_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
-def test_what_is_wrong_with_more_than_an_image_ends_the_run(
+def test_a_fault_of_the_whole_source_ends_the_run(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bucket that cannot be read makes no rows: the run ends, and can go on when it can."""
+    """An unreadable bucket makes no rows: the run ends and can continue later."""
     (tmp_path / "list.txt").write_text(f"{photos}/a.jpg\nhttp://127.0.0.1:1/a.jpg\n")
     monkeypatch.setattr(time, "sleep", lambda _: None)
 

@@ -1,4 +1,4 @@
-"""A batch of what lies in buckets: real servers of S3 and Cloud Storage."""
+"""Batches of objects in buckets, on real servers of S3 and Cloud Storage."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from support import model_sources
 from support.images import photo
 
 QUIET_S = 10.0
-# the emulator of gs cannot give back a name with ? or #
+# the emulator of gs cannot return a name with ? or #
 NAMES = {"s3": ["1.jpg", "a #1?.jpg", "ä/2.jpg"], "gs": ["1.jpg", "a 1.jpg", "ä/2.jpg"]}
 
 
@@ -27,7 +27,7 @@ def buckets() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def environment(buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Clients, which are kept, are those of these servers."""
+    """Use clients, which are cached, of these servers."""
     for name, value in buckets.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -41,7 +41,7 @@ def environment(buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_a_prefix_is_a_batch(scheme: str, tmp_path: Path) -> None:
-    """All below a prefix are rows, whatever their names; a folder's mark is none."""
+    """All objects below a prefix are rows, with any names; a folder marker is not."""
     for name in NAMES[scheme]:
         assert storage.write(f"{scheme}://models/{scheme}/{name}", photo(90, 60), "", QUIET_S)
     storage.write(f"{scheme}://models/{scheme}/ä/", b"", "", QUIET_S)
@@ -71,7 +71,7 @@ def test_a_prefix_is_a_batch(scheme: str, tmp_path: Path) -> None:
 
 
 def test_a_bucket_is_listed_in_pages() -> None:
-    """More names than a page of S3 holds come once each, sorted."""
+    """Names on several pages of S3 come once each, sorted."""
     for number in range(1003):
         storage.write(f"s3://models/pages/{number:04}", b"", "", QUIET_S)
 
@@ -81,7 +81,7 @@ def test_a_bucket_is_listed_in_pages() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_a_bucket_that_is_not_there_is_told(scheme: str) -> None:
-    """Listing what is not there fails with the bucket's own word, not with an empty batch."""
+def test_a_missing_bucket_is_reported(scheme: str) -> None:
+    """Listing a missing bucket fails with the bucket's message, not with an empty batch."""
     with pytest.raises(ModelUnavailable, match=f"{scheme}://nowhere"):
         list(storage.list_addresses(f"{scheme}://nowhere/a", QUIET_S))

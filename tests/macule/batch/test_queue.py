@@ -1,4 +1,4 @@
-"""A batch through the workers of a queue: here one in memory, that keeps the protocol's word."""
+"""A batch through the workers of a queue, here an in-memory queue with the same protocol."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ CHOSEN = settings.read({})
 
 
 class Memory:
-    """A `jobs.Queue` whose jobs are each worked on by a thread of their own; *room* may wait."""
+    """A `jobs.Queue` that runs each job in its own thread; *room* jobs may wait."""
 
     def __init__(self, work: Callable[[bytes], Mapping[str, Any]], room: int) -> None:
         self._work, self._room = work, room
@@ -78,14 +78,14 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits take a hundredth of their time."""
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten waits to a hundredth."""
     wait = score.wait_or_stop
     monkeypatch.setattr(score, "wait_or_stop", lambda stop, wait_s: wait(stop, wait_s / 100))
 
 
-def test_workers_answer_what_this_process_would(photos: Path, tmp_path: Path) -> None:
-    """Rows are the same either way, errors too; never more jobs wait than the batch has workers."""
+def test_workers_give_the_rows_of_this_process(photos: Path, tmp_path: Path) -> None:
+    """Rows and errors are the same both ways, and never more jobs wait than there are workers."""
     queue = Memory(lambda image: pipeline.predict(image, CHOSEN)[0], room=100)
     batch.run(str(photos), str(tmp_path / "here.jsonl"), CHOSEN)
     batch.run(str(photos), str(tmp_path / "there.jsonl"), CHOSEN, queue=queue, workers=4)
@@ -94,8 +94,8 @@ def test_workers_answer_what_this_process_would(photos: Path, tmp_path: Path) ->
     assert queue.most <= 4
 
 
-def test_a_full_queue_is_waited_for(photos: Path, tmp_path: Path) -> None:
-    """QueueFull is no answer: the image comes again until there is room."""
+def test_a_full_queue_is_retried(photos: Path, tmp_path: Path) -> None:
+    """After QueueFull the image is tried again until there is space."""
     queue = Memory(lambda image: pipeline.predict(image, CHOSEN)[0], room=1)
 
     tally = batch.run(str(photos), str(tmp_path / "all.csv"), CHOSEN, queue=queue, workers=4)
@@ -104,8 +104,8 @@ def test_a_full_queue_is_waited_for(photos: Path, tmp_path: Path) -> None:
     assert queue.refused > 0
 
 
-def test_a_busy_worker_is_asked_again(photos: Path, tmp_path: Path) -> None:
-    """A job that failed with 503 is put again; one that always does ends the run, not the row."""
+def test_a_busy_worker_is_retried(photos: Path, tmp_path: Path) -> None:
+    """A job that failed with 503 is tried again; if it always does, the run ends."""
     left = [5]
 
     def busy_at_first(image: bytes) -> Mapping[str, Any]:
@@ -125,8 +125,8 @@ def test_a_busy_worker_is_asked_again(photos: Path, tmp_path: Path) -> None:
         batch.run(str(photos), str(tmp_path / "none.csv"), CHOSEN, queue=Memory(always, 99))
 
 
-def test_workers_with_another_model_are_told(photos: Path, tmp_path: Path) -> None:
-    """An answer of another model is no row of this batch."""
+def test_workers_with_another_model_are_reported(photos: Path, tmp_path: Path) -> None:
+    """A result of another model ends the batch."""
 
     def other(image: bytes) -> Mapping[str, Any]:
         answer = json.loads(json.dumps(pipeline.predict(image, CHOSEN)[0]))

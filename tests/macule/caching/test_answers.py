@@ -1,4 +1,4 @@
-"""Answers by content: bounded, kept for a time, and never the reason of an error."""
+"""The answer cache is bounded, expires entries, and never causes an error."""
 
 import logging
 import signal
@@ -26,7 +26,7 @@ NAMES = "abcdef"
 
 
 @contextmanager
-def keeping(url: str, tick: Callable[[], float] = time.monotonic) -> Iterator[RedisCache]:
+def cache_with(url: str, tick: Callable[[], float] = time.monotonic) -> Iterator[RedisCache]:
     kept = RedisCache(url, 60, MAX_VALUE_BYTES, tick)
     try:
         yield kept
@@ -35,13 +35,13 @@ def keeping(url: str, tick: Callable[[], float] = time.monotonic) -> Iterator[Re
 
 
 def clock() -> tuple[list[float], Callable[[], float]]:
-    """Make a clock that the test sets."""
+    """Return a clock that the test sets."""
     now = [0.0]
     return now, lambda: now[0]
 
 
-def test_every_part_of_a_key_makes_another() -> None:
-    """Image, file, thresholds, names, number of labels, map: each parts answers from others."""
+def test_every_part_of_a_key_matters() -> None:
+    """Another image, file, threshold, name, number of labels or map gives another key."""
     cards: list[dict[str, Any]] = [
         dict(CARD),
         {**CARD, "sha256": "0" * 64},
@@ -64,10 +64,10 @@ def test_every_part_of_a_key_makes_another() -> None:
     st.integers(0, 4 * ROW_OVERHEAD_BYTES),
     st.lists(st.tuples(st.sampled_from(NAMES), st.none() | st.integers(0, 3 * ROW_OVERHEAD_BYTES))),
 )
-def test_memory_is_the_latest_rows_that_fit(
+def test_memory_keeps_the_latest_entries_that_fit(
     most_bytes: int, steps: list[tuple[str, int | None]]
 ) -> None:
-    """Whatever is put and asked: never more than the bound, and what has to go is the oldest."""
+    """The size never exceeds the limit, and the oldest entries are removed."""
     kept, model = MemoryCache(most_bytes, 60), OrderedDict[str, bytes]()
     for name, size in steps:
         if size is None:
@@ -90,8 +90,8 @@ def test_memory_is_the_latest_rows_that_fit(
     assert {name: kept.get(name) for name in model} == dict(model)
 
 
-def test_what_is_too_old_is_gone() -> None:
-    """An answer is given again until its time is over, and then costs nothing."""
+def test_old_entries_expire() -> None:
+    """An entry is returned until its time is over, and then takes no memory."""
     now, tick = clock()
     kept = MemoryCache(10**6, 60, tick)
     kept.put("a", b"{}")
@@ -102,8 +102,8 @@ def test_what_is_too_old_is_gone() -> None:
     assert (young, kept.get("a"), kept.held_bytes) == (b"{}", None, 0)
 
 
-def test_no_value_beyond_the_bound_is_kept() -> None:
-    """One large explanation does not push out a thousand small answers."""
+def test_values_above_the_limit_are_not_stored() -> None:
+    """One large explanation does not displace a thousand small answers."""
     kept = MemoryCache(10**7, 60)
     kept.put("large", bytes(MAX_VALUE_BYTES))
     kept.put("small", bytes(100))
@@ -127,8 +127,8 @@ print((private() - before) * 1024 / most, kept.held_bytes / most)
 
 @pytest.mark.memory
 @pytest.mark.parametrize("value_bytes", [20, 400, 30_000])
-def test_twenty_thousand_answers_take_what_the_bound_says(value_bytes: int) -> None:
-    """A process grows by the bound at most, whatever the size of what is kept."""
+def test_twenty_thousand_answers_stay_within_the_limit(value_bytes: int) -> None:
+    """A process grows by the limit at most, for any size of values."""
     words = [sys.executable, "-c", GROWTH, str(4 * 2**20), str(value_bytes)]
     grown, counted = map(float, subprocess.check_output(words, text=True).split())
 
@@ -136,9 +136,9 @@ def test_twenty_thousand_answers_take_what_the_bound_says(value_bytes: int) -> N
     assert grown < 1.1
 
 
-def test_redis_keeps_for_a_time(tmp_path: Path) -> None:
-    """A value goes and comes, and the server forgets it by itself."""
-    with broker(tmp_path) as server, keeping(server.url) as kept:
+def test_redis_expires_values(tmp_path: Path) -> None:
+    """A value is stored and read, and the server expires it."""
+    with broker(tmp_path) as server, cache_with(server.url) as kept:
         kept.put("k", b"{}")
 
         assert (kept.get("k"), kept.get("other")) == (b"{}", None)
@@ -146,9 +146,9 @@ def test_redis_keeps_for_a_time(tmp_path: Path) -> None:
         assert 59_000 < server.client.execute_command("PTTL", "k") <= 60_000
 
 
-def test_redis_bounds_what_goes_in_and_what_comes_out(tmp_path: Path) -> None:
-    """No value beyond the bound is sent; of one that another put there no more is read."""
-    with broker(tmp_path) as server, keeping(server.url) as kept:
+def test_redis_values_are_bounded_both_ways(tmp_path: Path) -> None:
+    """No value above the limit is sent or read completely."""
+    with broker(tmp_path) as server, cache_with(server.url) as kept:
         kept.put("k", bytes(MAX_VALUE_BYTES + 1))
         sent = server.client.execute_command("EXISTS", "k")
         server.client.execute_command("SET", "k", bytes(2**23))
@@ -161,13 +161,13 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [(record.levelname, record.message) for record in caplog.records]
 
 
-def test_a_killed_redis_is_a_miss_and_one_line_until_it_is_back(
+def test_a_killed_redis_is_a_miss_and_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """kill -9 and a start: no error, a line for each turn, and answers again after the pause."""
+    """A kill and a restart cause no error, one line each, and hits after the pause."""
     caplog.set_level(logging.INFO, "macule")
     now, tick = clock()
-    with broker(tmp_path) as server, keeping(server.url, tick) as kept:
+    with broker(tmp_path) as server, cache_with(server.url, tick) as kept:
         kept.put("k", b"{}")
         server.kill()
         dead = []
@@ -187,11 +187,11 @@ def test_a_killed_redis_is_a_miss_and_one_line_until_it_is_back(
     assert PASSWORD not in caplog.text
 
 
-def test_a_stopped_redis_is_waited_for_ever_more_rarely(tmp_path: Path) -> None:
-    """SIGSTOP: in five minutes' requests, one a second, few wait, and none beyond the time-out."""
+def test_a_stopped_redis_is_asked_less_and_less(tmp_path: Path) -> None:
+    """In five minutes of a stopped Redis few requests wait, none beyond the time-out."""
     now, tick = clock()
     waits = []
-    with broker(tmp_path) as server, keeping(server.url, tick) as kept:
+    with broker(tmp_path) as server, cache_with(server.url, tick) as kept:
         kept.put("k", b"{}")
         server.process.send_signal(signal.SIGSTOP)
         for now[0] in range(300):
@@ -206,8 +206,8 @@ def test_a_stopped_redis_is_waited_for_ever_more_rarely(tmp_path: Path) -> None:
     assert 5 < sum(wait > TIMEOUT_S / 2 for wait in waits) < 16
 
 
-def test_after_a_pause_one_request_tries_and_the_others_do_not() -> None:
-    """Twenty at once, when the pause is over: one question."""
+def test_after_a_pause_one_request_tries() -> None:
+    """Of twenty requests at once after the pause, one asks Redis."""
     now, tick = clock()
     kept = RedisCache("redis://127.0.0.1:1", 60, 100, tick)
     kept.get("k")
@@ -217,9 +217,9 @@ def test_after_a_pause_one_request_tries_and_the_others_do_not() -> None:
     assert resting == [False] + [True] * 19
 
 
-def test_a_key_of_another_type_is_a_miss_that_mends_itself(tmp_path: Path) -> None:
-    """WRONGTYPE does not stop the cache, and the next answer takes the key's place."""
-    with broker(tmp_path) as server, keeping(server.url) as kept:
+def test_a_key_of_another_type_is_a_miss_and_is_replaced(tmp_path: Path) -> None:
+    """After WRONGTYPE the next answer replaces the key."""
+    with broker(tmp_path) as server, cache_with(server.url) as kept:
         server.client.execute_command("LPUSH", "k", "a")
         found = kept.get("k")
         kept.put("k", b"{}")
@@ -228,10 +228,10 @@ def test_a_key_of_another_type_is_a_miss_that_mends_itself(tmp_path: Path) -> No
 
 
 def test_a_full_redis_still_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """OOM under `noeviction`: nothing new is kept, what is there is given, one line is logged."""
+    """With OOM under `noeviction` nothing new is stored, hits work, and one line is logged."""
     with (
         broker(tmp_path, "--maxmemory-policy", "noeviction") as server,
-        keeping(server.url) as kept,
+        cache_with(server.url) as kept,
     ):
         kept.put("k", b"{}")
         server.client.execute_command("CONFIG", "SET", "maxmemory", "1")
@@ -245,9 +245,9 @@ def test_a_full_redis_still_answers(tmp_path: Path, caplog: pytest.LogCaptureFix
     ]
 
 
-def test_whatever_fails_is_a_miss(caplog: pytest.LogCaptureFixture) -> None:
-    """An option that only fails as a connection is made is a line, not an error of each request."""
-    with keeping("redis://127.0.0.1:1/0?no_such_option=1") as kept:
+def test_any_failure_is_a_miss(caplog: pytest.LogCaptureFixture) -> None:
+    """An option that fails only on connecting is one line, not an error of each request."""
+    with cache_with("redis://127.0.0.1:1/0?no_such_option=1") as kept:
         kept.put("k", b"{}")
 
         assert kept.get("k") is None
@@ -258,14 +258,14 @@ def test_whatever_fails_is_a_miss(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_wrong_address_is_a_miss_and_keeps_its_secrets(
     wrong: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A password that is refused and a name that is none are a line without either."""
+    """A wrong password and an unknown host are one line, without password or host."""
 
     def elsewhere(server: Broker) -> str:
         if wrong == "password":
             return server.url.replace(PASSWORD, "guessed-by-me")
         return server.url.replace("127.0.0.1", "guessed-by-me" * 10)
 
-    with broker(tmp_path) as server, keeping(elsewhere(server)) as kept:
+    with broker(tmp_path) as server, cache_with(elsewhere(server)) as kept:
         kept.put("k", b"{}")
 
         assert kept.get("k") is None

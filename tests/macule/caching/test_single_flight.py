@@ -1,4 +1,4 @@
-"""Requests for the same thing at once."""
+"""Concurrent requests with the same key."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from macule.errors import BadImage, Busy
 from support.service import until
 
 
-def crowd(count: int, job: Callable[[], object]) -> None:
+def run_threads(count: int, job: Callable[[], object]) -> None:
     threads = [threading.Thread(target=job) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -17,9 +17,9 @@ def crowd(count: int, job: Callable[[], object]) -> None:
         thread.join()
 
 
-def test_a_crowd_computes_once() -> None:
-    """Of fifty at once one runs the job; the others are given its outcome."""
-    flights, ran, joined, seen = SingleFlight[str](), [], [], []
+def test_concurrent_calls_compute_once() -> None:
+    """Of fifty concurrent calls one runs the job; the others get its result."""
+    single_flight, ran, joined, seen = SingleFlight[str](), [], [], []
 
     def job() -> str:
         ran.append(1)
@@ -27,61 +27,61 @@ def test_a_crowd_computes_once() -> None:
         return "outcome"
 
     def one() -> None:
-        found = flights.run_or_join("key", b"", job)
+        found = single_flight.run_or_join("key", b"", job)
         if isinstance(found, PendingCall):
             joined.append(found)
             found = found.wait(30)
         seen.append(found)
 
-    crowd(50, one)
+    run_threads(50, one)
 
     assert (len(ran), seen) == (1, ["outcome"] * 50)
 
 
-def test_other_things_do_not_wait() -> None:
-    """A flight of one key holds up nobody who wants another."""
-    flights, end = SingleFlight[str](), threading.Event()
+def test_other_keys_do_not_wait() -> None:
+    """A running call of one key does not delay another key."""
+    single_flight, end = SingleFlight[str](), threading.Event()
 
     def long() -> str:
         end.wait(30)
         return "long"
 
-    thread = threading.Thread(target=flights.run_or_join, args=("long", b"", long))
+    thread = threading.Thread(target=single_flight.run_or_join, args=("long", b"", long))
     thread.start()
-    short = flights.run_or_join("short", b"", lambda: "short")
+    short = single_flight.run_or_join("short", b"", lambda: "short")
     end.set()
     thread.join()
 
     assert short == "short"
 
 
-def test_a_failure_is_the_one_s_who_met_it() -> None:
-    """Whoever waited for a job that failed finds no outcome, the image, and the key free."""
-    flights, begun, end = SingleFlight[str](), threading.Event(), threading.Event()
+def test_a_failure_is_not_shared() -> None:
+    """A call that waited for a failed one gets no result, its image, and a free key."""
+    single_flight, begun, end = SingleFlight[str](), threading.Event(), threading.Event()
 
     def fail() -> str:
         begun.set()
         end.wait(30)
         raise BadImage("no")
 
-    def lead() -> None:
+    def run_first() -> None:
         with pytest.raises(BadImage):
-            flights.run_or_join("key", b"image", fail)
+            single_flight.run_or_join("key", b"image", fail)
 
-    thread = threading.Thread(target=lead)
+    thread = threading.Thread(target=run_first)
     thread.start()
     begun.wait(30)
-    other = flights.run_or_join("key", b"image", lambda: "mine")
+    other = single_flight.run_or_join("key", b"image", lambda: "mine")
     assert isinstance(other, PendingCall)
     end.set()
     found = other.wait(30)
     thread.join()
 
     assert (found, other.image) == (None, b"image")
-    assert flights.run_or_join("key", b"image", lambda: "mine") == "mine"
+    assert single_flight.run_or_join("key", b"image", lambda: "mine") == "mine"
 
 
 def test_the_wait_is_bounded() -> None:
-    """A flight that does not land in time is a 503, not a wait without end."""
+    """A call that takes too long is a 503 for those that wait."""
     with pytest.raises(Busy, match="same image"):
         PendingCall[str](b"").wait(0.01)

@@ -28,8 +28,8 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_pipe_gets_one_json_line_a_file(file: Path) -> None:
-    """The answer of POST /predict/ comes as JSON, one line an image, with its file's name."""
+def test_a_pipe_gets_one_json_line_for_each_file(file: Path) -> None:
+    """Each image is one line of JSON with the answer of POST /predict/ and the file's name."""
     done = macule("predict", str(file), str(file), "--top-k", "1")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -39,7 +39,7 @@ def test_a_pipe_gets_one_json_line_a_file(file: Path) -> None:
     assert answers[0]["predictions"] == answers[1]["predictions"]
 
 
-def test_standard_input_is_a_file_too(file: Path) -> None:
+def test_standard_input_is_a_file(file: Path) -> None:
     """`-` reads the image from standard input."""
     done = subprocess.run(
         [*MACULE, "predict", "-"], input=file.read_bytes(), capture_output=True, check=True
@@ -63,7 +63,7 @@ def test_a_terminal_gets_a_table(file: Path) -> None:
 
 
 def test_one_bad_file_does_not_stop_the_others(file: Path, tmp_path: Path) -> None:
-    """Each failure is one line on standard error; the rest is answered; the exit code is 1."""
+    """Each failure is one line on standard error; the others are classified; the exit code is 1."""
     text = tmp_path / "notes.txt"
     text.write_text("hello")
 
@@ -77,7 +77,7 @@ def test_one_bad_file_does_not_stop_the_others(file: Path, tmp_path: Path) -> No
 
 
 def test_misuse_exits_with_2(file: Path, tmp_path: Path) -> None:
-    """A wrong option, a bad setting and no command are misuse, told in one line."""
+    """A wrong option, an invalid setting and no command are misuse, reported in one line."""
     assert macule().returncode == 2
     assert macule("predict", str(file), "--top-k", "none").returncode == 2
     environment = {**os.environ, "MAX_IMAGE_BYTES": "ten"}
@@ -86,16 +86,16 @@ def test_misuse_exits_with_2(file: Path, tmp_path: Path) -> None:
     assert "MAX_IMAGE_BYTES='ten'" in done.stderr
 
 
-def test_a_model_that_is_not_there_is_told(file: Path, tmp_path: Path) -> None:
-    """--model names a folder; without a card in it, the error says so."""
+def test_a_missing_model_is_reported(file: Path, tmp_path: Path) -> None:
+    """--model names a folder; the error says that it has no card."""
     done = macule("predict", str(file), "--model", str(tmp_path))
 
     assert done.returncode == 1
     assert "There is no model.json" in done.stderr
 
 
-def test_help_lists_each_command_by_what_it_is_for() -> None:
-    """Every command stands once below a task, and none is left out of the tasks."""
+def test_help_groups_commands_by_task() -> None:
+    """Every command is listed exactly once, below a task."""
     listed = [name for names in main.TASKS.values() for name in names]
     done = macule("--help")
     shown = re.findall(r"^  (\w+) ", done.stdout, re.MULTILINE)
@@ -110,7 +110,7 @@ def test_help_lists_each_command_by_what_it_is_for() -> None:
     ("typed", "meant"), [("serv", "`serve`"), ("evalute", "`evaluate`"), ("xyzzy", "--help")]
 )
 def test_an_unknown_command_names_the_nearest(typed: str, meant: str) -> None:
-    """A slip is misuse, told in one line with what may have been meant."""
+    """A misspelled command is misuse, reported in one line with the nearest command."""
     done = macule(typed, "x")
 
     assert done.returncode == 2
@@ -119,7 +119,7 @@ def test_an_unknown_command_names_the_nearest(typed: str, meant: str) -> None:
 
 @pytest.mark.parametrize("command", ["predict", "plan"])
 def test_nothing_precedes_the_output(file: Path, command: str) -> None:
-    """What the runtime tells of itself while a model loads is not shown."""
+    """Messages of the runtime while a model loads are not shown."""
     done = macule(command, *([str(file)] if command == "predict" else ["--limit", "512"]))
 
     assert (done.returncode, done.stderr) == (0, "")

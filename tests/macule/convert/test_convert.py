@@ -1,4 +1,4 @@
-"""`macule convert` from a Keras model to a folder that serves, over real models and images."""
+"""`macule convert` from a Keras model to a folder that serves, with real models and images."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ SIDE = 32
 
 
 def draw(kind: str, rng: np.random.Generator, side: int = 64) -> Image.Image:
-    """Draw one of three patterns on skin: colour and place vary, the pattern decides."""
+    """Draw one of three patterns on skin: colour and place vary, the pattern is the class."""
     base = rng.integers((190, 140, 120), (235, 185, 165))
     noise = rng.normal(0, 8, (side, side, 3))
     image = Image.fromarray(np.clip(base + noise, 0, 255).astype(np.uint8))
@@ -46,7 +46,7 @@ def draw(kind: str, rng: np.random.Generator, side: int = 64) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder a class, 40 drawn images each."""
+    """Create a folder for each class with 40 drawn images."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(1)
     for label in LABELS:
@@ -58,7 +58,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network trained on pixels scaled to -1..1, so that its scaling can be found."""
+    """Train a small network on pixels scaled to -1..1, so that its scaling can be detected."""
     keras = pytest.importorskip("keras")
     keras.utils.set_random_seed(3)
     rng = np.random.default_rng(2)
@@ -118,25 +118,25 @@ def card(folder: Path) -> dict[str, Any]:
     return document
 
 
-def test_the_folder_is_whole(converted: Path) -> None:
-    """Model, card and both reports are there; the card passes the check that serving makes."""
+def test_the_folder_is_complete(converted: Path) -> None:
+    """Model, card and both reports exist; the card is valid for serving."""
     assert {path.name for path in converted.iterdir()} == {
         "model.tflite", "model.json", "REPORT.md", "report.html",
     }  # fmt: skip
     assert model_card.read(str(converted)).labels == tuple(LABELS)
 
 
-def test_the_scaling_is_found_by_accuracy(converted: Path) -> None:
-    """The network was trained on -1..1; with labelled images that is what the card says."""
+def test_the_scaling_is_detected_by_accuracy(converted: Path) -> None:
+    """With labelled images the card has the -1..1 of the training."""
     assert card(converted)["scaling"] == {"mean": [127.5] * 3, "std": [127.5] * 3}
     assert card(converted)["metrics"]["accuracy"] > 0.9
 
 
 @pytest.mark.slow
-def test_a_wrapped_file_is_judged_by_what_it_gives(
+def test_a_wrapped_file_is_compared_by_its_answers(
     trained: Path, images: Path, tmp_path: Path
 ) -> None:
-    """A `.tflite` that ends in a softmax agrees with itself, and its figures are its answers'."""
+    """A `.tflite` that ends in a softmax agrees with itself and has its answers' figures."""
     import keras
     import tensorflow as tf
 
@@ -158,7 +158,7 @@ def test_a_wrapped_file_is_judged_by_what_it_gives(
 
 
 def test_it_answers_as_the_original(converted: Path, trained: Path, images: Path) -> None:
-    """Served through the whole path, it names the same label as Keras does, nearly always."""
+    """Served through the whole path, it predicts Keras's label nearly always."""
     import keras
 
     original = keras.saving.load_model(trained, compile=False)
@@ -175,8 +175,8 @@ def test_it_answers_as_the_original(converted: Path, trained: Path, images: Path
     assert np.mean(agreed) >= 0.95
 
 
-def test_it_is_small_and_proved(converted: Path) -> None:
-    """auto ends on a quantized file, and the card says what was measured on how many images."""
+def test_it_is_small_and_measured(converted: Path) -> None:
+    """`auto` chooses a quantized file, and the card has the measured figures."""
     proof = card(converted)["metrics"]["against_original"]
 
     assert card(converted)["precision"] in ("int8", "dynamic")
@@ -184,8 +184,8 @@ def test_it_is_small_and_proved(converted: Path) -> None:
     assert proof["top1_agreement"] >= 0.98
 
 
-def test_check_confirms_it_and_sees_harm(converted: Path, images: Path, tmp_path: Path) -> None:
-    """macule check holds for the folder, and fails for a changed file and for foreign figures."""
+def test_check_passes_and_detects_changes(converted: Path, images: Path, tmp_path: Path) -> None:
+    """macule check passes for the folder, and fails for a changed file or other figures."""
     harmed, boasting = tmp_path / "harmed", tmp_path / "boasting"
     shutil.copytree(converted, harmed)
     shutil.copytree(converted, boasting)
@@ -203,7 +203,7 @@ def test_check_confirms_it_and_sees_harm(converted: Path, images: Path, tmp_path
 def test_a_wrong_scaling_is_an_error_unless_forced(
     trained: Path, images: Path, tmp_path: Path
 ) -> None:
-    """A scaling that scores clearly below another one is refused with both figures."""
+    """A scaling that scores clearly worse is rejected with both figures."""
     words = ["convert", trained, "--labels", ",".join(LABELS), "--eval", images]
     words += ["--scaling", "none", "--precision", "fp32", "--out", tmp_path / "out"]
     refused = macule(*words)
@@ -216,7 +216,7 @@ def test_a_wrong_scaling_is_an_error_unless_forced(
 
 
 def test_without_images_nothing_is_claimed(trained: Path, tmp_path: Path) -> None:
-    """Without images the scaling is an assumption, int8 does not pass, and both are warnings."""
+    """Without images the scaling is assumed and int8 does not pass, both with a warning."""
     done = macule(
         "convert", trained, "--labels", ",".join(LABELS), "--out", tmp_path / "out", cwd=tmp_path
     )
@@ -228,7 +228,7 @@ def test_without_images_nothing_is_claimed(trained: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--labels", "a,b"], "2 labels"),
         (["--labels", "a,b,b"], "duplicate"),
@@ -240,24 +240,24 @@ def test_without_images_nothing_is_claimed(trained: Path, tmp_path: Path) -> Non
         (["--labels", "a,b,c", "--side", "641"], "supported: 8 to 640 px"),
     ],
 )
-def test_what_would_be_wrong_is_refused(
+def test_wrong_input_is_rejected(
     words: list[str],
-    told: str,
+    expected: str,
     trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Each refusal is told, exits with 1 and leaves nothing behind."""
+    """Each error is printed, exits with 1 and leaves no files."""
     monkeypatch.chdir(tmp_path)
 
     assert main(["convert", str(trained), *words, "--out", "out"]) == 1
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_foreign_folder_is_not_overwritten(trained: Path, tmp_path: Path) -> None:
-    """--out that holds something else is refused; one of macule's own is replaced."""
+def test_an_unrelated_folder_is_not_overwritten(trained: Path, tmp_path: Path) -> None:
+    """--out with other content is rejected; one of macule's own is replaced."""
     (tmp_path / "thesis.txt").write_text("years of work")
     words = ["convert", str(trained), "--labels", "a,b,c", "--out", str(tmp_path)]
 
@@ -266,8 +266,8 @@ def test_a_foreign_folder_is_not_overwritten(trained: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_breaking_off_leaves_nothing(trained: Path, images: Path, tmp_path: Path) -> None:
-    """Ctrl-C in the middle ends with 130, one line, and no half-written folder."""
+def test_an_interrupt_leaves_nothing(trained: Path, images: Path, tmp_path: Path) -> None:
+    """Ctrl-C exits with 130 and one line, and leaves no partial folder."""
     words = ["convert", trained, "--labels", ",".join(LABELS), "--eval", images, "--out", "out"]
     with subprocess.Popen(
         [*MACULE, *map(str, words)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
@@ -276,7 +276,7 @@ def test_breaking_off_leaves_nothing(trained: Path, images: Path, tmp_path: Path
         for line in process.stderr:
             if line.startswith("[5/7]"):
                 break
-        # Python drops an interrupt that meets a callback of a library: then one presses again
+        # Python drops an interrupt inside a library's callback: then it is sent again
         for _ in range(3):
             os.kill(process.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):

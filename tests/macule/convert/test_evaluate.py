@@ -1,4 +1,4 @@
-"""`macule evaluate`: figures worked out by hand, and the command over a real model."""
+"""`macule evaluate`: figures computed by hand, and the command with a real model."""
 
 import json
 import math
@@ -18,7 +18,7 @@ LABELS = ["nevus", "melanoma", "seborrheic_keratosis"]
 
 
 def answers(count: int = 60) -> predictions.Predictions:
-    """Seeded answers of the shipped card's labels, right two times of three."""
+    """Return seeded answers of the shipped card's labels, correct two times of three."""
     random = np.random.default_rng(3)
     truth = np.arange(count) % 3
     logits = random.normal(0, 1, (count, 3)) + 1.5 * np.eye(3)[truth]
@@ -32,7 +32,7 @@ def answers(count: int = 60) -> predictions.Predictions:
 
 
 def test_figures_lie_within_their_intervals() -> None:
-    """Every figure has an interval around it, and those of all classes their mean."""
+    """Every figure is inside its interval, and those of all classes are the mean."""
     found = predictions.compute_metrics(answers(), 200)
 
     for name, part in found["figures"].items():
@@ -45,7 +45,7 @@ def test_figures_lie_within_their_intervals() -> None:
 
 
 def test_decisions_are_counted_by_label() -> None:
-    """Coverage is the share that is classified, and each label's decisions sum to its images."""
+    """Coverage is the classified share, and each label's decisions sum to its images."""
     found = predictions.compute_metrics(answers(), 10)
 
     assert found["abstention"]["coverage"] == 0.75
@@ -53,8 +53,8 @@ def test_decisions_are_counted_by_label() -> None:
     assert [row["group"] for row in found["subgroups"]] == ["f", "m"]
 
 
-def test_images_of_a_group_are_drawn_together() -> None:
-    """Twins of one lesion say no more than one: their interval is as wide as that of half."""
+def test_images_of_a_group_are_sampled_together() -> None:
+    """Two images of each lesion give an interval as wide as one image of each."""
     values = np.random.default_rng(1).normal(size=50)
     twins = np.repeat(values, 2)
 
@@ -68,8 +68,8 @@ def test_images_of_a_group_are_drawn_together() -> None:
     assert ratio == pytest.approx(math.sqrt(2), rel=0.15)
 
 
-def test_risk_grows_with_coverage_of_the_unsure() -> None:
-    """The surest answers come first, and those of one confidence together."""
+def test_risk_grows_with_coverage() -> None:
+    """The most confident answers come first, and those of equal confidence together."""
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.2], [0.6, 0.4]])
 
     points = metrics.risk_coverage(probabilities, np.array([0, 1, 0, 1]))
@@ -77,8 +77,8 @@ def test_risk_grows_with_coverage_of_the_unsure() -> None:
     assert points == [(0.25, 0.0), (0.75, pytest.approx(1 / 3)), (1.0, 0.5)]
 
 
-def test_ages_become_spans() -> None:
-    """Ages are gathered in spans of twenty years; what is no number is unknown."""
+def test_ages_are_grouped() -> None:
+    """Ages are grouped by twenty years; an invalid age is unknown."""
     spans = {
         "55": "40 to 59",
         "55.0": "40 to 59",
@@ -92,7 +92,7 @@ def test_ages_become_spans() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder a class with drawn skin, one with a label that the model lacks, a broken file."""
+    """Create a folder of drawn skin for each class, one unknown label and a broken file."""
     for place, label in enumerate([*LABELS, "screenshot"]):
         (tmp_path / "data" / label).mkdir(parents=True)
         for number in range(4):
@@ -103,7 +103,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_command_writes_page_and_figures(folder: Path) -> None:
-    """It prints the figures, and writes JSON and a page that asks for nothing outside itself."""
+    """It prints the figures, and writes JSON and a page without external resources."""
     line = [*MACULE, local.DEFAULT_MODEL_DIR, "--data", "data", "--resamples", "20"]
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
 
@@ -119,7 +119,7 @@ def test_command_writes_page_and_figures(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "expected"),
     [
         (["--data", "nowhere"], "nowhere is not a folder."),
         (
@@ -129,8 +129,8 @@ def test_command_writes_page_and_figures(folder: Path) -> None:
         (["--data", "data", "--split", "test"], "data has no split 'test'; it has: none."),
     ],
 )
-def test_wrong_data_is_refused(folder: Path, more: list[str], told: str) -> None:
-    """One sentence says what is wrong; nothing is written."""
+def test_wrong_data_is_rejected(folder: Path, more: list[str], expected: str) -> None:
+    """One sentence says what is wrong, and nothing is written."""
     done = subprocess.run(
         [*MACULE, local.DEFAULT_MODEL_DIR, *more],
         cwd=folder,
@@ -140,5 +140,5 @@ def test_wrong_data_is_refused(folder: Path, more: list[str], told: str) -> None
     )
 
     assert done.returncode == 1
-    assert told in done.stderr
+    assert expected in done.stderr
     assert not (folder / "evaluation").exists()

@@ -28,7 +28,7 @@ BOUNDS = (-127 / 128, 1.0)
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """A classifier of five classes: two convolutions, pooling, dropout, Dense with softmax."""
+    """Return a classifier of five classes: convolutions, pooling, dropout, Dense with softmax."""
     keras = pytest.importorskip("keras")
     keras.utils.set_random_seed(3)
     layers = keras.layers
@@ -42,7 +42,7 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def images() -> NDArray[np.uint8]:
-    """Sixty seeded images of blobs on skin-coloured ground."""
+    """Return sixty seeded images of blobs on skin colour."""
     random = np.random.default_rng(1)
     y, x = np.mgrid[:SIDE_PX, :SIDE_PX]
     drawn = np.empty((60, SIDE_PX, SIDE_PX, 3))
@@ -59,13 +59,13 @@ def images() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def content(model: Any) -> bytes:
-    """The model as a float file, its head taken from it."""
+    """Return the model as a float file without its softmax."""
     *_, pool, _, dense = model.layers
     kernel, bias = (np.array(part.value) for part in (dense.kernel, dense.bias))
     return export.export_with_head(type(model)(model.input, pool.input), kernel, bias)
 
 
-def test_float_file_gives_keras_logits(
+def test_the_float_file_gives_keras_logits(
     model: Any, content: bytes, images: NDArray[np.uint8]
 ) -> None:
     """The softmax of the file's logits equals Keras's answer within 1e-4."""
@@ -77,7 +77,7 @@ def test_float_file_gives_keras_logits(
 
 
 def test_maps_average_to_the_logits(model: Any, content: bytes, images: NDArray[np.uint8]) -> None:
-    """The mean of each class's map plus its bias is its logit: the maps explain all of it."""
+    """The mean of each class's map plus its bias is its logit."""
     bias = np.array(model.layers[-1].bias.value)
 
     for answer in batch_inference.run_outputs(content, images[:5], SCALING):
@@ -87,7 +87,7 @@ def test_maps_average_to_the_logits(model: Any, content: bytes, images: NDArray[
 
 
 def test_one_signature_of_batch_one(content: bytes) -> None:
-    """The file has one signature, batch 1, and outputs told apart by name and by rank."""
+    """The file has one signature, batch 1, and outputs that differ in name and rank."""
     reader = quantize.open_interpreter(content)
 
     signatures = reader.get_signature_list()
@@ -109,7 +109,7 @@ def test_int8_takes_pixels_without_loss(content: bytes, images: NDArray[np.uint8
 
 
 def test_int8_with_a_float_head_agrees(content: bytes, images: NDArray[np.uint8]) -> None:
-    """The int8 file answers as the float one, is smaller, and its logits are not stepped."""
+    """The int8 file answers like the float file, is smaller, and its logits are not quantized."""
     small = shrink(content, images)
     exact = metrics.softmax(batch_inference.logits(content, images, SCALING))
 
@@ -122,7 +122,7 @@ def test_int8_with_a_float_head_agrees(content: bytes, images: NDArray[np.uint8]
 
 
 def test_plain_int8_has_integer_outputs(content: bytes, images: NDArray[np.uint8]) -> None:
-    """Without a pattern everything is int8, outputs included, and `run` widens them."""
+    """Without a pattern everything is int8, outputs included, and `run` converts them."""
     plain = quantize.int8(content, samples(images), BOUNDS)
 
     details = quantize.open_interpreter(plain).get_output_details()
@@ -132,7 +132,7 @@ def test_plain_int8_has_integer_outputs(content: bytes, images: NDArray[np.uint8
 
 
 def test_fp16_agrees(content: bytes, images: NDArray[np.uint8]) -> None:
-    """Half-precision weights move no probability by more than 1 %."""
+    """Half-precision weights change no probability by more than 1 %."""
     exact = metrics.softmax(batch_inference.logits(content, images, SCALING))
 
     halved = metrics.softmax(batch_inference.logits(quantize.fp16(content), images, SCALING))
@@ -142,12 +142,12 @@ def test_fp16_agrees(content: bytes, images: NDArray[np.uint8]) -> None:
 
 @pytest.fixture(scope="module")
 def flat(tmp_path_factory: pytest.TempPathFactory) -> load.Source:
-    """A convolutional model of 32 x 32 px with GAP, from its file."""
+    """Return a convolutional model of 32 x 32 px with global average pooling, from its file."""
     return load.load(keras_models.ZOO["flat"].write(tmp_path_factory.mktemp("flat")))
 
 
-def test_another_side_is_rebuilt(flat: load.Source) -> None:
-    """A convolutional model of fixed size is exported for another, not square one."""
+def test_another_size_is_rebuilt(flat: load.Source) -> None:
+    """A convolutional model of fixed size is exported for another, non-square size."""
     images = load.sample_images(flat, 4, 48, 24)
 
     made = export.export(flat, 48, 24)
@@ -160,7 +160,7 @@ def test_another_side_is_rebuilt(flat: load.Source) -> None:
 
 @pytest.mark.parametrize("kind", ["flatten", "attentive", "lite"])
 def test_a_built_in_size_is_not_changed(kind: str, tmp_path: Path) -> None:
-    """Where layers have the size built in, another one is refused in a sentence."""
+    """A size that layers depend on cannot be changed; the error says so."""
     source = load.load(keras_models.ZOO[kind].write(tmp_path))
 
     with pytest.raises(BadInput, match=r"takes .*32 (x 32 )?px.* convert ") as refused:
@@ -169,8 +169,8 @@ def test_a_built_in_size_is_not_changed(kind: str, tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_lost_weights_are_noticed(flat: load.Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A converter that drops the weights in silence is caught by the file's size."""
+def test_lost_weights_are_detected(flat: load.Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A converter that drops the weights is detected by the file's size."""
     real = export.write_tflite
     monkeypatch.setattr(export, "write_tflite", lambda *given: real(*given)[:500])
 
@@ -178,8 +178,8 @@ def test_lost_weights_are_noticed(flat: load.Source, monkeypatch: pytest.MonkeyP
         export.export(flat, SIDE_PX, SIDE_PX)
 
 
-def test_changed_answers_are_noticed(flat: load.Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that answers otherwise than the model is caught by its numbers."""
+def test_changed_answers_are_detected(flat: load.Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that answers differently from the model is detected."""
     monkeypatch.setattr(load, "predict", lambda _, images: np.full((len(images), 4), 0.25))
 
     with pytest.raises(BadInput, match="gives different outputs"):
@@ -187,7 +187,7 @@ def test_changed_answers_are_noticed(flat: load.Source, monkeypatch: pytest.Monk
 
 
 def test_sigmoid_becomes_two_labels(tmp_path: Path) -> None:
-    """Logits are [0, z], and the maps of both labels are each other's opposite."""
+    """Logits are [0, z], and the maps of the two labels are opposite."""
     source = load.load(keras_models.ZOO["sigmoid"].write(tmp_path))
 
     made = export.export(source, SIDE_PX, SIDE_PX)
@@ -197,8 +197,8 @@ def test_sigmoid_becomes_two_labels(tmp_path: Path) -> None:
     assert (maps[..., 0] == -maps[..., 1]).all()
 
 
-def test_quantized_maps_of_a_gated_head(tmp_path: Path) -> None:
-    """The gates of a ReLU between two Dense layers survive int8, and the answers with them."""
+def test_quantized_maps_of_a_head_with_relu(tmp_path: Path) -> None:
+    """A ReLU between two Dense layers keeps its maps and answers in int8."""
     source = load.load(keras_models.ZOO["deep"].write(tmp_path))
     made = export.export(source, SIDE_PX, SIDE_PX)
     images = load.sample_images(source, 24, SIDE_PX, SIDE_PX)
@@ -218,10 +218,10 @@ def test_quantized_maps_of_a_gated_head(tmp_path: Path) -> None:
     assert gradcam.correlation(maps, exact[1]) > 0.95
 
 
-def test_wide_hidden_layers_stay_out_of_the_float_scope(
+def test_wide_hidden_layers_are_not_kept_float(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hidden layer too large to be kept float lies in `tail`, and maps and answers are right."""
+    """A hidden layer too large for float is in `tail`, and maps and answers are correct."""
     monkeypatch.setattr(cams, "MAX_FLOAT_HIDDEN_BYTES", 0)
     source = load.load(keras_models.ZOO["deep"].write(tmp_path))
 
@@ -231,8 +231,8 @@ def test_wide_hidden_layers_stay_out_of_the_float_scope(
     assert made.cam["faithful"]
 
 
-def test_a_tflite_is_wrapped_as_it_is(tmp_path: Path) -> None:
-    """Its bytes stay, its precision is told, its row holds probabilities."""
+def test_a_tflite_is_wrapped_unchanged(tmp_path: Path) -> None:
+    """Its bytes are unchanged, its precision is reported, and it returns probabilities."""
     path = keras_models.ZOO["lite int8"].write(tmp_path)
     source = load.load(path)
 
@@ -245,15 +245,15 @@ def test_a_tflite_is_wrapped_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "precision"), [("fp32", "fp32"), ("fp16", "fp16"), ("dynamic", "dynamic")]
 )
-def test_precision_of_a_tflite(kind: str, precision: str, tmp_path: Path) -> None:
-    """How a `.tflite` computes is read from its tensors."""
+def test_the_precision_of_a_tflite_is_read(kind: str, precision: str, tmp_path: Path) -> None:
+    """The precision of a `.tflite` is read from its tensors."""
     source = load.load(keras_models.lite(kind)(tmp_path))
 
     assert export.export(source, SIDE_PX, SIDE_PX).precision == precision
 
 
 def test_a_tflite_without_signature_gets_one(content: bytes) -> None:
-    """Files of older converters are given the signature that quantizing and serving go by."""
+    """Files of older converters get the signature that quantizing and serving need."""
     from ai_edge_litert import schema_py_generated as schema
 
     flatbuffers = pytest.importorskip("flatbuffers")
@@ -269,10 +269,10 @@ def test_a_tflite_without_signature_gets_one(content: bytes) -> None:
 
 
 def samples(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    """Calibration inputs."""
+    """Return calibration inputs."""
     return [batch_inference.scale(image[None], SCALING) for image in images[:40]]
 
 
 def shrink(content: bytes, images: NDArray[np.uint8]) -> bytes:
-    """The int8 file with a float head."""
+    """Return the int8 file with a float head."""
     return quantize.int8(content, samples(images), BOUNDS, quantize.float_pattern(content))

@@ -11,8 +11,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_log_gets_few_whole_lines() -> None:
-    """Where output is kept, a long step is told in at most SHARES lines and its end."""
+def test_a_log_gets_few_complete_lines() -> None:
+    """In a log a long step is at most SHARES lines and its end."""
     stream = io.StringIO()
     progress = Progress(2, stream)
     progress.step("first")
@@ -25,8 +25,8 @@ def test_a_log_gets_few_whole_lines() -> None:
     assert "\r" not in stream.getvalue()
 
 
-def test_a_terminal_sees_the_time_left() -> None:
-    """On a terminal one line moves, and says how long the rest may take."""
+def test_a_terminal_shows_the_time_left() -> None:
+    """On a terminal one changing line shows the time left."""
     stream = Terminal()
     for _ in Progress(1, stream).track(range(3), 3, "images"):
         time.sleep(0.25)

@@ -1,4 +1,4 @@
-"""What passes the gate, and what is said of what does not."""
+"""Acceptance of candidates, and the reasons for a rejection."""
 
 import math
 
@@ -24,8 +24,8 @@ PROOF = Comparison(
 )
 
 
-def test_at_the_gate_is_through() -> None:
-    """The very figures of the defaults pass: they are the last that are allowed."""
+def test_figures_at_the_limit_are_accepted() -> None:
+    """The default limits themselves are accepted."""
     after = BEFORE._replace(balanced_accuracy=0.74, auc={"nevus": 0.89, "melanoma": 0.86})
     proof = PROOF._replace(agreement=0.98, mean_change=0.02, labelled=after)
 
@@ -45,27 +45,29 @@ def test_at_the_gate_is_through() -> None:
         ({"peak_mb": 61.25}, ("61.2 MB", "60.0 MB")),
     ],
 )
-def test_each_gate_names_both_figures(changed: dict[str, object], figures: tuple[str, ...]) -> None:
-    """A candidate that fails one gate is told which, what it has and what is asked."""
-    (said,) = selection.failed_gates(Gate(limit_mb=60.0), PROOF._replace(**changed))
+def test_each_limit_names_both_figures(
+    changed: dict[str, object], figures: tuple[str, ...]
+) -> None:
+    """A rejected candidate names the limit, its own figure and the allowed one."""
+    (message,) = selection.failed_gates(Gate(limit_mb=60.0), PROOF._replace(**changed))
 
-    assert all(figure in said for figure in figures)
+    assert all(figure in message for figure in figures)
 
 
-def test_every_failure_is_told() -> None:
-    """Who fails two gates hears of two."""
+def test_every_failure_is_reported() -> None:
+    """A candidate that fails two limits reports both."""
     proof = PROOF._replace(agreement=0.5, mean_change=0.3)
 
     assert len(selection.failed_gates(Gate(), proof)) == 2
 
 
-def test_answers_that_are_no_numbers_fail() -> None:
-    """A change that is nan is not a small one."""
+def test_nan_figures_fail() -> None:
+    """A change that is nan fails."""
     assert selection.failed_gates(Gate(), PROOF._replace(mean_change=math.nan))
 
 
-def test_class_without_images_is_not_judged() -> None:
-    """An AUC that was nan before and is nan now loses nothing."""
+def test_a_class_without_images_is_not_checked() -> None:
+    """An AUC that was nan before and is nan now passes."""
     unseen = BEFORE._replace(auc={"nevus": math.nan, "melanoma": 0.85})
 
     assert selection.failed_gates(Gate(), PROOF._replace(original=unseen, labelled=unseen)) == []

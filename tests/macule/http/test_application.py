@@ -1,4 +1,4 @@
-"""Requests answered, errors turned into problem documents."""
+"""Routing, and errors as problem documents."""
 
 import json
 from collections.abc import Iterator
@@ -46,13 +46,13 @@ def test_paths_answer_with_and_without_their_slash() -> None:
     assert ask("GET", "/hello").status == ask("GET", "/hello/").status == 200
 
 
-def test_head_is_answered_as_get() -> None:
-    """HEAD has the status and length of GET; the door leaves the body out."""
+def test_head_is_handled_as_get() -> None:
+    """HEAD has the status and length of GET; the adapter leaves the body out."""
     assert ask("HEAD", "/hello").headers["Content-Length"] == "12"
 
 
-def test_an_unknown_path_and_a_wrong_method_are_told_apart() -> None:
-    """404 where there is no route, 405 with Allow where there is another method."""
+def test_an_unknown_path_and_a_wrong_method_differ() -> None:
+    """404 without a route, 405 with Allow if the route has another method."""
     assert ask("GET", "/nowhere").status == 404
     wrong = ask("DELETE", "/hello/")
     assert (wrong.status, wrong.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
@@ -64,7 +64,7 @@ def test_options_names_the_methods() -> None:
     assert (answer.status, answer.headers["Allow"]) == (204, "GET, HEAD, OPTIONS")
 
 
-def test_a_refusal_carries_its_figures_and_when_to_come_back() -> None:
+def test_a_503_has_figures_and_retry_after() -> None:
     """A 503 is a problem document with the error's figures and Retry-After."""
     answer = ask("GET", "/busy", x_request_id="abc-1")
     document = json.loads(answer.body)
@@ -81,8 +81,8 @@ def test_a_refusal_carries_its_figures_and_when_to_come_back() -> None:
     }
 
 
-def test_a_foreign_error_shows_nothing_of_itself() -> None:
-    """An exception that is not ours becomes a 500 without its text."""
+def test_an_unexpected_error_reveals_nothing() -> None:
+    """An unexpected exception becomes a 500 without its text."""
     answer = ask("GET", "/broken")
 
     assert answer.status == 500
@@ -92,14 +92,14 @@ def test_a_foreign_error_shows_nothing_of_itself() -> None:
 
 @pytest.mark.parametrize("given", ["a\r\nSet-Cookie: x", "x" * 129, "ü", ""])
 def test_a_harmful_request_id_is_replaced(given: str) -> None:
-    """Only short, plain ids are echoed."""
+    """Only short, plain ids are returned."""
     assert ask("GET", "/hello", x_request_id=given).headers["X-Request-Id"] not in (given, "")
 
 
-def test_a_bad_setting_is_a_500_that_tells_the_operator_only(
+def test_an_invalid_setting_is_a_500_for_the_operator(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The caller learns that the service is misconfigured; the log says which variable."""
+    """The client learns that the service is misconfigured; the log names the variable."""
     monkeypatch.setenv("MAX_IMAGE_BYTES", "ten")
 
     answer = ask("GET", "/hello")
@@ -109,8 +109,8 @@ def test_a_bad_setting_is_a_500_that_tells_the_operator_only(
     assert "MAX_IMAGE_BYTES='ten'" in caplog.text
 
 
-def test_front_ends_of_allowed_origins_alone_may_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CORS headers are there for a listed origin only, and a preflight is answered."""
+def test_only_allowed_origins_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a listed origin gets CORS headers and an answer to its preflight."""
     monkeypatch.setenv("ALLOWED_ORIGINS", "https://a.example, https://b.example/")
     preflight = {"access_control_request_method": "POST", "origin": "https://b.example"}
 
@@ -124,7 +124,7 @@ def test_front_ends_of_allowed_origins_alone_may_read(monkeypatch: pytest.Monkey
 
 
 def test_a_body_is_never_read_beyond_its_limit() -> None:
-    """A known length is refused before reading, an unknown one as soon as the limit is passed."""
+    """A known length is rejected before reading, an unknown one as soon as it exceeds the limit."""
     known, unknown = BytesIO(b"x" * 300_000), BytesIO(b"x" * 300_000)
 
     with pytest.raises(BodyTooLarge):
@@ -136,14 +136,14 @@ def test_a_body_is_never_read_beyond_its_limit() -> None:
     assert unknown.tell() <= 100_000 + CHUNK_BYTES
 
 
-def test_a_body_cut_short_is_a_bad_request() -> None:
-    """A sender who goes away in the middle is told how far it came, if it still listens."""
+def test_a_truncated_body_is_a_bad_request() -> None:
+    """The error for an aborted body says how many bytes arrived."""
     with pytest.raises(BadRequest, match="after 5 of 9 bytes"):
         list(Body(BytesIO(b"hello"), 9).chunks(100))
 
 
 def test_an_unread_body_is_dropped_within_bounds() -> None:
-    """What is left of a body behind its answer is dropped, but not without end."""
+    """An unread body is dropped up to a limit."""
     stream = BytesIO(bytes(MAX_DISCARD_BYTES + 10 * CHUNK_BYTES))
 
     Body(stream, None).discard()

@@ -1,4 +1,4 @@
-"""Asking another service: an answer or a reason, always in time."""
+"""Requests to another service: an answer or a reason, always in time."""
 
 import subprocess
 import threading
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from macule.http import client
 from support.loopback import Handler, Loopback, serving
-from support.upstreams import Peer, closed_port
+from support.upstreams import Upstream, closed_port
 
 TIMEOUT_S = 0.4
 REASONS = {
@@ -22,8 +22,8 @@ REASONS = {
 }
 
 
-def test_an_answer_comes_back_whole(other: Peer) -> None:
-    """Status, headers in lower case and body are the other's."""
+def test_an_answer_is_complete(other: Upstream) -> None:
+    """Status, headers in lower case and body are returned."""
     reply = client.request(f"{other.url}/fine/memory/?a=b", 5)
 
     assert (reply.status, int(reply.headers["content-length"])) == (200, len(reply.body))
@@ -31,8 +31,8 @@ def test_an_answer_comes_back_whole(other: Peer) -> None:
 
 
 @pytest.mark.parametrize("way", REASONS)
-def test_whatever_comes_it_ends_in_time_with_a_reason(other: Peer, way: str) -> None:
-    """One who stalls, drips or talks without end holds nobody longer than the time-out."""
+def test_requests_end_in_time_with_a_reason(other: Upstream, way: str) -> None:
+    """A server that stalls, drips or never ends holds the client for the time-out at most."""
     began = time.monotonic()
     with pytest.raises(client.Unreachable) as caught:
         client.request(f"{other.url}/{way}/", TIMEOUT_S)
@@ -41,8 +41,8 @@ def test_whatever_comes_it_ends_in_time_with_a_reason(other: Peer, way: str) -> 
     assert time.monotonic() - began < TIMEOUT_S + 0.3
 
 
-def test_a_thread_that_was_given_up_ends(other: Peer) -> None:
-    """The connection to one who drips is shut, so that nothing is left of the question."""
+def test_an_abandoned_thread_ends(other: Upstream) -> None:
+    """The connection of a timed-out request is shut down, so its thread ends."""
     before = set(threading.enumerate())
     with pytest.raises(client.Unreachable):
         client.request(f"{other.url}/drips/", TIMEOUT_S)
@@ -53,8 +53,8 @@ def test_a_thread_that_was_given_up_ends(other: Peer) -> None:
     assert not any(thread.is_alive() for thread in left)
 
 
-def test_a_redirect_is_an_answer(other: Peer) -> None:
-    """Where it points to is not asked."""
+def test_a_redirect_is_an_answer(other: Upstream) -> None:
+    """A redirect is not followed."""
     before = len(other.asked)
 
     assert client.request(f"{other.url}/redirects/", 5).status == 302
@@ -62,9 +62,9 @@ def test_a_redirect_is_an_answer(other: Peer) -> None:
 
 
 def test_proxies_of_the_environment_are_not_used(
-    other: Peer, monkeypatch: pytest.MonkeyPatch
+    other: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """http_proxy, meant for something else, does not come between."""
+    """http_proxy of the environment is ignored."""
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
 
     assert client.request(f"{other.url}/fine/", 5).status == 200
@@ -78,14 +78,14 @@ def test_proxies_of_the_environment_are_not_used(
         (f"http://{'a' * 64}.example/", "has a name without an address"),
     ],
 )
-def test_who_is_not_there_is_told(url: str, reason: str) -> None:
-    """A closed port and a name that nobody has are told apart."""
+def test_connection_failures_are_distinguished(url: str, reason: str) -> None:
+    """A closed port and an unknown host have different reasons."""
     with pytest.raises(client.Unreachable, match=reason):
         client.request(url.format(closed=closed_port()), 5)
 
 
 def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """https is asked under a certificate that is trusted, and not under any other."""
+    """https needs a trusted certificate."""
     import ssl
 
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -113,7 +113,7 @@ def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert status == 204
 
 
-def test_plain_http_at_a_tls_address_is_told(other: Peer) -> None:
+def test_plain_http_at_a_tls_address_is_reported(other: Upstream) -> None:
     """https to a port of plain HTTP is a reason too."""
     with pytest.raises(client.Unreachable, match=r"does not agree on TLS|closed the connection"):
         client.request(other.url.replace("http:", "https:"), TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""The forms in which a photo arrives."""
+"""Upload formats."""
 
 import base64
 import gzip
@@ -98,8 +98,8 @@ def deflated(content: bytes, window: int) -> bytes:
         (in_form(b"")[:-5] + in_form(IMAGE), FORM),
     ],
 )  # fmt: skip
-def test_each_form_gives_the_same_bytes(body: bytes, kind: str) -> None:
-    """Whatever a photo is wrapped in, it comes out byte for byte, with a length and without."""
+def test_each_format_gives_the_same_bytes(body: bytes, kind: str) -> None:
+    """Every format gives the photo byte for byte, with a length and without."""
     assert photo(body, kind) == photo(body, kind, None) == IMAGE
 
 
@@ -122,20 +122,20 @@ def test_each_form_gives_the_same_bytes(body: bytes, kind: str) -> None:
         "data:image/png," + quote(IMAGE, safe=""),
     ],
 )
-def test_base64_and_data_uris_are_read_in_all_their_spellings(text: str) -> None:
-    """Alphabet, padding, white space, parameters, case and %XX change nothing."""
+def test_all_variants_of_base64_and_data_uris_are_read(text: str) -> None:
+    """Alphabet, padding, white space, parameters, case and %XX make no difference."""
     assert photo(as_json({"image": text}), JSON) == IMAGE
 
 
 @pytest.mark.parametrize("first", [b"{", b"[", b'"', b"--", b"image=", b"data:"])
 @pytest.mark.parametrize("kind", ["", "image/jpeg", URLENCODED])
-def test_bytes_that_begin_like_text_are_bytes(first: bytes, kind: str) -> None:
-    """What merely begins like JSON or a form, and is no text, is left to the decoders."""
+def test_binary_bodies_may_begin_like_text(first: bytes, kind: str) -> None:
+    """A body that only begins like JSON or a form is passed to the decoders."""
     assert photo(first + IMAGE, kind) == first + IMAGE
 
 
-def test_line_ends_may_stand_in_jsons_texts() -> None:
-    """A shell that puts wrapped base64 between quotes sends line ends as they are."""
+def test_json_strings_may_have_line_breaks() -> None:
+    """Wrapped base64 between quotes may contain raw line breaks."""
     assert photo(f'{{"image": "{WRAPPED}"}}'.encode(), JSON) == IMAGE
 
 
@@ -146,7 +146,7 @@ def test_line_ends_may_stand_in_jsons_texts() -> None:
     ids=["raw", "JSON", "form"],
 )
 def test_a_compressed_body_is_inflated(body: bytes, kind: str, coding: str) -> None:
-    """gzip and deflate are read around every form; deflate as zlib and bare."""
+    """gzip and deflate are read around every format; deflate as zlib and raw."""
     pack: dict[str, list[Callable[[bytes], bytes]]] = {
         "deflate": [zlib.compress, lambda body: deflated(body, -15)],
         "identity": [bytes],
@@ -170,16 +170,14 @@ def test_a_compressed_body_is_inflated(body: bytes, kind: str, coding: str) -> N
         (gzip.compress(IMAGE, mtime=0), "", UnsupportedImage),
     ],
 )
-def test_a_coding_that_is_not_what_it_says_is_refused(
-    body: bytes, coding: str, error: type[Macule]
-) -> None:
-    """Unknown codings, wrong ones, cut ones and bombs each have their own refusal."""
+def test_a_wrong_content_coding_is_rejected(body: bytes, coding: str, error: type[Macule]) -> None:
+    """Unknown, wrong and truncated codings and bombs each have their own error."""
     with pytest.raises(error):
         photo(body, "image/png", coding=coding)
 
 
-def test_a_bomb_is_refused_before_it_is_inflated() -> None:
-    """A body that inflates to 200 MB takes no more memory than its price."""
+def test_a_bomb_is_rejected_before_it_is_inflated() -> None:
+    """A body that inflates to 200 MB takes no more memory than estimated."""
     bomb = gzip.compress(bytes(200 * 2**20), 9)
     asked = request(bomb, "image/png", coding="gzip")
     most = uploads.estimate_bytes(asked, 2**20)
@@ -195,8 +193,8 @@ def test_a_bomb_is_refused_before_it_is_inflated() -> None:
     assert peak < most
 
 
-def test_an_answer_to_instances_is_asked_for_by_them() -> None:
-    """`instances` alone are a batch; texts beside them are kept."""
+def test_instances_request_their_answer_format() -> None:
+    """`instances` alone are a batch; other fields are kept."""
     batch = uploads.read_upload(
         request(as_json({"instances": [ENCODED], "webhook": "w"}), JSON), LIMIT
     )
@@ -206,8 +204,8 @@ def test_an_answer_to_instances_is_asked_for_by_them() -> None:
     assert not plain.is_batch
 
 
-def test_texts_come_beside_an_urlencoded_photo() -> None:
-    """They may stand before it and behind it."""
+def test_fields_may_accompany_an_urlencoded_photo() -> None:
+    """Fields may come before the photo and after it."""
     body = urlencode({"webhook": "https://a.b/?c", "image": URI, "webhook_events_filter": "e"})
 
     found = uploads.read_upload(request(body.encode(), URLENCODED), LIMIT)
@@ -216,7 +214,7 @@ def test_texts_come_beside_an_urlencoded_photo() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "told"),
+    ("body", "kind", "expected"),
     [
         (b"", "image/jpeg", "came without a Content-Length"),
         (b"{", JSON, "is not JSON"),
@@ -269,12 +267,12 @@ def test_texts_come_beside_an_urlencoded_photo() -> None:
         (form("image", IMAGE)[0][:-30], form("image", IMAGE)[1]["Content-Type"], "malformed"),
     ],
 )  # fmt: skip
-def test_a_malformed_upload_says_what_is_wrong(body: bytes, kind: str, told: str) -> None:
-    """Whatever is wrong with the form is a 400 whose sentence names it."""
+def test_a_malformed_upload_says_what_is_wrong(body: bytes, kind: str, expected: str) -> None:
+    """Every error in a form is a 400 whose detail names it."""
     with pytest.raises(BadRequest) as raised:
         uploads.read_upload(request(body, kind), 2**20)
 
-    assert told in str(raised.value)
+    assert expected in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -288,14 +286,14 @@ def test_a_malformed_upload_says_what_is_wrong(body: bytes, kind: str, told: str
         (form("image", bytes(LIMIT + 1))[0], form("image", b"")[1]["Content-Type"]),
     ],
 )
-def test_an_image_over_the_limit_is_refused_in_every_form(body: bytes, kind: str) -> None:
-    """The limit is on the image's own bytes, however they are wrapped."""
+def test_an_image_above_the_limit_is_rejected_in_every_format(body: bytes, kind: str) -> None:
+    """The limit applies to the image's own bytes in every format."""
     with pytest.raises(BodyTooLarge):
         photo(body, kind)
 
 
-def test_a_form_of_a_thousand_parts_is_refused() -> None:
-    """The number of a form's parts is bounded."""
+def test_a_form_of_a_thousand_parts_is_rejected() -> None:
+    """The number of parts is limited."""
     part = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n'
 
     with pytest.raises(BadRequest):
@@ -304,7 +302,7 @@ def test_a_form_of_a_thousand_parts_is_refused() -> None:
 
 MANY = 2**22
 BIG = bytes(range(251)) * (MANY * 3 // 251)  # 12 MB
-slow = partial(pytest.param, marks=pytest.mark.slow)  # tracemalloc sees each byte that was quoted
+slow = partial(pytest.param, marks=pytest.mark.slow)  # tracemalloc tracks each quoted byte
 
 
 @pytest.mark.parametrize(
@@ -332,8 +330,8 @@ slow = partial(pytest.param, marks=pytest.mark.slow)  # tracemalloc sees each by
         "another field", "many fields", "base64 in a form", "a URI in a form",
     ],
 )  # fmt: skip
-def test_no_form_takes_more_than_its_price(write: Callable[[], bytes], kind: str) -> None:
-    """What would become many times its size is refused, or read within what is held for it."""
+def test_no_format_takes_more_than_its_estimate(write: Callable[[], bytes], kind: str) -> None:
+    """Expanding input is rejected, or read within its estimate."""
     body = write()
     asked = request(body, kind)
     most = uploads.estimate_bytes(asked, len(body)) - uploads.DECODING_BYTES
@@ -346,5 +344,5 @@ def test_no_form_takes_more_than_its_price(write: Callable[[], bytes], kind: str
     finally:
         tracemalloc.stop()
 
-    # a chunk and pieces; and what BytesIO has in reserve and does not touch
+    # a chunk and pieces; and BytesIO's reserve, which it does not touch
     assert peak < most + len(body) // 8 + 2**20

@@ -1,4 +1,4 @@
-"""Activation maps as pictures."""
+"""Activation maps as images."""
 
 from io import BytesIO
 
@@ -13,7 +13,7 @@ def opened(png: bytes) -> Image.Image:
 
 
 def test_the_overlay_keeps_the_shape_of_the_photo() -> None:
-    """Both pictures have the photo's shape, at most LONGEST_PX long."""
+    """Both images have the photo's shape and are at most LONGEST_PX long."""
     pixels = np.full((1, 64, 64, 3), 128, np.uint8)
 
     pictures = activation_maps.render(np.eye(7, dtype=np.float32), pixels, (1200, 800))
@@ -22,7 +22,7 @@ def test_the_overlay_keeps_the_shape_of_the_photo() -> None:
 
 
 def test_the_overlay_is_coloured_where_the_evidence_is() -> None:
-    """Where the map peaks the colour shows; where it is zero or below, the photo."""
+    """The colour is visible where the map is high, and the photo where it is zero or negative."""
     activation = np.zeros((7, 7), np.float32)
     activation[0, 0], activation[6, 6] = 5, -5
     pixels = np.full((1, 64, 64, 3), 128, np.uint8)
@@ -36,7 +36,7 @@ def test_the_overlay_is_coloured_where_the_evidence_is() -> None:
 
 
 def test_no_skin_turns_green() -> None:
-    """Over skin and lesions, light to dark, red to blue-gray, no level of the map adds green."""
+    """Over skin and lesions of all colours no level of the map adds green."""
     activation = np.linspace(0, 1, 256, dtype=np.float32)[None]
     for colour in ((250, 215, 195), (200, 150, 120), (141, 85, 36), (60, 40, 30), (120, 110, 125)):
         pixels = np.full((1, 64, 64, 3), colour, np.uint8)
@@ -48,7 +48,7 @@ def test_no_skin_turns_green() -> None:
 
 @pytest.mark.parametrize("value", [0.0, -3.0])
 def test_a_map_without_evidence_leaves_the_photo(value: float) -> None:
-    """A map with nothing above zero draws nothing and divides by nothing."""
+    """A map without positive values draws nothing and does not divide by zero."""
     pixels = np.full((1, 64, 64, 3), 77, np.uint8)
 
     overlay = opened(
@@ -58,8 +58,8 @@ def test_a_map_without_evidence_leaves_the_photo(value: float) -> None:
     assert overlay.getextrema() == ((77, 77),) * 3
 
 
-def test_no_pictures_are_longer_than_is_said() -> None:
-    """Noise, the largest that a PNG can be, stays within MOST_CHARACTERS."""
+def test_images_stay_within_their_limit() -> None:
+    """Noise, which makes the largest PNG, stays within MOST_CHARACTERS."""
     rng = np.random.default_rng(7)
     activation = rng.random((256, 256), np.float32)
     pixels = rng.integers(0, 256, (1, 256, 256, 3), np.uint8)

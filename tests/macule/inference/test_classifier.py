@@ -1,4 +1,4 @@
-"""The Python API beside a real service: the same answers, from whatever holds a photo."""
+"""The Python API compared with a real service: the same answers for every input type."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ TURN = 0x0112  # the EXIF tag
 
 
 class Pair(NamedTuple):
-    """A service and the Python API, which have the same model."""
+    """A service and the Python API with the same model."""
 
     service: Service
     classifier: macule.Classifier
@@ -38,7 +38,7 @@ class Pair(NamedTuple):
 
 @pytest.fixture(scope="module")
 def without_maps(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The default model without its maps, which takes the middle of a photo and is not sure."""
+    """Write the default model without maps, with a centre crop and a low confidence."""
     from ai_edge_litert.interpreter import Interpreter
 
     folder = tmp_path_factory.mktemp("without-maps")
@@ -80,14 +80,14 @@ def api(default: Pair) -> macule.Classifier:
 
 
 def turned(orientation: int) -> bytes:
-    """Return a photo of an odd size that a viewer turns."""
+    """Return a photo of odd size with an EXIF rotation."""
     exif = Image.Exif()
     exif[TURN] = orientation
     return photo(333, 217, exif=exif)
 
 
 def modes() -> dict[str, bytes]:
-    """Draw a photo in modes that a lossless file can have."""
+    """Draw a photo in the modes that a lossless file can have."""
     drawn = skin(301, 199)
     clear = drawn.copy()
     clear.putalpha(drawn.convert("L"))
@@ -122,13 +122,13 @@ PHOTOS: dict[str, Callable[[], bytes]] = {
 }
 
 
-def said(answer: dict[str, Any]) -> tuple[object, ...]:
-    """Bring a service's answer into the form of `heard`."""
+def comparable_answer(answer: dict[str, Any]) -> tuple[object, ...]:
+    """Convert a service's answer to the form of `heard`."""
     rows = [(row["label"], row["name"], row["probability"]) for row in answer["predictions"]]
     return answer["decision"], rows, answer["disclaimer"], answer["model"]
 
 
-def heard(result: macule.Result, by: macule.Classifier) -> tuple[object, ...]:
+def comparable(result: macule.Result, by: macule.Classifier) -> tuple[object, ...]:
     rows = [(row.label, row.name, row.probability) for row in result.predictions]
     return result.decision, rows, result.disclaimer, by.model
 
@@ -138,15 +138,15 @@ def png(uri: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", PHOTOS)
-def test_it_answers_as_the_service_does(default: Pair, name: str) -> None:
-    """Decision, labels, probabilities and both pictures are the service's, to the last digit."""
+def test_it_answers_like_the_service(default: Pair, name: str) -> None:
+    """Decision, labels, probabilities and both images equal the service's exactly."""
     body = PHOTOS[name]()
     answer = default.service.predict(body, "?explain=cam").json()
 
     result = default.classifier.predict(body)
     explanation = result.explain()
 
-    assert heard(result, default.classifier) == said(answer)
+    assert comparable(result, default.classifier) == comparable_answer(answer)
     assert explanation.label == answer["explanation"]["label"]
     assert explanation.faithful == answer["explanation"]["faithful"]
     assert explanation.heatmap == png(answer["explanation"]["heatmap"])
@@ -154,7 +154,7 @@ def test_it_answers_as_the_service_does(default: Pair, name: str) -> None:
 
 
 def test_these_photos_get_every_kind_of_decision(default: Pair, other: Pair) -> None:
-    """What is compared above and below has been classified, abstained from, and out of scope."""
+    """The photos of these tests include classified, inconclusive and not_skin."""
     bodies = [body() for body in PHOTOS.values()]
 
     assert {default.classifier.predict(body).decision for body in bodies} >= {
@@ -165,22 +165,22 @@ def test_these_photos_get_every_kind_of_decision(default: Pair, other: Pair) -> 
 
 
 @pytest.mark.parametrize("name", ["a phone's", "narrow", "orientation 6", "RGBA"])
-def test_a_folder_answers_as_its_service_does(other: Pair, name: str) -> None:
-    """Another card (crop, thresholds, no maps) is followed as `MODEL_DIR` is."""
+def test_a_folder_answers_like_its_service(other: Pair, name: str) -> None:
+    """Another card (crop, thresholds, no maps) is used as with `MODEL_DIR`."""
     body = PHOTOS[name]()
     answer = other.service.predict(body, "?explain=cam").json()
 
     result = other.classifier.predict(body)
 
-    assert heard(result, other.classifier) == said(answer)
+    assert comparable(result, other.classifier) == comparable_answer(answer)
     assert answer["explanation"] is None
     with pytest.raises(macule.NoMaps, match="has no activation maps"):
         result.explain()
 
 
 @pytest.mark.parametrize("body", [b"hello", photo()[:3000], b"II*\0" + b"x" * 99])
-def test_it_refuses_as_the_service_does(default: Pair, body: bytes) -> None:
-    """What is no photo raises what the service answers with: its status, slug and words."""
+def test_it_raises_the_errors_of_the_service(default: Pair, body: bytes) -> None:
+    """An invalid photo raises the service's status, slug and text."""
     problem = default.service.predict(body).json()
 
     with pytest.raises(macule.Macule) as caught:
@@ -193,8 +193,8 @@ def test_it_refuses_as_the_service_does(default: Pair, body: bytes) -> None:
     assert str(caught.value) == problem["detail"]
 
 
-def test_a_photo_may_lie_anywhere(api: macule.Classifier, tmp_path: Path) -> None:
-    """A path, bytes of any kind and files of any kind are the same photo."""
+def test_all_photo_types_are_accepted(api: macule.Classifier, tmp_path: Path) -> None:
+    """A path, bytes and files of any kind give the same answer."""
     body, path = photo(500, 300), tmp_path / "photo.jpg"
     path.write_bytes(body)
     with (
@@ -211,7 +211,7 @@ def test_a_photo_may_lie_anywhere(api: macule.Classifier, tmp_path: Path) -> Non
 
 
 class _Drip:
-    """A file that gives less than is asked for."""
+    """A file that returns less than requested."""
 
     def __init__(self, body: bytes) -> None:
         self.file = BytesIO(body)
@@ -221,20 +221,20 @@ class _Drip:
 
 
 @pytest.mark.parametrize("name", modes())
-def test_a_picture_is_its_lossless_file(api: macule.Classifier, name: str) -> None:
-    """A PIL image of any mode, opened or loaded, is answered as the file it came from."""
+def test_a_pil_image_equals_its_lossless_file(api: macule.Classifier, name: str) -> None:
+    """A PIL image of any mode, opened or loaded, gives the answer of its file."""
     body = modes()[name]
     with Image.open(BytesIO(body)) as opened, Image.open(BytesIO(body)) as loaded:
         loaded.load()
         size = opened.size
 
         assert api.predict(opened) == api.predict(loaded) == api.predict(body)
-        assert opened.size == size  # it is the caller's
+        assert opened.size == size  # the image belongs to the caller
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_turned_by_its_tag(api: macule.Classifier, orientation: int) -> None:
-    """The orientation that Pillow read counts; a tag that the caller has changed is not applied."""
+def test_a_pil_image_is_rotated_by_its_tag(api: macule.Classifier, orientation: int) -> None:
+    """The orientation that Pillow read is applied; a changed tag is not."""
     exif = Image.Exif()
     exif[TURN] = orientation
     body = saved(skin(333, 217), "PNG", exif=exif)
@@ -247,15 +247,17 @@ def test_a_picture_is_turned_by_its_tag(api: macule.Classifier, orientation: int
     assert api.predict(upright) == api.predict(skin(333, 217))
 
 
-def test_an_array_is_its_pixels(default: Pair) -> None:
-    """RGB values are those of the lossless file that has them, also of a view turned round."""
+def test_an_array_equals_its_lossless_file(default: Pair) -> None:
+    """RGB arrays, also reversed views, give the answer of a lossless file."""
     pixels = np.asarray(skin(301, 199))
     files = [saved(Image.fromarray(pixels), kind) for kind in ("PNG", "BMP")]
     answers = [default.service.predict(body, "?explain=cam").json() for body in files]
 
     result = default.classifier.predict(pixels)
 
-    assert [said(answer) for answer in answers] == [heard(result, default.classifier)] * 2
+    assert [comparable_answer(answer) for answer in answers] == [
+        comparable(result, default.classifier)
+    ] * 2
     assert result.explain().overlay == png(answers[0]["explanation"]["overlay"])
     bgr = np.ascontiguousarray(pixels[..., ::-1])
     assert default.classifier.predict(bgr[..., ::-1]) == result
@@ -284,17 +286,17 @@ def test_an_array_is_its_pixels(default: Pair) -> None:
     ],
     ids=lambda value: None if isinstance(value, type | str) else type(value).__name__,
 )
-def test_what_is_no_photo_is_said_in_a_line(
+def test_invalid_photos_raise_one_line(
     api: macule.Classifier, given: Any, kind: type[macule.Macule], text: str
 ) -> None:
-    """What was given, and what is expected, stand in one line."""
+    """One line says what was given and what is expected."""
     with pytest.raises(kind, match=text) as caught:
         api.predict(given)
 
     assert "\n" not in str(caught.value)
 
 
-def test_a_closed_file_is_said_to_be(api: macule.Classifier) -> None:
+def test_a_closed_file_is_named(api: macule.Classifier) -> None:
     """A file that was closed before cannot be read."""
     file = BytesIO(photo())
     file.close()
@@ -304,7 +306,7 @@ def test_a_closed_file_is_said_to_be(api: macule.Classifier) -> None:
 
 
 def test_limits_are_arguments() -> None:
-    """Bytes, pixels and seconds are bounded for files; pixels for pictures and arrays too."""
+    """Bytes, pixels and seconds are limited for files; pixels also for images and arrays."""
     small = macule.load(max_bytes=20_000, max_pixels=100 * 100)
     fits, wide = photo(100, 100), skin(101, 100)
 
@@ -333,13 +335,13 @@ def test_limits_are_arguments() -> None:
     ],
 )
 def test_a_wrong_argument_is_named(arguments: dict[str, Any], text: str) -> None:
-    """What `load` cannot use is said by its name, before anything is loaded."""
+    """An invalid argument of `load` is named before anything is loaded."""
     with pytest.raises(macule.BadRequest, match=text):
         macule.load(**arguments)
 
 
-def test_a_model_that_is_none_is_said_to_be(tmp_path: Path) -> None:
-    """A missing folder, a Keras file, a folder without a card and a wrong digest each say so."""
+def test_an_invalid_model_is_named(tmp_path: Path) -> None:
+    """A missing folder, a Keras file, a missing card and a wrong digest each say so."""
     keras = tmp_path / "mine.keras"
     keras.write_bytes(b"PK")
 
@@ -355,8 +357,8 @@ def test_a_model_that_is_none_is_said_to_be(tmp_path: Path) -> None:
         macule.load(model_sha256="0" * 64)
 
 
-def test_a_model_comes_from_an_address(api: macule.Classifier, tmp_path: Path) -> None:
-    """A card and its file behind an address are fetched, kept where it is said, and answer."""
+def test_a_model_is_downloaded(api: macule.Classifier, tmp_path: Path) -> None:
+    """A card and its file at a URL are downloaded, cached and used."""
     with model_sources.web() as web:
         web.hold(local.DEFAULT_MODEL_DIR, "/lesions")
         fetched = macule.load(f"{web.url}/lesions", model_cache_dir=tmp_path)
@@ -368,7 +370,7 @@ def test_a_model_comes_from_an_address(api: macule.Classifier, tmp_path: Path) -
     assert list(tmp_path.rglob("*.tflite"))
 
 
-def test_models_stand_beside_each_other(default: Pair, other: Pair) -> None:
+def test_models_are_independent(default: Pair, other: Pair) -> None:
     """Each classifier keeps its own model, and neither is the service's."""
     from macule.inference import runtime
 
@@ -380,7 +382,7 @@ def test_models_stand_beside_each_other(default: Pair, other: Pair) -> None:
     assert runtime.loaded() is before
 
 
-def test_threads_may_share_it(api: macule.Classifier) -> None:
+def test_threads_can_share_it(api: macule.Classifier) -> None:
     """Each thread gets the answer to its own photo."""
     bodies = [photo(200 + 40 * n, 300) for n in range(6)]
     alone = [api.predict(body) for body in bodies]
@@ -394,7 +396,7 @@ def test_threads_may_share_it(api: macule.Classifier) -> None:
 
 
 def test_many_photos_stream(api: macule.Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results come in order; photos are taken shortly before their turn, none after the end."""
+    """Results are in order; photos are read shortly before they are needed."""
     monkeypatch.setattr(classifier, "worker_count", lambda: 2)
     taken: list[int] = []
 
@@ -416,8 +418,8 @@ def test_many_photos_stream(api: macule.Classifier, monkeypatch: pytest.MonkeyPa
     assert len(taken) == count < 30
 
 
-def test_one_bad_photo_ends_the_stream_or_stands_in_it(api: macule.Classifier) -> None:
-    """By default it is raised in its place; with return_exceptions it is yielded there."""
+def test_one_bad_photo_raises_or_is_yielded(api: macule.Classifier) -> None:
+    """By default its error is raised; with return_exceptions it is yielded."""
     bodies = [photo(90, 80), b"hello", photo(80, 90), "no/such.jpg"]
 
     stream = api.predict_many(bodies)
@@ -428,8 +430,8 @@ def test_one_bad_photo_ends_the_stream_or_stands_in_it(api: macule.Classifier) -
     assert kinds == [macule.Result, macule.UnsupportedImage, macule.Result, macule.Unreadable]
 
 
-def test_what_is_kept_of_many_is_small(api: macule.Classifier) -> None:
-    """An exception holds no photo; without `explainable` a result holds no pixels, and says so."""
+def test_results_are_small(api: macule.Classifier) -> None:
+    """An exception holds no photo; without `explainable` a result holds no pixels."""
     (error,) = api.predict_many([photo()[:3000]], return_exceptions=True)
     (small,) = api.predict_many([photo()], explainable=False)
 
@@ -441,7 +443,7 @@ def test_what_is_kept_of_many_is_small(api: macule.Classifier) -> None:
 
 
 def test_results_cannot_be_changed(api: macule.Classifier) -> None:
-    """A result is its decision and its predictions, and stays that."""
+    """A result is immutable."""
     result = api.predict(SPOT)
 
     with pytest.raises(AttributeError):
@@ -452,7 +454,7 @@ def test_results_cannot_be_changed(api: macule.Classifier) -> None:
 
 
 def test_a_notebook_shows_the_overlay(api: macule.Classifier) -> None:
-    """An explanation is a picture there, and a short line elsewhere."""
+    """An explanation is an image in a notebook, and a short line elsewhere."""
     explanation = api.predict(SPOT).explain()
 
     assert explanation._repr_png_() == explanation.overlay
@@ -461,7 +463,7 @@ def test_a_notebook_shows_the_overlay(api: macule.Classifier) -> None:
 
 
 def script(code: str, *words: str, cwd: Path = ROOT, **environment: str) -> Any:
-    """Run *code* in a fresh process; return what it prints, as JSON."""
+    """Run *code* in a fresh process; return its JSON output."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, *words],
         cwd=cwd,
@@ -475,7 +477,7 @@ def script(code: str, *words: str, cwd: Path = ROOT, **environment: str) -> Any:
 
 
 def test_importing_loads_nothing() -> None:
-    """`import macule` loads none of the heavy packages, and names all that it exports."""
+    """`import macule` loads none of the heavy packages, and lists all its exports."""
     code = (
         "import json, sys, macule; heavy = {'numpy', 'PIL', 'ai_edge_litert', 'http', 'logging', "
         "'dataclasses', 'macule.inference.runtime', 'macule.inference.classifier'} "
@@ -490,8 +492,8 @@ def test_importing_loads_nothing() -> None:
         macule.nope  # type: ignore[attr-defined] # noqa: B018
 
 
-def test_it_leaves_its_process_alone(without_maps: str, tmp_path: Path) -> None:
-    """No variable is read or written, no timer is touched, no handler or file is added."""
+def test_it_does_not_change_its_process(without_maps: str, tmp_path: Path) -> None:
+    """No variable, timer, handler or file changes."""
     code = (
         "import json, logging, os, signal, sys, macule\n"
         "signal.setitimer(signal.ITIMER_REAL, 50); before = dict(os.environ)\n"
@@ -506,8 +508,8 @@ def test_it_leaves_its_process_alone(without_maps: str, tmp_path: Path) -> None:
     assert found == ["inconclusive", True, True, [], []]
 
 
-def test_a_fork_loads_its_own(without_maps: str, tmp_path: Path) -> None:
-    """A child of a program that forks answers as its parent, also elsewhere; not with another file.
+def test_a_fork_loads_its_own_model(without_maps: str, tmp_path: Path) -> None:
+    """A forked child answers like its parent, but rejects another file.
 
     So do the workers of `gunicorn --preload`.
     """
@@ -531,13 +533,13 @@ def test_a_fork_loads_its_own(without_maps: str, tmp_path: Path) -> None:
     assert script(code, str(SPOT), str(file), cwd=tmp_path) == [True, "ModelUnavailable"]
 
 
-def test_as_many_are_decoded_as_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many threads ask, memory is that of as many photos as processors."""
+def test_at_most_one_image_for_each_processor_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any number of threads, memory is that of as many photos as processors."""
     from macule.inference import decoding
 
     monkeypatch.setattr(classifier, "worker_count", lambda: 2)
     one, decode, inside, most = macule.load(), decoding.decode, Semaphore(2), []
-    both = Barrier(2, timeout=30)  # the first does not go on before a second has come
+    both = Barrier(2, timeout=30)  # the first waits until a second has come
 
     def counted(*arguments: Any) -> Any:
         most.append(inside.acquire(blocking=False))

@@ -1,4 +1,4 @@
-"""Decoders' threads: what the kernel refuses them, what they need, and how long anybody waits."""
+"""Decoder threads: what the kernel denies them, what they need, and how long callers wait."""
 
 import os
 import socket
@@ -30,7 +30,7 @@ COST = 10 * 2**20
 
 @pytest.fixture
 def listener() -> Iterator[int]:
-    """A port of loopback that somebody listens to."""
+    """Listen on a loopback port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -53,7 +53,7 @@ def attempts(folder: Path, port: int) -> dict[str, Callable[[], object]]:
 
 
 def denied(tries: dict[str, Callable[[], object]]) -> set[str]:
-    """Try all, and return what the kernel refused."""
+    """Try everything, and return what the kernel denied."""
     found = set()
     for name, action in tries.items():
         try:
@@ -66,10 +66,10 @@ def denied(tries: dict[str, Callable[[], object]]) -> set[str]:
     return found
 
 
-def test_a_restricted_thread_opens_and_connects_to_nothing(
+def test_a_restricted_thread_can_neither_open_nor_connect(
     landlock: int, tmp_path: Path, listener: int
 ) -> None:
-    """The thread that is restricted, and one that it starts, are refused; every other is not."""
+    """A restricted thread and its children are denied; other threads are not."""
     tries = attempts(tmp_path, listener)
     found: list[set[str]] = []
 
@@ -89,7 +89,7 @@ def test_a_restricted_thread_opens_and_connects_to_nothing(
 
 
 def drawn(kind: str) -> bytes:
-    """Write a picture with all that may come beside it: a turn, a profile, texts, a palette."""
+    """Write a picture with rotation, profile, texts and palette."""
     if kind == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
     exif = Image.Exif()
@@ -99,7 +99,7 @@ def drawn(kind: str) -> bytes:
 
 
 def kinds() -> dict[str, Callable[[], bytes]]:
-    """Name what is served, and what its decoders treat differently."""
+    """Return the supported formats, and the variants that decoders treat differently."""
     palette = skin(320, 240).convert("P")
     gray = Image.fromarray(np.asarray(skin(320, 240).convert("L")).astype(np.uint16) * 257)
     turned = [skin(320, 240), skin(320, 240).rotate(9)]
@@ -123,12 +123,12 @@ def kinds() -> dict[str, Callable[[], bytes]]:
 
 
 def image_formats() -> list[str]:
-    """Return Pillow's names of what is served."""
+    """Return Pillow's names of the supported formats."""
     plugins = {name.upper() for name in formats.PLUGINS.values()} - {"JPEG2K"}
     return [*sorted(plugins), "JPEG2000", "WEBP", "AVIF", "HEIF"]
 
 
-# In a process that has decoded nothing yet: the first image of its kind is a thread's first too.
+# In a process that has decoded nothing yet, the first image of a kind is also a thread's first.
 COLD = """
 import sys, threading
 from macule import settings
@@ -147,9 +147,7 @@ for path in sys.argv[1:]:
 
 @pytest.mark.parametrize("kind", kinds())
 def test_decoding_neither_imports_nor_opens_anything(kind: str, tmp_path: Path) -> None:
-    """Where a file cannot be opened, an import within a decoder would make a good photo a bad one:
-    all is imported before, whatever the format.
-    """
+    """All modules for decoding are imported before, because a restricted thread cannot import."""
     (tmp_path / "photo").write_bytes(kinds()[kind]())
 
     line = [sys.executable, "-c", COLD, str(tmp_path / "photo")]
@@ -158,8 +156,8 @@ def test_decoding_neither_imports_nor_opens_anything(kind: str, tmp_path: Path) 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_restricted_decoder_gives_what_any_does() -> None:
-    """The pixels are those of `decoding.decode`, and so are its failures."""
+def test_a_restricted_decoder_gives_the_same_result() -> None:
+    """Pixels and errors are those of `decoding.decode`."""
     body = photo()
 
     decoded = decoder_threads.decode(body, 64, "squash", COST, CHOSEN)
@@ -169,7 +167,7 @@ def test_a_restricted_decoder_gives_what_any_does() -> None:
         decoder_threads.decode(body[:2000], 64, "squash", COST, CHOSEN)
 
 
-# As many layers as the kernel allows, each of which forbids to make a device and nothing else.
+# As many layers as the kernel allows, each of which only forbids creating devices.
 LAYERED = """
 import ctypes, logging, os, sys
 from macule import settings
@@ -186,20 +184,20 @@ for _ in range(9):
 """
 
 
-def test_where_the_kernel_refuses_decoding_goes_on(landlock: int, tmp_path: Path) -> None:
-    """Without the restriction photos are decoded as ever, and the log says so with the reason."""
+def test_without_landlock_decoding_works(landlock: int, tmp_path: Path) -> None:
+    """Without the restriction photos are decoded, and the log has the reason."""
     (tmp_path / "photo").write_bytes(photo())
 
     line = [sys.executable, "-c", LAYERED, str(tmp_path / "photo")]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
 
-    said = set(done.stderr.splitlines())
-    assert said == {"decoders may open files and connect: Landlock: E2BIG"}
+    log_lines = set(done.stderr.splitlines())
+    assert log_lines == {"decoders may open files and connect: Landlock: E2BIG"}
 
 
 @pytest.fixture(scope="module")
 def slow() -> dict[str, bytes]:
-    """What one call of a decoder takes half a second and more for, on a fast machine."""
+    """Return a file for which one call of a decoder takes half a second or more."""
     noise = np.random.default_rng(7).integers(0, 256, (2000, 3000, 3), np.uint8)
     file = saved(skin(3000, 2250), "JPEG", progressive=True, subsampling=0, quality=90)
     last = file.rindex(b"\xff\xda")
@@ -210,8 +208,8 @@ def slow() -> dict[str, bytes]:
     }
 
 
-def test_a_decoder_that_reads_piece_by_piece_ends_at_the_time_out(slow: dict[str, bytes]) -> None:
-    """libwebp is given its file in pieces: nobody is answered while it still decodes."""
+def test_an_incremental_decoder_ends_at_the_deadline(slow: dict[str, bytes]) -> None:
+    """libwebp gets its file in pieces, so that decoding ends with the answer."""
     here, hasty = admission.current(), CHOSEN._replace(decode_timeout_s=0.05)
 
     with pytest.raises(SlowImage), here.reserve(COST, 10):
@@ -220,8 +218,8 @@ def test_a_decoder_that_reads_piece_by_piece_ends_at_the_time_out(slow: dict[str
     until(lambda: here.held_bytes == 0, 5)
 
 
-def test_a_decoder_is_waited_for_until_the_time_out(slow: dict[str, bytes]) -> None:
-    """One call that takes longer is a SlowImage in time; its memory stays held until it ends."""
+def test_a_blocking_decoder_is_abandoned_at_the_deadline(slow: dict[str, bytes]) -> None:
+    """A longer call is a SlowImage in time; its memory stays reserved until it ends."""
     here, hasty = admission.current(), CHOSEN._replace(decode_timeout_s=0.05)
 
     with pytest.raises(SlowImage), here.reserve(COST, 10):
@@ -231,8 +229,8 @@ def test_a_decoder_is_waited_for_until_the_time_out(slow: dict[str, bytes]) -> N
     until(lambda: here.held_bytes == 0, 60)
 
 
-def test_decoders_that_are_not_done_keep_their_threads(slow: dict[str, bytes]) -> None:
-    """While all still decode what nobody waits for, another image is told to come back."""
+def test_busy_decoders_keep_their_threads(slow: dict[str, bytes]) -> None:
+    """While all threads run abandoned calls, another image gets a 503."""
     here = admission.current()
     hasty = CHOSEN._replace(decode_timeout_s=0.01, admission_timeout_s=5.0)
     for _ in range(here.slots):

@@ -1,4 +1,4 @@
-"""Several items at once, in threads: their order, their bound, their end."""
+"""Several items at once in threads: order, limit and end."""
 
 import time
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from macule.inference.ordered_map import ordered_map
 AHEAD = 16
 
 
-def test_a_slow_item_holds_up_a_bounded_number() -> None:
-    """While one item takes its time the others go on, but never further than the window."""
+def test_a_slow_item_delays_a_bounded_number() -> None:
+    """While one item is slow the others continue, but only within the window."""
     given: list[int] = []
     seen: list[int] = []
     full = Event()
@@ -34,8 +34,8 @@ def test_a_slow_item_holds_up_a_bounded_number() -> None:
     assert seen == [AHEAD]
 
 
-def test_an_end_is_told_before_it_is_waited_for() -> None:
-    """Whoever stops early has what is worked on stopped, and nothing more begun."""
+def test_closing_stops_running_items_first() -> None:
+    """Closing early stops running items and starts no others."""
     stop, begun = Event(), []
 
     def one(item: int) -> int:
@@ -54,8 +54,8 @@ def test_an_end_is_told_before_it_is_waited_for() -> None:
     assert len(begun) <= 4
 
 
-def test_a_failure_comes_in_its_place() -> None:
-    """What is before a failure is yielded; the failure ends the iteration."""
+def test_a_failure_keeps_its_place() -> None:
+    """Items before a failure are yielded; the failure ends the iteration."""
     results = ordered_map("1234x678", int, 2, 4)
 
     assert [next(results) for _ in range(4)] == [1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""What an answer is worth: the decision, by the thresholds of the card."""
+"""The decision by the card's thresholds, and its cache."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ CARD = model_card.read(local.DEFAULT_MODEL_DIR)._replace(
 
 @pytest.fixture(autouse=True)
 def cold() -> Iterator[None]:
-    """Each test finds the process cold."""
+    """Start each test with a cold process."""
     runtime.by_pid.clear()
     yield
     runtime.by_pid.clear()
@@ -39,15 +39,15 @@ def cold() -> Iterator[None]:
         (0.1, 3.1, "not_skin"),
     ],
 )
-def test_decision_follows_the_thresholds(
+def test_the_decision_follows_the_thresholds(
     probability: float, distance: float, decision: str
 ) -> None:
-    """Far from all known images is no skin, whatever the label; a threshold itself still passes."""
+    """A high OOD score is not_skin for any label; the threshold itself passes."""
     assert classification.decide(CARD, probability, distance) == decision
 
 
-def test_a_model_without_a_distance_never_says_not_skin() -> None:
-    """Without thresholds for it, and without the score, the probability alone decides."""
+def test_a_model_without_an_ood_score_never_says_not_skin() -> None:
+    """Without threshold and score the probability alone decides."""
     plain = CARD._replace(unfamiliar_above=None, not_skin_above=None)
 
     assert classification.decide(plain, 0.9, None) == "classified"
@@ -56,8 +56,8 @@ def test_a_model_without_a_distance_never_says_not_skin() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "noise", "stripes"])
-def test_what_is_no_skin_is_said_to_be_none(kind: str) -> None:
-    """A plain colour, noise and stripes are `not_skin` by the default model."""
+def test_images_without_skin_are_not_skin(kind: str) -> None:
+    """The default model rejects a plain colour, noise and stripes as `not_skin`."""
     warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     side = int(warm.card.side_px)  # type: ignore[arg-type]
     pixels = np.full((1, side, side, 3), (30, 90, 200), np.uint8)
@@ -73,8 +73,8 @@ def test_what_is_no_skin_is_said_to_be_none(kind: str) -> None:
     )
 
 
-def test_a_card_with_thresholds_needs_a_file_that_gives_the_distance() -> None:
-    """A file without the output that the card's thresholds are about is refused when it loads."""
+def test_a_card_with_thresholds_needs_an_ood_score() -> None:
+    """A file without the output of the card's threshold is rejected on loading."""
     shapes = {2: {"shape": [1, len(CARD.labels)]}, 4: {"shape": [1, 8, 8, 3]}}
     source = {"shape": [1, *[CARD.side_px] * 2, 3]}
 
@@ -84,8 +84,8 @@ def test_a_card_with_thresholds_needs_a_file_that_gives_the_distance() -> None:
         loading.check_shapes(CARD, source, shapes)
 
 
-def test_drawn_skin_gives_a_finite_distance() -> None:
-    """The distance of any picture is a number, 0 or more."""
+def test_drawn_skin_gives_a_finite_score() -> None:
+    """The OOD score of any picture is a number, 0 or more."""
     warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     pixels = np.asarray(skin(600, 600).resize((int(warm.card.side_px),) * 2))[None]  # type: ignore[arg-type]
     scores = runtime.run(warm, pixels)
@@ -95,12 +95,12 @@ def test_drawn_skin_gives_a_finite_distance() -> None:
 
 
 def at(share: float, kept: answers.MemoryCache | None = None) -> Admission:
-    """Stand at a share of a limit that is far from any photo's price."""
+    """Simulate a share of a limit far above any photo's estimate."""
     return Admission(2**40, lambda: int(share * 2**40), cache=kept)
 
 
-def test_short_of_memory_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the ladder's first rung on each answer is computed; above it, hits come back."""
+def test_low_memory_disables_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first degradation level answers are computed; above it hits return."""
     kept, chosen, used = answers.MemoryCache(2**20, 60), settings.read({}), []
     monkeypatch.setattr(answers, "current", lambda: kept)
     for share in (0.5, 0.5, 0.86, 0.86, 0.5, 0.5):
@@ -114,10 +114,10 @@ def test_short_of_memory_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     assert used == [*twice, ("miss", False), ("miss", False), *twice]
 
 
-def test_an_answer_without_its_map_for_want_of_memory_is_not_kept(
+def test_an_answer_that_lacks_its_map_is_not_cached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Once memory is there again the map is drawn."""
+    """Once there is memory again, the map is drawn."""
     kept, chosen = answers.MemoryCache(2**20, 60), settings.read({})
     monkeypatch.setattr(answers, "current", lambda: kept)
     found = []
@@ -131,8 +131,8 @@ def test_an_answer_without_its_map_for_want_of_memory_is_not_kept(
     assert found[1]["explanation"]["kind"] == "cam"
 
 
-def test_another_setting_or_model_is_another_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept without maps, or by another card, is not given where they are another's."""
+def test_another_setting_or_model_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers without maps, or of another card, are not returned otherwise."""
     kept, chosen = answers.MemoryCache(2**20, 60), settings.read({})
     monkeypatch.setattr(answers, "current", lambda: kept)
     without = chosen._replace(enable_gradcam=False)
@@ -150,10 +150,10 @@ def test_another_setting_or_model_is_another_answer(monkeypatch: pytest.MonkeyPa
     assert third["decision"] == "inconclusive"
 
 
-def test_what_cannot_serve_does_not_answer_from_the_cache(
+def test_an_unavailable_model_does_not_answer_from_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A process whose model cannot be loaded is unavailable, whatever is kept."""
+    """A process whose model cannot be loaded is unavailable."""
     kept, chosen = answers.MemoryCache(2**20, 60), settings.read({})
     monkeypatch.setattr(answers, "current", lambda: kept)
     pipeline.predict(photo(), chosen)

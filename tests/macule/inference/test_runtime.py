@@ -1,4 +1,4 @@
-"""The warm global, over the real runtime and the default weights."""
+"""The loaded model, with the real runtime and the default weights."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from support.images import photo
 
 @pytest.fixture(autouse=True)
 def cold() -> Iterator[None]:
-    """Each test finds the process cold."""
+    """Start each test with a cold process."""
     runtime.by_pid.clear()
     yield
     runtime.by_pid.clear()
@@ -27,14 +27,14 @@ def cold() -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the default model, to be harmed."""
+    """Copy the default model, to be damaged."""
     copy = tmp_path / "weights"
     shutil.copytree(local.DEFAULT_MODEL_DIR, copy)
     return copy
 
 
 def test_probabilities_are_a_distribution() -> None:
-    """A photo gives one probability a label, summing to 1, and a map a label."""
+    """A photo gets one probability for each label, summing to 1, and one map for each label."""
     warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     scores = runtime.run(warm, decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels)
 
@@ -45,7 +45,7 @@ def test_probabilities_are_a_distribution() -> None:
 
 
 def test_maps_average_to_the_logits() -> None:
-    """The maps are the class's evidence by place: probabilities follow from their means."""
+    """The probabilities follow from the maps' means."""
     warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     pixels = decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels
     other = decoding.decode(photo(300, 900), warm.card.side_px, warm.card.resize).pixels
@@ -59,8 +59,8 @@ def test_maps_average_to_the_logits() -> None:
     np.testing.assert_allclose(change - change[0], evidence - evidence[0], atol=2e-3)
 
 
-def test_gray_is_pillow_s_and_bgr_is_turned() -> None:
-    """Channels are arranged as Keras's loaders do: gray by Pillow's luma, bgr reversed."""
+def test_channels_are_arranged_as_in_keras() -> None:
+    """Gray uses Pillow's luma, bgr is reversed."""
     from support.images import skin
 
     pixels = np.asarray(skin(60, 50))[None]
@@ -89,8 +89,8 @@ def test_scores_of_every_kind_become_probabilities(
     np.testing.assert_allclose(powers / powers.sum(), expected, atol=1e-6)
 
 
-def test_two_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many come first at once, the model is loaded by one and shared by all."""
+def test_concurrent_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Concurrent first requests load the model once and share it."""
     loads = []
     load = loading.load
 
@@ -106,7 +106,7 @@ def test_two_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(loads), len(warm)) == (1, 1)
 
 
-def test_a_thread_sees_its_own_answer() -> None:
+def test_threads_get_their_own_results() -> None:
     """Images run at once do not mix their results."""
     warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     inputs = [
@@ -124,27 +124,27 @@ def test_a_thread_sees_its_own_answer() -> None:
         np.testing.assert_array_equal(probabilities, alone[index % 6])
 
 
-def harm_missing(file: Path) -> None:
+def remove_file(file: Path) -> None:
     file.unlink()
 
 
-def harm_truncated(file: Path) -> None:
+def truncate_file(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:5000])
 
 
-def harm_pointer(file: Path) -> None:
+def corrupt_pointer(file: Path) -> None:
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
 
 
-def harm_changed(file: Path) -> None:
+def change_byte(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm", [harm_missing, harm_truncated, harm_pointer, harm_changed])
-def test_a_damaged_file_is_refused_and_a_good_one_picked_up(harm, folder: Path) -> None:  # type: ignore[no-untyped-def]
-    """What is not the card's file gives a reason; once it is mended, the next call loads it."""
+@pytest.mark.parametrize("harm", [remove_file, truncate_file, corrupt_pointer, change_byte])
+def test_a_damaged_file_is_rejected_until_it_is_repaired(harm, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    """A file that does not match its card has a reason; once repaired, the next call loads it."""
     harm(folder / "model.tflite")
 
     with pytest.raises(ModelUnavailable):
@@ -165,8 +165,8 @@ def rewrite(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_a_file_that_is_no_model_is_refused_though_its_sum_fits(folder: Path) -> None:
-    """A card may vouch for garbage; the runtime's refusal is told, not raised as its own error."""
+def test_an_invalid_model_is_rejected_despite_its_digest(folder: Path) -> None:
+    """A card may have the digest of an invalid file; the runtime's error is reported."""
     from hashlib import sha256
 
     (folder / "model.tflite").write_bytes(b"garbage" * 1000)
@@ -176,8 +176,8 @@ def test_a_file_that_is_no_model_is_refused_though_its_sum_fits(folder: Path) ->
         runtime.get_or_load(str(folder))
 
 
-def test_a_card_of_another_shape_is_refused(folder: Path) -> None:
-    """Side and number of labels must be those of the file."""
+def test_a_card_of_another_shape_is_rejected(folder: Path) -> None:
+    """Side and number of labels must match the file."""
     rewrite(folder, side_px=300)
     with pytest.raises(ModelUnavailable, match="its card says"):
         runtime.get_or_load(str(folder))
@@ -189,15 +189,15 @@ def test_a_card_of_another_shape_is_refused(folder: Path) -> None:
 
 
 def test_a_missing_folder_is_a_bad_card(tmp_path: Path) -> None:
-    """No folder at all is told as a card that is not there."""
+    """A missing folder is reported as a missing card."""
     with pytest.raises(BadCard):
         runtime.get_or_load(str(tmp_path / "nowhere"))
 
 
-def test_a_model_loaded_before_the_fork_is_loaded_anew(
+def test_a_model_loaded_before_a_fork_is_loaded_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A process that inherits a model says so, counts as cold and loads its own."""
+    """A process that inherits a model is cold and loads its own."""
     parent = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     monkeypatch.setattr(os, "getpid", lambda: 999_999_999)
 

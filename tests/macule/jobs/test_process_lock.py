@@ -1,4 +1,4 @@
-"""Who lives is told by locks: of threads, forks and processes that were killed."""
+"""Locks show which processes run: with threads, forks and killed processes."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ MARK = (
 
 
 def other(folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """Start a process that marks itself."""
+    """Start a process that takes a lock."""
     process = subprocess.Popen(
         [sys.executable, "-c", MARK, folder], stdout=subprocess.PIPE, text=True
     )
@@ -29,8 +29,8 @@ def end(process: subprocess.Popen[str]) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-def test_this_process_lives(tmp_path: Path) -> None:
-    """Who marked itself lives, in its own eyes too; who never did is dead."""
+def test_this_process_is_running(tmp_path: Path) -> None:
+    """A process with a lock is running, also for itself; one without is dead."""
     token = process_lock.acquire(tmp_path)
 
     assert not process_lock.is_dead(tmp_path, token)
@@ -38,7 +38,7 @@ def test_this_process_lives(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_is_dead_and_leaves_nothing(tmp_path: Path) -> None:
-    """SIGKILL takes the lock along; whoever asks first takes the file away."""
+    """SIGKILL releases the lock; the first check removes the file."""
     process, token = other(tmp_path)
     lived = not process_lock.is_dead(tmp_path, token)
     end(process)
@@ -48,8 +48,8 @@ def test_a_killed_process_is_dead_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mark_sweeps_those_of_the_dead(tmp_path: Path) -> None:
-    """What died without a claim, so that nobody asks for it, goes at the next start."""
+def test_a_new_lock_removes_those_of_dead_processes(tmp_path: Path) -> None:
+    """Locks of dead processes without a claim are removed at the next start."""
     process, _ = other(tmp_path)
     end(process)
     token = process_lock.acquire(tmp_path)
@@ -57,8 +57,8 @@ def test_a_mark_sweeps_those_of_the_dead(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [process_lock.PREFIX + token]
 
 
-def test_a_fork_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
-    """A child that outlives who marked itself holds none of its lock."""
+def test_a_fork_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
+    """A child that outlives its parent does not hold the parent's lock."""
     code = (
         "import os, sys, time; from pathlib import Path; from macule.jobs import process_lock; "
         "print(process_lock.acquire(Path(sys.argv[1])), flush=True)\n"
@@ -74,7 +74,7 @@ def test_a_fork_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
     assert process.stdout
     token, forked = process.stdout.readline().strip(), process.stdout.readline().strip()
     lived = not process_lock.is_dead(tmp_path, token)
-    process.kill()  # the child lives on, in a group of its own with nobody else
+    process.kill()  # the child runs on, alone in its own process group
     process.wait()
     died = process_lock.is_dead(tmp_path, token)
     os.killpg(process.pid, signal.SIGKILL)
@@ -83,8 +83,8 @@ def test_a_fork_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
     assert (forked, lived, died) == ("forked", True, True)
 
 
-def test_marks_made_at_once_all_live(tmp_path: Path) -> None:
-    """One who sweeps never takes a mark that is just being made for a dead one's."""
+def test_concurrent_locks_all_hold(tmp_path: Path) -> None:
+    """The cleanup never removes a lock that is just being created."""
     with ThreadPoolExecutor(8) as pool:
         tokens = list(pool.map(lambda _: process_lock.acquire(tmp_path), range(64)))
 

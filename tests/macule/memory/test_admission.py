@@ -1,4 +1,4 @@
-"""Prices and room."""
+"""Estimated memory, and admission."""
 
 import lzma
 import subprocess
@@ -30,8 +30,8 @@ def priced(body: bytes) -> float:
     return estimate_bytes(decoding.inspect(body, 10**9), 224) / MB
 
 
-def test_what_costs_more_is_priced_higher() -> None:
-    """A baseline JPEG, a lossy WebP and a PNG are cheap; others are ever dearer."""
+def test_expensive_images_have_higher_estimates() -> None:
+    """A baseline JPEG, a lossy WebP and a PNG are cheap; the others cost more in this order."""
     drawn = skin(2000, 1500)
     costs = [
         priced(saved(drawn, "JPEG")),
@@ -48,7 +48,7 @@ def test_what_costs_more_is_priced_higher() -> None:
     assert costs[1] < 10
 
 
-# What each file is saved with, and the least pixels that make its cost stand out.
+# How each file is saved, and the least pixels at which its cost is visible.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG": ("RGB", {}),
     "JPEG progressive": ("RGB", {"progressive": True}),
@@ -98,10 +98,10 @@ def peak_mb(small: bytes, large: bytes, folder: Path) -> float:
 
 @pytest.mark.memory
 @pytest.mark.parametrize("kind", KINDS)
-def test_prices_are_what_decoding_takes(kind: str, tmp_path: Path) -> None:
-    """In a fresh process the peak is never above the price, nor the price twice the peak and 6 MB.
+def test_estimates_match_the_measured_memory(kind: str, tmp_path: Path) -> None:
+    """The peak is never above the estimate, nor the estimate above twice the peak plus 6 MB.
 
-    The 6 MB are those of strips and row buffers, which a small file does not fill.
+    The 6 MB are for strips and row buffers, which a small file does not fill.
     """
     mode, options = KINDS[kind]
     pillow_heif.register_heif_opener()
@@ -144,10 +144,10 @@ def progressive_strips(count: int) -> bytes:
     ],
     ids=["tile", "LZMA", "strip", "strips"],
 )
-def test_a_tiff_is_priced_by_its_strips_and_tiles(
+def test_a_tiff_is_estimated_by_its_strips_and_tiles(
     write: Callable[[], bytes], tmp_path: Path
 ) -> None:
-    """A tile may be larger than its image, and a strip hold all coefficients of a JPEG."""
+    """A tile may exceed its image, and a strip may need all coefficients of a JPEG."""
     file = write()
 
     taken_mb = peak_mb(saved(skin(500, 400), "TIFF", compression="tiff_lzw"), file, tmp_path)
@@ -155,20 +155,20 @@ def test_a_tiff_is_priced_by_its_strips_and_tiles(
     assert 30 < taken_mb <= priced(file) <= 2 * taken_mb + 6
 
 
-def test_a_png_of_one_endless_row_is_priced_by_the_row() -> None:
-    """A strip is at least a row, so a picture of a million by one pixels has strips of its size."""
+def test_a_png_of_one_long_row_is_estimated_by_the_row() -> None:
+    """A strip has at least one row, so a million by one pixels need a strip of that size."""
     header = decoding.Header("PNG", 10**8, 1, "RGBA", 1, 0.0, True)
 
     assert estimate_bytes(header, 224) > 10**9
 
 
-def test_a_long_strip_is_not_priced_as_if_it_shrank() -> None:
-    """libjpeg shrinks only what is large on both sides."""
+def test_a_long_strip_is_not_estimated_as_reduced() -> None:
+    """libjpeg reduces only images that are large on both sides."""
     assert priced(photo(12000, 230)) > 10
 
 
-def test_what_can_never_fit_is_refused_at_once_with_figures() -> None:
-    """With nothing held, waiting would not help: 507 and the numbers."""
+def test_an_impossible_image_is_rejected_with_figures() -> None:
+    """If the image cannot fit even with all memory free, it gets 507 and the figures."""
     admission = Admission(100 * MB, lambda: 60 * MB)
 
     with pytest.raises(CannotFit) as caught, admission.reserve(50 * MB, timeout_s=60):
@@ -177,8 +177,8 @@ def test_what_can_never_fit_is_refused_at_once_with_figures() -> None:
     assert caught.value.figures == {"estimated_peak_mb": 50.0, "free_mb": 37.0, "limit_mb": 100.0}
 
 
-def test_what_fits_in_a_moment_is_never_told_that_it_cannot() -> None:
-    """A 507 is said against the least the service has used; what is used beyond that is a 503."""
+def test_an_image_that_fits_later_gets_no_507() -> None:
+    """507 compares with the lowest use of the service; memory in use above that gives 503."""
     used = [20 * MB]
     admission = Admission(100 * MB, lambda: used[0])
     with admission.reserve(MB, 0):
@@ -194,8 +194,8 @@ def test_what_fits_in_a_moment_is_never_told_that_it_cannot() -> None:
         pass
 
 
-def test_the_least_use_is_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was used two minutes ago says nothing of what the service needs now."""
+def test_the_lowest_use_is_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lowest use of more than two minutes ago does not count."""
     used, clock = [20 * MB], [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     admission = Admission(100 * MB, lambda: used[0])
@@ -211,8 +211,8 @@ def test_the_least_use_is_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-def test_what_does_not_fit_now_waits_for_its_turn() -> None:
-    """A second large image begins when the first has ended."""
+def test_an_image_that_does_not_fit_now_waits() -> None:
+    """A second large image starts when the first has ended."""
     admission = Admission(100 * MB + RESERVE_BYTES, lambda: 0)
     events = []
 
@@ -232,7 +232,7 @@ def test_what_does_not_fit_now_waits_for_its_turn() -> None:
 
 
 def test_the_wait_is_bounded() -> None:
-    """After the time-out the answer is busy, with the same figures."""
+    """After the time-out the request gets 503, with the same figures."""
     admission = Admission(100 * MB, lambda: 0)
 
     with admission.reserve(60 * MB, 0), pytest.raises(Busy), admission.reserve(60 * MB, 0.01):
@@ -241,8 +241,8 @@ def test_the_wait_is_bounded() -> None:
     assert admission.held_bytes == 0
 
 
-def test_room_is_given_back_when_decoding_fails() -> None:
-    """An image that turns out broken leaves nothing held."""
+def test_memory_is_released_when_decoding_fails() -> None:
+    """A broken image leaves nothing reserved."""
     admission = Admission(100 * MB, lambda: 0)
 
     with pytest.raises(ValueError, match="broken"), admission.reserve(10 * MB, 0):
@@ -251,8 +251,8 @@ def test_room_is_given_back_when_decoding_fails() -> None:
     assert admission.held_bytes == 0
 
 
-def test_largest_photos_are_those_that_just_fit() -> None:
-    """What is named fits and a little more does not; the pixel limit caps what is cheap."""
+def test_the_largest_photos_just_fit() -> None:
+    """The named photos fit and slightly larger ones do not; the pixel limit caps cheap ones."""
     found = cost.largest_mp(40 * MB, 256, 120_000_000)
 
     assert found["JPEG"] == found["PNG"] == found["WebP"] == pytest.approx(120, abs=0.1)
@@ -271,13 +271,13 @@ def test_largest_photos_are_those_that_just_fit() -> None:
         assert costs[0] <= 40 * MB < costs[1], name
 
 
-def test_nothing_fits_where_nothing_is_free() -> None:
-    """Without a byte to spare no photo is promised."""
+def test_nothing_fits_without_free_memory() -> None:
+    """Without free memory no photo size is named."""
     assert set(cost.largest_mp(0, 256, 10**8).values()) == {0.0}
 
 
-def test_images_beyond_the_slots_wait_for_their_turn() -> None:
-    """With all slots taken a further image waits, for a bounded time."""
+def test_images_beyond_the_slots_wait() -> None:
+    """With all slots taken another image waits, for a limited time."""
     admission = Admission(100 * MB, lambda: 0, slots=1)
     end = threading.Event()
     first = threading.Thread(target=admission.run_in_slot, args=(end.wait, 30))
@@ -294,8 +294,8 @@ def test_images_beyond_the_slots_wait_for_their_turn() -> None:
     assert (admission.admitted, admission.waiting) == (0, 0)
 
 
-def test_the_queue_is_bounded_in_number() -> None:
-    """One more than may wait is told to come back at once, not after the time-out."""
+def test_the_queue_is_limited() -> None:
+    """A request above the limit gets 503 at once, not after the time-out."""
     admission = Admission(100 * MB, lambda: 0, slots=1, max_waiting=0)
     end = threading.Event()
     first = threading.Thread(target=admission.run_in_slot, args=(end.wait, 30))
@@ -313,8 +313,8 @@ def test_the_queue_is_bounded_in_number() -> None:
     assert caught.value.figures == {"slots": 1, "waiting": 0}
 
 
-def test_a_crowd_passes_the_slots_one_after_another() -> None:
-    """Fifty at once through two slots: all come through, and only two threads do the work."""
+def test_many_requests_share_the_slots() -> None:
+    """Fifty requests at once through two slots all succeed, on two threads."""
     admission = Admission(100 * MB, lambda: 0, slots=2)
     seen = []
 
@@ -332,8 +332,8 @@ def test_a_crowd_passes_the_slots_one_after_another() -> None:
     assert len(set(seen)) == 2
 
 
-def test_what_a_job_raises_comes_back() -> None:
-    """A failure within the slot is the caller's, and leaves the slot free."""
+def test_exceptions_of_a_job_are_raised() -> None:
+    """An exception in a slot reaches the caller and frees the slot."""
     admission = Admission(100 * MB, lambda: 0, slots=1)
 
     def broken() -> None:
@@ -344,16 +344,16 @@ def test_what_a_job_raises_comes_back() -> None:
     assert admission.run_in_slot(lambda: 1, 1) == 1
 
 
-def test_one_image_at_a_time_where_memory_is_short() -> None:
-    """A rung that leaves one slot lets no second image in."""
+def test_low_memory_leaves_one_slot() -> None:
+    """A degradation level with one slot admits no second image."""
     admission = Admission(200 * MB, lambda: 188 * MB, slots=4)
 
     with admission.reserve(MB, 0), pytest.raises(Busy), admission.reserve(MB, 0.01):
         pass
 
 
-def test_a_small_image_passes_a_large_one_that_waits() -> None:
-    """While a large image waits for room, a small one that fits is served."""
+def test_a_small_image_passes_a_waiting_large_one() -> None:
+    """While a large image waits for memory, a small one that fits runs."""
     admission = Admission(100 * MB + RESERVE_BYTES, lambda: 0)
     done = []
 
@@ -382,16 +382,16 @@ def test_a_small_image_passes_a_large_one_that_waits() -> None:
         (94, False, False, 1),
     ],
 )
-def test_sails_are_lowered_as_memory_runs_short(
+def test_degradation_follows_memory(
     used_mb: int, cache: bool, overlays: bool, slots: int | None
 ) -> None:
-    """The cache goes first, then overlays, then images side by side."""
-    with Admission(200 * MB, lambda: 2 * used_mb * MB).reserve(MB, 0) as rung:
-        assert (rung.cache, rung.overlays, rung.slots) == (cache, overlays, slots)
+    """First the cache is disabled, then overlays, then concurrent images."""
+    with Admission(200 * MB, lambda: 2 * used_mb * MB).reserve(MB, 0) as level:
+        assert (level.cache, level.overlays, level.slots) == (cache, overlays, slots)
 
 
-def test_kept_answers_go_before_an_image_waits_or_is_refused() -> None:
-    """At the first rung the cache is empty and stays so; an image that fits nowhere empties it."""
+def test_the_cache_is_emptied_before_an_image_waits() -> None:
+    """At the first level the cache is empty and disabled; an image that does not fit empties it."""
     used = [50 * MB]
     kept = MemoryCache(MB, 60)
     admission = Admission(100 * MB, lambda: used[0], cache=kept)
@@ -410,8 +410,8 @@ def test_kept_answers_go_before_an_image_waits_or_is_refused() -> None:
     assert (emptied, filled > 0, kept.held_bytes) == (0, True, 0)
 
 
-def test_at_last_everything_is_refused() -> None:
-    """At 98 % of the limit the answer is 503 with figures, though the image itself would fit."""
+def test_at_the_last_level_everything_is_rejected() -> None:
+    """At 98 % of the limit every request gets 503 with figures, even if its image would fit."""
     admission = Admission(1000 * MB, lambda: 985 * MB)
 
     with pytest.raises(Busy, match="Memory has run short") as caught, admission.reserve(MB, 30):
@@ -420,13 +420,13 @@ def test_at_last_everything_is_refused() -> None:
     assert caught.value.figures["limit_mb"] == 1000
 
 
-def test_each_step_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A step down is a warning, the way back up is told too, standing still is not."""
-    ladder = DegradationLevels()
+def test_each_level_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A change down is a warning, a change up is logged too, no change is not."""
+    levels = DegradationLevels()
     caplog.set_level("INFO", "macule")
 
     for share in (0.5, 0.86, 0.9, 0.91, 0.95, 0.5, 0.5):
-        ladder.update(share)
+        levels.update(share)
 
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("WARNING", "memory at 86 % of the limit: no cache"),

@@ -1,4 +1,4 @@
-"""The processes of a service and their memory, as /proc and as psutil tell them."""
+"""The processes of a service and their memory, from /proc and from psutil."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from macule.memory import processes
 
 MB = 2**20
-READERS = ["/proc", "/nowhere"]  # without /proc psutil reads
+READERS = ["/proc", "/nowhere"]  # without /proc psutil is used
 
 
 @pytest.fixture(params=READERS, ids=["proc", "psutil"])
@@ -20,7 +20,7 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 def test_this_process_is_measured(reader: str) -> None:
-    """The sums are those of a living process."""
+    """The sums are those of a running process."""
     usage = processes.usage([os.getpid()])
 
     assert 5 * MB < usage.pss <= usage.rss <= usage.peak
@@ -31,7 +31,7 @@ def test_this_process_is_measured(reader: str) -> None:
 
 
 def test_two_processes_are_summed(reader: str) -> None:
-    """Another process counts beside this one."""
+    """Another process is added to this one."""
     with subprocess.Popen(["sleep", "60"]) as child:
         both = processes.usage([os.getpid(), child.pid])
         alone = processes.usage([child.pid])
@@ -43,9 +43,9 @@ def test_two_processes_are_summed(reader: str) -> None:
 
 @pytest.mark.parametrize("place", READERS, ids=["proc", "psutil"])
 def test_the_age_is_that_of_the_process(place: str) -> None:
-    """A process that has just begun is younger than the time since it was started.
+    """A new process is younger than the time since it was started.
 
-    psutil counts from the time of boot, which Linux tells in whole seconds.
+    psutil counts from the boot time, which Linux gives in whole seconds.
     """
     code = (
         "import time; from macule.memory import processes\n"
@@ -60,7 +60,7 @@ def test_the_age_is_that_of_the_process(place: str) -> None:
     assert abs(after) < spent_ms + (50 if place == "/proc" else 1050)
 
 
-# A first process forks a worker, which starts a program; a shell that it comes from is not its own.
+# A first process forks a worker, which starts a program; its parent shell is not part of it.
 FAMILY = """
 import os, subprocess, sys, time
 from macule.memory import processes
@@ -84,8 +84,8 @@ os.wait()
 
 @pytest.mark.parametrize("place", READERS, ids=["proc", "psutil"])
 @pytest.mark.parametrize("arbiter", ["lives", "killed"])
-def test_a_service_is_its_first_process_and_all_below_it(arbiter: str, place: str) -> None:
-    """Workers and what they start count, nothing else does; also where the first was killed."""
+def test_a_service_is_its_first_process_and_descendants(arbiter: str, place: str) -> None:
+    """Only workers and their children count, even if the first process was killed."""
     program = f"{sys.executable} -c '{FAMILY}' {arbiter} {place}"
     shell = f"{program} & sleep 60 & own=$!; wait %1; kill $own"
     run = subprocess.run(
@@ -95,8 +95,8 @@ def test_a_service_is_its_first_process_and_all_below_it(arbiter: str, place: st
     assert run.stdout.split() == ["True"] * (1 if arbiter == "lives" else 2), run.stderr
 
 
-def test_without_both_a_service_is_this_process(tmp_path: Path) -> None:
-    """Where neither /proc nor psutil is there, the peak of this process is all that is known."""
+def test_without_both_only_this_process_is_known(tmp_path: Path) -> None:
+    """Without /proc and psutil only the peak of this process is known."""
     code = (
         "import os, sys; sys.modules['psutil'] = None\n"
         "from macule.memory import processes; processes.PROC = '/nowhere'\n"
@@ -108,6 +108,6 @@ def test_without_both_a_service_is_this_process(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
-def test_a_process_that_has_ended_counts_nothing(reader: str) -> None:
+def test_an_ended_process_counts_as_zero(reader: str) -> None:
     """A worker may end between being listed and being read."""
     assert processes.usage([2**22 + 1]) == (0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""When a worker is worn, and that its replacement costs nobody an answer."""
+"""Recycling of workers: when it is due, and that it loses no request."""
 
 import re
 import threading
@@ -14,43 +14,45 @@ from support.service import GUNICORN, Service, running
 MB = 2**20
 
 
-def worn(wear: RecyclePolicy, sizes_mb: list[float], step_s: float = 2.0) -> list[str]:
-    """Let a prediction follow another every *step_s*, each leaving the worker of a size."""
+def reasons(policy: RecyclePolicy, sizes_mb: list[float], step_s: float = 2.0) -> list[str]:
+    """Simulate a prediction every *step_s*, after each of which the worker has a size."""
     return [
-        wear.add(lambda size=size: int(size * MB), place * step_s)  # type: ignore[misc]
+        policy.add(lambda size=size: int(size * MB), place * step_s)  # type: ignore[misc]
         for place, size in enumerate(sizes_mb)
     ]
 
 
-def test_a_worker_that_keeps_more_than_it_settled_at_is_worn_once() -> None:
-    """Growth that stays is reported one time, with both figures."""
-    wear = RecyclePolicy(10 * MB, None, None, 0.0)
+def test_growth_above_the_settled_size_is_reported_once() -> None:
+    """Sustained growth is reported once, with both figures."""
+    policy = RecyclePolicy(10 * MB, None, None, 0.0)
 
-    said = [text for text in worn(wear, [40.0] * SETTLING_PREDICTIONS + [55.0] * 20) if text]
+    messages = [
+        text for text in reasons(policy, [40.0] * SETTLING_PREDICTIONS + [55.0] * 20) if text
+    ]
 
-    assert said == ["it uses 55 MB, more than 50"]
+    assert messages == ["it uses 55 MB, more than 50"]
 
 
-def test_memory_that_comes_and_goes_wears_nobody_out() -> None:
-    """A peak that is gone within the time is what decoding takes."""
-    wear = RecyclePolicy(10 * MB, None, None, 0.0)
+def test_temporary_memory_recycles_no_worker() -> None:
+    """A peak shorter than the time limit is what decoding takes."""
+    policy = RecyclePolicy(10 * MB, None, None, 0.0)
     steps = int(SUSTAINED_S // 2)
 
-    assert not any(worn(wear, [40.0] * SETTLING_PREDICTIONS + ([90.0] * steps + [45.0]) * 10))
+    assert not any(reasons(policy, [40.0] * SETTLING_PREDICTIONS + ([90.0] * steps + [45.0]) * 10))
 
 
-def test_a_worker_is_worn_after_as_many_predictions_as_it_may_make() -> None:
+def test_max_requests_recycles_a_worker() -> None:
     """MAX_REQUESTS counts predictions."""
-    wear = RecyclePolicy(10 * MB, None, 30, 0.0)
+    policy = RecyclePolicy(10 * MB, None, 30, 0.0)
 
-    said = worn(wear, [40.0] * 40, 0.0)
+    messages = reasons(policy, [40.0] * 40, 0.0)
 
-    assert said.index("it has made 30 predictions") == 29
-    assert len([text for text in said if text]) == 1
+    assert messages.index("it has made 30 predictions") == 29
+    assert len([text for text in messages if text]) == 1
 
 
 def load(service: Service, seconds: float, ended: threading.Event, clients: int = 4) -> list[int]:
-    """Predict by some clients until *ended* is set; returns every status, 0 where none came."""
+    """Predict with several clients until *ended* is set; return every status, 0 for none."""
     body, found = photo(320, 240), []
     until = time.monotonic() + seconds
 
@@ -85,7 +87,7 @@ def load(service: Service, seconds: float, ended: threading.Event, clients: int 
 def test_three_recycles_under_load_fail_no_request(
     tmp_path: Path, why: str, environment: dict[str, str]
 ) -> None:
-    """Four clients see 200 only, while three workers in a row are replaced."""
+    """Four clients get only 200 while three workers are replaced in turn."""
     with running(GUNICORN, tmp_path, CACHE_MB="0", **environment) as service:
         seen, ended = set(workers(service)), threading.Event()
 
@@ -106,8 +108,8 @@ def test_three_recycles_under_load_fail_no_request(
         assert len(re.findall(f"is replaced: it .*{why}", log)) >= 3
 
 
-def test_pings_wear_nobody_out(tmp_path: Path) -> None:
-    """Health checks and warm-ups are no predictions."""
+def test_pings_recycle_no_worker(tmp_path: Path) -> None:
+    """Health checks and warm-ups do not count as predictions."""
     with running(GUNICORN, tmp_path, MAX_REQUESTS="5") as service:
         before = workers(service)
         for path in ("/health/", "/ready/", "/memory/", "/warmup/", "/model/") * 4:
@@ -117,12 +119,12 @@ def test_pings_wear_nobody_out(tmp_path: Path) -> None:
         assert workers(service) == before
 
 
-def test_who_is_turned_away_wears_nobody_out(tmp_path: Path) -> None:
-    """Ten times as many wrong keys as MAX_REQUESTS: the worker stays."""
+def test_refused_requests_recycle_no_worker(tmp_path: Path) -> None:
+    """After ten times MAX_REQUESTS wrong keys the worker is the same."""
     with running(GUNICORN, tmp_path, MAX_REQUESTS="5", API_KEYS=f"a:{'0' * 64}") as service:
         before = workers(service)
         statuses = {service.predict(photo()).status for _ in range(50)}
-        time.sleep(1.5)  # it looks once a second
+        time.sleep(1.5)  # it checks once a second
         after = workers(service)
 
     assert statuses == {401}

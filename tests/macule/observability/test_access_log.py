@@ -1,4 +1,4 @@
-"""What a line of the log may hold and look like, and the trace that a request names."""
+"""Content and format of log lines, and the trace of a request."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ FACTS = {"id": "1", "method": "POST", "route": "/predict", "status": 200, "ms": 
 
 @pytest.fixture
 def lines() -> Iterator[logging.Logger]:
-    """A logger whose lines go where those of a service go."""
+    """Return a logger whose lines go where those of a service go."""
     logger = logging.getLogger("macule")
     handler = StderrHandler(as_json)
     logger.addHandler(handler)
@@ -31,7 +31,7 @@ def lines() -> Iterator[logging.Logger]:
     logger.setLevel("NOTSET")
 
 
-def told(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+def logged(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
 
@@ -48,8 +48,8 @@ def made(message: str, fact: str = "", failed: bool = False) -> logging.LogRecor
 
 
 @given(ANYTHING, ANYTHING, st.booleans())
-def test_whatever_is_said_json_stays_one_line(message: str, fact: str, failed: bool) -> None:
-    """Newlines, control characters, broken UTF-8 and great length leave one whole object."""
+def test_json_lines_stay_one_line(message: str, fact: str, failed: bool) -> None:
+    """Newlines, control characters, invalid UTF-8 and long text give one complete object."""
     text = as_json(made(message, fact, failed))
 
     assert text.isascii()
@@ -59,21 +59,21 @@ def test_whatever_is_said_json_stays_one_line(message: str, fact: str, failed: b
 
 
 @given(ANYTHING, ANYTHING, st.booleans())
-def test_whatever_is_said_text_forges_no_line(message: str, fact: str, failed: bool) -> None:
-    """On a terminal nothing steers it, and what is below the first line is indented."""
+def test_text_lines_cannot_be_forged(message: str, fact: str, failed: bool) -> None:
+    """Control characters are removed, and further lines are indented."""
     first, *rest = as_text(made(message, fact, failed)).split("\n")
 
     assert first.isprintable()
     assert all(line.startswith("    ") and line.isprintable() for line in rest)
 
 
-def test_a_line_has_known_facts_alone(
+def test_a_line_has_only_known_facts(
     lines: logging.Logger, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What a route might hand on by mistake, a name or a result, is not written."""
+    """A name or a result that a route passes by mistake is not written."""
     extra = {"filename": "me.jpg", "label": "melanoma", "prediction": "id", "slug": "busy"}
     access_log.log_request({**FACTS, **extra}, {"decode": 1.234}, {"user-agent": "curl"})
-    (line,) = told(capfd)
+    (line,) = logged(capfd)
 
     assert line.keys() == {
         "time", "severity", "message", "event", "id", "method", "route", "status", "slug", "ms",
@@ -94,41 +94,43 @@ def test_a_line_has_known_facts_alone(
         ("/metrics", 200, None),
     ],
 )
-def test_what_machines_ask_all_day_is_no_news(
+def test_pings_are_debug_lines(
     lines: logging.Logger,
     capfd: pytest.CaptureFixture[str],
     route: str,
     status: int,
     severity: str | None,
 ) -> None:
-    """Pings are for LOG_LEVEL=debug; a refusal for want of room warns, a fault is an error."""
+    """Pings need LOG_LEVEL=debug; a refusal for lack of memory warns, a fault is an error."""
     access_log.log_request({**FACTS, "route": route, "status": status}, {}, {})
 
-    assert [line["severity"] for line in told(capfd)] == [severity] * bool(severity)
+    assert [line["severity"] for line in logged(capfd)] == [severity] * bool(severity)
 
 
-def test_words_that_callers_invent_are_other(
+def test_unknown_words_become_other(
     lines: logging.Logger, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither a method nor a path of one's own becomes a label or a field."""
+    """An unknown method or path becomes neither a label nor a field."""
     access_log.log_request({**FACTS, "method": "BREW\n{", "route": ""}, {}, {})
-    (line,) = told(capfd)
+    (line,) = logged(capfd)
 
     assert (line["method"], line["route"]) == ("other", "other")
 
 
-def test_gunicorn_tells_no_address(capfd: pytest.CaptureFixture[str]) -> None:
-    """What it says of a request that is none loses address and words, unless asked for them."""
-    said = "Invalid request from ip=192.0.2.1: Invalid HTTP header: 'my name'"
+def test_gunicorn_logs_no_address(capfd: pytest.CaptureFixture[str]) -> None:
+    """gunicorn's line about an invalid request has no address or content by default."""
+    message = "Invalid request from ip=192.0.2.1: Invalid HTTP header: 'my name'"
     for whole in (False, True):
         handler = StderrHandler(as_json, whole)
-        handler.handle(logging.LogRecord("gunicorn.error", logging.WARNING, "", 0, said, (), None))
+        handler.handle(
+            logging.LogRecord("gunicorn.error", logging.WARNING, "", 0, message, (), None)
+        )
 
-    assert [line["message"] for line in told(capfd)] == ["Invalid request", said]
+    assert [line["message"] for line in logged(capfd)] == ["Invalid request", message]
 
 
-def test_a_handler_of_its_own_form_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """gunicorn's and functions-framework's stream is; a file that an operator chose is not."""
+def test_a_default_handler_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers' own stream handlers are replaced; an operator's file handler is not."""
     kept, stream = logging.FileHandler(os.devnull), logging.StreamHandler()
     logger = logging.getLogger("gunicorn.error")
     monkeypatch.setattr(logger, "handlers", [kept, stream])
@@ -161,14 +163,16 @@ def test_a_handler_of_its_own_form_is_replaced(monkeypatch: pytest.MonkeyPatch) 
         ({}, None),
     ],
 )
-def test_the_trace_is_read(headers: dict[str, str], expected: tuple[str, str, bool] | None) -> None:
-    """W3C's, Google's and AWS's headers name a trace; what is not as it should be names none."""
+def test_trace_headers_are_read(
+    headers: dict[str, str], expected: tuple[str, str, bool] | None
+) -> None:
+    """Headers of W3C, Google and AWS name a trace; invalid ones do not."""
     assert tracing.parent(headers) == expected
 
 
 @given(ANYTHING)
-def test_whatever_a_trace_header_holds_ids_are_ids(text: str) -> None:
-    """No words of a caller's come through any of the three."""
+def test_ids_are_ids_for_any_trace_header(text: str) -> None:
+    """No text of a client passes any of the three."""
     for name in tracing.PATTERNS:
         found = tracing.parent({name: text})
         assert not found or set(found.trace_id + found.span_id) <= set("0123456789abcdef")

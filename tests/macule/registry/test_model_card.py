@@ -1,4 +1,4 @@
-"""The card."""
+"""The model card."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ DEFAULT = json.loads((Path(local.DEFAULT_MODEL_DIR) / model_card.FILE).read_text
 
 
 def test_the_default_card_has_every_fact() -> None:
-    """The card that ships tells what serving, and a reader, must know."""
+    """The default card has everything that serving and a reader need."""
     card = model_card.check(DEFAULT)
 
     assert card.labels == ("nevus", "melanoma", "seborrheic_keratosis")
@@ -23,8 +23,8 @@ def test_the_default_card_has_every_fact() -> None:
     assert {"source", "licence", "training", "metrics"} <= card.document.keys()
 
 
-def test_training_writes_the_texts_that_ship() -> None:
-    """The next `make train` gives the card the names, descriptions and urgent labels it has."""
+def test_training_writes_the_shipped_texts() -> None:
+    """`make train` writes the names, descriptions and urgent labels of the card."""
     about = json.loads((ROOT / "layers/model/macule/train/isic.json").read_text())
 
     for key in ("names", "descriptions"):
@@ -75,7 +75,7 @@ def test_a_wrong_value_is_named(key: str, value: Any) -> None:
         model_card.check(document)
 
 
-def test_keys_must_agree_with_each_other() -> None:
+def test_keys_must_be_consistent() -> None:
     """A gray model has one mean, a sigmoid two labels."""
     with pytest.raises(BadCard, match="1 number"):
         model_card.check({**DEFAULT, "channels": "gray"})
@@ -84,8 +84,8 @@ def test_keys_must_agree_with_each_other() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, "\udcff"])
-def test_what_is_no_card_is_refused(text: str, tmp_path: Path) -> None:
-    """A card that is missing, empty or no JSON object is an error of its own."""
+def test_an_invalid_card_is_rejected(text: str, tmp_path: Path) -> None:
+    """A missing card, an empty one and one that is no JSON object have their own error."""
     with pytest.raises(BadCard):
         model_card.read(str(tmp_path))
     (tmp_path / model_card.FILE).write_bytes(text.encode("utf-8", "surrogateescape"))

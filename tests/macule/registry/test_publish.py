@@ -1,4 +1,4 @@
-"""Models in buckets: real servers of S3 and Cloud Storage, and the command that writes to them."""
+"""Models in buckets: real servers of S3 and Cloud Storage, and the commands that write to them."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def buckets() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def environment(buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Both clients are led to the servers, and find no credentials but these."""
+    """Both clients use these servers and only these credentials."""
     for name, value in buckets.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -37,7 +37,7 @@ def environment(buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.fixture(params=["s3", "gs"])
 def target(request: pytest.FixtureRequest) -> str:
-    """A place of the test's own, in one kind of bucket after the other."""
+    """Return a prefix of the test's own, in each kind of bucket in turn."""
     return f"{request.param}://models/{uuid4().hex}"
 
 
@@ -50,7 +50,7 @@ def serving(target: str, cache: Path, name: str = "stable") -> str:
 
 
 def test_an_alias_moves_and_moves_back(target: str, tmp_path: Path) -> None:
-    """What is published serves at the next start, and after a rollback the one before."""
+    """A published model serves at the next start, and the previous one after a rollback."""
     first = publish.publish(named(tmp_path / "1", "one"), target, "stable")
     assert serving(target, tmp_path / "cache") == "one"
     second = publish.publish(named(tmp_path / "2", "two"), target, "stable")
@@ -62,8 +62,8 @@ def test_an_alias_moves_and_moves_back(target: str, tmp_path: Path) -> None:
     assert publish.rollback(target, "stable") == second
 
 
-def test_a_model_s_address_is_a_folder_too(target: str, tmp_path: Path) -> None:
-    """MODEL_URI may name what never changes; the address is the card's sha256."""
+def test_an_address_can_be_served(target: str, tmp_path: Path) -> None:
+    """MODEL_URI may be an immutable address, which is the card's sha256."""
     address = publish.publish(local.DEFAULT_MODEL_DIR, target, "stable")
 
     assert (
@@ -75,7 +75,7 @@ def test_a_model_s_address_is_a_folder_too(target: str, tmp_path: Path) -> None:
 
 
 def test_publishing_twice_changes_nothing(target: str, tmp_path: Path) -> None:
-    """The same model under the same alias leaves the one before as it was."""
+    """The same model under the same alias leaves the previous one unchanged."""
     first = publish.publish(named(tmp_path / "1", "one"), target, "stable")
     for _ in range(2):
         publish.publish(named(tmp_path / uuid4().hex, "two"), target, "stable")
@@ -83,8 +83,8 @@ def test_publishing_twice_changes_nothing(target: str, tmp_path: Path) -> None:
     assert publish.rollback(target, "stable") == first
 
 
-def test_an_address_is_never_written_twice(target: str, tmp_path: Path) -> None:
-    """What lies there with another content stays, and the alias does not come to name it."""
+def test_an_address_is_never_overwritten(target: str, tmp_path: Path) -> None:
+    """Other content at the address stays, and the alias does not point to it."""
     folder = named(tmp_path / "1", "one")
     address = sha256(Path(folder, model_card.FILE).read_bytes()).hexdigest()
     place = urls.append_path(target, address, "model.tflite")
@@ -98,29 +98,31 @@ def test_an_address_is_never_written_twice(target: str, tmp_path: Path) -> None:
             serving(target, tmp_path / "cache")
 
 
-def test_two_publishers_do_not_lose_a_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who read the alias before another moved it is told, and changes nothing."""
+def test_concurrent_publishers_do_not_lose_an_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publisher whose alias was changed meanwhile gets an error and changes nothing."""
     target = f"s3://models/{uuid4().hex}"
     two = named(tmp_path / "2", "two")
     read = publish.read_alias
 
-    def read_and_be_late(target: str, name: str) -> tuple[dict[str, str], str]:
+    def read_stale_alias(target: str, name: str) -> tuple[dict[str, str], str]:
         found = read(target, name)
         monkeypatch.setattr(publish, "read_alias", read)
         publish.publish(two, target, "stable")
         return found
 
-    for name in ("first", "later"):  # where there is no alias yet, and where there is one
+    for name in ("first", "later"):  # without an alias, and with one
         folder = named(tmp_path / name, name)
-        monkeypatch.setattr(publish, "read_alias", read_and_be_late)
+        monkeypatch.setattr(publish, "read_alias", read_stale_alias)
         with pytest.raises(BadRequest, match="meanwhile"):
             publish.publish(folder, target, "stable")
         assert read(target, "stable")[0]["now"] == publish.publish(two, target, "stable")
         publish.publish(folder, target, "stable")
 
 
-def test_there_must_be_one_before(target: str, tmp_path: Path) -> None:
-    """Rollback of no alias, and of one that never moved, is refused."""
+def test_rollback_needs_a_previous_model(target: str, tmp_path: Path) -> None:
+    """Rollback of a missing or unchanged alias is rejected."""
     with pytest.raises(BadRequest, match="no previous model"):
         publish.rollback(target, "stable")
     publish.publish(named(tmp_path / "1", "one"), target, "stable")
@@ -128,8 +130,8 @@ def test_there_must_be_one_before(target: str, tmp_path: Path) -> None:
         publish.rollback(target, "stable")
 
 
-def test_a_lost_model_is_not_rolled_back_to(target: str, tmp_path: Path) -> None:
-    """Where the one before has gone from the bucket, the alias stays."""
+def test_rollback_needs_the_model_to_exist(target: str, tmp_path: Path) -> None:
+    """If the previous model was deleted from the bucket, the alias stays."""
     gone = json.dumps(
         {"now": publish.publish(local.DEFAULT_MODEL_DIR, target, "a"), "before": "0" * 64}
     )
@@ -139,8 +141,8 @@ def test_a_lost_model_is_not_rolled_back_to(target: str, tmp_path: Path) -> None
         publish.rollback(target, "stable")
 
 
-def test_the_last_good_model_outlives_its_bucket(target: str, tmp_path: Path) -> None:
-    """What was fetched serves after the alias is spoilt."""
+def test_the_last_valid_model_survives_its_bucket(target: str, tmp_path: Path) -> None:
+    """A downloaded model serves after the alias is damaged."""
     publish.publish(named(tmp_path / "1", "one"), target, "stable")
     assert serving(target, tmp_path / "cache") == "one"
     place = urls.append_path(target, "stable.json")
@@ -151,16 +153,16 @@ def test_the_last_good_model_outlives_its_bucket(target: str, tmp_path: Path) ->
     assert serving(target, tmp_path / "cache") == "one"
 
 
-def test_a_bucket_that_is_not_there(tmp_path: Path) -> None:
-    """S3 names the reason; Google does not tell a missing bucket from a missing file."""
+def test_a_missing_bucket_is_reported(tmp_path: Path) -> None:
+    """S3 gives the reason; Google does not distinguish a missing bucket from a missing file."""
     with pytest.raises(ModelUnavailable, match=r"s3://nowhere/.*NoSuchBucket"):
         serving("s3://nowhere/lesions", tmp_path)
     with pytest.raises(ModelUnavailable, match="neither"):
         serving("gs://nowhere/lesions", tmp_path)
 
 
-def test_missing_credentials_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without credentials either client says so, not a time-out."""
+def test_missing_credentials_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without credentials each client says so, without a time-out."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "STORAGE_EMULATOR_HOST"):
         monkeypatch.delenv(name)
 
@@ -171,10 +173,10 @@ def test_missing_credentials_are_told(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST"])
-def test_a_dead_bucket_is_bounded(
+def test_an_unreachable_bucket_times_out(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bucket's server that is not there is tried again, and given up when the time is over."""
+    """An unreachable server is tried again until the time is over."""
     monkeypatch.setenv(variable, f"http://127.0.0.1:{model_sources.free_port()}")
     target = "s3://models/a" if variable.startswith("AWS") else "gs://models/a"
 
@@ -194,7 +196,7 @@ def macule(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_commands(tmp_path: Path) -> None:
-    """`macule publish` and `macule rollback` say what the alias names; misuse is one line."""
+    """`macule publish` and `macule rollback` print the alias's model; misuse is one line."""
     target = f"s3://models/{uuid4().hex}"
     address = publish.publish(named(tmp_path / "1", "one"), target, "canary")
 
@@ -207,8 +209,8 @@ def test_the_commands(tmp_path: Path) -> None:
     assert macule("rollback", target, "--alias", "../up").returncode == 2
 
 
-def test_what_cannot_run_is_not_published(tmp_path: Path) -> None:
-    """A file that is its card's but no model stays here."""
+def test_an_invalid_model_is_not_published(tmp_path: Path) -> None:
+    """A file that matches its card but is no model is not uploaded."""
     target = f"s3://models/{uuid4().hex}"
     folder = Path(named(tmp_path / "1", "one"))
     (folder / "model.tflite").write_bytes(b"no model")

@@ -1,4 +1,4 @@
-"""Whatever comes in, what goes out has a name: broken images, uploads and requests."""
+"""Fuzzing of images, uploads and requests: each gets an answer or a named error."""
 
 import gzip
 import json
@@ -49,7 +49,7 @@ ROUTES = {
 
 
 def check(body: bytes) -> None:
-    """Decode, within what a request may cost; only a failure with a name may come of it."""
+    """Decode within a request's limits; only a named error may be raised."""
     try:
         decoding.inspect(body, 10**6)
         decoded = decoding.decode(body, SIDE, "squash", 5.0)
@@ -66,7 +66,7 @@ def check(body: bytes) -> None:
 def test_broken_bytes_are_an_answer_or_a_named_error(
     body: bytes, changes: list[tuple[int, int]], data: st.DataObject
 ) -> None:
-    """No change of bytes and no truncation makes the decoder fail in a way that has no name."""
+    """Changed bytes and truncation give a picture or a named error."""
     broken = bytearray(body)
     for place, value in changes:
         broken[place % len(broken)] = value
@@ -79,7 +79,7 @@ def test_broken_bytes_are_an_answer_or_a_named_error(
 def test_two_files_spliced_are_an_answer_or_a_named_error(
     head: bytes, tail: bytes, end: int, start: int
 ) -> None:
-    """The beginning of one format with the middle of another is no way in."""
+    """The beginning of one format with the middle of another gives a picture or a named error."""
     check(head[:end] + tail[start:])
 
 
@@ -108,7 +108,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
         max_size=4,
     ),
 )
-def test_a_png_with_right_checksums_and_wrong_contents_is_harmless(
+def test_a_png_with_valid_checksums_and_wrong_content_is_handled(
     size: tuple[int, int],
     depth: int,
     colour: int,
@@ -116,7 +116,7 @@ def test_a_png_with_right_checksums_and_wrong_contents_is_harmless(
     pixels: bytes,
     chunks: list[tuple[bytes, bytes]],
 ) -> None:
-    """Headers that no checksum gives away are met by the decoder of strips and by Pillow's."""
+    """Invalid headers with valid checksums are handled by the strip decoder and by Pillow."""
     header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlaced)
     check(
         b"\x89PNG\r\n\x1a\n"
@@ -190,10 +190,10 @@ def test_any_upload_is_bytes_or_a_named_error(
     st.booleans(),
     st.integers(1, 90),
 )
-def test_every_spelling_of_bytes_is_read_back(
+def test_every_encoding_of_bytes_is_read(
     image: bytes, encode: Callable[[bytes], bytes], head: str, padded: bool, width: int
 ) -> None:
-    """Bytes in base64 of any alphabet, padding and line, or as a data: URI, are those bytes."""
+    """Base64 of any alphabet, padding and line length, and data: URIs, give the bytes."""
     text = encode(image).decode()
     lines = (text[at : at + width] for at in range(0, len(text), width))
     written = "\r\n".join(lines) if padded else text.rstrip("=\n")
@@ -217,10 +217,10 @@ def test_every_spelling_of_bytes_is_read_back(
     ),
     st.sampled_from(["", "0", "5", "-1", "\u00b2", "99999999999999999999"]),
 )
-def test_no_request_is_answered_by_500(
+def test_no_request_gets_500(
     method: str, path: str, query: str, headers: dict[str, str], length: str
 ) -> None:
-    """Any method, path, query and header gets an answer that means it."""
+    """Any method, path, query and header gets an expected status."""
     environ = {
         "REQUEST_METHOD": method,
         "PATH_INFO": path,

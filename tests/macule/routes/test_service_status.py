@@ -1,4 +1,4 @@
-"""The status page and the report beside it: safe whatever the other service says."""
+"""The status page and its report are safe, whatever the other service answers."""
 
 import json
 import re
@@ -14,15 +14,15 @@ from macule.http import application, routing
 from macule.http.body import Body
 from macule.http.messages import Request, Response
 from macule.routes import service_status
-from support.upstreams import REPORT, Peer
+from support.upstreams import REPORT, Upstream
 
 TABLE = routing.build_table({"GET /memory/": service_status.memory, "GET /": service_status.page})
 Ask = Callable[..., Response]
 
 
 @pytest.fixture
-def ask(other: Peer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
-    """Ask a health function that watches the peer behaving in one way."""
+def ask(other: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
+    """Return a function that asks a health function whose upstream misbehaves in one way."""
 
     def ask(path: str, way: str, **headers: str) -> Response:
         monkeypatch.setenv("PREDICT_URL", f"{other.url}/{way}")
@@ -33,8 +33,8 @@ def ask(other: Peer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
     settings.current.cache_clear()
 
 
-def test_a_report_is_passed_on_as_it_came(ask: Ask) -> None:
-    """`predict` is the other's document, key by key."""
+def test_a_report_is_passed_on_unchanged(ask: Ask) -> None:
+    """`predict` is the other service's document, key by key."""
     assert json.loads(ask("/memory/", "fine").body)["predict"] == REPORT
 
 
@@ -49,8 +49,8 @@ def test_a_report_is_passed_on_as_it_came(ask: Ask) -> None:
         ("deep-90000", "answered something other than JSON"),
     ],
 )
-def test_what_is_no_report_is_told(ask: Ask, way: str, reason: str) -> None:
-    """What could not be written as JSON again does not become this service's failure."""
+def test_an_invalid_report_is_reported(ask: Ask, way: str, reason: str) -> None:
+    """An answer that cannot be written as JSON is no failure of this service."""
     answer, page = ask("/memory/", way), ask("/", way)
 
     assert (answer.status, page.status) == (200, 200)
@@ -59,13 +59,13 @@ def test_what_is_no_report_is_told(ask: Ask, way: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("way", [f"deep-{depth}" for depth in range(940, 1000, 4)])
-def test_what_nests_almost_too_deep_is_an_answer(ask: Ask, way: str) -> None:
-    """Wherever Python's recursion ends, the answer is 200."""
+def test_deep_nesting_is_answered(ask: Ask, way: str) -> None:
+    """At any depth around Python's recursion limit the answer is 200."""
     assert ask("/memory/", way).status == ask("/", way).status == 200
 
 
-def test_who_is_asked_by_a_watcher_does_not_ask_on(ask: Ask, other: Peer) -> None:
-    """Two health functions that watch each other come to an end."""
+def test_health_checks_do_not_chain(ask: Ask, other: Upstream) -> None:
+    """Two health functions that check each other end."""
     before = len(other.asked)
     answer = ask("/memory/", "fine", **{"user-agent": service_status.USER_AGENT})
 
@@ -73,8 +73,8 @@ def test_who_is_asked_by_a_watcher_does_not_ask_on(ask: Ask, other: Peer) -> Non
     assert other.paths(before) == []
 
 
-def test_the_page_escapes_and_cuts_what_the_other_says(ask: Ask) -> None:
-    """A report of scripts, lists and endless numbers is text in a table."""
+def test_the_page_escapes_and_truncates_the_report(ask: Ask) -> None:
+    """Scripts, lists and very long numbers of a report are text in a table."""
     page = ask("/", "script").body.decode()
 
     assert "<script" not in page
@@ -83,8 +83,8 @@ def test_the_page_escapes_and_cuts_what_the_other_says(ask: Ask) -> None:
     assert "unknown" in page
 
 
-def test_the_page_needs_nothing_but_itself(ask: Ask) -> None:
-    """No script, no link, no reload; the policy allows its one style alone."""
+def test_the_page_is_self_contained(ask: Ask) -> None:
+    """No script, no link, no reload; the policy allows only its own style."""
     page = ask("/", "fine")
     text = page.body.decode()
     (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
@@ -95,8 +95,8 @@ def test_the_page_needs_nothing_but_itself(ask: Ask) -> None:
     assert re.search(r"<script|<link|http-equiv|\b(src|href|style|on\w+)=", text) is None
 
 
-def test_the_page_says_when_it_was_read(ask: Ask) -> None:
-    """The time stands there for people and programs, in UTC."""
+def test_the_page_has_its_time(ask: Ask) -> None:
+    """The time is there for people and programs, in UTC."""
     before = datetime.now(UTC).replace(microsecond=0)
     text = ask("/", "fine").body.decode()
     (read,) = re.findall(r'<time datetime="(.*?)">', text)
@@ -105,8 +105,8 @@ def test_the_page_says_when_it_was_read(ask: Ask) -> None:
     assert f">{read.removesuffix('Z')} UTC</time>" in text
 
 
-def test_the_page_can_be_heard(ask: Ask) -> None:
-    """It names its language and title; each row and column has a header."""
+def test_the_page_works_with_a_screen_reader(ask: Ask) -> None:
+    """It has a language and a title; each row and column has a header."""
     text = ask("/", "fine").body.decode()
 
     assert '<html lang="en">' in text

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's bodies, without a server."""
+"""Bodies of the Open Inference Protocol, without a server."""
 
 import json
 from io import BytesIO
@@ -45,12 +45,12 @@ def read(text: bytes, content: bytes = b"", size: int | None = None) -> Any:
     return tensors.read(tensors.split(body.chunks(10**6), size), SIDES, 10**6)
 
 
-@settings(max_examples=60)  # each draws a whole document; test_fuzz.py draws more
+@settings(max_examples=60)  # each example draws a whole document; test_fuzz.py draws more
 @given(DOCUMENTS, st.binary(max_size=PIXELS * 4), st.booleans())
-def test_whatever_is_said_is_read_or_refused(
+def test_any_body_is_read_or_rejected(
     document: dict[str, Any], content: bytes, binary: bool
 ) -> None:
-    """No JSON and no bytes behind it bring anything but a photo or an error of ours."""
+    """Any JSON with any bytes gives a photo or one of macule's errors."""
     text = json.dumps(document).encode()
     try:
         photo, asked = read(text, content if binary else b"", len(text) if binary else None)
@@ -62,8 +62,8 @@ def test_whatever_is_said_is_read_or_refused(
 
 
 @pytest.mark.parametrize("resize", model_card.RESIZE_MODES)
-def test_pixels_stay_what_they_are(resize: str) -> None:
-    """As a photo they are decoded to themselves, to the letter, however photos are fitted."""
+def test_pixels_are_unchanged(resize: str) -> None:
+    """As a photo they decode to exactly themselves, with any resizing."""
     values = np.random.default_rng(7).integers(0, 256, (1, *SIDES, 3), np.uint8)
     tensor = {"name": "pixels", "datatype": "UINT8", "shape": list(values.shape)}
     text = json.dumps({"inputs": [{**tensor, "data": values.tolist()}]}).encode()
@@ -72,8 +72,8 @@ def test_pixels_stay_what_they_are(resize: str) -> None:
     assert (decoding.decode(photo, SIDES, resize).pixels == values).all()
 
 
-def test_a_body_comes_in_any_pieces() -> None:
-    """Wherever the network cuts it, the JSON, the length and the photo are told apart."""
+def test_a_body_may_arrive_in_any_pieces() -> None:
+    """JSON, length and photo are separated wherever the body is cut."""
     whole = b"{}" + b"\3\0\0\0" + b"abc"
 
     class Slow(BytesIO):

@@ -1,4 +1,4 @@
-"""API keys: found whatever else is sent, from pairs or a file, and told to nobody."""
+"""API keys: found in either header, read from pairs or a file, and never shown."""
 
 import hashlib
 import logging
@@ -17,20 +17,20 @@ from macule.server import startup
 ALICE, BOB, OLD = "mk_alice", "mk_bob", "mk_old"
 
 
-def pair(name: str, key: str, more: str = "") -> str:
+def key_entry(name: str, key: str, more: str = "") -> str:
     return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}{more}"
 
 
 PAIRS = [
-    pair("alice", ALICE),
-    pair("bob", BOB),
-    pair("bob", "mk_bob2"),
-    pair("old", OLD, ":revoked"),
+    key_entry("alice", ALICE),
+    key_entry("bob", BOB),
+    key_entry("bob", "mk_bob2"),
+    key_entry("old", OLD, ":revoked"),
 ]
 
 
 def caller(ring: KeyStore, key: str) -> str:
-    """Return whose *key* is, or the name of what went wrong."""
+    """Return the owner of *key*, or the name of the error."""
     try:
         return ring.authenticate({"x-api-key": key})
     except (Unauthorized, Forbidden) as error:
@@ -49,7 +49,7 @@ def caller(ring: KeyStore, key: str) -> str:
     ],
 )
 def test_a_key_is_found_in_either_header(headers: dict[str, str], name: str) -> None:
-    """Bearer in any case, X-API-Key before it, and several keys of one name."""
+    """Bearer in any case works, X-API-Key comes first, and one name may have several keys."""
     assert KeyStore(",".join(PAIRS)).authenticate(headers) == name
 
 
@@ -61,14 +61,14 @@ def test_a_key_is_found_in_either_header(headers: dict[str, str], name: str) -> 
         ({"authorization": "Bearer"}, False),
         ({"authorization": ALICE}, False),
         ({"authorization": f"Bearer {ALICE[:-1]}"}, True),
-        ({"authorization": f"Bearer {pair('alice', ALICE)}"}, True),
+        ({"authorization": f"Bearer {key_entry('alice', ALICE)}"}, True),
         ({"x-api-key": hashlib.sha256(ALICE.encode()).hexdigest()}, True),
         ({"x-api-key": "mk_\udc80é", "authorization": f"Bearer {ALICE}"}, True),
         ({"x-api-key": "x" * 100_000}, True),
     ],
 )
 def test_without_a_known_key_it_is_401(headers: dict[str, str], wrong: bool) -> None:
-    """No key is told from a wrong one, and a hash is no key."""
+    """A missing key is distinguished from a wrong one, and a hash is no key."""
     with pytest.raises(Unauthorized) as caught:
         KeyStore(",".join(PAIRS)).authenticate(headers)
 
@@ -77,12 +77,12 @@ def test_without_a_known_key_it_is_401(headers: dict[str, str], wrong: bool) -> 
 
 
 def test_a_revoked_key_is_403() -> None:
-    """Whoever has it is told what happened to it."""
+    """Its holder learns that it was revoked."""
     assert caller(KeyStore(",".join(PAIRS)), OLD) == "Forbidden"
 
 
-def test_a_new_key_is_found_by_what_is_stored() -> None:
-    """No two are alike, each has 256 bits, and what is stored does not have it."""
+def test_a_new_key_matches_its_stored_hash() -> None:
+    """Keys are unique and have 256 bits, and the stored hash does not contain them."""
     made = [api_keys.create_key("alice") for _ in range(100)]
 
     assert len({key for key, _ in made}) == 100
@@ -108,8 +108,8 @@ def test_a_new_key_is_found_by_what_is_stored() -> None:
         "/",
     ],
 )
-def test_what_is_malformed_stops_the_start_and_is_not_repeated(text: str) -> None:
-    """BadSetting names the variable and the place, never what stands there."""
+def test_malformed_keys_prevent_the_start(text: str) -> None:
+    """BadSetting names the variable and the place, but not the content."""
     with pytest.raises(BadSetting, match="API_KEYS") as caught:
         startup.check(settings.read({"API_KEYS": text}))
 
@@ -119,7 +119,7 @@ def test_what_is_malformed_stops_the_start_and_is_not_repeated(text: str) -> Non
 
 
 class Clock:
-    """A clock that the test moves past the next look at the file."""
+    """A clock that the test moves past the next check of the file."""
 
     now = 0.0
 
@@ -130,8 +130,8 @@ class Clock:
         self.now += RELOAD_INTERVAL_S
 
 
-def test_a_file_s_keys_change_without_a_restart(tmp_path: Path) -> None:
-    """A key that is added is let in, one that is taken out is not, and comments are no keys."""
+def test_keys_of_a_file_change_without_a_restart(tmp_path: Path) -> None:
+    """An added key is accepted, a removed one rejected, and comments are ignored."""
     file, clock = tmp_path / "keys", Clock()
     file.write_text(f"# ours\n{PAIRS[0]}  # until May\n\n")
     ring = KeyStore(str(file), clock)
@@ -147,10 +147,10 @@ def test_a_file_s_keys_change_without_a_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["malformed", "gone", "no text", "a folder"])
-def test_a_file_that_breaks_keeps_its_last_keys(
+def test_an_invalid_file_keeps_the_last_keys(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
-    """It is logged once, without what stands in it; mended, it is read again."""
+    """It is logged once without its content; once repaired, it is read again."""
     caplog.set_level(logging.INFO)
     file, clock = tmp_path / "keys", Clock()
     file.write_text(PAIRS[0])
@@ -180,10 +180,8 @@ def test_a_file_that_breaks_keeps_its_last_keys(
     assert caplog.records[-1].getMessage() == "API_KEYS: reloaded, 1 keys"
 
 
-def test_a_file_without_keys_lets_nobody_in(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Taking the last key out shuts the door; it does not open it, nor keep that key."""
+def test_an_empty_file_removes_all_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Removing the last key rejects every request and does not keep that key."""
     file, clock = tmp_path / "keys", Clock()
     file.write_text(PAIRS[0])
     ring = KeyStore(str(file), clock)
@@ -194,8 +192,8 @@ def test_a_file_without_keys_lets_nobody_in(
     assert "every caller gets a 401" in caplog.text
 
 
-def test_the_command_prints_a_key_and_what_to_store() -> None:
-    """Two lines that fit each other; a name that is none is exit code 2."""
+def test_the_command_prints_a_key_and_its_hash() -> None:
+    """The two lines match; an invalid name is exit code 2."""
     command = [sys.executable, "-m", "macule.cli", "key", "new"]
     made = subprocess.check_output([*command, "alice"], text=True, stderr=subprocess.PIPE)
     key, stored = made.splitlines()
@@ -206,8 +204,8 @@ def test_the_command_prints_a_key_and_what_to_store() -> None:
     assert "letters, digits" in refused.stderr
 
 
-def test_the_command_makes_secrets_for_webhooks() -> None:
-    """Each is another, and WEBHOOK_SECRETS takes it; `new` without a name is exit code 2."""
+def test_the_command_creates_webhook_secrets() -> None:
+    """Each is unique and valid for WEBHOOK_SECRETS; `new` without a name is exit code 2."""
     command = [sys.executable, "-m", "macule.cli", "key"]
     made = [
         subprocess.check_output([*command, "webhook"], text=True, stderr=subprocess.PIPE).strip()

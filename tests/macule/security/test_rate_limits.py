@@ -1,4 +1,4 @@
-"""Quotas: what buckets of tokens would let through, in memory and Redis; whose address counts."""
+"""Rate limits compared with token buckets, in memory and Redis; and the client's address."""
 
 import random
 import threading
@@ -32,7 +32,7 @@ def shared(url: str, policies: tuple[Policy, ...]) -> RedisQuotas:
 
 
 class Bucket:
-    """A bucket of tokens, as a textbook has it, in exact arithmetic."""
+    """A textbook token bucket in exact arithmetic."""
 
     def __init__(self, policy: Policy) -> None:
         self.most = policy.quota
@@ -58,10 +58,8 @@ class Bucket:
     ),
     st.lists(st.integers(0, 5 * US) | st.integers(0, 90_000 * US), max_size=60),
 )
-def test_it_lets_through_what_buckets_of_tokens_would(
-    policies: list[Policy], waits: list[int]
-) -> None:
-    """Whatever the policies and pauses, and a request that one refuses costs the others nothing."""
+def test_it_equals_token_buckets(policies: list[Policy], waits: list[int]) -> None:
+    """For any policies and pauses; a request that one policy rejects costs the others nothing."""
     now = [0]
     memory = MemoryLimiter(policies, lambda: now[0])
     buckets = [Bucket(policy) for policy in policies]
@@ -74,16 +72,16 @@ def test_it_lets_through_what_buckets_of_tokens_would(
         assert memory.take("a")[0] is expected
 
 
-def test_the_headers_say_what_is_left_and_when_more_comes() -> None:
-    """Each policy and its state, as draft-ietf-httpapi-ratelimit-headers-11 writes them."""
+def test_headers_show_the_remaining_quota() -> None:
+    """Each policy and its state, as in draft-ietf-httpapi-ratelimit-headers-11."""
     meter = RateLimiter((HOUR, SECOND))
-    told = meter.take("a")
+    state = meter.take("a")
     meter.take("a")
     with pytest.raises(QuotaExceeded) as caught:
         meter.take("a")
 
     policies = '"hour";q=5;w=3600, "second";q=2;w=1'
-    assert told == {
+    assert state == {
         "RateLimit-Policy": policies,
         "RateLimit": '"hour";r=4;t=720, "second";r=1;t=1',
     }
@@ -96,8 +94,8 @@ def test_the_headers_say_what_is_left_and_when_more_comes() -> None:
     assert meter.take("b")["RateLimit"].startswith('"hour";r=4')
 
 
-def test_whoever_comes_back_when_told_is_let_in() -> None:
-    """Retry-After is enough, and a second less is not."""
+def test_retry_after_is_sufficient() -> None:
+    """A request after Retry-After is accepted, and one a second earlier is not."""
     now = [0]
     memory = MemoryLimiter((HOUR,), lambda: now[0])
     for _ in range(HOUR.quota):
@@ -113,8 +111,8 @@ def test_whoever_comes_back_when_told_is_let_in() -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_callers_cost_three_megabytes() -> None:
-    """The longest unseen are forgotten."""
+def test_a_hundred_thousand_clients_take_three_megabytes() -> None:
+    """The least recently seen clients are forgotten."""
     memory = MemoryLimiter((HOUR, SECOND))
     tracemalloc.start()
     try:
@@ -128,7 +126,7 @@ def test_a_hundred_thousand_callers_cost_three_megabytes() -> None:
     assert held_mb < 3.5
 
 
-def crowd(take: Callable[[str], T], count: int = 64) -> list[T]:
+def count_accepted(take: Callable[[str], T], count: int = 64) -> list[T]:
     begin = threading.Barrier(count)
 
     def one(_: int) -> T:
@@ -139,21 +137,21 @@ def crowd(take: Callable[[str], T], count: int = 64) -> list[T]:
         return list(pool.map(one, range(count)))
 
 
-def test_of_64_at_once_as_many_get_in_as_may() -> None:
-    """Threads do not count past each other."""
+def test_concurrent_requests_respect_the_quota() -> None:
+    """Of 64 threads at once exactly as many as allowed are accepted."""
     memory = MemoryLimiter((HOUR,))
 
-    found = crowd(lambda caller: memory.take(caller)[0])
+    found = count_accepted(lambda caller: memory.take(caller)[0])
 
     assert sum(found) == HOUR.quota
 
 
 def test_instances_share_one_quota(tmp_path: Path) -> None:
-    """64 threads of two meters on one real server: as many get in as may, and the keys lapse."""
+    """64 threads of two meters on one real server respect one quota, and the keys expire."""
     policies = (Policy("day", 7, 86400), Policy("hour", 50, 3600))
     with broker(tmp_path) as server:
         meters = [shared(server.url, policies) for _ in range(2)]
-        found = crowd(lambda caller: (meters[0].take(caller), meters[1].take(caller)))
+        found = count_accepted(lambda caller: (meters[0].take(caller), meters[1].take(caller)))
         keys = server.client.keys("macule:1:quota:*")
         lapse = [server.client.pttl(key) for key in keys]
         for meter in meters:
@@ -166,8 +164,8 @@ def test_instances_share_one_quota(tmp_path: Path) -> None:
     assert all(0 < left_ms <= 86_400_000 for left_ms in lapse)
 
 
-def test_the_script_counts_as_memory_does(tmp_path: Path) -> None:
-    """The same questions get the same answers, but for the time that they take."""
+def test_the_script_equals_the_code_in_memory(tmp_path: Path) -> None:
+    """The same requests get the same results, except for durations."""
     policies = (HOUR, Policy("day", 6, 86400))
     memory = MemoryLimiter(policies)
     with broker(tmp_path) as server:
@@ -183,10 +181,10 @@ def test_the_script_counts_as_memory_does(tmp_path: Path) -> None:
     assert sum(admitted for (admitted, _), _ in pairs) == 15
 
 
-def test_while_redis_is_gone_each_process_counts(
+def test_without_redis_each_process_counts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its quota holds without the server, one line says so, and nonsense there does no harm."""
+    """The quota applies without the server, one line says so, and invalid values do no harm."""
     with broker(tmp_path) as server:
         there = shared(server.url, (HOUR,))
         meter = RateLimiter((HOUR,), there)
@@ -213,14 +211,14 @@ def test_while_redis_is_gone_each_process_counts(
     "text",
     ["60", "60/week", "0/hour", "-1/hour", "x/hour", "1/hour,2/hour", "2000000/day", "½/day"],
 )
-def test_a_quota_that_is_none_stops_the_start(text: str) -> None:
+def test_an_invalid_quota_prevents_the_start(text: str) -> None:
     """BadSetting names the variable, the value and what was expected."""
     with pytest.raises(BadSetting, match="QUOTA='"):
         settings.read({"QUOTA": text})
 
 
 def test_a_quota_has_numbers_and_windows() -> None:
-    """Spaces and an empty part do not matter."""
+    """Spaces and an empty part are ignored."""
     chosen = settings.read({"QUOTA": " 100/hour, 10/second ,"})
 
     assert chosen.quota == (Policy("hour", 100, 3600), Policy("second", 10, 1))
@@ -234,9 +232,9 @@ TRUSTED = "10.0.0.0/8,2001:db8:1::/48"
     ("peer", "forwarded", "who"),
     [
         ("203.0.113.9", "", "203.0.113.9"),
-        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # whoever says so is nobody's proxy
+        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # the sender is not a proxy
         ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
-        ("10.0.0.1", "1.1.1.1, 198.51.100.1", "198.51.100.1"),  # the first is the caller's own word
+        ("10.0.0.1", "1.1.1.1, 198.51.100.1", "198.51.100.1"),  # the first is the client's own
         ("10.0.0.1", "198.51.100.1, 10.9.9.9, 10.0.0.2", "198.51.100.1"),
         ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
         ("10.0.0.1", "198.51.100.1, nonsense", "10.0.0.1"),
@@ -250,8 +248,8 @@ TRUSTED = "10.0.0.0/8,2001:db8:1::/48"
         ("unix:", "", "unknown"),
     ],
 )
-def test_an_address_is_what_the_last_trusted_proxy_saw(peer: str, forwarded: str, who: str) -> None:
-    """X-Forwarded-For is read from its end, for as long as the one who wrote it is trusted."""
+def test_an_address_is_from_the_last_trusted_proxy(peer: str, forwarded: str, who: str) -> None:
+    """X-Forwarded-For is read from its end while the sender of each entry is trusted."""
     trusted = settings.read({"TRUSTED_PROXIES": TRUSTED}).trusted_proxies
 
     assert client_address.identify(peer, forwarded, trusted) == who
@@ -259,7 +257,7 @@ def test_an_address_is_what_the_last_trusted_proxy_saw(peer: str, forwarded: str
 
 
 @pytest.mark.parametrize("text", ["*", "localhost", "10.0.0.1/8", "10.0.0.0/33"])
-def test_a_proxy_that_is_no_network_stops_the_start(text: str) -> None:
-    """A name, a star and a network with an address in it are told."""
+def test_an_invalid_proxy_network_prevents_the_start(text: str) -> None:
+    """A name, a star and a network with host bits are rejected."""
     with pytest.raises(BadSetting, match="TRUSTED_PROXIES='"):
         settings.read({"TRUSTED_PROXIES": text})

@@ -1,4 +1,4 @@
-"""The line of those who are turned away."""
+"""The queue of refused requests."""
 
 import threading
 import time
@@ -6,8 +6,8 @@ import time
 from macule.security.throttling import Pacer
 
 
-def test_the_first_does_not_wait_and_the_next_stand_apart() -> None:
-    """One is answered at once; ten at once, one each 5 ms; a pause empties the line."""
+def test_the_first_does_not_wait_and_others_are_paced() -> None:
+    """One is answered at once; ten at once, one each 5 ms; a pause empties the queue."""
     now, slept = [100.0], list[float]()
     line = Pacer(0.005, 32, lambda: now[0], lambda wait_s: slept.append(round(wait_s, 6)))
     for _ in range(10):
@@ -18,8 +18,8 @@ def test_the_first_does_not_wait_and_the_next_stand_apart() -> None:
     assert slept == [round(place * 0.005, 6) for place in range(10)] + [0]
 
 
-def test_more_than_may_wait_are_answered_at_once() -> None:
-    """A flood takes a bounded number of threads; when they are through, others may wait again."""
+def test_requests_above_the_limit_do_not_wait() -> None:
+    """A flood takes a limited number of threads; when they end, others may wait."""
     here, go = threading.Semaphore(0), threading.Event()
 
     def sleep(wait_s: float) -> None:

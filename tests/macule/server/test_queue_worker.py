@@ -1,4 +1,4 @@
-"""Real workers at a real Valkey, killed, frozen and sent away in the middle of a job."""
+"""Real workers with a real Valkey, killed, frozen and stopped during a job."""
 
 import json
 import os
@@ -27,18 +27,18 @@ SIGNED = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
 
 @pytest.fixture(scope="module")
 def large() -> bytes:
-    """Draw what takes more than a second."""
+    """Draw a photo that takes more than a second."""
     return saved(Image.new("RGB", (10_000, 10_000), (200, 150, 130)), "PNG", compress_level=1)
 
 
-def begun(queue: RedisQueue, job_id: str, attempts: int = 1) -> None:
-    """Wait until a worker is at a job for so many times."""
+def wait_until_started(queue: RedisQueue, job_id: str, attempts: int = 1) -> None:
+    """Wait until a worker has started a job for the given number of times."""
 
-    def at_it() -> bool:
+    def attempts_reached() -> bool:
         job = queue.get(job_id, "")
         return job.status == PROCESSING and job.attempts == attempts
 
-    until(at_it)
+    until(attempts_reached)
 
 
 def ended(queue: RedisQueue, *job_ids: str, wait_s: float = 20) -> None:
@@ -46,7 +46,7 @@ def ended(queue: RedisQueue, *job_ids: str, wait_s: float = 20) -> None:
 
 
 def test_two_workers_never_share_a_job(queue: RedisQueue, server: Broker) -> None:
-    """Of 60 jobs, each with three messages, each is worked on once."""
+    """Each of 60 jobs with three messages each runs once."""
     jobs = [queue.put(JobOptions(top_k=1), photo()).id for _ in range(60)]
     for message in server.client.lrange("macule:1:celery:queue", 0, -1):
         server.client.lpush("macule:1:celery:queue", message, message)
@@ -59,11 +59,11 @@ def test_two_workers_never_share_a_job(queue: RedisQueue, server: Broker) -> Non
     assert all(len((job.outcome or {})["predictions"]) == 1 for job in done)
 
 
-def test_what_a_killed_worker_had_is_done(queue: RedisQueue, server: Broker, large: bytes) -> None:
-    """A worker is killed in the middle of a job: another does it."""
+def test_a_killed_workers_job_is_done(queue: RedisQueue, server: Broker, large: bytes) -> None:
+    """When a worker is killed during a job, another worker runs the job."""
     with worker(server) as first:
         job = queue.put(JobOptions(), large)
-        begun(queue, job.id)
+        wait_until_started(queue, job.id)
         first.kill()
         with worker(server):
             ended(queue, job.id)
@@ -72,13 +72,13 @@ def test_what_a_killed_worker_had_is_done(queue: RedisQueue, server: Broker, lar
     assert (found.status, found.attempts) == (SUCCEEDED, 2)
 
 
-def test_a_frozen_workers_outcome_is_nobodys(
+def test_a_frozen_workers_result_is_rejected(
     queue: RedisQueue, server: Broker, large: bytes
 ) -> None:
-    """A worker that stood still for too long comes back: what it then has is refused."""
+    """The result of a worker that was frozen for too long is rejected."""
     with worker(server) as first:
         job = queue.put(JobOptions(), large)
-        begun(queue, job.id)
+        wait_until_started(queue, job.id)
         first.send_signal(signal.SIGSTOP)
         with worker(server):
             ended(queue, job.id)
@@ -92,12 +92,12 @@ def test_a_frozen_workers_outcome_is_nobodys(
     assert queue.get(job.id, "") == found
 
 
-def test_poison_is_parked(queue: RedisQueue, server: Broker, large: bytes) -> None:
-    """A job whose worker is killed at each of three tries has failed; others go on."""
+def test_a_job_that_kills_workers_fails(queue: RedisQueue, server: Broker, large: bytes) -> None:
+    """A job whose worker is killed three times fails; others continue."""
     job = queue.put(JobOptions(), large)
     for attempt in (1, 2, 3):
         with worker(server, lease_s=0.5) as one:
-            begun(queue, job.id, attempt)
+            wait_until_started(queue, job.id, attempt)
             one.kill()
     with worker(server, lease_s=0.5):
         after = queue.put(JobOptions(), photo())
@@ -110,8 +110,8 @@ def test_poison_is_parked(queue: RedisQueue, server: Broker, large: bytes) -> No
     assert queue.get(after.id, "").status == SUCCEEDED
 
 
-def test_a_bad_image_is_its_own_problem(queue: RedisQueue, server: Broker) -> None:
-    """A job that cannot be done fails at once, with the problem that POST /predict/ answers."""
+def test_a_bad_image_fails_at_once(queue: RedisQueue, server: Broker) -> None:
+    """A bad image fails at once, with the problem of POST /predict/."""
     with worker(server):
         job = queue.put(JobOptions(), photo()[:2000])
         ended(queue, job.id)
@@ -123,15 +123,15 @@ def test_a_bad_image_is_its_own_problem(queue: RedisQueue, server: Broker) -> No
     ).items()
 
 
-def test_what_is_unavailable_is_tried_again(queue: RedisQueue) -> None:
-    """Where memory or the model is short a job waits, which does not count as an attempt."""
+def test_temporary_failures_are_retried(queue: RedisQueue) -> None:
+    """Without memory or a model a job waits, which does not count as an attempt."""
 
-    def short(order: JobOptions, image: bytes) -> tuple[str, dict[str, str]]:
+    def out_of_memory(order: JobOptions, image: bytes) -> tuple[str, dict[str, str]]:
         raise Busy("not now")
 
     job = queue.put(JobOptions(), b"")
     for _ in range(5):
-        Worker(queue, short, RecyclePolicy(0, None, None, 0.0), 1).run_job(job.id)
+        Worker(queue, out_of_memory, RecyclePolicy(0, None, None, 0.0), 1).run_job(job.id)
     waiting = queue.get(job.id, "")
     Worker(queue, lambda *_: (SUCCEEDED, {}), RecyclePolicy(0, None, None, 0.0), 1).run_job(job.id)
 
@@ -139,11 +139,11 @@ def test_what_is_unavailable_is_tried_again(queue: RedisQueue) -> None:
     assert queue.get(job.id, "").status == SUCCEEDED
 
 
-def test_a_canceled_job_has_no_outcome(queue: RedisQueue, server: Broker, large: bytes) -> None:
-    """A job canceled in the middle stays canceled, and its worker takes the next."""
+def test_a_canceled_job_has_no_result(queue: RedisQueue, server: Broker, large: bytes) -> None:
+    """A job canceled while it runs stays canceled, and its worker takes the next one."""
     with worker(server):
         job = queue.put(JobOptions(), large)
-        begun(queue, job.id)
+        wait_until_started(queue, job.id)
         queue.cancel(job.id, "")
         after = queue.put(JobOptions(), photo())
         ended(queue, after.id)
@@ -153,7 +153,7 @@ def test_a_canceled_job_has_no_outcome(queue: RedisQueue, server: Broker, large:
 
 
 def test_the_server_may_die_and_freeze(queue: RedisQueue, server: Broker) -> None:
-    """Valkey is killed, comes back, stands still and goes on; all jobs are done, each once."""
+    """Valkey is killed, restarted, frozen and continued; each job is done once."""
     jobs = [queue.put(JobOptions(top_k=1), photo()).id for _ in range(60)]
     with worker(server), worker(server):
         until(lambda: queue.waiting() < 50)
@@ -169,13 +169,11 @@ def test_the_server_may_die_and_freeze(queue: RedisQueue, server: Broker) -> Non
     assert {queue.get(job_id, "").status for job_id in jobs} == {SUCCEEDED}
 
 
-def test_a_worker_leaves_when_its_job_is_done(
-    queue: RedisQueue, server: Broker, large: bytes
-) -> None:
-    """SIGTERM: the job at hand is finished, the next is left, and the exit code is 0."""
+def test_a_worker_stops_after_its_job(queue: RedisQueue, server: Broker, large: bytes) -> None:
+    """After SIGTERM the running job ends, the next one stays, and the exit code is 0."""
     with worker(server) as one:
         job = queue.put(JobOptions(), large)
-        begun(queue, job.id)
+        wait_until_started(queue, job.id)
         after = queue.put(JobOptions(), photo())
         one.terminate()
         code = one.wait(20)
@@ -185,18 +183,18 @@ def test_a_worker_leaves_when_its_job_is_done(
     assert queue.get(after.id, "").attempts == 0
 
 
-def test_a_worker_that_must_leave_gives_its_job_back(
+def test_a_worker_that_must_stop_returns_its_job(
     queue: RedisQueue, server: Broker, large: bytes
 ) -> None:
-    """After GRACEFUL_TIMEOUT_S a job that is not done is another's, as if it had not been tried."""
-    # a lease that outlasts the stop, or the sweep would take the job back as a dead worker's
+    """After GRACEFUL_TIMEOUT_S the unfinished job is returned without counting an attempt."""
+    # a lease longer than the stop; otherwise the sweep would take the job of a "dead" worker
     with worker(server, lease_s=30, GRACEFUL_TIMEOUT_S="1") as one:
         job = queue.put(JobOptions(), large)
-        begun(queue, job.id)
+        wait_until_started(queue, job.id)
         one.terminate()
-        time.sleep(0.15)  # it has heard that, and is in the middle of the job
+        time.sleep(0.15)  # it has received the signal and is running the job
         one.send_signal(signal.SIGSTOP)
-        time.sleep(1.2)  # the second is over, and the job is not
+        time.sleep(1.2)  # the second is done, the job is not
         os.kill(one.pid, signal.SIGCONT)
         code = one.wait(20)
         given_back = queue.get(job.id, "")
@@ -207,20 +205,22 @@ def test_a_worker_that_must_leave_gives_its_job_back(
     assert queue.get(job.id, "").attempts == 1
 
 
-def test_webhooks_are_told_by_workers(queue: RedisQueue, server: Broker) -> None:
-    """Begin and end are delivered once, in this order, whichever of two workers does it."""
+def test_workers_deliver_webhooks(queue: RedisQueue, server: Broker) -> None:
+    """Start and end are delivered once and in order, by either of two workers."""
     with receiver() as target, worker(server, **SIGNED), worker(server, **SIGNED):
         job = queue.put(JobOptions(webhook=target.url, events=EVENTS), photo())
         until(lambda: not queue.waiting() and not server.client.exists("macule:1:due"))
 
-    told = [json.loads(call.body) for call in target.calls]
-    assert [(each["type"], each["data"]["id"]) for each in told] == [
+    events = [json.loads(call.body) for call in target.calls]
+    assert [(each["type"], each["data"]["id"]) for each in events] == [
         (event, job.id) for event in EVENTS
     ]
 
 
-def test_a_worn_worker_begins_anew(queue: RedisQueue, server: Broker, tmp_path: Path) -> None:
-    """`macule worker` takes a fresh process's place, under its own id, as often as it is worn."""
+def test_a_recycled_worker_replaces_itself(
+    queue: RedisQueue, server: Broker, tmp_path: Path
+) -> None:
+    """`macule worker` becomes a fresh process with the same id, any number of times."""
     jobs = [queue.put(JobOptions(), photo()).id for _ in range(3)]
     log = tmp_path / "log"
     environment = {**os.environ, "BROKER_URL": server.url, "MAX_REQUESTS": "1"}
@@ -243,7 +243,7 @@ def test_a_worn_worker_begins_anew(queue: RedisQueue, server: Broker, tmp_path: 
 
 
 def test_a_worker_needs_a_broker() -> None:
-    """Without BROKER_URL the command says that there is nothing to work at."""
+    """Without BROKER_URL the command says that there is no queue."""
     environment = {name: value for name, value in os.environ.items() if name != "BROKER_URL"}
     run = subprocess.run(COMMAND, env=environment, capture_output=True, text=True, check=False)
 
@@ -253,7 +253,7 @@ def test_a_worker_needs_a_broker() -> None:
 
 @pytest.mark.memory
 def test_a_worker_stays_small(queue: RedisQueue, server: Broker) -> None:
-    """Under load a worker has at most 160 MB."""
+    """Under load a worker takes at most 160 MB."""
     bodies = [photo(4000, 3000), photo(4000, 3000, progressive=True)]
     with worker(server) as one:
         ended(queue, *(queue.put(JobOptions(with_cam=True), bodies[n % 2]).id for n in range(12)))

@@ -1,4 +1,4 @@
-"""The port of a real worker: its metrics, whether it is alive, and who may hold it up."""
+"""The port of a real worker: metrics, liveness, access, and slow clients."""
 
 import http.client
 import os
@@ -20,7 +20,7 @@ from support.service import Answer, need, until
 from support.webhook_receivers import SECRET, receiver
 
 COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
-# A worker whose loop may stand still for seconds, and whose second job never ends.
+# A worker whose loop may block for seconds, and whose second job never ends.
 STILL_S = 4.0
 HANGING = f"""
 import time
@@ -64,8 +64,8 @@ def scraped(port: int) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_what_a_worker_did_is_in_its_metrics(queue: RedisQueue, server: Broker, port: int) -> None:
-    """Jobs by their end, webhooks, stages, the cold start and memory; what waits is not its own."""
+def test_a_worker_reports_its_work(queue: RedisQueue, server: Broker, port: int) -> None:
+    """Jobs by outcome, webhooks, stages, cold start and memory; waiting jobs are not its own."""
     signed = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
     with receiver() as target, worker(server, lease_s=60, **at(port), **signed):
         good = JobOptions(webhook=target.url + "/204", events=("prediction.completed",))
@@ -87,10 +87,10 @@ def test_what_a_worker_did_is_in_its_metrics(queue: RedisQueue, server: Broker, 
     assert subprocess.run(lint, input=text, capture_output=True, check=False).stderr == b""
 
 
-def test_a_worn_worker_counts_on(
+def test_a_recycled_worker_continues_its_counts(
     queue: RedisQueue, server: Broker, port: int, tmp_path: Path
 ) -> None:
-    """What a worker counted, and that it was replaced, goes on in the process after it."""
+    """Counts, including the recycle, continue in the next process."""
     environment = {**os.environ, "BROKER_URL": server.url, "MAX_REQUESTS": "1", **at(port)}
     for _ in range(2):
         queue.put(JobOptions(), photo())
@@ -108,29 +108,29 @@ def test_a_worn_worker_counts_on(
     assert found["macule_models_loaded",] == 1
 
 
-def test_a_worker_is_alive_while_it_reaches_the_broker(
+def test_a_worker_is_live_while_it_reaches_the_broker(
     queue: RedisQueue, server: Broker, port: int
 ) -> None:
-    """200, and 503 with the reason once the broker has been away; 200 again when it is back."""
+    """503 with the reason while the broker is away, else 200."""
     with worker(server, lease_s=4, **at(port)):
         first = call(port, "/health/")
         server.kill()
         try:
             until(lambda: call(port, "/health/").status == 503, 60)
-            gone, alive = call(port, "/health/"), scraped(port)["macule_worker_alive",]
+            gone, gauge = call(port, "/health/"), scraped(port)["macule_worker_alive",]
         finally:
             server.start()
         until(lambda: call(port, "/health").status == 200, 60)
 
     assert (first.status, first.body) == (200, b"ok")
     assert b"the broker has not answered for" in gone.body
-    assert alive == 0
+    assert gauge == 0
 
 
-def test_a_worker_is_alive_while_its_loop_goes_round(
+def test_a_worker_is_live_while_its_loop_runs(
     queue: RedisQueue, server: Broker, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An idle worker stays alive; one whose job never ends does not, and says so."""
+    """An idle worker is live; one whose job never ends is not, and says so."""
     monkeypatch.setattr("support.broker.WORKER", HANGING)
     with worker(server, lease_s=60, **at(port)):
         end = time.monotonic() + STILL_S + 1
@@ -147,7 +147,7 @@ def test_a_worker_is_alive_while_its_loop_goes_round(
     assert b"the event loop has been stalled for" in hung.body
 
 
-def test_who_may_ask_is_as_everywhere(queue: RedisQueue, server: Broker, port: int) -> None:
+def test_access_follows_the_usual_rules(queue: RedisQueue, server: Broker, port: int) -> None:
     """With keys the metrics need one, the liveness check does not; other routes are problems."""
     key, pair = api_keys.create_key("prometheus")
     with worker(server, lease_s=60, **at(port), API_KEYS=pair):
@@ -159,8 +159,8 @@ def test_who_may_ask_is_as_everywhere(queue: RedisQueue, server: Broker, port: i
         assert call(port, "/health/", "HEAD").body == b""
 
 
-def test_no_client_holds_the_port_for_long(queue: RedisQueue, server: Broker, port: int) -> None:
-    """Silence, half a head and rubbish end within seconds, and whoever comes next is answered."""
+def test_no_client_blocks_the_port(queue: RedisQueue, server: Broker, port: int) -> None:
+    """Silence, half a head and invalid data end within seconds, and the next client is answered."""
     with worker(server, lease_s=60, **at(port)):
         for sent in (
             b"",
@@ -177,8 +177,8 @@ def test_no_client_holds_the_port_for_long(queue: RedisQueue, server: Broker, po
             assert rude.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_port_that_is_taken_is_said_in_one_line(server: Broker, tmp_path: Path) -> None:
-    """Two workers of one machine cannot have the same port: the second does not start."""
+def test_a_used_port_is_reported_in_one_line(server: Broker, tmp_path: Path) -> None:
+    """Of two workers with the same port on one machine the second does not start."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
         environment = {**os.environ, "BROKER_URL": server.url, **at(number)}

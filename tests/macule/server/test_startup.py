@@ -1,4 +1,4 @@
-"""A service whose settings cannot be used does not start, and one line says why, everywhere."""
+"""A service with unusable settings does not start, and one line says why, on every platform."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from support.upstreams import closed_port
 
 PYTHON = str(ROOT / ".venv/bin/python")  # without redis, celery, OpenTelemetry, boto3
 SERVE = [PYTHON, "-m", "infra.serve"]
-# What stops a start, and a word of the line that says so; FOLDER is an empty folder, FILE a file.
+# What prevents a start, and a word of its line; FOLDER is an empty folder, FILE a file.
 BAD = {
     "WEB_CONCURRENCY=x": "a whole number",
     "THREADS=many": "a whole number",
@@ -47,7 +47,7 @@ ONE_OF_EACH_KIND = ["DECODE_TIMEOUT_S=0", "MODEL_DIR=/nowhere", "REDIS_URL=redis
 
 
 def environment(setting: str, folder: Path) -> dict[str, str]:
-    """Return this process's environment with one setting more."""
+    """Return this process's environment with one more setting."""
     (folder / "empty").mkdir()
     (folder / "file").touch()
     value = setting.replace("FOLDER", str(folder / "empty")).replace("FILE", str(folder / "file"))
@@ -55,8 +55,8 @@ def environment(setting: str, folder: Path) -> dict[str, str]:
     return {**os.environ, "HOST": "127.0.0.1", "PORT": str(closed_port()), name: value}
 
 
-def refused(command: list[str], environ: dict[str, str], cwd: Path = ROOT) -> str:
-    """Run what must not start; return the one line that it says."""
+def start_error(command: list[str], environ: dict[str, str], cwd: Path = ROOT) -> str:
+    """Run a command that must not start; return its one line."""
     done = subprocess.run(
         command, env=environ, cwd=cwd, capture_output=True, text=True, check=False, timeout=60
     )
@@ -67,13 +67,13 @@ def refused(command: list[str], environ: dict[str, str], cwd: Path = ROOT) -> st
     return line
 
 
-@pytest.mark.parametrize(("setting", "said"), BAD.items())
-def test_one_line_stops_the_start(setting: str, said: str, tmp_path: Path) -> None:
-    """Where gunicorn serves nothing comes up, and the line names the variable and what is wrong."""
-    line = refused(SERVE, environment(setting, tmp_path))
+@pytest.mark.parametrize(("setting", "expected"), BAD.items())
+def test_one_line_prevents_the_start(setting: str, expected: str, tmp_path: Path) -> None:
+    """gunicorn does not start, and the line names the variable and what is wrong."""
+    line = start_error(SERVE, environment(setting, tmp_path))
 
     assert line.startswith(f"macule: {setting.partition('=')[0]}")
-    assert said in line
+    assert expected in line
 
 
 @pytest.mark.parametrize("setting", ONE_OF_EACH_KIND)
@@ -86,11 +86,11 @@ def test_one_line_stops_the_start(setting: str, said: str, tmp_path: Path) -> No
     ],
     ids=["gunicorn", "functions-framework", "macule serve"],
 )
-def test_it_is_the_same_line_everywhere(setting: str, command: list[str], tmp_path: Path) -> None:
-    """Each way to start a service says what the others say."""
+def test_the_line_is_the_same_everywhere(setting: str, command: list[str], tmp_path: Path) -> None:
+    """Each way to start a service prints the same line."""
     environ = environment(setting, tmp_path)
 
-    assert refused(command, environ) == refused(SERVE, environ)
+    assert start_error(command, environ) == start_error(SERVE, environ)
 
 
 @pytest.mark.parametrize("setting", ONE_OF_EACH_KIND)
@@ -109,12 +109,12 @@ def test_lambda_fails_its_init_with_that_line(setting: str, tmp_path: Path) -> N
     }
     command = [sys.executable, "-S", "-m", "awslambdaric", "main.handler"]
 
-    assert refused(command, {**environ, **runtime}) == refused(SERVE, environ)
+    assert start_error(command, {**environ, **runtime}) == start_error(SERVE, environ)
 
 
 @pytest.mark.parametrize("setting", ONE_OF_EACH_KIND)
 def test_the_doctor_fails_where_the_service_does(setting: str, tmp_path: Path) -> None:
-    """`macule doctor` has the line that stops the start, and exits with 1."""
+    """`macule doctor` prints the line that prevents the start, and exits with 1."""
     environ = environment(setting, tmp_path)
     done = subprocess.run(
         [".venv/bin/macule", "doctor"],
@@ -125,14 +125,14 @@ def test_the_doctor_fails_where_the_service_does(setting: str, tmp_path: Path) -
         check=False,
         timeout=120,
     )
-    line = refused(SERVE, environ).removeprefix("macule: ")
+    line = start_error(SERVE, environ).removeprefix("macule: ")
 
     assert done.returncode == 1
     assert f"FAIL settings: {line}" in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("command", "setting", "said"),
+    ("command", "setting", "expected"),
     [
         ("worker", "BROKER_URL=redis://127.0.0.1", "the package redis"),
         ("worker", "BROKER_URL=amqp://127.0.0.1", "redis://"),
@@ -142,18 +142,18 @@ def test_the_doctor_fails_where_the_service_does(setting: str, tmp_path: Path) -
         ("predict examples/spot.jpg", "THREADS=x", "THREADS='x'"),
     ],
 )
-def test_commands_say_it_in_one_line_too(
-    command: str, setting: str, said: str, tmp_path: Path
+def test_commands_print_one_line_too(
+    command: str, setting: str, expected: str, tmp_path: Path
 ) -> None:
-    """A command that cannot begin says why, without a traceback."""
-    line = refused([".venv/bin/macule", *command.split()], environment(setting, tmp_path))
+    """A command that cannot start says why, without a traceback."""
+    line = start_error([".venv/bin/macule", *command.split()], environment(setting, tmp_path))
 
     assert line.startswith("macule: ")
-    assert said in line
+    assert expected in line
 
 
-def test_a_reload_does_not_end_a_service_that_runs(tmp_path: Path) -> None:
-    """What would stop a start does not stop a service at SIGHUP: mended, it goes on."""
+def test_a_reload_does_not_end_a_running_service(tmp_path: Path) -> None:
+    """An invalid setting does not stop a service at SIGHUP: once repaired, it continues."""
     folder, keys = tmp_path / "weights", tmp_path / "keys"
     (key, pair), key_file = create_key("clinic"), {"API_KEYS": str(keys)}
     shutil.copytree(local.DEFAULT_MODEL_DIR, folder)
@@ -171,7 +171,7 @@ def test_a_reload_does_not_end_a_service_that_runs(tmp_path: Path) -> None:
     assert (broken, mended) == (503, 200)
 
 
-def test_an_ipv6_address_is_listened_on(tmp_path: Path) -> None:
+def test_an_ipv6_address_works(tmp_path: Path) -> None:
     """HOST=::1 serves at [::1]."""
     port = closed_port()
     environ = environment("HOST=::1", tmp_path) | {"PORT": str(port)}
@@ -196,8 +196,8 @@ def answers(host: str, port: int) -> bool:
         connection.close()
 
 
-def test_what_is_well_has_no_fault(tmp_path: Path) -> None:
-    """Folders that are there or can be made, a limit that holds; nothing is left in them."""
+def test_valid_settings_have_no_fault(tmp_path: Path) -> None:
+    """Existing or creatable folders and a sufficient limit pass; no file is left in them."""
     data = tmp_path / "new" / "data"
     chosen = read(
         {"DATA_DIR": str(data), "MODEL_DIR": local.DEFAULT_MODEL_DIR, "MEMORY_LIMIT_MB": "96"}
@@ -207,16 +207,16 @@ def test_what_is_well_has_no_fault(tmp_path: Path) -> None:
     assert list(data.iterdir()) == []
 
 
-def test_health_needs_nothing_of_predict() -> None:
-    """A function without a model and a queue is not stopped by theirs."""
+def test_health_does_not_check_settings_of_predict() -> None:
+    """An invalid model or queue does not stop the health function."""
     theirs = {"MODEL_DIR": "/nowhere", "DATA_DIR": "/proc/x", "MEMORY_LIMIT_MB": "24"}
 
     assert list(startup.find_faults(read({**theirs, "FUNCTION_TARGET": "health"}))) == []
     assert len(list(startup.find_faults(read(theirs)))) == len(theirs)
 
 
-def test_memory_is_judged_without_loading_a_model() -> None:
-    """The check imports neither numpy nor the runtime, and what it asks for is below the truth."""
+def test_memory_is_checked_without_loading_a_model() -> None:
+    """The check imports neither numpy nor the runtime, and its bound is below the real need."""
     code = (
         "import sys; from macule import settings; from macule.server import startup; "
         "print(*startup.find_faults(settings.read())); "

@@ -1,4 +1,4 @@
-"""The environment, read once: what is taken, and what is refused in one line."""
+"""The environment is read once: accepted values, and errors of one line."""
 
 import base64
 from pathlib import Path
@@ -9,7 +9,7 @@ from macule.errors import BadSetting
 
 SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 HASH = "0" * 64
-# By variable: values that cannot be meant, or that would fail later.
+# By variable: values that are wrong, or that would fail later.
 WHOLE = ["x", "-1", "+1", "1.5", "1e3", "1_000", "1 000", "½", "²", "١", "0x10", "9" * 30]
 SECONDS = ["soon", "-1", "nan", "inf", "1e1", "1_0", "1,5", "10s", "3601", "1.2.3"]
 ADDRESSES = [
@@ -190,7 +190,7 @@ GOOD = [
 
 
 def test_defaults_are_sensible() -> None:
-    """With nothing set, 10 MB images on port 8080, 1 worker, as many threads as may wait."""
+    """By default images have 10 MB, the port is 8080, with 1 worker and all waiting threads."""
     chosen = settings.read({})
 
     assert chosen.max_image_bytes == 10 * 2**20
@@ -200,21 +200,23 @@ def test_defaults_are_sensible() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), CASES)
-def test_what_cannot_be_used_is_refused_in_one_line(name: str, value: str) -> None:
-    """The line names the variable and what was expected; the value too, unless it may be secret."""
+def test_an_unusable_value_is_rejected_in_one_line(name: str, value: str) -> None:
+    """The line names variable and expectation; also the value, unless it may be secret."""
     with pytest.raises(BadSetting) as caught:
         settings.read({name: value})
-    said = str(caught.value)
+    message = str(caught.value)
 
-    assert said.startswith(name)
-    assert said.isprintable()
-    assert "sh9" not in said
-    assert name in settings.SECRET_VARIABLES or set("@?") & set(value) or repr(value)[:60] in said
+    assert message.startswith(name)
+    assert message.isprintable()
+    assert "sh9" not in message
+    assert (
+        name in settings.SECRET_VARIABLES or set("@?") & set(value) or repr(value)[:60] in message
+    )
     assert caught.value.__suppress_context__ or not caught.value.__context__
 
 
-def test_every_setting_has_bad_values_here() -> None:
-    """A setting that is added gets its line in this list; paths are taken as they are."""
+def test_every_setting_has_invalid_values_here() -> None:
+    """A new setting needs an entry in this list; paths are not validated."""
     read = set[str]()
 
     class Asked(dict[str, str]):
@@ -229,12 +231,12 @@ def test_every_setting_has_bad_values_here() -> None:
 
 
 @pytest.mark.parametrize(("name", "value", "field", "meant"), GOOD)
-def test_common_spellings_are_taken(name: str, value: str, field: str, meant: object) -> None:
-    """What is meant is clear, so it is understood."""
+def test_common_spellings_are_accepted(name: str, value: str, field: str, meant: object) -> None:
+    """Unambiguous spellings are accepted."""
     assert getattr(settings.read({name: value}), field) == meant
 
 
-def test_a_long_value_is_cut() -> None:
+def test_a_long_value_is_shortened() -> None:
     """A file pasted into a variable does not fill the log."""
     with pytest.raises(BadSetting) as caught:
         settings.read({"THREADS": "many " * 100_000})
@@ -242,20 +244,20 @@ def test_a_long_value_is_cut() -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_an_empty_value_is_none() -> None:
-    """Templates set what they leave out to nothing."""
+def test_an_empty_value_counts_as_unset() -> None:
+    """Templates set unused variables to an empty string."""
     assert settings.read(dict.fromkeys(BAD, " ")) == settings.read({})
 
 
-def test_an_address_keeps_its_path_and_loses_its_last_slash() -> None:
-    """PREDICT_URL may lie below a path."""
+def test_a_url_keeps_its_path_without_the_last_slash() -> None:
+    """PREDICT_URL may have a path."""
     url = settings.read({"PREDICT_URL": "https://predict.example:8443/below/"}).predict_url
 
     assert url == "https://predict.example:8443/below"
 
 
-def test_platforms_say_their_memory() -> None:
-    """Lambda's and Cloud Functions' own variables are read."""
+def test_memory_of_platforms_is_read() -> None:
+    """Variables of Lambda and Cloud Functions are read."""
     lambda_mb = settings.read({"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "128"}).platform_memory_mb
     google_mb = settings.read({"FUNCTION_MEMORY_MB": "256"}).platform_memory_mb
 
@@ -269,16 +271,14 @@ def test_platforms_say_their_memory() -> None:
         ({"MODEL_SHA256": HASH}, "without MODEL_URI"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(
-    environ: dict[str, str], reason: str
-) -> None:
-    """What cannot be meant stops the start."""
+def test_contradicting_settings_are_rejected(environ: dict[str, str], reason: str) -> None:
+    """Settings that contradict each other prevent the start."""
     with pytest.raises(BadSetting, match=reason):
         settings.read(environ)
 
 
-def test_a_model_has_one_place() -> None:
-    """Nothing is the model in use, MODEL_DIR a folder, MODEL_URI what is fetched and how."""
+def test_a_model_has_one_source() -> None:
+    """Without a setting it is the active model, MODEL_DIR is a folder, MODEL_URI a download."""
     pin = "0A" * 32
     environ = {"MODEL_URI": "http://localhost:80/a", "MODEL_SHA256": pin, "MODEL_TIMEOUT_S": "2"}
 

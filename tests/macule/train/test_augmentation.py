@@ -1,4 +1,4 @@
-"""Augmented images: their range, their seed, and that the lesion stays."""
+"""Augmented images: their range, their seed, and the lesion in them."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,12 @@ from support.images import skin
 
 
 def images(count: int = 6) -> NDArray[np.uint8]:
-    """Drawn skin, 64 x 64."""
+    """Draw skin, 64 x 64."""
     return np.stack([np.asarray(skin(64, 64))] * count)
 
 
-def test_soiling_keeps_shape_and_seed() -> None:
-    """Hair, rulers, blur and JPEG give an image of the same shape, the same for the same seed."""
+def test_artefacts_keep_shape_and_seed() -> None:
+    """Hair, rulers, blur and JPEG keep the shape, and are the same for the same seed."""
     image = images(1)[0]
     runs = [
         [augmentation.add_artefacts(image, random) for _ in range(40)]
@@ -25,8 +25,8 @@ def test_soiling_keeps_shape_and_seed() -> None:
     assert 5 < sum((a != image).any() for a in runs[0]) < 40
 
 
-def test_frames_are_cut_and_lit_within_range() -> None:
-    """Frames have the side asked for, stay within 0 to 255, and differ from one another."""
+def test_crops_have_side_and_range() -> None:
+    """Crops have the requested side, stay within 0 to 255, and differ."""
     pytest.importorskip("tensorflow")
     random = np.random.default_rng(5)
 
@@ -40,8 +40,8 @@ def test_frames_are_cut_and_lit_within_range() -> None:
     assert np.abs(framed[0] - framed[1]).mean() > 2
 
 
-def test_nothing_black_comes_in_at_the_edges() -> None:
-    """Where a turned frame leaves the image, the image is mirrored: white stays white."""
+def test_rotation_adds_no_black_edges() -> None:
+    """A rotated crop that leaves the image is mirrored: white stays white."""
     pytest.importorskip("tensorflow")
     white = np.full((8, 64, 64, 3), 255, np.uint8)
 

@@ -1,4 +1,4 @@
-"""The reader of PyTorch files: what it reads and what it refuses."""
+"""The reader of PyTorch files: what it reads and what it rejects."""
 
 import io
 import pickle
@@ -13,12 +13,12 @@ from macule.train import backbone, checkpoint
 
 
 def pickled(value: Any) -> bytes:
-    """Protocol 2, as the legacy format has it."""
+    """Return a pickle of protocol 2, as in the legacy format."""
     return pickle.dumps(value, protocol=2)
 
 
 def persistent(key: str, count: int) -> bytes:
-    """A storage reference by pickle opcodes: BINPERSID of a tuple, no torch needed."""
+    """Return a storage reference in pickle opcodes: BINPERSID of a tuple, without torch."""
     return (
         b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu")
         + b"J" + struct.pack("<i", count) + b"NtQ"
@@ -26,17 +26,17 @@ def persistent(key: str, count: int) -> bytes:
 
 
 def text(value: str) -> bytes:
-    """Opcode BINUNICODE."""
+    """Return opcode BINUNICODE."""
     return b"X" + struct.pack("<I", len(value)) + value.encode()
 
 
 def numbers(*values: int) -> bytes:
-    """A tuple of small integers."""
+    """Return a tuple of small integers."""
     return b"(" + b"".join(b"K" + bytes([value]) for value in values) + b"t"
 
 
 def file(tmp_path: Path, shape: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> Path:
-    """A legacy file of one tensor `w` over the storage 0, 1, ... 5."""
+    """Return a legacy file with one tensor `w` over the storage 0, 1, ... 5."""
     tensor = (
         b"ctorch._utils\n_rebuild_tensor_v2\n("
         + persistent("7", 6) + b"K" + bytes([offset]) + numbers(*shape) + numbers(*stride)
@@ -51,37 +51,39 @@ def file(tmp_path: Path, shape: tuple[int, ...], stride: tuple[int, ...], offset
 
 
 def test_reads_a_tensor(tmp_path: Path) -> None:
-    """A dense tensor comes back with its shape and values."""
+    """A dense tensor has its shape and values."""
     weights = checkpoint.read(file(tmp_path, (2, 3), (3, 1)))
 
     assert weights["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_reads_a_transposed_tensor(tmp_path: Path) -> None:
-    """Axes that lie in another order are turned, as weights from TensorFlow need."""
+    """Axes in another order are transposed, as weights from TensorFlow need."""
     weights = checkpoint.read(file(tmp_path, (3, 2), (1, 3)))
 
     assert weights["w"].tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
 @pytest.mark.parametrize(("stride", "offset"), [((0, 1), 0), ((9, 1), 0), ((3, 1), 4)])
-def test_refuses_to_read_outside(tmp_path: Path, stride: tuple[int, int], offset: int) -> None:
-    """Strides that overlap or leap, and an offset past the end, are errors."""
+def test_out_of_bounds_reads_are_rejected(
+    tmp_path: Path, stride: tuple[int, int], offset: int
+) -> None:
+    """Overlapping or large strides and an offset past the end are errors."""
     with pytest.raises(pickle.UnpicklingError):
         checkpoint.read(file(tmp_path, (2, 3), stride, offset))
 
 
 @pytest.mark.parametrize("name", ["os\nsystem", "builtins\neval", "torch\nload"])
-def test_refuses_unknown_globals(name: str) -> None:
-    """A pickle that names any other global is refused before anything is called."""
+def test_unknown_globals_are_rejected(name: str) -> None:
+    """A pickle that names any other global is rejected before anything is called."""
     body = b"c" + name.encode() + b"\n(" + text("true") + b"tR."
 
     with pytest.raises(pickle.UnpicklingError, match="not allowed in a state dict"):
         checkpoint.Unpickler(io.BytesIO(body)).load()
 
 
-def test_refuses_other_formats(tmp_path: Path) -> None:
-    """A pickle that does not start with the legacy magic number is refused."""
+def test_other_formats_are_rejected(tmp_path: Path) -> None:
+    """A pickle without the legacy magic number is rejected."""
     path = tmp_path / "w.pth"
     path.write_bytes(pickled(OrderedDict()))
 
@@ -90,7 +92,7 @@ def test_refuses_other_formats(tmp_path: Path) -> None:
 
 
 def test_normalisation_is_folded_into_the_convolution() -> None:
-    """A layer finds its arrays by name; kernel and bias then do what both layers did."""
+    """A layer finds its arrays by name; kernel and bias have the effect of both layers."""
     random = np.random.default_rng(2)
     parts = ("weight", "bias", "running_mean", "running_var")
     norm = {part: random.uniform(0.5, 2, 144).astype(np.float32) for part in parts}
@@ -108,7 +110,7 @@ def test_normalisation_is_folded_into_the_convolution() -> None:
     np.testing.assert_allclose(answer, expected * norm["weight"] + norm["bias"], rtol=1e-4)
 
 
-def test_a_dense_convolution_is_turned() -> None:
+def test_a_dense_convolution_is_transposed() -> None:
     """PyTorch's axes (out, in, height, width) become Keras's (height, width, in, out)."""
     weights = {f"_bn0.{part}": np.ones(32, np.float32) for part in ("weight", "running_var")}
     weights |= {f"_bn0.{part}": np.zeros(32, np.float32) for part in ("bias", "running_mean")}

@@ -1,4 +1,4 @@
-"""The whole recipe on drawn photos, with a backbone of two blocks."""
+"""The complete recipe on drawn photos, with a backbone of two blocks."""
 
 import hashlib
 import json
@@ -18,13 +18,13 @@ SIDE_PX = 64
 LABELS = ["round", "square", "striped"]
 
 
-def quiet(line: str) -> None:
-    """Say nothing of the recipe's progress."""
+def no_output(line: str) -> None:
+    """Print no progress."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """45 photos of three drawn shapes with `labels.csv`; one row has no image."""
+    """Create 45 photos of three drawn shapes with `labels.csv`; one row has no image."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(5)
     lines = ["label,split,image"]
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def draw(label: str, random: np.random.Generator) -> Any:
-    """A noisy 80 x 80 picture of *label*."""
+    """Draw a noisy 80 x 80 picture of *label*."""
     y, x = np.mgrid[:80, :80] - 40 + random.uniform(-6, 6)
     size = random.uniform(14, 26)
     inside = {
@@ -53,7 +53,7 @@ def draw(label: str, random: np.random.Generator) -> Any:
 
 @pytest.fixture(scope="module")
 def network() -> recipe.Network:
-    """A backbone of two blocks, the same for every side."""
+    """Use a backbone of two blocks for every size."""
     keras = pytest.importorskip("keras")
 
     def build(side_px: int) -> Any:
@@ -67,19 +67,19 @@ def run(folder: Path, network: recipe.Network, out: Path, *more: str) -> dict[st
     """Run the recipe for two seeds of three epochs."""
     line = [str(folder), "--out", str(out), "--weights", "random", "--side", str(SIDE_PX)]
     line += ["--side-px", "48", "--epochs", "3", "--seeds", "2", "--batch", "12", "--rate", "0.001"]
-    return program.train(program.parse([*line, *more]), network, quiet)
+    return program.train(program.parse([*line, *more]), network, no_output)
 
 
 @pytest.fixture(scope="module")
 def made(folder: Path, network: recipe.Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the recipe wrote."""
+    """Return the folder that the recipe wrote."""
     out = tmp_path_factory.mktemp("out")
     run(folder, network, out)
     return out
 
 
-def test_card_describes_the_file(made: Path) -> None:
-    """The card's digest, size, labels and counts are those of what was trained."""
+def test_the_card_describes_the_file(made: Path) -> None:
+    """The card's digest, size, labels and counts match the training."""
     card = json.loads((made / "model.json").read_text())
     content = (made / "model.tflite").read_bytes()
 
@@ -92,8 +92,8 @@ def test_card_describes_the_file(made: Path) -> None:
     assert 0 < card["thresholds"]["inconclusive"] <= 1
 
 
-def test_card_is_read_by_the_service(made: Path) -> None:
-    """The serving side's own reader accepts the card."""
+def test_the_card_is_valid_for_serving(made: Path) -> None:
+    """The service's own reader accepts the card."""
     from macule.registry import model_card
 
     card = model_card.read(str(made))
@@ -102,7 +102,7 @@ def test_card_is_read_by_the_service(made: Path) -> None:
 
 
 def test_metrics_cover_every_precision(made: Path) -> None:
-    """Each precision has its figures, their n, its size and its distance from fp32."""
+    """Each precision has its metrics, their n, its size and its difference from fp32."""
     files = json.loads((made / "metrics.json").read_text())["files"]
 
     assert set(files) == {"fp32", "fp16", "int8", "int8_plain"}
@@ -111,10 +111,10 @@ def test_metrics_cover_every_precision(made: Path) -> None:
     assert files["int8"]["ece_bins"] == 15
 
 
-def test_recipe_repeats_itself(
+def test_the_recipe_is_repeatable(
     folder: Path, network: recipe.Network, made: Path, tmp_path: Path
 ) -> None:
-    """A second run with the same seeds gives the same card, but for the digest's noise."""
+    """A second run with the same seeds gives the same card, except for noise in the digest."""
     first = json.loads((made / "model.json").read_text())
 
     second = run(folder, network, tmp_path)
@@ -123,27 +123,27 @@ def test_recipe_repeats_itself(
     assert second["metrics"]["mean_auc"] == pytest.approx(first["metrics"]["mean_auc"], abs=0.05)
 
 
-def test_training_is_taken_up_where_it_stopped(
+def test_training_resumes_where_it_stopped(
     folder: Path, network: recipe.Network, tmp_path: Path
 ) -> None:
-    """What is done is not done again; a state of another plan is refused with the way out."""
-    said: list[str] = []
+    """Finished steps are not repeated; a state of another plan is rejected with a fix."""
+    messages: list[str] = []
     line = [str(folder), "--out", str(tmp_path), "--weights", "random", "--side", str(SIDE_PX)]
     line += ["--side-px", "48", "--epochs", "2", "--seeds", "1", "--batch", "12"]
 
-    program.train(program.parse(line), network, said.append)
+    program.train(program.parse(line), network, messages.append)
     curves = (tmp_path / "work" / "seed-0" / "curves.csv").read_text()
-    said.clear()
-    program.train(program.parse(line), network, said.append)
+    messages.clear()
+    program.train(program.parse(line), network, messages.append)
 
-    assert "continuing after epoch 2" in said
+    assert "continuing after epoch 2" in messages
     assert (tmp_path / "work" / "seed-0" / "curves.csv").read_text() == curves
     with pytest.raises(ValueError, match="use another --work, or the same options"):
-        program.train(program.parse([*line, "--epochs", "9"]), network, quiet)
+        program.train(program.parse([*line, "--epochs", "9"]), network, no_output)
 
 
-def test_the_file_knows_its_images(folder: Path, made: Path) -> None:
-    """The card has its thresholds, and noise lies beyond what is familiar."""
+def test_the_card_has_ood_thresholds(folder: Path, made: Path) -> None:
+    """The card has its thresholds, and noise is out of distribution."""
     from macule.inference import classification, runtime
 
     runtime.by_pid.clear()
@@ -156,8 +156,8 @@ def test_the_file_knows_its_images(folder: Path, made: Path) -> None:
     assert classification.decide(warm.card, 1.0, scores.distance) == "not_skin"
 
 
-def test_classes_are_weighed_evenly() -> None:
-    """A bias against the rarer class, as training leaves it, is found and undone."""
+def test_classes_are_balanced() -> None:
+    """A bias against the rarer class is found and corrected."""
     random = np.random.default_rng(4)
     truth = np.repeat([0, 1], [300, 100])
     evidence = random.normal(0, 1, 400) + np.where(truth == 1, 1.0, -1.0)
@@ -172,8 +172,8 @@ def test_classes_are_weighed_evenly() -> None:
     assert (named[truth == 0] == 0).mean() > 0.75
 
 
-def test_averaging_keeps_what_helps(network: recipe.Network) -> None:
-    """The worse of two runs is left out where the mean of both is worse than the better alone."""
+def test_averaging_keeps_the_better_runs(network: recipe.Network) -> None:
+    """The worse of two runs is dropped if their mean is worse than the better one."""
     body = network.build(SIDE_PX)
     random = np.random.default_rng(1)
     pixels = random.integers(0, 256, (12, SIDE_PX, SIDE_PX, 3), np.uint8)
@@ -182,14 +182,16 @@ def test_averaging_keeps_what_helps(network: recipe.Network) -> None:
     truth = recipe.predict_logits(body, good, pixels).argmax(axis=1)
     bad = [*inner, -good[-2], good[-1]]
 
-    kept, best = recipe.average_runs(body, [bad, good], data.LabelledImages(pixels, truth), quiet)
+    kept, best = recipe.average_runs(
+        body, [bad, good], data.LabelledImages(pixels, truth), no_output
+    )
 
     assert kept == [1]
     np.testing.assert_array_equal(best[-2], good[-2])
 
 
-def test_centres_fill_what_frames_lack(tmp_path: Path) -> None:
-    """A lesion with only its centre square is found, and mirrored at its sides to a whole frame."""
+def test_centre_squares_become_frames(tmp_path: Path) -> None:
+    """A lesion with only its centre square is found, and mirrored to a whole frame."""
     Image.new("RGB", (40, 30), "white").save(tmp_path / "a.png")
     Image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / "b.png")
     rows = ["lesion,label,split,squashed,cropped", "1,round,train,a.png,", "2,square,extra,,b.png"]
@@ -218,8 +220,8 @@ def test_imagenet_weights_fill_the_backbone() -> None:
     assert network.count_params() == 3_350_000
 
 
-def test_page_tells_what_was_measured(made: Path) -> None:
-    """The files beside the weights hold all that the model card's page needs."""
+def test_the_page_has_the_measured_figures(made: Path) -> None:
+    """The files beside the weights have everything that the model card's page needs."""
     from macule.train import card_page
 
     found = json.loads((made / "evaluation.json").read_text())

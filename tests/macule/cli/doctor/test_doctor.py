@@ -1,4 +1,4 @@
-"""`macule doctor` of an environment: whole, and broken in each way."""
+"""`macule doctor` on a working environment, and on each kind of broken one."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from macule.cli import doctor
 from macule.cli.doctor.check_result import FAIL, OK
 from support.service import GUNICORN, ROOT, running
-from support.upstreams import Peer, closed_port
+from support.upstreams import Upstream, closed_port
 
 MACULE = ROOT / ".venv/bin/macule"
 WEIGHTS = ROOT / "layers/model/macule/weights"
@@ -33,8 +33,8 @@ def examine(*arguments: str, **environment: str) -> tuple[int, dict[str, str]]:
     return done.returncode, {line[5:].split(":")[0]: line for line in lines}
 
 
-def test_this_environment_is_well() -> None:
-    """The environment that `make serve` uses passes, one line a check."""
+def test_this_environment_passes() -> None:
+    """The environment of `make serve` passes, with one line for each check."""
     code, lines = examine()
 
     assert code == 0
@@ -44,15 +44,15 @@ def test_this_environment_is_well() -> None:
     assert "matches its card" in lines["model"]
 
 
-def test_it_says_whether_decoders_are_restricted(landlock: int) -> None:
-    """On a kernel with Landlock decoders are, and the line has its version."""
+def test_it_reports_whether_decoders_are_restricted(landlock: int) -> None:
+    """On a kernel with Landlock the line has its version."""
     _, lines = examine()
 
     assert lines["decoders"] == f"ok   decoders: cannot open files (Landlock {landlock})"
 
 
-def test_machines_get_json() -> None:
-    """--json is one object a check, with the same exit code."""
+def test_json_output() -> None:
+    """--json prints one object for each check, with the same exit code."""
     done = subprocess.run(
         [MACULE, "doctor", "--json"],
         capture_output=True,
@@ -66,8 +66,8 @@ def test_machines_get_json() -> None:
     assert found["memory"]["level"] == FAIL
 
 
-def test_a_model_that_is_damaged_fails(tmp_path: Path) -> None:
-    """A file that is not its card's is told, and memory cannot be judged."""
+def test_a_damaged_model_fails(tmp_path: Path) -> None:
+    """A file that does not match its card is reported, and memory is not checked."""
     folder = tmp_path / "model"
     folder.mkdir()
     shutil.copy(WEIGHTS / "model.json", folder)
@@ -79,16 +79,16 @@ def test_a_model_that_is_damaged_fails(tmp_path: Path) -> None:
     assert lines["memory"].startswith("warn ")
 
 
-def test_a_limit_that_is_too_tight_fails() -> None:
-    """The line says who sets it, what the service takes and what is short."""
+def test_a_low_memory_limit_fails() -> None:
+    """The line names the source of the limit, what the service needs and what is missing."""
     code, lines = examine(MEMORY_LIMIT_MB="50")
 
     assert code == 1
     assert lines["memory"].startswith("FAIL memory: 50 MB by MEMORY_LIMIT_MB; the service needs ")
 
 
-def test_a_setting_that_cannot_be_read_fails_and_the_rest_goes_on() -> None:
-    """The variable is named, and the model is examined all the same."""
+def test_an_invalid_setting_fails_and_other_checks_continue() -> None:
+    """The variable is named, and the model is checked."""
     code, lines = examine(THREADS="many")
 
     assert code == 1
@@ -97,7 +97,7 @@ def test_a_setting_that_cannot_be_read_fails_and_the_rest_goes_on() -> None:
 
 
 def test_a_busy_port_fails() -> None:
-    """Another program on PORT is told."""
+    """Another program on PORT is reported."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -107,22 +107,22 @@ def test_a_busy_port_fails() -> None:
     assert "Address already in use" in finding.text
 
 
-def test_a_port_where_macule_listens_is_well(tmp_path: Path) -> None:
-    """After deploying, the service itself is what is found there."""
+def test_a_port_of_macule_passes(tmp_path: Path) -> None:
+    """After a deployment the check finds the service itself on its port."""
     with running(GUNICORN, tmp_path) as service:
         finding = doctor.check_port(f"0.0.0.0:{service.port}")
 
     assert finding == (OK, "port", f"macule listens on 0.0.0.0:{service.port}")
 
 
-def test_no_place_for_temporary_files_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_temporary_folder_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """gunicorn would not start without one."""
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
 
     assert doctor.check_temporary_files().level == FAIL
 
 
-def test_a_predict_function_is_asked_where_one_is_set(other: Peer) -> None:
+def test_a_configured_predict_service_is_asked(other: Upstream) -> None:
     """PREDICT_URL must answer with a report."""
     well, ill = (doctor.check_predict_function(f"{other.url}/{way}", 2) for way in ("fine", "busy"))
 

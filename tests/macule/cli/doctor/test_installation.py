@@ -1,4 +1,4 @@
-"""What is installed, judged from what an interpreter, a C library and wheels say of themselves."""
+"""Checks of the interpreter, the C library and the wheels."""
 
 import compileall
 import re
@@ -16,15 +16,15 @@ NEEDS = [WheelPlatform((2, 27), "x86_64"), WheelPlatform((2, 28), "x86_64")]
 PYPROJECT = (ROOT / "layers/model/pyproject.toml").read_text()
 
 
-def test_the_pythons_are_those_of_the_package() -> None:
+def test_the_python_versions_match_the_package() -> None:
     """pyproject.toml allows the same versions."""
     (least, end) = (".".join(map(str, version)) for version in installation.PYTHONS)
 
     assert f'requires-python = ">={least},<{end}"' in PYPROJECT
 
 
-def test_the_wheels_are_those_of_the_package() -> None:
-    """Each dependency that Linux has is looked at, and the optional one of `heic`."""
+def test_the_wheels_match_the_package() -> None:
+    """Each dependency on Linux is checked, and the optional one of `heic`."""
     needed = tomllib.loads(PYPROJECT)["project"]["dependencies"]
     names = {re.split(r"[^\w-]", need)[0] for need in needed if "!= 'linux'" not in need}
 
@@ -41,13 +41,13 @@ def test_the_wheels_are_those_of_the_package() -> None:
         ((3, 15, 0), 2**63 - 1, FAIL),
     ],
 )
-def test_an_interpreter_is_judged(version: tuple[int, ...], largest: int, level: str) -> None:
-    """3.11 to 3.14 in 64 bits will do."""
+def test_interpreters_are_checked(version: tuple[int, ...], largest: int, level: str) -> None:
+    """Python 3.11 to 3.14 in 64 bits pass."""
     assert installation.check_python(version, largest).level == level
 
 
 @pytest.mark.parametrize(
-    ("found", "machine", "told"),
+    ("found", "machine", "expected"),
     [
         (("glibc", "2.36"), "x86_64", "2.36, x86_64"),
         (("glibc", "2.28"), "x86_64", "2.28, x86_64"),
@@ -57,17 +57,17 @@ def test_an_interpreter_is_judged(version: tuple[int, ...], largest: int, level:
         (("", ""), "x86_64", "not Alpine"),
     ],
 )
-def test_a_c_library_is_judged(found: tuple[str, str], machine: str, told: str) -> None:
-    """Too old a glibc, musl, and wheels for another processor are each told with a way out."""
+def test_c_libraries_are_checked(found: tuple[str, str], machine: str, expected: str) -> None:
+    """An old glibc, musl, and wheels for another processor are reported with a fix."""
     finding = installation.check_libc(found, machine, NEEDS)
 
-    assert told in finding.text
-    assert (finding.level == OK) == (told == f"{found[1]}, {machine}")
+    assert expected in finding.text
+    assert (finding.level == OK) == (expected == f"{found[1]}, {machine}")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no manylinux wheels")
-def test_a_wheel_says_what_it_was_built_for() -> None:
-    """numpy names a glibc and a processor; multipart, pure Python, and what is missing do not."""
+def test_wheel_tags_are_read() -> None:
+    """numpy's tags name glibc and processor; pure Python and missing packages name none."""
     (built,) = installation.wheel_platforms("numpy")
 
     assert (2, 5) < built.glibc < (3, 0)
@@ -79,7 +79,7 @@ def test_a_wheel_says_what_it_was_built_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "expected"),
     [
         ("import os; os.kill(os.getpid(), 4)", "CPU lacks an instruction"),
         ("import os; os.kill(os.getpid(), 9)", "memory ran out"),
@@ -87,16 +87,16 @@ def test_a_wheel_says_what_it_was_built_for() -> None:
         ("raise ImportError('libm.so: no version GLIBC_2.99')", "GLIBC_2.99"),
     ],
 )
-def test_what_kills_a_child_is_told(code: str, told: str) -> None:
-    """An illegal instruction, a kill, a crash and an error leave the one who asked alive."""
-    lived, said = installation.run_child(code, "")
+def test_a_dying_child_is_reported(code: str, expected: str) -> None:
+    """An illegal instruction, a kill, a crash and an error in a child are reported."""
+    lived, message = installation.run_child(code, "")
 
     assert not lived
-    assert told in said
+    assert expected in message
 
 
 def test_a_missing_wheel_fails_unless_it_is_optional() -> None:
-    """The line names the module, or what is not served without it."""
+    """The line names the module, or the format that is not supported without it."""
     missing = installation.check_wheel("no-such-wheel", "no_such_module")
 
     assert missing.level == FAIL
@@ -104,8 +104,8 @@ def test_a_missing_wheel_fails_unless_it_is_optional() -> None:
     assert installation.check_wheel("pillow-heif", "no_such_module").level in (OK, FAIL)
 
 
-def test_byte_code_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start without it takes thrice as long; the line has the command that writes it."""
+def test_missing_byte_code_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line has the command that writes it; a start without it takes three times as long."""
     (tmp_path / "uncompiled").mkdir()
     (tmp_path / "uncompiled/__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)

@@ -24,8 +24,8 @@ def decode(photos: list[dataset.Photo], labels: list[str]) -> dataset.Images:
     return dataset.decode_photos(photos, labels, (16, 24), "squash", QUIET, "decoding")
 
 
-def test_a_folder_a_class_is_labelled(tmp_path: Path) -> None:
-    """Folder names are labels; truth counts in the order of the labels given."""
+def test_a_folder_for_each_class_is_labelled(tmp_path: Path) -> None:
+    """Folder names are labels; classes are numbered in the order of the given labels."""
     photos = dataset.list_photos(fill(tmp_path, "mel/1.jpg", "mel/deep/2.JPG", "nv/3.png"))
     decoded = decode(photos, ["nv", "mel"])
 
@@ -34,8 +34,8 @@ def test_a_folder_a_class_is_labelled(tmp_path: Path) -> None:
     assert decoded.truth.tolist() == [1, 1, 0]
 
 
-def test_a_table_is_labelled_and_knows_splits(tmp_path: Path) -> None:
-    """labels.csv names files, labels and splits; rows without a file are left out."""
+def test_a_table_gives_labels_and_splits(tmp_path: Path) -> None:
+    """labels.csv names files, labels and splits; rows without a file are skipped."""
     fill(tmp_path, "a.jpg", "b.jpg")
     (tmp_path / "labels.csv").write_text(
         "label,split,image\nmel,train,a.jpg\nnv,val,b.jpg\nnv,val,\n"
@@ -47,12 +47,12 @@ def test_a_table_is_labelled_and_knows_splits(tmp_path: Path) -> None:
 
 
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
-    """Images without folders calibrate, but have no truth."""
+    """Images without folders are used for calibration, without true labels."""
     assert decode(dataset.list_photos(fill(tmp_path, "a.jpg", "b.jpg")), ["x", "y"]).truth is None
 
 
 def test_a_broken_image_is_counted_not_fatal(tmp_path: Path) -> None:
-    """One file that cannot be decoded does not stop the others."""
+    """One undecodable file does not stop the others."""
     fill(tmp_path, "mel/1.jpg", "nv/2.jpg")
     (tmp_path / "mel/3.jpg").write_text("no image")
     decoded = decode(dataset.list_photos(tmp_path), ["mel", "nv"])
@@ -60,8 +60,8 @@ def test_a_broken_image_is_counted_not_fatal(tmp_path: Path) -> None:
     assert (len(decoded.pixels), decoded.broken) == (2, 1)
 
 
-def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    """No folder, no image, no usable one, a foreign label and a table without columns are told."""
+def test_unusable_data_is_rejected(tmp_path: Path) -> None:
+    """A missing folder, no usable image, an unknown label and missing columns are reported."""
     with pytest.raises(BadInput, match="not a folder"):
         dataset.list_photos(tmp_path / "nowhere")
     with pytest.raises(BadInput, match="contains no images"):
@@ -74,8 +74,8 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
         dataset.list_photos(tmp_path)
 
 
-def test_the_draw_is_repeatable(tmp_path: Path) -> None:
-    """The same folder gives the same images, so that a conversion can be repeated."""
+def test_the_sample_is_repeatable(tmp_path: Path) -> None:
+    """The same folder gives the same sample of images."""
     photos = dataset.list_photos(fill(tmp_path, *(f"{n}.jpg" for n in range(9))))
 
     assert dataset.sample_photos(photos, [], 4) == dataset.sample_photos(photos, [], 4)

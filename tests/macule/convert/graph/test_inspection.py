@@ -1,4 +1,4 @@
-"""How parts of a network are named and scalings are written."""
+"""Recognition of architectures, and the text of scalings."""
 
 import numpy as np
 import pytest
@@ -42,22 +42,22 @@ FLAT = {
 
 
 @pytest.mark.parametrize("name", NESTED)
-def test_nested_networks_are_known_by_their_own_name(name: str) -> None:
-    """keras.applications name their models, and copies of them with a number behind."""
+def test_nested_networks_are_recognised_by_name(name: str) -> None:
+    """keras.applications name their models, and number copies of them."""
     assert inspection.detect_backbone([name, "dense", "input_1"]) == NESTED[name]
 
 
 @pytest.mark.parametrize("names", FLAT)
-def test_flat_networks_are_known_by_a_layer(names: tuple[str, ...]) -> None:
-    """A network without nesting is told by a layer that no other one has."""
+def test_flat_networks_are_recognised_by_a_layer(names: tuple[str, ...]) -> None:
+    """A network without nesting is recognised by a layer that only it has."""
     assert inspection.detect_backbone([*names, "dense"]) == FLAT[names]
 
 
 @pytest.mark.parametrize(
     ("last", "size"), [("d", "B0"), ("e", "B1"), ("f", "B3"), ("h", "B4"), ("m", "B7")]
 )
-def test_flat_efficientnets_are_told_by_their_depth(last: str, size: str) -> None:
-    """The last block of stage 6 tells the size; B1 stands for B2 too."""
+def test_flat_efficientnets_are_recognised_by_depth(last: str, size: str) -> None:
+    """The last block of stage 6 gives the size; B1 also covers B2."""
     blocks = [f"block6{letter}_expand_conv" for letter in "abcdefghijklm"]
     names = blocks[: "abcdefghijklm".index(last) + 1]
 
@@ -79,13 +79,13 @@ def test_flat_efficientnets_are_told_by_their_depth(last: str, size: str) -> Non
         (255, -116, False),
     ],
 )
-def test_raw_pixels_are_told_from_shares(scale: float, shift: float, expected: bool) -> None:
-    """Scalings made for 0 to 255 are told from those made for 0 to 1."""
+def test_pixel_scales_are_distinguished(scale: float, shift: float, expected: bool) -> None:
+    """Scalings for 0 to 255 are distinguished from those for 0 to 1."""
     assert inspection.expects_raw_pixels(np.full(3, scale), np.full(3, shift)) is expected
 
 
 def test_formulas_name_channels_only_where_they_differ() -> None:
-    """One number stands for three that are alike."""
+    """Three equal values are written as one number."""
     ones = np.ones(3)
 
     assert inspection.format_affine(ones / 127.5, -ones) == "x * 0.007843 - 1"

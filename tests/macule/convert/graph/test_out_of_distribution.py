@@ -1,4 +1,4 @@
-"""The distance from known images: its form, and what it tells apart."""
+"""The OOD score: its formula, and what it separates."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from support import small_model
 
 
-def known(count: int = 200, seed: int = 0) -> NDArray[np.float32]:
-    """Features of 30 numbers that vary along 3 directions, with a little noise."""
+def training_features(count: int = 200, seed: int = 0) -> NDArray[np.float32]:
+    """Return 30 features that vary along 3 directions, with a little noise."""
     random = np.random.default_rng(seed)
     directions = np.random.default_rng(9).normal(size=(3, 30))
     return np.asarray(
@@ -23,25 +23,27 @@ def known(count: int = 200, seed: int = 0) -> NDArray[np.float32]:
     )
 
 
-def test_known_images_are_about_1_away() -> None:
-    """Images like those of the fit, which it never saw, lie about 1 away on average."""
-    scorer = out_of_distribution.fit(known())
+def test_in_distribution_images_score_about_1() -> None:
+    """Unseen images of the fitted distribution score about 1 on average."""
+    scorer = out_of_distribution.fit(training_features())
 
-    assert scorer.scores(known(seed=1)).mean() == pytest.approx(1, abs=0.3)
-
-
-def test_what_leaves_the_known_directions_is_far() -> None:
-    """A step of the usual length in a direction that known images never take is far away."""
-    scorer = out_of_distribution.fit(known())
-    strange = known(seed=1) + np.random.default_rng(2).normal(0, 1, (200, 30)).astype(np.float32)
-
-    assert scorer.scores(strange).min() > scorer.scores(known(seed=3)).max()
+    assert scorer.scores(training_features(seed=1)).mean() == pytest.approx(1, abs=0.3)
 
 
-def test_distance_is_that_of_the_covariance() -> None:
-    """The short form equals the Mahalanobis distance under the covariance that it stands for."""
-    scorer = out_of_distribution.fit(known())
-    features = known(5, seed=4)
+def test_other_directions_score_high() -> None:
+    """A step of usual length in a direction without training variance scores high."""
+    scorer = out_of_distribution.fit(training_features())
+    strange = training_features(seed=1) + np.random.default_rng(2).normal(0, 1, (200, 30)).astype(
+        np.float32
+    )
+
+    assert scorer.scores(strange).min() > scorer.scores(training_features(seed=3)).max()
+
+
+def test_the_score_equals_the_mahalanobis_distance() -> None:
+    """The short formula equals the Mahalanobis distance under its covariance."""
+    scorer = out_of_distribution.fit(training_features())
+    features = training_features(5, seed=4)
     inverse = np.eye(30) - scorer.axes @ scorer.axes.T
     apart = (features - scorer.mean) * scorer.gain
 
@@ -50,17 +52,17 @@ def test_distance_is_that_of_the_covariance() -> None:
     np.testing.assert_allclose(scorer.scores(features), expected, rtol=1e-2)
 
 
-def test_features_that_never_vary_do_no_harm() -> None:
-    """Channels that training left dead, all of them even, give distances that are numbers."""
-    features = known()
+def test_constant_features_give_finite_scores() -> None:
+    """Dead channels, even if all are dead, give finite scores."""
+    features = training_features()
     features[:, :10] = 0
 
     assert np.isfinite(out_of_distribution.fit(features).scores(features)).all()
     assert np.isfinite(out_of_distribution.fit(features * 0).scores(features * 0)).all()
 
 
-def test_file_tells_known_images_from_others(tmp_path: Path) -> None:
-    """In the file, int8 too, nearly all noise and stripes lie beyond nearly all known images."""
+def test_the_file_separates_in_and_out_of_distribution(tmp_path: Path) -> None:
+    """In the file, also in int8, nearly all noise and stripes score above known images."""
     keras = pytest.importorskip("keras")
     keras.utils.set_random_seed(1)
     layers = keras.layers

@@ -1,4 +1,4 @@
-"""The small classifier and its inputs, made once for the tests of quantization that read them."""
+"""The small classifier and its inputs, made once for the tests of quantization."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,13 @@ from support import small_model
 
 @pytest.fixture(scope="package")
 def content() -> bytes:
-    """The small classifier."""
+    """Return the small classifier."""
     return small_model.content()
 
 
 @pytest.fixture(scope="package")
 def images() -> list[NDArray[np.float32]]:
-    """Scaled inputs, one by one."""
+    """Return scaled inputs, one by one."""
     return [
         batch_inference.scale(image[None], small_model.SCALING) for image in small_model.pixels()
     ]

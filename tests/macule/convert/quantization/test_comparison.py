@@ -1,4 +1,4 @@
-"""A candidate proved against its original."""
+"""Comparison of a candidate with its original."""
 
 import subprocess
 
@@ -16,7 +16,7 @@ TRUTH = np.arange(40) % 3
 
 @pytest.fixture(scope="module")
 def reference() -> NDArray[np.float64]:
-    """The original's probabilities."""
+    """Return the original's probabilities."""
     logits = batch_inference.logits(
         small_model.content(), small_model.pixels(), small_model.SCALING
     )
@@ -24,55 +24,59 @@ def reference() -> NDArray[np.float64]:
 
 
 @pytest.fixture(scope="module")
-def proof(reference: NDArray[np.float64]) -> Comparison:
-    """The original as a candidate for its own place."""
+def self_comparison(reference: NDArray[np.float64]) -> Comparison:
+    """Compare the original with itself."""
     candidate = Candidate("fp32", "fp32", small_model.content())
     return comparison.compare(
         candidate, reference, small_model.pixels(), small_model.SCALING, TRUTH, small_model.LABELS
     )
 
 
-def test_original_is_true_to_itself(proof: Comparison) -> None:
+def test_the_original_agrees_with_itself(self_comparison: Comparison) -> None:
     """The float file agrees with its own answers and loses nothing."""
-    assert (proof.agreement, proof.mean_change, proof.max_change) == (1.0, 0.0, 0.0)
-    assert proof.labelled == proof.original
-    assert (proof.images, proof.bytes) == (40, len(small_model.content()))
+    assert (self_comparison.agreement, self_comparison.mean_change, self_comparison.max_change) == (
+        1.0,
+        0.0,
+        0.0,
+    )
+    assert self_comparison.labelled == self_comparison.original
+    assert (self_comparison.images, self_comparison.bytes) == (40, len(small_model.content()))
 
 
-def test_labelled_figures_are_those_of_the_answers(
-    proof: Comparison, reference: NDArray[np.float64]
+def test_labelled_figures_match_the_answers(
+    self_comparison: Comparison, reference: NDArray[np.float64]
 ) -> None:
-    """Accuracy and each class's AUC come from the probabilities and the truth."""
-    assert proof.labelled is not None
-    assert proof.labelled.accuracy == (reference.argmax(axis=1) == TRUTH).mean()
-    assert proof.labelled.auc["b"] == metrics.auc(reference[:, 1], TRUTH == 1)
+    """Accuracy and each class's AUC follow from the probabilities and the labels."""
+    assert self_comparison.labelled is not None
+    assert self_comparison.labelled.accuracy == (reference.argmax(axis=1) == TRUTH).mean()
+    assert self_comparison.labelled.auc["b"] == metrics.auc(reference[:, 1], TRUTH == 1)
 
 
-def test_without_labels_there_are_no_such_figures(reference: NDArray[np.float64]) -> None:
-    """Agreement needs no truth; accuracy does."""
+def test_without_labels_there_is_no_accuracy(reference: NDArray[np.float64]) -> None:
+    """Agreement needs no labels; accuracy does."""
     candidate = Candidate("fp32", "fp32", small_model.content())
 
-    proof = comparison.compare(
+    self_comparison = comparison.compare(
         candidate, reference, small_model.pixels(), small_model.SCALING, None, small_model.LABELS
     )
 
-    assert (proof.labelled, proof.original) == (None, None)
-    assert proof.agreement == 1.0
+    assert (self_comparison.labelled, self_comparison.original) == (None, None)
+    assert self_comparison.agreement == 1.0
 
 
-def test_cost_is_that_of_a_bare_process(proof: Comparison) -> None:
-    """Whatever this process has loaded, the peak is that of numpy, the runtime and the file."""
+def test_memory_is_that_of_a_bare_process(self_comparison: Comparison) -> None:
+    """The peak is that of numpy, the runtime and the file, whatever this process has loaded."""
     ballast = np.ones(30_000_000)
 
     spent = comparison.measure_cost(small_model.content())
 
     assert ballast.nbytes > 2 * 100 * 2**20
     assert 20 < spent.peak_mb < 100
-    assert set(proof.p50_ms) == {1, 2}
-    assert min(proof.load_ms, *proof.p50_ms.values()) > 0
+    assert set(self_comparison.p50_ms) == {1, 2}
+    assert min(self_comparison.load_ms, *self_comparison.p50_ms.values()) > 0
 
 
-def test_file_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_file_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fresh process has a time-out."""
     monkeypatch.setattr(comparison, "PROBE_TIMEOUT_S", 0.01)
 

@@ -1,4 +1,4 @@
-"""Candidates in their order, and the search for what int8 hurts."""
+"""The order of the candidates, and the search for operators that int8 harms."""
 
 import itertools
 import re
@@ -11,60 +11,60 @@ from macule.convert.quantization import candidates, quantize
 from support import small_model
 
 
-def quiet(line: str) -> None:
-    """Say nothing."""
+def no_output(line: str) -> None:
+    """Print nothing."""
 
 
 @pytest.fixture(scope="module")
-def made() -> list[candidates.Candidate]:
-    """Every candidate of the small classifier."""
+def candidates_made() -> list[candidates.Candidate]:
+    """Return every candidate of the small classifier."""
     found = candidates.generate_candidates(
-        small_model.content(), small_model.pixels(), small_model.SCALING, "auto", quiet
+        small_model.content(), small_model.pixels(), small_model.SCALING, "auto", no_output
     )
     return list(found)
 
 
-def test_auto_offers_every_precision(made: list[candidates.Candidate]) -> None:
-    """int8 comes first and the original last, each under a name of its own."""
-    names = [each.name for each in made]
+def test_auto_offers_every_precision(candidates_made: list[candidates.Candidate]) -> None:
+    """int8 comes first and the original last, each under its own name."""
+    names = [each.name for each in candidates_made]
 
     assert names[:2] == ["int8", "int8, float head"]
     assert names[-3:] == ["dynamic", "fp16", "fp32"]
     assert len(set(names)) == len(names)
-    assert made[-1].content == small_model.content()
-    assert {each.precision for each in made} == {"int8", "dynamic", "fp16", "fp32"}
+    assert candidates_made[-1].content == small_model.content()
+    assert {each.precision for each in candidates_made} == {"int8", "dynamic", "fp16", "fp32"}
 
 
 @pytest.mark.parametrize("wanted", ["int8", "dynamic", "fp16", "fp32"])
 def test_one_precision_alone(wanted: str) -> None:
-    """A precision asked for is the only one offered."""
+    """A precision chosen by name is the only candidate."""
     found = candidates.generate_candidates(
-        small_model.content(), small_model.pixels(8), small_model.SCALING, wanted, quiet
+        small_model.content(), small_model.pixels(8), small_model.SCALING, wanted, no_output
     )
 
     assert {each.precision for each in found} == {wanted}
 
 
-def test_nothing_is_made_before_it_is_asked_for() -> None:
-    """The first candidate comes before the others' work: `auto` stops where one passes."""
-    said: list[str] = []
+def test_candidates_are_made_lazily() -> None:
+    """The first candidate is returned before the others are made."""
+    messages: list[str] = []
     found = candidates.generate_candidates(
-        small_model.content(), small_model.pixels(8), small_model.SCALING, "auto", said.append
+        small_model.content(), small_model.pixels(8), small_model.SCALING, "auto", messages.append
     )
 
     assert next(found).name == "int8"
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
-def test_what_cannot_be_made_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the quantizer fails, its candidates say why and the others are still offered."""
+def test_a_failing_candidate_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the quantizer fails, its candidates have the reason, and the others are still made."""
 
     def fail(*_: object) -> bytes:
         raise KeyError("no such tensor")
 
     monkeypatch.setattr(quantize, "quantize_static", fail)
     found = candidates.generate_candidates(
-        small_model.content(), small_model.pixels(8), small_model.SCALING, "auto", quiet
+        small_model.content(), small_model.pixels(8), small_model.SCALING, "auto", no_output
     )
     found = {each.name: each for each in found}
 
@@ -73,8 +73,8 @@ def test_what_cannot_be_made_costs_only_itself(monkeypatch: pytest.MonkeyPatch) 
     assert all(found[name].content for name in ("dynamic", "fp16", "fp32"))
 
 
-def test_a_network_that_compares_is_quantized() -> None:
-    """Tensors of true and false have ranges too: a network with `where` becomes int8."""
+def test_a_network_with_comparisons_is_quantized() -> None:
+    """Boolean tensors have ranges too: a network with `where` becomes int8."""
     keras = pytest.importorskip("keras")
     keras.utils.set_random_seed(3)
     inputs = keras.Input((small_model.SIDE_PX, small_model.SIDE_PX, 3))
@@ -85,15 +85,17 @@ def test_a_network_that_compares_is_quantized() -> None:
 
     first = next(
         candidates.generate_candidates(
-            content, small_model.pixels(8), small_model.SCALING, "int8", quiet
+            content, small_model.pixels(8), small_model.SCALING, "int8", no_output
         )
     )
 
     assert (first.error, bool(first.content)) == ("", True)
 
 
-def test_truer_int8_strays_less(made: list[candidates.Candidate]) -> None:
-    """On images it never saw, settled weights and a float head halve int8's mean change."""
+def test_rounding_and_a_float_head_reduce_the_error(
+    candidates_made: list[candidates.Candidate],
+) -> None:
+    """On unseen images rounding and a float head halve int8's mean change."""
     pixels = small_model.pixels(seed=9)
     reference = metrics.softmax(
         batch_inference.logits(small_model.content(), pixels, small_model.SCALING)
@@ -104,14 +106,14 @@ def test_truer_int8_strays_less(made: list[candidates.Candidate]) -> None:
             metrics.softmax(batch_inference.logits(each.content, pixels, small_model.SCALING)),
             reference,
         )["mean_change"]
-        for each in made
+        for each in candidates_made
     }
 
     assert change["int8, float head"] < change["int8"] / 2
 
 
-def test_worst_stretch_is_found() -> None:
-    """Where one channel is a thousand times as wide as its neighbours, there int8 is given up."""
+def test_the_worst_segment_is_found() -> None:
+    """int8 is dropped where one channel is a thousand times as wide as its neighbours."""
     content = small_model.content(outlier=1000.0)
     head = quantize.float_pattern(content)
     images = [
@@ -138,8 +140,8 @@ def test_worst_stretch_is_found() -> None:
     assert "wide" in worst or "last" in worst
 
 
-def test_stretches_cover_the_network_once() -> None:
-    """Every operator is in one stretch, whatever signs its name has."""
+def test_segments_cover_the_network_once() -> None:
+    """Every operator is in exactly one segment, for any characters in its name."""
     names = [f"block_{index}/conv(a|b)+{index};" for index in range(60)]
 
     cuts = candidates.split_segments(names)

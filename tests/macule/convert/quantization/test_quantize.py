@@ -11,14 +11,14 @@ from support import small_model
 
 
 def probabilities(content: bytes) -> Any:
-    """The file's answers on other images than those it was calibrated on."""
+    """Return the file's answers on images that were not used for calibration."""
     return metrics.softmax(
         batch_inference.logits(content, small_model.pixels(seed=7), small_model.SCALING)
     )
 
 
-def test_input_step_is_a_pixel(content: bytes, images: list[NDArray[np.float32]]) -> None:
-    """With (x-127)/128 the int8 input is pixel - 128, whatever the calibration images hold."""
+def test_the_input_step_is_a_pixel(content: bytes, images: list[NDArray[np.float32]]) -> None:
+    """With (x-127)/128 the int8 input is pixel - 128 for any calibration images."""
     made = quantize.int8(content, images, batch_inference.scaled_bounds(small_model.SCALING))
 
     (source,) = quantize.open_interpreter(made).get_input_details()
@@ -26,8 +26,8 @@ def test_input_step_is_a_pixel(content: bytes, images: list[NDArray[np.float32]]
     assert source["dtype"] == np.int8
 
 
-def test_float_head_answers_in_float(content: bytes, images: list[NDArray[np.float32]]) -> None:
-    """Logits and maps leave a file with a float head as float32, and an int8 one as int8."""
+def test_a_float_head_answers_in_float(content: bytes, images: list[NDArray[np.float32]]) -> None:
+    """A file with a float head returns float32 logits and maps; an int8 file int8."""
     bounds = batch_inference.scaled_bounds(small_model.SCALING)
 
     mixed = quantize.int8(content, images, bounds, quantize.float_pattern(content))
@@ -44,7 +44,7 @@ def test_float_head_answers_in_float(content: bytes, images: list[NDArray[np.flo
 
 
 def test_every_recipe_stays_close(content: bytes, images: list[NDArray[np.float32]]) -> None:
-    """fp16 hardly moves a probability, int8 with a float head and dynamic move it little."""
+    """fp16 hardly changes a probability; int8 with a float head and dynamic change it little."""
     before = probabilities(content)
     head = quantize.float_pattern(content)
     made = {
@@ -63,14 +63,14 @@ def test_every_recipe_stays_close(content: bytes, images: list[NDArray[np.float3
 
 
 def test_bounds_span_all_channels() -> None:
-    """A scaling that differs by channel is bounded by the widest."""
+    """A scaling that differs by channel is bounded by the widest channel."""
     assert batch_inference.scaled_bounds(((0.0, 0.0, 127.5), (255.0, 1.0, 127.5))) == pytest.approx(
         (-1.0, 255.0)
     )
 
 
-def test_range_lies_between_the_usual_and_the_outermost() -> None:
-    """Images that end at 1, 1 and 4 make a range up to 3: halfway from their mean to the most."""
+def test_a_range_is_between_mean_and_maximum() -> None:
+    """Images with maxima 1, 1 and 4 give a range up to 3: halfway from mean to maximum."""
     seen: quantize.Range = {}
     for most in (1.0, 1.0, 4.0):
         seen = quantize.update_range(seen, quantize.make_range(np.zeros(1), np.full(1, most)))

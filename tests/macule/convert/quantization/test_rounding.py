@@ -1,4 +1,4 @@
-"""Weights rounded by what their layer sees."""
+"""Rounding of weights by the inputs of their layer."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from support import small_model
 
 
-def test_errors_cancel_for_inputs_that_go_together() -> None:
-    """Of weights on correlated inputs, the output errs less than half as with nearest rounding."""
+def test_errors_cancel_for_correlated_inputs() -> None:
+    """On correlated inputs the output error is less than half of nearest rounding's."""
     random = np.random.default_rng(0)
     inputs = random.normal(size=(500, 4)) @ random.normal(size=(4, 9))
     inputs += random.normal(0, 0.05, inputs.shape)
@@ -24,8 +24,8 @@ def test_errors_cancel_for_inputs_that_go_together() -> None:
     assert errors[0] < errors[1] / 2
 
 
-def test_channels_of_a_depthwise_layer_are_rounded_apart() -> None:
-    """Two groups at once give what each gives alone."""
+def test_channels_of_a_depthwise_layer_are_rounded_separately() -> None:
+    """Two groups together give the weights of each group alone."""
     random = np.random.default_rng(1)
     rows = random.normal(size=(2, 1, 9)).astype(np.float32)
     root = random.normal(size=(2, 9, 9)).astype(np.float32)
@@ -39,10 +39,10 @@ def test_channels_of_a_depthwise_layer_are_rounded_apart() -> None:
     assert together == pytest.approx(np.stack(apart), abs=1e-6)
 
 
-def test_patches_are_what_a_layer_multiplies(
+def test_patches_are_the_inputs_of_a_layer(
     content: bytes, images: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Patches times weights plus bias are the layer's output, strides and paddings included."""
+    """Patches times weights plus bias are the layer's output, with strides and padding."""
     monkeypatch.setattr(tflite_weights, "MAX_PATCHES", 10_000)
     found = tflite_weights.read_layers(bytearray(content), quantize.float_pattern(content))
     reader = quantize.open_interpreter(content, keep_all=True)
@@ -61,10 +61,10 @@ def test_patches_are_what_a_layer_multiplies(
     assert {layer.code for layer in found} == {tflite_weights.CONVOLUTION, tflite_weights.DEPTHWISE}
 
 
-def test_quantized_file_holds_the_settled_weights(
+def test_the_quantized_file_has_the_rounded_weights(
     content: bytes, images: list[NDArray[np.float32]]
 ) -> None:
-    """What the quantizer stores, times its step, is the settled weight: no second rounding."""
+    """The stored weight times its step is the rounded weight."""
     head = quantize.float_pattern(content)
     settled, grids = rounding.round_weights(content, images, head)
     found = quantize.calibrate_ranges(
@@ -82,8 +82,8 @@ def test_quantized_file_holds_the_settled_weights(
         assert values * grids[layer.name] == pytest.approx(layer.weights, abs=1e-6)
 
 
-def test_head_is_left_alone(content: bytes, images: list[NDArray[np.float32]]) -> None:
-    """The layers of the head have no grid, and none of their weights has moved."""
+def test_the_head_is_not_rounded(content: bytes, images: list[NDArray[np.float32]]) -> None:
+    """The layers of the head have no grid, and their weights are unchanged."""
     head = quantize.float_pattern(content)
 
     settled, grids = rounding.round_weights(content, images, head)
@@ -96,8 +96,8 @@ def test_head_is_left_alone(content: bytes, images: list[NDArray[np.float32]]) -
     assert all((old.weights == new.weights).all() for old, new in kept)
 
 
-def test_a_few_images_do(content: bytes, images: list[NDArray[np.float32]]) -> None:
-    """Two images leave most directions unseen, and the answers still hold."""
+def test_few_images_are_enough(content: bytes, images: list[NDArray[np.float32]]) -> None:
+    """With two images the answers stay close."""
     settled, _ = rounding.round_weights(content, images[:2], quantize.float_pattern(content))
 
     before, after = (

@@ -1,4 +1,4 @@
-"""The report of a conversion: both files carry the facts, say what is missing, and are safe."""
+"""The report of a conversion: complete in both formats, honest about gaps, and safe."""
 
 import re
 from html.parser import HTMLParser
@@ -15,7 +15,7 @@ LABELS = ["nevus", "melanoma", "seborrheic_keratosis"]
 
 
 class Reader(HTMLParser):
-    """Collects tags, every attribute that could fetch, and the text."""
+    """Collects tags, every attribute that could load a resource, and the text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Reader(HTMLParser):
 
 
 def evidence(labels: list[str] | None = None, count: int = 150, noise: float = 0.1) -> Any:
-    """Make a whole conversion's evidence; the second candidate is chosen."""
+    """Return the evidence of a conversion in which the second candidate is chosen."""
     labels = labels or LABELS
     classes = len(labels)
     draw = np.random.default_rng(7)
@@ -138,7 +138,7 @@ def evidence(labels: list[str] | None = None, count: int = 150, noise: float = 0
 
 
 def unlabelled() -> Any:
-    """Make the evidence of a conversion that had images but no labels."""
+    """Return the evidence of a conversion with images but without labels."""
     found = evidence() | {"truth": None}
     found["scaling"] |= {"n": 0, "table": []}
     nothing = {"accuracy": None, "balanced_accuracy": None, "auc": None}
@@ -148,15 +148,15 @@ def unlabelled() -> Any:
     return found
 
 
-def both(folder: Path, found: Any) -> list[str]:
-    """Write the report; give the text of both files, the page's as a reader sees it."""
+def report_texts(folder: Path, found: Any) -> list[str]:
+    """Write the report; return the text of both files, of the page as a reader sees it."""
     pages.write(folder, found)
     page = Reader((folder / "report.html").read_text("utf-8"))
     return [(folder / "REPORT.md").read_text("utf-8"), page.text]
 
 
-def test_both_files_carry_the_facts(tmp_path: Path) -> None:
-    """Verdict, sizes, agreement with its n, gates, findings, card and command are in both files."""
+def test_both_files_have_the_facts(tmp_path: Path) -> None:
+    """Verdict, sizes, agreement, limits, findings, card and command are in both files."""
     found = evidence()
     same = round(found["candidates"][1]["agreement"] * 150)
     facts = [
@@ -183,12 +183,12 @@ def test_both_files_carry_the_facts(tmp_path: Path) -> None:
         "not a medical device",
     ]
 
-    for text in both(tmp_path, found):
+    for text in report_texts(tmp_path, found):
         assert [fact for fact in facts if fact not in text] == []
 
 
-def test_figures_are_right(tmp_path: Path) -> None:
-    """Calibration errors, changed answers and the confusion's counts are those of the arrays."""
+def test_figures_are_correct(tmp_path: Path) -> None:
+    """Calibration errors, changed answers and the confusion matrix match the arrays."""
     found = evidence(noise=0.6)
     before, after = (found["probabilities"][key] for key in ("before", "after"))
     truth = found["truth"]
@@ -198,7 +198,7 @@ def test_figures_are_right(tmp_path: Path) -> None:
     right, wrong = int((other & (now == truth)).sum()), int((other & (was == truth)).sum())
     counts = [int(((truth == 1) & (now == index)).sum()) for index in range(3)]
 
-    text, page = both(tmp_path, found)
+    text, page = report_texts(tmp_path, found)
 
     for one in (text, page):
         assert f"{errors[0]:.3f} before and {errors[1]:.3f} after" in one
@@ -209,8 +209,8 @@ def test_figures_are_right(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("found", [evidence(), evidence([HOSTILE, *LABELS[1:]]), unlabelled()])
-def test_the_page_asks_for_nothing(tmp_path: Path, found: Any) -> None:
-    """The page has no script, no handler and no address outside itself."""
+def test_the_page_loads_nothing(tmp_path: Path, found: Any) -> None:
+    """The page has no script, no handler and no external address."""
     pages.write(tmp_path, found)
     page = (tmp_path / "report.html").read_text("utf-8")
     reader = Reader(page)
@@ -222,8 +222,8 @@ def test_the_page_asks_for_nothing(tmp_path: Path, found: Any) -> None:
     assert "default-src 'none'" in page
 
 
-def test_hostile_words_stay_words(tmp_path: Path) -> None:
-    """Markup in a label, file name, finding or title is shown, not obeyed, in both files."""
+def test_hostile_text_is_escaped(tmp_path: Path) -> None:
+    """Markup in a label, file name, finding or title is shown as text, in both files."""
     from markdown_it import MarkdownIt
 
     found = evidence([HOSTILE, *LABELS[1:]])
@@ -231,7 +231,7 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     found["findings"] = [{"level": "warning", "text": HOSTILE}]
     found["candidates"][1]["name"] = HOSTILE
     found["command"] = "macule convert '```\n# <b>'"
-    text, page = both(tmp_path, found)
+    text, page = report_texts(tmp_path, found)
     rendered = Reader(MarkdownIt("commonmark").enable("table").render(text))
 
     assert {"b", "em", "img", "script"} & rendered.tags == set()
@@ -239,16 +239,16 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     assert rendered.text.count(HOSTILE) >= 8
 
 
-def test_plain_words_stay_readable() -> None:
-    """A label with underscores, a share and Vietnamese need no escapes."""
+def test_plain_text_is_not_escaped() -> None:
+    """A label with underscores, a percentage and Vietnamese need no escapes."""
     assert markdown.escape("seborrheic_keratosis 98 % nốt ruồi") == (
         "seborrheic_keratosis 98 % nốt ruồi"
     )
 
 
-def test_without_labels_it_says_so(tmp_path: Path) -> None:
-    """Without labels there is no confusion, the reason is said, and one gate counts as open."""
-    for text in both(tmp_path, unlabelled()):
+def test_without_labels_the_report_says_so(tmp_path: Path) -> None:
+    """Without labels there is no confusion matrix, the reason is given, and one limit is open."""
+    for text in report_texts(tmp_path, unlabelled()):
         assert "No labelled images were given" in text
         assert "passes all gates that could be measured" in text
         assert "Not measured: greatest loss of a metric." in text
@@ -256,27 +256,27 @@ def test_without_labels_it_says_so(tmp_path: Path) -> None:
 
 
 def test_without_maps_it_says_so(tmp_path: Path) -> None:
-    """Of a file without activation maps, the report says that none were given."""
-    for text in both(tmp_path, evidence() | {"maps": []}):
+    """The report of a file without activation maps says that none were given."""
+    for text in report_texts(tmp_path, evidence() | {"maps": []}):
         assert "No activation maps were given" in text
 
 
-def test_stand_ins_prove_nothing(tmp_path: Path) -> None:
-    """Where no image was given, the agreement is never shown as one on images."""
+def test_synthetic_images_prove_nothing(tmp_path: Path) -> None:
+    """Without images the agreement is never shown as measured on images."""
     found = unlabelled()
     found["images"] = {"calibration": 0, "evaluation": 0, "note": ""}
 
-    for text in both(tmp_path, found):
+    for text in report_texts(tmp_path, found):
         assert "synthetic images, which prove nothing" in text
         assert "of 150 images; 95 %" not in text
 
 
 def test_calibration_images_are_named_as_such(tmp_path: Path) -> None:
-    """A comparison on the very images of the calibration is said to be one, with its n."""
+    """A comparison on the calibration images says so, with their number."""
     found = unlabelled()
     found["images"] = {"calibration": 150, "evaluation": 0, "note": ""}
 
-    for text in both(tmp_path, found):
+    for text in report_texts(tmp_path, found):
         assert "Compared on the calibration images;" in text
         assert "of 150 images; 95 %" in text
 
@@ -288,47 +288,47 @@ def test_calibration_images_are_named_as_such(tmp_path: Path) -> None:
         ({"failed": ["it is too slow"]}, "it is too slow"),
     ],
 )
-def test_a_failed_gate_is_never_green(tmp_path: Path, change: Any, words: str) -> None:
-    """The verdict is bad whether the figures or the gate's own sentences say so."""
+def test_a_failed_limit_is_never_green(tmp_path: Path, change: Any, words: str) -> None:
+    """The verdict is bad if the figures or the limits' messages say so."""
     found = evidence()
     found["candidates"][1] |= change
 
-    for text in both(tmp_path, found):
+    for text in report_texts(tmp_path, found):
         assert words in text
         assert "passes all gates" not in text
     assert 'class="verdict bad"' in (tmp_path / "report.html").read_text("utf-8")
 
 
-def test_few_images_are_a_reason_to_doubt(tmp_path: Path) -> None:
-    """With so few images that one other answer fails the gate, the first screen says so."""
-    for text in both(tmp_path, evidence(count=9)):
+def test_few_images_are_a_warning(tmp_path: Path) -> None:
+    """If one changed answer would fail a limit, the first screen says so."""
+    for text in report_texts(tmp_path, evidence(count=9)):
         assert "Only 9 images were compared" in text
 
 
-def test_a_temperature_between_is_explained(tmp_path: Path) -> None:
-    """Where served probabilities differ from those of the gate, both figures are named."""
+def test_a_temperature_is_explained(tmp_path: Path) -> None:
+    """If the served probabilities differ from the compared ones, both figures are named."""
     found = evidence()
     found["candidates"][1]["mean_change"] = 0.0001
     found["card"]["temperature"] = 1.7
 
-    for text in both(tmp_path, found):
+    for text in report_texts(tmp_path, found):
         assert "The gate measured a mean change of 0.0001" in text
         assert "with temperature 1.7" in text
 
 
 @pytest.mark.parametrize(("classes", "count"), [(7, 500), (40, 2000)])
 def test_sizes_are_bounded(tmp_path: Path, classes: int, count: int) -> None:
-    """Many classes and images leave the page under 1.5 MB and the text under 64 kB."""
+    """With many classes and images the page stays below 1.5 MB and the text below 64 kB."""
     found = evidence([f"label_{index}" for index in range(classes)], count)
     found["maps"] = [found["maps"][0]] * 6
-    text, _ = both(tmp_path, found)
+    text, _ = report_texts(tmp_path, found)
 
     assert (tmp_path / "report.html").stat().st_size < 1.5 * 2**20
     assert len(text) < 64 * 1024
 
 
 @pytest.mark.parametrize("part", ["before", "after"])
-def test_a_model_that_never_changes_can_be_drawn(tmp_path: Path, part: str) -> None:
+def test_a_constant_model_can_be_drawn(tmp_path: Path, part: str) -> None:
     """Equal probabilities, a flat map and a class without images raise no warning."""
     found = evidence()
     other = {"before": "after", "after": "before"}[part]
@@ -336,5 +336,5 @@ def test_a_model_that_never_changes_can_be_drawn(tmp_path: Path, part: str) -> N
     found["truth"] = np.minimum(found["truth"], 1)
     found["maps"][0]["before"] = np.zeros((7, 7))
 
-    for text in both(tmp_path, found):
+    for text in report_texts(tmp_path, found):
         assert "changed on 0 of 150 images" in text

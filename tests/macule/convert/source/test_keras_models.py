@@ -1,4 +1,4 @@
-"""Every kind of model of the zoo, from its file to LiteRT and back to its own answers."""
+"""Every kind of Keras model: its LiteRT file gives the model's own answers."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from support.service import needs_tensorflow
 
 pytestmark = [
     needs_tensorflow,
-    # Keras's variables know NumPy 1 alone; it is while these models are written that this shows
+    # Keras's variables support NumPy 1 only, which shows while these models are written
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
-# One of each way to be saved, of each generation of Keras and of each kind of head; the others
-# are combinations, and networks of full depth.
+# One of each file format, of each generation of Keras and of each kind of head; the others are
+# combinations, and networks of full depth.
 FAST = {"deep", "logits", "flatten", "attentive", "resized", "exported", "old nested", "old flat"}
 FAST |= {"lite sigmoid", "lite int8"}
 KINDS = [
@@ -26,7 +26,7 @@ KINDS = [
 
 
 class Case(NamedTuple):
-    """A model of the zoo, loaded and exported."""
+    """A model of the collection, loaded and exported."""
 
     kind: keras_models.Kind
     folder: Path
@@ -36,7 +36,7 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module", params=KINDS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Written, loaded and exported at its own size, or at 64 px where that is free."""
+    """Write, load and export a model at its own size, or at 64 px if its size is free."""
     kind = keras_models.ZOO[request.param]
     folder = tmp_path_factory.mktemp("zoo")
     source = load.load(kind.write(folder))
@@ -44,15 +44,15 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def reference(case: Case) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Images and what the model said of them before it was saved, as probabilities."""
+    """Return images and the probabilities of the model before it was saved."""
     with np.load(case.folder / "reference.npz") as stored:
         images, answer = stored["images"], stored["answer"].astype(np.float32)
     kind = "linear" if case.kind.output == "logits" else case.kind.output
     return images, output_check.to_probabilities(answer, kind)
 
 
-def test_facts_are_those_of_the_model(case: Case) -> None:
-    """Kind, output, labels, size, scaling inside and architecture are what was built."""
+def test_facts_match_the_model(case: Case) -> None:
+    """Kind, output, labels, size, inner scaling and architecture match the built model."""
     source, kind = case.source, case.kind
 
     found = (source.kind, source.output, source.classes, source.channels)
@@ -66,8 +66,8 @@ def test_facts_are_those_of_the_model(case: Case) -> None:
     )
 
 
-def test_file_answers_as_the_model_did(case: Case) -> None:
-    """The loaded model and the LiteRT file give the probabilities of before, within 1e-3."""
+def test_the_file_answers_as_the_model(case: Case) -> None:
+    """The loaded model and the LiteRT file give the same probabilities, within 1e-3."""
     if case.kind.kind == "tflite":
         pytest.skip("a .tflite is its own reference")
     images, expected = reference(case)
@@ -81,14 +81,14 @@ def test_file_answers_as_the_model_did(case: Case) -> None:
 
 
 def test_answers_differ_between_images(case: Case) -> None:
-    """The images are told apart, so that agreement on them proves something."""
+    """The images get different answers, so that agreement on them is meaningful."""
     images = load.sample_images(case.source, 6, *(size or 64 for size in case.kind.size))
 
     assert np.ptp(load.predict(case.source, images), axis=0).max() > 0.01
 
 
 def test_maps_are_grad_cam(case: Case) -> None:
-    """Maps equal a GradientTape's Grad-CAM, or the card says in a sentence why there are none."""
+    """Maps equal a GradientTape's Grad-CAM, or the card says why there are none."""
     cam, kind = case.exported.cam, case.kind
 
     assert cam.get("head") == kind.head
@@ -101,8 +101,8 @@ def test_maps_are_grad_cam(case: Case) -> None:
     assert cam["max_error"] < 2e-3
 
 
-def test_maps_lie_in_the_file_beside_the_logits(case: Case) -> None:
-    """One signature; logits (1, classes) and, where there is a head, maps (1, h, w, classes)."""
+def test_maps_are_outputs_of_the_file(case: Case) -> None:
+    """One signature has logits (1, classes) and, with a head, maps (1, h, w, classes)."""
     images = load.sample_images(case.source, 2, *(size or 64 for size in case.kind.size))
     rows = tflite.run_outputs(case.exported.content, images)
 

@@ -1,4 +1,4 @@
-"""Labels and names, from every place where people keep them."""
+"""Labels and names from the usual files."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def model(tmp_path: Path) -> Path:
         "\ufeffnevus\r\nmelanoma\r\nkeratosis\r\n",
     ],
 )
-def test_a_file_of_any_common_form_is_read(text: str, model: Path) -> None:
+def test_every_common_format_is_read(text: str, model: Path) -> None:
     """Lines, numbered lines, a JSON list and Keras's class_indices give the same labels."""
     file = model.with_name("classes")
     file.write_text(text, encoding="utf-8")
@@ -32,20 +32,20 @@ def test_a_file_of_any_common_form_is_read(text: str, model: Path) -> None:
     assert labelling.read_labels(str(file), model, [], 3) == ["nevus", "melanoma", "keratosis"]
 
 
-def test_a_list_is_read_as_it_stands(model: Path) -> None:
-    """On the command line the order of the outputs is kept."""
+def test_a_list_keeps_its_order(model: Path) -> None:
+    """Labels on the command line keep the order of the outputs."""
     assert labelling.read_labels("b, a,c", model, [], 3) == ["b", "a", "c"]
 
 
 def test_teachable_machine_s_labels_are_found(model: Path) -> None:
-    """labels.txt beside the model counts where none are given."""
+    """labels.txt beside the model is used if no labels are given."""
     model.with_name("labels.txt").write_text("0 Nốt ruồi\n1 U hắc tố\n")
 
     assert labelling.read_labels(None, model, [], 2) == ["Nốt ruồi", "U hắc tố"]
 
 
 @pytest.mark.parametrize(
-    ("text", "classes", "told"),
+    ("text", "classes", "expected"),
     [
         (None, 3, "--labels"),
         ("a,b", 3, "2 labels .* for 3 outputs"),
@@ -54,20 +54,22 @@ def test_teachable_machine_s_labels_are_found(model: Path) -> None:
         ("", 2, "empty"),
     ],
 )
-def test_wrong_labels_are_refused(text: str | None, classes: int, told: str, model: Path) -> None:
-    """Missing, too few, double and empty labels are told with the way out."""
-    with pytest.raises(BadInput, match=told):
+def test_wrong_labels_are_rejected(
+    text: str | None, classes: int, expected: str, model: Path
+) -> None:
+    """Missing, too few, duplicate and empty labels are reported with a fix."""
+    with pytest.raises(BadInput, match=expected):
         labelling.read_labels(text, model, [], classes)
 
 
-def test_the_folders_are_a_hint(model: Path) -> None:
-    """Without labels the refusal shows the images' folders in Keras's order."""
+def test_folders_are_suggested(model: Path) -> None:
+    """Without labels the error lists the images' folders in Keras's order."""
     with pytest.raises(BadInput, match="mel,nv"):
         labelling.read_labels(None, model, ["nv", "mel"], 2)
 
 
-def test_names_come_in_languages(tmp_path: Path) -> None:
-    """A JSON file names labels in several languages; English must be there, and all of them."""
+def test_names_have_languages(tmp_path: Path) -> None:
+    """A JSON file has names in several languages; English is required, and complete."""
     file = tmp_path / "names.json"
     file.write_text(json.dumps({"en": ["A", "B"], "vi": ["Một", "Hai"]}), encoding="utf-8")
 
@@ -78,7 +80,7 @@ def test_names_come_in_languages(tmp_path: Path) -> None:
 
 
 def test_descriptions_and_urgent_labels_are_checked(tmp_path: Path) -> None:
-    """Descriptions come from a JSON file, one for each label; urgent labels are some of them."""
+    """Descriptions are one for each label; urgent labels must be labels."""
     file, short = tmp_path / "descriptions.json", tmp_path / "short.json"
     file.write_text(json.dumps({"en": ["A spot, brown.", "B"], "vi": ["Đốm", "B"]}))
     short.write_text(json.dumps({"en": ["A"]}))

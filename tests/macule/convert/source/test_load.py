@@ -1,4 +1,4 @@
-"""What is refused when a model is loaded, each in one sentence with the way out."""
+"""Models that cannot be loaded are rejected in one sentence with a fix."""
 
 import json
 import zipfile
@@ -34,7 +34,7 @@ WRONG_FILES = {
 
 
 def refusal(path: Path, constants: dict[str, float] | None = None) -> str:
-    """The one sentence that a model is refused with."""
+    """Return the sentence with which a model is rejected."""
     with pytest.raises(BadInput) as refused:
         load.load(path, constants or {})
     text = str(refused.value)
@@ -44,7 +44,7 @@ def refusal(path: Path, constants: dict[str, float] | None = None) -> str:
 
 
 def save(path: Path, *layers: Any, shape: tuple[int, ...] = (16, 16, 3), **setup: Any) -> Path:
-    """Save a Sequential of Keras 3."""
+    """Save a Sequential model of Keras 3."""
     import keras
 
     model = keras.Sequential([keras.Input(shape), *layers])
@@ -55,14 +55,14 @@ def save(path: Path, *layers: Any, shape: tuple[int, ...] = (16, 16, 3), **setup
 
 
 def body() -> list[Any]:
-    """A convolution and GAP."""
+    """Return a convolution with global average pooling."""
     import keras
 
     return [keras.layers.Conv2D(4, 3, 2), keras.layers.GlobalAveragePooling2D()]
 
 
 def dense(*given: Any) -> Any:
-    """A Dense layer of Keras 3."""
+    """Return a Dense layer of Keras 3."""
     import keras
 
     return keras.layers.Dense(*given)
@@ -70,8 +70,8 @@ def dense(*given: Any) -> Any:
 
 @pytest.mark.parametrize("what", WRONG_FILES)
 @pytest.mark.parametrize("name", ["model.keras", "model.h5", "model.tflite"])
-def test_files_are_told_by_their_bytes(what: str, name: str, tmp_path: Path) -> None:
-    """Whatever a file is called, the sentence says what it is and what to do."""
+def test_files_are_recognised_by_their_bytes(what: str, name: str, tmp_path: Path) -> None:
+    """Under any file name the error says what the file is and what to do."""
     content, way = WRONG_FILES[what]
     (tmp_path / name).write_bytes(content)
 
@@ -82,7 +82,7 @@ def test_files_are_told_by_their_bytes(what: str, name: str, tmp_path: Path) -> 
 
 
 def test_names_do_not_matter(tmp_path: Path) -> None:
-    """An archive under the name of an `.h5` loads, and so does the reverse."""
+    """An archive named `.h5` loads, and so does an HDF5 file named `.keras`."""
     path = save(tmp_path / "model.keras", *body(), dense(3, "softmax"))
 
     source = load.load(path.rename(tmp_path / "model.h5"))
@@ -92,8 +92,8 @@ def test_names_do_not_matter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["flat", "logits", "old flat", "lite"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
-def test_truncated_files(kind: str, share: float, tmp_path: Path) -> None:
-    """A file that was cut off anywhere is damaged, and nothing worse happens."""
+def test_truncated_files_are_rejected(kind: str, share: float, tmp_path: Path) -> None:
+    """A file truncated anywhere is reported as damaged."""
     path = keras_models.ZOO[kind].write(tmp_path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
@@ -102,8 +102,8 @@ def test_truncated_files(kind: str, share: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["saved_model.pb", "variables/variables.index", "data"])
-def test_broken_folders(part: str, tmp_path: Path) -> None:
-    """A SavedModel with a part cut off or missing is refused."""
+def test_incomplete_folders_are_rejected(part: str, tmp_path: Path) -> None:
+    """A SavedModel with a truncated or missing part is rejected."""
     path = keras_models.ZOO["exported"].write(tmp_path)
     file = next(path.glob("variables/*.data*")) if part == "data" else path / part
     content = file.read_bytes()
@@ -115,20 +115,20 @@ def test_broken_folders(part: str, tmp_path: Path) -> None:
 
 
 def test_missing_paths_and_folders_without_a_model(tmp_path: Path) -> None:
-    """A path that is not there, and a folder that is no SavedModel, are named."""
+    """A missing path and a folder that is no SavedModel are named."""
     assert "check the path" in refusal(tmp_path / "model.keras")
     assert "no saved_model.pb" in refusal(tmp_path)
 
 
-def test_zips_around_a_model(tmp_path: Path) -> None:
-    """A zip with a model inside, as Teachable Machine gives it, is to be unpacked."""
+def test_zips_around_a_model_are_rejected(tmp_path: Path) -> None:
+    """A zip with a model inside, as Teachable Machine gives it, must be unpacked."""
     with zipfile.ZipFile(tmp_path / "converted.zip", "w") as file:
         file.writestr("keras_model.h5", b"")
 
     assert "extract it" in refusal(tmp_path / "converted.zip")
 
 
-def test_weights_alone(tmp_path: Path) -> None:
+def test_weights_alone_are_rejected(tmp_path: Path) -> None:
     """An `.h5` of weights has no network."""
     import keras
 
@@ -151,14 +151,14 @@ OUTPUTS: dict[str, tuple[Callable[[], list[Any]], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", OUTPUTS)
-def test_outputs_that_are_no_distribution(what: str, tmp_path: Path) -> None:
-    """What does not name one of several labels is refused, and the sentence says why."""
+def test_outputs_that_are_no_distribution_are_rejected(what: str, tmp_path: Path) -> None:
+    """Outputs that do not name one of several labels are rejected with the reason."""
     make, setup, words = OUTPUTS[what]
 
     assert words in refusal(save(tmp_path / "model.keras", *make(), **setup))
 
 
-def test_one_logit_of_a_binary_loss_is_a_sigmoid(tmp_path: Path) -> None:
+def test_one_logit_with_a_binary_loss_is_a_sigmoid(tmp_path: Path) -> None:
     """A linear unit trained with binary cross-entropy has two labels."""
     import keras
 
@@ -171,8 +171,8 @@ def test_one_logit_of_a_binary_loss_is_a_sigmoid(tmp_path: Path) -> None:
     assert answer.sum(axis=1) == pytest.approx([1, 1, 1])
 
 
-def test_two_outputs(tmp_path: Path) -> None:
-    """Of several outputs nobody knows which is meant."""
+def test_two_outputs_are_rejected(tmp_path: Path) -> None:
+    """Models with several outputs are rejected."""
     import keras
 
     inputs = keras.Input((16, 16, 3))
@@ -183,8 +183,8 @@ def test_two_outputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(20,), (16, 16, 4), (3, 16, 16)])
-def test_inputs_that_are_no_image(shape: tuple[int, ...], tmp_path: Path) -> None:
-    """Rows, four channels and channels first are refused with the shape that was found."""
+def test_inputs_that_are_no_image_are_rejected(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """Rows, four channels and channels first are rejected with the shape."""
     import keras
 
     layers = [keras.layers.Flatten(), dense(3, "softmax")]
@@ -195,8 +195,8 @@ def test_inputs_that_are_no_image(shape: tuple[int, ...], tmp_path: Path) -> Non
     assert "channels last" in text
 
 
-def test_other_inputs_take_constants(tmp_path: Path) -> None:
-    """A second input is refused by name, and held constant on demand, with maps and all."""
+def test_other_inputs_can_be_constants(tmp_path: Path) -> None:
+    """A second input is rejected by name, and can be held constant, also with maps."""
     model = keras_models.informed(keras_models.three())
     model.save(tmp_path / "model.keras")
     images = np.random.default_rng(1).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
@@ -212,7 +212,7 @@ def test_other_inputs_take_constants(tmp_path: Path) -> None:
     assert export.export(source, 32, 32).cam["faithful"]
 
 
-def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
+def test_weights_that_are_nan_are_rejected(tmp_path: Path) -> None:
     """One NaN among the weights is enough."""
     import keras
 
@@ -229,7 +229,7 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["keras", "tf_keras"])
 @pytest.mark.filterwarnings("ignore:You are saving:UserWarning")
 def test_lambda_layers_do_not_run(family: str, suffix: str, tmp_path: Path) -> None:
-    """A Lambda layer is found in the config, before any Keras could run its code."""
+    """A Lambda layer is found in the config before any Keras could run its code."""
     keras = pytest.importorskip(family)
     mark = tmp_path / "ran"
     code = f"lambda x: (x, __import__('pathlib').Path({str(mark)!r}).touch())[0]"
@@ -248,8 +248,8 @@ def test_lambda_layers_do_not_run(family: str, suffix: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("family", ["keras", "tf_keras"])
 @pytest.mark.filterwarnings("ignore:You are saving:UserWarning")
-def test_classes_of_the_users_own(family: str, suffix: str, tmp_path: Path) -> None:
-    """A layer that is not Keras's is named, and the way out is Keras's layers or export."""
+def test_custom_classes_are_rejected(family: str, suffix: str, tmp_path: Path) -> None:
+    """A custom layer is named, with Keras's layers or an export as the fix."""
     keras = pytest.importorskip(family)
 
     class Swirl(keras.layers.Layer):  # type: ignore[misc, name-defined]
@@ -281,8 +281,8 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("what", CONFIGS)
-def test_configs_that_reach_beyond_the_model(what: str) -> None:
-    """Whatever a config names that runs code or opens files is refused at any depth."""
+def test_configs_with_unsafe_references_are_rejected(what: str) -> None:
+    """A config that runs code or opens files is rejected at any depth."""
     with pytest.raises(BadInput):
         validation.check_config("model.keras", {"layers": [{"inner": [CONFIGS[what]]}]})
 
@@ -291,14 +291,14 @@ def test_configs_that_reach_beyond_the_model(what: str) -> None:
     "called", ["math.truediv", "math.subtract", "__operators__.getitem", "cast", "image.resize"]
 )
 def test_arithmetic_in_a_config_is_allowed(called: str) -> None:
-    """Scaling that was written as arithmetic runs nothing but TensorFlow's own operators."""
+    """Scaling written as arithmetic runs only TensorFlow's own operators."""
     validation.check_config(
         "model.h5", {"class_name": "TFOpLambda", "config": {"function": called}}
     )
 
 
-def test_arrays_in_other_files(tmp_path: Path) -> None:
-    """An `.h5` that reads its weights from elsewhere on the machine is refused."""
+def test_arrays_in_other_files_are_rejected(tmp_path: Path) -> None:
+    """An `.h5` with external links to other files is rejected."""
     path = keras_models.ZOO["logits"].write(tmp_path)
     with h5py.File(path, "r+") as file:
         file["model_weights"]["stolen"] = h5py.ExternalLink("/etc/other.h5", "/")
@@ -306,8 +306,8 @@ def test_arrays_in_other_files(tmp_path: Path) -> None:
     assert "reads another file" in refusal(path)
 
 
-def test_archives_that_write_elsewhere(tmp_path: Path) -> None:
-    """A member that would land outside the archive's folder is refused."""
+def test_archives_that_write_elsewhere_are_rejected(tmp_path: Path) -> None:
+    """A member outside the archive's folder is rejected."""
     path = keras_models.ZOO["flat"].write(tmp_path)
     with zipfile.ZipFile(path, "a") as file:
         file.writestr("../assets.txt", "")
@@ -316,8 +316,8 @@ def test_archives_that_write_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["read", "write", "python", "save"])
-def test_folders_that_reach_beyond_the_model(what: str, tmp_path: Path) -> None:
-    """A graph that reads or writes files, or calls Python, is refused before it runs."""
+def test_graphs_with_unsafe_operators_are_rejected(what: str, tmp_path: Path) -> None:
+    """A graph that reads or writes files, or calls Python, is rejected before it runs."""
     import tensorflow as tf
 
     mark = str(tmp_path / "mark")
@@ -346,8 +346,8 @@ def test_folders_that_reach_beyond_the_model(what: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("mark*"))
 
 
-def test_a_softmax_in_pieces_is_known_by_its_numbers(tmp_path: Path) -> None:
-    """A graph that divides exponentials has probabilities; their logarithms become the logits."""
+def test_a_softmax_in_pieces_is_recognised_by_its_values(tmp_path: Path) -> None:
+    """A graph that divides exponentials has probabilities; their logarithms become logits."""
     import tensorflow as tf
     from macule.convert.source import output_check, tflite
 
@@ -376,8 +376,8 @@ def test_a_softmax_in_pieces_is_known_by_its_numbers(tmp_path: Path) -> None:
     )
 
 
-def test_configs_of_keras_2_2(tmp_path: Path) -> None:
-    """A Sequential whose config is a bare list, as Keras 2.2.2 wrote it, loads."""
+def test_configs_of_keras_2_2_load(tmp_path: Path) -> None:
+    """A Sequential whose config is a bare list, as of Keras 2.2.2, loads."""
     import warnings
 
     k = keras_models.two()

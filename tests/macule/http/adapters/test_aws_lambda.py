@@ -1,4 +1,4 @@
-"""The AWS Lambda adapter, with an event of each service that may call a function."""
+"""The AWS Lambda adapter, with an event of each service that can call a function."""
 
 import base64
 import json
@@ -19,12 +19,12 @@ HANDLER = aws_lambda.create_handler(
         "GET /v2": open_inference.server,
     }
 )
-# What a direct call may send.
+# Payloads of direct calls.
 UNKNOWN: list[Any] = ["warmup", "", [], [{"warmup": True}], None, 5, True, {}, {"warmup": "yes"}]
 
 
 def asking(name: str, path: str, stage: str) -> dict[str, Any]:
-    """Return the event *name* of GET *path* at *stage*, as AWS writes it."""
+    """Return the event *name* for GET *path* at *stage*, as AWS writes it."""
     found, bare = event(name), path.strip("/")
     context = found["requestContext"]
     staged = f"/{stage}{path}"
@@ -53,7 +53,7 @@ def url_event(method: str, path: str, body: bytes = b"", **headers: str) -> dict
 
 
 def test_a_function_url_predicts() -> None:
-    """A photo in base64, as Lambda passes binary bodies, is answered."""
+    """A photo in base64, as Lambda passes binary bodies, is classified."""
     answer = HANDLER(url_event("POST", "/predict/", photo()), None)
 
     assert answer["statusCode"] == 200
@@ -61,8 +61,8 @@ def test_a_function_url_predicts() -> None:
     assert answer["isBase64Encoded"] is False
 
 
-def test_older_events_are_read_too() -> None:
-    """A REST API's and a balancer's event name method, path and query in other keys."""
+def test_older_events_are_read() -> None:
+    """Events of a REST API and a load balancer have method, path and query in other keys."""
     event = {
         "httpMethod": "POST",
         "path": "/predict/",
@@ -83,7 +83,7 @@ def test_older_events_are_read_too() -> None:
     ("path", "status"), [("/health/", 200), ("/v2", 200), ("/predictions", 405)]
 )
 def test_a_stage_is_no_part_of_the_path(name: str, stage: str, path: str, status: int) -> None:
-    """A path that begins with the stage's name, or is it, is found, behind every kind of API."""
+    """A path that begins with the stage's name is found, behind every kind of API."""
     stage = "$default" if name == "function-url" else stage
 
     assert HANDLER(asking(name, path, stage), None)["statusCode"] == status
@@ -91,7 +91,7 @@ def test_a_stage_is_no_part_of_the_path(name: str, stage: str, path: str, status
 
 @pytest.mark.parametrize(("stage", "base"), [("prod", "/skin"), ("v2", "/v2"), ("api", "/a/api")])
 def test_a_base_path_is_no_part_of_the_path(stage: str, base: str) -> None:
-    """What a REST API's custom domain puts before the path is left out: base path, and stage."""
+    """The base path of a REST API's custom domain and the stage are removed."""
     found = asking("rest-api-domain", "/v2", stage)
     found["path"] = found["requestContext"]["path"] = f"{base}/v2"
     root = {**found, "resource": "/", "pathParameters": None, "path": base, "httpMethod": "PUT"}
@@ -101,7 +101,7 @@ def test_a_base_path_is_no_part_of_the_path(stage: str, base: str) -> None:
 
 
 def test_the_default_route_of_an_api_has_the_stage_too() -> None:
-    """Where a 1.0 event names no resource, a named stage before the path is still left out."""
+    """If a 1.0 event names no resource, the stage before the path is still removed."""
     found = {**asking("http-api-1", "/v2", "prod"), "resource": "$default", "pathParameters": None}
     unnamed = {**found, "path": "/v2", "requestContext": {"stage": "$default"}}
 
@@ -118,7 +118,7 @@ def test_the_default_route_of_an_api_has_the_stage_too() -> None:
         url_event("POST", "/predict", **{"X-CloudScheduler": "true"}),
     ],
 )
-def test_a_ping_warms(event: dict[str, Any]) -> None:
+def test_a_ping_warms_up(event: dict[str, Any]) -> None:
     """Schedules and pings by header load the model and run it once."""
     assert json.loads(HANDLER(event, None)["body"])["state"] == "ready"
 
@@ -129,7 +129,7 @@ def test_a_ping_warms(event: dict[str, Any]) -> None:
     ids=lambda event: json.dumps(event)[:40],
 )
 def test_an_unknown_event_is_an_error_of_one_line(event: Any) -> None:
-    """Nothing but HTTP and schedules is answered: a queue would delete what was not processed."""
+    """Other events raise an error, because a queue would delete what was not processed."""
     with pytest.raises(aws_lambda.UnknownEvent) as raised:
         HANDLER(event, None)
 
@@ -143,19 +143,19 @@ def test_an_unknown_event_is_an_error_of_one_line(event: Any) -> None:
     [("sqs", "aws:sqs"), ("sns", "aws:sns"), ("s3", "aws:s3"), ("eventbridge-custom", "clinic")],
 )
 def test_the_sender_of_an_unknown_event_is_named(name: str, source: str) -> None:
-    """The error names the service that sent the event, and quotes nothing else of it."""
+    """The error names the service that sent the event, and nothing else of it."""
     with pytest.raises(aws_lambda.UnknownEvent, match=f"The event is from {source}") as raised:
         HANDLER(event(name), None)
 
     assert "photos:21be56ed" not in str(raised.value)
 
 
-def test_a_ping_of_health_stays_health() -> None:
-    """A scheduler that only asks for health gets health."""
+def test_a_ping_of_health_gets_health() -> None:
+    """A scheduler that asks for health gets health."""
     assert HANDLER(url_event("GET", "/health/", **{"x-warmup": "1"}), None)["body"] == "ok"
 
 
-def test_a_body_that_is_not_base64_is_no_image() -> None:
+def test_a_body_that_is_not_base64_is_a_bad_request() -> None:
     """A broken event is a malformed request, not a crash."""
     event = {**url_event("POST", "/predict/"), "body": "%%%"}
 

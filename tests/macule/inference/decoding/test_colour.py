@@ -1,4 +1,4 @@
-"""Colours: profiles, code points and gammas become sRGB; what makes no sense is left out."""
+"""Colour: profiles, code points and gammas become sRGB; invalid ones are ignored."""
 
 import struct
 import zlib
@@ -34,12 +34,8 @@ def expected() -> np.ndarray:
 
 @pytest.mark.parametrize("name", PROFILES)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
-def test_twins_in_another_colour_space_are_alike(
-    name: str, kind: str, expected: np.ndarray
-) -> None:
-    """A picture in Display P3, Adobe RGB or linear BT.2020 is read in the colours of its sRGB twin,
-    which it is not where its profile is dropped.
-    """
+def test_colour_spaces_give_the_colours_of_srgb(name: str, kind: str, expected: np.ndarray) -> None:
+    """Images in Display P3, Adobe RGB and linear BT.2020 match their sRGB copies."""
     profile = PROFILES[name]
     if kind == "HEIF":
         pillow_heif.register_heif_opener()
@@ -55,7 +51,7 @@ def test_twins_in_another_colour_space_are_alike(
 
 @pytest.mark.parametrize("mode", ["RGBA", "P"])
 def test_transparency_and_palettes_keep_their_profile(mode: str, expected: np.ndarray) -> None:
-    """A profile holds for a palette's colours, and white lies below what is transparent."""
+    """A profile applies to a palette's colours, and transparent pixels are white."""
     twin = into(skin(), P3)
     if mode == "RGBA":
         twin.putalpha(255)
@@ -65,13 +61,13 @@ def test_transparency_and_palettes_keep_their_profile(mode: str, expected: np.nd
 
 
 def gray_profile(gamma: float) -> bytes:
-    """Write a profile of gray values: a curve, and no colours."""
+    """Write a gray profile: a curve without colours."""
     whole = icc.build_profile(icc.PRIMARIES[1], (gamma,))
     return whole[:16] + b"GRAY" + whole[20:].replace(b"rTRC", b"kTRC")
 
 
-def test_gray_of_another_gamma_is_brought_to_srgb() -> None:
-    """A scanner's linear gray is as bright as the sRGB gray that it means."""
+def test_gray_of_another_gamma_becomes_srgb() -> None:
+    """A scanner's linear gray gets the brightness of sRGB gray."""
     gray = skin().convert("L")
     linear = gray.point([round(255 * (level / 255) ** 2.2) for level in range(256)])
     found = decode(saved(linear, "PNG", icc_profile=gray_profile(1.0)))
@@ -81,12 +77,12 @@ def test_gray_of_another_gamma_is_brought_to_srgb() -> None:
 
 
 def chunked(body: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """Put chunks behind a PNG's header."""
+    """Insert chunks after a PNG's header."""
     return body[:33] + b"".join(png.chunk(*each) for each in chunks) + body[33:]
 
 
 def test_a_png_states_its_colours_in_numbers(expected: np.ndarray) -> None:
-    """cICP, and gAMA with cHRM, are read as the ICC profile of the same numbers."""
+    """cICP, and gAMA with cHRM, have the effect of the equivalent ICC profile."""
     p3 = saved(into(skin(), P3), "PNG")
     points = [round(100_000 * value) for value in icc.PRIMARIES[12]]
     chrm = struct.pack(">8I", *points[6:], *points[:6])
@@ -104,7 +100,7 @@ def test_a_png_states_its_colours_in_numbers(expected: np.ndarray) -> None:
 
 
 def test_a_heic_states_its_colours_in_numbers(expected: np.ndarray) -> None:
-    """The box colr of type nclx is read as the profile of the same code points."""
+    """A colr box of type nclx has the effect of the equivalent profile."""
     file = BytesIO()
     twin = pillow_heif.from_pillow(into(skin(), P3))
     twin.save(file, quality=95, color_primaries=12, transfer_characteristics=13)
@@ -113,7 +109,7 @@ def test_a_heic_states_its_colours_in_numbers(expected: np.ndarray) -> None:
 
 
 def zeroed(profile: bytes) -> bytes:
-    """Make a profile that turns every colour into black."""
+    """Return a profile that turns every colour into black."""
     start = icc.HEADER_BYTES + 4
     whole = bytearray(profile)
     for entry in range(start, start + 12 * struct.unpack_from(">I", whole, 128)[0], 12):
@@ -135,10 +131,8 @@ def zeroed(profile: bytes) -> bytes:
         (P3 + bytes(icc.MAX_PROFILE_BYTES), "at most 4,194,304"),
     ],
 )
-def test_a_profile_that_makes_no_sense_is_not_applied(
-    profile: bytes, why: str, expected: np.ndarray
-) -> None:
-    """The picture is read as sRGB, and the reason is kept for the log."""
+def test_an_invalid_profile_is_not_applied(profile: bytes, why: str, expected: np.ndarray) -> None:
+    """The image is read as sRGB, and the log has the reason."""
     found = decode(saved(skin(), "TIFF", icc_profile=profile))
 
     assert why in found.ignored
@@ -147,7 +141,7 @@ def test_a_profile_that_makes_no_sense_is_not_applied(
 
 
 def test_a_png_with_an_endless_profile_is_read(expected: np.ndarray) -> None:
-    """A profile that inflates beyond every bound is cut out of the file, not the file refused."""
+    """A profile that inflates beyond the limit is removed, and the image is read."""
     endless = b"x\0\0" + zlib.compress(P3 + bytes(2**26))
     found = decode(chunked(saved(skin(), "PNG"), (b"iCCP", endless)))
 
@@ -155,14 +149,14 @@ def test_a_png_with_an_endless_profile_is_read(expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("codes", [(99, 13), (9, 16), (9, 18)])
-def test_light_that_is_no_picture_on_a_screen_is_not_guessed(codes: tuple[int, int]) -> None:
-    """HDR's curves and unknown code points are named, and the values taken as sRGB."""
+def test_hdr_is_not_guessed(codes: tuple[int, int]) -> None:
+    """HDR curves and unknown code points are named, and the values read as sRGB."""
     assert icc.from_code_points(*codes).profile == b""
     assert "not read" in icc.from_code_points(*codes).ignored
 
 
-def test_a_picture_of_pillow_has_its_profile_too(expected: np.ndarray) -> None:
-    """`fit` reads a picture in memory as `decode` reads its file."""
+def test_the_profile_of_a_pil_image_is_applied(expected: np.ndarray) -> None:
+    """`fit` reads a PIL image as `decode` reads its file."""
     twin = into(skin(), P3)
     twin.info["icc_profile"] = P3
 
@@ -170,7 +164,7 @@ def test_a_picture_of_pillow_has_its_profile_too(expected: np.ndarray) -> None:
 
 
 def cmyk_profile() -> bytes:
-    """Write a press's profile: two grid points an ink, each ink taking lightness, black all."""
+    """Write a printer's profile: two grid points an ink; each ink takes lightness, black all."""
     ramp = bytes(range(256))
     grid = b""
     for inks in range(16):
@@ -185,8 +179,8 @@ def cmyk_profile() -> bytes:
     return head + struct.pack(">I4sII", 1, b"A2B0", place, len(lut)) + lut
 
 
-def test_cmyk_goes_through_its_own_profile() -> None:
-    """A press's CMYK is shown as its profile says, which is not Pillow's formula."""
+def test_cmyk_uses_its_own_profile() -> None:
+    """CMYK follows its profile, which differs from Pillow's formula."""
     inks = Image.new("CMYK", (90, 90), (0, 255, 255, 0))
     with_profile = decode(saved(inks, "TIFF", icc_profile=cmyk_profile()))
     without = decode(saved(inks, "TIFF"))

@@ -1,4 +1,4 @@
-"""DICOM: photographs and dermoscopy are read; what is said of the patient is not."""
+"""DICOM: photographs and dermoscopy are read; patient data is not."""
 
 import sys
 
@@ -24,8 +24,8 @@ ANY = 10**9
 
 
 @pytest.mark.parametrize("kind", [DermoscopicPhotographyImageStorage, VLPhotographicImageStorage])
-def test_photographs_of_clinics_are_read(kind: str) -> None:
-    """JPEG, JPEG 2000 and plain pixels give the picture that was put in."""
+def test_clinical_photographs_are_read(kind: str) -> None:
+    """JPEG, JPEG 2000 and raw pixels give the original picture."""
     expected = decoding.decode(saved(skin(), "PNG"), 64, "squash").pixels.astype(int)
     for body in (
         dicom(photo(), kind=kind),
@@ -40,7 +40,7 @@ def test_photographs_of_clinics_are_read(kind: str) -> None:
 
 @pytest.mark.parametrize("coding", [JPEGBaseline8Bit, ExplicitVRLittleEndian])
 def test_its_profile_is_applied(coding: str) -> None:
-    """The element ICCProfile counts where the picture itself has none."""
+    """The element ICCProfile applies if the picture has no profile of its own."""
     pixels = photo() if coding == JPEGBaseline8Bit else skin().tobytes()
     profile = icc.build_profile(icc.PRIMARIES[12])
 
@@ -51,8 +51,8 @@ def test_its_profile_is_applied(coding: str) -> None:
     assert np.abs(shown.pixels.astype(int) - plain.pixels).mean() > 1
 
 
-def test_nothing_of_the_patient_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No element but those of the picture is turned into a value."""
+def test_patient_data_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only elements of the picture are turned into values."""
     read, convert = [], dataelem.convert_raw_data_element
 
     def watched(raw: dataelem.RawDataElement, **options: object) -> dataelem.DataElement:
@@ -75,22 +75,22 @@ def test_nothing_of_the_patient_is_read(monkeypatch: pytest.MonkeyPatch) -> None
         (dicom(skin().tobytes(), ExplicitVRLittleEndian, BitsAllocated=16), "16 bits"),
     ],
 )
-def test_others_are_refused_by_what_they_are(body: bytes, why: str) -> None:
-    """A scan of a body is no photograph; the refusal says what to send."""
+def test_other_modalities_are_rejected(body: bytes, why: str) -> None:
+    """A scan is rejected with an error that says what to send."""
     with pytest.raises(UnsupportedImage, match=why):
         decoding.inspect(body, ANY)
 
 
 def test_damaged_files_are_bad() -> None:
-    """A file that ends early, or lacks its pixels, is refused as damaged."""
+    """A truncated file and one without pixels are rejected as damaged."""
     with pytest.raises(BadImage):
         decoding.inspect(dicom(photo())[:200], ANY)
     with pytest.raises(BadImage):
         decoding.inspect(dicom(b"\0" * 64, ExplicitVRLittleEndian), ANY)
 
 
-def test_without_pydicom_it_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the extra is missing the answer says so, and what to send."""
+def test_without_pydicom_it_is_rejected_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra the error says so, and what to send."""
     body = dicom(photo())
     monkeypatch.setitem(sys.modules, "pydicom", None)
 

@@ -1,4 +1,4 @@
-"""Every format that phones and browsers make: read as what it shows, or refused by its name."""
+"""Every format of phones and browsers is decoded, or rejected by its name."""
 
 import gc
 import struct
@@ -23,19 +23,19 @@ def decode(body: bytes) -> decoding.Decoded:
 
 
 def close(body: bytes, mean: float = 2.0) -> bool:
-    """Is it the drawn skin?"""
+    """Return whether this is the drawn skin."""
     expected = decode(saved(skin(), "PNG")).pixels.astype(int)
     return float(np.abs(decode(body).pixels - expected).mean()) <= mean
 
 
 def motion_photo() -> bytes:
-    """A JPEG of Samsung's with a video behind it, whose trailer names it."""
+    """Return a Samsung JPEG with a video behind it, named in its trailer."""
     video = struct.pack(">I8s", 24, b"ftypmp42") + bytes(5000)
     return photo() + b"\0\0\x30\x0a\x10\0\0\0MotionPhoto_Data" + video + b"SEFT"
 
 
 def png_16() -> bytes:
-    """A PNG of 16 bits a channel, which Pillow does not write."""
+    """Return a PNG of 16 bits a channel, which Pillow does not write."""
     pixels = (np.asarray(skin()).astype(np.uint16) * 257).byteswap()
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
     head = struct.pack(">IIBBBBB", 640, 480, 16, 2, 0, 0, 0)
@@ -44,7 +44,7 @@ def png_16() -> bytes:
 
 
 def tiled_tiff() -> bytes:
-    """A TIFF of one tile, as scanners and microscopes write them."""
+    """Return a TIFF of one tile, as scanners and microscopes write it."""
     rows = np.zeros((480, 640, 3), np.uint8)
     rows[:] = np.asarray(skin())
     return tiff_files.in_a_tile(
@@ -53,7 +53,7 @@ def tiled_tiff() -> bytes:
 
 
 def two(kind: str, **options: Any) -> bytes:
-    """The skin, and a red picture after it."""
+    """Return the skin, followed by a red picture."""
     red = Image.new("RGB", (640, 480), "red")
     return saved(skin(), kind, save_all=True, append_images=[red], **options)
 
@@ -85,8 +85,8 @@ READ = {
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_what_people_send_is_read(kind: str) -> None:
-    """The picture is the first that the file holds, in its own colours."""
+def test_common_files_are_read(kind: str) -> None:
+    """The first picture of the file is decoded in its own colours."""
     body = READ[kind]()
 
     assert decoding.inspect(body, ANY).upright_size == (640, 480)
@@ -99,7 +99,7 @@ def icon(picture: bytes, side: int) -> bytes:
 
 
 def test_an_icon_is_its_largest_picture() -> None:
-    """A PNG in an icon is decoded, and priced, as the PNG that it is."""
+    """A PNG in an icon is decoded and estimated as that PNG."""
     body = saved(skin(256, 256), "ICO", sizes=[(16, 16), (256, 256)])
     bitmap = saved(skin(64, 64), "ICO", sizes=[(64, 64)], bitmap_format="bmp")
     large = icon(saved(skin(3000, 2000), "PNG"), 256)
@@ -112,7 +112,7 @@ def test_an_icon_is_its_largest_picture() -> None:
 
 
 def test_an_icon_with_a_large_bitmap_is_bad() -> None:
-    """A bitmap in an icon has at most 256 x 256 pixels, whatever its own header says."""
+    """A bitmap in an icon has at most 256 x 256 pixels, whatever its header says."""
     bitmap = struct.pack("<IiiHHIIiiII", 40, 30000, 60000, 1, 32, 0, 0, 0, 0, 0, 0)
 
     with pytest.raises(BadImage):
@@ -139,8 +139,8 @@ def test_an_icon_with_a_large_bitmap_is_bad() -> None:
         (b"iVBORw0KGgo=", "base64 of a PNG"),
     ],
 )
-def test_what_is_not_read_is_named(start: bytes, named: str) -> None:
-    """The refusal says what the bytes are, what is served, and what to do."""
+def test_unsupported_formats_are_named(start: bytes, named: str) -> None:
+    """The error says what the bytes are, what is supported, and what to do."""
     with pytest.raises(UnsupportedImage) as caught:
         decoding.inspect(start + bytes(80), ANY)
 
@@ -149,15 +149,15 @@ def test_what_is_not_read_is_named(start: bytes, named: str) -> None:
 
 
 def scans(progressive: bool) -> tuple[bytes, int, int]:
-    """Return a JPEG, where its first scan's data begin, and where its last scan does."""
+    """Return a JPEG, and the offsets of the data of its first and last scan."""
     body = photo(1600, 1200, progressive=progressive)
     first = body.index(b"\xff\xda")
     return body, first, body.rindex(b"\xff\xda")
 
 
 @pytest.mark.parametrize("lost", [2, 40, 400])
-def test_a_jpeg_without_its_last_bytes_is_answered_with_a_warning(lost: int) -> None:
-    """What a broken upload lost at the end is said, and the rest is looked at."""
+def test_a_jpeg_without_its_last_bytes_is_classified_with_a_warning(lost: int) -> None:
+    """The missing end of an upload is reported, and the rest is used."""
     body, _, _ = scans(progressive=False)
     found = decode(body[:-lost])
 
@@ -166,16 +166,16 @@ def test_a_jpeg_without_its_last_bytes_is_answered_with_a_warning(lost: int) -> 
     assert np.abs(found.pixels.astype(int) - decode(body).pixels).mean() < 12
 
 
-def test_half_a_jpeg_is_refused_with_its_share() -> None:
-    """Too little of a picture is no picture: the refusal says about how much arrived."""
+def test_half_a_jpeg_is_rejected_with_its_share() -> None:
+    """If too little arrived, the error says how much."""
     body, first, _ = scans(progressive=False)
 
     with pytest.raises(BadImage, match=r"about (4|5)\d% of the picture"):
         decode(body[: first + (len(body) - first) // 2])
 
 
-def test_a_progressive_jpeg_without_its_last_scan_is_whole_but_coarse() -> None:
-    """Every row is there, less exact; without its first scans for luminance it is refused."""
+def test_a_progressive_jpeg_without_its_last_scan_is_used() -> None:
+    """Without its last scan it has all rows; without the first luminance scans it is rejected."""
     body, first, last = scans(progressive=True)
     coarse = decode(body[: last + 20])
 
@@ -186,7 +186,7 @@ def test_a_progressive_jpeg_without_its_last_scan_is_whole_but_coarse() -> None:
 
 
 def test_a_webp_whose_picture_is_larger_than_its_canvas_is_bad() -> None:
-    """libwebp would hold what the coded picture asks for, so its size must be the file's."""
+    """libwebp allocates for the coded size, so it must match the canvas."""
     body = bytearray(saved(skin(64, 48).convert("RGBA"), "WEBP", lossless=True, exif=b"Exif\0\0"))
     place = body.index(b"VP8L") + 9
     body[place : place + 4] = struct.pack("<I", 16000 | 16000 << 14)
@@ -196,7 +196,7 @@ def test_a_webp_whose_picture_is_larger_than_its_canvas_is_bad() -> None:
 
 
 def test_a_frame_that_does_not_fill_its_canvas_lies_on_white() -> None:
-    """An animation's first frame may be a part of it; the rest is transparent."""
+    """The first frame of an animation may be smaller; the rest of the canvas is white."""
     body = bytearray(two("WEBP", lossless=True))
     assert body[12:16] == b"VP8X"
     body[24:27] = (1279).to_bytes(3, "little")  # the canvas is twice as wide
@@ -207,7 +207,7 @@ def test_a_frame_that_does_not_fill_its_canvas_lies_on_white() -> None:
 
 
 def test_a_jpeg_2000_of_another_size_than_it_says_is_bad() -> None:
-    """OpenJPEG allocates what the code stream says; the box around it must say the same."""
+    """OpenJPEG allocates for the code stream's size, so the box must have the same."""
     body = bytearray(saved(skin(64, 48), "JPEG2000"))
     place = body.index(b"\xff\x4f\xff\x51") + 8
     body[place : place + 8] = struct.pack(">II", 30000, 30000)
@@ -217,8 +217,8 @@ def test_a_jpeg_2000_of_another_size_than_it_says_is_bad() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "cut JPEG", "PNG", "WEBP", "AVIF"])
-def test_a_file_is_let_go_when_it_is_decoded(kind: str) -> None:
-    """No cycle of references keeps an image until garbage is collected."""
+def test_a_file_is_released_after_decoding(kind: str) -> None:
+    """No reference cycle keeps an image until garbage collection."""
     body = photo()[:-200] if kind == "cut JPEG" else saved(skin(), kind)
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""HEIC and AVIF: what their streams say is what they cost, and what they may not say."""
+"""HEIC and AVIF: estimates from the coded stream, and streams that are rejected."""
 
 import random
 import struct
@@ -23,7 +23,7 @@ def heic(width: int = 320, height: int = 200, **options: Any) -> bytes:
 
 
 def deep_heic() -> bytes:
-    """A picture of 10 bits in 4:4:4."""
+    """Return a picture of 10 bits in 4:4:4."""
     pixels = np.asarray(skin(320, 200)).astype(np.uint16) * 257
     file = BytesIO()
     pillow_heif.encode("RGB;16", (320, 200), pixels.tobytes(), file, quality=90, chroma=444)
@@ -34,13 +34,13 @@ def held(body: bytes) -> float:
     return decoding.inspect(body, ANY).held_bytes
 
 
-def test_a_heic_is_priced_by_its_stream() -> None:
-    """What every phone makes is cheap; 4:4:4 and 10 bits take what they take."""
+def test_a_heic_is_estimated_from_its_stream() -> None:
+    """Phone photos are cheap; 4:4:4 and 10 bits cost more."""
     assert held(heic()) == heif.HELD_BYTES < held(heic(chroma=444)) < held(deep_heic())
 
 
-def test_the_stream_is_believed_not_the_box_around_it() -> None:
-    """A file that calls its 10 bits in 4:4:4 an ordinary picture is priced as what it is."""
+def test_the_stream_overrides_the_container() -> None:
+    """A 10-bit 4:4:4 stream that is declared as ordinary is estimated as it is."""
     honest = deep_heic()
     lie = bytearray(honest)
     place = lie.index(b"hvcC") + 4
@@ -51,7 +51,7 @@ def test_the_stream_is_believed_not_the_box_around_it() -> None:
 
 
 def stream_of(body: bytes, width: int, height: int) -> bytes:
-    """Let the box ispe of a file say another size than its stream has."""
+    """Make the ispe box give a different size than the stream."""
     changed = bytearray(body)
     place = changed.index(b"ispe") + 8
     changed[place : place + 8] = struct.pack(">II", width, height)
@@ -66,13 +66,13 @@ def stream_of(body: bytes, width: int, height: int) -> bytes:
     ],
 )
 def test_a_stream_larger_than_its_picture_is_bad(make: Any) -> None:
-    """A small picture cannot hide a large stream, whose pixels would all be decoded."""
+    """A small picture cannot hide a large stream."""
     with pytest.raises(BadImage):
         decoding.inspect(stream_of(make(), 64, 48), ANY)
 
 
 def test_parameters_within_the_stream_are_bad() -> None:
-    """They would replace those that were priced; HEIC's streams have none."""
+    """Parameter sets in the stream would replace the estimated ones, and are rejected."""
     body = bytearray(heic())
     (item,) = [each for each in isobmff.items(bytes(body)) if each.kind == heif.CODED]
     start = bytes(body).index(bytes(item.parts[0][:32]))
@@ -82,7 +82,7 @@ def test_parameters_within_the_stream_are_bad() -> None:
         decoding.inspect(bytes(body), ANY)
 
 
-def test_an_avif_says_its_size_in_its_sequence_header() -> None:
+def test_an_avif_is_estimated_from_its_sequence_header() -> None:
     """The largest frame and the profile are read, in 4:2:0 and 4:4:4."""
     for subsampling, profile in (("4:2:0", 0), ("4:4:4", 1)):
         body = saved(skin(320, 200), "AVIF", subsampling=subsampling)
@@ -92,8 +92,8 @@ def test_an_avif_says_its_size_in_its_sequence_header() -> None:
 
 
 @pytest.mark.parametrize("kind", ["HEIC", "AVIF"])
-def test_no_damage_is_worse_than_a_bad_image(kind: str) -> None:
-    """Files with bytes changed, cut out or doubled are read or refused, never anything else."""
+def test_damaged_files_are_read_or_rejected(kind: str) -> None:
+    """Files with changed, removed or repeated bytes are read or rejected, and nothing else."""
     body = heic(96, 64) if kind == "HEIC" else saved(skin(96, 64), "AVIF", speed=10)
     chance, refused = random.Random(5), 0
     for _ in range(300):

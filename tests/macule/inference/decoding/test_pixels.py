@@ -1,4 +1,4 @@
-"""Decoding in bounds."""
+"""Decoding within limits."""
 
 import io
 import struct
@@ -37,8 +37,8 @@ def expected() -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_every_served_format_gives_the_same_picture(kind: str, expected: np.ndarray) -> None:
-    """A picture decodes alike from every served format, but for what the format itself loses."""
+def test_every_format_gives_the_same_picture(kind: str, expected: np.ndarray) -> None:
+    """A picture decodes alike from every format, except for lossy compression."""
     pixels = decode(saved(skin(), kind))
 
     assert (pixels.shape, pixels.dtype) == ((1, SIDE, SIDE, 3), np.uint8)
@@ -57,8 +57,8 @@ def test_every_mode_becomes_rgb(mode: str, expected: np.ndarray) -> None:
     assert abs(brightness(pixels) - brightness(expected)) < 3
 
 
-def test_transparency_lies_over_white() -> None:
-    """What is transparent is white, in RGBA and in a palette alike."""
+def test_transparency_becomes_white() -> None:
+    """Transparent pixels are white, in RGBA and in a palette."""
     clear = Image.new("RGBA", (400, 300), (0, 0, 0, 0))
     palette = Image.new("P", (400, 300), 0)
     palette.putpalette([0, 0, 0, 255, 0, 0])
@@ -68,14 +68,14 @@ def test_transparency_lies_over_white() -> None:
 
 
 def test_a_cmyk_jpeg_is_not_inverted(expected: np.ndarray) -> None:
-    """Adobe's inverted CMYK comes out upright in brightness."""
+    """Adobe's inverted CMYK has the correct brightness."""
     assert close(decode(saved(skin().convert("CMYK"), "JPEG", quality=95)), expected, 12)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_exif_orientation_is_honoured(orientation: int, kind: str, expected: np.ndarray) -> None:
-    """All eight EXIF orientations of a photo give the picture that a viewer shows."""
+def test_exif_orientation_is_applied(orientation: int, kind: str, expected: np.ndarray) -> None:
+    """All eight EXIF orientations of a photo give the same picture."""
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -95,7 +95,7 @@ def test_exif_orientation_is_honoured(orientation: int, kind: str, expected: np.
 
 
 def test_a_crop_is_the_centre_square() -> None:
-    """With resize crop the sides of a wide photo are cut off, not squashed in."""
+    """With resize crop the sides of a wide photo are cut off, not squashed."""
     wide = Image.new("RGB", (900, 300), "red")
     wide.paste("blue", (300, 0, 600, 300))
 
@@ -103,8 +103,8 @@ def test_a_crop_is_the_centre_square() -> None:
     assert (decode(saved(wide, "PNG"), "squash")[0, :, 0] == (255, 0, 0)).all()
 
 
-def test_padding_keeps_shape_and_everything() -> None:
-    """With resize pad a wide photo lies whole between black bars."""
+def test_padding_keeps_shape_and_content() -> None:
+    """With resize pad a wide photo is complete, between black bars."""
     pixels = decode(saved(Image.new("RGB", (400, 200), "red"), "PNG"), "pad")[0]
 
     assert (pixels[:16] == 0).all()
@@ -115,7 +115,7 @@ def test_padding_keeps_shape_and_everything() -> None:
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_an_input_need_not_be_square(resize: str, orientation: int) -> None:
-    """A network of 48 x 96 gets a photo of its shape whole, however the camera was held."""
+    """A network of 48 x 96 gets a complete photo of its shape, in either orientation."""
     drawn = skin(960, 480)
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = orientation
@@ -126,7 +126,7 @@ def test_an_input_need_not_be_square(resize: str, orientation: int) -> None:
     assert close(pixels, np.asarray(drawn.resize((96, 48), Image.Resampling.BOX))[None])
 
 
-def test_only_the_first_frame_of_an_animation_counts() -> None:
+def test_only_the_first_frame_of_an_animation_is_used() -> None:
     """A GIF of two frames decodes as its first."""
     body = saved(
         Image.new("RGB", (50, 50), "red"),
@@ -138,8 +138,8 @@ def test_only_the_first_frame_of_an_animation_counts() -> None:
     assert (decode(body)[0] == (255, 0, 0)).all()
 
 
-def test_strips_do_not_show() -> None:
-    """A picture reduced strip by strip equals one reduced at once, to rounding."""
+def test_strips_are_not_visible() -> None:
+    """A picture reduced in strips equals one reduced at once, up to rounding."""
     drawn = skin(2999, 1777)
     whole = drawn.resize((SIDE, SIDE), Image.Resampling.BOX)
 
@@ -147,7 +147,7 @@ def test_strips_do_not_show() -> None:
 
 
 def test_pixels_are_counted_before_decoding() -> None:
-    """A PNG that claims 65,000 x 65,000 pixels is refused by its header, with the figures."""
+    """A PNG that claims 65,000 x 65,000 pixels is rejected by its header, with the figures."""
     header = struct.pack(">IIBBBBB", 65000, 65000, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + b"IHDR" + header
     chunk += struct.pack(">I", zlib.crc32(b"IHDR" + header))
@@ -173,14 +173,14 @@ def test_pixels_are_counted_before_decoding() -> None:
         (saved(skin(), "PNG")[:2000], BadImage),
     ],
 )
-def test_what_cannot_be_decoded_is_named(body: bytes, error: type[Exception]) -> None:
-    """Bytes of no served format are unsupported; damaged ones of a served format are bad."""
+def test_undecodable_files_are_distinguished(body: bytes, error: type[Exception]) -> None:
+    """Unknown formats are unsupported; damaged files of a known format are bad."""
     with pytest.raises(error):
         decode(body)
 
 
-def test_a_jpeg_of_several_scans_is_seen_in_its_header() -> None:
-    """Progressive JPEGs say how many bytes libjpeg must hold, baseline ones hold none."""
+def test_a_jpeg_of_several_scans_is_recognised_by_its_header() -> None:
+    """Progressive JPEGs need memory for coefficients, baseline ones do not."""
     held = {
         (progressive, subsampling): decoding.inspect(
             photo(progressive=progressive, subsampling=subsampling), ANY
@@ -194,7 +194,7 @@ def test_a_jpeg_of_several_scans_is_seen_in_its_header() -> None:
 
 @pytest.mark.memory
 def test_a_12_megapixel_photo_adds_at_most_8_mb() -> None:
-    """Decoding a 4032 x 3024 JPEG raises the peak of a fresh, warm process by at most 8 MB."""
+    """Decoding a 4032 x 3024 JPEG raises the peak of a warm process by at most 8 MB."""
     script = """
 import sys; from macule.inference import decoding
 from macule.inference.decoding.header import ORIENTATION_TAG
@@ -218,7 +218,7 @@ print((kilobytes('VmHWM') - before) / 1024)
 
 
 def test_decoding_is_bounded_in_time() -> None:
-    """A progressive JPEG whose last scan stands there thousands of times ends at the limit."""
+    """A progressive JPEG with thousands of scans ends at the deadline."""
     body = saved(Image.new("RGB", (2400, 1800), "tan"), "JPEG", progressive=True)
     last = body.rindex(b"\xff\xda")
     bomb = body[:last] + body[last:-2] * 20_000 + body[-2:]
@@ -231,15 +231,15 @@ def test_decoding_is_bounded_in_time() -> None:
 
 
 def heic(width: int, height: int) -> bytes:
-    """An iPhone's file of drawn skin; saving one is slow, so keep it small."""
+    """Return an iPhone's file of drawn skin; saving it is slow, so keep it small."""
     pillow_heif = pytest.importorskip("pillow_heif")
     file = io.BytesIO()
     pillow_heif.from_pillow(skin(width, height)).save(file, quality=90)
     return file.getvalue()
 
 
-def test_heic_is_decoded_where_it_can_be() -> None:
-    """A HEIC photo gives the picture, and is priced by its planes and the RGB made of them."""
+def test_heic_is_decoded() -> None:
+    """A HEIC photo is decoded, and estimated by its planes and RGB rows."""
     body = heic(320, 200)
     header = decoding.inspect(body, ANY)
 
@@ -250,13 +250,13 @@ def test_heic_is_decoded_where_it_can_be() -> None:
 
 @pytest.mark.parametrize("cut", [40, 400, 2000])
 def test_a_damaged_heic_is_bad(cut: int) -> None:
-    """A HEIC file that ends early is refused as damaged."""
+    """A truncated HEIC file is rejected as damaged."""
     with pytest.raises(BadImage):
         decode(heic(320, 200)[:cut])
 
 
-def test_heic_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without pi-heif the answer says how an iPhone sends JPEG."""
+def test_heic_is_rejected_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pi-heif the error says how an iPhone sends JPEG."""
     monkeypatch.setitem(sys.modules, "pi_heif", None)
 
     with pytest.raises(UnsupportedImage, match="Most Compatible"):

@@ -1,4 +1,4 @@
-"""A PNG by strips equals Pillow's own, for every kind of file that has them."""
+"""A PNG in strips equals Pillow's result, for every kind of PNG that is read in strips."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ ANY = 10**9
 
 
 def drawn(mode: str, width: int = 301, height: int = 210) -> Image.Image:
-    """A picture with noise and ramps, so that PNG uses all its filters."""
+    """Return a picture with noise and ramps, so that PNG uses all its filters."""
     random = np.random.default_rng(4)
     ramps = np.asarray(skin(width, height).convert("RGBA"), np.int16)
     pixels = np.clip(ramps + random.integers(-9, 9, ramps.shape), 0, 255).astype(np.uint8)
@@ -29,7 +29,7 @@ def drawn(mode: str, width: int = 301, height: int = 210) -> Image.Image:
 
 
 def joined(body: bytes, rows: int) -> Any:
-    """All strips of a file under one another."""
+    """Join all strips of a file."""
     like = PngImageFile(io.BytesIO(body))
     return np.concatenate(
         [np.asarray(strip) for strip in png.strips(body, like, rows, 0, like.height)]
@@ -52,8 +52,8 @@ def joined(body: bytes, rows: int) -> Any:
         ("I;16", {}),
     ],
 )
-def test_strips_are_the_image(mode: str, options: dict[str, Any], rows: int) -> None:
-    """Whatever the depth, the colour type and the height of a strip, no pixel differs."""
+def test_strips_equal_the_image(mode: str, options: dict[str, Any], rows: int) -> None:
+    """For any depth, colour type and strip height, no pixel differs."""
     body = saved(drawn(mode), "PNG", **options)
 
     np.testing.assert_array_equal(joined(body, rows), np.asarray(Image.open(io.BytesIO(body))))
@@ -61,10 +61,10 @@ def test_strips_are_the_image(mode: str, options: dict[str, Any], rows: int) -> 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "L", "I;16"])
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-def test_decoded_by_strips_as_in_one_piece(
+def test_strips_give_the_input_of_the_whole_file(
     mode: str, resize: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network's input is the same, to a level, as of the file loaded whole."""
+    """The network's input differs by one level at most from the file loaded whole."""
     body = saved(drawn(mode, 900, 700), "PNG")
     by_strips = decoding.decode(body, 96, resize).pixels
     monkeypatch.setattr(png, "read_header", lambda _: None)
@@ -74,7 +74,7 @@ def test_decoded_by_strips_as_in_one_piece(
     assert np.abs(by_strips.astype(int) - whole).max() <= 1
 
 
-def test_transparent_colours_lie_over_white() -> None:
+def test_transparent_colours_become_white() -> None:
     """A transparent colour of a palette and one of an RGB file are white."""
     for mode in ("P", "RGB"):
         picture = Image.new(mode, (600, 600), 0)
@@ -85,24 +85,24 @@ def test_transparent_colours_lie_over_white() -> None:
         assert (decoding.decode(body, 64, "squash").pixels == 255).all()
 
 
-def test_what_has_no_strips_is_loaded_whole() -> None:
-    """Interlaced files and colour of 16 bits are Pillow's, and priced as whole images."""
+def test_other_pngs_are_loaded_whole() -> None:
+    """Interlaced and 16-bit colour files are read by Pillow, and estimated as whole images."""
     body = bytearray(saved(drawn("RGB"), "PNG"))
-    body[28] = 1  # interlaced, so it says
+    body[28] = 1  # its header says interlaced
 
     assert png.read_header(bytes(body)) is None
     assert png.read_header(b"\x89PNG") is None
 
 
 @pytest.mark.parametrize("cut", [60, 200, 3000])
-def test_a_file_that_ends_early_is_bad(cut: int) -> None:
-    """A PNG cut within its data is refused, not filled up."""
+def test_a_truncated_file_is_bad(cut: int) -> None:
+    """A truncated PNG is rejected, not filled up."""
     with pytest.raises(BadImage):
         decoding.decode(saved(drawn("RGB"), "PNG")[:cut], 64, "squash")
 
 
 def test_a_bomb_is_not_inflated() -> None:
-    """A file that inflates to far more than its header says is read no further than its rows."""
+    """Of a file that inflates beyond its declared size, only its rows are read."""
     rows = zlib.compress(bytes(64 * 2**20), 9)
     header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
     body = png.SIGNATURE + png.chunk(b"IHDR", header) + png.chunk(b"IDAT", rows)
@@ -113,8 +113,8 @@ def test_a_bomb_is_not_inflated() -> None:
     assert not np.asarray(strip).any()
 
 
-def test_exif_behind_the_pixels_is_seen() -> None:
-    """An orientation that stands after the image data turns the picture all the same."""
+def test_exif_after_the_pixels_is_applied() -> None:
+    """An orientation after the image data rotates the picture."""
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = 6
     body = saved(drawn("RGB", 200, 100), "PNG", pnginfo=PngInfo())

@@ -1,4 +1,4 @@
-"""A broker that cannot be used is named with its cause, once a minute, and never its password."""
+"""A broker failure is logged with its cause, once a minute, without the password."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from support.service import GUNICORN_DEV, running
 
 @pytest.fixture
 def closing() -> Iterator[int]:
-    """The port of a server that closes each connection once it was spoken to."""
+    """Return the port of a server that closes each connection after the first data."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -36,8 +36,8 @@ def closing() -> Iterator[int]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def said(url: str, caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Ask the broker at *url* five times; return the lines of the log."""
+def log_lines(url: str, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Ask the broker at *url* five times; return the log lines."""
     caplog.set_level(logging.INFO, "macule")
     queue = RedisQueue(url, 60, 1000)
     for _ in range(5):
@@ -61,13 +61,13 @@ def said(url: str, caplog: pytest.LogCaptureFixture) -> list[str]:
         ("rediss://:{right}@127.0.0.1:{closing}/0", "TLS fails: "),
     ],
 )
-def test_the_cause_is_in_one_line(
+def test_one_line_has_the_cause(
     url: str, why: str, server: Broker, closing: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Five failures are one line, with the address and the cause, without any password."""
+    """Five failures are one line with address and cause, without any password."""
     wrong = "not-the-password"
     places = {"host": f"127.0.0.1:{server.port}", "free": free_port(), "closing": closing}
-    lines = said(url.format(wrong=wrong, right=PASSWORD, **places), caplog)
+    lines = log_lines(url.format(wrong=wrong, right=PASSWORD, **places), caplog)
 
     assert len(lines) == 1
     assert f" cannot be used: {why}" in lines[0]
@@ -76,8 +76,8 @@ def test_the_cause_is_in_one_line(
     assert PASSWORD not in lines[0]
 
 
-def test_a_cause_is_said_again_after_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """Within a minute another cause is another line, the same one is not; the end is a line too."""
+def test_a_cause_is_logged_again_after_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """Within a minute another cause is another line, the same is not; the end is a line."""
     caplog.set_level(logging.INFO, "macule")
     times = iter([0.0, 1.0, 2.0, 59.0, 61.0])
     outage = Outage("host:1", lambda: next(times))
@@ -98,8 +98,8 @@ def test_a_cause_is_said_again_after_a_minute(caplog: pytest.LogCaptureFixture) 
     ]
 
 
-def test_a_web_process_names_its_broker_once(tmp_path: Path) -> None:
-    """Of many predictions that a dead broker refuses the log has one line with the cause."""
+def test_a_web_process_logs_its_broker_once(tmp_path: Path) -> None:
+    """Many predictions that fail with a dead broker give one line with the cause."""
     with (
         broker(tmp_path) as server,
         running(GUNICORN_DEV, tmp_path, BROKER_URL=server.url, LOG="json") as service,
@@ -111,7 +111,9 @@ def test_a_web_process_names_its_broker_once(tmp_path: Path) -> None:
         lines = [json.loads(line) for line in service.log.read_text().splitlines()]
 
     assert (statuses, after) == ({503}, 202)
-    told = [line for line in lines if line.get("event", "").startswith("broker_")]
-    assert [line["event"] for line in told] == ["broker_fails", "broker_back"]
-    assert f"127.0.0.1:{server.port} cannot be used: Connection refused" in told[0]["message"]
+    broker_lines = [line for line in lines if line.get("event", "").startswith("broker_")]
+    assert [line["event"] for line in broker_lines] == ["broker_fails", "broker_back"]
+    assert (
+        f"127.0.0.1:{server.port} cannot be used: Connection refused" in broker_lines[0]["message"]
+    )
     assert PASSWORD not in service.log.read_text()

@@ -1,4 +1,4 @@
-"""The queue on a real Valkey: each step whole, forward only, and never a hang."""
+"""The queue on a real Valkey: atomic steps, forward only, and no hangs."""
 
 import base64
 import json
@@ -61,8 +61,8 @@ def opened(server: Broker, **options: Any) -> RedisQueue:
     )
 
 
-def at_once(action: Callable[[], Any], times: int = 32) -> list[Any]:
-    """Call from many threads; what is raised is returned."""
+def call_in_threads(action: Callable[[], Any], times: int = 32) -> list[Any]:
+    """Call from many threads; exceptions are returned."""
 
     def one(_: int) -> Any:
         try:
@@ -74,8 +74,8 @@ def at_once(action: Callable[[], Any], times: int = 32) -> list[Any]:
         return list(pool.map(one, range(times)))
 
 
-def test_a_job_goes_forward_to_its_outcome(queue: RedisQueue, server: Broker) -> None:
-    """A job starts, is worked on, ends with its outcome, and its image is gone then."""
+def test_a_job_goes_forward_to_its_result(queue: RedisQueue, server: Broker) -> None:
+    """A job starts, runs and ends with its result; then its image is deleted."""
     order = JobOptions(2, True, owner="ann")
     job = queue.put(order, b"image")
     found = queue.get(job.id, "ann")
@@ -93,8 +93,8 @@ def test_a_job_goes_forward_to_its_outcome(queue: RedisQueue, server: Broker) ->
     assert not server.client.keys("*image*")
 
 
-def test_a_job_is_its_owners_alone(queue: RedisQueue) -> None:
-    """Whoever else asks is told that there is none, and cannot cancel it."""
+def test_a_job_belongs_to_its_owner(queue: RedisQueue) -> None:
+    """For another owner the job does not exist, and cannot be canceled."""
     job = queue.put(JobOptions(owner="ann"), b"")
 
     for ask in (queue.get, queue.cancel):
@@ -104,8 +104,8 @@ def test_a_job_is_its_owners_alone(queue: RedisQueue) -> None:
     assert queue.get(job.id, "ann").status == STARTING
 
 
-def test_an_outcome_goes_when_its_time_is_over(server: Broker) -> None:
-    """After JOB_TTL_S nothing of an outcome is left; for a day its owner is told that it was."""
+def test_a_result_expires(server: Broker) -> None:
+    """After JOB_TTL_S the result is deleted; for a day its owner gets "expired"."""
     queue = opened(server, ttl_s=0.1)
     job = queue.put(JobOptions(owner="ann"), b"", key="k", fingerprint="f")
     queue.take(job.id)
@@ -123,8 +123,8 @@ def test_an_outcome_goes_when_its_time_is_over(server: Broker) -> None:
     assert 86_000 < gone_at - time.time() <= 86_401
 
 
-def test_nothing_is_kept_for_ever(queue: RedisQueue, server: Broker) -> None:
-    """Whatever names a job or holds its image lapses though nobody ever works on it."""
+def test_everything_expires(queue: RedisQueue, server: Broker) -> None:
+    """Keys of a job and its image expire even if no worker ever takes it."""
     queue.put(TOLD, b"", key="k")
     lasting = {key.decode() for key in server.client.scan_iter() if server.client.ttl(key) < 0}
 
@@ -132,10 +132,8 @@ def test_nothing_is_kept_for_ever(queue: RedisQueue, server: Broker) -> None:
     assert lasting == {f"macule:1:{name}" for name in names}
 
 
-def test_what_is_told_of_jobs_that_are_gone_is_bounded(server: Broker) -> None:
-    """Ids of jobs that are no longer kept count, take a sixteenth at most, and the oldest go first;
-    those of jobs that are kept stay.
-    """
+def test_ids_of_expired_jobs_are_bounded(server: Broker) -> None:
+    """Expired ids take a sixteenth at most, the oldest go first; ids of existing jobs stay."""
     server.client.flushall()
     queue = opened(server, ttl_s=0.001, max_bytes=2**18)
     most = 2**18 // lua_scripts.EXPIRED_IDS_DIVISOR // lua_scripts.EXPIRED_ID_BYTES
@@ -157,8 +155,8 @@ def test_what_is_told_of_jobs_that_are_gone_is_bounded(server: Broker) -> None:
     assert queue.usage().bytes == sums + len(gone) * lua_scripts.EXPIRED_ID_BYTES
 
 
-def test_a_job_that_lapsed_holds_no_place(server: Broker) -> None:
-    """Jobs that nobody took in time do not fill the queue, though no worker looks after them."""
+def test_an_expired_job_holds_no_place(server: Broker) -> None:
+    """Expired jobs do not fill the queue, even without a worker."""
     server.client.flushall()
     queue = opened(server, max_jobs=1)
     job = queue.put(JobOptions(), b"")
@@ -167,9 +165,9 @@ def test_a_job_that_lapsed_holds_no_place(server: Broker) -> None:
     assert queue.put(JobOptions(), b"").status == STARTING
 
 
-def test_one_key_makes_one_job(queue: RedisQueue) -> None:
-    """32 requests at once with one Idempotency-Key make one job; the others are told of it."""
-    answers = at_once(lambda: queue.put(JobOptions(owner="ann"), b"", "k", "f").id)
+def test_an_idempotency_key_makes_one_job(queue: RedisQueue) -> None:
+    """32 concurrent requests with one Idempotency-Key make one job."""
+    answers = call_in_threads(lambda: queue.put(JobOptions(owner="ann"), b"", "k", "f").id)
     (job_id,) = [answer for answer in answers if isinstance(answer, str)]
 
     assert (answers.count(KeyInUse), queue.waiting()) == (31, 1)
@@ -182,10 +180,10 @@ def test_one_key_makes_one_job(queue: RedisQueue) -> None:
 
 
 def test_the_queue_is_bounded(server: Broker) -> None:
-    """32 requests at once find as many places as there are, never more."""
+    """32 concurrent requests get as many places as there are, never more."""
     server.client.flushall()
     queue = opened(server, max_jobs=5)
-    answers = at_once(lambda: queue.put(JobOptions(), b"").id)
+    answers = call_in_threads(lambda: queue.put(JobOptions(), b"").id)
 
     assert (answers.count(QueueFull), queue.waiting()) == (27, 5)
     queue.cancel(next(answer for answer in answers if isinstance(answer, str)), "")
@@ -193,7 +191,7 @@ def test_the_queue_is_bounded(server: Broker) -> None:
 
 
 def test_a_job_is_canceled_once(queue: RedisQueue) -> None:
-    """A job that waits or is worked on can be canceled; then its outcome is nobody's."""
+    """A waiting or running job can be canceled; then its result is discarded."""
     waiting, working = queue.put(JobOptions(), b""), queue.put(JobOptions(), b"")
     queue.take(working.id)
 
@@ -213,18 +211,18 @@ def test_a_job_is_canceled_once(queue: RedisQueue) -> None:
     assert queue.get(done.id, "").status == SUCCEEDED
 
 
-def test_one_taker_has_a_job(server: Broker, queue: RedisQueue) -> None:
-    """32 workers at once that got the same message: one has the job."""
+def test_one_worker_gets_a_job(server: Broker, queue: RedisQueue) -> None:
+    """Of 32 workers with the same message one gets the job."""
     job = queue.put(JobOptions(), b"")
     takers = [opened(server, lease_s=5) for _ in range(32)]
-    taken = at_once(lambda: takers.pop().take(job.id))
+    taken = call_in_threads(lambda: takers.pop().take(job.id))
 
     assert sum(answer is not None for answer in taken) == 1
     assert queue.get(job.id, "").attempts == 1
 
 
-def test_a_dead_takers_job_is_anothers(server: Broker, queue: RedisQueue) -> None:
-    """Who no longer says that it is alive loses the job; what it makes of it later is refused."""
+def test_a_dead_workers_job_is_taken_again(server: Broker, queue: RedisQueue) -> None:
+    """A worker without a renewed lease loses the job, and its late result is rejected."""
     job, other = queue.put(JobOptions(), b""), opened(server)
     queue.take(job.id)
     for _ in range(3):
@@ -243,8 +241,8 @@ def test_a_dead_takers_job_is_anothers(server: Broker, queue: RedisQueue) -> Non
     assert queue.get(job.id, "").outcome == {"by": "the living"}
 
 
-def test_a_job_that_kills_is_parked(server: Broker, queue: RedisQueue) -> None:
-    """After MOST_ATTEMPTS dead workers a job has failed, says so, and is kept on a list."""
+def test_a_job_that_kills_workers_fails(server: Broker, queue: RedisQueue) -> None:
+    """After MOST_ATTEMPTS dead workers a job fails with the reason and is listed."""
     job = queue.put(JobOptions(), b"")
     for _ in range(MAX_ATTEMPTS):
         assert opened(server).take(job.id)
@@ -260,8 +258,8 @@ def test_a_job_that_kills_is_parked(server: Broker, queue: RedisQueue) -> None:
     assert opened(server).take(job.id) is None
 
 
-def test_giving_back_is_no_attempt(server: Broker, queue: RedisQueue) -> None:
-    """A job given back waits for its pause and is sent again, however often."""
+def test_returning_a_job_is_no_attempt(server: Broker, queue: RedisQueue) -> None:
+    """A returned job waits for its pause and is sent again, any number of times."""
     job = queue.put(JobOptions(), b"")
     for returned in range(2 * MAX_ATTEMPTS):
         server.client.delete("macule:1:celery:queue")
@@ -277,7 +275,7 @@ def test_giving_back_is_no_attempt(server: Broker, queue: RedisQueue) -> None:
 
 
 def test_a_lost_message_is_sent_again(server: Broker, queue: RedisQueue) -> None:
-    """A job whose message vanished gets another, the same; one that has a message gets none."""
+    """A job whose message was lost gets a new equal one; a job with a message gets none."""
     queue.put(JobOptions(), b"")
     (sent,) = server.client.lrange("macule:1:celery:queue", 0, -1)
     time.sleep(0.15)
@@ -290,8 +288,8 @@ def test_a_lost_message_is_sent_again(server: Broker, queue: RedisQueue) -> None
     assert server.client.lrange("macule:1:celery:queue", 0, -1) == [sent]
 
 
-def test_the_message_is_what_celery_sends(server: Broker) -> None:
-    """What is written here, Celery's own client writes too, but for what is only for display."""
+def test_the_message_equals_celerys(server: Broker) -> None:
+    """The message equals that of Celery's client, except for display fields."""
     from celery import Celery
 
     server.client.flushall()
@@ -309,8 +307,8 @@ def test_the_message_is_what_celery_sends(server: Broker) -> None:
     assert set(theirs["properties"]) - set(ours["properties"]) == {"body_encoding", "reply_to"}
 
 
-def test_a_frozen_server_is_answered_for(server: Broker, queue: RedisQueue) -> None:
-    """A server that takes connections but answers none is a 503 within seconds."""
+def test_a_frozen_server_is_a_503(server: Broker, queue: RedisQueue) -> None:
+    """A server that accepts connections and never answers is a 503 within seconds."""
     job = queue.put(JobOptions(), b"")
     server.process.send_signal(signal.SIGSTOP)
     try:
@@ -330,8 +328,8 @@ def test_a_frozen_server_is_answered_for(server: Broker, queue: RedisQueue) -> N
     assert queue.get(job.id, "").status == STARTING
 
 
-def test_what_was_accepted_outlives_the_server(server: Broker, queue: RedisQueue) -> None:
-    """Jobs, images, messages and outcomes are there after kill -9, on the same connections."""
+def test_accepted_jobs_survive_the_server(server: Broker, queue: RedisQueue) -> None:
+    """Jobs, images, messages and results survive kill -9, on the same connections."""
     waiting, ended = queue.put(JobOptions(), b"image"), queue.put(JobOptions(), b"")
     queue.take(ended.id)
     queue.finish(ended.id, SUCCEEDED, {"a": 1})
@@ -350,7 +348,7 @@ def test_what_was_accepted_outlives_the_server(server: Broker, queue: RedisQueue
 
 @pytest.fixture
 def small(server: Broker) -> Iterator[Broker]:
-    """Give the server 8 MB beside what it has; more once the test is over."""
+    """Give the server 8 MB beside its present use; more after the test."""
     server.client.flushall()
     server.client.config_set("maxmemory", server.client.info("memory")["used_memory"] + 8 * MB)
     yield server
@@ -358,7 +356,7 @@ def small(server: Broker) -> Iterator[Broker]:
 
 
 def fill(server: Broker) -> None:
-    """Write keys of others until the server takes no more."""
+    """Write other keys until the server accepts no more."""
     for size in (100_000, 1000, 10):
         with suppress(redis.ResponseError):
             while True:
@@ -372,10 +370,10 @@ def offer(queue: RedisQueue, order: JobOptions, image: bytes) -> Unavailable | s
         return error
 
 
-def test_full_memory_refuses_the_new_alone(small: Broker) -> None:
-    """What was accepted ends, with the longest outcomes and webhooks, though others fill the rest.
+def test_full_memory_rejects_only_new_jobs(small: Broker) -> None:
+    """Accepted jobs end, with the longest results and webhooks, although others fill the rest.
 
-    Before, what is new is refused with figures while its end would not fit; after, as such.
+    New ones are rejected with figures while their result would not fit, and then as full.
     """
     queue, accepted = opened(small, lease_s=60), []
     order = TOLD._replace(with_cam=True)
@@ -399,8 +397,8 @@ def test_full_memory_refuses_the_new_alone(small: Broker) -> None:
     assert told == 2 * len(accepted)
 
 
-def test_what_was_accepted_fits(small: Broker) -> None:
-    """Where nobody else writes, all that was accepted ends within the server's memory."""
+def test_accepted_jobs_fit(small: Broker) -> None:
+    """Without other writers all accepted jobs end within the server's memory."""
     queue, accepted = opened(small, lease_s=60), []
     order = JobOptions(with_cam=True)
     while isinstance(said := offer(queue, order, b"i"), str):
@@ -412,11 +410,11 @@ def test_what_was_accepted_fits(small: Broker) -> None:
 
     assert len(accepted) > 5
     assert memory["used_memory"] < memory["maxmemory"]
-    small.client.set("others", b"")  # which is refused where memory is full
+    small.client.set("others", b"")  # which is rejected when memory is full
 
 
-def test_bytes_are_bounded_outcomes_too(server: Broker) -> None:
-    """Beyond MAX_JOBS_MB a job is refused with figures, and told when an outcome makes room."""
+def test_bytes_are_bounded_including_results(server: Broker) -> None:
+    """Above MAX_JOBS_MB a job is rejected with figures and the time when space is freed."""
     server.client.flushall()
     queue = opened(server, ttl_s=1.0, lease_s=60, max_bytes=3 * MB)
     with pytest.raises(CannotFit):
@@ -436,8 +434,8 @@ def test_bytes_are_bounded_outcomes_too(server: Broker) -> None:
     until(lambda: isinstance(offer(queue, JobOptions(), bytes(MB // 2)), str))
 
 
-def test_counts_come_back_to_nothing(queue: RedisQueue, server: Broker) -> None:
-    """Whatever becomes of jobs, and though they lapse, no byte is counted that is not kept."""
+def test_counts_return_to_zero(queue: RedisQueue, server: Broker) -> None:
+    """Whatever becomes of jobs, only stored bytes are counted."""
     ids = [queue.put(TOLD, b"image").id for _ in range(4)]
     queue.cancel(ids[0], "")
     queue.take(ids[1])
@@ -453,11 +451,11 @@ def test_counts_come_back_to_nothing(queue: RedisQueue, server: Broker) -> None:
         queue.reschedule_webhook(delivery, None)
     assert (
         queue.usage().bytes == len(ids) * lua_scripts.EXPIRED_ID_BYTES
-    )  # those are told for a day
+    )  # their ids stay for a day
 
 
-def test_workers_outlive_a_server_without_memory(small: Broker) -> None:
-    """Celery gives up where its commands are refused; the worker comes back and ends all."""
+def test_workers_survive_a_server_without_memory(small: Broker) -> None:
+    """Celery ends when its commands fail; the worker restarts it and ends all jobs."""
     queue = opened(small, lease_s=1, sweep_after_s=1)
     made = [queue.put(JobOptions(), photo()).id for _ in range(5)]
     small.client.config_set("maxmemory", 1)
@@ -470,8 +468,8 @@ def test_workers_outlive_a_server_without_memory(small: Broker) -> None:
         assert process.poll() is None
 
 
-def test_a_wrong_address_is_said_without_its_password() -> None:
-    """BROKER_URL is named where it cannot be read, never shown."""
+def test_a_wrong_address_is_named_without_its_password() -> None:
+    """An invalid BROKER_URL is named, but not shown."""
     with pytest.raises(BadSetting) as raised:
         RedisQueue(f"redis://:{PASSWORD}@host:port/0", 60, 1)
 
@@ -480,7 +478,7 @@ def test_a_wrong_address_is_said_without_its_password() -> None:
 
 
 def test_a_broker_without_its_client_is_named() -> None:
-    """Where redis-py is not installed BROKER_URL is an error that says how to go on."""
+    """Without redis-py BROKER_URL is an error that says what to install."""
     code = "from macule.jobs import selection; selection.active_queue()"
     environment = {**os.environ, "BROKER_URL": "redis://127.0.0.1"}
     run = subprocess.run(
@@ -494,8 +492,8 @@ def test_a_broker_without_its_client_is_named() -> None:
     assert "BadSetting: BROKER_URL needs the package redis, which is not installed" in run.stderr
 
 
-def test_webhooks_are_due_as_states_change(server: Broker) -> None:
-    """Each event is due as it was, the begin first; again after a pause, though its job lapsed."""
+def test_webhooks_follow_state_changes(server: Broker) -> None:
+    """Events are due in order of the states, and again after a pause, even if the job expired."""
     server.client.flushall()
     queue = opened(server, ttl_s=0.2)
     plain, job = queue.put(JobOptions(events=EVENTS), b""), queue.put(TOLD, b"")
@@ -523,22 +521,22 @@ def test_webhooks_are_due_as_states_change(server: Broker) -> None:
     assert not server.client.keys("macule:1:due") + server.client.keys("macule:1:hook:*")
 
 
-def test_a_delivery_is_one_workers(queue: RedisQueue, server: Broker) -> None:
-    """32 workers at once: one delivers; if it dies another has the same message later."""
+def test_a_delivery_belongs_to_one_worker(queue: RedisQueue, server: Broker) -> None:
+    """Of 32 workers one delivers; if it dies another gets the same message later."""
     job = queue.put(TOLD, b"")
     queue.cancel(job.id, "")
-    found = [delivery for delivery in at_once(queue.claim_webhook) if delivery]
+    found = [delivery for delivery in call_in_threads(queue.claim_webhook) if delivery]
     assert len(found) == 1
 
-    server.client.zadd("macule:1:due", {found[0].name: 0})  # its lease is over
+    server.client.zadd("macule:1:due", {found[0].name: 0})  # its lease has expired
     assert queue.claim_webhook() == found[0]
 
 
 @pytest.mark.memory
 def test_a_web_process_stays_small(server: Broker) -> None:
-    """A broker costs a web process at most 25 MB, and brings no Celery."""
+    """A broker costs a web process at most 25 MB, without Celery."""
     code = (
-        # redis-py loads OpenTelemetry wherever that is installed: 2 MB that no broker asks for
+        # redis-py loads OpenTelemetry if it is installed: 2 MB that no broker needs
         "import sys; sys.modules['opentelemetry'] = None\n"
         "import macule.functions.predict, macule.jobs\n"
         "from macule.memory import processes\n"

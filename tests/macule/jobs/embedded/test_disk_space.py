@@ -1,4 +1,4 @@
-"""The embedded queue on a small disk: what it accepts it finishes, whoever fills the rest."""
+"""The embedded queue on a small disk: accepted jobs end, even if others fill the disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.service import ROOT
 
 MB = 2**20
 MAP = JobOptions(None, True, "https://caller.example/" + "x" * 1900, EVENTS)
-LONGEST = {"overlay": "data:" + "x" * activation_maps.MAX_CHARACTERS}  # no PNG of a map is longer
+LONGEST = {"overlay": "data:" + "x" * activation_maps.MAX_CHARACTERS}  # the longest PNG of a map
 BEGIN = """
 import json, os, sys, threading, time
 from pathlib import Path
@@ -89,10 +89,10 @@ def on_a_small_disk(disk: Path, *codes: str) -> list[dict[str, Any]]:
 
 @mounts
 @pytest.mark.parametrize("size", [1, 200_000, 2_000_000])
-def test_what_was_accepted_ends_on_a_full_disk(disk: Path, size: int) -> None:
-    """Others fill the disk to its last byte and the process dies; the next one ends every job.
+def test_accepted_jobs_end_on_a_full_disk(disk: Path, size: int) -> None:
+    """If others fill the disk and the process dies, the next process ends every job.
 
-    Each has the longest outcome there can be and two webhooks that nobody takes.
+    Each has the longest possible result and two undeliverable webhooks.
     """
     accepted, ended = on_a_small_disk(
         disk,
@@ -112,14 +112,14 @@ answer(waiting=queue.waiting(), webhooks=queue.undelivered())
     )
 
     assert accepted["ids"]
-    for refused in (accepted["refused"], accepted["again"]):
-        assert refused["free_mb"] <= refused["needed_mb"]
+    for fill_queue in (accepted["fill_queue"], accepted["again"]):
+        assert fill_queue["free_mb"] <= fill_queue["needed_mb"]
     assert (ended["waiting"], ended["webhooks"]) == (0, 2 * len(accepted["ids"]))
 
 
 @mounts
 def test_webhooks_are_delivered_on_a_full_disk(disk: Path) -> None:
-    """A courier writes down what it begins and what came of it though others fill the disk."""
+    """The outbox records attempts and their outcome although others fill the disk."""
     (said,) = on_a_small_disk(
         disk,
         """
@@ -137,8 +137,8 @@ def send(url, message_id, body):
     sent.append(message_id)
     return Outcome("retry" if len(sent) == 1 else "delivered")
 
-courier = DeliveryThread(queue.transaction, folder, queue.token, send, lambda attempts: 0.01)
-courier.start()
+delivery = DeliveryThread(queue.transaction, folder, queue.token, send, lambda attempts: 0.01)
+delivery.start()
 end = time.monotonic() + 20
 while queue.undelivered() and time.monotonic() < end:
     time.sleep(0.01)
@@ -153,7 +153,7 @@ answer(waited=waited, left=queue.undelivered(), sent=len(sent), once=len(set(sen
 
 @mounts
 def test_no_job_is_lost_among_hundreds(disk: Path) -> None:
-    """Of 120 with maps each is refused with figures or ends, while outcomes come and go."""
+    """Each of 120 jobs with maps is rejected with figures or ends, while results expire."""
     (said,) = on_a_small_disk(
         disk,
         """
@@ -174,13 +174,13 @@ answer(accepted=accepted, refused=120 - accepted, waiting=queue.waiting())
     )
 
     assert said["accepted"] > 30  # more than fit at once
-    assert said["refused"] > 0
+    assert said["fill_queue"] > 0
     assert said["waiting"] == 0
 
 
 @mounts
-def test_outcomes_that_lapse_make_room(disk: Path) -> None:
-    """A disk that outcomes fill takes new jobs once these have had their time, all at once."""
+def test_expired_results_free_space(disk: Path) -> None:
+    """A disk full of results takes new jobs after all results have expired."""
     (said,) = on_a_small_disk(
         disk,
         """
@@ -200,12 +200,12 @@ answer(ended=ended, full=full, after=offer(queue, b"i"))
     assert isinstance(said["after"], str)
 
 
-def test_bytes_are_bounded_outcomes_too(tmp_path: Path) -> None:
-    """Beyond MAX_JOBS_MB a job is refused with figures, and told when an outcome makes room."""
+def test_bytes_are_bounded_including_results(tmp_path: Path) -> None:
+    """Above MAX_JOBS_MB a job is rejected with figures and the time when space is freed."""
     queue, half = SqliteQueue(tmp_path, 500, 1000, max_bytes=6 * MB), bytes(MB // 2)
 
-    def refused() -> QueueFull:
-        """Fill the queue, and return how that ends."""
+    def fill_queue() -> QueueFull:
+        """Fill the queue, and return the error."""
         for _ in range(12):
             try:
                 queue.put(JobOptions(), half)
@@ -215,11 +215,11 @@ def test_bytes_are_bounded_outcomes_too(tmp_path: Path) -> None:
 
     with pytest.raises(CannotFit) as never:
         queue.put(JobOptions(), bytes(6 * MB))
-    waits = kept = refused()
+    waits = kept = fill_queue()
     while kept.figures["waiting"]:
         while taken := queue.take():
             queue.finish(taken.job.id, SUCCEEDED, {"words": "x" * len(half)})
-        kept = refused()
+        kept = fill_queue()
 
     assert never.value.figures["limit_mb"] == 6
     assert waits.headers() == {"Retry-After": "5"}
@@ -227,8 +227,8 @@ def test_bytes_are_bounded_outcomes_too(tmp_path: Path) -> None:
     assert queue.usage().bytes <= queue.usage().max_bytes == 6 * MB
 
 
-def test_the_log_is_bounded_though_only_webhooks_change(tmp_path: Path) -> None:
-    """What another thread writes, as the courier does for hours, does not make the log longer."""
+def test_the_log_is_bounded_if_only_webhooks_change(tmp_path: Path) -> None:
+    """Writes of the outbox thread, for hours, do not make the log longer."""
     queue = SqliteQueue(tmp_path, 500, 1000)
     with queue.transaction() as database:
         database.execute("CREATE TABLE others (at REAL)")
@@ -239,8 +239,8 @@ def test_the_log_is_bounded_though_only_webhooks_change(tmp_path: Path) -> None:
     assert (tmp_path / "jobs.sqlite3-wal").stat().st_size < 2 * MB
 
 
-def test_the_disk_is_given_back(tmp_path: Path) -> None:
-    """When nothing waits the file keeps a few MB for the next jobs, and outcomes stay readable."""
+def test_disk_space_is_returned(tmp_path: Path) -> None:
+    """An idle file keeps a few MB for the next jobs, and results stay readable."""
     queue = SqliteQueue(tmp_path, 500, 1000)
     made = [queue.put(JobOptions(), bytes(MB)).id for _ in range(8)]
     before = sum(path.stat().st_size for path in tmp_path.iterdir())
@@ -256,7 +256,7 @@ def test_the_disk_is_given_back(tmp_path: Path) -> None:
 
 
 def test_a_map_and_a_webhook_are_counted() -> None:
-    """The room of a job is that of the longest outcome, and of what its webhook is told."""
+    """A job reserves space for the longest result and its webhooks."""
     plain, mapped, told = (
         JobOptions(),
         JobOptions(with_cam=True),

@@ -1,4 +1,4 @@
-"""The thread that works on the embedded queue: it begins with work, ends without, and insists."""
+"""The thread of the embedded queue: it starts with work, ends without, and retries."""
 
 import itertools
 import threading
@@ -36,8 +36,8 @@ def jobs_thread() -> bool:
     return any(thread.name == "jobs" for thread in threading.enumerate())
 
 
-def test_it_lives_while_there_is_work(queue: SqliteQueue) -> None:
-    """One thread works through all that waits, one at a time, and is gone afterwards."""
+def test_it_runs_while_there_is_work(queue: SqliteQueue) -> None:
+    """One thread runs all waiting jobs one at a time, and then ends."""
     order: list[bytes] = []
 
     def work(order_: JobOptions, image: bytes) -> tuple[str, dict[str, Any]]:
@@ -57,8 +57,8 @@ def test_it_lives_while_there_is_work(queue: SqliteQueue) -> None:
     assert queue.get(made[7].id, "").outcome == {"image": "7"}
 
 
-def test_what_is_short_is_waited_for(queue: SqliteQueue) -> None:
-    """A job refused for want of memory is tried again, however often, and counts no death."""
+def test_a_lack_of_memory_is_retried(queue: SqliteQueue) -> None:
+    """A job without memory is retried any number of times, and no attempt counts."""
     tries = []
 
     def work(order: JobOptions, image: bytes) -> tuple[str, dict[str, Any]]:
@@ -77,19 +77,19 @@ def test_what_is_short_is_waited_for(queue: SqliteQueue) -> None:
     assert pauses[-1] > pauses[0]
 
 
-def test_an_outcome_is_written_once_the_disk_can(
+def test_a_result_is_written_once_the_disk_has_space(
     queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that is full when a job ends is waited for; the work is not done twice."""
-    job, worked, told = queue.put(JobOptions(), b"image"), [], []
+    """A full disk at the end of a job is retried; the work is not repeated."""
+    job, worked, calls = queue.put(JobOptions(), b"image"), [], []
 
     def work(order: JobOptions, image: bytes) -> tuple[str, dict[str, Any]]:
         worked.append(image)
         return FAILED, {"status": 422}
 
     def full(*arguments: object) -> None:
-        told.append(arguments)
-        if len(told) in (2, 3):  # the first is the job's begin
+        calls.append(arguments)
+        if len(calls) in (2, 3):  # the first is the start of the job
             raise OSError("full")
 
     queue.on_change(full, lambda: None)
@@ -97,11 +97,11 @@ def test_an_outcome_is_written_once_the_disk_can(
     until(lambda: queue.get(job.id, "").ended)
 
     assert worked == [b"image"]
-    assert len(told) == 4
+    assert len(calls) == 4
 
 
-def test_stop_lets_the_job_at_hand_end(queue: SqliteQueue) -> None:
-    """What is being worked on ends, what waits stays, and nothing new begins."""
+def test_stop_lets_the_running_job_end(queue: SqliteQueue) -> None:
+    """The running job ends, waiting jobs stay, and nothing new starts."""
     begun, release = threading.Event(), threading.Event()
 
     def work(order: JobOptions, image: bytes) -> tuple[str, dict[str, Any]]:

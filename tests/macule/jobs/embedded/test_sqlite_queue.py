@@ -1,4 +1,4 @@
-"""The embedded queue: states go forward, nothing is lost or doubled, images go when they may."""
+"""The embedded queue: states go forward, jobs are neither lost nor repeated, images are deleted."""
 
 import sqlite3
 import subprocess
@@ -44,8 +44,8 @@ def queue(tmp_path: Path, clock: Clock) -> Iterator[SqliteQueue]:
     queue.close()
 
 
-def elsewhere(folder: Path, code: str) -> str:
-    """Run *code* on the queue in a process of its own, which dies as if killed."""
+def run_and_die(folder: Path, code: str) -> str:
+    """Run *code* on the queue in another process, which dies as if killed."""
     begin = (
         "import os, sys; from pathlib import Path; from macule.jobs import *; "
         "from macule.jobs.embedded.sqlite_queue import SqliteQueue\n"
@@ -56,7 +56,7 @@ def elsewhere(folder: Path, code: str) -> str:
 
 
 def test_a_job_goes_forward_once(queue: SqliteQueue, clock: Clock) -> None:
-    """It starts, is worked on, succeeds; its outcome is as given, its times are the clock's."""
+    """It starts, runs and succeeds; its result is unchanged, its times are the clock's."""
     made = queue.put(JobOptions(3, True), IMAGE)
     clock.now += 1
     taken = queue.take()
@@ -75,15 +75,15 @@ def test_a_job_goes_forward_once(queue: SqliteQueue, clock: Clock) -> None:
     assert queue.take() is None
 
 
-def test_the_first_in_is_the_first_out(queue: SqliteQueue) -> None:
-    """Jobs are taken in the order in which they came."""
+def test_jobs_are_taken_in_order(queue: SqliteQueue) -> None:
+    """Jobs are taken in the order in which they were added."""
     made = [queue.put(JobOptions(), IMAGE).id for _ in range(4)]
 
     assert [taken.job.id for taken in iter(queue.take, None)] == made
 
 
 def test_cancel_wins_over_a_worker(queue: SqliteQueue) -> None:
-    """A job canceled while it is worked on stays so, and cannot be canceled twice."""
+    """A job canceled while it runs stays canceled, and cannot be canceled twice."""
     job = queue.put(JobOptions(), IMAGE)
     queue.take()
 
@@ -94,8 +94,8 @@ def test_cancel_wins_over_a_worker(queue: SqliteQueue) -> None:
         queue.cancel(job.id, "")
 
 
-def test_a_job_is_its_owners(queue: SqliteQueue) -> None:
-    """Another key gets 404, as for a job that never was."""
+def test_a_job_belongs_to_its_owner(queue: SqliteQueue) -> None:
+    """Another key gets 404, as for an unknown job."""
     job = queue.put(JobOptions(owner="clinic"), IMAGE)
 
     assert queue.get(job.id, "clinic").options.owner == "clinic"
@@ -104,8 +104,8 @@ def test_a_job_is_its_owners(queue: SqliteQueue) -> None:
             ask(job.id, "other")
 
 
-def test_an_outcome_is_kept_for_its_time(queue: SqliteQueue, clock: Clock) -> None:
-    """After its time to live it is 410, and a day later as if it had never been."""
+def test_a_result_expires(queue: SqliteQueue, clock: Clock) -> None:
+    """After its time to live it is 410, and a day later 404."""
     job = queue.put(JobOptions(), IMAGE)
     queue.take()
     queue.finish(job.id, SUCCEEDED, ANSWER)
@@ -119,8 +119,8 @@ def test_an_outcome_is_kept_for_its_time(queue: SqliteQueue, clock: Clock) -> No
         queue.get(job.id, "")
 
 
-def test_a_job_that_waits_does_not_expire(queue: SqliteQueue, clock: Clock) -> None:
-    """Only what has ended is let go."""
+def test_a_waiting_job_does_not_expire(queue: SqliteQueue, clock: Clock) -> None:
+    """Only finished jobs expire."""
     job = queue.put(JobOptions(), IMAGE)
     clock.now += 1e6
 
@@ -128,8 +128,8 @@ def test_a_job_that_waits_does_not_expire(queue: SqliteQueue, clock: Clock) -> N
 
 
 @pytest.mark.parametrize("jump", [-1e7, 1e7])
-def test_a_clock_that_jumps_loses_no_job(queue: SqliteQueue, clock: Clock, jump: float) -> None:
-    """Jobs of before and after a jump are worked on, and their outcomes are there."""
+def test_a_clock_jump_loses_no_job(queue: SqliteQueue, clock: Clock, jump: float) -> None:
+    """Jobs from before and after a jump run, and their results exist."""
     jobs = [queue.put(JobOptions(), IMAGE)]
     clock.now += jump
     jobs.append(queue.put(JobOptions(), IMAGE))
@@ -141,8 +141,8 @@ def test_a_clock_that_jumps_loses_no_job(queue: SqliteQueue, clock: Clock, jump:
     assert [queue.get(job.id, "").status for job in jobs] == [SUCCEEDED] * 2
 
 
-def test_a_key_makes_one_job(queue: SqliteQueue) -> None:
-    """A key is refused while its job goes on, then gives that job; another owner's is free."""
+def test_an_idempotency_key_makes_one_job(queue: SqliteQueue) -> None:
+    """A key is rejected while its job runs, then gives that job; other owners can use it."""
     job = queue.put(JobOptions(), IMAGE, "key", "print")
     with pytest.raises(KeyInUse) as refused:
         queue.put(JobOptions(), IMAGE, "key", "print")
@@ -156,8 +156,8 @@ def test_a_key_makes_one_job(queue: SqliteQueue) -> None:
     assert queue.put(JobOptions(), IMAGE, "key", "print").outcome == ANSWER
 
 
-def test_a_full_queue_says_so(queue: SqliteQueue) -> None:
-    """Beyond its number a job is refused; one that ended makes room."""
+def test_a_full_queue_rejects_jobs(queue: SqliteQueue) -> None:
+    """Above its limit a job is rejected; a finished job frees a place."""
     made = [queue.put(JobOptions(), IMAGE) for _ in range(5)]
     with pytest.raises(QueueFull) as refused:
         queue.put(JobOptions(), IMAGE)
@@ -168,10 +168,10 @@ def test_a_full_queue_says_so(queue: SqliteQueue) -> None:
 
 
 @pytest.mark.parametrize("end", ["finish", "cancel"])
-def test_an_image_goes_with_the_end_of_its_job(
+def test_an_image_is_deleted_with_the_end_of_its_job(
     queue: SqliteQueue, tmp_path: Path, end: str
 ) -> None:
-    """No file of the queue has a trace of it then, though it was there before."""
+    """Afterwards no file of the queue contains a trace of it."""
     job = queue.put(JobOptions(), IMAGE)
     queue.take()
 
@@ -187,10 +187,10 @@ def test_an_image_goes_with_the_end_of_its_job(
     assert traces() == []
 
 
-def test_what_a_dead_process_took_is_taken_again(queue: SqliteQueue, tmp_path: Path) -> None:
-    """Its job waits again for the next taker, who is told that it was tried before."""
+def test_a_dead_process_loses_its_job(queue: SqliteQueue, tmp_path: Path) -> None:
+    """Its job waits again for the next process, which gets the number of attempts."""
     job = queue.put(JobOptions(), IMAGE)
-    died = elsewhere(tmp_path / "data", "print(queue.take().job.id)")
+    died = run_and_die(tmp_path / "data", "print(queue.take().job.id)")
     taken = queue.take()
 
     assert died.strip() == job.id
@@ -200,24 +200,24 @@ def test_what_a_dead_process_took_is_taken_again(queue: SqliteQueue, tmp_path: P
     assert queue.finish(job.id, SUCCEEDED, ANSWER)
 
 
-def test_what_a_living_process_took_stays_its_own(queue: SqliteQueue, tmp_path: Path) -> None:
-    """Nobody takes a job whose taker lives, nor ends it in its place."""
+def test_a_living_process_keeps_its_job(queue: SqliteQueue, tmp_path: Path) -> None:
+    """No other process can take or end its job."""
     job = queue.put(JobOptions(), IMAGE)
     queue.take()
     code = f"print(queue.take(), queue.finish({job.id!r}, SUCCEEDED, {{}}))"
 
-    assert elsewhere(tmp_path / "data", code).strip() == "None False"
+    assert run_and_die(tmp_path / "data", code).strip() == "None False"
     assert queue.get(job.id, "").status == PROCESSING
 
 
-def test_a_job_that_kills_is_parked_with_its_reason(queue: SqliteQueue, tmp_path: Path) -> None:
-    """After three deaths it fails, and says why; a job given back is no death."""
+def test_a_job_that_kills_fails_with_its_reason(queue: SqliteQueue, tmp_path: Path) -> None:
+    """After three deaths it fails with the reason; a returned job counts no death."""
     job = queue.put(JobOptions(), IMAGE)
     for _ in range(5):
         assert queue.take()
         queue.requeue(job.id)
     for _ in range(MAX_ATTEMPTS):
-        assert elsewhere(tmp_path / "data", "print(queue.take().job.id)").strip() == job.id
+        assert run_and_die(tmp_path / "data", "print(queue.take().job.id)").strip() == job.id
 
     assert queue.take() is None
     failed = queue.get(job.id, "")
@@ -230,7 +230,7 @@ def test_a_job_that_kills_is_parked_with_its_reason(queue: SqliteQueue, tmp_path
 def test_no_two_processes_take_one_job(tmp_path: Path) -> None:
     """Four processes at once take 200 jobs, each once."""
     folder = tmp_path / "data"
-    elsewhere(folder, "[queue.put(JobOptions(), b'image') for _ in range(200)]")
+    run_and_die(folder, "[queue.put(JobOptions(), b'image') for _ in range(200)]")
     code = (
         "while taken := queue.take():\n"
         "    queue.finish(taken.job.id, SUCCEEDED, {}); print(taken.job.id)\n"
@@ -251,8 +251,8 @@ def test_no_two_processes_take_one_job(tmp_path: Path) -> None:
     assert len(taken) == len(set(taken)) == 200
 
 
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
-    """A job that cannot be written is refused as such; those before stay, and so does the queue."""
+def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
+    """A job that cannot be written is rejected; earlier jobs and the queue remain."""
     code = (
         "import resource, signal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -264,15 +264,15 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)\n"
         "print(queue.get(first.id, '').status, queue.put(JobOptions(), b'y' * 5_000_000).status)\n"
     )
-    said = elsewhere(tmp_path / "data", code).splitlines()
+    output = run_and_die(tmp_path / "data", code).splitlines()
 
-    assert said[0].startswith("The disk of the queue")
-    assert said[1] == "starting starting"
+    assert output[0].startswith("The disk of the queue")
+    assert output[1] == "starting starting"
 
 
 @pytest.mark.parametrize("broken", ["garbage", "folder"])
 def test_a_queue_that_cannot_be_opened_is_unavailable(tmp_path: Path, broken: str) -> None:
-    """A file that is no database, or a folder in its place, is 503 with a reason; none leaks."""
+    """An invalid file or a folder in its place is 503 with a reason, without leaks."""
     folder = tmp_path / "data"
     folder.mkdir()
     if broken == "garbage":
@@ -288,21 +288,21 @@ def test_a_queue_that_cannot_be_opened_is_unavailable(tmp_path: Path, broken: st
     assert psutil.Process().num_fds() < opened + 9
 
 
-def test_files_are_for_their_user_alone(queue: SqliteQueue, tmp_path: Path) -> None:
-    """Nobody else may read what waits."""
+def test_files_are_private(queue: SqliteQueue, tmp_path: Path) -> None:
+    """Other users cannot read the files."""
     queue.put(JobOptions(), IMAGE)
     modes = {path.stat().st_mode & 0o077 for path in [tmp_path / "data", *tmp_path.rglob("*")]}
 
     assert modes == {0}
 
 
-def test_a_change_is_told_in_its_transaction(queue: SqliteQueue) -> None:
-    """Who is told of a begin or an end can refuse it: then neither has happened."""
-    told = []
+def test_a_change_and_its_callback_are_one_transaction(queue: SqliteQueue) -> None:
+    """If the callback of a start or an end fails, the change is rolled back."""
+    calls = []
 
     def tell(database: sqlite3.Connection, job: object) -> None:
-        told.append(job)
-        if len(told) == 2:
+        calls.append(job)
+        if len(calls) == 2:
             raise OSError("no room for a note")
 
     queue.on_change(tell, lambda: None)
@@ -313,4 +313,4 @@ def test_a_change_is_told_in_its_transaction(queue: SqliteQueue) -> None:
 
     assert queue.get(job.id, "").status == PROCESSING
     assert queue.finish(job.id, SUCCEEDED, ANSWER)
-    assert len(told) == 3
+    assert len(calls) == 3

@@ -1,4 +1,4 @@
-"""Webhooks: what is signed is what the standard says, and nothing reaches where it may not."""
+"""Webhooks: signatures follow the standard, and forbidden addresses are not reached."""
 
 import json
 import time
@@ -38,7 +38,7 @@ def deliver(url: str, **others: Any) -> messages.Outcome:
 
 
 def test_the_published_vector() -> None:
-    """The standard's example is signed as its own libraries sign it."""
+    """The standard's example gets the signature of its own libraries."""
     signature = messages.sign(
         [SECRET], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
     )
@@ -47,7 +47,7 @@ def test_the_published_vector() -> None:
 
 
 def test_each_secret_signs() -> None:
-    """While keys change there is a signature of each, the newest first."""
+    """During a rotation there is a signature of each secret, the newest first."""
     both = messages.sign([OTHER_SECRET, SECRET], "msg_1", 5, b"{}")
 
     assert both.split() == [
@@ -56,7 +56,7 @@ def test_each_secret_signs() -> None:
 
 
 def test_a_message_has_no_pictures() -> None:
-    """The job's document is sent without the map's pictures, which show the photo."""
+    """The job's document is sent without the map's images, which show the photo."""
     explanation = {"kind": "cam", "heatmap": "data:image/png;base64,AA", "faithful": True}
     document = {"id": "7", "output": {"explanation": explanation, "predictions": [{"label": "ä"}]}}
     message_id, body = messages.build_message("prediction.completed", document, 1_600_000_000.25)
@@ -75,8 +75,8 @@ def test_a_message_has_no_pictures() -> None:
     }
 
 
-def test_ids_tell_events_apart_and_repeats_not() -> None:
-    """Receivers drop repeats by an id that a job has once for each event."""
+def test_ids_identify_events() -> None:
+    """A job has one id for each event, so that receivers can drop repetitions."""
     ids = [messages.build_message(event, {"id": "7"}, now)[0] for event in EVENTS for now in (1, 2)]
 
     assert (ids[0], ids[2]) == (ids[1], ids[3])
@@ -93,8 +93,8 @@ def test_ids_tell_events_apart_and_repeats_not() -> None:
         "https://xn--bcher-kva.example",
     ],
 )
-def test_who_may_be_named(url: str) -> None:
-    """Names and public addresses over https are taken, with a port, a path and a query."""
+def test_allowed_addresses(url: str) -> None:
+    """Names and public addresses over https are allowed, with port, path and query."""
     assert messages.validate_url(url, loopback=False) == url
 
 
@@ -121,14 +121,14 @@ def test_who_may_be_named(url: str) -> None:
         ("https://a.example/" + "a" * 2000, "2,018 characters"),
     ],
 )
-def test_who_may_not(url: str, why: str) -> None:
-    """Whatever else is refused as the job is made, with the reason."""
+def test_forbidden_addresses(url: str, why: str) -> None:
+    """Other addresses are rejected when the job is created, with the reason."""
     with pytest.raises(BadRequest, match=why):
         messages.validate_url(url, loopback=False)
 
 
 def test_loopback_is_for_tests() -> None:
-    """With the setting, plain http to this machine is taken, and to no other."""
+    """With the setting, plain http to this machine is allowed, and to no other."""
     assert messages.validate_url("http://127.0.0.1:9/", loopback=True)
     with pytest.raises(BadRequest):
         messages.validate_url("http://8.8.8.8/", loopback=True)
@@ -137,21 +137,21 @@ def test_loopback_is_for_tests() -> None:
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC.split())
-def test_what_is_not_public(address: str) -> None:
-    """Neither this machine, its network and metadata, nor what holds such an address is public."""
+def test_addresses_that_are_not_public(address: str) -> None:
+    """This machine, its network, metadata and embedded addresses are not public."""
     assert not addresses.is_public(address)
 
 
 @pytest.mark.parametrize(
     "address", ["1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
 )
-def test_what_is_public(address: str) -> None:
-    """What anybody may reach is, through a translation to IPv4 too."""
+def test_addresses_that_are_public(address: str) -> None:
+    """Public addresses are public, also when translated to IPv4."""
     assert addresses.is_public(address)
 
 
-def test_a_delivery_is_signed_for_now(there: Receiver) -> None:
-    """It is a POST of JSON with the standard's three headers, of this moment."""
+def test_a_delivery_is_signed_when_it_is_sent(there: Receiver) -> None:
+    """It is a POST of JSON with the standard's three headers and the current time."""
     assert deliver(f"{there.url}/204?token=a") == messages.Outcome("delivered")
 
     (call,) = there.calls
@@ -178,8 +178,8 @@ def test_a_delivery_is_signed_for_now(there: Receiver) -> None:
         ("drips", "retry", "timed out after 0.4 s"),
     ],
 )
-def test_what_comes_of_an_attempt(there: Receiver, way: str, state: str, why: str) -> None:
-    """2xx is delivered whatever its body, 410 ends it, all else is tried again; and all in time."""
+def test_results_of_an_attempt(there: Receiver, way: str, state: str, why: str) -> None:
+    """2xx is delivered with any body, 410 ends it, other results are retried, all in time."""
     there.says = {"Location": f"{there.url}/200"}
     began = time.monotonic()
     outcome = deliver(f"{there.url}/{way}")
@@ -200,8 +200,10 @@ def test_what_comes_of_an_attempt(there: Receiver, way: str, state: str, why: st
         ("Mon, 01 Jan 0001 00:00:00 GMT", 0, 0),
     ],
 )
-def test_retry_after_is_heard(there: Receiver, says: str, least_s: float, most_s: float) -> None:
-    """Seconds or a date, within bounds; nonsense is nothing."""
+def test_retry_after_is_respected(
+    there: Receiver, says: str, least_s: float, most_s: float
+) -> None:
+    """Seconds or a date are used within limits; invalid values are ignored."""
     if says == "in ten minutes":
         says = formatdate(time.time() + 600, usegmt=True)
     there.says = {"Retry-After": says}
@@ -211,25 +213,23 @@ def test_retry_after_is_heard(there: Receiver, says: str, least_s: float, most_s
     assert least_s <= outcome.after_s <= most_s
 
 
-def test_who_is_not_there_is_tried_again() -> None:
-    """A closed port and a name without an address may be temporary."""
+def test_an_unreachable_receiver_is_retried() -> None:
+    """A closed port and an unknown host may be temporary."""
     assert deliver(f"http://127.0.0.1:{closed_port()}/").state == "retry"
     assert deliver("https://no-such-host.invalid/").why == "has a name without an address"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "127.1", "0"])
 def test_loopback_is_not_connected_to(there: Receiver, host: str) -> None:
-    """However it is written, this machine is refused before a connection, and for good."""
+    """Every spelling of this machine is rejected permanently before a connection."""
     outcome = deliver(f"http://{host}:{there.port}/", loopback=False)
 
     assert outcome == messages.Outcome("failed", "has no public address")
     assert there.calls == []
 
 
-def test_a_name_that_rebinds_gains_nothing(
-    there: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Public at first and loopback then: what was checked is what is connected to."""
+def test_dns_rebinding_fails(there: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection goes to the address that was checked."""
     answers, reached = ["93.184.215.14", "127.0.0.1", "127.0.0.1"], []
 
     def resolve(_: str, port: int, *__: int) -> list[Any]:
@@ -250,8 +250,8 @@ def test_a_name_that_rebinds_gains_nothing(
     assert (reached, there.calls) == (["93.184.215.14"], [])
 
 
-def test_of_many_addresses_the_admitted_are_tried(there: Receiver) -> None:
-    """Private ones among them are left out; one that leads nowhere does not hide the next."""
+def test_only_allowed_addresses_are_tried(there: Receiver) -> None:
+    """Private addresses are skipped; one that fails does not hide the next."""
     places = [("10.0.0.1", 9), ("127.0.0.1", closed_port()), ("127.0.0.1", there.port)]
     found = [(2, 1, 6, "", place) for place in places]
 
@@ -259,23 +259,23 @@ def test_of_many_addresses_the_admitted_are_tried(there: Receiver) -> None:
 
 
 def test_tls_is_checked_against_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A certificate that is not trusted, or another name's, is no receiver."""
+    """An untrusted certificate, or one of another name, is rejected."""
     pem, context = certify(tmp_path)
     with receiver(tls=context) as server:
-        stranger = deliver(f"{server.url}/", timeout_s=5)
+        untrusted = deliver(f"{server.url}/", timeout_s=5)
         monkeypatch.setenv("SSL_CERT_FILE", str(pem))
         trusted = deliver(f"{server.url}/", timeout_s=5)
         here = [(2, 1, 6, "", ("127.0.0.1", server.port))]
         misnamed = deliver("https://a.example/", timeout_s=5, resolve=lambda *_: here)
 
-    assert (stranger.state, trusted.state, misnamed.state) == ("retry", "delivered", "retry")
-    assert "not trusted" in stranger.why
+    assert (untrusted.state, trusted.state, misnamed.state) == ("retry", "delivered", "retry")
+    assert "not trusted" in untrusted.why
     assert "not valid for 'a.example'" in misnamed.why
     assert len(server.calls) == 1
 
 
 def test_the_schedule() -> None:
-    """Nine attempts in 18 hours, each pause within a fifth of its own."""
+    """Nine attempts in 18 hours, each pause within a fifth of its value."""
     pauses = [messages.retry_delay_s(attempts, lambda: 0.5) for attempts in range(1, 10)]
     least, most = (messages.retry_delay_s(3, lambda end=end: end) for end in (0.0, 1.0))
 

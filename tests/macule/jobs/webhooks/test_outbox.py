@@ -1,4 +1,4 @@
-"""The outbox and its courier: what is in the table arrives, whatever dies or hangs meanwhile."""
+"""The outbox and its delivery thread: messages arrive, whatever dies or hangs."""
 
 import logging
 import os
@@ -43,7 +43,7 @@ def put(table: sqlite3.Connection, name: str, url: str, event: str = COMPLETED_E
 
 
 def take(table: sqlite3.Connection, now: float = 0.0, full: tuple[str, ...] = ()) -> str:
-    """Claim for nobody who lives; "" if nothing is due."""
+    """Claim for a dead owner; "" if nothing is due."""
     with table:
         delivery = outbox.claim(table, "nobody", now or time.time(), full)
     return delivery.message_id if delivery else ""
@@ -57,7 +57,7 @@ def pending(table: sqlite3.Connection) -> list[str]:
 def opened(
     folder: Path, send: Send, pause_s: Callable[[int], float | None]
 ) -> Iterator[DeliveryThread]:
-    """Start one on a queue of its own, which nothing is put into."""
+    """Start one on its own queue, which stays empty."""
     queue = SqliteQueue(folder, 60, 10)
     one = DeliveryThread(queue.transaction, folder, queue.token, send, pause_s)
     one.start()
@@ -67,18 +67,18 @@ def opened(
 
 
 @contextmanager
-def courier(
+def delivering(
     folder: Path, timeout_s: float = 5.0, pauses_s: tuple[float, ...] = (0.02,) * 50
 ) -> Iterator[DeliveryThread]:
-    """Run one whose pauses are short."""
+    """Run one with short pauses."""
     send = partial(messages.deliver, secrets=[SECRET], loopback=True, timeout_s=timeout_s)
     pause_s = dict(enumerate(pauses_s, 1)).get
     with opened(folder, send, pause_s) as one:
         yield one
 
 
-def test_what_is_rolled_back_is_not_sent(table: sqlite3.Connection) -> None:
-    """A message is there if and only if the transaction that added it commits."""
+def test_a_rolled_back_message_is_not_sent(table: sqlite3.Connection) -> None:
+    """A message exists if and only if its transaction commits."""
     order = JobOptions(webhook="https://a.example/", events=(STARTED_EVENT,))
     outbox.add(table, order, STARTED_EVENT, {"id": "1"}, 1.0)
     table.rollback()
@@ -90,10 +90,10 @@ def test_what_is_rolled_back_is_not_sent(table: sqlite3.Connection) -> None:
     assert pending(table) == ["msg_3_started"]
 
 
-def test_what_failed_most_makes_room(
+def test_the_most_failed_messages_are_dropped(
     table: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of more than may wait, those go that failed most often, and the log says so."""
+    """Above the limit the most failed messages are dropped, and the log says so."""
     monkeypatch.setattr(outbox, "MAX_PENDING", 2)
     for name in "123":
         put(table, name, f"https://{name}.example/secret")
@@ -104,8 +104,8 @@ def test_what_failed_most_makes_room(
     assert caplog.messages == ["webhook given up: 1.example, as more than 2 wait"]
 
 
-def test_a_claim_is_one_owner_s(table: sqlite3.Connection) -> None:
-    """What is claimed is not claimed again, until its owner is dead."""
+def test_a_claim_has_one_owner(table: sqlite3.Connection) -> None:
+    """A claimed message is not claimed again until its owner is dead."""
     put(table, "1", "https://a.example/")
     first, second = take(table), take(table)
     outbox.release_claims(table, lambda owner: owner != "nobody")
@@ -117,7 +117,7 @@ def test_a_claim_is_one_owner_s(table: sqlite3.Connection) -> None:
 
 
 def test_new_messages_go_before_retries_and_past_full_hosts(table: sqlite3.Connection) -> None:
-    """The least often tried first; a host that has its share of threads waits."""
+    """Least tried messages come first; a host that has its share of threads waits."""
     for name, host in zip("123", "aab", strict=True):
         put(table, name, f"https://{host}.example/")
     outbox.reschedule(table, take(table), time.time() - 9)
@@ -126,8 +126,8 @@ def test_new_messages_go_before_retries_and_past_full_hosts(table: sqlite3.Conne
     assert [take(table), take(table)] == ["msg_2_completed", "msg_1_completed"]
 
 
-def test_a_clock_that_jumps_loses_nothing(table: sqlite3.Connection) -> None:
-    """Forward, what waits is due at once; back, it waits for the longest pause at most."""
+def test_a_clock_jump_loses_nothing(table: sqlite3.Connection) -> None:
+    """After a jump forward all are due; after one back they wait the longest pause at most."""
     put(table, "1", "https://a.example/")
     now = time.time()
     outbox.reschedule(table, take(table), now + 3600)
@@ -138,11 +138,11 @@ def test_a_clock_that_jumps_loses_nothing(table: sqlite3.Connection) -> None:
     assert (on_time, forward, back) == ("", "msg_1_completed", "msg_1_completed")
 
 
-def test_it_arrives_and_is_dropped(
+def test_a_delivered_message_is_deleted(
     tmp_path: Path, table: sqlite3.Connection, there: Receiver
 ) -> None:
-    """Both events of a job come, and nothing of them is kept."""
-    with courier(tmp_path) as one:
+    """Both events of a job arrive, and nothing of them is stored."""
+    with delivering(tmp_path) as one:
         for event in EVENTS:
             put(table, "1", there.url, event)
         one.wake()
@@ -153,13 +153,13 @@ def test_it_arrives_and_is_dropped(
 
 
 @pytest.mark.parametrize("failures", [[500], [302, 404, 429, 503]])
-def test_a_failure_is_tried_again(
+def test_a_failure_is_retried(
     tmp_path: Path, table: sqlite3.Connection, there: Receiver, failures: list[int]
 ) -> None:
-    """The same message comes again until it is taken, signed anew."""
+    """The same message is sent until it is accepted, with a new signature each time."""
     there.turns = [*failures, 200]
     put(table, "1", there.url)
-    with courier(tmp_path):
+    with delivering(tmp_path):
         until(lambda: not pending(table))
 
     assert len(there.calls) == len(failures) + 1
@@ -167,25 +167,25 @@ def test_a_failure_is_tried_again(
     assert len({call.body for call in there.calls}) == 1
 
 
-def test_who_asks_for_time_gets_it(
+def test_retry_after_lengthens_a_pause(
     tmp_path: Path, table: sqlite3.Connection, there: Receiver
 ) -> None:
     """Retry-After lengthens a pause."""
     there.turns, there.says = [429, 200], {"Retry-After": "1"}
     put(table, "1", there.url)
     began = time.monotonic()
-    with courier(tmp_path):
+    with delivering(tmp_path):
         until(lambda: not pending(table))
 
     assert time.monotonic() - began > 0.9
     assert len(there.calls) == 2
 
 
-def test_who_is_down_is_waited_for(tmp_path: Path, table: sqlite3.Connection) -> None:
-    """Refused connections end when the receiver is up."""
+def test_a_receiver_that_is_down_is_retried(tmp_path: Path, table: sqlite3.Connection) -> None:
+    """Refused connections are retried until the receiver is up."""
     port = closed_port()
     put(table, "1", f"http://127.0.0.1:{port}/")
-    with courier(tmp_path):
+    with delivering(tmp_path):
         until(lambda: table.execute("SELECT attempts > 2 FROM outbox").fetchone()[0])
         with receiver(port) as late:
             until(lambda: not pending(table))
@@ -203,18 +203,18 @@ def test_the_end_is_one_line(
     attempts: int,
     why: str,
 ) -> None:
-    """After a 410 or the last attempt nothing is kept, and the log names the host alone."""
+    """After a 410 or the last attempt nothing is stored, and the log names only the host."""
     put(table, "1", f"{there.url}/{way}?token=secret")
-    with courier(tmp_path, pauses_s=(0.02, 0.02)):
+    with delivering(tmp_path, pauses_s=(0.02, 0.02)):
         until(lambda: not pending(table))
 
     assert len(there.calls) == attempts
     assert caplog.messages == [f"webhook given up (attempt {attempts}): 127.0.0.1 answered {why}"]
 
 
-def test_one_that_hangs_holds_up_no_other(tmp_path: Path, table: sqlite3.Connection) -> None:
-    """With twenty messages waiting for a host that hangs, another's arrive at once."""
-    with receiver() as stuck, receiver() as well, courier(tmp_path, timeout_s=2) as one:
+def test_a_hanging_host_delays_no_other(tmp_path: Path, table: sqlite3.Connection) -> None:
+    """With twenty messages for a hanging host, those for another arrive at once."""
+    with receiver() as stuck, receiver() as well, delivering(tmp_path, timeout_s=2) as one:
         for name in range(20):
             put(table, f"a{name}", f"http://localhost:{stuck.port}/stalls")
         one.wake()
@@ -233,22 +233,22 @@ def test_one_that_hangs_holds_up_no_other(tmp_path: Path, table: sqlite3.Connect
     assert hung == 2  # its share of the threads
 
 
-def test_of_two_couriers_one_sends(
+def test_of_two_threads_one_sends(
     tmp_path: Path, table: sqlite3.Connection, there: Receiver
 ) -> None:
-    """Whoever claims a message is the only one that sends it."""
+    """Only the thread that claims a message sends it."""
     for name in range(30):
         put(table, str(name), there.url)
-    with courier(tmp_path), courier(tmp_path):
+    with delivering(tmp_path), delivering(tmp_path):
         until(lambda: not pending(table))
 
     assert len(there.calls) == 30
 
 
-def test_a_send_that_breaks_is_a_failed_attempt(
+def test_an_internal_error_is_a_failed_attempt(
     tmp_path: Path, table: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault of ours is shown, takes no thread for good, and is tried again."""
+    """An internal error is logged, ends no thread, and is retried."""
     shown: list[object] = []
     monkeypatch.setattr("threading.excepthook", shown.append)
     sent: list[str] = []
@@ -266,11 +266,11 @@ def test_a_send_that_breaks_is_a_failed_attempt(
     assert (len(sent), len(shown)) == (2, 1)
 
 
-def test_a_database_that_cannot_be_written_is_tried_again(
+def test_an_unwritable_database_is_retried(
     tmp_path: Path, there: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No table yet, then one: the courier lives through it."""
-    with courier(tmp_path) as one:
+    """The thread survives a missing table and continues."""
+    with delivering(tmp_path) as one:
         until(lambda: caplog.messages)
         with closing(database(tmp_path)) as table:
             outbox.create_table(table)
@@ -283,10 +283,10 @@ def test_a_database_that_cannot_be_written_is_tried_again(
     assert text.startswith("webhooks wait: ")
 
 
-def test_stopping_waits_for_what_is_under_way(
+def test_stopping_waits_for_running_attempts(
     tmp_path: Path, table: sqlite3.Connection, there: Receiver
 ) -> None:
-    """What was sent is written down before the end, so that nobody sends it again."""
+    """A sent message is recorded before the end, so that it is not sent again."""
     sent: list[str] = []
 
     def send(url: str, message_id: str, body: bytes) -> messages.Outcome:
@@ -320,7 +320,7 @@ time.sleep(60)
 
 @contextmanager
 def process(folder: Path) -> Iterator[None]:
-    """Run a courier in a process of its own, until it is killed."""
+    """Run a delivery process until it is killed."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen([sys.executable, "-c", PROCESS, folder], env=environment) as child:
         try:
@@ -333,7 +333,7 @@ def process(folder: Path) -> Iterator[None]:
 def test_deliveries_survive_kill_9(
     tmp_path: Path, table: sqlite3.Connection, there: Receiver, way: str
 ) -> None:
-    """Killed between two attempts or in the middle of one, the next process delivers."""
+    """After a kill between or during attempts, the next process delivers."""
     put(table, "1", there.url if way == "between" else f"{there.url}/stalls")
     there.turns = [500]
     with process(tmp_path):

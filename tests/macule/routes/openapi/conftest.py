@@ -1,4 +1,4 @@
-"""One service with keys for all tests of the documentation, which is read without one."""
+"""One service with keys for all tests of the documentation, which needs no key."""
 
 import hashlib
 from collections.abc import Callable, Iterator

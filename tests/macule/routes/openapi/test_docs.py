@@ -1,4 +1,4 @@
-"""The documentation in a real browser: what its readers find, copy, choose and send."""
+"""The documentation in a real browser: search, copying, choices and forms."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ SEEN = """id => {
 
 
 def answer_of(page: Page, route: str) -> str:
-    """Send the form of *route* and return what is shown of the answer."""
+    """Send the form of *route* and return the displayed answer."""
     page.click(f"#{route} .try button:text('Send')")
     page.wait_for_selector(f"#{route} .answer:focus")
     return page.inner_text(f"#{route} .answer")
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1280)])
-def test_everybody_can_read_it(visit: Open, scheme: Literal["light", "dark"], width: int) -> None:
-    """axe finds nothing, also in what was folded; nothing is wider than a phone or a screen."""
+def test_it_is_accessible(visit: Open, scheme: Literal["light", "dark"], width: int) -> None:
+    """axe finds nothing, also in folded parts; nothing is wider than a phone or a screen."""
     with visit(viewport={"width": width, "height": 800}, color_scheme=scheme) as visitor:
         page = visitor.page
         page.keyboard.press("/")
@@ -51,8 +51,8 @@ def test_everybody_can_read_it(visit: Open, scheme: Literal["light", "dark"], wi
         assert len(visitor.asked) == 3
 
 
-def test_a_route_is_seen_at_a_glance(visit: Open) -> None:
-    """Each route fits a screen, as what is long is folded or scrolls; on a phone, two."""
+def test_a_route_fits_a_screen(visit: Open) -> None:
+    """Each route fits a screen, because long parts are folded or scroll; on a phone, two."""
     with visit(**WIDE) as visitor:
         wide = dict(visitor.page.eval_on_selector_all(".route", HEIGHTS))
     with visit(**PHONE) as visitor:
@@ -63,8 +63,8 @@ def test_a_route_is_seen_at_a_glance(visit: Open) -> None:
     assert {name: px for name, px in narrow.items() if px > 2 * 740} == {}
 
 
-def test_without_javascript_all_can_be_read(visit: Open) -> None:
-    """Contents and the samples of every language are there; what needs JavaScript is not."""
+def test_it_is_readable_without_javascript(visit: Open) -> None:
+    """Contents and samples of every language are there; controls that need JavaScript are not."""
     with visit(java_script_enabled=False, **PHONE) as visitor:
         page = visitor.page
         samples = page.locator("#predict .sample").all()
@@ -87,8 +87,8 @@ def test_without_javascript_all_can_be_read(visit: Open) -> None:
         ("api_keys", "Setting", "keys-and-quotas"),
     ],
 )
-def test_the_search_finds_and_leads_there(visit: Open, words: str, kind: str, target: str) -> None:
-    """`/`, words, arrows and Enter lead to a route, a field or a setting, out of what is folded."""
+def test_search_leads_to_its_results(visit: Open, words: str, kind: str, target: str) -> None:
+    """`/`, words, arrows and Enter lead to a route, a field or a setting, also if folded."""
     with visit(**WIDE) as visitor:
         page = visitor.page
         page.keyboard.press("/")
@@ -105,8 +105,8 @@ def test_the_search_finds_and_leads_there(visit: Open, words: str, kind: str, ta
         page.wait_for_function(SEEN, arg=target)
 
 
-def test_the_search_says_when_there_is_nothing(visit: Open) -> None:
-    """Then it says so; Escape brings the contents back."""
+def test_search_reports_no_results(visit: Open) -> None:
+    """Without results it says so; Escape restores the contents."""
     with visit(**WIDE) as visitor:
         page = visitor.page
         page.fill("#query", "no such words")
@@ -118,7 +118,7 @@ def test_the_search_says_when_there_is_nothing(visit: Open) -> None:
 
 
 def test_the_contents_mark_the_current_section(visit: Open) -> None:
-    """The one section that is read is marked, and its link can be seen."""
+    """The visible section is marked, and its link is in view."""
     with visit(**WIDE) as visitor:
         for name in ("showPrediction", "schemas", "predict"):
             visitor.page.evaluate(f"document.getElementById('{name}').scrollIntoView()")
@@ -129,8 +129,8 @@ def test_the_contents_mark_the_current_section(visit: Open) -> None:
             assert 0 <= top <= SCREEN_PX
 
 
-def test_a_phone_has_the_contents_behind_a_button(visit: Open) -> None:
-    """It opens them; a link closes them and leads on."""
+def test_a_phone_has_a_button_for_the_contents(visit: Open) -> None:
+    """It opens them; a link closes them and goes to its section."""
     with visit(**PHONE) as visitor:
         page = visitor.page
         hidden = page.is_visible("nav a[href='#model']")
@@ -144,7 +144,7 @@ def test_a_phone_has_the_contents_behind_a_button(visit: Open) -> None:
 
 
 def test_a_language_is_chosen_for_all_routes(visit: Open) -> None:
-    """By click or arrow; what is shown is the service's own address, and nothing jumps."""
+    """By click or arrow; samples show the service's own address, and the page does not jump."""
     with visit(**WIDE) as visitor:
         page = visitor.page
         tab = page.locator("#createPrediction [role=tab]:text('Python')")
@@ -167,7 +167,7 @@ def test_a_language_is_chosen_for_all_routes(visit: Open) -> None:
 
 
 def test_a_sample_can_be_copied(visit: Open) -> None:
-    """The clipboard has what is shown, to the letter."""
+    """The clipboard has exactly the displayed text."""
     granted = ["clipboard-read", "clipboard-write"]
     with visit(**WIDE, permissions=granted) as visitor:
         page = visitor.page
@@ -180,7 +180,7 @@ def test_a_sample_can_be_copied(visit: Open) -> None:
 
 
 def test_a_photo_is_sent_with_the_key(visit: Open, key: str) -> None:
-    """401 without a key, 200 with it, by the real service; the key is stored nowhere."""
+    """The real service answers 401 without a key and 200 with it; the key is stored nowhere."""
     with visit(failures=True, **WIDE) as visitor:
         page = visitor.page
         page.click("#predict .try summary")
@@ -203,8 +203,8 @@ def test_a_photo_is_sent_with_the_key(visit: Open, key: str) -> None:
     assert answered.count('"label"') == 1
 
 
-def test_every_form_sends_what_its_route_takes(visit: Open, key: str) -> None:
-    """Each form, its photo chosen, gets an answer of its route that is no problem."""
+def test_every_form_works(visit: Open, key: str) -> None:
+    """Each form, with its photo, gets a successful answer of its route."""
     with visit(**WIDE, failures=True) as visitor:
         page = visitor.page
         page.eval_on_selector_all(".try", UNFOLD)
@@ -221,8 +221,8 @@ def test_every_form_sends_what_its_route_takes(visit: Open, key: str) -> None:
     assert '"status": "s' in found["showPrediction"]
 
 
-def test_what_is_known_has_no_body(visit: Open) -> None:
-    """A header is sent as it is typed: with If-None-Match comes a 304, and no body is shown."""
+def test_headers_are_sent_as_typed(visit: Open) -> None:
+    """With If-None-Match the answer is a 304 without a body."""
     with visit(**WIDE) as visitor:
         page = visitor.page
         page.click("#openapi .try summary")
@@ -233,7 +233,7 @@ def test_what_is_known_has_no_body(visit: Open) -> None:
 
 
 def test_a_missing_answer_is_reported(visit: Open) -> None:
-    """Where no answer comes, the form says so and can be sent again."""
+    """Without an answer the form says so and can be sent again."""
     with visit(**WIDE, failures=True) as visitor:
         page = visitor.page
         page.route("**/health/", lambda route: route.abort())

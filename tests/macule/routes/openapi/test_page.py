@@ -1,4 +1,4 @@
-"""The page of the specification, as a server gives it: its samples run, and it stands alone."""
+"""The documentation page as the server sends it: its samples run, and it is self-contained."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def document(service: Service) -> dict:
 def samples(
     service: Service, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, list[str]]:
-    """The samples by language, as printed but for the address and an id that there is.
+    """Return the samples by language, with the test's address and an existing id.
 
-    They find a photo and a key where they look for them.
+    They find a photo and a key in the usual places.
     """
     shutil.copy(ROOT / "examples/spot.jpg", tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
@@ -55,7 +55,7 @@ def samples(
 
 
 def assert_answered(outcomes: dict[str, str]) -> None:
-    """Each sample got an answer; only a prediction that has ended cannot be canceled."""
+    """Check that each sample got an answer; only a cancel of a finished prediction may fail."""
     wrong = {sample: outcome for sample, outcome in outcomes.items() if outcome != "ok"}
 
     assert all("/cancel" in sample for sample in wrong), wrong
@@ -63,7 +63,7 @@ def assert_answered(outcomes: dict[str, str]) -> None:
 
 
 def test_every_operation_has_samples(service: Service) -> None:
-    """One in each language for each operation of the document."""
+    """Each operation of the document has one sample in each language."""
     counts = [language for language, _ in SAMPLE.findall(text(service))]
     operations = [it for methods in document(service)["paths"].values() for it in methods]
 
@@ -71,7 +71,7 @@ def test_every_operation_has_samples(service: Service) -> None:
 
 
 def test_the_commands_run_as_printed(samples: dict[str, list[str]]) -> None:
-    """Each curl gets an answer, and none a problem."""
+    """Each curl command gets a successful answer."""
     assert_answered(
         {
             sample: "ok" if status in ("200", "202") else status
@@ -86,7 +86,7 @@ def test_the_commands_run_as_printed(samples: dict[str, list[str]]) -> None:
 
 
 def test_the_python_runs_as_printed(samples: dict[str, list[str]]) -> None:
-    """Each sample prints an answer, and none raises."""
+    """Each sample prints an answer without an exception."""
     outcomes = {}
     for sample in samples["Python"]:
         try:
@@ -99,7 +99,7 @@ def test_the_python_runs_as_printed(samples: dict[str, list[str]]) -> None:
 
 
 def test_the_javascript_runs_as_printed(samples: dict[str, list[str]], tmp_path: Path) -> None:
-    """Each sample is a module of Node that prints an answer, and none throws."""
+    """Each sample is a Node module that prints an answer without an exception."""
     node = need("nodejs", "node")
     names = [f"./{place}.mjs" for place, _ in enumerate(samples["JavaScript"])]
     for name, sample in zip(names, samples["JavaScript"], strict=True):
@@ -115,8 +115,8 @@ def test_the_javascript_runs_as_printed(samples: dict[str, list[str]], tmp_path:
     assert_answered(dict(zip(samples["JavaScript"], outcomes, strict=True)))
 
 
-def test_it_loads_nothing_from_elsewhere(service: Service) -> None:
-    """Its style and script are files of its own, none is inline, and its links lead somewhere."""
+def test_it_loads_only_its_own_files(service: Service) -> None:
+    """Style and script are its own files, nothing is inline, and its links work."""
     answer = service.call("GET", "/docs/")
     html, policy = answer.body.decode(), answer.headers["content-security-policy"]
     links = set(re.findall(r'(?:href|src|action)="(.*?)"', html))
@@ -136,13 +136,13 @@ def test_it_loads_nothing_from_elsewhere(service: Service) -> None:
 
 
 def test_ids_are_unique(service: Service) -> None:
-    """A link to a part of the page has one place to lead to."""
+    """Every link to a part of the page has exactly one target."""
     ids = re.findall(r' id="(.*?)"', text(service))
 
     assert len(ids) == len(set(ids))
 
 
-def test_it_is_light(service: Service) -> None:
+def test_it_is_small(service: Service) -> None:
     """The page and its files are at most 300 kB, compressed."""
     paths = ["/docs/", "/docs/docs.css", "/docs/docs.js"]
     packed = [service.call("GET", path, headers={"Accept-Encoding": "gzip"}) for path in paths]
@@ -154,7 +154,7 @@ def test_it_is_light(service: Service) -> None:
 
 
 def test_routes_come_first_and_cors_last(service: Service) -> None:
-    """Routes stand above schemas; the section about pages of other origins ends the page."""
+    """Routes come before schemas; the CORS section ends the page."""
     headings = re.findall(
         r'<section id="([\w-]+)"|<section class="route" id="(predict)"', text(service)
     )
@@ -165,8 +165,8 @@ def test_routes_come_first_and_cors_last(service: Service) -> None:
     assert text(service).count("CORS") == 1
 
 
-def test_what_the_document_says_is_text(service: Service) -> None:
-    """Whatever is in a document, a card's name say, is no markup on its page."""
+def test_text_of_the_document_is_escaped(service: Service) -> None:
+    """Text of a document, such as a card's name, is not markup on its page."""
     given = document(service)
     given["info"]["title"] = given["info"]["description"] = "<b>`<i>`"
     given["components"]["examples"]["busy"]["value"]["detail"] = "</pre><script>"

@@ -1,4 +1,4 @@
-"""The specification: valid, whole, and true of the routes and errors that serve."""
+"""The specification is valid, complete, and matches the served routes and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FREE = {
 DOCUMENTS = {
     name: specification.document(routing.build_table(it), FREE[name]) for name, it in ROUTES.items()
 }
-# What no operation answers with: of the command line, and in the outcome of a prediction.
+# Errors of no operation: of the command line, and of the result of a prediction.
 ELSEWHERE = {errors.NoMaps, errors.Unreadable, errors.WorkerDied}
 PARENTS = {errors.Unavailable}  # never raised itself
 
@@ -39,7 +39,7 @@ def classes(kind: type[errors.Macule] = errors.Macule) -> set[type[errors.Macule
 
 
 def closed(node: Any) -> Any:
-    """Return schemas that refuse members which they do not describe."""
+    """Return schemas that reject undescribed members."""
     if isinstance(node, list):
         return [closed(part) for part in node]
     if not isinstance(node, dict):
@@ -50,7 +50,7 @@ def closed(node: Any) -> Any:
 
 
 def shown(document: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield where an example stands, its schema and its value."""
+    """Yield the location of each example, its schema and its value."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             for status, answer in operation["responses"].items():
@@ -68,8 +68,8 @@ def test_it_is_openapi_3_1(function: str) -> None:
 
 
 @pytest.mark.parametrize("function", ROUTES)
-def test_it_has_the_routes_that_serve(function: str) -> None:
-    """Each route has one description, and each description a route, as main.py writes it."""
+def test_it_has_exactly_the_served_routes(function: str) -> None:
+    """Each route of main.py has one description, and each description a route."""
     described = {
         f"{method.upper()} {path}"
         for path, methods in DOCUMENTS[function]["paths"].items()
@@ -79,8 +79,8 @@ def test_it_has_the_routes_that_serve(function: str) -> None:
     assert described == set(ROUTES[function]) == set(operations.FUNCTIONS[function])
 
 
-def test_every_error_that_can_be_answered_is_described() -> None:
-    """Each class of errors.py is named by an operation, or known not to come over HTTP."""
+def test_every_http_error_is_described() -> None:
+    """Each class of errors.py is named by an operation, or known not to occur over HTTP."""
     named = {
         error
         for described in operations.FUNCTIONS.values()
@@ -98,7 +98,7 @@ def test_every_error_that_can_be_answered_is_described() -> None:
 
 
 def test_no_operation_describes_a_status_twice() -> None:
-    """An operation's own answers and its problems have statuses of their own."""
+    """An operation's own answers and its problems have different statuses."""
     for described in operations.FUNCTIONS.values():
         for operation in described.values():
             problems = {error.status for error in (*operation.errors, *entry.EVERY_ERROR)}
@@ -106,8 +106,8 @@ def test_no_operation_describes_a_status_twice() -> None:
             assert not problems & operation.answers.keys(), operation.id
 
 
-def test_nothing_in_the_files_is_left_over() -> None:
-    """Each component is reached from a function's document, and each example is shown."""
+def test_nothing_is_unused() -> None:
+    """Each component is used by a function's document, and each example is shown."""
     components = specification.components()
     kept = json.loads(FILE.read_text())
     for kind, named in components.items():
@@ -121,7 +121,7 @@ def test_nothing_in_the_files_is_left_over() -> None:
 
 @pytest.mark.parametrize("function", ROUTES)
 def test_every_member_of_an_example_is_described(function: str) -> None:
-    """What was really answered fits its schema, even if that allows nothing more than it says."""
+    """Recorded answers match their schemas, even without additional properties."""
     document = DOCUMENTS[function]
     components = {"schemas": closed(document["components"]["schemas"])}
     for where, schema, value in shown(document):
@@ -133,23 +133,23 @@ def test_every_member_of_an_example_is_described(function: str) -> None:
             assert Draft202012Validator(part).is_valid(value), where
 
 
-def test_the_root_of_health_is_not_that_of_predict() -> None:
-    """A function's document is its own: neither tells of the other's routes."""
+def test_health_and_predict_have_their_own_documents() -> None:
+    """Neither document describes the other function's routes."""
     assert "/predict/" not in DOCUMENTS["health"]["paths"]
     assert set(DOCUMENTS["health"]["paths"]["/"]) == {"get"}
     assert set(DOCUMENTS["predict"]["paths"]["/"]) == {"get", "post"}
     assert "status" not in {it["operationId"] for it in DOCUMENTS["predict"]["paths"]["/"].values()}
 
 
-def test_the_files_of_the_page_are_those_that_it_has() -> None:
+def test_the_files_of_the_page_are_described() -> None:
     """The specification names each file of the page, and no other."""
     parameter = DOCUMENTS["predict"]["components"]["parameters"]["file"]
 
     assert parameter["schema"]["enum"] == list(page.FILES)
 
 
-def test_what_needs_a_key_or_is_counted_says_so() -> None:
-    """401, 403 and 429 are where the door asks for a key or counts, and nowhere else."""
+def test_authentication_and_quotas_are_described() -> None:
+    """401, 403 and 429 are described exactly where a key or a quota applies."""
     paths = DOCUMENTS["predict"]["paths"]
     statuses = {
         route: {"401", "403", "429"}
@@ -165,8 +165,8 @@ def test_what_needs_a_key_or_is_counted_says_so() -> None:
 
 
 @pytest.mark.parametrize("handler", [openapi.document, openapi.docs])
-def test_it_is_asked_for_once(handler: messages.Handler) -> None:
-    """Whoever has the answer gets 304 by its ETag, and asks again each time."""
+def test_it_is_cached_by_its_etag(handler: messages.Handler) -> None:
+    """A client with the answer gets 304 by its ETag."""
     request = Request("GET", "/", {}, {}, Body(None, 0), routes=routing.build_table(predict.ROUTES))  # type: ignore[arg-type]
     first = handler(request)
     again = handler(request._replace(headers={"if-none-match": first.headers["ETag"]}))
@@ -176,8 +176,8 @@ def test_it_is_asked_for_once(handler: messages.Handler) -> None:
     assert first.headers["Cache-Control"] == "no-cache"
 
 
-def test_it_is_not_loaded_before_it_is_asked_for() -> None:
-    """Both functions start without the descriptions, the page, or what writes them."""
+def test_it_is_loaded_on_the_first_request() -> None:
+    """Both functions start without the descriptions, the page, or their code."""
     code = (
         "import sys, macule.functions.predict, macule.functions.health;"
         "names = (name for name in sys.modules if name.startswith('macule.routes.openapi.'));"
@@ -188,7 +188,7 @@ def test_it_is_not_loaded_before_it_is_asked_for() -> None:
     assert loaded.split() == ["html"]
 
 
-def test_every_schema_can_be_checked() -> None:
+def test_every_schema_is_valid() -> None:
     """The schemas are JSON Schema 2020-12."""
     for name, schema in DOCUMENTS["predict"]["components"]["schemas"].items():
         Draft202012Validator.check_schema(schema)
