@@ -152,7 +152,7 @@ def growth(read_mb: list[float]) -> dict[str, float]:
     return {
         "after_warm_up": round(before, 1),
         "at_the_end": round(after, 1),
-        "growth": round(after - before, 1),
+        "grown": round(after - before, 1),
         "most": round(max(read_mb), 1),
     }
 

@@ -193,7 +193,7 @@ def main() -> None:
                 threads, size_mb = tasks(service), round(service.pss_mb(), 1)
                 output, _ = holders.communicate(timeout=60)
                 rows[name] = {
-                    "run_crowd": json.loads(output),
+                    "crowd": json.loads(output),
                     "p99_ms_alone": {path: p99(times) for path, times in alone.items()},
                     "p99_ms_beside": {path: p99(times) for path, times in beside.items()},
                     "longest_ms": {path: round(max(times), 1) for path, times in beside.items()},

@@ -391,7 +391,7 @@ def expected_alerts(number: int, name: str = "") -> list[dict[str, Any]]:
 
 def question(expected: list[dict[str, Any]], **labels: str) -> dict[str, Any]:
     """Ask which alerts with *labels* fire at the end."""
-    wanted = {"alertstate": "expected_alerts", **labels}
+    wanted = {"alertstate": "firing", **labels}
     return {
         "expr": f"group by ({','.join(LABELS)}) (ALERTS{_braces(wanted)})",
         "eval_time": f"{MINUTES}m",

@@ -112,8 +112,8 @@ answer(waiting=queue.waiting(), webhooks=queue.undelivered())
     )
 
     assert accepted["ids"]
-    for fill_queue in (accepted["fill_queue"], accepted["again"]):
-        assert fill_queue["free_mb"] <= fill_queue["needed_mb"]
+    for refused in (accepted["refused"], accepted["again"]):
+        assert refused["free_mb"] <= refused["needed_mb"]
     assert (ended["waiting"], ended["webhooks"]) == (0, 2 * len(accepted["ids"]))
 
 
@@ -174,7 +174,7 @@ answer(accepted=accepted, refused=120 - accepted, waiting=queue.waiting())
     )
 
     assert said["accepted"] > 30  # more than fit at once
-    assert said["fill_queue"] > 0
+    assert said["refused"] > 0
     assert said["waiting"] == 0
 
 
