@@ -48,7 +48,7 @@ CONFIG = {
 }
 # Cases for each operation, and at least in total; the slow ones are 2,000 together.
 CASES = [
-    ("predict", 12, 240),
+    ("predict", 4, 80),
     ("health", 12, 45),
     pytest.param("predict", 90, 1800, marks=pytest.mark.slow),
     pytest.param("health", 80, 300, marks=pytest.mark.slow),
