@@ -63,7 +63,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 settings.register_profile("fast", max_examples=50, deadline=None)
-settings.register_profile("suite", max_examples=200, deadline=None)
+settings.register_profile("suite", max_examples=100, deadline=None)
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)
 settings.load_profile("suite")
 # A suite in the background of a shell ignores Ctrl-C, and its children would inherit that.

@@ -111,7 +111,7 @@ def functions(aws: Any, bundles: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["predict", "health"])
+@pytest.mark.parametrize("name", [pytest.param("predict", marks=pytest.mark.slow), "health"])
 def test_functions_match_the_table(
     functions: dict[str, dict[str, Any]], bundles: Path, name: str
 ) -> None:

@@ -110,14 +110,14 @@ def assert_a_kind(row: str, label: str, language: str) -> None:
 
 @pytest.mark.parametrize(
     "views",
-    [VIEWS[:2], pytest.param(VIEWS[2:], marks=pytest.mark.slow)],
-    ids=["a phone", "wider"],
+    [VIEWS[:1], pytest.param(VIEWS[1:], marks=pytest.mark.slow)],
+    ids=["a phone", "others"],
 )
 @pytest.mark.parametrize("state", STATES)
 def test_each_state_is_accessible(
     state: str, views: list[tuple[str, Literal["light", "dark"], int]], visit: Open
 ) -> None:
-    """axe finds nothing, light and dark, in both languages, and nothing overflows its width."""
+    """axe finds nothing, whatever the colours, language and width, and nothing overflows."""
     with visit(failures=True, reduced_motion="reduce") as visitor:
         STATES[state](visitor)
         page, found = visitor.page, {}

@@ -45,7 +45,7 @@ def read(text: bytes, content: bytes = b"", size: int | None = None) -> Any:
     return tensors.read(tensors.split(body.chunks(10**6), size), SIDES, 10**6)
 
 
-@settings(max_examples=60)  # each example draws a whole document; test_fuzz.py draws more
+@settings(max_examples=25)  # each example draws a whole document; test_fuzz.py draws more
 @given(DOCUMENTS, st.binary(max_size=PIXELS * 4), st.booleans())
 def test_any_body_is_read_or_rejected(
     document: dict[str, Any], content: bytes, binary: bool

@@ -16,10 +16,9 @@ pytestmark = [
     # Keras's variables support NumPy 1 only, which shows while these models are written
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
-# One of each file format, of each generation of Keras and of each kind of head; the others are
-# combinations, and networks of full depth.
-FAST = {"deep", "logits", "flatten", "attentive", "resized", "exported", "old nested", "old flat"}
-FAST |= {"lite sigmoid", "lite int8"}
+# One of each file format and of each generation of Keras; the others are combinations, other heads,
+# and networks of full depth.
+FAST = {"deep", "logits", "exported", "old nested", "lite int8"}
 KINDS = [
     pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in keras_models.ZOO
 ]

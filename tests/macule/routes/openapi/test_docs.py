@@ -35,7 +35,9 @@ def answer_of(page: Page, route: str) -> str:
     return page.inner_text(f"#{route} .answer")
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1280)])
+@pytest.mark.parametrize(
+    ("scheme", "width"), [("light", 320), pytest.param("dark", 1280, marks=pytest.mark.slow)]
+)
 def test_it_is_accessible(visit: Open, scheme: Literal["light", "dark"], width: int) -> None:
     """axe finds nothing, also in folded parts; nothing is wider than a phone or a screen."""
     with visit(viewport={"width": width, "height": 800}, color_scheme=scheme) as visitor:
