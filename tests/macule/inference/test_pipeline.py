@@ -9,6 +9,7 @@ from macule import settings
 from macule.caching import answers
 from macule.errors import ModelUnavailable
 from macule.inference import classification, pipeline, runtime
+from macule.inference.options import PredictOptions
 from macule.inference.runtime import loading
 from macule.memory import admission
 from macule.memory.admission import Admission
@@ -18,6 +19,7 @@ from support.images import photo, skin
 CARD = model_card.read(local.DEFAULT_MODEL_DIR)._replace(
     inconclusive_below=0.5, unfamiliar_above=2.0, not_skin_above=3.0
 )
+WITH_MAP = PredictOptions(with_cam=True)
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +126,7 @@ def test_an_answer_that_lacks_its_map_is_not_cached(
     for share in (0.9, 0.5):
         here = at(share)
         monkeypatch.setattr(admission, "current", lambda here=here: here)
-        found.append(pipeline.predict(photo(), chosen, None, True)[0])
+        found.append(pipeline.predict(photo(), chosen, WITH_MAP)[0])
 
     assert found[0]["explanation_missing"] == pipeline.MEMORY_SHORT
     assert found[1]["metrics"]["cache"] == "miss"
@@ -137,13 +139,13 @@ def test_another_setting_or_model_is_another_key(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(answers, "current", lambda: kept)
     without = chosen._replace(enable_gradcam=False)
 
-    first = pipeline.predict(photo(), without, None, True)[0]
-    second = pipeline.predict(photo(), chosen, None, True)[0]
+    first = pipeline.predict(photo(), without, WITH_MAP)[0]
+    second = pipeline.predict(photo(), chosen, WITH_MAP)[0]
     warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     document = {**warm.card.document, "thresholds": {"inconclusive": 1.0}}
     stern = warm._replace(card=model_card.check(document))
     monkeypatch.setattr(runtime, "get_or_load", lambda _: stern)
-    third = pipeline.predict(photo(), chosen, None, True)[0]
+    third = pipeline.predict(photo(), chosen, WITH_MAP)[0]
 
     assert first["explanation_missing"] == pipeline.GRADCAM_OFF
     assert [answer["metrics"]["cache"] for answer in (first, second, third)] == ["miss"] * 3

@@ -11,6 +11,7 @@ from typing import Any
 from macule.cli.console import FAILED, INTERRUPTED, OK, print_message, read_settings
 from macule.errors import BadImage, BadRequest, Macule, Unavailable
 from macule.inference import native_stderr, pipeline, runtime
+from macule.inference.options import PredictOptions
 
 BAR_CHARACTERS = 20
 
@@ -18,15 +19,15 @@ BAR_CHARACTERS = 20
 def predict(options: argparse.Namespace) -> int:
     """Classify files, and print a table or JSON lines."""
     chosen = read_settings(options.model)
+    wanted = PredictOptions(options.top_k, options.explain == "cam")
     code = OK
     for file in options.files:
         try:
             body = _read(file, chosen.max_image_bytes)
-            cam = options.explain == "cam"
             with native_stderr.filtered():
                 runtime.get_or_load(chosen.model)
             answer = pipeline.predict(
-                body, chosen, options.top_k, cam, read_cache=False, write_cache=False
+                body, chosen, wanted, read_cache=False, write_cache=False
             ).answer
         except Macule as error:
             code = FAILED

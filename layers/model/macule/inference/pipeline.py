@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from macule.caching import answers
 from macule.inference import activation_maps, classification, decoder_threads, decoding, runtime
 from macule.inference.decoding import cost
+from macule.inference.options import DEFAULT_OPTIONS, PredictOptions
 from macule.inference.runtime.loading import LoadedModel
 from macule.memory import admission
 from macule.memory.degradation import Level
@@ -34,8 +35,7 @@ class Outcome(NamedTuple):
 def predict(
     body: bytes,
     chosen: Settings,
-    top_k: int | None = None,
-    with_cam: bool = False,
+    options: PredictOptions = DEFAULT_OPTIONS,
     digest: str = "",
     *,
     read_cache: bool = True,
@@ -57,12 +57,12 @@ def predict(
         admission.current().reset_baseline()
     cache, key = answers.current() if read_cache or write_cache else None, ""
     if cache:
-        maps = with_cam and chosen.enable_gradcam
-        key = answers.cache_key(digest or sha256(body), model.card.document, top_k, with_cam, maps)
+        maps = options.with_cam and chosen.enable_gradcam
+        key = answers.cache_key(digest or sha256(body), model.card.document, *options, maps)
     found = _parse_cached(cache.get(key)) if cache and read_cache else None
     hit, stages, facts = found is not None, dict[str, float](), {"rung": ""}
     if found is None:
-        found, stages, facts = _classify(body, header, model, chosen, top_k, with_cam)
+        found, stages, facts = _classify(body, header, model, chosen, options)
         if cache and write_cache and found.get(MISSING) != MEMORY_SHORT:
             cache.put(key, json.dumps(found, separators=(",", ":")).encode())
     answer = {
@@ -94,8 +94,7 @@ def _classify(
     header: decoding.Header,
     model: LoadedModel,
     chosen: Settings,
-    top_k: int | None,
-    with_cam: bool,
+    options: PredictOptions,
 ) -> tuple[dict[str, Any], dict[str, float], dict[str, str]]:
     """Decode and classify; return the photo's part of the answer, milliseconds by stage, facts."""
     card, asked = model.card, time.perf_counter()
@@ -108,8 +107,8 @@ def _classify(
         infer_ms = elapsed_ms(infer_began)
         explanation, drawn = None, dict[str, float]()
         has_maps = result.activation is not None
-        reason = _missing_map_reason(chosen, level, has_maps) if with_cam else ""
-        if with_cam and not reason and result.activation is not None:
+        reason = _missing_map_reason(chosen, level, has_maps) if options.with_cam else ""
+        if options.with_cam and not reason and result.activation is not None:
             # the decoder's memory is free again, and drawing takes less
             draw_began, label = time.perf_counter(), result.predictions[0].label
             explanation = _explanation_document(
@@ -120,7 +119,7 @@ def _classify(
             drawn["explain"] = elapsed_ms(draw_began)
     found = {
         "decision": result.decision,
-        "predictions": [prediction._asdict() for prediction in result.predictions[:top_k]],
+        "predictions": [prediction._asdict() for prediction in result.predictions[: options.top_k]],
         "explanation": explanation,
         **({MISSING: reason} if reason else {}),
         **({WARNINGS: decoded.warnings} if decoded.warnings else {}),

@@ -14,6 +14,7 @@ from macule.http import messages, uploads
 from macule.http.messages import Request, Response
 from macule.http.uploads import parsing
 from macule.inference import pipeline
+from macule.inference.options import DEFAULT_OPTIONS, PredictOptions
 from macule.inference.pipeline import Outcome
 from macule.memory import admission
 
@@ -26,7 +27,7 @@ def classify_image(request: Request) -> Response:
     `predictions`.
     """
     chosen = settings.current()
-    top_k, with_cam = parse_query(request)
+    options = parse_query(request)
     expect_upload(request, chosen)
     is_batch = False
 
@@ -36,7 +37,7 @@ def classify_image(request: Request) -> Response:
         is_batch = upload.is_batch
         return upload.image
 
-    outcome = run(request, read_image, chosen, top_k, with_cam)
+    outcome = run(request, read_image, chosen, options)
     answer = {"predictions": [outcome.answer]} if is_batch else outcome.answer
     return with_timing(messages.json_response(answer), outcome)
 
@@ -45,8 +46,7 @@ def run(
     request: Request,
     read_image: Callable[[], bytes],
     chosen: settings.Settings,
-    top_k: int | None = None,
-    with_cam: bool = False,
+    options: PredictOptions = DEFAULT_OPTIONS,
 ) -> Outcome:
     """Read and classify an image in a slot; concurrent identical requests are computed once."""
     began = time.perf_counter()
@@ -58,12 +58,12 @@ def run(
         return classify(read_image())
 
     def classify(body: bytes) -> Outcome | PendingCall[Outcome]:
-        predict = partial(pipeline.predict, body, chosen, top_k, with_cam)
+        predict = partial(pipeline.predict, body, chosen, options)
         if uncached:
             return predict(read_cache=False, write_cache="no-store" not in control)
         digest = pipeline.sha256(body)
         job = partial(predict, digest)
-        return single_flight.current().run_or_join((digest, top_k, with_cam), body, job)
+        return single_flight.current().run_or_join((digest, options), body, job)
 
     outcome = here.run_in_slot(read_and_classify, chosen.admission_timeout_s)
     while isinstance(outcome, PendingCall):  # another request computes it: wait outside the slot
@@ -99,12 +99,16 @@ def read_upload(request: Request, chosen: settings.Settings) -> parsing.Upload:
         return uploads.read_upload(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 
-def parse_query(request: Request) -> tuple[int | None, bool]:
-    """Parse the query: `top_k`, and whether a map is requested.
+def parse_query(request: Request) -> PredictOptions:
+    """Parse the query: `top_k` and `explain`.
 
     Raises: BadRequest.
     """
-    return _top_k(request.query.get("top_k")), _with_cam(request.query.get("explain"))
+    query = request.query
+    return PredictOptions(
+        top_k=_top_k(query.get("top_k")),
+        with_cam=_with_cam(query.get("explain")),
+    )
 
 
 def _as_cache_hit(outcome: Outcome) -> Outcome:

@@ -17,6 +17,7 @@ from macule.errors import (
     QueueFull,
     QueueUnavailable,
 )
+from macule.inference.options import PredictOptions
 from macule.jobs import CANCELED, FAILED, MAX_ATTEMPTS, PROCESSING, STARTING, SUCCEEDED, JobOptions
 from macule.jobs.embedded.database import ID_TTL_S
 from macule.jobs.embedded.sqlite_queue import SqliteQueue
@@ -57,14 +58,14 @@ def run_and_die(folder: Path, code: str) -> str:
 
 def test_a_job_goes_forward_once(queue: SqliteQueue, clock: Clock) -> None:
     """It starts, runs and succeeds; its result is unchanged, its times are the clock's."""
-    made = queue.put(JobOptions(3, True), IMAGE)
+    made = queue.put(JobOptions(PredictOptions(3, True)), IMAGE)
     clock.now += 1
     taken = queue.take()
     assert taken
     clock.now += 1
 
     assert (made.status, taken.job.status, taken.image) == (STARTING, PROCESSING, IMAGE)
-    assert taken.job.options == JobOptions(3, True)
+    assert taken.job.options == JobOptions(PredictOptions(3, True))
     assert queue.finish(made.id, SUCCEEDED, ANSWER)
     ended = queue.get(made.id, "")
     assert (ended.status, ended.outcome) == (SUCCEEDED, ANSWER)
