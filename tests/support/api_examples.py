@@ -21,7 +21,7 @@ from typing import Any
 
 from macule.inference.decoding.formats import png
 from macule.security import api_keys
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from support.service import GUNICORN, READS_IN_SLOTS, ROOT, Answer, Service, running, until
 
@@ -101,6 +101,8 @@ def _plain(service: Service, kept: Kept) -> None:
     kept.answer("predict", "the same photo again", service.predict(PHOTO))
     mapped = service.predict(small(), "?top_k=1&explain=cam")
     kept.answer("predict", "a small photo, one label and its map", mapped)
+    spot = Image.open(BytesIO(PHOTO)).filter(ImageFilter.GaussianBlur(15))
+    kept.answer("predict", "a blurred photo", service.predict(png_of(spot.resize((192, 168)))))
     instances = {"instances": [{"b64": b64encode(PHOTO).decode()}]}
     kind = {"Content-Type": "application/json"}
     batch = service.predict(json.dumps(instances).encode(), "?top_k=1", **kind)
@@ -240,8 +242,12 @@ def _received(sender: socket.socket) -> Answer:
 
 def small() -> bytes:
     """Return a small copy of the example photo, so that its map is a short text."""
+    return png_of(Image.open(BytesIO(PHOTO)).resize((24, 21)))
+
+
+def png_of(image: Image.Image) -> bytes:
     file = BytesIO()
-    Image.open(BytesIO(PHOTO)).resize((24, 21)).save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 

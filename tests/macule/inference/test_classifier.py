@@ -125,12 +125,13 @@ PHOTOS: dict[str, Callable[[], bytes]] = {
 def comparable_answer(answer: dict[str, Any]) -> tuple[object, ...]:
     """Convert a service's answer to the form of `heard`."""
     rows = [(row["label"], row["name"], row["probability"]) for row in answer["predictions"]]
-    return answer["decision"], rows, answer["disclaimer"], answer["model"]
+    verdict = answer["decision"], answer.get("reason")
+    return *verdict, rows, answer["disclaimer"], answer["model"]
 
 
 def comparable(result: macule.Result, by: macule.Classifier) -> tuple[object, ...]:
     rows = [(row.label, row.name, row.probability) for row in result.predictions]
-    return result.decision, rows, result.disclaimer, by.model
+    return result.decision, result.reason, rows, result.disclaimer, by.model
 
 
 def png(uri: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from macule.registry import local, model_card
 from support.images import photo, skin
 
 CARD = model_card.read(local.DEFAULT_MODEL_DIR)._replace(
-    inconclusive_below=0.5, unfamiliar_above=2.0, not_skin_above=3.0
+    inconclusive_below=0.5,
+    unfamiliar_above=2.0,
+    not_skin_above=3.0,
+    not_dermoscopic_above=-1.5,
 )
 WITH_MAP = PredictOptions(with_cam=True)
 
@@ -31,30 +35,34 @@ def cold() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("probability", "distance", "decision"),
+    ("probability", "distance", "clinical", "verdict"),
     [
-        (0.9, 1.0, "classified"),
-        (0.5, 2.0, "classified"),
-        (0.49, 1.0, "inconclusive"),
-        (0.9, 2.1, "inconclusive"),
-        (0.9, 3.1, "not_skin"),
-        (0.1, 3.1, "not_skin"),
+        (0.9, 1.0, -2.0, ("classified", None)),
+        (0.5, 2.0, -1.5, ("classified", None)),
+        (0.49, 1.0, -2.0, ("inconclusive", "low_probability")),
+        (0.49, 2.1, -2.0, ("inconclusive", "unfamiliar")),
+        (0.9, 2.1, -2.0, ("inconclusive", "unfamiliar")),
+        (0.9, 1.0, -1.4, ("inconclusive", "not_dermoscopic")),
+        (0.49, 2.1, -1.4, ("inconclusive", "not_dermoscopic")),
+        (0.9, 3.1, -2.0, ("not_skin", None)),
+        (0.1, 3.1, 9.0, ("not_skin", None)),
     ],
 )
-def test_the_decision_follows_the_thresholds(
-    probability: float, distance: float, decision: str
+def test_the_verdict_follows_the_thresholds(
+    probability: float, distance: float, clinical: float, verdict: tuple[str, str | None]
 ) -> None:
-    """A high OOD score is not_skin for any label; the threshold itself passes."""
-    assert classification.decide(CARD, probability, distance) == decision
+    """not_skin comes first; of several reasons the first one counts; a threshold itself passes."""
+    assert classification.decide(CARD, probability, distance, clinical) == verdict
 
 
-def test_a_model_without_an_ood_score_never_says_not_skin() -> None:
-    """Without threshold and score the probability alone decides."""
-    plain = CARD._replace(unfamiliar_above=None, not_skin_above=None)
+def test_only_a_score_with_a_threshold_counts() -> None:
+    """Without thresholds or without scores the probability alone decides."""
+    plain = CARD._replace(unfamiliar_above=None, not_skin_above=None, not_dermoscopic_above=None)
 
-    assert classification.decide(plain, 0.9, None) == "classified"
-    assert classification.decide(plain, 0.9, 99.0) == "classified"
-    assert classification.decide(plain, 0.4, None) == "inconclusive"
+    assert classification.decide(plain, 0.9, None, None).decision == "classified"
+    assert classification.decide(plain, 0.9, 99.0, 99.0).decision == "classified"
+    assert classification.decide(CARD, 0.9, None, None).decision == "classified"
+    assert classification.decide(plain, 0.4, None, None).decision == "inconclusive"
 
 
 @pytest.mark.parametrize("kind", ["plain", "noise", "stripes"])
@@ -70,20 +78,28 @@ def test_images_without_skin_are_not_skin(kind: str) -> None:
 
     scores = runtime.run(warm, pixels)
 
-    assert classification.decide(warm.card, float(scores.probabilities.max()), scores.distance) == (
-        "not_skin"
-    )
+    top = float(scores.probabilities.max())
+    verdict = classification.decide(warm.card, top, scores.distance, scores.clinical)
+    assert verdict == ("not_skin", None)
 
 
-def test_a_card_with_thresholds_needs_an_ood_score() -> None:
-    """A file without the output of the card's threshold is rejected on loading."""
+@pytest.mark.parametrize(
+    ("thresholds", "outputs", "missing"),
+    [
+        ({"not_dermoscopic_above": None}, {}, "distance output, .*thresholds.not_skin needs"),
+        ({}, {1: {"shape": [1]}}, "clinical score .*thresholds.not_dermoscopic needs"),
+        ({"unfamiliar_above": None, "not_skin_above": None}, {}, "clinical score"),
+    ],
+)
+def test_a_card_with_thresholds_needs_their_scores(
+    thresholds: dict[str, None], outputs: dict[int, dict[str, Any]], missing: str
+) -> None:
+    """A file without the score of one of the card's thresholds is rejected on loading."""
     shapes = {2: {"shape": [1, len(CARD.labels)]}, 4: {"shape": [1, 8, 8, 3]}}
     source = {"shape": [1, *[CARD.side_px] * 2, 3]}
 
-    with pytest.raises(
-        ModelUnavailable, match=r"has no distance output, which the card's thresholds"
-    ):
-        loading.check_shapes(CARD, source, shapes)
+    with pytest.raises(ModelUnavailable, match=missing):
+        loading.check_shapes(CARD._replace(**thresholds), source, shapes | outputs)
 
 
 def test_drawn_skin_gives_a_finite_score() -> None:
@@ -149,7 +165,7 @@ def test_another_setting_or_model_is_another_key(monkeypatch: pytest.MonkeyPatch
 
     assert first["explanation_missing"] == pipeline.GRADCAM_OFF
     assert [answer["metrics"]["cache"] for answer in (first, second, third)] == ["miss"] * 3
-    assert third["decision"] == "inconclusive"
+    assert (third["decision"], third["reason"]) == ("inconclusive", "low_probability")
 
 
 def test_an_unavailable_model_does_not_answer_from_the_cache(

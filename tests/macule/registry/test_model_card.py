@@ -65,6 +65,8 @@ def test_training_writes_the_shipped_texts() -> None:
         ("thresholds", {"inconclusive": 0.5, "not_skin": 2.0}),
         ("thresholds", {"inconclusive": 0.5, "unfamiliar": 3.0, "not_skin": 2.0}),
         ("thresholds", {"inconclusive": 0.5, "unfamiliar": -1.0, "not_skin": 2.0}),
+        ("thresholds", {"inconclusive": 0.5, "not_dermoscopic": "high"}),
+        ("thresholds", {"inconclusive": 0.5, "not_dermoscopic": float("inf")}),
     ],
 )
 def test_a_wrong_value_is_named(key: str, value: Any) -> None:
@@ -73,6 +75,17 @@ def test_a_wrong_value_is_named(key: str, value: Any) -> None:
 
     with pytest.raises(BadCard, match=key):
         model_card.check(document)
+
+
+@pytest.mark.parametrize("value", [-7, -0.5, 0, 12.25])
+def test_a_clinical_score_has_any_sign(value: float) -> None:
+    """`thresholds.not_dermoscopic` is any finite number, also without the other two."""
+    thresholds = {"inconclusive": 0.5, "not_dermoscopic": value}
+
+    card = model_card.check({**DEFAULT, "thresholds": thresholds})
+
+    assert card.not_dermoscopic_above == value
+    assert (card.unfamiliar_above, card.not_skin_above) == (None, None)
 
 
 def test_keys_must_be_consistent() -> None:

@@ -102,5 +102,6 @@ def _format_table(file: str, answer: dict[str, Any]) -> str:
         bar = "#" * round(row["probability"] * BAR_CHARACTERS)
         rows.append(f"  {row['name']:<{width}} {row['probability']:7.1%}  {bar}".rstrip())
     total_ms = answer["metrics"]["total_ms"]
-    title = f"{file}: {answer['decision']} ({total_ms:.0f} ms)"
+    decision = ", ".join(answer[key] for key in ("decision", "reason") if key in answer)
+    title = f"{file}: {decision} ({total_ms:.0f} ms)"
     return "\n".join([title, *rows, f"  {answer['disclaimer']}"])

@@ -49,15 +49,25 @@ class Explanation(NamedTuple):
         return self.overlay
 
 
-class Classification(NamedTuple):
-    """The model's result for one photo.
+class Verdict(NamedTuple):
+    """How far the model's result can be trusted.
 
-    `decision` is `classified`, `inconclusive` or `not_skin`. `predictions` is sorted, the most
-    probable label first. `activation` is the activation map of that label: shape (h, w), float32;
-    None if the model has no maps.
+    `decision` is `classified`, `inconclusive` or `not_skin`. `reason` says why it is inconclusive:
+    `not_dermoscopic`, `unfamiliar` or `low_probability`; None for the other decisions.
     """
 
     decision: str
+    reason: str | None = None
+
+
+class Classification(NamedTuple):
+    """The model's result for one photo.
+
+    `predictions` is sorted, the most probable label first. `activation` is the activation map of
+    that label: shape (h, w), float32; None if the model has no maps.
+    """
+
+    verdict: Verdict
     predictions: tuple[Prediction, ...]
     activation: NDArray[np.float32] | None
 
@@ -79,24 +89,36 @@ def classify(model: LoadedModel, pixels: NDArray[np.uint8]) -> Classification:
     )
     best = int(order[0])
     return Classification(
-        decide(card, float(scores.probabilities[best]), scores.distance),
+        decide(card, float(scores.probabilities[best]), scores.distance, scores.clinical),
         predictions,
         None if scores.maps is None else scores.maps[..., best].copy(),
     )
 
 
-def decide(card: Card, probability: float, distance: float | None) -> str:
-    """Return the decision: `classified`, `inconclusive` or `not_skin`.
+def decide(
+    card: Card, probability: float, distance: float | None, clinical: float | None
+) -> Verdict:
+    """Compare the scores of one photo with the thresholds of the card.
+
+    The order is part of the API: of several reasons the first one is given.
 
     Args:
       probability: of the most probable label, calibrated.
-      distance: the out-of-distribution score, as in `runtime.Scores`.
+      distance, clinical: as in `runtime.Scores`.
     """
-    score = 0.0 if distance is None else distance
-    if card.not_skin_above is not None and score > card.not_skin_above:
-        return "not_skin"
-    unfamiliar = card.unfamiliar_above is not None and score > card.unfamiliar_above
-    return "inconclusive" if unfamiliar or probability < card.inconclusive_below else "classified"
+    if _exceeds(distance, card.not_skin_above):
+        return Verdict("not_skin")
+    if _exceeds(clinical, card.not_dermoscopic_above):
+        return Verdict("inconclusive", "not_dermoscopic")
+    if _exceeds(distance, card.unfamiliar_above):
+        return Verdict("inconclusive", "unfamiliar")
+    if probability < card.inconclusive_below:
+        return Verdict("inconclusive", "low_probability")
+    return Verdict("classified")
+
+
+def _exceeds(score: float | None, threshold: float | None) -> bool:
+    return score is not None and threshold is not None and score > threshold
 
 
 def draw_explanation(

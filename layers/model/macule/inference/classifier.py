@@ -53,15 +53,17 @@ class _ExplanationInput(NamedTuple):
 class Result:
     """The model's result for one photo.
 
-    `decision` is `classified`, `inconclusive` or `not_skin`. `predictions` has every label, the
-    most probable first. `warnings` lists problems of the file, such as a truncated one.
-    `disclaimer` is the medical disclaimer to show with a result.
+    `decision` is `classified`, `inconclusive` or `not_skin`. `reason` says why it is inconclusive:
+    `not_dermoscopic`, `unfamiliar` or `low_probability`; None for the other decisions.
+    `predictions` has every label, the most probable first. `warnings` lists problems of the file,
+    such as a truncated one. `disclaimer` is the medical disclaimer to show with a result.
     """
 
     decision: str
     predictions: tuple[Prediction, ...]
     _explanation_input: _ExplanationInput | None = field(repr=False, compare=False)
     warnings: tuple[str, ...] = ()
+    reason: str | None = None
 
     @property
     def disclaimer(self) -> str:
@@ -124,7 +126,8 @@ class Classifier:
             decoded, size = self._decode(body, card)
             found = classification.classify(state.model, decoded.pixels)
         explained = _ExplanationInput(card, decoded.pixels, size, found.activation)
-        return Result(found.decision, found.predictions, explained, tuple(decoded.warnings))
+        decision, reason = found.verdict
+        return Result(decision, found.predictions, explained, tuple(decoded.warnings), reason)
 
     @overload
     def predict_many(

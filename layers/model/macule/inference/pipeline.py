@@ -19,8 +19,8 @@ from macule.settings import Settings
 GRADCAM_OFF = "Activation maps are switched off here (ENABLE_GRADCAM=false)."
 MEMORY_SHORT = "Memory is short now: activation maps are left out until it recovers."
 NO_MAPS = "This model has no activation maps; its card says why."
-# Keys of an answer that the cache stores; the first two are optional.
-MISSING, WARNINGS = "explanation_missing", "warnings"
+# Keys of an answer that the cache stores; the first three are optional.
+MISSING, WARNINGS, REASON = "explanation_missing", "warnings", "reason"
 REQUIRED_KEYS = {"decision", "predictions", "explanation"}
 
 
@@ -117,8 +117,10 @@ def _classify(
                 )
             )
             drawn["explain"] = elapsed_ms(draw_began)
+    verdict = result.verdict
     found = {
-        "decision": result.decision,
+        "decision": verdict.decision,
+        **({REASON: verdict.reason} if verdict.reason else {}),
         "predictions": [prediction._asdict() for prediction in result.predictions[: options.top_k]],
         "explanation": explanation,
         **({MISSING: reason} if reason else {}),
@@ -147,7 +149,7 @@ def _parse_cached(cached: bytes | None) -> dict[str, Any] | None:
         found = json.loads(cached or b"null")
     except (ValueError, RecursionError):
         return None
-    known = {*REQUIRED_KEYS, MISSING, WARNINGS}
+    known = {*REQUIRED_KEYS, MISSING, WARNINGS, REASON}
     complete = isinstance(found, dict) and REQUIRED_KEYS <= found.keys() <= known
     return found if complete and isinstance(found["predictions"], list) else None
 

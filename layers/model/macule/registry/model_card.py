@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -28,8 +29,9 @@ class Card(NamedTuple):
     The network's input is (pixel - mean) / std for each channel, in the order `channels`.
     `side_px` is the side of a square, or (height, width). `output` is the kind of scores: logits,
     probabilities, or the sigmoid of the second of two labels. An image is inconclusive if its top
-    probability is below `inconclusive_below` or its distance above `unfamiliar_above`, and not skin
-    if the distance is above `not_skin_above`; both are None without a distance output.
+    probability is below `inconclusive_below`, its distance above `unfamiliar_above` or its clinical
+    score above `not_dermoscopic_above`, and not skin if the distance is above `not_skin_above`. The
+    thresholds of scores that the model does not have are None.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Card(NamedTuple):
     inconclusive_below: float
     unfamiliar_above: float | None
     not_skin_above: float | None
+    not_dermoscopic_above: float | None
     document: Mapping[str, Any]
 
 
@@ -144,6 +147,9 @@ def check(document: object) -> Card:
         ),
         "unfamiliar and not_skin both or neither, above 0, unfamiliar not above not_skin",
     )
+    clinical: Any = thresholds.get("not_dermoscopic")
+    is_score = isinstance(clinical, number) and math.isfinite(clinical)
+    need("thresholds", clinical is None or is_score, "not_dermoscopic, a finite number")
     return Card(
         **{key: card[key] for key in ("name", "version", "file", "precision")},
         sha256=sha256.lower(),
@@ -159,6 +165,7 @@ def check(document: object) -> Card:
         inconclusive_below=float(below),
         unfamiliar_above=distances[0],
         not_skin_above=distances[1],
+        not_dermoscopic_above=clinical,
         document=card,
     )
 

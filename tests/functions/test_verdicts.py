@@ -1,0 +1,62 @@
+"""Reasons of `inconclusive` as a client sees them, with a model that sees only colours."""
+
+import json
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.service import GUNICORN, Service, running
+from support.small_model import colour_photo
+
+# Photos of one colour, by the verdict that they get.
+VERDICTS = {
+    ("classified", None): (200, 40, 40),
+    ("inconclusive", "low_probability"): (80, 70, 70),
+    ("inconclusive", "unfamiliar"): (10, 150, 10),
+    ("inconclusive", "not_dermoscopic"): (10, 10, 200),
+    ("not_skin", None): (10, 230, 230),
+}
+PHONE = colour_photo(VERDICTS["inconclusive", "not_dermoscopic"])
+
+
+@pytest.fixture(scope="module")
+def service(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(GUNICORN, tmp_path_factory.mktemp("logs"), MODEL_DIR=str(colours)) as service:
+        yield service
+
+
+@pytest.mark.parametrize(("verdict", "colour"), VERDICTS.items())
+def test_only_an_inconclusive_answer_has_a_reason(
+    service: Service, verdict: tuple[str, str | None], colour: tuple[int, int, int]
+) -> None:
+    """The reason follows from the scores; a cached answer has the same one."""
+    answers = [service.predict(colour_photo(colour)).json() for _ in range(2)]
+
+    assert [answer["metrics"]["cache"] for answer in answers] == ["miss", "hit"]
+    for answer in answers:
+        assert (answer["decision"], answer.get("reason")) == verdict
+        assert ("reason" in answer) == (answer["decision"] == "inconclusive")
+
+
+def test_a_queued_prediction_has_the_reason(service: Service) -> None:
+    """The document of a succeeded prediction has it too."""
+    document = service.call("POST", "/predictions", PHONE, {"Prefer": "wait=30"}).json()
+
+    assert (document["status"], document["decision"]) == ("succeeded", "inconclusive")
+    assert document["reason"] == "not_dermoscopic"
+
+
+def test_the_reason_is_the_last_output_of_v2(service: Service) -> None:
+    """It follows the outputs that clients know; without a reason it is empty."""
+    found = []
+    for body in (PHONE, colour_photo((200, 40, 40))):
+        tensor = {"name": "image", "datatype": "BYTES", "shape": [1]}
+        asked = {"inputs": [{**tensor, "data": [b64encode(body).decode()]}]}
+        path = "/v2/models/colours/infer"
+        outputs = service.call("POST", path, json.dumps(asked).encode()).json()["outputs"]
+        found.append([outputs[-1]["name"], *outputs[-1]["data"]])
+    described = service.call("GET", "/v2/models/colours").json()["outputs"]
+
+    assert found == [["reason", "not_dermoscopic"], ["reason", ""]]
+    assert [output["name"] for output in described] == [output["name"] for output in outputs]
