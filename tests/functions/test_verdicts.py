@@ -1,9 +1,10 @@
-"""Reasons of `inconclusive` as a client sees them, with a model that sees only colours."""
+"""Reasons and options of predictions as a client sees them, with a model of colours."""
 
 import json
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.service import GUNICORN, Service, running
@@ -60,3 +61,34 @@ def test_the_reason_is_the_last_output_of_v2(service: Service) -> None:
 
     assert found == [["reason", "not_dermoscopic"], ["reason", ""]]
     assert [output["name"] for output in described] == [output["name"] for output in outputs]
+
+
+@pytest.mark.parametrize("path", ["/predict/", "/predictions"])
+def test_tta_averages_four_mirror_images(service: Service, path: str) -> None:
+    """The model sees a quarter of a photo, and with `tta=4` every quarter once."""
+    red, green, blue, grey = (250, 0, 0), (0, 100, 0), (0, 0, 80), (90, 90, 90)
+    wait = {"Prefer": "wait=30"}
+    one, four = (
+        service.call("POST", f"{path}?tta={tta}", colour_photo(red, green, blue, grey), wait).json()
+        for tta in (1, 4)
+    )
+
+    assert shares(one) == pytest.approx({"red": 1, "green": 0, "blue": 0}, abs=0.01)
+    assert shares(four) == pytest.approx(dict.fromkeys(("red", "green", "blue"), 1 / 3), abs=0.02)
+    assert (one["decision"], four["decision"]) == ("classified", "inconclusive")
+    assert four["reason"] == "low_probability"
+
+
+def test_tta_takes_scores_from_the_photo_itself(service: Service) -> None:
+    """Mirror images do not count for the distance and the clinical score."""
+    red, green, blue = (200, 40, 40), (10, 230, 10), (10, 10, 200)
+    found = [
+        service.predict(colour_photo(*quarters), "?tta=4").json().get("decision")
+        for quarters in ((green, red, red, red), (red, green, red, red), (red, red, red, blue))
+    ]
+
+    assert found == ["not_skin", "classified", "classified"]
+
+
+def shares(answer: dict[str, Any]) -> dict[str, float]:
+    return {row["label"]: row["probability"] for row in answer["predictions"]}

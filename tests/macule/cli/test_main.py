@@ -96,6 +96,7 @@ def test_misuse_exits_with_2(file: Path, tmp_path: Path) -> None:
     """A wrong option, an invalid setting and no command are misuse, reported in one line."""
     assert macule().returncode == 2
     assert macule("predict", str(file), "--top-k", "none").returncode == 2
+    assert macule("predict", str(file), "--tta", "2").returncode == 2
     environment = {**os.environ, "MAX_IMAGE_BYTES": "ten"}
     done = macule("predict", str(file), env=environment)
     assert (done.returncode, done.stdout) == (2, "")

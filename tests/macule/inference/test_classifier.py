@@ -154,6 +154,18 @@ def test_it_answers_like_the_service(default: Pair, name: str) -> None:
     assert explanation.overlay == png(answer["explanation"]["overlay"])
 
 
+def test_tta_is_that_of_the_service(default: Pair) -> None:
+    """`tta=4` gives the service's probabilities, which differ from one pass; 2 is an error."""
+    answer = default.service.predict(SPOT.read_bytes(), "?tta=4").json()
+
+    result = default.classifier.predict(SPOT, tta=4)
+
+    assert comparable(result, default.classifier) == comparable_answer(answer)
+    assert result.predictions != default.classifier.predict(SPOT).predictions
+    with pytest.raises(macule.BadRequest, match="expected 1 or 4"):
+        default.classifier.predict(SPOT, tta=2)
+
+
 def test_these_photos_get_every_kind_of_decision(default: Pair, other: Pair) -> None:
     """The photos of these tests include classified, inconclusive and not_skin."""
     bodies = [body() for body in PHOTOS.values()]

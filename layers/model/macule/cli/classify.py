@@ -19,7 +19,7 @@ BAR_CHARACTERS = 20
 def predict(options: argparse.Namespace) -> int:
     """Classify files, and print a table or JSON lines."""
     chosen = read_settings(options.model)
-    wanted = PredictOptions(options.top_k, options.explain == "cam")
+    wanted = PredictOptions(options.top_k, options.explain == "cam", options.tta)
     code = OK
     for file in options.files:
         try:

@@ -14,6 +14,7 @@ from typing import Any
 from macule import __version__
 from macule.cli import classify, console, models, serving
 from macule.errors import Macule
+from macule.inference.options import TTA_PASSES
 from macule.settings import parsers
 
 
@@ -98,6 +99,7 @@ def parser(words: list[str]) -> Parser:
     option("--json", action="store_true", help="print JSON on a terminal too")
     option("--top-k", type=_positive, metavar="N", help="only the N most likely labels")
     option("--explain", choices=["cam"], help="add an activation map (to the JSON)")
+    option("--tta", type=int, choices=TTA_PASSES, default=1, help=TTA_HELP)
     option("--model", metavar="DIR", help=model_dir)
 
     sources = "a folder, s3://… or gs://…, or a list of images; - reads the list from stdin"
@@ -212,6 +214,7 @@ def _alias(text: str) -> str:
     return text
 
 
+TTA_HELP = "4: average the probabilities of the photo and its three mirror images"
 DESCRIPTION = "Classify photos of skin lesions; serve, verify and convert models."
 TASKS = {
     "Classify photos": ("predict", "batch"),

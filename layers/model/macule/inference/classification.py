@@ -72,24 +72,31 @@ class Classification(NamedTuple):
     activation: NDArray[np.float32] | None
 
 
-def classify(model: LoadedModel, pixels: NDArray[np.uint8]) -> Classification:
+def classify(model: LoadedModel, pixels: NDArray[np.uint8], tta: int = 1) -> Classification:
     """Classify one photo, decoded by `decoding` for the card of *model*.
 
+    *tta*: 4 also runs the network on the three mirror images, one after the other, and takes the
+      mean of the calibrated probabilities; everything else comes from the photo itself.
     Raises: ModelUnavailable.
     """
     scores, card = runtime.run(model, pixels), model.card
-    order = scores.probabilities.argsort()[::-1]
+    probabilities = scores.probabilities
+    if tta > 1:
+        for mirrored in (pixels[:, :, ::-1], pixels[:, ::-1], pixels[:, ::-1, ::-1]):
+            probabilities = probabilities + runtime.run(model, mirrored).probabilities
+        probabilities /= tta
+    order = probabilities.argsort()[::-1]
     predictions = tuple(
         Prediction(
             card.labels[index],
             card.names["en"][index],
-            round(float(scores.probabilities[index]), 6),
+            round(float(probabilities[index]), 6),
         )
         for index in order
     )
     best = int(order[0])
     return Classification(
-        decide(card, float(scores.probabilities[best]), scores.distance, scores.clinical),
+        decide(card, float(probabilities[best]), scores.distance, scores.clinical),
         predictions,
         None if scores.maps is None else scores.maps[..., best].copy(),
     )

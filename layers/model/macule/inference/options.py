@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+TTA_PASSES = (1, 4)
+
 
 class PredictOptions(NamedTuple):
     """Options of one prediction.
 
     `top_k`: how many labels to return; None for all. `with_cam`: whether to draw the activation
-    map of the most probable label.
+    map of the most probable label. `tta`: passes of the network, 1 or 4: test-time augmentation.
     """
 
     top_k: int | None = None
     with_cam: bool = False
+    tta: int = 1
 
 
 DEFAULT_OPTIONS = PredictOptions()

@@ -103,7 +103,7 @@ def _classify(
         wait_ms, decode_began = elapsed_ms(asked), time.perf_counter()
         decoded = decoder_threads.decode(body, card.side_px, card.resize, cost_bytes, chosen)
         decode_ms, infer_began = elapsed_ms(decode_began), time.perf_counter()
-        result = classification.classify(model, decoded.pixels)
+        result = classification.classify(model, decoded.pixels, options.tta)
         infer_ms = elapsed_ms(infer_began)
         explanation, drawn = None, dict[str, float]()
         has_maps = result.activation is not None

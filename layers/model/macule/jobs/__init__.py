@@ -100,15 +100,18 @@ def rfc3339(seconds: float | None) -> str | None:
 
 
 def serialize_options(options: JobOptions) -> str:
-    """Serialize options for a queue, without the owner, which has a field of its own."""
-    top_k, with_cam = options.predict
-    return json.dumps([top_k, with_cam, options.webhook, options.events, ""])
+    """Serialize options for a queue, without the owner, which has a field of its own.
+
+    Options that are added later come last.
+    """
+    top_k, with_cam, *added = options.predict
+    return json.dumps([top_k, with_cam, options.webhook, options.events, "", *added])
 
 
 def parse_options(text: str, owner: str) -> JobOptions:
-    """Parse the output of `serialize_options`."""
-    top_k, with_cam, webhook, events, _ = json.loads(text)
-    return JobOptions(PredictOptions(top_k, with_cam), webhook, tuple(events), owner)
+    """Parse the output of `serialize_options`, also of a version with fewer options."""
+    top_k, with_cam, webhook, events, _, *added = json.loads(text)
+    return JobOptions(PredictOptions(top_k, with_cam, *added), webhook, tuple(events), owner)
 
 
 def existing_job(job: Job, previous: str, fingerprint: str) -> Job:

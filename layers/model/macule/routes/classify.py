@@ -14,7 +14,7 @@ from macule.http import messages, uploads
 from macule.http.messages import Request, Response
 from macule.http.uploads import parsing
 from macule.inference import pipeline
-from macule.inference.options import DEFAULT_OPTIONS, PredictOptions
+from macule.inference.options import DEFAULT_OPTIONS, TTA_PASSES, PredictOptions
 from macule.inference.pipeline import Outcome
 from macule.memory import admission
 
@@ -22,7 +22,8 @@ from macule.memory import admission
 def classify_image(request: Request) -> Response:
     """POST /predict/: classify the image in the body.
 
-    Query: `top_k` (1 or more: how many labels to return), `explain=cam`.
+    Query: `top_k` (1 or more: how many labels to return), `explain=cam`, `tta=4` (averages the
+    probabilities of four mirror images).
     A request with `instances` (TF Serving, Vertex AI) gets the answer as the one item of
     `predictions`.
     """
@@ -100,7 +101,7 @@ def read_upload(request: Request, chosen: settings.Settings) -> parsing.Upload:
 
 
 def parse_query(request: Request) -> PredictOptions:
-    """Parse the query: `top_k` and `explain`.
+    """Parse the query: `top_k`, `explain` and `tta`.
 
     Raises: BadRequest.
     """
@@ -108,6 +109,7 @@ def parse_query(request: Request) -> PredictOptions:
     return PredictOptions(
         top_k=_top_k(query.get("top_k")),
         with_cam=_with_cam(query.get("explain")),
+        tta=_tta(query.get("tta")),
     )
 
 
@@ -131,6 +133,14 @@ def _with_cam(text: str | None) -> bool:
     if text not in (None, "", "none", "cam"):
         raise BadRequest(f"explain={text[:20]!r} is not supported; use explain=cam.")
     return text == "cam"
+
+
+def _tta(text: str | None) -> int:
+    if text is None:
+        return 1
+    if text not in map(str, TTA_PASSES):
+        raise BadRequest(f"tta={text[:20]!r} is not supported; use tta=1 or tta=4.")
+    return int(text)
 
 
 def _directives(control: str) -> set[str]:
