@@ -138,6 +138,8 @@ def test_a_map_is_returned_on_request(service: Service) -> None:
         ("POST", "/predict/?top_k=0", photo(), 400),
         ("POST", "/predict/?explain=lime", photo(), 400),
         ("POST", "/predict/?tta=2", photo(), 400),
+        ("POST", "/predict/?sets=49", photo(), 400),
+        ("POST", "/predict/?sets=0.9", photo(), 400),
         ("POST", "/predict/?tta=", photo(), 400),
         ("GET", "/nowhere", None, 404),
         ("GET", "/predict/", None, 405),

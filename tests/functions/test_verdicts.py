@@ -90,5 +90,40 @@ def test_tta_takes_scores_from_the_photo_itself(service: Service) -> None:
     assert found == ["not_skin", "classified", "classified"]
 
 
+@pytest.mark.parametrize("path", ["/predict/", "/predictions"])
+@pytest.mark.parametrize(
+    ("colour", "sets"),
+    [
+        ((120, 90, 30), {80: ["red"], 90: ["red", "green"], 95: ["red", "green", "blue"]}),
+        ((80, 70, 69), {80: ["red"], 90: ["red", "green", "blue"]}),
+    ],
+)
+def test_a_set_has_every_label_above_the_threshold(
+    service: Service, path: str, colour: tuple[int, int, int], sets: dict[int, list[str]]
+) -> None:
+    """It always has the most likely label, and `top_k` does not limit it; a hit has it too."""
+    body, wait = colour_photo(colour), {"Prefer": "wait=30"}
+    for percent, labels in sets.items():
+        for _ in range(2):
+            answer = service.call("POST", f"{path}?top_k=1&sets={percent}", body, wait).json()
+
+            assert answer["prediction_set"] == {"coverage": percent / 100, "labels": labels}
+            assert len(answer["predictions"]) == 1
+    assert "prediction_set" not in service.predict(body).json()
+
+
+def test_a_coverage_that_the_card_lacks_is_a_400(service: Service) -> None:
+    """The problem names the percents of the card; a queued prediction fails with it."""
+    direct = service.predict(PHONE, "?sets=85")
+    queued = service.call("POST", "/predictions?sets=85", PHONE, {"Prefer": "wait=30"}).json()
+    shown = [service.call("POST", f"/page/?sets={percent}", PHONE) for percent in (85, 90)]
+
+    assert (direct.status, direct.json()["type"]) == (400, "urn:macule:problem:bad-request")
+    assert "80, 90, 95" in direct.json()["detail"]
+    assert (queued["status"], queued["error"]["status"]) == ("failed", 400)
+    assert queued["error"]["detail"] == direct.json()["detail"]
+    assert [answer.status for answer in shown] == [400, 200]
+
+
 def shares(answer: dict[str, Any]) -> dict[str, float]:
     return {row["label"]: row["probability"] for row in answer["predictions"]}

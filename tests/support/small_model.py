@@ -98,6 +98,7 @@ def write_colour_model(folder: Path, **changes: object) -> Path:
         "scaling": {"mean": [0, 0, 0], "std": [255, 255, 255]},
         "temperature": 1,
         "thresholds": thresholds,
+        "prediction_sets": {"80": 0.4, "90": 0.2, "95": 0.05},
         **changes,
     }
     folder.mkdir(exist_ok=True)

@@ -68,14 +68,16 @@ def test_a_terminal_gets_a_table(file: Path) -> None:
     assert "not a medical device" in shown
 
 
-def test_a_table_names_the_reason(colours: Path, tmp_path: Path) -> None:
-    """The title of the table has the decision and, if it is inconclusive, why."""
+def test_a_table_has_the_reason_and_the_set(colours: Path, tmp_path: Path) -> None:
+    """The title has the decision and, if it is inconclusive, why; a set is the last row."""
     path = tmp_path / "phone.png"
     path.write_bytes(colour_photo((10, 10, 200)))
 
-    shown = on_a_terminal("predict", str(path), "--model", str(colours))
+    options = ["--tta", "4", "--sets", "90"]
+    shown = on_a_terminal("predict", str(path), "--model", str(colours), *options)
 
     assert "phone.png: inconclusive, not_dermoscopic (" in shown
+    assert "90% set: blue" in shown
 
 
 def test_one_bad_file_does_not_stop_the_others(file: Path, tmp_path: Path) -> None:
@@ -97,6 +99,7 @@ def test_misuse_exits_with_2(file: Path, tmp_path: Path) -> None:
     assert macule().returncode == 2
     assert macule("predict", str(file), "--top-k", "none").returncode == 2
     assert macule("predict", str(file), "--tta", "2").returncode == 2
+    assert macule("predict", str(file), "--sets", "100").returncode == 2
     environment = {**os.environ, "MAX_IMAGE_BYTES": "ten"}
     done = macule("predict", str(file), env=environment)
     assert (done.returncode, done.stdout) == (2, "")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from macule import settings
 from macule.caching import answers
-from macule.errors import ModelUnavailable
+from macule.errors import BadRequest, ModelUnavailable
 from macule.inference import classification, pipeline, runtime
 from macule.inference.options import PredictOptions
 from macule.inference.runtime import loading
@@ -63,6 +63,18 @@ def test_only_a_score_with_a_threshold_counts() -> None:
     assert classification.decide(plain, 0.9, 99.0, 99.0).decision == "classified"
     assert classification.decide(CARD, 0.9, None, None).decision == "classified"
     assert classification.decide(plain, 0.4, None, None).decision == "inconclusive"
+
+
+def test_a_card_without_prediction_sets_says_so() -> None:
+    """A coverage is rejected before the photo is decoded; without one the card is not asked."""
+    plain, some = (CARD._replace(prediction_sets=sets) for sets in ({}, {80: 0.3, 90: 0.1}))
+
+    classification.check_coverage(plain, None)
+    classification.check_coverage(some, 90)
+    with pytest.raises(BadRequest, match="has no prediction sets"):
+        classification.check_coverage(plain, 90)
+    with pytest.raises(BadRequest, match=r"sets=95 .* it has 80, 90"):
+        classification.check_coverage(some, 95)
 
 
 @pytest.mark.parametrize("kind", ["plain", "noise", "stripes"])

@@ -19,7 +19,8 @@ BAR_CHARACTERS = 20
 def predict(options: argparse.Namespace) -> int:
     """Classify files, and print a table or JSON lines."""
     chosen = read_settings(options.model)
-    wanted = PredictOptions(options.top_k, options.explain == "cam", options.tta)
+    cam = options.explain == "cam"
+    wanted = PredictOptions(options.top_k, cam, options.tta, options.sets)
     code = OK
     for file in options.files:
         try:
@@ -101,6 +102,8 @@ def _format_table(file: str, answer: dict[str, Any]) -> str:
     for row in answer["predictions"]:
         bar = "#" * round(row["probability"] * BAR_CHARACTERS)
         rows.append(f"  {row['name']:<{width}} {row['probability']:7.1%}  {bar}".rstrip())
+    if found := answer.get("prediction_set"):
+        rows.append(f"  {found['coverage']:.0%} set: {', '.join(found['labels'])}")
     total_ms = answer["metrics"]["total_ms"]
     decision = ", ".join(answer[key] for key in ("decision", "reason") if key in answer)
     title = f"{file}: {decision} ({total_ms:.0f} ms)"

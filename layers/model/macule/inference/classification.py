@@ -5,8 +5,10 @@ Shared by routes, jobs, batches and the Python API; knows no HTTP, no settings a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from macule.errors import BadRequest
 from macule.inference import activation_maps, decoding, runtime
 
 if TYPE_CHECKING:
@@ -126,6 +128,37 @@ def decide(
 
 def _exceeds(score: float | None, threshold: float | None) -> bool:
     return score is not None and threshold is not None and score > threshold
+
+
+def check_coverage(card: Card, percent: int | None) -> None:
+    """Check that the card has a threshold for prediction sets of this coverage.
+
+    Raises: BadRequest.
+    """
+    if percent is None or percent in card.prediction_sets:
+        return
+    if not card.prediction_sets:
+        raise BadRequest(f"The model {card.name} has no prediction sets; leave `sets` out.")
+    known = ", ".join(map(str, card.prediction_sets))
+    raise BadRequest(f"sets={percent} is not in the card of {card.name}; it has {known}.")
+
+
+def prediction_set(card: Card, predictions: Sequence[Prediction], percent: int) -> tuple[str, ...]:
+    """Return the labels of the prediction set with a coverage of *percent*, most probable first.
+
+    A split-conformal set with the LAC score, one minus the probability; never empty.
+    Source: Sadinle et al. 2019, arXiv 1609.00451.
+
+    Args:
+      predictions: all labels, the most probable first.
+      percent: a key of the card's `prediction_sets`.
+    """
+    least = card.prediction_sets[percent]
+    return tuple(
+        prediction.label
+        for place, prediction in enumerate(predictions)
+        if place == 0 or prediction.probability >= least
+    )
 
 
 def draw_explanation(

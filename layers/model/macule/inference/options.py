@@ -12,11 +12,13 @@ class PredictOptions(NamedTuple):
 
     `top_k`: how many labels to return; None for all. `with_cam`: whether to draw the activation
     map of the most probable label. `tta`: passes of the network, 1 or 4: test-time augmentation.
+    `coverage_percent`: the coverage of the prediction set to return; None for no set.
     """
 
     top_k: int | None = None
     with_cam: bool = False
     tta: int = 1
+    coverage_percent: int | None = None
 
 
 DEFAULT_OPTIONS = PredictOptions()

@@ -14,13 +14,15 @@ from macule.inference.options import DEFAULT_OPTIONS, PredictOptions
 from macule.inference.runtime.loading import LoadedModel
 from macule.memory import admission
 from macule.memory.degradation import Level
+from macule.registry.model_card import Card
 from macule.settings import Settings
 
 GRADCAM_OFF = "Activation maps are switched off here (ENABLE_GRADCAM=false)."
 MEMORY_SHORT = "Memory is short now: activation maps are left out until it recovers."
 NO_MAPS = "This model has no activation maps; its card says why."
-# Keys of an answer that the cache stores; the first three are optional.
-MISSING, WARNINGS, REASON = "explanation_missing", "warnings", "reason"
+# Keys of an answer that the cache stores: optional ones, then those of every answer.
+MISSING, WARNINGS = "explanation_missing", "warnings"
+REASON, PREDICTION_SET = "reason", "prediction_set"
 REQUIRED_KEYS = {"decision", "predictions", "explanation"}
 
 
@@ -46,7 +48,8 @@ def predict(
     Args:
       digest: the sha256 of *body* if known.
       read_cache, write_cache: whether to use a cached answer, and to store the new one.
-    Raises: UnsupportedImage, BadImage, ImageTooLarge, CannotFit, Unavailable.
+    Raises: UnsupportedImage, BadImage, ImageTooLarge, CannotFit, Unavailable; BadRequest for a
+      coverage that the model's card does not have.
     """
     began = time.perf_counter()
     header = decoder_threads.inspect(body, chosen)
@@ -55,6 +58,7 @@ def predict(
     model = runtime.get_or_load(chosen.model)
     if cold:
         admission.current().reset_baseline()
+    classification.check_coverage(model.card, options.coverage_percent)
     cache, key = answers.current() if read_cache or write_cache else None, ""
     if cache:
         maps = options.with_cam and chosen.enable_gradcam
@@ -122,6 +126,7 @@ def _classify(
         "decision": verdict.decision,
         **({REASON: verdict.reason} if verdict.reason else {}),
         "predictions": [prediction._asdict() for prediction in result.predictions[: options.top_k]],
+        **_set_document(card, result, options.coverage_percent),
         "explanation": explanation,
         **({MISSING: reason} if reason else {}),
         **({WARNINGS: decoded.warnings} if decoded.warnings else {}),
@@ -131,6 +136,16 @@ def _classify(
     if decoded.ignored:
         facts["profile_ignored"] = decoded.ignored
     return found, stages, facts
+
+
+def _set_document(
+    card: Card, result: classification.Classification, percent: int | None
+) -> dict[str, Any]:
+    """Return the prediction set as in answers; nothing if none was requested."""
+    if percent is None:
+        return {}
+    labels = classification.prediction_set(card, result.predictions, percent)
+    return {PREDICTION_SET: {"coverage": percent / 100, "labels": list(labels)}}
 
 
 def _explanation_document(explanation: classification.Explanation) -> dict[str, Any]:
@@ -149,7 +164,7 @@ def _parse_cached(cached: bytes | None) -> dict[str, Any] | None:
         found = json.loads(cached or b"null")
     except (ValueError, RecursionError):
         return None
-    known = {*REQUIRED_KEYS, MISSING, WARNINGS, REASON}
+    known = {*REQUIRED_KEYS, MISSING, WARNINGS, REASON, PREDICTION_SET}
     complete = isinstance(found, dict) and REQUIRED_KEYS <= found.keys() <= known
     return found if complete and isinstance(found["predictions"], list) else None
 

@@ -17,13 +17,14 @@ from macule.inference import pipeline
 from macule.inference.options import DEFAULT_OPTIONS, TTA_PASSES, PredictOptions
 from macule.inference.pipeline import Outcome
 from macule.memory import admission
+from macule.registry import model_card
 
 
 def classify_image(request: Request) -> Response:
     """POST /predict/: classify the image in the body.
 
     Query: `top_k` (1 or more: how many labels to return), `explain=cam`, `tta=4` (averages the
-    probabilities of four mirror images).
+    probabilities of four mirror images), `sets=90` (a prediction set of this coverage in percent).
     A request with `instances` (TF Serving, Vertex AI) gets the answer as the one item of
     `predictions`.
     """
@@ -101,7 +102,7 @@ def read_upload(request: Request, chosen: settings.Settings) -> parsing.Upload:
 
 
 def parse_query(request: Request) -> PredictOptions:
-    """Parse the query: `top_k`, `explain` and `tta`.
+    """Parse the query: `top_k`, `explain`, `tta` and `sets`.
 
     Raises: BadRequest.
     """
@@ -110,6 +111,7 @@ def parse_query(request: Request) -> PredictOptions:
         top_k=_top_k(query.get("top_k")),
         with_cam=_with_cam(query.get("explain")),
         tta=_tta(query.get("tta")),
+        coverage_percent=_coverage_percent(query.get("sets")),
     )
 
 
@@ -140,6 +142,16 @@ def _tta(text: str | None) -> int:
         return 1
     if text not in map(str, TTA_PASSES):
         raise BadRequest(f"tta={text[:20]!r} is not supported; use tta=1 or tta=4.")
+    return int(text)
+
+
+def _coverage_percent(text: str | None) -> int | None:
+    if text is None:
+        return None
+    least, most = model_card.MIN_COVERAGE_PERCENT, model_card.MAX_COVERAGE_PERCENT
+    is_percent = text.isascii() and text.isdigit() and len(text) == 2
+    if not is_percent or not least <= int(text) <= most:
+        raise BadRequest(f"sets={text[:20]!r} is not a whole percent from {least} to {most}.")
     return int(text)
 
 

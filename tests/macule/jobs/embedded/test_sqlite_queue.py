@@ -90,7 +90,7 @@ def test_a_job_goes_forward_once(queue: SqliteQueue, clock: Clock) -> None:
 
 def test_jobs_of_an_older_version_can_be_read() -> None:
     """Every option is stored; those that an older version did not know have their defaults."""
-    options = JobOptions(PredictOptions(3, True, 4), "https://a.example/", EVENTS)
+    options = JobOptions(PredictOptions(3, True, 4, 90), "https://a.example/", EVENTS)
     old = json.dumps([3, True, "https://a.example/", EVENTS, ""])
 
     assert parse_options(serialize_options(options), "ann") == options._replace(owner="ann")
