@@ -105,7 +105,6 @@ def _plain(service: Service, kept: Kept) -> None:
     kept.answer("predict", "a small photo, one label and its map", mapped)
     spot = Image.open(BytesIO(PHOTO)).filter(ImageFilter.GaussianBlur(15))
     kept.answer("predict", "a blurred photo", service.predict(png_of(spot.resize((192, 168)))))
-    kept.answer("predict", "test-time augmentation", service.predict(PHOTO, "?tta=4"))
     instances = {"instances": [{"b64": b64encode(PHOTO).decode()}]}
     kind = {"Content-Type": "application/json"}
     batch = service.predict(json.dumps(instances).encode(), "?top_k=1", **kind)
