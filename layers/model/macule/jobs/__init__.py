@@ -102,9 +102,11 @@ def rfc3339(seconds: float | None) -> str | None:
 def serialize_options(options: JobOptions) -> str:
     """Serialize options for a queue, without the owner, which has a field of its own.
 
-    Options that are added later come last.
+    Options that are added later come last, and only if they are used: a worker of the previous
+    version can read all other jobs.
     """
     top_k, with_cam, *added = options.predict
+    added = [] if options.predict[2:] == DEFAULT_OPTIONS[2:] else added
     return json.dumps([top_k, with_cam, options.webhook, options.events, "", *added])
 
 
