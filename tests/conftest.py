@@ -82,6 +82,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a tiny model whose answers follow from colours: `small_model.write_colour_model`."""
+    from support import small_model
+
+    return once(tmp_path_factory, "colours", small_model.write_colour_model)
+
+
+@pytest.fixture(scope="session")
 def browser() -> "Iterator[Browser]":
     """Start Chromium once for all tests: Playwright can start only once in a process."""
     from support.browser import launched

@@ -14,12 +14,13 @@ import pytest
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis.engine import events, from_schema
-from support.api_examples import FILE, recorded, small, steady
+from support.api_examples import FILE, recorded, small, steady, with_sets
 from support.images import photo
 from support.service import GUNICORN, Service, running
 
 SECRET = f"whsec_{b64encode(bytes(32)).decode()}"
-# What no schema can say: which bytes are a photo, and which address may get a webhook.
+# What no schema can say: which bytes are a photo, which address may get a webhook, and which
+# prediction sets the card has.
 for kind in ("image/*", "application/octet-stream"):
     schemathesis.openapi.media_type(kind, st.sampled_from([small(), photo(64, 48)]))
 PHOTO = {"enum": [b64encode(small()).decode()]}
@@ -67,6 +68,7 @@ class Found(NamedTuple):
 def test_every_answer_is_as_described(function: str, each: int, least: int, tmp_path: Path) -> None:
     """Every answer to a generated request, valid or not, is described by the specification."""
     environment = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true", "MAX_JOBS": "100000"}
+    environment["MODEL_DIR"] = str(with_sets(tmp_path / "model"))
     with running(GUNICORN, tmp_path, FUNCTION_TARGET=function, **environment) as service:
         found = run_schemathesis(service, each)
 
@@ -90,6 +92,8 @@ def run_schemathesis(service: Service, each: int) -> Found:
     card = service.call("GET", "/model/").json() if "/model/" in document["paths"] else {}
     names = {name: {"enum": [card.get(key)]} for name, key in MODEL.items()}
     fixed = {"Photo": PHOTO, "Webhook": NOBODY, **names}
+    if sets := document["components"].get("parameters", {}).get("sets"):
+        sets["schema"]["enum"] = [int(percent) for percent in card["prediction_sets"]]
     schemas = document["components"]["schemas"]
     schemas |= {name: schema for name, schema in fixed.items() if name in schemas}
     config = {**CONFIG, "generation": {**CONFIG["generation"], "max-examples": each}}

@@ -110,6 +110,7 @@ def test_every_input_format_matches_predict(
     assert (probabilities.dtype, probabilities.shape) == (np.float32, (1, len(labels)))
     assert dict(zip(labels, probabilities[0], strict=True)) == pytest.approx(expected, abs=1e-7)
     assert result.as_numpy("decision").tolist() == [b"classified"]
+    assert result.as_numpy("reason").tolist() == [b""]
     assert result.get_response()["id"] == "42"
     assert "not a medical device" in result.get_response()["parameters"]["disclaimer"]
 

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import date
 from io import BytesIO
+from pathlib import Path
 from typing import Literal
 
 import pytest
 from PIL import Image, ImageFilter
-from playwright.sync_api import Route
-from support.browser import CARD, WORDS, Visit, faults, most_like, too_wide
+from playwright.sync_api import Browser, Route
+from support.browser import CARD, WORDS, Visit, faults, most_like, too_wide, visiting
 from support.images import photo, saved
-from support.service import ROOT, Service
+from support.service import GUNICORN, ROOT, Service, running
+from support.small_model import colour_photo
 
 Open = Callable[..., AbstractContextManager[Visit]]
 SPOT = (ROOT / "examples/spot.jpg").read_bytes()
@@ -144,6 +146,41 @@ def test_unusable_results_have_no_figures(visit: Open) -> None:
     assert "says nothing about your skin" in strange
     assert "No clear answer" in unclear
     assert "Do not rely on them" in unclear
+
+
+def test_a_phone_photo_is_named(colours: Path, browser: Browser, tmp_path: Path) -> None:
+    """`not_dermoscopic` has its own words in both languages and the advice of `inconclusive`.
+
+    They fit the first screen of a phone, and axe finds nothing.
+    """
+    body = colour_photo((10, 10, 200))
+    bottom = "document.getElementById('next').getBoundingClientRect().bottom"
+    with running(GUNICORN, tmp_path, MODEL_DIR=str(colours)) as service:
+        viewport = {"width": 360, "height": 640}
+        url = f"http://127.0.0.1:{service.port}/"
+        with visiting(browser, url, viewport=viewport, reduced_motion="reduce") as visitor:
+            visitor.choose(("phone.png", "image/png", body))
+            visitor.analyse()
+            visitor.verdict()
+            page = visitor.page
+            for language in ("en", "vi"):
+                page.click(f"nav a[lang={language}]")
+                words = WORDS[language]
+
+                assert page.inner_text("#verdict").strip() == words["not_dermoscopic"]
+                assert page.inner_text("#meaning") == words["not_dermoscopic_meaning"]
+                assert page.inner_text("#soon") == words["soon_inconclusive"]
+                assert words["figures_weak"] in page.inner_text(".in-result.panel")
+                assert words["not_dermoscopic"] in page.inner_text("#past")
+                assert page.evaluate(bottom) <= 640
+                assert faults(page) == []
+        for language in ("en", "vi"):
+            form = service.call("POST", f"/page/?lang={language}", body)
+            words = WORDS[language]
+
+            for key in ("not_dermoscopic", "not_dermoscopic_meaning", "soon_inconclusive"):
+                assert words[key] in form.body.decode()
+            assert 'data-decision="inconclusive"' in form.body.decode()
 
 
 def test_a_phone_first_shows_what_to_do(visit: Open) -> None:

@@ -17,6 +17,7 @@ from macule.batch.progress import Progress
 from macule.errors import BadRequest, Unavailable
 from pyarrow import parquet
 from support.images import photo, saved, skin
+from support.small_model import colour_photo
 
 MACULE = [sys.executable, "-m", "macule.cli", "batch"]
 CHOSEN = settings.read({})
@@ -89,6 +90,21 @@ def test_each_image_and_each_error_is_one_row(photos: Path, tmp_path: Path) -> N
     assert sum(shares.values()) == pytest.approx(1, abs=1e-5)  # type: ignore[arg-type]
     assert good["probability"] == max(shares.values()) == shares[f"p_{good['label']}"]  # type: ignore[type-var]
     assert (good["error"], bad["label"], bad["model"]) == (None, None, None)
+
+
+def test_a_row_has_the_reason(colours: Path, tmp_path: Path) -> None:
+    """Only an inconclusive row says why."""
+    (tmp_path / "photos").mkdir()
+    for name, colour in {"classified": (200, 40, 40), "phone": (10, 10, 200)}.items():
+        (tmp_path / "photos" / f"{name}.png").write_bytes(colour_photo(colour))
+    out = tmp_path / "all.csv"
+
+    done = subprocess.run([*MACULE, tmp_path / "photos", "--out", out, "--model", colours])
+
+    assert done.returncode == 0
+    with out.open(newline="", encoding="utf-8") as file:
+        found = [(row["decision"], row["reason"]) for row in csv.DictReader(file)]
+    assert found == [("classified", ""), ("inconclusive", "not_dermoscopic")]
 
 
 def test_all_formats_have_the_same_rows(photos: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from macule.cli import main
 from support.images import photo
+from support.small_model import colour_photo
 
 MACULE = [sys.executable, "-m", "macule.cli"]
 
@@ -48,18 +49,35 @@ def test_standard_input_is_a_file(file: Path) -> None:
     assert json.loads(done.stdout)["status"] == "succeeded"
 
 
-def test_a_terminal_gets_a_table(file: Path) -> None:
-    """On a terminal the answer is a table of names and percentages."""
+def on_a_terminal(*arguments: str) -> str:
+    """Run a command that must succeed on a terminal, and return what it shows."""
     leader, follower = pty.openpty()
-    done = subprocess.run([*MACULE, "predict", str(file)], stdout=follower, check=False, timeout=60)
+    subprocess.run([*MACULE, *arguments], stdout=follower, check=True, timeout=60)
     os.close(follower)
     shown = os.read(leader, 10_000).decode()
     os.close(leader)
+    return shown
 
-    assert done.returncode == 0
+
+def test_a_terminal_gets_a_table(file: Path) -> None:
+    """On a terminal the answer is a table of names and percentages."""
+    shown = on_a_terminal("predict", str(file))
+
     assert "Melanoma" in shown
     assert "%" in shown
     assert "not a medical device" in shown
+
+
+def test_a_table_has_the_reason_and_the_set(colours: Path, tmp_path: Path) -> None:
+    """The title has the decision and, if it is inconclusive, why; a set is the last row."""
+    path = tmp_path / "phone.png"
+    path.write_bytes(colour_photo((10, 10, 200)))
+
+    options = ["--tta", "4", "--sets", "90"]
+    shown = on_a_terminal("predict", str(path), "--model", str(colours), *options)
+
+    assert "phone.png: inconclusive, not_dermoscopic (" in shown
+    assert "90% set: blue" in shown
 
 
 def test_one_bad_file_does_not_stop_the_others(file: Path, tmp_path: Path) -> None:
@@ -80,6 +98,8 @@ def test_misuse_exits_with_2(file: Path, tmp_path: Path) -> None:
     """A wrong option, an invalid setting and no command are misuse, reported in one line."""
     assert macule().returncode == 2
     assert macule("predict", str(file), "--top-k", "none").returncode == 2
+    assert macule("predict", str(file), "--tta", "2").returncode == 2
+    assert macule("predict", str(file), "--sets", "100").returncode == 2
     environment = {**os.environ, "MAX_IMAGE_BYTES": "ten"}
     done = macule("predict", str(file), env=environment)
     assert (done.returncode, done.stdout) == (2, "")

@@ -125,12 +125,13 @@ PHOTOS: dict[str, Callable[[], bytes]] = {
 def comparable_answer(answer: dict[str, Any]) -> tuple[object, ...]:
     """Convert a service's answer to the form of `heard`."""
     rows = [(row["label"], row["name"], row["probability"]) for row in answer["predictions"]]
-    return answer["decision"], rows, answer["disclaimer"], answer["model"]
+    verdict = answer["decision"], answer.get("reason")
+    return *verdict, rows, answer["disclaimer"], answer["model"]
 
 
 def comparable(result: macule.Result, by: macule.Classifier) -> tuple[object, ...]:
     rows = [(row.label, row.name, row.probability) for row in result.predictions]
-    return result.decision, rows, result.disclaimer, by.model
+    return result.decision, result.reason, rows, result.disclaimer, by.model
 
 
 def png(uri: str) -> bytes:
@@ -151,6 +152,18 @@ def test_it_answers_like_the_service(default: Pair, name: str) -> None:
     assert explanation.faithful == answer["explanation"]["faithful"]
     assert explanation.heatmap == png(answer["explanation"]["heatmap"])
     assert explanation.overlay == png(answer["explanation"]["overlay"])
+
+
+def test_tta_is_that_of_the_service(default: Pair) -> None:
+    """`tta=4` gives the service's probabilities, which differ from one pass; 2 is an error."""
+    answer = default.service.predict(SPOT.read_bytes(), "?tta=4").json()
+
+    result = default.classifier.predict(SPOT, tta=4)
+
+    assert comparable(result, default.classifier) == comparable_answer(answer)
+    assert result.predictions != default.classifier.predict(SPOT).predictions
+    with pytest.raises(macule.BadRequest, match="expected 1 or 4"):
+        default.classifier.predict(SPOT, tta=2)
 
 
 def test_these_photos_get_every_kind_of_decision(default: Pair, other: Pair) -> None:

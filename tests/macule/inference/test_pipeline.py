@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from macule import settings
 from macule.caching import answers
-from macule.errors import ModelUnavailable
+from macule.errors import BadRequest, ModelUnavailable
 from macule.inference import classification, pipeline, runtime
+from macule.inference.options import PredictOptions
 from macule.inference.runtime import loading
 from macule.memory import admission
 from macule.memory.admission import Admission
@@ -16,8 +18,12 @@ from macule.registry import local, model_card
 from support.images import photo, skin
 
 CARD = model_card.read(local.DEFAULT_MODEL_DIR)._replace(
-    inconclusive_below=0.5, unfamiliar_above=2.0, not_skin_above=3.0
+    inconclusive_below=0.5,
+    unfamiliar_above=2.0,
+    not_skin_above=3.0,
+    not_dermoscopic_above=-1.5,
 )
+WITH_MAP = PredictOptions(with_cam=True)
 
 
 @pytest.fixture(autouse=True)
@@ -29,30 +35,46 @@ def cold() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("probability", "distance", "decision"),
+    ("probability", "distance", "clinical", "verdict"),
     [
-        (0.9, 1.0, "classified"),
-        (0.5, 2.0, "classified"),
-        (0.49, 1.0, "inconclusive"),
-        (0.9, 2.1, "inconclusive"),
-        (0.9, 3.1, "not_skin"),
-        (0.1, 3.1, "not_skin"),
+        (0.9, 1.0, -2.0, ("classified", None)),
+        (0.5, 2.0, -1.5, ("classified", None)),
+        (0.49, 1.0, -2.0, ("inconclusive", "low_probability")),
+        (0.49, 2.1, -2.0, ("inconclusive", "unfamiliar")),
+        (0.9, 2.1, -2.0, ("inconclusive", "unfamiliar")),
+        (0.9, 1.0, -1.4, ("inconclusive", "not_dermoscopic")),
+        (0.49, 2.1, -1.4, ("inconclusive", "not_dermoscopic")),
+        (0.9, 3.1, -2.0, ("not_skin", None)),
+        (0.1, 3.1, 9.0, ("not_skin", None)),
     ],
 )
-def test_the_decision_follows_the_thresholds(
-    probability: float, distance: float, decision: str
+def test_the_verdict_follows_the_thresholds(
+    probability: float, distance: float, clinical: float, verdict: tuple[str, str | None]
 ) -> None:
-    """A high OOD score is not_skin for any label; the threshold itself passes."""
-    assert classification.decide(CARD, probability, distance) == decision
+    """not_skin comes first; of several reasons the first one counts; a threshold itself passes."""
+    assert classification.decide(CARD, probability, distance, clinical) == verdict
 
 
-def test_a_model_without_an_ood_score_never_says_not_skin() -> None:
-    """Without threshold and score the probability alone decides."""
-    plain = CARD._replace(unfamiliar_above=None, not_skin_above=None)
+def test_only_a_score_with_a_threshold_counts() -> None:
+    """Without thresholds or without scores the probability alone decides."""
+    plain = CARD._replace(unfamiliar_above=None, not_skin_above=None, not_dermoscopic_above=None)
 
-    assert classification.decide(plain, 0.9, None) == "classified"
-    assert classification.decide(plain, 0.9, 99.0) == "classified"
-    assert classification.decide(plain, 0.4, None) == "inconclusive"
+    assert classification.decide(plain, 0.9, None, None).decision == "classified"
+    assert classification.decide(plain, 0.9, 99.0, 99.0).decision == "classified"
+    assert classification.decide(CARD, 0.9, None, None).decision == "classified"
+    assert classification.decide(plain, 0.4, None, None).decision == "inconclusive"
+
+
+def test_a_card_without_prediction_sets_says_so() -> None:
+    """A coverage is rejected before the photo is decoded; without one the card is not asked."""
+    plain, some = (CARD._replace(prediction_sets=sets) for sets in ({}, {80: 0.3, 90: 0.1}))
+
+    classification.check_coverage(plain, None)
+    classification.check_coverage(some, 90)
+    with pytest.raises(BadRequest, match="has no prediction sets"):
+        classification.check_coverage(plain, 90)
+    with pytest.raises(BadRequest, match=r"sets=95 .* it has 80, 90"):
+        classification.check_coverage(some, 95)
 
 
 @pytest.mark.parametrize("kind", ["plain", "noise", "stripes"])
@@ -68,20 +90,28 @@ def test_images_without_skin_are_not_skin(kind: str) -> None:
 
     scores = runtime.run(warm, pixels)
 
-    assert classification.decide(warm.card, float(scores.probabilities.max()), scores.distance) == (
-        "not_skin"
-    )
+    top = float(scores.probabilities.max())
+    verdict = classification.decide(warm.card, top, scores.distance, scores.clinical)
+    assert verdict == ("not_skin", None)
 
 
-def test_a_card_with_thresholds_needs_an_ood_score() -> None:
-    """A file without the output of the card's threshold is rejected on loading."""
+@pytest.mark.parametrize(
+    ("thresholds", "outputs", "missing"),
+    [
+        ({"not_dermoscopic_above": None}, {}, "distance output, .*thresholds.not_skin needs"),
+        ({}, {1: {"shape": [1]}}, "clinical score .*thresholds.not_dermoscopic needs"),
+        ({"unfamiliar_above": None, "not_skin_above": None}, {}, "clinical score"),
+    ],
+)
+def test_a_card_with_thresholds_needs_their_scores(
+    thresholds: dict[str, None], outputs: dict[int, dict[str, Any]], missing: str
+) -> None:
+    """A file without the score of one of the card's thresholds is rejected on loading."""
     shapes = {2: {"shape": [1, len(CARD.labels)]}, 4: {"shape": [1, 8, 8, 3]}}
     source = {"shape": [1, *[CARD.side_px] * 2, 3]}
 
-    with pytest.raises(
-        ModelUnavailable, match=r"has no distance output, which the card's thresholds"
-    ):
-        loading.check_shapes(CARD, source, shapes)
+    with pytest.raises(ModelUnavailable, match=missing):
+        loading.check_shapes(CARD._replace(**thresholds), source, shapes | outputs)
 
 
 def test_drawn_skin_gives_a_finite_score() -> None:
@@ -124,7 +154,7 @@ def test_an_answer_that_lacks_its_map_is_not_cached(
     for share in (0.9, 0.5):
         here = at(share)
         monkeypatch.setattr(admission, "current", lambda here=here: here)
-        found.append(pipeline.predict(photo(), chosen, None, True)[0])
+        found.append(pipeline.predict(photo(), chosen, WITH_MAP)[0])
 
     assert found[0]["explanation_missing"] == pipeline.MEMORY_SHORT
     assert found[1]["metrics"]["cache"] == "miss"
@@ -137,17 +167,17 @@ def test_another_setting_or_model_is_another_key(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(answers, "current", lambda: kept)
     without = chosen._replace(enable_gradcam=False)
 
-    first = pipeline.predict(photo(), without, None, True)[0]
-    second = pipeline.predict(photo(), chosen, None, True)[0]
+    first = pipeline.predict(photo(), without, WITH_MAP)[0]
+    second = pipeline.predict(photo(), chosen, WITH_MAP)[0]
     warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     document = {**warm.card.document, "thresholds": {"inconclusive": 1.0}}
     stern = warm._replace(card=model_card.check(document))
     monkeypatch.setattr(runtime, "get_or_load", lambda _: stern)
-    third = pipeline.predict(photo(), chosen, None, True)[0]
+    third = pipeline.predict(photo(), chosen, WITH_MAP)[0]
 
     assert first["explanation_missing"] == pipeline.GRADCAM_OFF
     assert [answer["metrics"]["cache"] for answer in (first, second, third)] == ["miss"] * 3
-    assert third["decision"] == "inconclusive"
+    assert (third["decision"], third["reason"]) == ("inconclusive", "low_probability")
 
 
 def test_an_unavailable_model_does_not_answer_from_the_cache(

@@ -65,6 +65,16 @@ def test_training_writes_the_shipped_texts() -> None:
         ("thresholds", {"inconclusive": 0.5, "not_skin": 2.0}),
         ("thresholds", {"inconclusive": 0.5, "unfamiliar": 3.0, "not_skin": 2.0}),
         ("thresholds", {"inconclusive": 0.5, "unfamiliar": -1.0, "not_skin": 2.0}),
+        ("thresholds", {"inconclusive": 0.5, "not_dermoscopic": "high"}),
+        ("thresholds", {"inconclusive": 0.5, "not_dermoscopic": float("inf")}),
+        ("prediction_sets", [0.3, 0.1]),
+        ("prediction_sets", {"49": 0.3}),
+        ("prediction_sets", {"100": 0.3}),
+        ("prediction_sets", {"0.9": 0.3}),
+        ("prediction_sets", {"90": 1.1}),
+        ("prediction_sets", {"90": float("nan")}),
+        ("prediction_sets", {"90": "0.3"}),
+        ("prediction_sets", {"95": 0.3, "80": 0.2}),
     ],
 )
 def test_a_wrong_value_is_named(key: str, value: Any) -> None:
@@ -73,6 +83,28 @@ def test_a_wrong_value_is_named(key: str, value: Any) -> None:
 
     with pytest.raises(BadCard, match=key):
         model_card.check(document)
+
+
+@pytest.mark.parametrize("value", [-7, -0.5, 0, 12.25])
+def test_a_clinical_score_has_any_sign(value: float) -> None:
+    """`thresholds.not_dermoscopic` is any finite number, also without the other two."""
+    thresholds = {"inconclusive": 0.5, "not_dermoscopic": value}
+
+    card = model_card.check({**DEFAULT, "thresholds": thresholds})
+
+    assert card.not_dermoscopic_above == value
+    assert (card.unfamiliar_above, card.not_skin_above) == (None, None)
+
+
+def test_prediction_sets_are_ordered_by_coverage() -> None:
+    """They are optional, and equal thresholds are valid."""
+    unordered = {"95": 0, "80": 0.31, "90": 0.31}
+
+    card = model_card.check({**DEFAULT, "prediction_sets": unordered})
+
+    assert list(card.prediction_sets.items()) == [(80, 0.31), (90, 0.31), (95, 0.0)]
+    without = {key: value for key, value in DEFAULT.items() if key != "prediction_sets"}
+    assert model_card.check(without).prediction_sets == {}
 
 
 def test_keys_must_be_consistent() -> None:

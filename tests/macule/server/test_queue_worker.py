@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from macule.errors import Busy
+from macule.inference.options import PredictOptions
 from macule.jobs import CANCELED, EVENTS, FAILED, PROCESSING, SUCCEEDED, JobOptions
 from macule.jobs.broker.redis_queue import RedisQueue
 from macule.memory.recycling import RecyclePolicy
@@ -47,7 +48,7 @@ def ended(queue: RedisQueue, *job_ids: str, wait_s: float = 20) -> None:
 
 def test_two_workers_never_share_a_job(queue: RedisQueue, server: Broker) -> None:
     """Each of 60 jobs with three messages each runs once."""
-    jobs = [queue.put(JobOptions(top_k=1), photo()).id for _ in range(60)]
+    jobs = [queue.put(JobOptions(PredictOptions(top_k=1)), photo()).id for _ in range(60)]
     for message in server.client.lrange("macule:1:celery:queue", 0, -1):
         server.client.lpush("macule:1:celery:queue", message, message)
     with worker(server), worker(server):
@@ -154,7 +155,7 @@ def test_a_canceled_job_has_no_result(queue: RedisQueue, server: Broker, large: 
 
 def test_the_server_may_die_and_freeze(queue: RedisQueue, server: Broker) -> None:
     """Valkey is killed, restarted, frozen and continued; each job is done once."""
-    jobs = [queue.put(JobOptions(top_k=1), photo()).id for _ in range(60)]
+    jobs = [queue.put(JobOptions(PredictOptions(top_k=1)), photo()).id for _ in range(60)]
     with worker(server), worker(server):
         until(lambda: queue.waiting() < 50)
         server.kill()
@@ -256,7 +257,13 @@ def test_a_worker_stays_small(queue: RedisQueue, server: Broker) -> None:
     """Under load a worker takes at most 160 MB."""
     bodies = [photo(4000, 3000), photo(4000, 3000, progressive=True)]
     with worker(server) as one:
-        ended(queue, *(queue.put(JobOptions(with_cam=True), bodies[n % 2]).id for n in range(12)))
+        ended(
+            queue,
+            *(
+                queue.put(JobOptions(PredictOptions(with_cam=True)), bodies[n % 2]).id
+                for n in range(12)
+            ),
+        )
         status = Path(f"/proc/{one.pid}/status").read_text()
     peak_kb = next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)
 

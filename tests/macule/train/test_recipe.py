@@ -153,7 +153,8 @@ def test_the_card_has_ood_thresholds(folder: Path, made: Path) -> None:
     runtime.by_pid.clear()
 
     assert 0 < warm.card.unfamiliar_above <= warm.card.not_skin_above
-    assert classification.decide(warm.card, 1.0, scores.distance) == "not_skin"
+    verdict = classification.decide(warm.card, 1.0, scores.distance, scores.clinical)
+    assert verdict.decision == "not_skin"
 
 
 def test_classes_are_balanced() -> None:

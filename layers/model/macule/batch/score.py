@@ -19,7 +19,7 @@ POLL_S, MAX_POLL_S = 0.02, 1.0
 
 
 def columns(labels: list[str]) -> list[str]:
-    first = ["source", "status", "decision", "label", "probability"]
+    first = ["source", "status", "decision", "reason", "label", "probability"]
     return [*first, *(f"p_{label}" for label in labels), "error", "model"]
 
 
@@ -42,6 +42,7 @@ def score_row(name: str, scorer: Scorer, max_bytes: int, labels: list[str], stop
         **found,
         "status": "ok",
         "decision": answer["decision"],
+        "reason": answer.get("reason"),
         "label": best["label"],
         "probability": best["probability"],
         **shares,

@@ -11,6 +11,7 @@ from typing import Any
 from macule.cli.console import FAILED, INTERRUPTED, OK, print_message, read_settings
 from macule.errors import BadImage, BadRequest, Macule, Unavailable
 from macule.inference import native_stderr, pipeline, runtime
+from macule.inference.options import PredictOptions
 
 BAR_CHARACTERS = 20
 
@@ -18,15 +19,16 @@ BAR_CHARACTERS = 20
 def predict(options: argparse.Namespace) -> int:
     """Classify files, and print a table or JSON lines."""
     chosen = read_settings(options.model)
+    cam = options.explain == "cam"
+    wanted = PredictOptions(options.top_k, cam, options.tta, options.sets)
     code = OK
     for file in options.files:
         try:
             body = _read(file, chosen.max_image_bytes)
-            cam = options.explain == "cam"
             with native_stderr.filtered():
                 runtime.get_or_load(chosen.model)
             answer = pipeline.predict(
-                body, chosen, options.top_k, cam, read_cache=False, write_cache=False
+                body, chosen, wanted, read_cache=False, write_cache=False
             ).answer
         except Macule as error:
             code = FAILED
@@ -100,6 +102,9 @@ def _format_table(file: str, answer: dict[str, Any]) -> str:
     for row in answer["predictions"]:
         bar = "#" * round(row["probability"] * BAR_CHARACTERS)
         rows.append(f"  {row['name']:<{width}} {row['probability']:7.1%}  {bar}".rstrip())
+    if found := answer.get("prediction_set"):
+        rows.append(f"  {found['coverage']:.0%} set: {', '.join(found['labels'])}")
     total_ms = answer["metrics"]["total_ms"]
-    title = f"{file}: {answer['decision']} ({total_ms:.0f} ms)"
+    decision = ", ".join(answer[key] for key in ("decision", "reason") if key in answer)
+    title = f"{file}: {decision} ({total_ms:.0f} ms)"
     return "\n".join([title, *rows, f"  {answer['disclaimer']}"])

@@ -14,6 +14,8 @@ from typing import Any
 from macule import __version__
 from macule.cli import classify, console, models, serving
 from macule.errors import Macule
+from macule.inference.options import TTA_PASSES
+from macule.registry import model_card
 from macule.settings import parsers
 
 
@@ -98,6 +100,8 @@ def parser(words: list[str]) -> Parser:
     option("--json", action="store_true", help="print JSON on a terminal too")
     option("--top-k", type=_positive, metavar="N", help="only the N most likely labels")
     option("--explain", choices=["cam"], help="add an activation map (to the JSON)")
+    option("--tta", type=int, choices=TTA_PASSES, default=1, help=TTA_HELP)
+    option("--sets", type=_percent, metavar="PERCENT", help=SETS_HELP)
     option("--model", metavar="DIR", help=model_dir)
 
     sources = "a folder, s3://… or gs://…, or a list of images; - reads the list from stdin"
@@ -206,12 +210,21 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _percent(text: str) -> int:
+    least, most = model_card.MIN_COVERAGE_PERCENT, model_card.MAX_COVERAGE_PERCENT
+    if not text.isdigit() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole percent from {least} to {most}")
+    return int(text)
+
+
 def _alias(text: str) -> str:
     if not re.fullmatch("[a-z][a-z0-9-]{0,30}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not an alias such as stable or canary-2")
     return text
 
 
+TTA_HELP = "4: average the probabilities of the photo and its three mirror images"
+SETS_HELP = "add a prediction set of this coverage, for example 90; the card must have it"
 DESCRIPTION = "Classify photos of skin lesions; serve, verify and convert models."
 TASKS = {
     "Classify photos": ("predict", "batch"),

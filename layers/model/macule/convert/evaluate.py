@@ -81,7 +81,8 @@ def predict_photos(folder: str, photos: Sequence[Photo], progress: Progress) -> 
         top = float(scores.probabilities.max())
         decoded.append(photo)
         rows.append(scores.probabilities)
-        decisions.append(classification.decide(card, top, scores.distance))
+        verdict = classification.decide(card, top, scores.distance, scores.clinical)
+        decisions.append(verdict.decision)
     if not decoded:
         raise BadInput(f"None of the {len(photos)} images can be decoded.")
     index_of = {label: index for index, label in enumerate(card.labels)}

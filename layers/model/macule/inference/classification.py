@@ -5,8 +5,10 @@ Shared by routes, jobs, batches and the Python API; knows no HTTP, no settings a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from macule.errors import BadRequest
 from macule.inference import activation_maps, decoding, runtime
 
 if TYPE_CHECKING:
@@ -49,54 +51,114 @@ class Explanation(NamedTuple):
         return self.overlay
 
 
-class Classification(NamedTuple):
-    """The model's result for one photo.
+class Verdict(NamedTuple):
+    """How far the model's result can be trusted.
 
-    `decision` is `classified`, `inconclusive` or `not_skin`. `predictions` is sorted, the most
-    probable label first. `activation` is the activation map of that label: shape (h, w), float32;
-    None if the model has no maps.
+    `decision` is `classified`, `inconclusive` or `not_skin`. `reason` says why it is inconclusive:
+    `not_dermoscopic`, `unfamiliar` or `low_probability`; None for the other decisions.
     """
 
     decision: str
+    reason: str | None = None
+
+
+class Classification(NamedTuple):
+    """The model's result for one photo.
+
+    `predictions` is sorted, the most probable label first. `activation` is the activation map of
+    that label: shape (h, w), float32; None if the model has no maps.
+    """
+
+    verdict: Verdict
     predictions: tuple[Prediction, ...]
     activation: NDArray[np.float32] | None
 
 
-def classify(model: LoadedModel, pixels: NDArray[np.uint8]) -> Classification:
+def classify(model: LoadedModel, pixels: NDArray[np.uint8], tta: int = 1) -> Classification:
     """Classify one photo, decoded by `decoding` for the card of *model*.
 
+    *tta*: 4 also runs the network on the three mirror images, one after the other, and takes the
+      mean of the calibrated probabilities; everything else comes from the photo itself.
     Raises: ModelUnavailable.
     """
     scores, card = runtime.run(model, pixels), model.card
-    order = scores.probabilities.argsort()[::-1]
+    probabilities = scores.probabilities
+    if tta > 1:
+        for mirrored in (pixels[:, :, ::-1], pixels[:, ::-1], pixels[:, ::-1, ::-1]):
+            probabilities = probabilities + runtime.run(model, mirrored).probabilities
+        probabilities /= tta
+    order = probabilities.argsort()[::-1]
     predictions = tuple(
         Prediction(
             card.labels[index],
             card.names["en"][index],
-            round(float(scores.probabilities[index]), 6),
+            round(float(probabilities[index]), 6),
         )
         for index in order
     )
     best = int(order[0])
     return Classification(
-        decide(card, float(scores.probabilities[best]), scores.distance),
+        decide(card, float(probabilities[best]), scores.distance, scores.clinical),
         predictions,
         None if scores.maps is None else scores.maps[..., best].copy(),
     )
 
 
-def decide(card: Card, probability: float, distance: float | None) -> str:
-    """Return the decision: `classified`, `inconclusive` or `not_skin`.
+def decide(
+    card: Card, probability: float, distance: float | None, clinical: float | None
+) -> Verdict:
+    """Compare the scores of one photo with the thresholds of the card.
+
+    The order is part of the API: of several reasons the first one is given.
 
     Args:
       probability: of the most probable label, calibrated.
-      distance: the out-of-distribution score, as in `runtime.Scores`.
+      distance, clinical: as in `runtime.Scores`.
     """
-    score = 0.0 if distance is None else distance
-    if card.not_skin_above is not None and score > card.not_skin_above:
-        return "not_skin"
-    unfamiliar = card.unfamiliar_above is not None and score > card.unfamiliar_above
-    return "inconclusive" if unfamiliar or probability < card.inconclusive_below else "classified"
+    if _exceeds(distance, card.not_skin_above):
+        return Verdict("not_skin")
+    if _exceeds(clinical, card.not_dermoscopic_above):
+        return Verdict("inconclusive", "not_dermoscopic")
+    if _exceeds(distance, card.unfamiliar_above):
+        return Verdict("inconclusive", "unfamiliar")
+    if probability < card.inconclusive_below:
+        return Verdict("inconclusive", "low_probability")
+    return Verdict("classified")
+
+
+def _exceeds(score: float | None, threshold: float | None) -> bool:
+    return score is not None and threshold is not None and score > threshold
+
+
+def check_coverage(card: Card, percent: int | None) -> None:
+    """Check that the card has a threshold for prediction sets of this coverage.
+
+    Raises: BadRequest.
+    """
+    if percent is None or percent in card.prediction_sets:
+        return
+    if not card.prediction_sets:
+        raise BadRequest(f"The model {card.name} has no prediction sets; leave `sets` out.")
+    known = ", ".join(map(str, card.prediction_sets))
+    raise BadRequest(f"sets={percent} is not in the card of {card.name}; it has {known}.")
+
+
+def prediction_set(card: Card, predictions: Sequence[Prediction], percent: int) -> tuple[str, ...]:
+    """Return the labels of the prediction set with a coverage of *percent*, most probable first.
+
+    A split-conformal set with the LAC score, one minus the probability; never empty.
+    Source: Sadinle et al. 2019, arXiv 1609.00451.
+
+    Args:
+      predictions: all labels, the most probable first.
+      percent: a key of the card's `prediction_sets`.
+    """
+    least = card.prediction_sets[percent]
+    return tuple(
+        prediction.label
+        for place, prediction in enumerate(predictions)
+        if place == 0 or prediction.probability >= least
+    )
 
 
 def draw_explanation(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 from macule.errors import BadRequest, Macule, ModelUnavailable, NoMaps
 from macule.inference import classification, decoding, inputs, ordered_map
 from macule.inference.classification import Explanation, Prediction, draw_explanation
+from macule.inference.options import TTA_PASSES
 from macule.inference.runtime import loading
 from macule.memory import budget
 from macule.registry import local
@@ -53,15 +54,17 @@ class _ExplanationInput(NamedTuple):
 class Result:
     """The model's result for one photo.
 
-    `decision` is `classified`, `inconclusive` or `not_skin`. `predictions` has every label, the
-    most probable first. `warnings` lists problems of the file, such as a truncated one.
-    `disclaimer` is the medical disclaimer to show with a result.
+    `decision` is `classified`, `inconclusive` or `not_skin`. `reason` says why it is inconclusive:
+    `not_dermoscopic`, `unfamiliar` or `low_probability`; None for the other decisions.
+    `predictions` has every label, the most probable first. `warnings` lists problems of the file,
+    such as a truncated one. `disclaimer` is the medical disclaimer to show with a result.
     """
 
     decision: str
     predictions: tuple[Prediction, ...]
     _explanation_input: _ExplanationInput | None = field(repr=False, compare=False)
     warnings: tuple[str, ...] = ()
+    reason: str | None = None
 
     @property
     def disclaimer(self) -> str:
@@ -112,19 +115,23 @@ class Classifier:
         """All labels, in the order of the network's outputs."""
         return self._state().model.card.labels
 
-    def predict(self, photo: Photo) -> Result:
+    def predict(self, photo: Photo, *, tta: int = 1) -> Result:
         """Classify one photo: a path, bytes, a binary file, a PIL image or a uint8 array (h, w, 3).
 
+        *tta*: 4 averages the probabilities of the photo and its three mirror images.
         Raises: Unreadable, BodyTooLarge, ImageTooLarge, UnsupportedImage, BadImage, SlowImage,
-          CannotFit; BadRequest for any other type; ModelUnavailable.
+          CannotFit; BadRequest for any other type or *tta*; ModelUnavailable.
         """
+        if tta not in TTA_PASSES:
+            raise BadRequest(f"tta is {tta!r}; expected 1 or 4.")
         state, body = self._state(), inputs.read(photo, self._limits.max_bytes)
         card = state.model.card
         with state.slots:
             decoded, size = self._decode(body, card)
-            found = classification.classify(state.model, decoded.pixels)
+            found = classification.classify(state.model, decoded.pixels, tta)
         explained = _ExplanationInput(card, decoded.pixels, size, found.activation)
-        return Result(found.decision, found.predictions, explained, tuple(decoded.warnings))
+        decision, reason = found.verdict
+        return Result(decision, found.predictions, explained, tuple(decoded.warnings), reason)
 
     @overload
     def predict_many(

@@ -10,16 +10,19 @@ from typing import Any, NamedTuple
 from macule.caching import answers
 from macule.inference import activation_maps, classification, decoder_threads, decoding, runtime
 from macule.inference.decoding import cost
+from macule.inference.options import DEFAULT_OPTIONS, PredictOptions
 from macule.inference.runtime.loading import LoadedModel
 from macule.memory import admission
 from macule.memory.degradation import Level
+from macule.registry.model_card import Card
 from macule.settings import Settings
 
 GRADCAM_OFF = "Activation maps are switched off here (ENABLE_GRADCAM=false)."
 MEMORY_SHORT = "Memory is short now: activation maps are left out until it recovers."
 NO_MAPS = "This model has no activation maps; its card says why."
-# Keys of an answer that the cache stores; the first two are optional.
+# Keys of an answer that the cache stores: optional ones, then those of every answer.
 MISSING, WARNINGS = "explanation_missing", "warnings"
+REASON, PREDICTION_SET = "reason", "prediction_set"
 REQUIRED_KEYS = {"decision", "predictions", "explanation"}
 
 
@@ -34,8 +37,7 @@ class Outcome(NamedTuple):
 def predict(
     body: bytes,
     chosen: Settings,
-    top_k: int | None = None,
-    with_cam: bool = False,
+    options: PredictOptions = DEFAULT_OPTIONS,
     digest: str = "",
     *,
     read_cache: bool = True,
@@ -46,7 +48,8 @@ def predict(
     Args:
       digest: the sha256 of *body* if known.
       read_cache, write_cache: whether to use a cached answer, and to store the new one.
-    Raises: UnsupportedImage, BadImage, ImageTooLarge, CannotFit, Unavailable.
+    Raises: UnsupportedImage, BadImage, ImageTooLarge, CannotFit, Unavailable; BadRequest for a
+      coverage that the model's card does not have.
     """
     began = time.perf_counter()
     header = decoder_threads.inspect(body, chosen)
@@ -55,14 +58,15 @@ def predict(
     model = runtime.get_or_load(chosen.model)
     if cold:
         admission.current().reset_baseline()
+    classification.check_coverage(model.card, options.coverage_percent)
     cache, key = answers.current() if read_cache or write_cache else None, ""
     if cache:
-        maps = with_cam and chosen.enable_gradcam
-        key = answers.cache_key(digest or sha256(body), model.card.document, top_k, with_cam, maps)
+        maps = options.with_cam and chosen.enable_gradcam
+        key = answers.cache_key(digest or sha256(body), model.card.document, *options, maps)
     found = _parse_cached(cache.get(key)) if cache and read_cache else None
     hit, stages, facts = found is not None, dict[str, float](), {"rung": ""}
     if found is None:
-        found, stages, facts = _classify(body, header, model, chosen, top_k, with_cam)
+        found, stages, facts = _classify(body, header, model, chosen, options)
         if cache and write_cache and found.get(MISSING) != MEMORY_SHORT:
             cache.put(key, json.dumps(found, separators=(",", ":")).encode())
     answer = {
@@ -94,8 +98,7 @@ def _classify(
     header: decoding.Header,
     model: LoadedModel,
     chosen: Settings,
-    top_k: int | None,
-    with_cam: bool,
+    options: PredictOptions,
 ) -> tuple[dict[str, Any], dict[str, float], dict[str, str]]:
     """Decode and classify; return the photo's part of the answer, milliseconds by stage, facts."""
     card, asked = model.card, time.perf_counter()
@@ -104,12 +107,12 @@ def _classify(
         wait_ms, decode_began = elapsed_ms(asked), time.perf_counter()
         decoded = decoder_threads.decode(body, card.side_px, card.resize, cost_bytes, chosen)
         decode_ms, infer_began = elapsed_ms(decode_began), time.perf_counter()
-        result = classification.classify(model, decoded.pixels)
+        result = classification.classify(model, decoded.pixels, options.tta)
         infer_ms = elapsed_ms(infer_began)
         explanation, drawn = None, dict[str, float]()
         has_maps = result.activation is not None
-        reason = _missing_map_reason(chosen, level, has_maps) if with_cam else ""
-        if with_cam and not reason and result.activation is not None:
+        reason = _missing_map_reason(chosen, level, has_maps) if options.with_cam else ""
+        if options.with_cam and not reason and result.activation is not None:
             # the decoder's memory is free again, and drawing takes less
             draw_began, label = time.perf_counter(), result.predictions[0].label
             explanation = _explanation_document(
@@ -118,9 +121,12 @@ def _classify(
                 )
             )
             drawn["explain"] = elapsed_ms(draw_began)
+    verdict = result.verdict
     found = {
-        "decision": result.decision,
-        "predictions": [prediction._asdict() for prediction in result.predictions[:top_k]],
+        "decision": verdict.decision,
+        **({REASON: verdict.reason} if verdict.reason else {}),
+        "predictions": [prediction._asdict() for prediction in result.predictions[: options.top_k]],
+        **_set_document(card, result, options.coverage_percent),
         "explanation": explanation,
         **({MISSING: reason} if reason else {}),
         **({WARNINGS: decoded.warnings} if decoded.warnings else {}),
@@ -130,6 +136,16 @@ def _classify(
     if decoded.ignored:
         facts["profile_ignored"] = decoded.ignored
     return found, stages, facts
+
+
+def _set_document(
+    card: Card, result: classification.Classification, percent: int | None
+) -> dict[str, Any]:
+    """Return the prediction set as in answers; nothing if none was requested."""
+    if percent is None:
+        return {}
+    labels = classification.prediction_set(card, result.predictions, percent)
+    return {PREDICTION_SET: {"coverage": percent / 100, "labels": list(labels)}}
 
 
 def _explanation_document(explanation: classification.Explanation) -> dict[str, Any]:
@@ -148,7 +164,7 @@ def _parse_cached(cached: bytes | None) -> dict[str, Any] | None:
         found = json.loads(cached or b"null")
     except (ValueError, RecursionError):
         return None
-    known = {*REQUIRED_KEYS, MISSING, WARNINGS}
+    known = {*REQUIRED_KEYS, MISSING, WARNINGS, REASON, PREDICTION_SET}
     complete = isinstance(found, dict) and REQUIRED_KEYS <= found.keys() <= known
     return found if complete and isinstance(found["predictions"], list) else None
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from macule import errors
 from macule.inference.activation_maps import MAX_CHARACTERS
+from macule.inference.options import DEFAULT_OPTIONS, PredictOptions
 
 STARTING, PROCESSING = "starting", "processing"
 SUCCEEDED, FAILED, CANCELED = "succeeded", "failed", "canceled"
@@ -35,8 +36,7 @@ class JobOptions(NamedTuple):
     `events`: the EVENTS that are sent to `webhook`.
     """
 
-    top_k: int | None = None
-    with_cam: bool = False
+    predict: PredictOptions = DEFAULT_OPTIONS
     webhook: str = ""
     events: tuple[str, ...] = ()
     owner: str = ""
@@ -74,7 +74,7 @@ def reserved_bytes(options: JobOptions, labels: int | None = None) -> dict[str, 
     """Return the most bytes that the start and the end of a job add, by event."""
     size = ANSWER_BYTES + LABEL_BYTES * (labels or DEFAULT_LABELS)
     sizes = {event: size + 2 * len(options.webhook) for event in options.events if options.webhook}
-    maps = MAX_CHARACTERS if options.with_cam else 0
+    maps = MAX_CHARACTERS if options.predict.with_cam else 0
     return {**sizes, COMPLETED_EVENT: sizes.get(COMPLETED_EVENT, 0) + size + maps}
 
 
@@ -100,14 +100,20 @@ def rfc3339(seconds: float | None) -> str | None:
 
 
 def serialize_options(options: JobOptions) -> str:
-    """Serialize options for a queue, without the owner, which has a field of its own."""
-    return json.dumps(options._replace(owner=""))
+    """Serialize options for a queue, without the owner, which has a field of its own.
+
+    Options that are added later come last, and only if they are used: a worker of the previous
+    version can read all other jobs.
+    """
+    top_k, with_cam, *added = options.predict
+    added = [] if options.predict[2:] == DEFAULT_OPTIONS[2:] else added
+    return json.dumps([top_k, with_cam, options.webhook, options.events, "", *added])
 
 
 def parse_options(text: str, owner: str) -> JobOptions:
-    """Parse the output of `serialize_options`."""
-    top_k, with_cam, webhook, events, _ = json.loads(text)
-    return JobOptions(top_k, with_cam, webhook, tuple(events), owner)
+    """Parse the output of `serialize_options`, also of a version with fewer options."""
+    top_k, with_cam, webhook, events, _, *added = json.loads(text)
+    return JobOptions(PredictOptions(top_k, with_cam, *added), webhook, tuple(events), owner)
 
 
 def existing_job(job: Job, previous: str, fingerprint: str) -> Job:

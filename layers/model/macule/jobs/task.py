@@ -22,7 +22,7 @@ def run(options: JobOptions, image: bytes, chosen: Settings) -> tuple[str, Mappi
     Raises: Unavailable, if the job may be retried.
     """
     try:
-        done = pipeline.predict(image, chosen, options.top_k, options.with_cam)
+        done = pipeline.predict(image, chosen, options.predict)
     except Unavailable:
         raise
     except Macule as error:

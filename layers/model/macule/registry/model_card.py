@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ RESIZE_MODES = ("squash", "crop", "pad")
 CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
 OUTPUTS = ("logits", "probabilities", "sigmoid")
 MAX_SIDE_PX = 2048
+PERCENT = re.compile("[5-9][0-9]")
+MIN_COVERAGE_PERCENT, MAX_COVERAGE_PERCENT = 50, 99  # of prediction sets
 SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 
@@ -28,8 +31,10 @@ class Card(NamedTuple):
     The network's input is (pixel - mean) / std for each channel, in the order `channels`.
     `side_px` is the side of a square, or (height, width). `output` is the kind of scores: logits,
     probabilities, or the sigmoid of the second of two labels. An image is inconclusive if its top
-    probability is below `inconclusive_below` or its distance above `unfamiliar_above`, and not skin
-    if the distance is above `not_skin_above`; both are None without a distance output.
+    probability is below `inconclusive_below`, its distance above `unfamiliar_above` or its clinical
+    score above `not_dermoscopic_above`, and not skin if the distance is above `not_skin_above`. The
+    thresholds of scores that the model does not have are None. `prediction_sets` maps a coverage in
+    percent to the least probability of a label in the prediction set.
     """
 
     name: str
@@ -49,6 +54,8 @@ class Card(NamedTuple):
     inconclusive_below: float
     unfamiliar_above: float | None
     not_skin_above: float | None
+    not_dermoscopic_above: float | None
+    prediction_sets: Mapping[int, float]
     document: Mapping[str, Any]
 
 
@@ -144,6 +151,16 @@ def check(document: object) -> Card:
         ),
         "unfamiliar and not_skin both or neither, above 0, unfamiliar not above not_skin",
     )
+    clinical: Any = thresholds.get("not_dermoscopic")
+    is_score = isinstance(clinical, number) and math.isfinite(clinical)
+    need("thresholds", clinical is None or is_score, "not_dermoscopic, a finite number")
+    sets: Any = card.get("prediction_sets", {})
+    need(
+        "prediction_sets",
+        _is_prediction_sets(sets),
+        f"probabilities from 0 to 1 by whole percent from {MIN_COVERAGE_PERCENT} to "
+        f"{MAX_COVERAGE_PERCENT}, none above that of a lower percent",
+    )
     return Card(
         **{key: card[key] for key in ("name", "version", "file", "precision")},
         sha256=sha256.lower(),
@@ -159,6 +176,8 @@ def check(document: object) -> Card:
         inconclusive_below=float(below),
         unfamiliar_above=distances[0],
         not_skin_above=distances[1],
+        not_dermoscopic_above=clinical,
+        prediction_sets={int(percent): float(sets[percent]) for percent in sorted(sets)},
         document=card,
     )
 
@@ -171,6 +190,14 @@ def _is_text_by_language(value: object, count: int) -> bool:
     return isinstance(value, dict) and all(
         _is_text_list(texts) and len(texts) == count for texts in value.values()
     )
+
+
+def _is_prediction_sets(value: object) -> bool:
+    if not isinstance(value, dict) or not all(map(PERCENT.fullmatch, map(str, value))):
+        return False
+    least = [value[percent] for percent in sorted(value)]
+    are_probabilities = all(isinstance(p, int | float) and 0 <= p <= 1 for p in least)
+    return are_probabilities and least == sorted(least, reverse=True)
 
 
 def _is_number_list(value: object, count: int) -> bool:

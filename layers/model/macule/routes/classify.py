@@ -14,19 +14,22 @@ from macule.http import messages, uploads
 from macule.http.messages import Request, Response
 from macule.http.uploads import parsing
 from macule.inference import pipeline
+from macule.inference.options import DEFAULT_OPTIONS, TTA_PASSES, PredictOptions
 from macule.inference.pipeline import Outcome
 from macule.memory import admission
+from macule.registry import model_card
 
 
 def classify_image(request: Request) -> Response:
     """POST /predict/: classify the image in the body.
 
-    Query: `top_k` (1 or more: how many labels to return), `explain=cam`.
+    Query: `top_k` (1 or more: how many labels to return), `explain=cam`, `tta=4` (averages the
+    probabilities of four mirror images), `sets=90` (a prediction set of this coverage in percent).
     A request with `instances` (TF Serving, Vertex AI) gets the answer as the one item of
     `predictions`.
     """
     chosen = settings.current()
-    top_k, with_cam = parse_query(request)
+    options = parse_query(request)
     expect_upload(request, chosen)
     is_batch = False
 
@@ -36,7 +39,7 @@ def classify_image(request: Request) -> Response:
         is_batch = upload.is_batch
         return upload.image
 
-    outcome = run(request, read_image, chosen, top_k, with_cam)
+    outcome = run(request, read_image, chosen, options)
     answer = {"predictions": [outcome.answer]} if is_batch else outcome.answer
     return with_timing(messages.json_response(answer), outcome)
 
@@ -45,8 +48,7 @@ def run(
     request: Request,
     read_image: Callable[[], bytes],
     chosen: settings.Settings,
-    top_k: int | None = None,
-    with_cam: bool = False,
+    options: PredictOptions = DEFAULT_OPTIONS,
 ) -> Outcome:
     """Read and classify an image in a slot; concurrent identical requests are computed once."""
     began = time.perf_counter()
@@ -58,12 +60,12 @@ def run(
         return classify(read_image())
 
     def classify(body: bytes) -> Outcome | PendingCall[Outcome]:
-        predict = partial(pipeline.predict, body, chosen, top_k, with_cam)
+        predict = partial(pipeline.predict, body, chosen, options)
         if uncached:
             return predict(read_cache=False, write_cache="no-store" not in control)
         digest = pipeline.sha256(body)
         job = partial(predict, digest)
-        return single_flight.current().run_or_join((digest, top_k, with_cam), body, job)
+        return single_flight.current().run_or_join((digest, options), body, job)
 
     outcome = here.run_in_slot(read_and_classify, chosen.admission_timeout_s)
     while isinstance(outcome, PendingCall):  # another request computes it: wait outside the slot
@@ -99,12 +101,18 @@ def read_upload(request: Request, chosen: settings.Settings) -> parsing.Upload:
         return uploads.read_upload(request, chosen.max_image_bytes, chosen.body_timeout_s)
 
 
-def parse_query(request: Request) -> tuple[int | None, bool]:
-    """Parse the query: `top_k`, and whether a map is requested.
+def parse_query(request: Request) -> PredictOptions:
+    """Parse the query: `top_k`, `explain`, `tta` and `sets`.
 
     Raises: BadRequest.
     """
-    return _top_k(request.query.get("top_k")), _with_cam(request.query.get("explain"))
+    query = request.query
+    return PredictOptions(
+        top_k=_top_k(query.get("top_k")),
+        with_cam=_with_cam(query.get("explain")),
+        tta=_tta(query.get("tta")),
+        coverage_percent=_coverage_percent(query.get("sets")),
+    )
 
 
 def _as_cache_hit(outcome: Outcome) -> Outcome:
@@ -127,6 +135,24 @@ def _with_cam(text: str | None) -> bool:
     if text not in (None, "", "none", "cam"):
         raise BadRequest(f"explain={text[:20]!r} is not supported; use explain=cam.")
     return text == "cam"
+
+
+def _tta(text: str | None) -> int:
+    if text is None:
+        return 1
+    if text not in map(str, TTA_PASSES):
+        raise BadRequest(f"tta={text[:20]!r} is not supported; use tta=1 or tta=4.")
+    return int(text)
+
+
+def _coverage_percent(text: str | None) -> int | None:
+    if text is None:
+        return None
+    least, most = model_card.MIN_COVERAGE_PERCENT, model_card.MAX_COVERAGE_PERCENT
+    is_percent = text.isascii() and text.isdigit() and len(text) == 2
+    if not is_percent or not least <= int(text) <= most:
+        raise BadRequest(f"sets={text[:20]!r} is not a whole percent from {least} to {most}.")
+    return int(text)
 
 
 def _directives(control: str) -> set[str]:

@@ -29,7 +29,7 @@ def create(request: Request) -> Response:
     Query as POST /predict/. Headers: `Prefer: respond-async` or `wait=N`, `Idempotency-Key`.
     """
     chosen, queue = settings.current(), selection.active_queue()
-    top_k, with_cam = classify.parse_query(request)
+    wanted = classify.parse_query(request)
     wait_s = _wait(request.headers.get("prefer", ""))
     key = request.headers.get("idempotency-key")
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
@@ -39,7 +39,7 @@ def create(request: Request) -> Response:
     def read_job() -> tuple[JobOptions, bytes, decoding.Header]:
         image, texts, _ = classify.read_upload(request, chosen)
         header = decoder_threads.inspect(image, chosen)  # rejects invalid images at once
-        options = JobOptions(top_k, with_cam, owner=request.caller, **_webhook(texts, chosen))
+        options = JobOptions(wanted, owner=request.caller, **_webhook(texts, chosen))
         return options, image, header
 
     options, image, header = admission.current().run_in_slot(read_job, chosen.admission_timeout_s)

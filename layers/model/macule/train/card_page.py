@@ -44,7 +44,8 @@ def decide(warm: LoadedModel, image: Any) -> str:
 
     height, width = decoding.sides(warm.card.side_px)
     scores = runtime.run(warm, np.asarray(fromarray(image).resize((width, height)))[None])
-    return classification.decide(warm.card, float(scores.probabilities.max()), scores.distance)
+    top = float(scores.probabilities.max())
+    return classification.decide(warm.card, top, scores.distance, scores.clinical).decision
 
 
 def equal_size_bins(

@@ -28,6 +28,7 @@ from macule.errors import (
     Unavailable,
 )
 from macule.inference.activation_maps import MAX_CHARACTERS
+from macule.inference.options import PredictOptions
 from macule.jobs import (
     CANCELED,
     EVENTS,
@@ -76,7 +77,7 @@ def call_in_threads(action: Callable[[], Any], times: int = 32) -> list[Any]:
 
 def test_a_job_goes_forward_to_its_result(queue: RedisQueue, server: Broker) -> None:
     """A job starts, runs and ends with its result; then its image is deleted."""
-    order = JobOptions(2, True, owner="ann")
+    order = JobOptions(PredictOptions(2, True), owner="ann")
     job = queue.put(order, b"image")
     found = queue.get(job.id, "ann")
     assert (found.status, found.options, queue.waiting()) == (STARTING, order, 1)
@@ -376,7 +377,7 @@ def test_full_memory_rejects_only_new_jobs(small: Broker) -> None:
     New ones are rejected with figures while their result would not fit, and then as full.
     """
     queue, accepted = opened(small, lease_s=60), []
-    order = TOLD._replace(with_cam=True)
+    order = TOLD._replace(predict=PredictOptions(with_cam=True))
     while isinstance(said := offer(queue, order, b"i" * 100_000), str):
         accepted.append(said)
     fill(small)
@@ -400,7 +401,7 @@ def test_full_memory_rejects_only_new_jobs(small: Broker) -> None:
 def test_accepted_jobs_fit(small: Broker) -> None:
     """Without other writers all accepted jobs end within the server's memory."""
     queue, accepted = opened(small, lease_s=60), []
-    order = JobOptions(with_cam=True)
+    order = JobOptions(PredictOptions(with_cam=True))
     while isinstance(said := offer(queue, order, b"i"), str):
         accepted.append(said)
     for job_id in accepted:

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from macule.errors import CannotFit, QueueFull
 from macule.inference import activation_maps
+from macule.inference.options import PredictOptions
 from macule.jobs import EVENTS, SUCCEEDED, JobOptions, reserved_bytes
 from macule.jobs.embedded.sqlite_queue import SqliteQueue
 from support.mounts import mounts
 from support.service import ROOT
 
 MB = 2**20
-MAP = JobOptions(None, True, "https://caller.example/" + "x" * 1900, EVENTS)
+MAP = JobOptions(PredictOptions(None, True), "https://caller.example/" + "x" * 1900, EVENTS)
 LONGEST = {"overlay": "data:" + "x" * activation_maps.MAX_CHARACTERS}  # the longest PNG of a map
 BEGIN = """
 import json, os, sys, threading, time
@@ -112,8 +113,8 @@ answer(waiting=queue.waiting(), webhooks=queue.undelivered())
     )
 
     assert accepted["ids"]
-    for refused in (accepted["refused"], accepted["again"]):
-        assert refused["free_mb"] <= refused["needed_mb"]
+    for error in (accepted["refused"], accepted["again"]):
+        assert error["free_mb"] <= error["needed_mb"]
     assert (ended["waiting"], ended["webhooks"]) == (0, 2 * len(accepted["ids"]))
 
 
@@ -259,7 +260,7 @@ def test_a_map_and_a_webhook_are_counted() -> None:
     """A job reserves space for the longest result and its webhooks."""
     plain, mapped, told = (
         JobOptions(),
-        JobOptions(with_cam=True),
+        JobOptions(PredictOptions(with_cam=True)),
         JobOptions(webhook="https://a/", events=EVENTS),
     )
 

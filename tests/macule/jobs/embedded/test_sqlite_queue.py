@@ -1,5 +1,6 @@
 """The embedded queue: states go forward, jobs are neither lost nor repeated, images are deleted."""
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +18,19 @@ from macule.errors import (
     QueueFull,
     QueueUnavailable,
 )
-from macule.jobs import CANCELED, FAILED, MAX_ATTEMPTS, PROCESSING, STARTING, SUCCEEDED, JobOptions
+from macule.inference.options import PredictOptions
+from macule.jobs import (
+    CANCELED,
+    EVENTS,
+    FAILED,
+    MAX_ATTEMPTS,
+    PROCESSING,
+    STARTING,
+    SUCCEEDED,
+    JobOptions,
+    parse_options,
+    serialize_options,
+)
 from macule.jobs.embedded.database import ID_TTL_S
 from macule.jobs.embedded.sqlite_queue import SqliteQueue
 
@@ -57,14 +70,14 @@ def run_and_die(folder: Path, code: str) -> str:
 
 def test_a_job_goes_forward_once(queue: SqliteQueue, clock: Clock) -> None:
     """It starts, runs and succeeds; its result is unchanged, its times are the clock's."""
-    made = queue.put(JobOptions(3, True), IMAGE)
+    made = queue.put(JobOptions(PredictOptions(3, True)), IMAGE)
     clock.now += 1
     taken = queue.take()
     assert taken
     clock.now += 1
 
     assert (made.status, taken.job.status, taken.image) == (STARTING, PROCESSING, IMAGE)
-    assert taken.job.options == JobOptions(3, True)
+    assert taken.job.options == JobOptions(PredictOptions(3, True))
     assert queue.finish(made.id, SUCCEEDED, ANSWER)
     ended = queue.get(made.id, "")
     assert (ended.status, ended.outcome) == (SUCCEEDED, ANSWER)
@@ -73,6 +86,15 @@ def test_a_job_goes_forward_once(queue: SqliteQueue, clock: Clock) -> None:
     assert not queue.finish(made.id, FAILED, {})
     assert queue.get(made.id, "") == ended
     assert queue.take() is None
+
+
+def test_jobs_of_an_older_version_can_be_read() -> None:
+    """Every option is stored; those that an older version did not know have their defaults."""
+    options = JobOptions(PredictOptions(3, True, 4, 90), "https://a.example/", EVENTS)
+    old = json.dumps([3, True, "https://a.example/", EVENTS, ""])
+
+    assert parse_options(serialize_options(options), "ann") == options._replace(owner="ann")
+    assert parse_options(old, "") == options._replace(predict=PredictOptions(3, True))
 
 
 def test_jobs_are_taken_in_order(queue: SqliteQueue) -> None:

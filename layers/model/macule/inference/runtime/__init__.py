@@ -30,11 +30,13 @@ class Scores(NamedTuple):
     `probabilities`: shape (classes,), float32, calibrated, sum 1, in the card's order.
     `maps`: shape (h, w, classes), float32, class activation maps; None if the model has none.
     `distance`: out-of-distribution score, about 1 for known images; None if the model has none.
+    `clinical`: higher for photos that look taken without a dermatoscope; None as above.
     """
 
     probabilities: NDArray[np.float32]
     maps: NDArray[np.float32] | None
     distance: float | None
+    clinical: float | None
 
 
 class ProcessModel:
@@ -131,15 +133,15 @@ def run(model: LoadedModel, pixels: NDArray[np.uint8]) -> Scores:
             model.interpreter.invoke()
         logits = as_logits(_output(model, model.logits), model.card.output)
         maps = _output(model, model.maps) if model.maps else None
-        distance = float(_output(model, model.distance)) if model.distance else None
+        distance, clinical = _ood_scores(model)
         if first:
             model.stages["first"] = (time.perf_counter() - began) * 1e3
             model.grown["first"] = processes.resident_bytes() - before
     powers = np.exp((logits - logits.max()) / np.float32(model.card.temperature))
     probabilities = powers / powers.sum()
-    if not np.isfinite([*probabilities, distance or 0.0]).all():
+    if not np.isfinite([*probabilities, distance or 0.0, clinical or 0.0]).all():
         raise ModelUnavailable(f"{model.card.file} answers with values that are not numbers.")
-    return Scores(probabilities, maps, distance)
+    return Scores(probabilities, maps, distance, clinical)
 
 
 def _process_model() -> ProcessModel:
@@ -160,6 +162,14 @@ def _log_loaded(model: LoadedModel) -> None:
     log.info("model %s %s is warm: %s", card.name, card.version, spent, extra={"facts": facts})
     metrics.observe("macule_cold_start_seconds", sum(stages.values()) / 1e3)
     metrics.register_gauge("macule_models_loaded", lambda: 1.0)
+
+
+def _ood_scores(model: LoadedModel) -> tuple[float | None, float | None]:
+    """Return the distance and the clinical score; this output has no batch dimension."""
+    if model.ood is None:
+        return None, None
+    values = dequantize(model.interpreter.get_tensor(model.ood["index"]), model.ood)
+    return float(values[0]), float(values[1]) if len(values) == 2 else None
 
 
 def _output(model: LoadedModel, details: dict[str, Any]) -> NDArray[np.float32]:

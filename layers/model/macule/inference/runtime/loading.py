@@ -35,7 +35,7 @@ class LoadedModel(NamedTuple):
     input_index: int
     logits: dict[str, Any]
     maps: dict[str, Any] | None
-    distance: dict[str, Any] | None
+    ood: dict[str, Any] | None
     lock: Lock
     stages: dict[str, float]
     grown: dict[str, int]
@@ -132,4 +132,10 @@ def check_shapes(card: Card, source: dict[str, Any], outputs: dict[int, dict[str
     if card.not_skin_above is not None and 1 not in outputs:
         raise ModelUnavailable(
             f"{card.file} has no distance output, which the card's thresholds.not_skin needs."
+        )
+    scores = [int(size) for size in outputs[1]["shape"]] if 1 in outputs else []
+    if card.not_dermoscopic_above is not None and scores != [2]:
+        raise ModelUnavailable(
+            f"{card.file} has no clinical score beside its distance, which the card's "
+            "thresholds.not_dermoscopic needs."
         )

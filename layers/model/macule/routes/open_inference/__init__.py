@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from macule.routes.open_inference.tensors import InferOptions
 
 PIXELS = "RGB values from 0 to 255, before the model's own scaling; instead of `image`"
+REASON = "why it is inconclusive: not_dermoscopic, unfamiliar or low_probability; else empty"
 IMAGE = "an encoded image of any supported format and size; base64 in JSON"
 
 
@@ -59,6 +60,7 @@ def model_metadata(request: Request) -> Response:
         _tensor_metadata("probabilities", "FP32", labels, "calibrated; they sum to 1"),
         _tensor_metadata("labels", "BYTES", labels, "the labels of the probabilities"),
         _tensor_metadata("decision", "BYTES", [1], "classified, inconclusive or not_skin"),
+        _tensor_metadata("reason", "BYTES", [1], REASON),
     ]
     about = {"name": card.name, "versions": [card.version], "platform": "litert"}
     return messages.json_response({**about, "inputs": inputs, "outputs": outputs})
@@ -87,6 +89,7 @@ def infer(request: Request) -> Response:
         "probabilities": Tensor("FP32", shape, [probabilities[label] for label in card.labels]),
         "labels": Tensor("BYTES", shape, list(card.labels)),
         "decision": Tensor("BYTES", [1], [answer["decision"]]),
+        "reason": Tensor("BYTES", [1], [answer.get("reason", "")]),
     }
     document = {
         "model_name": card.name,

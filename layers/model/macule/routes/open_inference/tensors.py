@@ -25,7 +25,7 @@ HEADER = "Inference-Header-Content-Length"
 JSON_BYTES = 2**16  # the most bytes of JSON besides its tensor
 PREFIX_BYTES = 4  # length prefix of an element of BYTES
 PIXEL_BYTES = {"FP32": 4, "UINT8": 1}
-OUTPUTS = ("probabilities", "labels", "decision")
+OUTPUTS = ("probabilities", "labels", "decision", "reason")
 # Extensions that change the meaning of the answer, so they must not be ignored.
 UNSUPPORTED_PARAMETERS = ("classification", "shared_memory_region")
 MAX_ID = 1000

@@ -78,7 +78,7 @@ CLASSIFY = Operation(
     "Vertex AI) is answered in `predictions`; one photo per request.",
     {200: Answer("The prediction.", {JSON: "PredictionOrResponse"}, ("Server-Timing",))},
     IMAGE_ERRORS,
-    ("top_k", "explain", "Cache-Control"),
+    ("top_k", "explain", "tta", "sets", "Cache-Control"),
     "Photo",
 )
 # By function, as in `macule.functions`.
@@ -142,7 +142,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
                 ),
             },
             (*BODY_ERRORS, *KEY_ERRORS, *MEMORY_ERRORS, *QUEUE_ERRORS),
-            ("top_k", "explain", "Prefer", "Idempotency-Key"),
+            ("top_k", "explain", "tta", "sets", "Prefer", "Idempotency-Key"),
             "PhotoForLater",
         ),
         "GET /predictions/{id}": Operation(
@@ -191,7 +191,7 @@ FUNCTIONS: Mapping[str, Mapping[str, Operation]] = {
             text="The form of the page: the answer or problem of `POST /predict/` as a page.",
             answers={200: Answer("The prediction, as a page.", {HTML: ""}, ("Server-Timing",))},
             errors=(*IMAGE_ERRORS, *AUTH_ERRORS, *QUOTA_ERRORS, *SHUTDOWN_ERRORS),
-            parameters=("lang", "top_k", "explain", "Cache-Control"),
+            parameters=("lang", "top_k", "explain", "tta", "sets", "Cache-Control"),
             problems=HTML,
         ),
         "GET /openapi.json": SPECIFICATION,

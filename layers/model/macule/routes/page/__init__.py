@@ -68,16 +68,17 @@ def _result(found: Node, card: Node, words: Node, language: str) -> dict[str, st
     kinds = _label_rows(found, card, language)
     names = [*_texts(card, "names", language).values()] or [kind.name for kind in kinds]
     decision, model, best = found["decision"], found["model"], kinds[0]
+    topic = _topic(found)
     fields = {"name": best.name, "count": len(names), "names": ", ".join(names)}
     fields["step"] = _rounding_step(card)
     made = {**model, "model": model["name"], "ms": round(found["metrics"]["total_ms"])}
     slots = {
         "view": "result",
         "decision": decision,
-        "verdict": _escape(words[decision]),
+        "verdict": _escape(words[topic]),
         "verdict_name": _escape(best.name if decision == "classified" else ""),
         "soon": _escape(words.get(_urgency(decision, best.label, card), "")),
-        "meaning": _escape(words[f"{decision}_meaning"].format(**fields)),
+        "meaning": _escape(words[f"{topic}_meaning"].format(**fields)),
         "kinds": _escape(words["kinds"].format(**fields)),
         "made_by": _escape(words["made_by"].format(**made)),
     }
@@ -109,6 +110,12 @@ def _texts(card: Node, key: str, language: str) -> dict[str, str]:
     known = card.get(key, {})
     texts = known.get(language) or known.get("en", ())
     return dict(zip(card.get("labels", ()), texts, strict=False))
+
+
+def _topic(found: Node) -> str:
+    """Return the key of the texts about an answer: its decision, or a reason with its own texts."""
+    reason: str | None = found.get("reason")
+    return reason if reason == "not_dermoscopic" else found["decision"]
 
 
 def _urgency(decision: str, label: str, card: Node) -> str:

@@ -250,6 +250,11 @@
     return rounded === 0 ? `<${edge}%` : rounded === 100 ? `>${100 - edge}%` : `${rounded}%`;
   }
 
+  /** Names the texts about an answer: by its decision, or by a reason that has its own texts. */
+  function topic(answer) {
+    return answer.reason === "not_dermoscopic" ? answer.reason : answer.decision;
+  }
+
   /** Says how soon a doctor should see it. */
   function soon({ answer, card: known }) {
     const urgent = answer.decision !== "not_skin" && known?.urgent?.includes(answer.predictions[0].label);
@@ -266,10 +271,10 @@
       const names = answer.predictions.map((row) => text(entry, "names", row, row.name));
       const about = { name: names[0], count: names.length, names: names.join(", "), step: step(entry) };
       picture(entry.url, cam?.overlay, cam ? fill(words.alt_heat, about) : "");
-      at("verdict-lead").textContent = words[answer.decision];
+      at("verdict-lead").textContent = words[topic(answer)];
       at("verdict-name").textContent = answer.decision === "classified" ? about.name : "";
       at("soon").textContent = soon(entry);
-      at("meaning").textContent = fill(words[`${answer.decision}_meaning`], about);
+      at("meaning").textContent = fill(words[`${topic(answer)}_meaning`], about);
       at("cut-off").textContent = answer.warnings ? words.cut_off : "";
       at("kinds").textContent = fill(words.kinds, about);
       at("bars").replaceChildren(...(judged ? answer.predictions.map((row) => bar(entry, row)) : []));
@@ -326,7 +331,7 @@
       image.alt = "";
       if (entry.url) image.src = entry.url;
       button.type = "button";
-      label.append(classified ? text(entry, "names", best, best.name) : words[entry.answer.decision], clock);
+      label.append(classified ? text(entry, "names", best, best.name) : words[topic(entry.answer)], clock);
       button.append(image, label);
       button.addEventListener("click", () => { reveal(entry); });
       item.append(button);

@@ -84,7 +84,7 @@ def type_name(schema: Node) -> str:
     if "const" in schema:
         return code(escape(json.dumps(schema["const"])))
     if "enum" in schema:
-        return ", ".join(code(escape(value)) for value in schema["enum"] if value)
+        return ", ".join(code(escape(str(value))) for value in schema["enum"] if value)
     for key in ("oneOf", "anyOf"):
         if key in schema:
             return " or ".join(map(type_name, schema[key]))

@@ -78,7 +78,8 @@ def _field(name: str, parameter: Node, parameters: Node) -> str:
     where, schema = parameter["in"], parameter["schema"]
     given = f'name="{escape(name)}" data-in="{where}"'
     if "enum" in schema:
-        options = "".join(f"<option>{escape(value)}</option>" for value in schema["enum"] if value)
+        values = (escape(str(value)) for value in schema["enum"] if value)
+        options = "".join(f"<option>{value}</option>" for value in values)
         empty = "" if where == "path" else "<option></option>"
         return f"<label>{escape(name)} <select {given}>{empty}{options}</select></label>"
     if where == "path":
