@@ -11,8 +11,8 @@ help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 # What starts hundreds of times is byte-compiled before the tests, whatever was edited since.
-# Tests wait more than they compute: half as many workers again as there are processors.
-WORKERS ?= $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
+# Tests wait as long as they compute: two workers for each processor.
+WORKERS ?= $(shell echo $$(( $$(nproc) * 2 )))
 PYTEST = .venv-dev/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 define STATIC
 	.venv-dev/bin/ruff format --check .

@@ -22,6 +22,8 @@ from support.images import photo
 from support.loopback import Loopback
 from support.service import GUNICORN, READS_IN_SLOTS, ROOT, Service, need, running, until
 
+pytestmark = pytest.mark.slow
+
 SPOT = "examples/spot.jpg"
 CLIENTS = {
     "shell": ["examples/predict.sh"],

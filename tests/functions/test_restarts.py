@@ -21,6 +21,8 @@ from support.images import photo
 from support.load_clients import SERVE, Crowd, Passed, Place, children, free_port
 from support.service import FRAMEWORK, GUNICORN, ROOT, Service, running, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def photos() -> list[bytes]:
@@ -38,7 +40,6 @@ def stop(service: Service) -> None:
     until(lambda: service.call("GET", "/ready/").json()["state"] == "draining")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "way"), [(Place, "overlap"), (Passed, "same_port")])
 def test_restarts_under_load_fail_no_request(
     tmp_path: Path, photos: list[bytes], kind: type[Place], way: str
@@ -164,7 +165,6 @@ def test_a_reload_keeps_the_log_format(tmp_path: Path) -> None:
     assert f'"message":"Worker (pid:{worker}) was sent SIGKILL!' in log
 
 
-@pytest.mark.slow
 def test_killed_workers_lose_only_running_requests(tmp_path: Path, photos: list[bytes]) -> None:
     """After each of three kills at most one request a client fails; another worker answers."""
     place = Place(tmp_path / "log")

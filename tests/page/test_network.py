@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 
+import pytest
 from macule.registry import local
 from macule.security import api_keys
 from playwright.sync_api import Browser, Request, expect
@@ -16,6 +17,8 @@ from support import model_sources
 from support.browser import WORDS, Visit, most_like, visiting
 from support.model_sources import Handler
 from support.service import GUNICORN, READS_IN_SLOTS, ROOT, Service, running
+
+pytestmark = pytest.mark.slow
 
 Open = Callable[..., AbstractContextManager[Visit]]
 EXAMPLE = ("spot.jpg", "image/jpeg", (ROOT / "examples/spot.jpg").read_bytes())

@@ -39,6 +39,7 @@ def environment(buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Ite
         module.client.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_a_prefix_is_a_batch(scheme: str, tmp_path: Path) -> None:
     """All objects below a prefix are rows, with any names; a folder marker is not."""

@@ -200,6 +200,7 @@ def test_check_passes_and_detects_changes(converted: Path, images: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_wrong_scaling_is_an_error_unless_forced(
     trained: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -60,6 +60,8 @@ def test_two_workers_never_share_a_job(queue: RedisQueue, server: Broker) -> Non
     assert all(len((job.outcome or {})["predictions"]) == 1 for job in done)
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_a_killed_workers_job_is_done(queue: RedisQueue, server: Broker, large: bytes) -> None:
     """When a worker is killed during a job, another worker runs the job."""
     with worker(server) as first:
@@ -93,6 +95,7 @@ def test_a_frozen_workers_result_is_rejected(
     assert queue.get(job.id, "") == found
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_workers_fails(queue: RedisQueue, server: Broker, large: bytes) -> None:
     """A job whose worker is killed three times fails; others continue."""
     job = queue.put(JobOptions(), large)
@@ -153,6 +156,7 @@ def test_a_canceled_job_has_no_result(queue: RedisQueue, server: Broker, large: 
     assert (found.status, found.outcome) == (CANCELED, None)
 
 
+@pytest.mark.slow
 def test_the_server_may_die_and_freeze(queue: RedisQueue, server: Broker) -> None:
     """Valkey is killed, restarted, frozen and continued; each job is done once."""
     jobs = [queue.put(JobOptions(PredictOptions(top_k=1)), photo()).id for _ in range(60)]
@@ -218,6 +222,7 @@ def test_workers_deliver_webhooks(queue: RedisQueue, server: Broker) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_recycled_worker_replaces_itself(
     queue: RedisQueue, server: Broker, tmp_path: Path
 ) -> None:

@@ -19,6 +19,8 @@ from support.load_clients import free_port
 from support.service import Answer, need, until
 from support.webhook_receivers import SECRET, receiver
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
 # A worker whose loop may block for seconds, and whose second job never ends.
 STILL_S = 4.0

@@ -61,6 +61,7 @@ def test_constant_features_give_finite_scores() -> None:
     assert np.isfinite(out_of_distribution.fit(features * 0).scores(features * 0)).all()
 
 
+@pytest.mark.slow
 def test_the_file_separates_in_and_out_of_distribution(tmp_path: Path) -> None:
     """In the file, also in int8, nearly all noise and stripes score above known images."""
     keras = pytest.importorskip("keras")

@@ -15,6 +15,7 @@ def no_output(line: str) -> None:
     """Print nothing."""
 
 
+@pytest.mark.slow
 @pytest.fixture(scope="module")
 def candidates_made() -> list[candidates.Candidate]:
     """Return every candidate of the small classifier."""

@@ -17,6 +17,7 @@ def probabilities(content: bytes) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_the_input_step_is_a_pixel(content: bytes, images: list[NDArray[np.float32]]) -> None:
     """With (x-127)/128 the int8 input is pixel - 128 for any calibration images."""
     made = quantize.int8(content, images, batch_inference.scaled_bounds(small_model.SCALING))
