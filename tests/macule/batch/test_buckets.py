@@ -39,7 +39,6 @@ def environment(buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Ite
         module.client.cache_clear()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_a_prefix_is_a_batch(scheme: str, tmp_path: Path) -> None:
     """All objects below a prefix are rows, with any names; a folder marker is not."""
@@ -71,6 +70,7 @@ def test_a_prefix_is_a_batch(scheme: str, tmp_path: Path) -> None:
     assert {row["status"] for row in rows} == {"ok"}
 
 
+@pytest.mark.slow
 def test_a_bucket_is_listed_in_pages() -> None:
     """Names on several pages of S3 come once each, sorted."""
     for number in range(1003):

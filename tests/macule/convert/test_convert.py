@@ -200,7 +200,6 @@ def test_check_passes_and_detects_changes(converted: Path, images: Path, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_wrong_scaling_is_an_error_unless_forced(
     trained: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -216,6 +215,7 @@ def test_a_wrong_scaling_is_an_error_unless_forced(
     assert "warning: Scaling none" in forced.stdout
 
 
+@pytest.mark.slow
 def test_without_images_nothing_is_claimed(trained: Path, tmp_path: Path) -> None:
     """Without images the scaling is assumed and int8 does not pass, both with a warning."""
     done = macule(

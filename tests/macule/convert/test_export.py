@@ -17,6 +17,7 @@ from support import keras_models
 from support.service import needs_tensorflow
 
 pytestmark = [
+    pytest.mark.slow,  # real conversions; test_convert.py has one in each run
     needs_tensorflow,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]

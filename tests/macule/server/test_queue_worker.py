@@ -22,6 +22,8 @@ from support.images import photo, saved
 from support.service import until
 from support.webhook_receivers import SECRET, receiver
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "macule.cli", "worker"]
 SIGNED = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true"}
 
@@ -60,8 +62,6 @@ def test_two_workers_never_share_a_job(queue: RedisQueue, server: Broker) -> Non
     assert all(len((job.outcome or {})["predictions"]) == 1 for job in done)
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 def test_a_killed_workers_job_is_done(queue: RedisQueue, server: Broker, large: bytes) -> None:
     """When a worker is killed during a job, another worker runs the job."""
     with worker(server) as first:
@@ -95,7 +95,6 @@ def test_a_frozen_workers_result_is_rejected(
     assert queue.get(job.id, "") == found
 
 
-@pytest.mark.slow
 def test_a_job_that_kills_workers_fails(queue: RedisQueue, server: Broker, large: bytes) -> None:
     """A job whose worker is killed three times fails; others continue."""
     job = queue.put(JobOptions(), large)
@@ -156,7 +155,6 @@ def test_a_canceled_job_has_no_result(queue: RedisQueue, server: Broker, large: 
     assert (found.status, found.outcome) == (CANCELED, None)
 
 
-@pytest.mark.slow
 def test_the_server_may_die_and_freeze(queue: RedisQueue, server: Broker) -> None:
     """Valkey is killed, restarted, frozen and continued; each job is done once."""
     jobs = [queue.put(JobOptions(PredictOptions(top_k=1)), photo()).id for _ in range(60)]
@@ -222,7 +220,6 @@ def test_workers_deliver_webhooks(queue: RedisQueue, server: Broker) -> None:
     ]
 
 
-@pytest.mark.slow
 def test_a_recycled_worker_replaces_itself(
     queue: RedisQueue, server: Broker, tmp_path: Path
 ) -> None:

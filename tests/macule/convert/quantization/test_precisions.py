@@ -15,7 +15,6 @@ def no_output(line: str) -> None:
     """Print nothing."""
 
 
-@pytest.mark.slow
 @pytest.fixture(scope="module")
 def candidates_made() -> list[candidates.Candidate]:
     """Return every candidate of the small classifier."""
@@ -25,6 +24,7 @@ def candidates_made() -> list[candidates.Candidate]:
     return list(found)
 
 
+@pytest.mark.slow
 def test_auto_offers_every_precision(candidates_made: list[candidates.Candidate]) -> None:
     """int8 comes first and the original last, each under its own name."""
     names = [each.name for each in candidates_made]
