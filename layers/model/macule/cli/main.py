@@ -211,10 +211,10 @@ def _positive(text: str) -> int:
 
 
 def _percent(text: str) -> int:
-    least, most = model_card.MIN_COVERAGE_PERCENT, model_card.MAX_COVERAGE_PERCENT
-    if not text.isdigit() or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole percent from {least} to {most}")
-    return int(text)
+    try:
+        return model_card.parse_coverage(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {error}") from None
 
 
 def _alias(text: str) -> str:

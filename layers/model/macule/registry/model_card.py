@@ -17,8 +17,8 @@ RESIZE_MODES = ("squash", "crop", "pad")
 CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
 OUTPUTS = ("logits", "probabilities", "sigmoid")
 MAX_SIDE_PX = 2048
-PERCENT = re.compile("[5-9][0-9]")
-MIN_COVERAGE_PERCENT, MAX_COVERAGE_PERCENT = 50, 99  # of prediction sets
+PERCENT = re.compile("[5-9][0-9]")  # coverage of a prediction set
+PERCENTS = "whole percent from 50 to 99"
 SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 
@@ -158,8 +158,7 @@ def check(document: object) -> Card:
     need(
         "prediction_sets",
         _is_prediction_sets(sets),
-        f"probabilities from 0 to 1 by whole percent from {MIN_COVERAGE_PERCENT} to "
-        f"{MAX_COVERAGE_PERCENT}, none above that of a lower percent",
+        f"probabilities from 0 to 1 by {PERCENTS}, none above that of a lower percent",
     )
     return Card(
         **{key: card[key] for key in ("name", "version", "file", "precision")},
@@ -180,6 +179,16 @@ def check(document: object) -> Card:
         prediction_sets={int(percent): float(sets[percent]) for percent in sorted(sets)},
         document=card,
     )
+
+
+def parse_coverage(text: str) -> int:
+    """Parse the coverage of a prediction set in percent.
+
+    Raises: ValueError that says what is expected.
+    """
+    if not PERCENT.fullmatch(text):
+        raise ValueError(f"a {PERCENTS}")
+    return int(text)
 
 
 def _is_text_list(value: object) -> bool:

@@ -148,11 +148,10 @@ def _tta(text: str | None) -> int:
 def _coverage_percent(text: str | None) -> int | None:
     if text is None:
         return None
-    least, most = model_card.MIN_COVERAGE_PERCENT, model_card.MAX_COVERAGE_PERCENT
-    is_percent = text.isascii() and text.isdigit() and len(text) == 2
-    if not is_percent or not least <= int(text) <= most:
-        raise BadRequest(f"sets={text[:20]!r} is not a whole percent from {least} to {most}.")
-    return int(text)
+    try:
+        return model_card.parse_coverage(text)
+    except ValueError as error:
+        raise BadRequest(f"sets={text[:20]!r} is not {error}.") from None
 
 
 def _directives(control: str) -> set[str]:
