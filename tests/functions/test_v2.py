@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from macule.inference import decoding
 from macule.registry import local, model_card
-from support.images import photo
+from support.images import photo, pixels_of
 from support.service import GUNICORN, ROOT, Answer, Service, running
 
 CARD = model_card.read(str(local.DEFAULT_MODEL_DIR))
@@ -52,7 +52,7 @@ def expected(service: Service) -> dict[str, float]:
 
 
 def pixels() -> np.ndarray:
-    return decoding.decode(SPOT, CARD.side_px, CARD.resize).pixels
+    return pixels_of(decoding.decode(SPOT, CARD.side_px, CARD.resize))
 
 
 def bytes_input(triton: ModuleType, body: bytes, binary: bool = True) -> Any:

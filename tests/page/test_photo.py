@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from playwright.sync_api import Browser
 from support.browser import CARD, WORDS, Visit, launched, most_like, visiting
 from support.colour_images import PROFILES, delta_e, into
-from support.images import saved, skin
+from support.images import pixels_of, saved, skin
 from support.service import ROOT, Service
 
 Open = Callable[..., AbstractContextManager[Visit]]
@@ -254,7 +254,7 @@ def test_page_and_api_use_the_same_colours(visit: Open, service: Service, space:
         visitor.verdict()
         sent = visitor.sent()
     pages, apis, bares = (
-        decoding.decode(body, 224, "squash").pixels[0]
+        pixels_of(decoding.decode(body, 224, "squash"))[0]
         for body in (sent, original, saved(spot, quality=95, subsampling=0))
     )
     by_page, by_api = (

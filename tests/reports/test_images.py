@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from macule.inference import decoding
 from reports.image_reports import REPORTS, SKIN, WHITE, Report
-from support.images import saved, skin
+from support.images import pixels_of, saved, skin
 
 MOST_PIXELS = 120_000_000
 
 
 def decoded(body: bytes) -> np.ndarray:
     decoding.inspect(body, MOST_PIXELS)
-    return decoding.decode(body, 64, "squash", 20).pixels[0].astype(int)
+    return pixels_of(decoding.decode(body, 64, "squash", 20))[0].astype(int)
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.source)

@@ -6,6 +6,8 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from macule.inference.decoding import Decoded
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 
@@ -32,3 +34,8 @@ def saved(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
 def photo(width: int = 640, height: int = 480, **options: Any) -> bytes:
     """Return a JPEG of drawn skin."""
     return saved(skin(width, height), **{"quality": 90, **options})
+
+
+def pixels_of(decoded: Decoded) -> NDArray[np.uint8]:
+    """Return the pixels (1, height, width, 3) of a decoded photo."""
+    return np.asarray(decoded.picture)[None]

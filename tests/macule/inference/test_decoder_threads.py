@@ -21,7 +21,7 @@ from macule.memory import admission
 from PIL import Image
 from support import tiff_files
 from support.dicom_files import dicom
-from support.images import photo, saved, skin
+from support.images import photo, pixels_of, saved, skin
 from support.service import until
 
 CHOSEN = settings.read({})
@@ -162,7 +162,7 @@ def test_a_restricted_decoder_gives_the_same_result() -> None:
 
     decoded = decoder_threads.decode(body, 64, "squash", COST, CHOSEN)
 
-    assert (decoded.pixels == decoding.decode(body, 64, "squash").pixels).all()
+    assert (pixels_of(decoded) == pixels_of(decoding.decode(body, 64, "squash"))).all()
     with pytest.raises(BadImage):
         decoder_threads.decode(body[:2000], 64, "squash", COST, CHOSEN)
 

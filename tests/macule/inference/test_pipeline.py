@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from macule import settings
 from macule.caching import answers
 from macule.errors import BadRequest, ModelUnavailable
-from macule.inference import classification, pipeline, runtime
+from macule.inference import classification, decoding, pipeline, runtime
 from macule.inference.options import PredictOptions
 from macule.inference.runtime import loading
+from macule.inference.runtime.litert import Tensor
 from macule.memory import admission
 from macule.memory.admission import Admission
 from macule.registry import local, model_card
+from PIL import Image
 from support.images import photo, skin
 
 CARD = model_card.read(local.DEFAULT_MODEL_DIR)._replace(
@@ -24,6 +25,10 @@ CARD = model_card.read(local.DEFAULT_MODEL_DIR)._replace(
     not_dermoscopic_above=-1.5,
 )
 WITH_MAP = PredictOptions(with_cam=True)
+
+
+def tensor(*shape: int) -> Tensor:
+    return Tensor(shape, "float32", "f", 1.0, 0, False)
 
 
 @pytest.fixture(autouse=True)
@@ -82,15 +87,15 @@ def test_images_without_skin_are_not_skin(kind: str) -> None:
     """The default model rejects a plain colour, noise and stripes as `not_skin`."""
     warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     side = int(warm.card.side_px)  # type: ignore[arg-type]
-    pixels = np.full((1, side, side, 3), (30, 90, 200), np.uint8)
+    pixels = np.full((side, side, 3), (30, 90, 200), np.uint8)
     if kind == "noise":
         pixels = np.random.default_rng(1).integers(0, 256, pixels.shape, np.uint8)
     if kind == "stripes":
-        pixels[:, :, ::8] = 255
+        pixels[:, ::8] = 255
 
-    scores = runtime.run(warm, pixels)
+    scores = runtime.run(warm, Image.fromarray(pixels))
 
-    top = float(scores.probabilities.max())
+    top = max(scores.probabilities)
     verdict = classification.decide(warm.card, top, scores.distance, scores.clinical)
     assert verdict == ("not_skin", None)
 
@@ -99,26 +104,26 @@ def test_images_without_skin_are_not_skin(kind: str) -> None:
     ("thresholds", "outputs", "missing"),
     [
         ({"not_dermoscopic_above": None}, {}, "distance output, .*thresholds.not_skin needs"),
-        ({}, {1: {"shape": [1]}}, "clinical score .*thresholds.not_dermoscopic needs"),
+        ({}, {1: tensor(1)}, "clinical score .*thresholds.not_dermoscopic needs"),
         ({"unfamiliar_above": None, "not_skin_above": None}, {}, "clinical score"),
     ],
 )
 def test_a_card_with_thresholds_needs_their_scores(
-    thresholds: dict[str, None], outputs: dict[int, dict[str, Any]], missing: str
+    thresholds: dict[str, None], outputs: dict[int, Tensor], missing: str
 ) -> None:
     """A file without the score of one of the card's thresholds is rejected on loading."""
-    shapes = {2: {"shape": [1, len(CARD.labels)]}, 4: {"shape": [1, 8, 8, 3]}}
-    source = {"shape": [1, *[CARD.side_px] * 2, 3]}
+    known = {2: tensor(1, len(CARD.labels)), 4: tensor(1, 8, 8, 3)}
+    source = tensor(1, *decoding.sides(CARD.side_px), 3)
 
     with pytest.raises(ModelUnavailable, match=missing):
-        loading.check_shapes(CARD._replace(**thresholds), source, shapes | outputs)
+        loading.check_shapes(CARD._replace(**thresholds), [source], known | outputs)
 
 
 def test_drawn_skin_gives_a_finite_score() -> None:
     """The OOD score of any picture is a number, 0 or more."""
     warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
-    pixels = np.asarray(skin(600, 600).resize((int(warm.card.side_px),) * 2))[None]  # type: ignore[arg-type]
-    scores = runtime.run(warm, pixels)
+    height, width = decoding.sides(warm.card.side_px)
+    scores = runtime.run(warm, skin(600, 600).resize((width, height)))
 
     assert scores.distance is not None
     assert 0 <= scores.distance < 1e6

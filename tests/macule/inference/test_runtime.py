@@ -36,10 +36,12 @@ def folder(tmp_path: Path) -> Path:
 def test_probabilities_are_a_distribution() -> None:
     """A photo gets one probability for each label, summing to 1, and one map for each label."""
     warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
-    scores = runtime.run(warm, decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels)
+    scores = runtime.run(
+        warm, decoding.decode(photo(), warm.card.side_px, warm.card.resize).picture
+    )
 
-    assert scores.probabilities.shape == (len(warm.card.labels),)
-    assert scores.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert len(scores.probabilities) == len(warm.card.labels)
+    assert sum(scores.probabilities) == pytest.approx(1, abs=1e-9)
     assert scores.maps is not None
     assert scores.maps.shape[-1] == len(warm.card.labels)
 
@@ -47,14 +49,15 @@ def test_probabilities_are_a_distribution() -> None:
 def test_maps_average_to_the_logits() -> None:
     """The probabilities follow from the maps' means."""
     warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
-    pixels = decoding.decode(photo(), warm.card.side_px, warm.card.resize).pixels
-    other = decoding.decode(photo(300, 900), warm.card.side_px, warm.card.resize).pixels
-    one, two = runtime.run(warm, pixels), runtime.run(warm, other)
+    picture = decoding.decode(photo(), warm.card.side_px, warm.card.resize).picture
+    other = decoding.decode(photo(300, 900), warm.card.side_px, warm.card.resize).picture
+    one, two = runtime.run(warm, picture), runtime.run(warm, other)
     assert one.maps is not None
     assert two.maps is not None
 
     change = np.log(one.probabilities) - np.log(two.probabilities)
-    evidence = (one.maps.mean((0, 1)) - two.maps.mean((0, 1))) / warm.card.temperature
+    first, second = (np.reshape(maps.values, maps.shape) for maps in (one.maps, two.maps))
+    evidence = (first.mean((0, 1)) - second.mean((0, 1))) / warm.card.temperature
 
     np.testing.assert_allclose(change - change[0], evidence - evidence[0], atol=2e-3)
 
@@ -63,11 +66,11 @@ def test_channels_are_arranged_as_in_keras() -> None:
     """Gray uses Pillow's luma, bgr is reversed."""
     from support.images import skin
 
-    pixels = np.asarray(skin(60, 50))[None]
+    picture = skin(60, 50)
 
-    gray = tensors.arrange(pixels, "gray")
-    np.testing.assert_array_equal(gray[0, ..., 0], np.asarray(skin(60, 50).convert("L")))
-    np.testing.assert_array_equal(tensors.arrange(pixels, "bgr")[..., 0], pixels[..., 2])
+    gray, reversed_order = (np.asarray(tensors.arrange(picture, name)) for name in ("gray", "bgr"))
+    np.testing.assert_array_equal(gray, np.asarray(picture.convert("L")))
+    np.testing.assert_array_equal(reversed_order, np.asarray(picture)[..., ::-1])
 
 
 @pytest.mark.parametrize(
@@ -83,10 +86,9 @@ def test_scores_of_every_kind_become_probabilities(
     output: str, scores: list[float], expected: list[float]
 ) -> None:
     """Logits, probabilities and one sigmoid give the same distribution."""
-    logits = tensors.as_logits(np.array(scores, np.float32), output)
-    powers = np.exp(logits - logits.max())
+    probabilities = tensors.softmax(tensors.as_logits(scores, output), 1.0)
 
-    np.testing.assert_allclose(powers / powers.sum(), expected, atol=1e-6)
+    assert probabilities == pytest.approx(expected, abs=1e-6)
 
 
 def test_concurrent_first_requests_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,18 +112,18 @@ def test_threads_get_their_own_results() -> None:
     """Images run at once do not mix their results."""
     warm = runtime.get_or_load(local.DEFAULT_MODEL_DIR)
     inputs = [
-        decoding.decode(photo(200 + 50 * n, 300), warm.card.side_px, "squash").pixels
+        decoding.decode(photo(200 + 50 * n, 300), warm.card.side_px, "squash").picture
         for n in range(6)
     ]
-    alone = [runtime.run(warm, pixels).probabilities for pixels in inputs]
+    alone = [runtime.run(warm, picture).probabilities for picture in inputs]
 
     with ThreadPoolExecutor(4) as pool:
         together = list(
-            pool.map(lambda pixels: runtime.run(warm, pixels).probabilities, inputs * 5)
+            pool.map(lambda picture: runtime.run(warm, picture).probabilities, inputs * 5)
         )
 
     for index, probabilities in enumerate(together):
-        np.testing.assert_array_equal(probabilities, alone[index % 6])
+        assert probabilities == alone[index % 6]
 
 
 def remove_file(file: Path) -> None:

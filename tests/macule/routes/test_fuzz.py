@@ -29,7 +29,7 @@ from macule.http.messages import Request
 from macule.http.uploads import data_uri
 from macule.inference import decoding
 from macule.routes import classify, health
-from support.images import saved, skin
+from support.images import pixels_of, saved, skin
 
 SIDE = 32
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -55,7 +55,7 @@ def check(body: bytes) -> None:
         decoded = decoding.decode(body, SIDE, "squash", 5.0)
     except (BadImage, CannotFit, ImageTooLarge, SlowImage, UnsupportedImage):
         return
-    assert (decoded.pixels.shape, decoded.pixels.dtype) == ((1, SIDE, SIDE, 3), np.uint8)
+    assert (pixels_of(decoded).shape, pixels_of(decoded).dtype) == ((1, SIDE, SIDE, 3), np.uint8)
 
 
 @given(

@@ -64,13 +64,11 @@ def measure(where: ModelLocation) -> tuple[Footprint, LoadedModel]:
 
     Raises: ModelUnavailable, BadCard.
     """
-    import numpy as np
-
     allocator.configure()
     before = processes.resident_bytes()
     with native_stderr.filtered():
         warm = runtime.get_or_load(where)
-    runtime.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
+    runtime.run_blank(warm)
     grown = warm.grown
     footprint = Footprint(
         before,
@@ -98,7 +96,7 @@ def memory_breakdown(footprint: Footprint) -> tuple[dict[str, float], float]:
     """
     total = footprint.python + footprint.runtime + footprint.model
     sizes = {
-        "Python and numpy": footprint.python,
+        "Python and Pillow": footprint.python,
         "runtime": footprint.runtime,
         "model: weights and arena": footprint.model,
         "file pages that the kernel can reclaim": footprint.private - total,

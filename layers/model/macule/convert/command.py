@@ -15,13 +15,13 @@ from macule.convert import card_builder, evidence, export, scaling, selection
 from macule.convert.conversion import ComparisonImages, Conversion, Inputs
 from macule.convert.errors import BadInput
 from macule.convert.evaluation import batch_inference, dataset
+from macule.convert.evaluation.batch_inference import arrange
 from macule.convert.evaluation.dataset import Images
 from macule.convert.graph import out_of_distribution
 from macule.convert.progress import Progress
 from macule.convert.report import pages
 from macule.convert.source import labelling, load
 from macule.convert.source.load import Source
-from macule.inference.runtime.tensors import arrange
 from macule.registry.model_card import FILE
 
 STEPS = 7

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL.Image import fromarray
 
 from macule import __version__
 from macule.convert import card_builder
@@ -77,8 +78,8 @@ def predict_photos(folder: str, photos: Sequence[Photo], progress: Progress) -> 
         pixels = dataset.decode_photo(photo, decoding.sides(card.side_px), card.resize)
         if pixels is None:
             continue
-        scores = runtime.run(warm, pixels[None])
-        top = float(scores.probabilities.max())
+        scores = runtime.run(warm, fromarray(pixels))
+        top = max(scores.probabilities)
         decoded.append(photo)
         rows.append(scores.probabilities)
         verdict = classification.decide(card, top, scores.distance, scores.clinical)

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from macule.convert.errors import BadInput
 from macule.convert.evaluation import batch_inference, metrics
+from macule.convert.evaluation.batch_inference import arrange
 from macule.convert.export import Exported
 from macule.convert.progress import Progress
 from macule.convert.source.load import Source
-from macule.inference.runtime.tensors import arrange
 
 # (pixel - mean) / std in RGB order, by the names of --scaling.
 SCALINGS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {

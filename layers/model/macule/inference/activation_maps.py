@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from macule.inference.runtime import ActivationMap
 
 LONGEST_PX = 256  # about the side of the network's input; a browser can scale it up
 MAX_CHARACTERS = 360_000  # of both data URIs; reached by noise, which PNG cannot compress
@@ -32,27 +32,24 @@ class Pictures(NamedTuple):
     overlay: bytes
 
 
-def render(
-    activation: NDArray[np.float32], pixels: NDArray[np.uint8], shape: tuple[int, int]
-) -> Pictures:
+def render(activation: ActivationMap, picture: Image, shape: tuple[int, int]) -> Pictures:
     """Render the activation map of one class.
 
     Args:
-      activation: shape (h, w), any range; evidence against the class (below 0) counts as 0.
-      pixels: shape (1, side, side, 3), uint8, the network's input.
+      activation: evidence against the class (below 0) counts as 0.
+      picture: RGB, the network's input.
       shape: width and height of the part of the photo in the input; gives the aspect ratio.
     """
-    import numpy as np
-    from PIL.Image import Resampling, composite, fromarray
+    from PIL.Image import Resampling, composite, frombytes
 
     size = _scaled_size(shape)
-    positive = np.maximum(activation, 0)
-    peak = float(positive.max())
-    levels = (positive * (255 / peak) if peak > 0 else positive).astype(np.uint8)
-    weight = fromarray(levels).resize(size, Resampling.BICUBIC)
+    values, width, height = activation
+    peak = max(*values, 0.0)
+    levels = bytes(int(max(value, 0.0) * (255 / peak)) if peak > 0 else 0 for value in values)
+    weight = frombytes("L", (width, height), levels).resize(size, Resampling.BICUBIC)
     colours = weight.convert("P")
     colours.putpalette(_palette())
-    photo = fromarray(pixels[0]).resize(size, Resampling.BICUBIC)
+    photo = picture.resize(size, Resampling.BICUBIC)
     opacity = weight.point([round(level * MAX_OPACITY) for level in range(256)])
     overlay = composite(colours.convert("RGB"), photo, opacity)
     return Pictures(_png(colours), _png(overlay))

@@ -12,9 +12,9 @@ from macule.errors import BadRequest
 from macule.inference import activation_maps, decoding, runtime
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from PIL.Image import Image
 
+    from macule.inference.runtime import ActivationMap
     from macule.inference.runtime.loading import LoadedModel
     from macule.registry.model_card import Card
 
@@ -22,6 +22,9 @@ DISCLAIMER = (
     "A research demonstration, not a medical device and not a diagnosis. Whatever this answer "
     "says, show a changing, bleeding or new spot to a clinician."
 )
+
+
+MIRRORS = ("FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "ROTATE_180")  # the last is both
 
 
 class Prediction(NamedTuple):
@@ -66,41 +69,40 @@ class Classification(NamedTuple):
     """The model's result for one photo.
 
     `predictions` is sorted, the most probable label first. `activation` is the activation map of
-    that label: shape (h, w), float32; None if the model has no maps.
+    that label; None if the model has no maps.
     """
 
     verdict: Verdict
     predictions: tuple[Prediction, ...]
-    activation: NDArray[np.float32] | None
+    activation: ActivationMap | None
 
 
-def classify(model: LoadedModel, pixels: NDArray[np.uint8], tta: int = 1) -> Classification:
+def classify(model: LoadedModel, picture: Image, tta: int = 1) -> Classification:
     """Classify one photo, decoded by `decoding` for the card of *model*.
 
     *tta*: 4 also runs the network on the three mirror images, one after the other, and takes the
       mean of the calibrated probabilities; everything else comes from the photo itself.
     Raises: ModelUnavailable.
     """
-    scores, card = runtime.run(model, pixels), model.card
+    scores, card = runtime.run(model, picture), model.card
     probabilities = scores.probabilities
     if tta > 1:
-        for mirrored in (pixels[:, :, ::-1], pixels[:, ::-1], pixels[:, ::-1, ::-1]):
-            probabilities = probabilities + runtime.run(model, mirrored).probabilities
-        probabilities /= tta
-    order = probabilities.argsort()[::-1]
+        from PIL.Image import Transpose
+
+        mirrored = (picture.transpose(Transpose[name]) for name in MIRRORS)
+        passes = [probabilities, *(runtime.run(model, each).probabilities for each in mirrored)]
+        probabilities = [sum(shares) / tta for shares in zip(*passes, strict=True)]
+    order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
+    names = card.names["en"]
     predictions = tuple(
-        Prediction(
-            card.labels[index],
-            card.names["en"][index],
-            round(float(probabilities[index]), 6),
-        )
+        Prediction(card.labels[index], names[index], round(probabilities[index], 6))
         for index in order
     )
-    best = int(order[0])
+    best = order[0]
     return Classification(
-        decide(card, float(probabilities[best]), scores.distance, scores.clinical),
+        decide(card, probabilities[best], scores.distance, scores.clinical),
         predictions,
-        None if scores.maps is None else scores.maps[..., best].copy(),
+        scores.maps.of(best) if scores.maps else None,
     )
 
 
@@ -164,8 +166,8 @@ def prediction_set(card: Card, predictions: Sequence[Prediction], percent: int) 
 def draw_explanation(
     card: Card,
     label: str,
-    activation: NDArray[np.float32],
-    pixels: NDArray[np.uint8],
+    activation: ActivationMap,
+    picture: Image,
     size: tuple[int, int],
 ) -> Explanation:
     """Draw the activation map of one label in the aspect ratio of the network's view.
@@ -174,6 +176,6 @@ def draw_explanation(
     """
     height, width = decoding.sides(card.side_px)
     shape = size if card.resize == "squash" else (width, height)
-    pictures = activation_maps.render(activation, pixels, shape)
+    pictures = activation_maps.render(activation, picture, shape)
     faithful = bool(card.document.get("cam", {}).get("faithful", False))
     return Explanation(label, faithful, *pictures)

@@ -23,11 +23,10 @@ from macule.registry import local
 from macule.settings import MB, Source, parsers, urls
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL.Image import Image
 
     from macule.inference.inputs import Photo
+    from macule.inference.runtime import ActivationMap
     from macule.registry.model_card import Card
 
 AHEAD_PER_CPU = 2  # photos per CPU that `predict_many` works on ahead of the caller
@@ -45,9 +44,9 @@ class _ExplanationInput(NamedTuple):
     """Inputs of an explanation: the network's input and the activation map of the first label."""
 
     card: Card
-    pixels: NDArray[np.uint8]
+    picture: Image
     size: tuple[int, int]
-    activation: NDArray[np.float32] | None
+    activation: ActivationMap | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +76,11 @@ class Result:
         """
         if self._explanation_input is None:
             raise NoMaps("This result was made with explainable=False; leave that out.")
-        card, pixels, size, activation = self._explanation_input
+        card, picture, size, activation = self._explanation_input
         if activation is None:
             why = f"The model {card.name} has no activation maps; its card and REPORT.md say why."
             raise NoMaps(why)
-        return draw_explanation(card, self.predictions[0].label, activation, pixels, size)
+        return draw_explanation(card, self.predictions[0].label, activation, picture, size)
 
 
 class _ProcessState(NamedTuple):
@@ -128,8 +127,8 @@ class Classifier:
         card = state.model.card
         with state.slots:
             decoded, size = self._decode(body, card)
-            found = classification.classify(state.model, decoded.pixels, tta)
-        explained = _ExplanationInput(card, decoded.pixels, size, found.activation)
+            found = classification.classify(state.model, decoded.picture, tta)
+        explained = _ExplanationInput(card, decoded.picture, size, found.activation)
         decision, reason = found.verdict
         return Result(decision, found.predictions, explained, tuple(decoded.warnings), reason)
 

@@ -41,8 +41,6 @@ def decode(
 
     Raises: Busy, SlowImage; the errors of `decoding.decode`.
     """
-    import numpy  # noqa: F401  (a sandboxed thread cannot open its files)
-
     decoding.prepare(body)
     job = partial(decoding.decode, body, side_px, resize, chosen.decode_timeout_s)
     return _run(job, cost, chosen)

@@ -107,7 +107,7 @@ def _classify(
         wait_ms, decode_began = elapsed_ms(asked), time.perf_counter()
         decoded = decoder_threads.decode(body, card.side_px, card.resize, cost_bytes, chosen)
         decode_ms, infer_began = elapsed_ms(decode_began), time.perf_counter()
-        result = classification.classify(model, decoded.pixels, options.tta)
+        result = classification.classify(model, decoded.picture, options.tta)
         infer_ms = elapsed_ms(infer_began)
         explanation, drawn = None, dict[str, float]()
         has_maps = result.activation is not None
@@ -117,7 +117,7 @@ def _classify(
             draw_began, label = time.perf_counter(), result.predictions[0].label
             explanation = _explanation_document(
                 classification.draw_explanation(
-                    card, label, result.activation, decoded.pixels, header.upright_size
+                    card, label, result.activation, decoded.picture, header.upright_size
                 )
             )
             drawn["explain"] = elapsed_ms(draw_began)

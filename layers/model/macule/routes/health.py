@@ -8,7 +8,7 @@ from macule import settings
 from macule.caching import answers
 from macule.http import draining, messages
 from macule.http.messages import Request, Response
-from macule.inference import decoding, runtime
+from macule.inference import runtime
 from macule.inference.decoding import cost
 from macule.jobs import selection
 from macule.memory import admission, budget, processes
@@ -82,9 +82,7 @@ def warmup(request: Request) -> Response:
     """GET /warmup/: load the model and run it once; no-op if it is loaded."""
     warm = runtime.get_or_load(settings.current().model)
     if "first" not in warm.stages:
-        import numpy as np  # after runtime.warm, which measures the import
-
-        runtime.run(warm, np.zeros((1, *decoding.sides(warm.card.side_px), 3), np.uint8))
+        runtime.run_blank(warm)
     stages = {name: round(spent, 1) for name, spent in warm.stages.items()}
     took = {"cold_start_ms": warm.cold_start_ms, "stages_ms": stages}
     return messages.json_response({"state": "ready", **took})

@@ -43,8 +43,8 @@ def decide(warm: LoadedModel, image: Any) -> str:
     from PIL.Image import fromarray
 
     height, width = decoding.sides(warm.card.side_px)
-    scores = runtime.run(warm, np.asarray(fromarray(image).resize((width, height)))[None])
-    top = float(scores.probabilities.max())
+    scores = runtime.run(warm, fromarray(image).resize((width, height)))
+    top = max(scores.probabilities)
     return classification.decide(warm.card, top, scores.distance, scores.clinical).decision
 
 

@@ -47,9 +47,9 @@ def decode_photos(
         body = photo.path.read_bytes()
         if photo.path in cropped:
             size = (side_px, round(side_px * CROP_SHARE))
-            pixels[place] = pad_to_square(decoding.decode(body, size, "squash").pixels[0])
+            pixels[place] = pad_to_square(np.asarray(decoding.decode(body, size, "squash").picture))
         else:
-            pixels[place] = decoding.decode(body, side_px, "squash").pixels[0]
+            pixels[place] = np.asarray(decoding.decode(body, side_px, "squash").picture)
     truth = [order.index(photo.label) for photo in photos]
     return LabelledImages(pixels, np.array(truth, np.int64))
 

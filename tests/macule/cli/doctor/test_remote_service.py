@@ -11,6 +11,7 @@ from macule.cli.doctor import remote_service
 from macule.cli.doctor.check_result import FAIL
 from macule.http.client import Reply
 from macule.inference import decoding
+from support.images import pixels_of
 from support.loopback import Loopback, serving
 from support.service import FRAMEWORK, GUNICORN, running
 from support.upstreams import Upstream, closed_port
@@ -112,7 +113,7 @@ def test_a_proxy_that_drops_headers_is_reported() -> None:
 
 def test_the_test_photo_is_valid() -> None:
     """It is a PNG that this package decodes."""
-    pixels = decoding.decode(remote_service.sample_png(), 64, "squash").pixels
+    pixels = pixels_of(decoding.decode(remote_service.sample_png(), 64, "squash"))
 
     assert pixels.shape == (1, 64, 64, 3)
     assert pixels[0, 32, 32].tolist() == [0x5C, 0x3C, 0x30]

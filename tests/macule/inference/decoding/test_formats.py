@@ -13,7 +13,7 @@ from macule.inference.decoding import formats
 from macule.inference.decoding.formats import png
 from PIL import Image
 from support import tiff_files
-from support.images import photo, saved, skin
+from support.images import photo, pixels_of, saved, skin
 
 ANY = 10**9
 
@@ -24,8 +24,8 @@ def decode(body: bytes) -> decoding.Decoded:
 
 def close(body: bytes, mean: float = 2.0) -> bool:
     """Return whether this is the drawn skin."""
-    expected = decode(saved(skin(), "PNG")).pixels.astype(int)
-    return float(np.abs(decode(body).pixels - expected).mean()) <= mean
+    expected = pixels_of(decode(saved(skin(), "PNG"))).astype(int)
+    return float(np.abs(pixels_of(decode(body)) - expected).mean()) <= mean
 
 
 def motion_photo() -> bytes:
@@ -106,7 +106,7 @@ def test_an_icon_is_its_largest_picture() -> None:
 
     assert decoding.inspect(body, ANY).upright_size == (256, 256)
     assert decoding.inspect(bitmap, ANY).upright_size == (64, 64)
-    assert decode(bitmap).pixels.std() > 10
+    assert pixels_of(decode(bitmap)).std() > 10
     assert decoding.inspect(large, ANY).format == "PNG"
     assert decoding.inspect(large, ANY).pixels == 6_000_000
 
@@ -163,7 +163,7 @@ def test_a_jpeg_without_its_last_bytes_is_classified_with_a_warning(lost: int) -
 
     assert 0.9 < found.share <= 1
     assert bool(found.warnings) == (found.share < 1)
-    assert np.abs(found.pixels.astype(int) - decode(body).pixels).mean() < 12
+    assert np.abs(pixels_of(found).astype(int) - pixels_of(decode(body))).mean() < 12
 
 
 def test_half_a_jpeg_is_rejected_with_its_share() -> None:
@@ -179,7 +179,7 @@ def test_a_progressive_jpeg_without_its_last_scan_is_used() -> None:
     body, first, last = scans(progressive=True)
     coarse = decode(body[: last + 20])
 
-    assert np.abs(coarse.pixels.astype(int) - decode(body).pixels).mean() < 4
+    assert np.abs(pixels_of(coarse).astype(int) - pixels_of(decode(body))).mean() < 4
     second = body.index(b"\xff\xda", first + 2)
     with pytest.raises(BadImage, match="cut off"):
         decode(body[: second + 200])
@@ -200,7 +200,7 @@ def test_a_frame_that_does_not_fill_its_canvas_lies_on_white() -> None:
     body = bytearray(two("WEBP", lossless=True))
     assert body[12:16] == b"VP8X"
     body[24:27] = (1279).to_bytes(3, "little")  # the canvas is twice as wide
-    pixels = decode(bytes(body)).pixels[0]
+    pixels = pixels_of(decode(bytes(body)))[0]
 
     assert (pixels[:, 33:] == 255).all()
     assert pixels[:, :31].mean() < 230

@@ -13,14 +13,14 @@ from macule.errors import BadImage, ImageTooLarge, SlowImage, UnsupportedImage
 from macule.inference import decoding
 from macule.inference.decoding.header import ORIENTATION_TAG
 from PIL import Image
-from support.images import photo, saved, skin
+from support.images import photo, pixels_of, saved, skin
 
 SIDE = 64
 ANY = 10**9
 
 
 def decode(body: bytes, resize: str = "squash") -> np.ndarray:
-    return decoding.decode(body, SIDE, resize).pixels
+    return pixels_of(decoding.decode(body, SIDE, resize))
 
 
 def close(one: np.ndarray, other: np.ndarray, mean: float = 2.0) -> bool:
@@ -120,7 +120,7 @@ def test_an_input_need_not_be_square(resize: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = orientation
     held = drawn if orientation == 1 else drawn.transpose(Image.Transpose.ROTATE_90)
-    pixels = decoding.decode(saved(held, "PNG", exif=exif), (48, 96), resize).pixels
+    pixels = pixels_of(decoding.decode(saved(held, "PNG", exif=exif), (48, 96), resize))
 
     assert pixels.shape == (1, 48, 96, 3)
     assert close(pixels, np.asarray(drawn.resize((96, 48), Image.Resampling.BOX))[None])

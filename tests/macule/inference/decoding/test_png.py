@@ -13,7 +13,7 @@ from macule.inference.decoding.formats import png
 from macule.inference.decoding.header import ORIENTATION_TAG
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
-from support.images import saved, skin
+from support.images import pixels_of, saved, skin
 
 ANY = 10**9
 
@@ -66,10 +66,10 @@ def test_strips_give_the_input_of_the_whole_file(
 ) -> None:
     """The network's input differs by one level at most from the file loaded whole."""
     body = saved(drawn(mode, 900, 700), "PNG")
-    by_strips = decoding.decode(body, 96, resize).pixels
+    by_strips = pixels_of(decoding.decode(body, 96, resize))
     monkeypatch.setattr(png, "read_header", lambda _: None)
 
-    whole = decoding.decode(body, 96, resize).pixels
+    whole = pixels_of(decoding.decode(body, 96, resize))
 
     assert np.abs(by_strips.astype(int) - whole).max() <= 1
 
@@ -82,7 +82,7 @@ def test_transparent_colours_become_white() -> None:
         body = saved(picture, "PNG", transparency=colour)
 
         assert decoding.inspect(body, ANY).stripped
-        assert (decoding.decode(body, 64, "squash").pixels == 255).all()
+        assert (pixels_of(decoding.decode(body, 64, "squash")) == 255).all()
 
 
 def test_other_pngs_are_loaded_whole() -> None:

@@ -15,16 +15,14 @@ from macule.cli.doctor.check_result import FAIL, OK, WARN, CheckResult
 
 PYTHONS = (3, 11), (3, 15)  # first, and first unsupported
 WHEELS = {  # name on PyPI: module with the compiled part
-    "ai-edge-litert": "ai_edge_litert.interpreter",
+    "ai-edge-litert": "ai_edge_litert",
     "multipart": "multipart",
-    "numpy": "numpy",
     "pillow": "PIL.Image",
     "pillow-heif": "pillow_heif",
 }
 OPTIONAL = {"pillow-heif": "HEIC photos get a 415; install the extra `heic` to serve them"}
 SERVICE_MODULES = (
     "macule.http.adapters.wsgi",
-    "numpy",
     "PIL",
     "ai_edge_litert",
 )  # imported by the service, not by this command

@@ -1,11 +1,13 @@
 """Inference of a LiteRT file on many images, with one thread, to quantize and measure."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.inference.runtime.tensors import as_logits, dequantize, quantize
+from macule.inference.runtime import tensors
+from macule.inference.runtime.litert import Session, Tensor
 
 OOD_SCORE, LOGITS, MAPS = 1, 2, 4  # ranks of the outputs
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
@@ -31,18 +33,46 @@ def run_outputs(
     Yields: the outputs per image, without the batch axis, by their rank with it: OOD_SCORE,
     LOGITS, MAPS.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=content, num_threads=1)
-    interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]
-    targets = interpreter.get_output_details()
+    session = Session(bytearray(content))
     for image in images:
-        interpreter.set_tensor(source["index"], quantize(scale(image[None], scaling), source))
-        interpreter.invoke()
+        raw = session.run(quantize(scale(image[None], scaling), session.inputs[0]).tobytes())
         yield {
-            len(t["shape"]): dequantize(interpreter.get_tensor(t["index"])[0], t) for t in targets
+            len(tensor.shape): dequantize(part, tensor)[0]
+            for part, tensor in zip(raw, session.outputs, strict=True)
         }
+
+
+def arrange(pixels: NDArray[np.uint8], channels: str) -> NDArray[np.uint8]:
+    """Convert RGB pixels (n, h, w, 3) as `runtime.tensors.arrange` does with a picture."""
+    if channels == "rgb":
+        return pixels
+    if channels == "bgr":
+        return pixels[..., ::-1]
+    luma = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+    gray: NDArray[np.uint8] = ((luma + 0x8000) >> 16).astype(np.uint8)
+    return gray[..., None]
+
+
+def as_logits(scores: NDArray[np.float32], output: str) -> NDArray[np.float32]:
+    """Convert scores (classes,) to logits as `runtime.tensors.as_logits` does."""
+    return np.array(tensors.as_logits(scores.tolist(), output), np.float32)
+
+
+def quantize(values: NDArray[np.float32], source: Tensor) -> NDArray[Any]:
+    """Convert network input to the dtype of the model's input."""
+    if source.dtype == "float32":
+        return values
+    steps = np.round(values / np.float32(source.scale)) + np.float32(source.zero_point)
+    clipped: NDArray[np.float32] = np.clip(steps, *tensors.LIMITS[source.dtype])
+    return clipped.astype(source.dtype)
+
+
+def dequantize(raw: bytes, tensor: Tensor) -> NDArray[np.float32]:
+    """Convert the bytes of an output to float32, in its shape."""
+    values = np.frombuffer(raw, tensor.dtype).reshape(tensor.shape)
+    if tensor.dtype == "float32":
+        return values
+    return (values.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
 
 
 def logits_and_ood_scores(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import fromarray
 
 from macule.convert.evaluation import dataset, metrics
 from macule.convert.progress import Progress
@@ -41,8 +42,8 @@ def check(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
         yield _check_accuracy(options.eval, warm)
 
 
-def _predict(warm: LoadedModel, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.stack([runtime.run(warm, image[None]).probabilities for image in pixels])
+def _predict(warm: LoadedModel, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.array([runtime.run(warm, fromarray(image)).probabilities for image in pixels])
 
 
 def _check_accuracy(folder: Path, warm: LoadedModel) -> tuple[bool, str]:
@@ -60,7 +61,7 @@ def _check_accuracy(folder: Path, warm: LoadedModel) -> tuple[bool, str]:
 
 
 def compare_accuracy(
-    shares: NDArray[np.float32], truth: NDArray[np.int64], claimed: dict[str, Any]
+    shares: NDArray[np.float64], truth: NDArray[np.int64], claimed: dict[str, Any]
 ) -> tuple[bool, str]:
     """Test whether the accuracy matches the card's, within the margin of the sample size."""
     accuracy = float((shares.argmax(axis=1) == truth).mean())

@@ -106,7 +106,7 @@ def other_labels(found: Sequence[str], labels: Sequence[str]) -> BadInput:
 def decode_photo(photo: Photo, side_px: tuple[int, int], resize: str) -> NDArray[np.uint8] | None:
     """Decode one photo to (height, width, 3) as in production; None if it cannot be decoded."""
     try:
-        return decoding.decode(photo.path.read_bytes(), side_px, resize).pixels[0]  # type: ignore[no-any-return]
+        return np.asarray(decoding.decode(photo.path.read_bytes(), side_px, resize).picture)
     except (Macule, OSError):
         return None
 

@@ -1,7 +1,7 @@
 """Measure load time, latency and peak memory of a LiteRT file in this process.
 
-`python -m macule.convert.quantization.memory_probe FILE` writes JSON. It imports only numpy and the
-runtime, so the peak is that of the file.
+`python -m macule.convert.quantization.memory_probe FILE` writes JSON. It imports only the runtime,
+so the peak is that of the file.
 """
 
 import json
@@ -11,6 +11,8 @@ import sys
 import time
 from typing import Any
 
+from macule.inference.runtime import litert
+from macule.inference.runtime.litert import Session
 from macule.memory import allocator, budget, processes
 
 RUNS = 15
@@ -25,41 +27,29 @@ def probe(path: str) -> dict[str, Any]:
       thread, including imports.
     """
     allocator.configure()
-    import ai_edge_litert.interpreter  # noqa: F401, so that load_ms does not include the import
-
+    litert.library()  # so that load_ms does not include it
     p50_ms, load_ms, peak_mb = {}, 0.0, 0.0
     for threads in THREADS:
         start = time.perf_counter()
-        interpreter = load_interpreter(path, threads)
+        session = Session(litert.map_file(path), threads)
         if threads == 1:
             load_ms = (time.perf_counter() - start) * 1e3
-        p50_ms[threads] = median_latency_ms(interpreter)
+        p50_ms[threads] = median_latency_ms(session)
         if threads == 1:
             # rusage is not used: for a child it starts with the peak of its parent
             peak_mb = processes.usage([os.getpid()]).peak / budget.MB
-        del interpreter
+        del session
     return {"load_ms": load_ms, "p50_ms": p50_ms, "peak_mb": peak_mb}
 
 
-def load_interpreter(path: str, threads: int) -> Any:
-    """Load the file and set its input to zeros."""
-    import numpy as np
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=path, num_threads=threads)
-    interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]
-    interpreter.set_tensor(source["index"], np.zeros(source["shape"], source["dtype"]))
-    return interpreter
-
-
-def median_latency_ms(interpreter: Any) -> float:
+def median_latency_ms(session: Session) -> float:
     """Return the median of several runs in milliseconds, without the first one."""
-    interpreter.invoke()
+    zeros = bytes(session.inputs[0].bytes)
+    session.run(zeros)
     durations: list[float] = []
     while len(durations) < RUNS and (sum(durations) < MAX_TOTAL_S or not durations):
         start = time.perf_counter()
-        interpreter.invoke()
+        session.run(zeros)
         durations.append(time.perf_counter() - start)
     return statistics.median(durations) * 1e3
 

@@ -47,16 +47,15 @@ def to_rgb(image: Image, peak: float, profile: bytes = b"") -> Image:
 
     *peak*: the value that becomes 255.
     """
-    import numpy as np
-    from PIL.Image import fromarray, new
+    from PIL.Image import new
 
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "CMYK" and profile:
         return image
     if image.mode[0] in "IF":
-        levels = np.asarray(image, np.float32) * (255.0 / peak)
-        return fromarray(np.clip(levels, 0, 255).astype(np.uint8)).convert("RGB")
+        scaled = image.convert("F").point(lambda value: value * (255.0 / peak) + 0.0)
+        return scaled.convert("L").convert("RGB")  # clips to 0 to 255, and rounds down
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = new("RGB", image.size, "white")

@@ -13,8 +13,6 @@ from macule.inference.decoding.formats import heif, jpeg, jpeg2000, png, webp
 from macule.inference.decoding.header import TRANSPOSED, UPRIGHT, check_pixels, orientation
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
@@ -33,11 +31,11 @@ MIN_SHARE = 0.8
 class Decoded(NamedTuple):
     """One model input and facts about its decoding.
 
-    `pixels`: shape (1, height, width, 3), uint8, sRGB. `share`: part of the picture in the file,
+    `picture`: RGB, in sRGB, of the size of the input. `share`: part of the picture in the file,
     below 1 for a truncated JPEG. `ignored`: why its colour profile was not applied, or "".
     """
 
-    pixels: NDArray[np.uint8]
+    picture: Image
     share: float = 1.0
     ignored: str = ""
 
@@ -68,8 +66,8 @@ def decode(body: bytes, side_px: SidePx, resize: str, timeout_s: float = inf) ->
         image = formats.open_image(body, deadline)
         found = colour.find_profile(image, body)
         picture, strips, share = _load(image, body, max(frame), deadline)
-        pixels, ignored = _fit(picture, frame, resize, orientation(image), found, strips, deadline)
-        return Decoded(pixels, share, ignored)
+        fitted, ignored = _fit(picture, frame, resize, orientation(image), found, strips, deadline)
+        return Decoded(fitted, share, ignored)
 
 
 def fit(picture: Image, side_px: SidePx, resize: str) -> Decoded:
@@ -81,8 +79,8 @@ def fit(picture: Image, side_px: SidePx, resize: str) -> Decoded:
         picture.load()
         turn, found = orientation(picture), colour.find_profile(picture, b"")
         frame, deadline = sides(side_px), formats.Deadline()
-        pixels, ignored = _fit(picture, frame, resize, turn, found, None, deadline)
-        return Decoded(pixels, 1.0, ignored)
+        fitted, ignored = _fit(picture, frame, resize, turn, found, None, deadline)
+        return Decoded(fitted, 1.0, ignored)
 
 
 def measure(picture: Image, max_pixels: int) -> tuple[int, int]:
@@ -169,9 +167,8 @@ def _fit(
     found: icc.Colour,
     strips: Strips | None,
     deadline: formats.Deadline,
-) -> tuple[NDArray[np.uint8], str]:
+) -> tuple[Image, str]:
     """Shrink, convert to sRGB, pad and rotate."""
-    import numpy as np
     from PIL.Image import Resampling, Transpose, new
 
     height, width = side_px
@@ -187,7 +184,7 @@ def _fit(
         padded.paste(fitted, ((frame[0] - target[0]) // 2, (frame[1] - target[1]) // 2))
         fitted = padded
     upright = fitted.transpose(Transpose[UPRIGHT[turn]]) if turn in UPRIGHT else fitted
-    return np.asarray(upright)[None], ignored
+    return upright, ignored
 
 
 def _centre(size: tuple[int, int], shape: tuple[int, int]) -> Box:

@@ -3,38 +3,61 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from macule.errors import ModelUnavailable
-from macule.inference.runtime import loading
-from macule.inference.runtime.loading import LoadedModel
-from macule.inference.runtime.tensors import arrange, as_logits, dequantize
+from macule.inference import decoding
+from macule.inference.runtime import loading, tensors
+from macule.inference.runtime.litert import LiteRtError
+from macule.inference.runtime.loading import LOGITS, MAPS, OOD_SCORES, LoadedModel
 from macule.memory import processes
 from macule.observability import metrics
 from macule.registry.model_card import Card
 from macule.settings import ModelLocation, Source
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from array import array
+
+    from PIL.Image import Image
 
 log = logging.getLogger("macule")
+
+
+class ActivationMap(NamedTuple):
+    """The activation map of one class: float32 `values`, row by row, of any range."""
+
+    values: array[float]
+    width: int
+    height: int
+
+
+class Maps(NamedTuple):
+    """The activation maps of all classes: float32 `values` of shape (height, width, classes)."""
+
+    values: array[float]
+    shape: tuple[int, ...]
+
+    def of(self, label: int) -> ActivationMap:
+        """Return the map of the class with this index."""
+        height, width, classes = self.shape
+        return ActivationMap(self.values[label::classes], width, height)
 
 
 class Scores(NamedTuple):
     """The network's outputs for one image.
 
-    `probabilities`: shape (classes,), float32, calibrated, sum 1, in the card's order.
-    `maps`: shape (h, w, classes), float32, class activation maps; None if the model has none.
+    `probabilities`: calibrated, sum 1, in the card's order.
+    `maps`: class activation maps; None if the model has none.
     `distance`: out-of-distribution score, about 1 for known images; None if the model has none.
     `clinical`: higher for photos that look taken without a dermatoscope; None as above.
     """
 
-    probabilities: NDArray[np.float32]
-    maps: NDArray[np.float32] | None
+    probabilities: list[float]
+    maps: Maps | None
     distance: float | None
     clinical: float | None
 
@@ -112,36 +135,41 @@ def card(where: ModelLocation) -> Card:
     return model_card.read(where or local.active_folder())
 
 
-def run(model: LoadedModel, pixels: NDArray[np.uint8]) -> Scores:
+def run(model: LoadedModel, picture: Image) -> Scores:
     """Classify one image.
 
-    *pixels*: shape (1, height, width, 3), uint8, RGB, as `decoding.decode` returns them.
-    Raises: ModelUnavailable if the outputs contain NaN or infinity.
+    *picture*: RGB, of the size of the network's input, as `decoding.decode` returns it.
+    Raises: ModelUnavailable if the runtime fails, or the outputs contain NaN or infinity.
     """
-    import numpy as np
-
-    arranged = arrange(pixels, model.card.channels)
-    planes = [levels[arranged[..., channel]] for channel, levels in enumerate(model.levels)]
-    tensor = np.stack(planes, axis=-1)
+    card = model.card
+    source = tensors.network_input(tensors.arrange(picture, card.channels), model.tables)
     with model.lock:
         began = time.perf_counter()
         first = "first" not in model.grown
         before = processes.resident_bytes() if first else 0
-        model.interpreter.set_tensor(model.input_index, tensor)
-        on_trial = model.on_trial and first
-        with loading.guarded(model.path, model.card, on_trial, first_run=True):
-            model.interpreter.invoke()
-        logits = as_logits(_output(model, model.logits), model.card.output)
-        maps = _output(model, model.maps) if model.maps else None
-        distance, clinical = _ood_scores(model)
+        try:
+            with loading.guarded(model.path, card, model.on_trial and first, first_run=True):
+                raw = model.session.run(source)
+        except LiteRtError as error:
+            raise ModelUnavailable(f"{card.file} cannot be run: {error}.") from error
         if first:
             model.stages["first"] = (time.perf_counter() - began) * 1e3
             model.grown["first"] = processes.resident_bytes() - before
-    powers = np.exp((logits - logits.max()) / np.float32(model.card.temperature))
-    probabilities = powers / powers.sum()
-    if not np.isfinite([*probabilities, distance or 0.0, clinical or 0.0]).all():
-        raise ModelUnavailable(f"{model.card.file} answers with values that are not numbers.")
-    return Scores(probabilities, maps, distance, clinical)
+    found = {rank: tensors.floats(raw[at], t) for rank, (at, t) in model.outputs.items()}
+    logits = tensors.as_logits(found[LOGITS], card.output)
+    distance, clinical = [*found.get(OOD_SCORES, ()), None, None][:2]
+    if not all(map(math.isfinite, (*logits, distance or 0.0, clinical or 0.0))):
+        raise ModelUnavailable(f"{card.file} answers with values that are not numbers.")
+    maps = Maps(found[MAPS], model.outputs[MAPS][1].shape[1:]) if MAPS in found else None
+    return Scores(tensors.softmax(logits, card.temperature), maps, distance, clinical)
+
+
+def run_blank(model: LoadedModel) -> Scores:
+    """Run the model once on a black picture, to warm it up."""
+    from PIL.Image import new
+
+    height, width = decoding.sides(model.card.side_px)
+    return run(model, new("RGB", (width, height)))
 
 
 def _process_model() -> ProcessModel:
@@ -162,16 +190,3 @@ def _log_loaded(model: LoadedModel) -> None:
     log.info("model %s %s is warm: %s", card.name, card.version, spent, extra={"facts": facts})
     metrics.observe("macule_cold_start_seconds", sum(stages.values()) / 1e3)
     metrics.register_gauge("macule_models_loaded", lambda: 1.0)
-
-
-def _ood_scores(model: LoadedModel) -> tuple[float | None, float | None]:
-    """Return the distance and the clinical score; this output has no batch dimension."""
-    if model.ood is None:
-        return None, None
-    values = dequantize(model.interpreter.get_tensor(model.ood["index"]), model.ood)
-    return float(values[0]), float(values[1]) if len(values) == 2 else None
-
-
-def _output(model: LoadedModel, details: dict[str, Any]) -> NDArray[np.float32]:
-    """Copy an output out of the interpreter, without the batch dimension."""
-    return dequantize(model.interpreter.get_tensor(details["index"])[0], details)

@@ -1,4 +1,4 @@
-"""Loading of a model: find and check the file, create the interpreter, check the shapes."""
+"""Loading of a model: find and check the file, create the session, check the shapes."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from macule.errors import ModelUnavailable
 from macule.inference import decoding
-from macule.inference.runtime.tensors import quantize
+from macule.inference.runtime import litert, tensors
+from macule.inference.runtime.litert import Session, Tensor
 from macule.memory import processes
 from macule.registry import remote, trial_run
 from macule.registry.model_card import CHANNELS, Card
 from macule.settings import ModelLocation
 
 if TYPE_CHECKING:
-    from ai_edge_litert.interpreter import Interpreter
-    from numpy.typing import NDArray
+    from array import array
+
+
+# The outputs of a model file, by their number of dimensions.
+OOD_SCORES, LOGITS, MAPS = 1, 2, 4
 
 
 class LoadedModel(NamedTuple):
-    """A loaded model. `levels` maps a pixel value to network input: shape (channels, 256).
+    """A loaded model.
 
+    `tables` has the network input for each of 256 pixel values, for each channel. `outputs` has
+    the place and the type of each output, by its number of dimensions.
     `stages` holds the milliseconds of fetch, import, load and, after the first run, first;
     `grown` the bytes by which the process grew in each. `on_trial`: see `load`.
     """
 
     card: Card
     path: str
-    interpreter: Interpreter
-    levels: NDArray[Any]
-    input_index: int
-    logits: dict[str, Any]
-    maps: dict[str, Any] | None
-    ood: dict[str, Any] | None
+    session: Session
+    tables: list[array[float] | array[int]]
+    outputs: dict[int, tuple[int, Tensor]]
     lock: Lock
     stages: dict[str, float]
     grown: dict[str, int]
@@ -74,39 +77,25 @@ def load(where: ModelLocation, on_trial: bool) -> LoadedModel:
 
     path, card = remote.find(where)
     lap()
-    import numpy as np
-    from ai_edge_litert.interpreter import Interpreter
-
+    try:
+        litert.library()
+    except litert.LiteRtError as error:
+        raise ModelUnavailable(str(error)) from error
     lap()
     try:
         with guarded(path, card, on_trial):  # maps the file, copies nothing
-            interpreter = Interpreter(model_path=path, num_threads=1)
-            interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
+            session = Session(litert.map_file(path))
+    except (litert.LiteRtError, OSError, ValueError) as error:
         raise ModelUnavailable(f"{card.file} is not a model that LiteRT can run.") from error
-    source, *_ = interpreter.get_input_details()
-    outputs = {len(output["shape"]): output for output in interpreter.get_output_details()}
-    check_shapes(card, source, outputs)
+    outputs = {len(tensor.shape): (at, tensor) for at, tensor in enumerate(session.outputs)}
+    source = check_shapes(card, session.inputs, {rank: t for rank, (_, t) in outputs.items()})
     lap()
     names = ("fetch", "import", "load")
     stages = {name: (b - a) * 1e3 for name, (a, b) in zip(names, pairwise(clock), strict=True)}
     grown = {name: b - a for name, (a, b) in zip(names, pairwise(sizes), strict=True)}
-    values = np.arange(256, dtype=np.float32)
-    scaled = [(values - mean) / std for mean, std in zip(card.mean, card.std, strict=True)]
-    return LoadedModel(
-        card,
-        path,
-        interpreter,
-        quantize(np.stack(scaled), source),
-        source["index"],
-        outputs[2],
-        outputs.get(4),
-        outputs.get(1),
-        Lock(),
-        stages,
-        grown,
-        on_trial,
-    )
+    scaling = zip(card.mean, card.std, strict=True)
+    tables = [tensors.level_table(mean, std, source) for mean, std in scaling]
+    return LoadedModel(card, path, session, tables, outputs, Lock(), stages, grown, on_trial)
 
 
 def guarded(
@@ -116,26 +105,29 @@ def guarded(
     return trial_run.guard(path, card.sha256, first_run) if on_trial else nullcontext()
 
 
-def check_shapes(card: Card, source: dict[str, Any], outputs: dict[int, dict[str, Any]]) -> None:
-    """Check the shapes of input and outputs against the card.
+def check_shapes(card: Card, inputs: list[Tensor], outputs: dict[int, Tensor]) -> Tensor:
+    """Check the shapes of input and outputs (by their number of dimensions) against the card.
 
+    Returns: the input.
     Raises: ModelUnavailable.
     """
     expected = [1, *decoding.sides(card.side_px), CHANNELS[card.channels]]
-    found = [int(size) for size in source["shape"]]
-    if found != expected:
-        raise ModelUnavailable(f"{card.file} takes {found}; its card says {expected}.")
-    logits = [int(size) for size in outputs[2]["shape"]] if 2 in outputs else []
+    found = [list(tensor.shape) for tensor in inputs]
+    if found != [expected]:
+        shapes = " and ".join(map(str, found)) or "nothing"
+        raise ModelUnavailable(f"{card.file} takes {shapes}; its card says {expected}.")
+    logits = list(outputs[LOGITS].shape) if LOGITS in outputs else []
     labels = len(card.labels)
     if logits != [1, 1 if card.output == "sigmoid" else labels]:
         raise ModelUnavailable(f"{card.file} gives {logits}; its card has {labels} labels.")
-    if card.not_skin_above is not None and 1 not in outputs:
+    if card.not_skin_above is not None and OOD_SCORES not in outputs:
         raise ModelUnavailable(
             f"{card.file} has no distance output, which the card's thresholds.not_skin needs."
         )
-    scores = [int(size) for size in outputs[1]["shape"]] if 1 in outputs else []
-    if card.not_dermoscopic_above is not None and scores != [2]:
+    scores = outputs[OOD_SCORES].shape if OOD_SCORES in outputs else ()
+    if card.not_dermoscopic_above is not None and scores != (2,):
         raise ModelUnavailable(
             f"{card.file} has no clinical score beside its distance, which the card's "
             "thresholds.not_dermoscopic needs."
         )
+    return inputs[0]

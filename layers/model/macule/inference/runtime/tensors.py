@@ -1,61 +1,104 @@
-"""Conversions between pixels, network input and network outputs."""
+"""Conversions between a picture, network input and network outputs, without numpy.
+
+All arithmetic is that of float32: products and quotients of two float32 values are computed in
+Python's float64 and rounded once, which gives the same bits.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from macule.inference.runtime.litert import Tensor
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+LEVELS = 256
+LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
-def arrange(pixels: NDArray[np.uint8], channels: str) -> NDArray[np.uint8]:
-    """Convert RGB pixels (n, h, w, 3) to the channels of the network: rgb, bgr or gray.
-
-    Gray is ITU-R 601 luma in Pillow's fixed point, equal to `convert("L")`.
-    """
-    import numpy as np
+def arrange(picture: Image, channels: str) -> Image:
+    """Convert an RGB picture to the channels of the network: rgb, bgr or gray (ITU-R 601 luma)."""
+    from PIL.Image import merge
 
     if channels == "rgb":
-        return pixels
+        return picture
     if channels == "bgr":
-        return pixels[..., ::-1]
-    luma = pixels @ np.array([19595, 38470, 7471], np.uint32)
-    return ((luma + 0x8000) >> 16).astype(np.uint8)[..., None]
+        return merge("RGB", picture.split()[::-1])
+    return picture.convert("L")
 
 
-def as_logits(scores: NDArray[np.float32], output: str) -> NDArray[np.float32]:
+def level_table(mean: float, std: float, source: Tensor) -> array[float] | array[int]:
+    """Return the network input for each of the 256 values of one channel: (value - mean) / std.
+
+    The dtype is that of *source*, which has the scale and the zero point.
+    """
+    mean, std = to_float32([mean, std])
+    scaled = to_float32(value / std for value in to_float32(v - mean for v in range(LEVELS)))
+    if source.dtype == "float32":
+        return scaled
+    low, high = LIMITS[source.dtype]
+    steps = to_float32(value / source.scale for value in scaled)
+    quantized = (min(max(round(step) + source.zero_point, low), high) for step in steps)
+    return array(source.code, quantized)
+
+
+def network_input(picture: Image, tables: Sequence[array[float] | array[int]]) -> bytes:
+    """Replace each value of *picture* by its entry in the table of its channel.
+
+    Returns: the bytes of a tensor (1, height, width, channels).
+    """
+    if tables[0].itemsize == 1:
+        return picture.point(b"".join(table.tobytes() for table in tables)).tobytes()
+    if all(table == tables[0] for table in tables):
+        return _replace(picture.tobytes(), tables[0])
+    split = zip(picture.split(), tables, strict=True)
+    planes = [array("f", _replace(plane.tobytes(), table)) for plane, table in split]
+    content = array("f", bytes(4 * len(planes) * len(planes[0])))
+    for channel, plane in enumerate(planes):
+        content[channel :: len(planes)] = plane
+    return content.tobytes()
+
+
+def floats(raw: bytes, tensor: Tensor) -> array[float]:
+    """Convert the bytes of an output to float32."""
+    if tensor.dtype == "float32":
+        return array("f", raw)
+    scale, zero = tensor.scale, tensor.zero_point
+    return to_float32((value - zero) * scale for value in array(tensor.code, raw))
+
+
+def as_logits(scores: Sequence[float], output: str) -> Sequence[float]:
     """Convert a model's scores to logits; *output* is the card's kind of scores."""
-    import numpy as np
-
     if output == "logits":
         return scores
-    shares = np.clip(scores, 1e-7, 1.0)  # a quantized 0 is less than half a step of 1/256
+    shares = [*scores]
     if output == "sigmoid":
-        shares = np.concatenate([np.clip(1 - scores, 1e-7, 1.0), shares])
-    logarithms: NDArray[np.float32] = np.log(shares)
-    return logarithms
+        shares = [1 - scores[0], scores[0]]
+    # a quantized 0 is less than half a step of 1/256
+    return [math.log(min(max(share, 1e-7), 1.0)) for share in shares]
 
 
-def quantize(values: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]:
-    """Convert network input to the dtype of the model's input."""
-    import numpy as np
-
-    dtype = np.dtype(details["dtype"])
-    if dtype.kind == "f":
-        return values.astype(dtype)
-    scale, zero = details["quantization"]
-    bounds = np.iinfo(dtype)
-    levels: NDArray[np.float32] = np.clip(np.round(values / scale) + zero, bounds.min, bounds.max)
-    return levels.astype(dtype)
+def softmax(logits: Sequence[float], temperature: float) -> list[float]:
+    """Turn logits into probabilities that sum to 1; nan if a logit is nan or infinite."""
+    highest = max(logits)
+    powers = [math.exp((logit - highest) / temperature) for logit in logits]
+    total = sum(powers)
+    return [power / total for power in powers]
 
 
-def dequantize(raw: NDArray[Any], details: dict[str, Any]) -> NDArray[np.float32]:
-    """Convert a model output to float32."""
-    import numpy as np
+def to_float32(values: Iterable[float]) -> array[float]:
+    """Round to float32."""
+    return array("f", values)
 
-    values = raw.astype(np.float32, copy=False)
-    if raw.dtype.kind == "f":
-        return values
-    scale, zero = details["quantization"]
-    return (values - np.float32(zero)) * np.float32(scale)
+
+def _replace(values: bytes, table: array[float] | array[int]) -> bytes:
+    """Replace each byte by 4 bytes of *table*: the colours of a palette picture, in Pillow's C."""
+    from PIL.Image import frombytes
+
+    picture = frombytes("P", (len(values), 1), values)
+    picture.putpalette(table.tobytes(), "RGBA")
+    return picture.convert("RGBA").tobytes()

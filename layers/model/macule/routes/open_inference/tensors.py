@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,10 +15,7 @@ from macule.http.messages import Response
 from macule.http.uploads import bounded_json, data_uri, parsing
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Numbers = NDArray[np.float32 | np.float64 | np.uint8]
+    Numbers = Sequence[int | float]
 
 # https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 HEADER = "Inference-Header-Content-Length"
@@ -180,20 +177,29 @@ def _image(tensor: Node, parts: Parts) -> bytes:
 
 
 def _numbers(tensor: Node, parts: Parts, count: int) -> Numbers:
-    import numpy as np
-
     if "data" not in tensor:
         size = PIXEL_BYTES[tensor["datatype"]]
         if len(parts.prefix) + len(parts.rest) != count * size:
             raise BadRequest(f"`pixels` takes {count * size} bytes: {count} values of {size}.")
-        return np.frombuffer(parts.prefix + parts.rest, "<f4" if size == 4 else np.uint8)
-    try:
-        values = np.array(tensor["data"], object).ravel()
-        if values.size == count and set(map(type, values)) <= {int, float}:
-            return values.astype(np.float64)
-    except (OverflowError, ValueError):
-        pass  # an integer too large for a float, lists of unequal lengths
-    raise BadRequest(f"`data` of `pixels` is not {count} numbers, nested or not.")
+        content = parts.prefix + parts.rest
+        return struct.unpack(f"<{count}f", content) if size == 4 else content
+    values = list(_flatten(tensor["data"]))
+    if len(values) != count or not set(map(type, values)) <= {int, float}:
+        raise BadRequest(f"`data` of `pixels` is not {count} numbers, nested or not.")
+    return values
+
+
+def _flatten(data: object) -> Iterator[Any]:
+    """Yield the items of nested lists, of any depth, in order."""
+    open_lists = [iter([data])]
+    while open_lists:
+        for item in open_lists[-1]:
+            if isinstance(item, list):
+                open_lists.append(iter(item))
+                break
+            yield item
+        else:
+            open_lists.pop()
 
 
 def _bitmap(values: Numbers, sides: tuple[int, int]) -> bytes:
@@ -201,18 +207,19 @@ def _bitmap(values: Numbers, sides: tuple[int, int]) -> bytes:
 
     Raises: BadRequest.
     """
-    import numpy as np
+    from PIL.Image import frombytes
 
-    if not ((values >= 0) & (values <= 255)).all():  # false for NaN
+    try:
+        levels = values if isinstance(values, bytes) else bytes(map(round, values))
+        in_range = isinstance(values, bytes) or (min(values) >= 0 and max(values) <= 255)
+    except (ValueError, OverflowError):  # nan, infinity, outside of a byte
+        in_range = False
+    if not in_range:
         raise BadRequest("`pixels` has values outside 0 to 255.")
     height, width = sides
-    pixels = np.rint(values).astype(np.uint8).reshape(height, width, 3)
-    rows = np.zeros((height, -(-width * 3 // 4) * 4), np.uint8)
-    rows[:, : width * 3] = pixels[::-1, :, ::-1].reshape(height, width * 3)
-    header_bytes = 54
-    file = struct.pack("<2sI4xI", b"BM", header_bytes + rows.size, header_bytes)
-    about = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, rows.size, 0, 0, 0, 0)
-    return file + about + rows.tobytes()
+    file = BytesIO()
+    frombytes("RGB", (width, height), levels).save(file, "BMP")
+    return file.getvalue()
 
 
 def _id(document: Node) -> str:
