@@ -29,7 +29,7 @@ MB = 2**20
 LAYER_MOST_MB = 85  # unzipped and without extras; Lambda accepts more
 # What is installed together; the table's extras are parts too, named like their pins.
 PARTS = {
-    "runtime": ("ai-edge-litert", "multipart", "numpy", "pi-heif", "pillow"),
+    "runtime": ("ai-edge-litert", "multipart", "pi-heif", "pillow"),
     "server": ("gunicorn", "packaging"),
     "queue": (
         "amqp",

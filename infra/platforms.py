@@ -9,7 +9,7 @@ from infra.limits import Function, Limits
 
 MB = 2**20
 # Newest patch of each Python that all platforms run, looked up 2026-11-26. Lambda's 3.11 has glibc
-# 2.26, and numpy's wheels need 2.27.
+# 2.26, and LiteRT's library needs 2.27.
 PYTHONS = {"3.12": 16, "3.13": 18, "3.14": 10}
 PYTHONS_SEEN = "2026-11-26"
 # Architectures of a platform, if it does not offer both.

@@ -10,15 +10,8 @@ import shutil
 from pathlib import Path
 
 ONLY = {
-    # Only the classic interpreter: 26 of its 45 MB are accelerators and another API.
-    "ai_edge_litert": (
-        "__init__.py",
-        "interpreter.py",
-        "metrics_interface.py",
-        "metrics_portable.py",
-        "_pywrap_litert_interpreter_wrapper.so",
-        "libpywrap_litert_common.so",
-    ),
+    # Only the library: 37 of its 45 MB are accelerators and the Python bindings.
+    "ai_edge_litert": ("__init__.py", "libLiteRt.so"),
     # S3, and the services for credentials of roles and sign-ins: 2 of 28 MB.
     "botocore/data": (
         "_retry.json",
@@ -41,22 +34,6 @@ NEVER = (
     "**/*.a",
     "**/py.typed",
     "**/tests",
-    "numpy/_core/_*_tests*.so",
-    "numpy/_core/_simd*.so",
-    "numpy/_core/include",
-    "numpy/_core/lib",
-    "numpy/_pyinstaller",
-    "numpy/core",
-    "numpy/ctypeslib",
-    "numpy/distutils",
-    "numpy/doc",
-    "numpy/f2py",
-    "numpy/fft",
-    "numpy/ma",
-    "numpy/polynomial",
-    "numpy/random",
-    "numpy/testing",
-    "numpy/typing",
     "PIL/_imagingft*.so",
     "PIL/_imagingmath*.so",
     "PIL/_imagingmorph*.so",
