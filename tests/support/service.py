@@ -34,6 +34,8 @@ FRAMEWORK = (
 READS_IN_SLOTS = FRAMEWORK.replace("{name}", "predict")
 
 
+# First on the path of every service: importing numpy fails there.
+WITHOUT_NUMPY = str(ROOT / "tests/support/service_path")
 # The settings that tests of a service assume, independent of limits.toml.
 SETTINGS = {
     "THREADS": "256",
@@ -129,6 +131,7 @@ def running(
                 "PORT": str(port),
                 "DATA_DIR": str(folder / "data"),  # no two tests share a queue
                 "DRAIN_S": "0",  # there are no other clients
+                "PYTHONPATH": WITHOUT_NUMPY,
                 **environment,
             },
             stdout=output,

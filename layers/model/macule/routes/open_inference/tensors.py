@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
+from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -183,23 +184,13 @@ def _numbers(tensor: Node, parts: Parts, count: int) -> Numbers:
             raise BadRequest(f"`pixels` takes {count * size} bytes: {count} values of {size}.")
         content = parts.prefix + parts.rest
         return struct.unpack(f"<{count}f", content) if size == 4 else content
-    values = list(_flatten(tensor["data"]))
-    if len(values) != count or not set(map(type, values)) <= {int, float}:
-        raise BadRequest(f"`data` of `pixels` is not {count} numbers, nested or not.")
-    return values
-
-
-def _flatten(data: object) -> Iterator[Any]:
-    """Yield the items of nested lists, of any depth, in order."""
-    open_lists = [iter([data])]
-    while open_lists:
-        for item in open_lists[-1]:
-            if isinstance(item, list):
-                open_lists.append(iter(item))
-                break
-            yield item
-        else:
-            open_lists.pop()
+    values = tensor["data"]
+    # one level of nesting after the other; lists of unequal lengths are not a tensor
+    while isinstance(values, list) and set(map(type, values)) == {list}:
+        values = [] if len(set(map(len, values))) > 1 else [*chain.from_iterable(values)]
+    if isinstance(values, list) and len(values) == count and set(map(type, values)) <= {int, float}:
+        return values
+    raise BadRequest(f"`data` of `pixels` is not {count} numbers, nested or not.")
 
 
 def _bitmap(values: Numbers, sides: tuple[int, int]) -> bytes:
