@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import chain
@@ -183,7 +184,7 @@ def _numbers(tensor: Node, parts: Parts, count: int) -> Numbers:
         if len(parts.prefix) + len(parts.rest) != count * size:
             raise BadRequest(f"`pixels` takes {count * size} bytes: {count} values of {size}.")
         content = parts.prefix + parts.rest
-        return struct.unpack(f"<{count}f", content) if size == 4 else content
+        return array("f", content) if size == 4 else content  # every platform is little-endian
     values = tensor["data"]
     # one level of nesting after the other; lists of unequal lengths are not a tensor
     while isinstance(values, list) and set(map(type, values)) == {list}:
