@@ -16,7 +16,7 @@ import harness
 from harness import Call
 
 PLOT = harness.ROOT / "docs/fit.svg"
-LIMITS_MB = (512, 256, 192, 160, 144, 128, 112, 96, 80, 72, 64, 60, 56)
+LIMITS_MB = (512, 256, 192, 160, 144, 128, 112, 96, 80, 72, 64, 60, 56, 52, 48, 44)
 SERVE = ["make", "--no-print-directory", "serve"]
 
 

@@ -11,7 +11,7 @@ from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.graph import cams, gradcam
 from macule.convert.quantization import quantize
 from macule.convert.source import load, tflite
-from macule.inference.runtime import tensors
+from macule.inference.runtime.litert import Session
 from numpy.typing import NDArray
 from support import keras_models
 from support.service import needs_tensorflow
@@ -100,12 +100,12 @@ def test_one_signature_of_batch_one(content: bytes) -> None:
 
 def test_int8_takes_pixels_without_loss(content: bytes, images: NDArray[np.uint8]) -> None:
     """With exact bounds the int8 input is pixel - 128 for every pixel value."""
-    detail = quantize.open_interpreter(shrink(content, images)).get_input_details()[0]
+    (source,) = Session(bytearray(shrink(content, images))).inputs
     pixels = np.arange(256, dtype=np.uint8)
 
-    taken = tensors.quantize(batch_inference.scale(pixels[:, None], SCALING), detail)[:, 0]
+    taken = batch_inference.quantize(batch_inference.scale(pixels[:, None], SCALING), source)[:, 0]
 
-    assert detail["dtype"] is np.int8
+    assert source.dtype == "int8"
     assert (taken == pixels.astype(int) - 128).all()
 
 

@@ -148,8 +148,8 @@ def test_the_card_has_ood_thresholds(folder: Path, made: Path) -> None:
 
     runtime.by_pid.clear()
     warm = runtime.get_or_load(str(made))
-    noise = np.random.default_rng(0).integers(0, 256, (1, SIDE_PX, SIDE_PX, 3), np.uint8)
-    scores = runtime.run(warm, noise)
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE_PX, SIDE_PX, 3), np.uint8)
+    scores = runtime.run(warm, Image.fromarray(noise))
     runtime.by_pid.clear()
 
     assert 0 < warm.card.unfamiliar_above <= warm.card.not_skin_above

@@ -14,13 +14,13 @@ from macule.settings import ModelLocation
 
 MB = 2**20
 # Added to the bare process that is measured here: gunicorn's arbiter, HTTP, threads, and code that
-# must stay in memory. The default model uses 27 MB of private memory in a bare process. It works
-# with a limit of 64 MB and fails at 60 MB (`macule fit`, docs/memory.md).
+# must stay in memory. The default model uses 22 MB of private memory in a bare process. It works
+# with a limit of 60 MB and fails at 56 MB (`macule fit`, docs/memory.md).
 SERVICE_BYTES = 31 * MB
 # Added to the bare process for a worker without a cgroup: macule cannot see which pages the kernel
-# could reclaim, so admission counts file pages too. The bare process has 59 MB, and 80 MB is the
+# could reclaim, so admission counts file pages too. The bare process has 41 MB, and 68 MB is the
 # smallest MEMORY_LIMIT_MB that serves one photo after another (docs/memory.md).
-WORKER_BYTES = 16 * MB
+WORKER_BYTES = 24 * MB
 PHOTO = ("JPEG", 4032, 3024)  # a photo from a phone
 # Common instance sizes, in MB.
 TIERS = (

@@ -15,17 +15,14 @@ ALLOCATOR = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: MB, M_TRIM_THRESHOLD: 4 * MB}
 
 
 def configure() -> None:
-    """Make malloc return freed image buffers, disable BLAS threads, and limit libtiff's JPEG scans.
+    """Make malloc return freed image buffers, and limit libtiff's JPEG scans.
 
-    Call it before any thread starts, as the first allocation of a thread creates its arena, and
-    before numpy is imported, as its BLAS starts a busy-waiting thread per core. No code here uses
-    BLAS; without these threads a start takes 0.18 CPU-seconds instead of 0.26.
+    Call it before any thread starts, as the first allocation of a thread creates its arena.
     libtiff decodes a JPEG inside a TIFF in one call, and each scan takes as long as a baseline
     JPEG: its limit of 100 scans is lowered to twice the number that encoders write.
     """
     import ctypes
 
-    settings.set_default("OPENBLAS_NUM_THREADS", "1")
     settings.set_default("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", "20")
 
     with suppress(AttributeError, OSError):

@@ -23,7 +23,7 @@ PROBE_BYTES = 4096  # written to test a folder: less than any photo
 # Memory of a worker after one photo, without its model but with admission's reserve: 54 MB measured
 # (docs/memory.md) less a tenth, so that no working limit is rejected. A model adds its file, which
 # is mapped, and its arena, whose size is unknown before loading.
-MIN_WORKER_BYTES = 48 * MB
+MIN_WORKER_BYTES = 44 * MB
 REDIS, WORKER = ("redis",), ("redis", "celery")
 OTEL = ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
 STORES = {"s3": "boto3", "gs": "google-cloud-storage"}

@@ -39,7 +39,7 @@ def test_this_environment_passes() -> None:
 
     assert code == 0
     assert all(line[:5] in ("ok   ", "warn ") for line in lines.values())
-    checks = {"python", "numpy", "settings", "processors", "model", "memory", "port"}
+    checks = {"python", "pillow", "settings", "processors", "model", "memory", "port"}
     assert checks <= lines.keys()
     assert "matches its card" in lines["model"]
 

@@ -11,7 +11,7 @@ from macule.inference.decoding.pixels import READ_STRIP_PIXELS, STRIP_PIXELS
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 DECODER_BYTES = {"JPEG2000": 16}  # 4 per channel
 SLACK = 1.06
-STRIP_BYTES, READ_STRIP_BYTES = 4, 48  # per pixel of a strip: rows, copies, inflated data
+STRIP_BYTES, READ_STRIP_BYTES = 4, 56  # per pixel of a strip: rows, copies, inflated data
 # Kinds of RGB images: Pillow format, held bytes per pixel, whether decoded in strips, scales.
 KINDS = {
     "JPEG": ("JPEG", 0.0, False, jpeg.SCALES),
