@@ -121,7 +121,7 @@ def card(folder: Path) -> dict[str, Any]:
 def test_the_folder_is_complete(converted: Path) -> None:
     """Model, card and both reports exist; the card is valid for serving."""
     assert {path.name for path in converted.iterdir()} == {
-        "model.tflite", "model.json", "REPORT.md", "report.html",
+        "model.tflite", "model.json", "fitted_images.txt", "REPORT.md", "report.html",
     }  # fmt: skip
     assert model_card.read(str(converted)).labels == tuple(LABELS)
 
@@ -154,7 +154,34 @@ def test_a_wrapped_file_is_compared_by_its_answers(
     assert (wrapped["output"], wrapped["scaling"]["mean"]) == ("probabilities", [127.5] * 3)
     assert figures["against_original"]["top1_agreement"] >= 0.98
     assert figures["against_original"]["max_change"] < 0.05
-    assert figures["log_loss_after"] <= figures["log_loss_before"] + 1e-6
+    assert figures["guarantee"]["accuracy_at_least"] <= figures["guarantee"]["accuracy"]
+
+
+def test_the_card_promises_what_was_measured_out_of_fold(converted: Path) -> None:
+    """The card has sets, a bound below its accuracy, and both reports say it in words."""
+    figures, sets = card(converted)["metrics"], card(converted)["prediction_sets"]
+    promised = figures["guarantee"]
+
+    assert 0 < promised["accuracy_at_least"] <= promised["accuracy"] <= 1
+    assert figures["prediction_sets"].keys() == sets.keys() != set()
+    assert list(model_card.read(str(converted)).prediction_sets.values()) == list(sets.values())
+    assert "Of what is answered, at least" in (converted / "REPORT.md").read_text()
+    assert "Of what is answered, at least" in (converted / "report.html").read_text()
+
+
+def test_evaluation_on_the_same_images_is_a_warning(
+    converted: Path, images: Path, tmp_path: Path
+) -> None:
+    """Figures of images that fitted the model are marked, on the terminal and on the page."""
+    words = ["evaluate", converted, "--data", images, "--resamples", "5", "--out", tmp_path]
+
+    done = macule(*words)
+
+    assert done.returncode == 0, done.stderr
+    warned = "120 of 120 images were used to fit this model"
+    assert done.stdout.startswith(f"warning: {warned}")
+    assert warned in (tmp_path / "evaluation.html").read_text()
+    assert json.loads((tmp_path / "evaluation.json").read_text())["fitted_images"] == 120
 
 
 def test_it_answers_as_the_original(converted: Path, trained: Path, images: Path) -> None:

@@ -2,13 +2,14 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from macule.convert.evaluation import metrics, predictions
+from macule.convert.evaluation import fitted, metrics, predictions, skin_tone
 from macule.convert.evaluation.dataset import Photo
 from macule.registry import local, model_card
 from support.images import skin
@@ -28,7 +29,9 @@ def answers(count: int = 60) -> predictions.Predictions:
     ]
     decisions = np.where(np.arange(count) % 4, "classified", "inconclusive")
     card = model_card.read(local.DEFAULT_MODEL_DIR)
-    return predictions.Predictions(card, photos, metrics.softmax(logits), decisions, truth, 0)
+    tones = np.where(np.arange(count) % 2, "tan", "very light")
+    probabilities = metrics.softmax(logits)
+    return predictions.Predictions(card, photos, probabilities, decisions, truth, 0, tones)
 
 
 def test_figures_lie_within_their_intervals() -> None:
@@ -50,7 +53,25 @@ def test_decisions_are_counted_by_label() -> None:
 
     assert found["abstention"]["coverage"] == 0.75
     assert sum(found["decisions"]["melanoma"].values()) == 20
-    assert [row["group"] for row in found["subgroups"]] == ["f", "m"]
+    groups = [row["group"] for row in found["subgroups"] if row["trait"] == "sex"]
+    assert groups == ["f", "m"]
+
+
+def test_skin_tones_are_a_subgroup() -> None:
+    """Groups are listed from light to dark, and each has the images of its own tone."""
+    found = predictions.compute_metrics(answers(), 10)
+
+    rows = [row for row in found["subgroups"] if row["trait"] == predictions.SKIN_TONE]
+    assert [(row["group"], row["n"]) for row in rows] == [("very light", 30), ("tan", 30)]
+
+
+def test_unknown_skin_tones_are_no_subgroup() -> None:
+    """If no photo has a group, the trait is left out."""
+    unknown = answers()._replace(skin_tones=np.full(60, skin_tone.UNKNOWN))
+
+    found = predictions.compute_metrics(unknown, 10)
+
+    assert {row["trait"] for row in found["subgroups"]} == {"sex"}
 
 
 def test_images_of_a_group_are_sampled_together() -> None:
@@ -105,17 +126,51 @@ def folder(tmp_path: Path) -> Path:
 def test_command_writes_page_and_figures(folder: Path) -> None:
     """It prints the figures, and writes JSON and a page without external resources."""
     line = [*MACULE, local.DEFAULT_MODEL_DIR, "--data", "data", "--resamples", "20"]
+    line += ["--robustness", "2"]
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
 
     assert done.returncode == 0, done.stderr
     assert "balanced accuracy" in done.stdout
+    assert "Robustness of 2 images" in done.stdout
     found = json.loads((folder / "evaluation" / "evaluation.json").read_text())
-    assert (found["n"], found["broken"]) == (12, 1)
+    assert (found["n"], found["broken"], found["fitted_images"]) == (12, 1, 0)
+    assert "warning" not in done.stdout
     assert set(found["decisions"]) == {*LABELS, "screenshot"}
     page = (folder / "evaluation" / "evaluation.html").read_text()
     assert page.count("<svg") == 3
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
+    assert found["robustness"]["images"] == 2
+    changes = {row["change"] for row in found["robustness"]["changes"]}
+    assert [name for name in changes if name not in page] == []
+
+
+def test_robustness_can_be_left_out(folder: Path) -> None:
+    """With 0, no copies are made, and the page says so."""
+    line = [*MACULE, local.DEFAULT_MODEL_DIR, "--data", "data", "--resamples", "20"]
+    line += ["--robustness", "0"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert "Robustness" not in done.stdout
+    assert json.loads((folder / "evaluation" / "evaluation.json").read_text())["robustness"] is None
+    assert "Not measured" in (folder / "evaluation" / "evaluation.html").read_text()
+
+
+def test_fitted_images_are_a_warning(folder: Path) -> None:
+    """Images of the model's list are counted on the terminal, the page and in the figures."""
+    shutil.copytree(local.DEFAULT_MODEL_DIR, folder / "model")
+    fitted.write(folder / "model", (folder / "data" / "nevus").glob("?.png"))
+    line = [*MACULE, "model", "--data", "data", "--resamples", "5"]
+
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    warned = "4 of 16 images were used to fit this model; figures of such images are too good."
+    assert done.stdout.startswith(f"warning: {warned}")
+    assert warned in (folder / "evaluation" / "evaluation.html").read_text()
+    found = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    assert found["fitted_images"] == 4
 
 
 @pytest.mark.parametrize(
@@ -126,6 +181,7 @@ def test_command_writes_page_and_figures(folder: Path) -> None:
             ["--data", "data/screenshot"],
             "The labels of the images are (none), those of the model nevus",
         ),
+        (["--data", "data", "--robustness", "-1"], "--robustness is -1; it must be 0 or more."),
         (["--data", "data", "--split", "test"], "data has no split 'test'; it has: none."),
     ],
 )

@@ -20,7 +20,8 @@ def build_card(options: argparse.Namespace, conversion: Conversion) -> dict[str,
     inputs, candidate = conversion.inputs, conversion.chosen.candidate
     mean, std = conversion.images.scaling
     height, width = inputs.side_px
-    temperature, threshold = calibrate(conversion)
+    calibrated = conversion.calibrated
+    fitted = calibrated.fitted if calibrated else None
     document = {
         "schema": 1,
         "name": options.name or options.model.name.split(".")[0],
@@ -36,20 +37,23 @@ def build_card(options: argparse.Namespace, conversion: Conversion) -> dict[str,
         "channels": conversion.scaling.channels,
         "scaling": {"mean": list(mean), "std": list(std)},
         "output": conversion.exported.output,
-        "temperature": temperature,
-        "thresholds": {"inconclusive": threshold} | ood_thresholds(conversion),
+        "temperature": fitted.temperature if fitted else 1.0,
+        "thresholds": {"inconclusive": fitted.inconclusive if fitted else 0.0}
+        | ood_thresholds(conversion),
+        "prediction_sets": fitted.prediction_sets if fitted else {},
         "cam": conversion.exported.cam,
         "source": f"{options.model.name} ({inputs.source.kind}), by macule convert {__version__}",
         "licence": "that of the original",
-        "metrics": compute_metrics(conversion, temperature),
+        "metrics": compute_metrics(conversion),
     }
     rounded: dict[str, Any] = to_json(document)
     return rounded
 
 
-def compute_metrics(conversion: Conversion, temperature: float) -> dict[str, Any]:
-    """Return the measured figures of the chosen file."""
+def compute_metrics(conversion: Conversion) -> dict[str, Any]:
+    """Return the measured figures of the chosen file; those of fitted values are out of fold."""
     comparison, truth = conversion.chosen.comparison, conversion.images.truth
+    calibrated = conversion.calibrated
     figures: dict[str, Any] = {
         "against_original": {
             "n": comparison.images,
@@ -59,19 +63,12 @@ def compute_metrics(conversion: Conversion, temperature: float) -> dict[str, Any
         }
     }
     if truth is not None:
-        labels = conversion.inputs.labels
-        figures |= metrics.summarise(conversion.logits, truth, labels, temperature)
+        shares = calibrated.held.probabilities if calibrated else metrics.softmax(conversion.logits)
+        figures |= metrics.summarise(conversion.logits, truth, conversion.inputs.labels, shares)
+        figures |= calibrated.figures(truth) if calibrated else {}
     if conversion.images.synthetic:
         figures["note"] = NO_IMAGES
     return figures
-
-
-def calibrate(conversion: Conversion) -> tuple[float, float]:
-    """Fit the temperature and the `inconclusive` threshold; 1 and 0 with too few labels."""
-    truth = conversion.images.truth
-    if truth is None or not conversion.has_calibration_labels:
-        return 1.0, 0.0
-    return metrics.calibrate(conversion.logits, truth)
 
 
 def ood_thresholds(conversion: Conversion) -> dict[str, float]:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert import card_builder, evidence, export, scaling, selection
+from macule.convert import card_builder, evidence, export, out_of_fold, scaling, selection
 from macule.convert.conversion import ComparisonImages, Conversion, Inputs
 from macule.convert.errors import BadInput
-from macule.convert.evaluation import batch_inference, dataset
+from macule.convert.evaluation import batch_inference, dataset, fitted
 from macule.convert.evaluation.batch_inference import arrange
 from macule.convert.evaluation.dataset import Images
 from macule.convert.graph import out_of_distribution
@@ -108,15 +108,22 @@ def convert(options: argparse.Namespace, command_line: str) -> tuple[Path, dict[
 
     progress.step(f"writing {out}")
     content = next(result.candidate.content for result in results if result.chosen)
-    scores = batch_inference.logits_and_ood_scores(
+    logits, scores = batch_inference.logits_and_ood_scores(
         content, images.pixels, images.scaling, exported.output
     )
-    conversion = Conversion(inputs, exported, choice, images, reference, results, *scores)
+    distances = None if scores is None else scores[:, 0]
+    calibrated = None
+    if images.truth is not None:
+        calibrated = out_of_fold.calibrate(logits, images.truth, distances, compared.photos)
+    conversion = Conversion(
+        inputs, exported, choice, images, reference, results, logits, distances, calibrated
+    )
     card = card_builder.build_card(options, conversion)
     collected = evidence.collect(options, command_line, conversion, card)
     with _atomic_folder(out) as folder:
         (folder / card["file"]).write_bytes(content)
         card_builder.write_json(folder / FILE, card)
+        fitted.write(folder, inputs.image_files)
         pages.write(folder, collected)
     return out, collected
 

@@ -1,18 +1,18 @@
 """The data of a conversion: its inputs, the comparison images, the candidates and the result."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert import export, scaling
+from macule.convert import export, out_of_fold, scaling
 from macule.convert.evaluation import batch_inference
 from macule.convert.evaluation.dataset import Images
 from macule.convert.quantization.candidates import Candidate
 from macule.convert.quantization.comparison import Comparison
 from macule.convert.source.load import Source
 
-MIN_CALIBRATION_LABELS = 50  # with fewer labelled images, a fitted temperature is noise
 NO_IMAGES = (
     "No images were given. The int8 ranges and all agreement figures come from synthetic images "
     "and prove nothing. Convert again with --calibration DIR before you use the model."
@@ -36,6 +36,12 @@ class Inputs(NamedTuple):
     def comparison_images(self) -> Images | None:
         """The images on which candidates are compared with the original."""
         return self.evaluation or self.calibration
+
+    @property
+    def image_files(self) -> list[Path]:
+        """The files that the conversion looks at: they set ranges, scaling and thresholds."""
+        given = (self.calibration, self.evaluation)
+        return [photo.path for images in given if images for photo in images.photos]
 
 
 class ComparisonImages(NamedTuple):
@@ -64,7 +70,8 @@ class Conversion(NamedTuple):
     """The result of a conversion.
 
     `reference` (n, classes) are the probabilities of the original. `logits` (n, classes) and
-    `ood_scores` (n,), if any, are those of the chosen file, on the same images.
+    `ood_scores` (n,), if any, are those of the chosen file, on the same images. `calibrated` is
+    None with too few labelled images.
     """
 
     inputs: Inputs
@@ -75,13 +82,8 @@ class Conversion(NamedTuple):
     results: list[CandidateResult]
     logits: NDArray[np.float32]
     ood_scores: NDArray[np.float32] | None
+    calibrated: out_of_fold.Calibrated | None
 
     @property
     def chosen(self) -> CandidateResult:
         return next(result for result in self.results if result.chosen)
-
-    @property
-    def has_calibration_labels(self) -> bool:
-        """Whether there are enough labelled images to fit a temperature."""
-        truth = self.images.truth
-        return truth is not None and len(truth) >= MIN_CALIBRATION_LABELS

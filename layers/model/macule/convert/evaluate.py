@@ -5,6 +5,7 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL.Image import fromarray
 from macule import __version__
 from macule.convert import card_builder
 from macule.convert.errors import BadInput
-from macule.convert.evaluation import dataset, metrics
+from macule.convert.evaluation import dataset, fitted, metrics, robustness, skin_tone
 from macule.convert.evaluation.dataset import Photo
 from macule.convert.evaluation.predictions import Predictions, compute_metrics
 from macule.convert.progress import Progress
@@ -35,6 +36,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--out", **folder, help="folder for evaluation.json and .html; default: evaluation")
     resamples = metrics.RESAMPLES
     add("--resamples", type=int, default=resamples, metavar="N", help="resamples of the bootstrap")
+    images, about = robustness.IMAGES, "images whose changed copies are compared, 0 for none"
+    add("--robustness", type=int, default=images, metavar="N", help=f"{about}; default: {images}")
 
 
 def evaluate(options: argparse.Namespace, command_line: str) -> tuple[Path, dict[str, Any]]:
@@ -43,16 +46,22 @@ def evaluate(options: argparse.Namespace, command_line: str) -> tuple[Path, dict
     Returns: the folder written, and all metrics.
     Raises: BadInput, ModelUnavailable, BadCard.
     """
+    if options.robustness < 0:
+        raise BadInput(f"--robustness is {options.robustness}; it must be 0 or more.")
     photos = dataset.list_photos(options.data, options.column)
     splits = (options.split,) if options.split else SPLITS
     chosen = [photo for photo in photos if photo.split in splits]
     if options.split and not chosen:
         known = ", ".join(sorted({photo.split for photo in photos if photo.split})) or "none"
         raise BadInput(f"{options.data} has no split {options.split!r}; it has: {known}.")
-    predictions = predict_photos(options.folder, chosen or photos, Progress(1))
+    progress = Progress(1)
+    predictions = predict_photos(options.folder, chosen or photos, progress)
     result = compute_metrics(predictions, options.resamples)
+    sample = dataset.sample_photos(predictions.labelled.photos, (), options.robustness)
+    result["robustness"] = measure_robustness(options.folder, sample, progress)
     result |= {
         "data": options.data.name,
+        "fitted_images": fitted.count(Path(options.folder), [p.path for p in predictions.photos]),
         "splits": dict(Counter(photo.split for photo in predictions.photos if photo.split)),
         "command": command_line,
         "date": datetime.now(UTC).date().isoformat(),
@@ -73,7 +82,7 @@ def predict_photos(folder: str, photos: Sequence[Photo], progress: Progress) -> 
     _, card = local.find(folder)
     with native_stderr.filtered():
         warm = runtime.get_or_load(folder)
-    decoded, rows, decisions = [], [], []
+    decoded, rows, decisions, tones = [], [], [], []
     for photo in progress.track(photos, len(photos), "classifying"):
         pixels = dataset.decode_photo(photo, decoding.sides(card.side_px), card.resize)
         if pixels is None:
@@ -84,6 +93,7 @@ def predict_photos(folder: str, photos: Sequence[Photo], progress: Progress) -> 
         rows.append(scores.probabilities)
         verdict = classification.decide(card, top, scores.distance, scores.clinical)
         decisions.append(verdict.decision)
+        tones.append(skin_tone.estimate(pixels))
     if not decoded:
         raise BadInput(f"None of the {len(photos)} images can be decoded.")
     index_of = {label: index for index, label in enumerate(card.labels)}
@@ -93,4 +103,17 @@ def predict_photos(folder: str, photos: Sequence[Photo], progress: Progress) -> 
         raise dataset.other_labels(found, card.labels)
     broken = len(photos) - len(decoded)
     probabilities = np.asarray(rows, np.float64)
-    return Predictions(card, decoded, probabilities, np.asarray(decisions), truth, broken)
+    return Predictions(
+        card, decoded, probabilities, np.asarray(decisions), truth, broken, np.asarray(tones)
+    )
+
+
+def measure_robustness(
+    folder: str, photos: Sequence[Photo], progress: Progress
+) -> dict[str, Any] | None:
+    """Compare the answers to *photos* with those to changed copies; None without photos."""
+    if not photos:
+        return None
+    answer = partial(robustness.classify, runtime.get_or_load(folder))
+    tracked = progress.track(photos, len(photos), "changing images")
+    return robustness.measure((photo.path.read_bytes() for photo in tracked), answer)

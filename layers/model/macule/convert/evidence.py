@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from macule import __version__
-from macule.convert.conversion import MIN_CALIBRATION_LABELS, NO_IMAGES, CandidateResult, Conversion
-from macule.convert.evaluation import batch_inference, metrics
+from macule.convert.conversion import NO_IMAGES, CandidateResult, Conversion
+from macule.convert.evaluation import batch_inference, folds, metrics
 from macule.convert.graph import out_of_distribution
+from macule.convert.out_of_fold import MIN_LABELS
 from macule.convert.quantization import comparison
 from macule.convert.selection import Gate
 from macule.convert.source import load
@@ -111,11 +112,12 @@ def list_findings(conversion: Conversion) -> list[dict[str, str]]:
     broken = sum(images.broken for images in (inputs.calibration, inputs.evaluation) if images)
     if broken:
         add("warning", f"{broken} images could not be decoded and were skipped.")
-    if not conversion.has_calibration_labels:
+    if conversion.calibrated is None:
         add(
             "info",
-            f"Fewer than {MIN_CALIBRATION_LABELS} labelled images: the temperature is 1, and low "
-            "confidence does not make an answer inconclusive.",
+            f"Fewer than {MIN_LABELS} labelled images, or of fewer than {folds.FOLDS} patients or "
+            "lesions: the temperature is 1, low confidence does not make an answer inconclusive, "
+            "and there are no prediction sets.",
         )
     if conversion.ood_scores is None:
         add(

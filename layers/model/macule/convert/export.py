@@ -211,7 +211,7 @@ def export_with_head(
     body: Any,
     kernel: NDArray[np.float32],
     bias: NDArray[np.float32],
-    ood: tuple[str, out_of_distribution.OODScorer] | None = None,
+    ood: tuple[str, Callable[[Any], Any]] | None = None,
 ) -> bytes:
     """Export the Keras model *body* with a GAP + Dense head as a float32 `.tflite`.
 
@@ -219,10 +219,11 @@ def export_with_head(
       body: Keras model from one image batch to feature maps (n, h, w, features).
       kernel: (features, classes), the Dense layer's weights.
       bias: (classes,).
-      ood: a layer of *body*, and the scorer of known images in its pooled output.
+      ood: a layer of *body*, and a function that builds the scores (1,) or (2,) of its pooled
+        output (1, d).
 
     Returns: the file. Input (1, side, side, 3) float32, scaled. Outputs `cams` (1, h, w, classes),
-      `logits` (1, classes) and, with *ood*, `distance` (1,), all float32.
+      `logits` (1, classes) and, with *ood*, `distance` (1,) or (2,), all float32.
 
     Pooling and a Dense layer commute: with cams = features * kernel at every position, logits =
     mean(cams) + bias, and each cam is the Grad-CAM of its class before the ReLU. The explanation
@@ -233,9 +234,9 @@ def export_with_head(
 
     weights = tf.constant(np.asarray(kernel, np.float32)[None, None])
     shift = tf.constant(np.asarray(bias, np.float32))
-    model = body
-    if ood:
-        model = keras.Model(body.inputs, [body.output, body.get_layer(ood[0]).output])
+    wanted = [body.output, body.get_layer(ood[0]).output] if ood else body.output
+    # the name is part of the file: Keras's own would count the models of the process
+    model = keras.Model(body.inputs, wanted, name="body")
 
     def serve(image: Any) -> dict[str, Any]:
         outputs = model(image, training=False)
@@ -245,7 +246,7 @@ def export_with_head(
             found = {"cams": maps, "logits": tf.reduce_mean(maps, [1, 2]) + shift}
             if ood:
                 pooled = tf.reduce_mean(outputs[1], [1, 2])
-                found["distance"] = out_of_distribution.build_score(ood[1], pooled)
+                found["distance"] = ood[1](pooled)
             return found
 
     owner = tf.Module()

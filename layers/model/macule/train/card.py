@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from macule.convert.card_builder import write_json
-from macule.convert.evaluation import metrics
+from macule.convert.evaluation import calibration
 from macule.convert.evaluation.dataset import Photo
 from macule.convert.graph import out_of_distribution
 from macule.train.backbone import MEAN, STD
@@ -97,9 +97,9 @@ def training_history(
         " by litert-quantizer, per-channel weights with GPTQ rounding, first layers and head in"
         " float,"
         f" ranges from {CALIBRATION_IMAGES} training images. Temperature on val; inconclusive"
-        f" below the top probability that {metrics.COVERAGE:.0%} of val exceed, and above the OOD"
-        f" score of the quantile {out_of_distribution.INCONCLUSIVE_QUANTILE:.0%}; not skin above"
-        f" that of {out_of_distribution.NOT_SKIN_QUANTILE:.0%}.",
+        f" below the top probability that {calibration.COVERAGE:.0%} of val exceed, and above the"
+        f" OOD score of the quantile {out_of_distribution.INCONCLUSIVE_QUANTILE:.0%}; not skin"
+        f" above that of {out_of_distribution.NOT_SKIN_QUANTILE:.0%}.",
         "plan": plan._asdict(),
         "seeds_averaged": trained.seeds,
         "command": "make train DATA=...",

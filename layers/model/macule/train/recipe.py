@@ -1,6 +1,7 @@
 """The deterministic training recipe: from decoded photos to a quantized model and its metrics."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.convert import export
-from macule.convert.evaluation import batch_inference, metrics
+from macule.convert.evaluation import batch_inference, calibration, metrics
 from macule.convert.graph import out_of_distribution
 from macule.convert.quantization import quantize, rounding
 from macule.train import backbone, fine_tuning
@@ -88,7 +89,7 @@ def average_runs(
         logits = predict_logits(body, mean, validation.pixels)
         # an average is less confident than its parts; the temperature corrects this
         temperature = metrics.fit_temperature(logits, validation.truth)
-        return metrics.log_loss(logits, validation.truth, temperature)
+        return metrics.log_loss(metrics.softmax(logits, temperature), validation.truth)
 
     losses = [loss([place]) for place in range(len(weights))]
     first, *others = sorted(range(len(weights)), key=lambda place: losses[place])
@@ -158,7 +159,8 @@ def export_files(
         batch_inference.scale(training.pixels, SCALING), batch_size=32, verbose=0
     )
     scorer = out_of_distribution.fit(features)
-    float_file = export.export_with_head(body, kernel, bias, (ood_layer, scorer))
+    build_score = partial(out_of_distribution.build_score, scorer)
+    float_file = export.export_with_head(body, kernel, bias, (ood_layer, build_score))
     log("quantizing")
     samples = calibration_images(training.pixels)
     bounds = batch_inference.scaled_bounds(SCALING)
@@ -187,8 +189,8 @@ def evaluate_files(
         logits[name], ood_scores[name] = batch_inference.logits_and_ood_scores(
             content, validation.pixels, SCALING
         )
-    found = metrics.calibrate(logits["int8"], validation.truth)
-    temperature, inconclusive = (round(number, 4) for number in found)
+    fitted = calibration.fit(logits["int8"], validation.truth)
+    temperature, inconclusive = fitted.temperature, fitted.inconclusive
     calibrated = metrics.softmax(logits["int8"], temperature)
     reference = metrics.softmax(logits["fp32"], temperature)
     figures = {}
@@ -204,11 +206,9 @@ def evaluate_files(
         for k in ("int8", "fp32")
     )
     figures["int8"]["against_fp32_on_training_images"] = metrics.compare_probabilities(*pair)
-    figures["int8"]["inconclusive"] = metrics.selective_metrics(
-        calibrated, validation.truth, inconclusive
-    )
+    figures["int8"]["inconclusive"] = selective_metrics(calibrated, validation.truth, inconclusive)
     thresholds = {"inconclusive": inconclusive}
-    thresholds |= out_of_distribution.score_thresholds(ood_scores["int8"])
+    thresholds |= out_of_distribution.score_thresholds(ood_scores["int8"][:, 0])
     return TrainedModel(files["int8"], temperature, thresholds, seeds, figures)
 
 
@@ -217,7 +217,26 @@ def compute_metrics(
 ) -> dict[str, Any]:
     """Return all metrics of one file, at its best temperature for these images."""
     temperature = metrics.fit_temperature(logits, truth)
-    return {"temperature": temperature} | metrics.summarise(logits, truth, labels, temperature)
+    shares = metrics.softmax(logits, temperature)
+    return {"temperature": temperature} | metrics.summarise(logits, truth, labels, shares)
+
+
+def selective_metrics(
+    probabilities: NDArray[np.float64], truth: NDArray[np.int64], threshold: float
+) -> dict[str, Any]:
+    """Return coverage and risk if answers below *threshold* are withheld."""
+    top, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    covered = top >= threshold
+    classes = range(probabilities.shape[1])
+    return {
+        "n": len(truth),
+        "coverage": float(covered.mean()),
+        "risk": metrics.proportion(predicted[covered] != truth[covered]),
+        "covered_per_class": [metrics.proportion(covered[truth == index]) for index in classes],
+        "wrong_and_kept_per_class": [
+            int((covered & (truth == index) & (predicted != index)).sum()) for index in classes
+        ],
+    }
 
 
 def calibration_images(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

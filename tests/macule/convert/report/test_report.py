@@ -316,6 +316,41 @@ def test_a_temperature_is_explained(tmp_path: Path) -> None:
         assert "with temperature 1.7" in text
 
 
+def test_the_guarantee_is_in_words(tmp_path: Path) -> None:
+    """The bound is rounded down, with its confidence and coverage; the sets are a table."""
+    found = evidence()
+    found["card"]["metrics"] = {
+        "ece_after": 0.0321,
+        "folds": 5,
+        "grouped_by": "patient",
+        "guarantee": {
+            "n": 150,
+            "coverage": 0.7,
+            "accuracy": 0.9523,
+            "accuracy_at_least": 0.91279,
+            "confidence": 0.9,
+        },
+        "prediction_sets": {"90": {"coverage": 0.92, "mean_labels": 1.25}},
+    }
+
+    for text in report_texts(tmp_path, found):
+        assert (
+            "Of what is answered, at least 91.2 % is right, with 90 % confidence; out of fold"
+            in text
+        )
+        assert "70.0 % of 150 images are answered, and 95.2 % of these answers are right." in text
+        assert "0.032, out of fold: the images were divided into 5 folds by patient" in text
+        assert "Prediction sets, out of fold" in text
+        assert "92.0 %" in text
+
+
+def test_without_a_calibration_nothing_is_promised(tmp_path: Path) -> None:
+    """A card without a guarantee has no sentence about it."""
+    for text in report_texts(tmp_path, evidence()):
+        assert "The temperature is not fitted" in text
+        assert "Of what is answered" not in text
+
+
 @pytest.mark.parametrize(("classes", "count"), [(7, 500), (40, 2000)])
 def test_sizes_are_bounded(tmp_path: Path, classes: int, count: int) -> None:
     """With many classes and images the page stays below 1.5 MB and the text below 64 kB."""

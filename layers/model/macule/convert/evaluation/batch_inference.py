@@ -30,16 +30,17 @@ def run_outputs(
 ) -> Iterator[dict[int, NDArray[np.float32]]]:
     """Run the file *content* on each image (side, side, 3).
 
-    Yields: the outputs per image, without the batch axis, by their rank with it: OOD_SCORE,
-    LOGITS, MAPS.
+    Yields: the outputs per image by their rank: OOD_SCORE (1,) or (2,); LOGITS and MAPS without the
+    batch axis.
     """
     session = Session(bytearray(content))
     for image in images:
         raw = session.run(quantize(scale(image[None], scaling), session.inputs[0]).tobytes())
-        yield {
-            len(tensor.shape): dequantize(part, tensor)[0]
-            for part, tensor in zip(raw, session.outputs, strict=True)
-        }
+        found = {}
+        for part, tensor in zip(raw, session.outputs, strict=True):
+            values, rank = dequantize(part, tensor), len(tensor.shape)
+            found[rank] = values if rank == OOD_SCORE else values[0]
+        yield found
 
 
 def arrange(pixels: NDArray[np.uint8], channels: str) -> NDArray[np.uint8]:
@@ -81,7 +82,8 @@ def logits_and_ood_scores(
     """Run the file on each image.
 
     *output* is the card's `output`: logits, probabilities or sigmoid.
-    Returns: the logits (n, classes), and the OOD scores (n,) if the file has them.
+    Returns: the logits (n, classes), and the OOD scores if the file has them: (n, 1), or (n, 2) of
+      a file that also scores clinical photos.
     """
     rows, scores = [], []
     for answer in run_outputs(content, images, scaling):

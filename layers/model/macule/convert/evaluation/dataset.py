@@ -33,11 +33,15 @@ class Photo(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Decoded images: `pixels` (n, height, width, 3) uint8 RGB; `truth` (n,) int64 or None."""
+    """Decoded images: `pixels` (n, height, width, 3) uint8 RGB; `truth` (n,) int64 or None.
+
+    `photos`: where they are from; none for generated images.
+    """
 
     pixels: NDArray[np.uint8]
     truth: NDArray[np.int64] | None
     broken: int
+    photos: Sequence[Photo] = ()
 
 
 def list_photos(folder: Path, column: str | None = None) -> list[Photo]:
@@ -81,18 +85,19 @@ def decode_photos(
     unknown = sorted({photo.label for photo in photos if photo.label} - set(labels))
     if unknown:
         raise other_labels(unknown, labels)
-    pixels, truth = [], []
+    pixels, truth, kept = [], [], []
     for photo in progress.track(photos, len(photos), what):
         decoded = decode_photo(photo, side_px, resize)
         if decoded is None:
             continue
         pixels.append(decoded)
         truth.append(labels.index(photo.label) if photo.label else -1)
+        kept.append(photo)
     if not pixels:
         raise BadInput(f"None of the {len(photos)} images can be decoded.")
     known = np.array(truth, np.int64)
     broken = len(photos) - len(pixels)
-    return Images(np.stack(pixels), known if (known >= 0).all() else None, broken)
+    return Images(np.stack(pixels), known if (known >= 0).all() else None, broken, kept)
 
 
 def other_labels(found: Sequence[str], labels: Sequence[str]) -> BadInput:

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.evaluation import metrics
+from macule.convert.evaluation import folds, metrics, skin_tone
 from macule.convert.evaluation.dataset import Photo
 from macule.registry.model_card import Card
 
 DECISIONS = ("classified", "inconclusive", "not_skin")
-GROUP_COLUMNS = ("patient", "patient_id", "lesion", "lesion_id")  # the first one that exists
 SUBGROUP_COLUMNS = ("sex", "age_approx", "age")
+SKIN_TONE = "skin tone (ITA)"  # the trait; its groups are estimates from the pixels
 MIN_SUBGROUP_IMAGES = 10  # of a subgroup; with fewer, its metrics are not shown
 MIN_LABEL_IMAGES = 5  # of a label in a subgroup, and of all other labels
 
@@ -21,7 +21,8 @@ class Predictions(NamedTuple):
     """The predictions of a model for labelled images.
 
     `probabilities` (n, classes) are calibrated; `decisions` (n,) are items of DECISIONS; `truth`
-    (n,) are indices into the card's labels, -1 for any other label.
+    (n,) are indices into the card's labels, -1 for any other label. `skin_tones` (n,) are groups
+    of `skin_tone`.
     """
 
     card: Card
@@ -30,6 +31,7 @@ class Predictions(NamedTuple):
     decisions: NDArray[np.str_]
     truth: NDArray[np.int64]
     broken: int
+    skin_tones: NDArray[np.str_]
 
     @property
     def labelled(self) -> "Predictions":
@@ -40,6 +42,7 @@ class Predictions(NamedTuple):
             probabilities=self.probabilities[known],
             decisions=self.decisions[known],
             truth=self.truth[known],
+            skin_tones=self.skin_tones[known],
         )
 
     @property
@@ -54,8 +57,7 @@ def compute_metrics(predictions: Predictions, resamples: int = metrics.RESAMPLES
     known = predictions.labelled
     photos, probabilities, truth = known.photos, known.probabilities, known.truth
     card, labels = predictions.card, list(predictions.card.labels)
-    column = next((name for name in GROUP_COLUMNS if photos[0].row.get(name)), "")
-    groups = [photo.row.get(column, "") or str(photo.path) for photo in photos]
+    column, groups = folds.name_groups(photos)
 
     def metrics_of(indices: NDArray[np.int64]) -> Mapping[str, float]:
         return scalar_metrics(probabilities[indices], truth[indices], labels)
@@ -71,7 +73,7 @@ def compute_metrics(predictions: Predictions, resamples: int = metrics.RESAMPLES
         "n": len(truth),
         "n_per_label": {label: int((truth == i).sum()) for i, label in enumerate(labels)},
         "broken": predictions.broken,
-        "resampled_by": column or "image",
+        "resampled_by": column,
         "figures": {
             name: {"value": value, "low": intervals[name][0], "high": intervals[name][1]}
             for name, value in values.items()
@@ -83,7 +85,7 @@ def compute_metrics(predictions: Predictions, resamples: int = metrics.RESAMPLES
         "decisions": count_decisions(predictions),
         "abstention": abstention_metrics(probabilities, truth, known.decisions),
         "risk_coverage": metrics.risk_coverage(probabilities, truth),
-        "subgroups": subgroup_metrics(photos, probabilities, truth, labels),
+        "subgroups": subgroup_metrics(known),
     }
 
 
@@ -126,23 +128,30 @@ def abstention_metrics(
     }
 
 
-def subgroup_metrics(
-    photos: Sequence[Photo],
-    probabilities: metrics.Floats,
-    truth: metrics.Ints,
-    labels: Sequence[str],
-) -> list[dict[str, Any]]:
-    """Return metrics by sex and age, if the table has these columns."""
+def subgroup_metrics(predictions: Predictions) -> list[dict[str, Any]]:
+    """Return metrics by sex, age and skin tone; a trait that no image has is left out."""
+    photos, labels = predictions.photos, predictions.card.labels
+    traits = {
+        column: np.array([subgroup_name(column, photo.row.get(column, "")) for photo in photos])
+        for column in SUBGROUP_COLUMNS
+    }
+    traits[SKIN_TONE] = predictions.skin_tones
     found = []
-    for column in SUBGROUP_COLUMNS:
-        names = np.array([subgroup_name(column, photo.row.get(column, "")) for photo in photos])
-        if set(names) == {"unknown"}:
+    for trait, names in traits.items():
+        if set(names) == {skin_tone.UNKNOWN}:
             continue
-        for name in sorted(set(names)):
+        for name in sort_groups(names):
             inside = names == name
-            row = {"trait": column, "group": str(name), "n": int(inside.sum())}
-            found.append(row | reliable_metrics(probabilities[inside], truth[inside], labels))
+            row = {"trait": trait, "group": name, "n": int(inside.sum())}
+            probabilities, truth = predictions.probabilities[inside], predictions.truth[inside]
+            found.append(row | reliable_metrics(probabilities, truth, labels))
     return found
+
+
+def sort_groups(names: NDArray[np.str_]) -> list[str]:
+    """Return the distinct groups: skin tones from light to dark, then others by name."""
+    tones = {name: place for place, name in enumerate(skin_tone.GROUPS)}
+    return sorted(set(names.tolist()), key=lambda name: (tones.get(name, len(tones)), name))
 
 
 def reliable_metrics(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from macule.convert.evaluation.predictions import Predictions
+from macule.convert.evaluation.predictions import SKIN_TONE, Predictions
 from macule.convert.report import pages, plots
 from macule.convert.report.formatting import Cell, Table, make_table, number, percent
 from macule.convert.report.pages import Plot
@@ -12,6 +12,16 @@ from macule.convert.report.sections import Section, make_section
 DISCLAIMER = (
     "Research demonstration, not a medical device. The figures are for the images named here;"
     " expect worse figures for other skin types or cameras."
+)
+ROBUSTNESS = (
+    "Each change leaves the lesion as it is. The copy is saved as a file, decoded and classified as"
+    " in production, and compared with the answer to the original file. An answer is the most"
+    " likely label, for all decisions."
+)
+SKIN_TONE_NOTE = (
+    "Skin tone is an estimate from the photo: the individual typology angle (ITA) of the skin at"
+    " its border. It depends on exposure, light and white balance, and is not a measurement of the"
+    " person."
 )
 COLUMNS = {
     "auc": "AUC",
@@ -29,6 +39,7 @@ OVERALL = {
 
 def lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Yield the metrics as lines for the terminal."""
+    yield from (f"warning: {text}" for text in warnings(metrics))
     yield f"{metrics['model']['name']} on {metrics['n']} images, {interval_note(metrics)}"
     for name, title in OVERALL.items():
         yield f"  {title:<24} {with_interval(metrics['figures'][name])}"
@@ -37,6 +48,8 @@ def lines(metrics: Mapping[str, Any]) -> Iterator[str]:
         for name, title in COLUMNS.items():
             yield f"  {title:<32} {with_interval(metrics['figures'][f'{name}/{label}'])}"
     yield abstention_text(metrics)
+    if metrics["robustness"]:
+        yield robustness_text(metrics["robustness"])
 
 
 def page(metrics: Mapping[str, Any], predictions: Predictions) -> str:
@@ -47,11 +60,24 @@ def page(metrics: Mapping[str, Any], predictions: Predictions) -> str:
         title=f"{model['name']} {model['version']} ({model['precision']})",
         kicker=f"macule evaluate, {metrics['date']}: {images}, {interval_note(metrics)}",
         disclaimer=DISCLAIMER,
+        warnings=warnings(metrics),
         figures=key_figures(metrics),
         sections=sections(metrics),
         drawings=draw_plots(metrics, predictions),
         command=metrics["command"],
     )
+
+
+def warnings(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what makes the figures unreliable."""
+    fitted = metrics["fitted_images"]
+    if not fitted:
+        return []
+    total = sum(sum(row.values()) for row in metrics["decisions"].values())
+    return [
+        f"{fitted} of {total} images were used to fit this model; figures of such images are too"
+        " good. Use images that it has not seen."
+    ]
 
 
 def key_figures(metrics: Mapping[str, Any]) -> Table:
@@ -80,6 +106,7 @@ def sections(metrics: Mapping[str, Any]) -> list[Section]:
         make_section("confusion", "Confusion", confusion_table(metrics)),
         make_section("calibration", "Calibration", calibration_text(metrics)),
         make_section("abstention", "Abstention", abstention_text(metrics), decision_table(metrics)),
+        make_section("robustness", "Robustness", *robustness_tables(metrics["robustness"])),
         make_section("subgroups", "Subgroups", *subgroup_tables(metrics)),
     ]
 
@@ -128,6 +155,40 @@ def decision_table(metrics: Mapping[str, Any]) -> Table:
     return make_table("Decisions", ["label", *names], rows)
 
 
+def robustness_text(found: Mapping[str, Any]) -> str:
+    """Name the kinds of change with the largest shares."""
+    compared = [row for row in found["kinds"] if row["n"]]
+    if not compared:
+        return "Robustness: no image could be changed."
+    most = {}
+    for name in ("answers_changed", "decisions_changed"):
+        row = max(compared, key=lambda row: row[name])
+        most[name] = f"at most {percent(row[name])} of the copies of a kind ({row['kind']})"
+    return (
+        f"Robustness of {found['images']} images: the most likely label changes in"
+        f" {most['answers_changed']}, the decision in {most['decisions_changed']}."
+    )
+
+
+def robustness_tables(found: Mapping[str, Any] | None) -> list[str | Table]:
+    """Return the shares of changed answers by kind and by change, or a sentence."""
+    if not found:
+        return ["Not measured (--robustness 0)."]
+    columns = ["n", "answers changed", "decisions changed"]
+
+    def shares(row: Mapping[str, Any]) -> list[Any]:
+        return [row["n"], percent(row["answers_changed"]), percent(row["decisions_changed"])]
+
+    kinds = [[row["kind"], *shares(row)] for row in found["kinds"]]
+    changes = [[f"{row['kind']}, {row['change']}", *shares(row)] for row in found["changes"]]
+    return [
+        robustness_text(found),
+        ROBUSTNESS,
+        make_table("By kind of change; n counts changed copies", ["kind", *columns], kinds),
+        make_table("By change", ["change", *columns], changes),
+    ]
+
+
 def subgroup_tables(metrics: Mapping[str, Any]) -> list[str | Table]:
     """Return one table per trait, or a sentence if there are none."""
     columns = {"mean_auc": "mean AUC", "balanced_accuracy": "balanced accuracy"}
@@ -139,8 +200,11 @@ def subgroup_tables(metrics: Mapping[str, Any]) -> list[str | Table]:
     if not traits:
         return ["labels.csv has no columns for sex and age."]
     return [
-        make_table(f"By {trait}", [trait, "n", *columns.values()], rows)
-        for trait, rows in traits.items()
+        *([SKIN_TONE_NOTE] if SKIN_TONE in traits else []),
+        *(
+            make_table(f"By {trait}", [trait, "n", *columns.values()], rows)
+            for trait, rows in traits.items()
+        ),
     ]
 
 

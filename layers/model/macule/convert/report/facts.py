@@ -1,5 +1,6 @@
 """The summary of a conversion: verdict, gates, original and converted model."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -178,7 +179,8 @@ def key_figures(evidence: Evidence) -> list[list[Any]]:
     latency += "".join(f"; {unit(p50_ms, 'ms')} with {threads}" for threads, p50_ms in more)
     accuracy = chosen["balanced_accuracy"]
     reference = f"before: {percent(original['balanced_accuracy'])}, n = {image_count(evidence)}"
-    return [
+    promised = evidence["card"].get("metrics", {}).get("guarantee")
+    rows = [
         ["Size", unit(after, "MB"), f"{chosen['precision']}; {unit(before, 'MB')} before{smaller}"],
         ["Same top answer", percent(chosen["agreement"]), agreement_text(evidence)],
         [
@@ -189,6 +191,19 @@ def key_figures(evidence: Evidence) -> list[list[Any]]:
         ["Latency", unit(first[1], "ms"), latency],
         ["Peak memory", unit(chosen["peak_mb"], "MB"), "only runtime and file"],
     ]
+    if promised:
+        held = f"of what is answered, with {confidence(promised)} confidence"
+        rows.append(["Right answers", f"at least {at_least(promised)}", f"{held}; out of fold"])
+    return rows
+
+
+def at_least(promised: Mapping[str, float]) -> str:
+    """Format the lower bound of the accuracy, rounded down."""
+    return percent(math.floor(promised["accuracy_at_least"] * 1000) / 1000)
+
+
+def confidence(promised: Mapping[str, float]) -> str:
+    return f"{100 * promised['confidence']:.0f} %"
 
 
 def source_rows(evidence: Evidence) -> list[list[str]]:

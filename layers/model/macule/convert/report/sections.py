@@ -1,11 +1,12 @@
 """The sections of the conversion report after the summary."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from macule.convert.evaluation import metrics
-from macule.convert.report import tables
+from macule.convert.report import facts, tables
 from macule.convert.report.facts import (
     Evidence,
     arrays,
@@ -13,13 +14,17 @@ from macule.convert.report.facts import (
     image_count,
     used_synthetic_images,
 )
-from macule.convert.report.formatting import Table, is_measured, number
+from macule.convert.report.formatting import Table, is_measured, number, percent
 
 MIN_DIFFERENCE = 5e-5  # smaller differences are not visible with four digits
 MAX_MATRIX_CLASSES = 10  # with more classes, the most frequent errors are listed too
 NO_LABELS = (
     "No labelled images were given, so accuracy, confusion and calibration could not be measured."
     " Agreement means that both models give the same answers, not that these are correct."
+)
+NOT_CALIBRATED = (
+    "The temperature is not fitted: there are too few labelled images, or they are of too few"
+    " patients or lesions."
 )
 NO_MAPS = "No activation maps were given, so none can be compared."
 
@@ -115,12 +120,27 @@ def calibration(evidence: Evidence) -> Section:
     before, after, truth = arrays(evidence)
     if truth is None:
         return make_section("calibration", "Calibration", NO_LABELS)
-    caution = (
-        f"The card's temperature is {evidence['card']['temperature']}. If it was fitted on these"
-        " images, the figure after the conversion is too optimistic."
+    text, measured = calibration_text(before, after, truth), evidence["card"].get("metrics", {})
+    if "guarantee" not in measured:
+        return make_section("calibration", "Calibration", text, NOT_CALIBRATED)
+    fitted = (
+        f"With the card's temperature, {evidence['card']['temperature']}, the error is"
+        f" {number(measured['ece_after'])}, out of fold: the images were divided into"
+        f" {measured['folds']} folds by {measured['grouped_by']}, and each fold was calibrated with"
+        " values fitted on the others. The card's own values are fitted on all images."
     )
-    text = calibration_text(before, after, truth)
-    return make_section("calibration", "Calibration", text, caution)
+    sets = tables.prediction_sets(measured["prediction_sets"])
+    return make_section("calibration", "Calibration", text, fitted, guarantee_text(measured), sets)
+
+
+def guarantee_text(measured: Mapping[str, Any]) -> str:
+    promised = measured["guarantee"]
+    return (
+        f"Of what is answered, at least {facts.at_least(promised)} is right, with"
+        f" {facts.confidence(promised)} confidence; out of fold, for images like these."
+        f" {percent(promised['coverage'])} of {promised['n']} images are answered, and"
+        f" {percent(promised['accuracy'])} of these answers are right."
+    )
 
 
 def calibration_text(before: metrics.Floats, after: metrics.Floats, truth: metrics.Ints) -> str:

@@ -145,6 +145,16 @@ def mistakes(evidence: Evidence) -> Table:
     return make_table(caption, ["label", "answer", "before", "after"], rows)
 
 
+def prediction_sets(measured: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return how often each prediction set has the right label, and its size."""
+    rows = [
+        [f"sets={asked}", percent(row["coverage"]), number(row["mean_labels"], 2)]
+        for asked, row in measured.items()
+    ]
+    head = ["prediction set", "has the right label", "labels on average"]
+    return make_table("Prediction sets, out of fold", head, rows)
+
+
 def changed_answers(evidence: Evidence) -> tuple[str, Table | None]:
     """Describe the changed top answers, and list the most frequent ones."""
     before, after, truth = arrays(evidence)
