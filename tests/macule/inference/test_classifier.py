@@ -587,3 +587,19 @@ def test_at_most_one_image_for_each_processor_is_decoded(monkeypatch: pytest.Mon
         list(pool.map(one.predict, [photo(90, 90)] * 16))
 
     assert most == [True] * 16
+
+
+def test_prediction_sets_follow_the_card(without_maps: str, tmp_path: Path) -> None:
+    """A lower coverage gives a smaller set; a coverage that the card lacks is an error."""
+    folder = tmp_path / "model"
+    shutil.copytree(without_maps, folder)
+    document = json.loads((folder / model_card.FILE).read_text())
+    sets = {"prediction_sets": {"50": 0.9, "99": 0.0}}
+    (folder / model_card.FILE).write_text(json.dumps(document | sets))
+
+    result = macule.load(folder).predict(SPOT)
+
+    assert result.prediction_set(99) == tuple(row.label for row in result.predictions)
+    assert result.prediction_set(50) == (result.predictions[0].label,)
+    with pytest.raises(macule.BadRequest, match=r"sets=90 .* it has 50, 99"):
+        result.prediction_set()

@@ -43,7 +43,6 @@ class Limits(NamedTuple):
 class _ExplanationInput(NamedTuple):
     """Inputs of an explanation: the network's input and the activation map of the first label."""
 
-    card: Card
     picture: Image
     size: tuple[int, int]
     activation: ActivationMap | None
@@ -61,6 +60,7 @@ class Result:
 
     decision: str
     predictions: tuple[Prediction, ...]
+    _card: Card = field(repr=False, compare=False)
     _explanation_input: _ExplanationInput | None = field(repr=False, compare=False)
     warnings: tuple[str, ...] = ()
     reason: str | None = None
@@ -69,6 +69,15 @@ class Result:
     def disclaimer(self) -> str:
         return classification.DISCLAIMER
 
+    def prediction_set(self, percent: int = 90) -> tuple[str, ...]:
+        """Return the labels that contain the right one for *percent* % of such photos.
+
+        The most probable label is first, and always in.
+        Raises: BadRequest for a coverage that the model's card does not have.
+        """
+        classification.check_coverage(self._card, percent)
+        return classification.prediction_set(self._card, self.predictions, percent)
+
     def explain(self) -> Explanation:
         """Draw the activation map of the most probable label.
 
@@ -76,7 +85,8 @@ class Result:
         """
         if self._explanation_input is None:
             raise NoMaps("This result was made with explainable=False; leave that out.")
-        card, picture, size, activation = self._explanation_input
+        picture, size, activation = self._explanation_input
+        card = self._card
         if activation is None:
             why = f"The model {card.name} has no activation maps; its card and REPORT.md say why."
             raise NoMaps(why)
@@ -128,9 +138,9 @@ class Classifier:
         with state.slots:
             decoded, size = self._decode(body, card)
             found = classification.classify(state.model, decoded.picture, tta)
-        explained = _ExplanationInput(card, decoded.picture, size, found.activation)
+        explained = _ExplanationInput(decoded.picture, size, found.activation)
         decision, reason = found.verdict
-        return Result(decision, found.predictions, explained, tuple(decoded.warnings), reason)
+        return Result(decision, found.predictions, card, explained, tuple(decoded.warnings), reason)
 
     @overload
     def predict_many(
