@@ -70,7 +70,7 @@ def main() -> None:
     }
     harness.record(
         "guarded",
-        harness.installed("gunicorn", "numpy", "pillow"),
+        harness.installed("ai-edge-litert", "gunicorn", "pillow"),
         rounds=options.rounds,
         rows=rows,
         ratios=ratios,

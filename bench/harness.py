@@ -215,9 +215,13 @@ def drive(service: Service, calls: Sequence[Call], clients: int) -> Load:
 
 
 def record(name: str, versions: Mapping[str, str], **figures: Any) -> dict[str, Any]:
-    """Write figures to bench/results, with the command, the day and the versions; print them."""
+    """Write figures to bench/results, with the command, the day and the versions; print them.
+
+    Of an absolute path in the command only the name is written: the rest is about this machine.
+    """
+    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
     results = {
-        "command": " ".join([f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join([f"bench/{Path(sys.argv[0]).name}", *words]),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": dict(versions),
         **figures,

@@ -11,6 +11,7 @@ from macule.convert.evaluation import batch_inference, metrics
 from macule.convert.graph import cams, gradcam
 from macule.convert.quantization import quantize
 from macule.convert.source import load, tflite
+from macule.inference.runtime import tensors
 from macule.inference.runtime.litert import Session
 from numpy.typing import NDArray
 from support import keras_models
@@ -82,7 +83,7 @@ def test_maps_average_to_the_logits(model: Any, content: bytes, images: NDArray[
     bias = np.array(model.layers[-1].bias.value)
 
     for answer in batch_inference.run_outputs(content, images[:5], SCALING):
-        logits, maps = answer[batch_inference.LOGITS], answer[batch_inference.MAPS]
+        logits, maps = answer[tensors.LOGITS], answer[tensors.MAPS]
         assert maps.shape == (8, 8, 5)
         assert maps.mean(axis=(0, 1)) + bias == pytest.approx(logits, abs=1e-4)
 

@@ -43,7 +43,7 @@ def test_probabilities_are_a_distribution() -> None:
     assert len(scores.probabilities) == len(warm.card.labels)
     assert sum(scores.probabilities) == pytest.approx(1, abs=1e-9)
     assert scores.maps is not None
-    assert scores.maps.shape[-1] == len(warm.card.labels)
+    assert scores.maps.tensor.shape[-1] == len(warm.card.labels)
 
 
 def test_maps_average_to_the_logits() -> None:
@@ -56,8 +56,11 @@ def test_maps_average_to_the_logits() -> None:
     assert two.maps is not None
 
     change = np.log(one.probabilities) - np.log(two.probabilities)
-    first, second = (np.reshape(maps.values, maps.shape) for maps in (one.maps, two.maps))
-    evidence = (first.mean((0, 1)) - second.mean((0, 1))) / warm.card.temperature
+    first, second = (
+        np.stack([maps.of(label).values for label in range(len(warm.card.labels))], axis=-1)
+        for maps in (one.maps, two.maps)
+    )
+    evidence = (first.mean(0) - second.mean(0)) / warm.card.temperature
 
     np.testing.assert_allclose(change - change[0], evidence - evidence[0], atol=2e-3)
 

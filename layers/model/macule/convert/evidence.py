@@ -18,6 +18,7 @@ from macule.convert.out_of_fold import MIN_LABELS
 from macule.convert.quantization import comparison
 from macule.convert.selection import Gate
 from macule.convert.source import load
+from macule.inference.runtime import tensors
 
 MAX_MAPS = 6
 MIN_IMAGES_FOR_CONSTANT_ANSWER = 10
@@ -184,7 +185,7 @@ def collect_maps(conversion: Conversion) -> list[dict[str, Any]]:
         {
             "image": images.rgb[index],
             "before": None if original is None else original[row],
-            "after": outputs[row][batch_inference.MAPS][..., label],
+            "after": outputs[row][tensors.MAPS][..., label],
             "label": inputs.labels[label],
         }
         for row, (index, label) in enumerate(zip(indices, best, strict=True))

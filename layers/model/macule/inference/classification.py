@@ -22,9 +22,8 @@ DISCLAIMER = (
     "A research demonstration, not a medical device and not a diagnosis. Whatever this answer "
     "says, show a changing, bleeding or new spot to a clinician."
 )
-
-
-MIRRORS = ("FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "ROTATE_180")  # the last is both
+# Pillow's transpositions for test-time augmentation; the last one mirrors in both directions.
+MIRRORS = ("FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "ROTATE_180")
 
 
 class Prediction(NamedTuple):

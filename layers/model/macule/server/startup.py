@@ -20,9 +20,9 @@ from macule.settings import Settings, Source
 MB = 2**20
 CARD = "model.json"
 PROBE_BYTES = 4096  # written to test a folder: less than any photo
-# Memory of a worker after one photo, without its model but with admission's reserve: 54 MB measured
-# (docs/memory.md) less a tenth, so that no working limit is rejected. A model adds its file, which
-# is mapped, and its arena, whose size is unknown before loading.
+# With a model of 3 kB, 52 MB is the smallest limit that works (measured 2026-11-27); less a sixth,
+# so that no working limit is rejected. A model adds its file, which is mapped, and its arena, whose
+# size is unknown before loading.
 MIN_WORKER_BYTES = 44 * MB
 REDIS, WORKER = ("redis",), ("redis", "celery")
 OTEL = ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import fromarray
 
 from macule.inference.runtime import tensors
 from macule.inference.runtime.litert import Session, Tensor
+from macule.inference.runtime.tensors import LOGITS, OOD_SCORES
 
-OOD_SCORE, LOGITS, MAPS = 1, 2, 4  # ranks of the outputs
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -30,32 +31,28 @@ def run_outputs(
 ) -> Iterator[dict[int, NDArray[np.float32]]]:
     """Run the file *content* on each image (side, side, 3).
 
-    Yields: the outputs per image by their rank: OOD_SCORE (1,) or (2,); LOGITS and MAPS without the
-    batch axis.
+    Yields: the outputs per image by their rank: OOD_SCORES (1,) or (2,); LOGITS and MAPS without
+    the batch axis.
     """
     session = Session(bytearray(content))
     for image in images:
         raw = session.run(quantize(scale(image[None], scaling), session.inputs[0]).tobytes())
         found = {}
         for part, tensor in zip(raw, session.outputs, strict=True):
-            values, rank = dequantize(part, tensor), len(tensor.shape)
-            found[rank] = values if rank == OOD_SCORE else values[0]
+            rank = len(tensor.shape)
+            values = np.array(tensors.floats(part, tensor)).reshape(tensor.shape)
+            found[rank] = values if rank == OOD_SCORES else values[0]
         yield found
 
 
 def arrange(pixels: NDArray[np.uint8], channels: str) -> NDArray[np.uint8]:
-    """Convert RGB pixels (n, h, w, 3) as `runtime.tensors.arrange` does with a picture."""
-    if channels == "rgb":
-        return pixels
-    if channels == "bgr":
-        return pixels[..., ::-1]
-    luma = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
-    gray: NDArray[np.uint8] = ((luma + 0x8000) >> 16).astype(np.uint8)
-    return gray[..., None]
+    """Convert RGB pixels (n, h, w, 3) as `tensors.arrange` does: to (n, h, w, channels)."""
+    arranged = [tensors.arrange(fromarray(image), channels) for image in pixels]
+    return np.stack([np.atleast_3d(np.asarray(picture)) for picture in arranged])
 
 
 def as_logits(scores: NDArray[np.float32], output: str) -> NDArray[np.float32]:
-    """Convert scores (classes,) to logits as `runtime.tensors.as_logits` does."""
+    """Convert scores (classes,) to logits as `tensors.as_logits` does."""
     return np.array(tensors.as_logits(scores.tolist(), output), np.float32)
 
 
@@ -66,14 +63,6 @@ def quantize(values: NDArray[np.float32], source: Tensor) -> NDArray[Any]:
     steps = np.round(values / np.float32(source.scale)) + np.float32(source.zero_point)
     clipped: NDArray[np.float32] = np.clip(steps, *tensors.LIMITS[source.dtype])
     return clipped.astype(source.dtype)
-
-
-def dequantize(raw: bytes, tensor: Tensor) -> NDArray[np.float32]:
-    """Convert the bytes of an output to float32, in its shape."""
-    values = np.frombuffer(raw, tensor.dtype).reshape(tensor.shape)
-    if tensor.dtype == "float32":
-        return values
-    return (values.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
 
 
 def logits_and_ood_scores(
@@ -88,7 +77,7 @@ def logits_and_ood_scores(
     rows, scores = [], []
     for answer in run_outputs(content, images, scaling):
         rows.append(as_logits(answer[LOGITS], output))
-        scores += [answer[OOD_SCORE]] if OOD_SCORE in answer else []
+        scores += [answer[OOD_SCORES]] if OOD_SCORES in answer else []
     return np.stack(rows), np.stack(scores) if scores else None
 
 

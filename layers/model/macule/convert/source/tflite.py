@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from macule.convert.errors import BadInput
 from macule.convert.evaluation import batch_inference
+from macule.inference.runtime import tensors
 
 
 class TFLiteModel(NamedTuple):
@@ -45,7 +46,7 @@ def read_tflite(path: Path) -> TFLiteModel:
         ) from error
     sources, targets = interpreter.get_input_details(), interpreter.get_output_details()
     shape = image_shape(name, sources)
-    ood_score, logits = batch_inference.OOD_SCORE, batch_inference.LOGITS
+    ood_score, logits = tensors.OOD_SCORES, tensors.LOGITS
     answers = [target for target in targets if len(target["shape"]) == logits]
     others = [target for target in targets if len(target["shape"]) not in (logits, ood_score)]
     units = int(answers[0]["shape"][1]) if len(answers) == 1 else 0
@@ -137,9 +138,7 @@ def run_outputs(content: bytes, images: NDArray[np.float32]) -> list[NDArray[np.
     identity = ((0.0,) * images.shape[3], (1.0,) * images.shape[3])
     rows = list(batch_inference.run_outputs(content, images, identity))
     return [
-        np.stack([row[r] for row in rows])
-        for r in (batch_inference.LOGITS, batch_inference.MAPS)
-        if r in rows[0]
+        np.stack([row[r] for row in rows]) for r in (tensors.LOGITS, tensors.MAPS) if r in rows[0]
     ]
 
 

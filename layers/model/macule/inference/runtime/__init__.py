@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from macule.errors import ModelUnavailable
 from macule.inference import decoding
 from macule.inference.runtime import loading, tensors
-from macule.inference.runtime.litert import LiteRtError
-from macule.inference.runtime.loading import LOGITS, MAPS, OOD_SCORES, LoadedModel
+from macule.inference.runtime.litert import LiteRtError, Tensor
+from macule.inference.runtime.loading import LoadedModel
+from macule.inference.runtime.tensors import LOGITS, MAPS, OOD_SCORES
 from macule.memory import processes
 from macule.observability import metrics
 from macule.registry.model_card import Card
@@ -36,15 +37,16 @@ class ActivationMap(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """The activation maps of all classes: float32 `values` of shape (height, width, classes)."""
+    """The activation maps of all classes, as the network returns them: (1, h, w, classes)."""
 
-    values: array[float]
-    shape: tuple[int, ...]
+    raw: bytes
+    tensor: Tensor
 
     def of(self, label: int) -> ActivationMap:
         """Return the map of the class with this index."""
-        height, width, classes = self.shape
-        return ActivationMap(self.values[label::classes], width, height)
+        _, height, width, classes = self.tensor.shape
+        values = tensors.floats(self.raw, self.tensor, slice(label, None, classes))
+        return ActivationMap(values, width, height)
 
 
 class Scores(NamedTuple):
@@ -155,13 +157,15 @@ def run(model: LoadedModel, picture: Image) -> Scores:
         if first:
             model.stages["first"] = (time.perf_counter() - began) * 1e3
             model.grown["first"] = processes.resident_bytes() - before
-    found = {rank: tensors.floats(raw[at], t) for rank, (at, t) in model.outputs.items()}
-    logits = tensors.as_logits(found[LOGITS], card.output)
-    distance, clinical = [*found.get(OOD_SCORES, ()), None, None][:2]
-    if not all(map(math.isfinite, (*logits, distance or 0.0, clinical or 0.0))):
+    found = {rank: (raw[at], tensor) for rank, (at, tensor) in model.outputs.items()}
+    logits = tensors.as_logits(tensors.floats(*found[LOGITS]), card.output)
+    probabilities = tensors.softmax(logits, card.temperature)
+    ood_scores = tensors.floats(*found[OOD_SCORES]) if OOD_SCORES in found else ()
+    if not all(map(math.isfinite, (*probabilities, *ood_scores))):
         raise ModelUnavailable(f"{card.file} answers with values that are not numbers.")
-    maps = Maps(found[MAPS], model.outputs[MAPS][1].shape[1:]) if MAPS in found else None
-    return Scores(tensors.softmax(logits, card.temperature), maps, distance, clinical)
+    distance, clinical = [*ood_scores, None, None][:2]
+    maps = Maps(*found[MAPS]) if MAPS in found else None
+    return Scores(probabilities, maps, distance, clinical)
 
 
 def run_blank(model: LoadedModel) -> Scores:

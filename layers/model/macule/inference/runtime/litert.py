@@ -317,9 +317,7 @@ def _xnnpack_options(api: Any, text: str) -> c_void_p:
     return options
 
 
-def _destroy(opened: list[tuple[Any, Any]], content: Any) -> None:
-    """Destroy what was created, the latest first; *content* must live until then."""
-    while opened:
-        destroy, handle = opened.pop()
+def _destroy(opened: list[tuple[Any, Any]], _content: Any) -> None:
+    """Destroy what was created, the latest first. The model's content must live until then."""
+    for destroy, handle in reversed(opened):
         destroy(handle)
-    del content

@@ -12,6 +12,7 @@ from macule.errors import ModelUnavailable
 from macule.inference import decoding
 from macule.inference.runtime import litert, tensors
 from macule.inference.runtime.litert import Session, Tensor
+from macule.inference.runtime.tensors import LOGITS, OOD_SCORES
 from macule.memory import processes
 from macule.registry import remote, trial_run
 from macule.registry.model_card import CHANNELS, Card
@@ -19,10 +20,6 @@ from macule.settings import ModelLocation
 
 if TYPE_CHECKING:
     from array import array
-
-
-# The outputs of a model file, by their number of dimensions.
-OOD_SCORES, LOGITS, MAPS = 1, 2, 4
 
 
 class LoadedModel(NamedTuple):

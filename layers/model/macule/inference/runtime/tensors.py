@@ -16,6 +16,9 @@ from macule.inference.runtime.litert import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# The outputs of a model file, by their number of dimensions.
+OOD_SCORES, LOGITS, MAPS = 1, 2, 4
+ALL = slice(None)
 LEVELS = 256
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 
@@ -63,12 +66,12 @@ def network_input(picture: Image, tables: Sequence[array[float] | array[int]]) -
     return content.tobytes()
 
 
-def floats(raw: bytes, tensor: Tensor) -> array[float]:
-    """Convert the bytes of an output to float32."""
+def floats(raw: bytes, tensor: Tensor, chosen: slice = ALL) -> array[float]:
+    """Convert the bytes of an output, or its *chosen* values, to float32."""
     if tensor.dtype == "float32":
-        return array("f", raw)
+        return array("f", raw)[chosen]
     scale, zero = tensor.scale, tensor.zero_point
-    return to_float32((value - zero) * scale for value in array(tensor.code, raw))
+    return to_float32((value - zero) * scale for value in array(tensor.code, raw)[chosen])
 
 
 def as_logits(scores: Sequence[float], output: str) -> Sequence[float]:

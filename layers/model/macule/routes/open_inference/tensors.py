@@ -201,16 +201,13 @@ def _bitmap(values: Numbers, sides: tuple[int, int]) -> bytes:
     """
     from PIL.Image import frombytes
 
-    try:
-        levels = values if isinstance(values, bytes) else bytes(map(round, values))
-        in_range = isinstance(values, bytes) or (min(values) >= 0 and max(values) <= 255)
-    except (ValueError, OverflowError):  # nan, infinity, outside of a byte
-        in_range = False
-    if not in_range:
-        raise BadRequest("`pixels` has values outside 0 to 255.")
+    if not isinstance(values, bytes):
+        if not all(0 <= value <= 255 for value in values):  # false for nan
+            raise BadRequest("`pixels` has values outside 0 to 255.")
+        values = bytes(map(round, values))
     height, width = sides
     file = BytesIO()
-    frombytes("RGB", (width, height), levels).save(file, "BMP")
+    frombytes("RGB", (width, height), values).save(file, "BMP")
     return file.getvalue()
 
 
