@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 from support.browser import Visit, faults, too_wide
 from support.service import ROOT
 
@@ -18,14 +18,9 @@ WIDE = {"viewport": {"width": 1280, "height": SCREEN_PX}}
 PHONE = {"viewport": {"width": 360, "height": 740}}
 HEIGHTS = "routes => routes.map(it => [it.id, it.getBoundingClientRect().height])"
 UNFOLD = "folded => folded.forEach(it => it.open = true)"
-CURRENT = "[...document.querySelectorAll('nav [aria-current]')].map(it => it.hash)"
 STORED = """async () => [
   localStorage.length, sessionStorage.length, document.cookie, (await indexedDB.databases()).length
 ]"""
-SEEN = """id => {
-  const { top, bottom, height } = document.getElementById(id).getBoundingClientRect();
-  return height > 0 && top >= 0 && bottom <= innerHeight;
-}"""
 
 
 def answer_of(page: Page, route: str) -> str:
@@ -104,7 +99,7 @@ def test_search_leads_to_its_results(visit: Open, words: str, kind: str, target:
         for _ in range(place + 1):
             page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
-        page.wait_for_function(SEEN, arg=target)
+        expect(page.locator(f"[id='{target}']")).to_be_in_viewport(ratio=1)
 
 
 def test_search_reports_no_results(visit: Open) -> None:
@@ -124,7 +119,7 @@ def test_the_contents_mark_the_current_section(visit: Open) -> None:
     with visit(**WIDE) as visitor:
         for name in ("showPrediction", "schemas", "predict"):
             visitor.page.evaluate(f"document.getElementById('{name}').scrollIntoView()")
-            visitor.page.wait_for_function(f"{CURRENT}.join() === '#{name}'")
+            expect(visitor.page.locator("nav [aria-current]")).to_have_attribute("href", f"#{name}")
             link = visitor.page.locator(f"nav a[href='#{name}']")
             top = link.evaluate("it => it.getBoundingClientRect().top")
 
@@ -142,7 +137,7 @@ def test_a_phone_has_a_button_for_the_contents(visit: Open) -> None:
         assert not hidden
         assert not page.is_visible("nav a[href='#model']")
         assert page.get_attribute("#menu", "aria-expanded") == "false"
-        page.wait_for_function("document.getElementById('model').getBoundingClientRect().top >= 0")
+        expect(page.locator("#model")).to_be_in_viewport()
 
 
 def test_a_language_is_chosen_for_all_routes(visit: Open) -> None:
