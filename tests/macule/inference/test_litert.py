@@ -90,6 +90,16 @@ def test_an_open_batch_is_one_image() -> None:
     assert session.run(values.tobytes()) == [interpreter.get_tensor(output["index"]).tobytes()]
 
 
+def test_an_input_of_another_size_is_refused() -> None:
+    """More or fewer bytes than the input has are an error, and nothing is written."""
+    session = Session(bytearray(default_content()))
+    size = session.inputs[0].bytes
+
+    for wrong in (size - 1, size + 1):
+        with pytest.raises(ValueError, match=f"{wrong} bytes for an input of {size}"):
+            session.run(bytes(wrong))
+
+
 def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names both versions and says what to install."""
     monkeypatch.setitem(sys.modules, "ai_edge_litert", SimpleNamespace(__version__="2.4.0"))

@@ -259,8 +259,10 @@ class Session:
         """Run the model on the bytes of its first input.
 
         Returns: the bytes of each output.
-        Raises: LiteRtError.
+        Raises: LiteRtError, ValueError if *content* has another size.
         """
+        if len(content) != self.inputs[0].bytes:
+            raise ValueError(f"{len(content)} bytes for an input of {self.inputs[0].bytes}")
         api, memory = self._api, c_void_p()
         api.LiteRtLockTensorBuffer(self._sources[0], byref(memory), LOCK_WRITE)
         ctypes.memmove(memory, content, len(content))
