@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from macule.convert.evaluation import fitted, metrics, predictions, skin_tone
+from macule.convert.evaluation import fitted, metrics, predictions
 from macule.convert.evaluation.dataset import Photo
+from macule.convert.evaluation.pixels import skin_tone
 from macule.registry import local, model_card
 from support.images import skin
 

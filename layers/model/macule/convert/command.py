@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert import card_builder, evidence, export, out_of_fold, scaling, selection
+from macule.convert import card_builder, export, out_of_fold, scaling, selection
 from macule.convert.conversion import ComparisonImages, Conversion, Inputs
 from macule.convert.errors import BadInput
 from macule.convert.evaluation import batch_inference, dataset, fitted
@@ -19,7 +19,7 @@ from macule.convert.evaluation.batch_inference import arrange
 from macule.convert.evaluation.dataset import Images
 from macule.convert.graph import out_of_distribution
 from macule.convert.progress import Progress
-from macule.convert.report import pages
+from macule.convert.report import evidence, pages
 from macule.convert.source import labelling, load
 from macule.convert.source.load import Source
 from macule.registry.model_card import FILE

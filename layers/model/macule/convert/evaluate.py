@@ -15,8 +15,9 @@ from PIL.Image import fromarray
 from macule import __version__
 from macule.convert import card_builder
 from macule.convert.errors import BadInput
-from macule.convert.evaluation import dataset, fitted, metrics, robustness, skin_tone
+from macule.convert.evaluation import dataset, fitted, metrics
 from macule.convert.evaluation.dataset import Photo
+from macule.convert.evaluation.pixels import robustness, skin_tone
 from macule.convert.evaluation.predictions import Predictions, compute_metrics
 from macule.convert.progress import Progress
 from macule.convert.report import evaluation_page

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.evaluation import folds, metrics, skin_tone
+from macule.convert.evaluation import folds, metrics
 from macule.convert.evaluation.dataset import Photo
+from macule.convert.evaluation.pixels import skin_tone
 from macule.registry.model_card import Card
 
 DECISIONS = ("classified", "inconclusive", "not_skin")

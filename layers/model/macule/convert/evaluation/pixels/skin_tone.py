@@ -7,7 +7,7 @@ measurement of the person.
 import numpy as np
 from numpy.typing import NDArray
 
-from macule.convert.evaluation import colour
+from macule.convert.evaluation.pixels import colour
 
 # Each group lies above its angle in degrees. Source: Chardon et al. 1991, Int. J. Cosmetic Science
 # 13, 191-208; "dark" from Del Bino and Bernerd 2013, Br. J. Dermatology 169 (s3), 33-40.

@@ -14,7 +14,7 @@ from PIL import ImageCms
 from PIL.Image import Image, Resampling, Transpose
 from PIL.ImageFilter import GaussianBlur
 
-from macule.convert.evaluation import colour
+from macule.convert.evaluation.pixels import colour
 from macule.errors import Macule
 from macule.inference import classification, decoding
 from macule.inference.decoding import icc

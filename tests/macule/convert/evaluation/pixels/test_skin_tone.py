@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from macule.convert.evaluation import colour, skin_tone
+from macule.convert.evaluation.pixels import colour, skin_tone
 
 LIGHT, SPOT, BLACK, HAIR = (236, 200, 178), (92, 60, 48), (0, 0, 0), (80, 55, 45)
 

@@ -6,8 +6,8 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from macule.convert.evaluation import robustness
-from macule.convert.evaluation.robustness import CHANGES, SIDES_PX, SIZE, Answer, Change
+from macule.convert.evaluation.pixels import robustness
+from macule.convert.evaluation.pixels.robustness import CHANGES, SIDES_PX, SIZE, Answer, Change
 from macule.inference import decoding
 from PIL import Image
 from support.images import photo, saved, skin

@@ -1,0 +1,1 @@
+"""What the pixels of a photo say: colour spaces, the skin tone, answers to changed copies."""
