@@ -72,9 +72,10 @@ format: .venv-dev/ready
 	.venv-dev/bin/ruff format .
 	.venv-dev/bin/ruff check --fix .
 
-train: .venv-dev/ready  ## make train DATA=folder [OUT=folder]: the default model from a labels.csv
+train: .venv-dev/ready  ## make train DATA=folder [CLINICAL=folder] [OUT=folder]: the default model from a labels.csv
 	.venv-dev/bin/pip -q install --no-deps --require-hashes -r requirements/train.txt
-	.venv-dev/bin/python -m macule.train $(DATA) --out $(or $(OUT),layers/model/macule/weights) \
+	.venv-dev/bin/python -m macule.train $(DATA) $(if $(CLINICAL),--clinical $(CLINICAL)) \
+	  --out $(or $(OUT),layers/model/macule/weights) \
 	  --work $(or $(WORK),build/train) --page $(or $(PAGE),docs/model-card.md)
 
 PINS ?= serve health queue dev redis otel heic dicom s3 gs parquet convert all wheel lint bench

@@ -9,6 +9,7 @@ processes, the files in turn. Writes bench/results/default-model.json.
 import argparse
 import os
 import statistics
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,8 +19,8 @@ import numpy as np
 from macule.convert import export
 from macule.convert.graph import out_of_distribution
 from macule.convert.quantization import comparison, quantize
-from macule.train import backbone
 from macule.train.__main__ import OOD_LAYER
+from macule.train.network import backbone
 
 SHIPPED = harness.ROOT / "layers/model/macule/weights/model.tflite"
 CLASSES = 3
@@ -32,7 +33,8 @@ def lite0(side_px: int, distance: bool) -> bytes:
     features, width = body.output.shape[-1], body.get_layer(OOD_LAYER).output.shape[-1]
     kernel, bias = random.normal(0, 0.05, (features, CLASSES)), np.zeros(CLASSES)
     scorer = out_of_distribution.fit(random.normal(0, 1, (400, width)).astype(np.float32))
-    whole = export.export_with_head(body, kernel, bias, (OOD_LAYER, scorer) if distance else None)
+    score = partial(out_of_distribution.build_score, scorer)
+    whole = export.export_with_head(body, kernel, bias, (OOD_LAYER, score) if distance else None)
     images = [random.uniform(-1, 1, (1, side_px, side_px, 3)).astype(np.float32) for _ in range(4)]
     return quantize.int8(whole, images, (-1.0, 1.0))
 

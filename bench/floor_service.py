@@ -1,49 +1,17 @@
-"""The floor: `http.server` with the same runtime, without any feature of macule."""
+"""The floor: `http.server` with macule's decoder and runtime, without its service."""
 
-import io
 import json
 import os
-from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock
-from typing import Any
 
-LOCK = Lock()
-
-
-@cache
-def loaded() -> Any:
-    """Load the model at the first request."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=os.environ["MODEL_FILE"], num_threads=1)
-    interpreter.allocate_tensors()
-    return interpreter
+from macule.inference import decoding, runtime
 
 
 def classify(body: bytes) -> list[float]:
-    """Decode, scale to -1..1 and classify."""
-    import numpy as np
-    from PIL import Image
-
-    with LOCK:
-        interpreter = loaded()
-        source = interpreter.get_input_details()[0]
-    _, height, width, _ = source["shape"]
-    image = Image.open(io.BytesIO(body))
-    image.draft("RGB", (width, height))
-    pixels = np.asarray(image.convert("RGB").resize((width, height)), np.float32)[None]
-    values = (pixels - 127) / 128
-    if source["dtype"] != np.float32:
-        scale, zero = source["quantization"]
-        values = np.clip(np.round(values / scale) + zero, -128, 127).astype(source["dtype"])
-    with LOCK:
-        interpreter.set_tensor(source["index"], values)
-        interpreter.invoke()
-        outputs = [
-            interpreter.get_tensor(output["index"]) for output in interpreter.get_output_details()
-        ]
-    return [float(value) for value in next(row for row in outputs if row.ndim == 2)[0]]
+    """Decode and classify; the first call loads the model."""
+    model = runtime.get_or_load(os.environ["MODEL_DIR"])
+    size = decoding.sides(model.card.side_px)
+    return runtime.run(model, decoding.decode(body, size, model.card.resize).picture).probabilities
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -56,7 +24,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer(json.dumps({"logits": classify(body)}).encode())
+        self.answer(json.dumps({"probabilities": classify(body)}).encode())
 
     def answer(self, body: bytes) -> None:
         self.send_response(200)

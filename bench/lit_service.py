@@ -1,4 +1,4 @@
-"""A common alternative: LitServe, with the same runtime and file as macule."""
+"""A common alternative: LitServe, with macule's decoder and runtime."""
 
 import os
 
@@ -7,12 +7,12 @@ from fastapi import Request
 
 
 class Classifier(litserve.LitAPI):  # type: ignore[misc]
-    """A form with an image in, logits out: LitServe takes no raw bodies."""
+    """A form with an image in, probabilities out: LitServe takes no raw bodies."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002
-        from floor_service import loaded
+        from macule.inference import runtime
 
-        loaded()
+        runtime.get_or_load(os.environ["MODEL_DIR"])
 
     def decode_request(self, request: Request) -> bytes:
         body: bytes = request["image"].file.read()  # type: ignore[index]
@@ -24,7 +24,7 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]
         return classify(body)
 
     def encode_response(self, output: list[float]) -> dict[str, list[float]]:
-        return {"logits": output}
+        return {"probabilities": output}
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     make bench
 
-The same photos to each: macule with its cache off (CACHE_MB=0); a bare `http.server` with the
-same runtime and file; LitServe with the same; Django and TensorFlow with the same network in Keras
-(random weights: as fast as trained ones). Writes bench/results/side-by-side.json,
+The same photos to each: macule with its cache off (CACHE_MB=0); a bare `http.server` with
+macule's decoder and runtime; LitServe with the same; Django and TensorFlow with the same network
+in Keras (random weights: as fast as trained ones). Writes bench/results/side-by-side.json,
 docs/side-by-side.svg and docs/side-by-side.md.
 """
 
@@ -25,7 +25,7 @@ PLOT = harness.ROOT / "docs/side-by-side.svg"
 KERAS = harness.ROOT / "build/bench/lite0.keras"
 PYTHON = str(harness.ROOT / ".venv-bench/bin/python")
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": "bench"}
-LITE = {"MODEL_FILE": str(harness.ROOT / "layers/model/macule/weights/model.tflite"), **QUIET}
+LITE = {"MODEL_DIR": str(harness.ROOT / "layers/model/macule/weights"), **QUIET}
 GUNICORN = [PYTHON, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--timeout", "300"]
 # The command of each, its environment, and the limits in MB to try.
 SERVICES: dict[str, tuple[list[str], dict[str, str], tuple[int, ...]]] = {
@@ -52,7 +52,7 @@ FOOT = """
 
 Installed size: macule {macule:.0f} MB; TensorFlow, Django, LitServe and the rest {others:.0f} MB.
 
-`http.server` and LitServe run the same model file as macule, with Pillow and the same runtime.
+`http.server` and LitServe run macule's decoder, runtime and model without its service.
 Django runs the same network in Keras and decodes each photo whole. "none" means that the service
 failed under every limit that was tried, or that the value cannot be measured here.
 
@@ -82,7 +82,7 @@ def build() -> None:
     KERAS.parent.mkdir(parents=True, exist_ok=True)
     code = """
 import sys, keras
-from macule.train import backbone
+from macule.train.network import backbone
 body = backbone.build(256)
 pooled = keras.layers.GlobalAveragePooling2D()(body.output)
 keras.Model(body.input, keras.layers.Dense(3, activation="softmax")(pooled)).save(sys.argv[1])

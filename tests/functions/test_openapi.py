@@ -14,7 +14,7 @@ import pytest
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis.engine import events, from_schema
-from support.api_examples import FILE, recorded, small, steady, with_sets
+from support.api_examples import FILE, recorded, small, steady
 from support.images import photo
 from support.service import GUNICORN, Service, running
 
@@ -68,7 +68,6 @@ class Found(NamedTuple):
 def test_every_answer_is_as_described(function: str, each: int, least: int, tmp_path: Path) -> None:
     """Every answer to a generated request, valid or not, is described by the specification."""
     environment = {"WEBHOOK_SECRETS": SECRET, "WEBHOOK_LOOPBACK": "true", "MAX_JOBS": "100000"}
-    environment["MODEL_DIR"] = str(with_sets(tmp_path / "model"))
     with running(GUNICORN, tmp_path, FUNCTION_TARGET=function, **environment) as service:
         found = run_schemathesis(service, each)
 

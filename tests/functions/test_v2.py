@@ -46,9 +46,14 @@ def client(service: Service, triton: ModuleType) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def expected(service: Service) -> dict[str, float]:
-    answer = service.predict(SPOT, **{"Cache-Control": "no-store"})
-    return {row["label"]: row["probability"] for row in answer.json()["predictions"]}
+def expected(service: Service) -> dict[str, Any]:
+    """Return the answer of POST /predict/."""
+    document: dict[str, Any] = service.predict(SPOT, **{"Cache-Control": "no-store"}).json()
+    return document
+
+
+def by_label(answer: dict[str, Any]) -> dict[str, float]:
+    return {row["label"]: row["probability"] for row in answer["predictions"]}
 
 
 def pixels() -> np.ndarray:
@@ -95,7 +100,7 @@ def test_metadata_matches_the_card(client: Any) -> None:
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("kind", ["BYTES", "FP32", "UINT8"])
 def test_every_input_format_matches_predict(
-    client: Any, triton: ModuleType, expected: dict[str, float], kind: str, binary: bool
+    client: Any, triton: ModuleType, expected: dict[str, Any], kind: str, binary: bool
 ) -> None:
     """A photo and its pixels, binary or JSON, get the probabilities of POST /predict/."""
     if kind == "BYTES":
@@ -108,9 +113,11 @@ def test_every_input_format_matches_predict(
 
     assert labels == list(CARD.labels)
     assert (probabilities.dtype, probabilities.shape) == (np.float32, (1, len(labels)))
-    assert dict(zip(labels, probabilities[0], strict=True)) == pytest.approx(expected, abs=1e-7)
-    assert result.as_numpy("decision").tolist() == [b"classified"]
-    assert result.as_numpy("reason").tolist() == [b""]
+    assert dict(zip(labels, probabilities[0], strict=True)) == pytest.approx(
+        by_label(expected), abs=1e-7
+    )
+    assert result.as_numpy("decision").tolist() == [expected["decision"].encode()]
+    assert result.as_numpy("reason").tolist() == [(expected["reason"] or "").encode()]
     assert result.get_response()["id"] == "42"
     assert "not a medical device" in result.get_response()["parameters"]["disclaimer"]
 
@@ -125,7 +132,9 @@ def test_both_protocols_share_the_cache(service: Service) -> None:
     assert "decode;dur" not in answer.headers["server-timing"]
 
 
-def test_requested_outputs_are_returned(client: Any, triton: ModuleType) -> None:
+def test_requested_outputs_are_returned(
+    client: Any, triton: ModuleType, expected: dict[str, Any]
+) -> None:
     """Only the requested outputs are returned, in their order, each binary or not."""
     wanted = [
         triton.InferRequestedOutput("decision", binary_data=False),
@@ -135,7 +144,7 @@ def test_requested_outputs_are_returned(client: Any, triton: ModuleType) -> None
     outputs = got["outputs"]
 
     assert [output["name"] for output in outputs] == ["decision", "probabilities"]
-    assert outputs[0]["data"] == ["classified"]
+    assert outputs[0]["data"] == [expected["decision"]]
     assert outputs[1]["parameters"] == {"binary_data_size": 4 * len(CARD.labels)}
 
 
@@ -340,7 +349,9 @@ def test_invalid_pixels_are_rejected(service: Service, value: float) -> None:
     assert sent(service, text, values.tobytes()[:-4]).status == 400
 
 
-def test_a_compressed_request_is_answered(client: Any, triton: ModuleType) -> None:
+def test_a_compressed_request_is_answered(
+    client: Any, triton: ModuleType, expected: dict[str, Any]
+) -> None:
     """tritonclient's gzip and deflate are read, with binary tensors and with JSON."""
     for coding, binary in (("gzip", True), ("deflate", False)):
         content = SPOT if binary else base64.b64encode(SPOT)
@@ -348,7 +359,7 @@ def test_a_compressed_request_is_answered(client: Any, triton: ModuleType) -> No
             NAME, [bytes_input(triton, content, binary)], request_compression_algorithm=coding
         )
 
-        assert found.as_numpy("decision").tolist() == [b"classified"]
+        assert found.as_numpy("decision").tolist() == [expected["decision"].encode()]
 
 
 def test_other_encodings_and_endless_bodies_are_rejected(service: Service) -> None:

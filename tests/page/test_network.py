@@ -15,13 +15,14 @@ from macule.security import api_keys
 from playwright.sync_api import Browser, Request, expect
 from support import model_sources
 from support.browser import WORDS, Visit, most_like, visiting
+from support.images import close_up
 from support.model_sources import Handler
-from support.service import GUNICORN, READS_IN_SLOTS, ROOT, Service, running
+from support.service import GUNICORN, READS_IN_SLOTS, Service, running
 
 pytestmark = pytest.mark.slow
 
 Open = Callable[..., AbstractContextManager[Visit]]
-EXAMPLE = ("spot.jpg", "image/jpeg", (ROOT / "examples/spot.jpg").read_bytes())
+EXAMPLE = ("mole.jpg", "image/jpeg", close_up())
 NEVUS = most_like()
 PROBLEMS = WORDS["en"]["problems"]
 SLOW_BYTES_PER_S = 40_000

@@ -11,12 +11,12 @@ from PIL import Image, ImageFilter
 from playwright.sync_api import Browser
 from support.browser import CARD, WORDS, Visit, launched, most_like, visiting
 from support.colour_images import PROFILES, delta_e, into
-from support.images import pixels_of, saved, skin
+from support.images import close_up, pixels_of, saved, skin
 from support.service import ROOT, Service
 
 Open = Callable[..., AbstractContextManager[Visit]]
-SPOT = (ROOT / "examples/spot.jpg").read_bytes()
-EXAMPLE = ("spot.jpg", "image/jpeg", SPOT)
+MOLE = close_up()
+EXAMPLE = ("mole.jpg", "image/jpeg", MOLE)
 MOST_SENT = 150_000
 DROP = """
 (files) => {
@@ -68,13 +68,13 @@ def test_two_actions_lead_from_the_page_to_a_result(visit: Open) -> None:
 
 
 def test_the_example_photo_works(visit: Open) -> None:
-    """Two clicks give the answer of examples/spot.jpg, with a note that it means nothing."""
+    """Two clicks say that the example is a phone photo, with a note that it is the example."""
     with visit() as visitor:
         visitor.page.click("#example")
         visitor.analyse()
         verdict = visitor.verdict()
 
-        assert verdict == most_like()
+        assert verdict == WORDS["en"]["not_dermoscopic"]
         assert visitor.page.is_visible("#example-note")
         visitor.page.click(".in-result .another")
         visitor.choose(EXAMPLE)
@@ -105,7 +105,7 @@ def test_the_upload_is_upright_small_and_without_metadata(visit: Open) -> None:
 
 def test_a_poor_photo_gets_a_hint_and_can_be_sent(visit: Open) -> None:
     """Blurred, dark, bright and small photos get a hint before they are sent; good ones do not."""
-    spot = Image.open(BytesIO(SPOT))
+    spot = Image.open(BytesIO(MOLE))
     poor = {
         "blurred": spot.filter(ImageFilter.GaussianBlur(15)),
         "dark": spot.point(lambda level: level // 4),
@@ -131,8 +131,8 @@ def test_the_original_can_be_sent(visit: Open) -> None:
         visitor.analyse()
         visitor.verdict()
 
-        assert visitor.sent() == SPOT
-    assert "unchanged: 290 kB" in facts
+        assert visitor.sent() == MOLE
+    assert f"unchanged: {len(MOLE) / 1000:.0f} kB" in facts
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_photo_can_be_dropped(visit: Open) -> None:
     with visit() as visitor:
         shown = visitor.page.evaluate(
             DROP,
-            [["a.jpg", "image/jpeg", b64encode(SPOT).decode()], ["b.txt", "text/plain", "Yg=="]],
+            [["a.jpg", "image/jpeg", b64encode(MOLE).decode()], ["b.txt", "text/plain", "Yg=="]],
         )
         visitor.page.wait_for_selector("#analyse:visible")
         notice = visitor.page.inner_text("#notice")
@@ -246,7 +246,7 @@ def test_a_phone_uses_its_own_camera(visit: Open) -> None:
 def test_page_and_api_use_the_same_colours(visit: Open, service: Service, space: str) -> None:
     """A photo in another colour space gets the same colours and answer from page and API."""
     profile = PROFILES[space]
-    spot = into(Image.open(BytesIO(SPOT)).convert("RGB"), profile)
+    spot = into(Image.open(BytesIO(MOLE)).convert("RGB"), profile)
     original = saved(spot, quality=95, subsampling=0, icc_profile=profile)
     with visit() as visitor:
         visitor.choose(("spot.jpg", "image/jpeg", original))

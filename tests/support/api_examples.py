@@ -29,7 +29,6 @@ FILE = ROOT / "layers/model/macule/routes/openapi/examples.json"
 WEIGHTS = ROOT / "layers/model/macule/weights"
 PHOTO = (ROOT / "examples/spot.jpg").read_bytes()
 ROUTE = "/predictions"
-SETS = {"80": 0.31, "90": 0.12, "95": 0.05}
 # Fields that differ between runs and machines, by their name in an answer.
 PASSING = re.compile(
     r".*(_ms|_mb|_at)|id|request_id|prediction|percent|band|limit_source|threads|images|largest_mp"
@@ -63,7 +62,6 @@ def recorded(folder: Path) -> dict[str, Any]:
         _refusals(service, kept)
         _inference(service, kept)
         _broken(folder, kept, f"http://127.0.0.1:{service.port}")
-    _sets(folder, kept)
     _tight(folder, kept)
     _locked(folder, kept)
     _stopping(folder, kept)
@@ -105,6 +103,7 @@ def _plain(service: Service, kept: Kept) -> None:
     kept.answer("predict", "a small photo, one label and its map", mapped)
     spot = Image.open(BytesIO(PHOTO)).filter(ImageFilter.GaussianBlur(15))
     kept.answer("predict", "a blurred photo", service.predict(png_of(spot.resize((192, 168)))))
+    kept.answer("predict", "a prediction set", service.predict(PHOTO, "?sets=90"))
     instances = {"instances": [{"b64": b64encode(PHOTO).decode()}]}
     kind = {"Content-Type": "application/json"}
     batch = service.predict(json.dumps(instances).encode(), "?top_k=1", **kind)
@@ -200,20 +199,6 @@ def _broken(folder: Path, kept: Kept, predict_url: str) -> None:
     watching = {"FUNCTION_TARGET": "health", "PREDICT_URL": predict_url}
     with running(GUNICORN, folder, **watching) as service:
         kept.answer("reports", "both", service.call("GET", "/memory/"))
-
-
-def _sets(folder: Path, kept: Kept) -> None:
-    """Record a prediction set, of a card that has them."""
-    with running(GUNICORN, folder, MODEL_DIR=str(with_sets(folder / "with-sets"))) as service:
-        kept.answer("predict", "a prediction set", service.predict(PHOTO, "?sets=90"))
-
-
-def with_sets(folder: Path) -> Path:
-    """Copy the default model, with prediction sets in its card."""
-    shutil.copytree(WEIGHTS, folder)
-    card = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**card, "prediction_sets": SETS}))
-    return folder
 
 
 def _tight(folder: Path, kept: Kept) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cache
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 from macule.inference.decoding import Decoded
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageEnhance
+
+from support.service import ROOT
 
 
 def skin(width: int = 640, height: int = 480, seed: int = 7) -> Image.Image:
@@ -34,6 +38,44 @@ def saved(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
 def photo(width: int = 640, height: int = 480, **options: Any) -> bytes:
     """Return a JPEG of drawn skin."""
     return saved(skin(width, height), **{"quality": 90, **options})
+
+
+def through_dermatoscope(half_px: int) -> Image.Image:
+    """Draw the mole of the example photo as a dermatoscope shows it: large, in a dark circle."""
+    spot = Image.open(ROOT / "examples/spot.jpg")
+    x, y = spot.width * 0.4, spot.height * 0.51
+    frame = tuple(map(round, (x - half_px, y - half_px, x + half_px, y + half_px)))
+    close = np.asarray(spot.crop(frame).resize((800, 800), Image.Resampling.BICUBIC))  # type: ignore[arg-type]
+    across = np.linspace(-1, 1, 800)
+    light = 1 - 0.5 / (1 + np.exp(12 * (1 - np.hypot(across, across[:, None]))))
+    return Image.fromarray((close * light[..., None]).astype(np.uint8))
+
+
+@cache
+def close_up() -> bytes:
+    """Return a JPEG of a mole that the default model classifies, unlike the whole example photo."""
+    return _middle("classified", (through_dermatoscope(half) for half in range(120, 280, 40)))
+
+
+@cache
+def unclear() -> bytes:
+    """Return a JPEG of a mole that is `unfamiliar` to the default model: with high contrast."""
+    mole = ImageEnhance.Contrast(through_dermatoscope(120))
+    return _middle("unfamiliar", (mole.enhance(factor / 10) for factor in range(12, 44, 4)))
+
+
+def _middle(wanted: str, images: Iterable[Image.Image]) -> bytes:
+    """Return the JPEG in the middle of those with the wanted decision or reason of the model."""
+    import macule
+
+    bodies = [saved(image, quality=100) for image in images]
+    results = macule.load().predict_many(bodies)
+    found = [
+        body
+        for body, result in zip(bodies, results, strict=True)
+        if wanted in (result.decision, result.reason)
+    ]
+    return found[len(found) // 2]
 
 
 def pixels_of(decoded: Decoded) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ from macule.inference import classifier
 from macule.registry import local, model_card
 from PIL import Image
 from support import model_sources
-from support.images import photo, saved, skin
+from support.images import close_up, photo, saved, skin
 from support.service import GUNICORN, ROOT, Service, running
 
 SPOT = ROOT / "examples/spot.jpg"
@@ -132,6 +132,7 @@ def modes() -> dict[str, bytes]:
 
 PHOTOS: dict[str, Callable[[], bytes]] = {
     "a phone's": SPOT.read_bytes,
+    "a close-up": close_up,
     "progressive": lambda: photo(1001, 1503, progressive=True),
     "narrow": lambda: photo(31, 900),
     "one pixel": lambda: photo(1, 1),
@@ -482,7 +483,7 @@ def test_results_cannot_be_changed(api: macule.Classifier) -> None:
     with pytest.raises(AttributeError):
         result.decision = "classified"  # type: ignore[misc]
     assert result == api.predict(SPOT.read_bytes())
-    assert repr(result).startswith("Result(decision='classified', predictions=(Prediction(label=")
+    assert repr(result).startswith(f"Result(decision='{result.decision}', predictions=(Prediction(")
     assert "_explanation_input" not in repr(result)
 
 

@@ -1,52 +1,55 @@
-"""The model card and the metrics of the default model."""
+"""The model card of the default model."""
 
 import hashlib
 import platform
 from collections import Counter
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from macule.convert.card_builder import write_json
 from macule.convert.evaluation import calibration
-from macule.convert.evaluation.dataset import Photo
-from macule.convert.graph import out_of_distribution
-from macule.train.backbone import MEAN, STD
-from macule.train.fine_tuning import TrainingPlan
-from macule.train.recipe import CALIBRATION_IMAGES, TrainedModel
+from macule.train import domains
+from macule.train.cross_validation import Fitted
+from macule.train.inputs import Photos
+from macule.train.network.backbone import MEAN, STD
+from macule.train.plan import TrainingPlan
+from macule.train.recipe import CALIBRATION_IMAGES
 
 PACKAGES = ("tensorflow-cpu", "keras", "litert-quantizer", "ai-edge-litert", "numpy", "pillow")
+RECIPE = (
+    "The lower layers keep their ImageNet weights; the upper ones are fine-tuned, with folded batch"
+    " normalisation: AdamW with a cosine schedule; crops, rotation, colour, brightness, blur, JPEG,"
+    " drawn hair and ruler marks; MixUp; class weights from the square root of the inverse"
+    " frequency; label smoothing; a moving average of the weights. One run for each fold, which"
+    " leaves its images out, and one on all images, which is the published file. The bias of the"
+    " head, the temperature and the thresholds are fitted on the answers for the images left out."
+    " int8 by litert-quantizer, per-channel weights with GPTQ rounding, first layers and head in"
+    f" float, ranges from {CALIBRATION_IMAGES} images. Inconclusive below the top probability that"
+    f" {calibration.COVERAGE:.0%} of the images exceed; quantiles of the scores of dermoscopic"
+    f" photos: {domains.UNFAMILIAR_QUANTILE:.1%} unfamiliar, {domains.NOT_SKIN_QUANTILE:.1%} not"
+    f" skin, {domains.CLINICAL_QUANTILE:.1%} not dermoscopic."
+)
 
 
-def write_model(folder: Path, trained: TrainedModel, card: dict[str, Any]) -> None:
-    """Write `model.tflite`, `model.json` and `metrics.json` into *folder*."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.tflite").write_bytes(trained.content)
-    write_json(folder / "model.json", card)
-    figures = {"split": "val", "model": card["sha256"], "files": trained.figures}
-    write_json(folder / "metrics.json", figures)
-
-
-def build_card(
-    trained: TrainedModel,
+def build(
+    content: bytes,
+    fitted: Fitted,
     about: dict[str, Any],
     labels: list[str],
     side_px: int,
     training: dict[str, Any],
 ) -> dict[str, Any]:
-    """Build the card of a trained model.
+    """Build the card of a file, without its figures.
 
     *about*: name, version, names and descriptions by language, urgent labels, source, licences.
     """
-    figures = trained.figures["int8"]
     return {
         "schema": 1,
         "name": about["name"],
         "version": about["version"],
         "file": "model.tflite",
-        "sha256": hashlib.sha256(trained.content).hexdigest(),
-        "bytes": len(trained.content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
         "precision": "int8",
         "labels": labels,
         "names": {
@@ -63,8 +66,9 @@ def build_card(
         "resize": "squash",
         "channels": "rgb",
         "scaling": {"mean": list(map(int, MEAN)), "std": list(map(int, STD))},
-        "temperature": trained.temperature,
-        "thresholds": trained.thresholds,
+        "temperature": fitted.calibration.temperature,
+        "thresholds": fitted.thresholds,
+        "prediction_sets": fitted.calibration.prediction_sets,
         "cam": {
             "faithful": True,
             "head": "gap-dense",
@@ -74,35 +78,19 @@ def build_card(
         "licence": about["licence"],
         "data_licence": about["data_licence"],
         "training": {"data": about["data"], "photographs": about.get("photographs", "")} | training,
-        "metrics": {"split": "val", "precision": "int8"} | figures,
     }
 
 
-def training_history(
-    photos: list[Photo], weights: str, plan: TrainingPlan, trained: TrainedModel
-) -> dict[str, Any]:
+def training_history(photos: Photos, weights: str, plan: TrainingPlan) -> dict[str, Any]:
     """Describe the training: image counts, recipe, command, versions, date."""
-    counts: dict[str, Counter[str]] = {}
-    for photo in photos:
-        counts.setdefault(photo.split, Counter())[photo.label] += 1
     return {
-        "splits": {split: dict(labels) for split, labels in counts.items()},
-        "fitted_on": [split for split in counts if split != "val"],
+        "lesions": dict(Counter(photo.label for photo in photos.lesions)),
+        "centre_squares": len(photos.cropped),
+        "clinical_photos": len(photos.clinical),
         "weights": weights,
-        "recipe": "All layers fine-tuned, with folded batch normalisation: AdamW with a cosine"
-        " schedule; crops, rotation, colour, brightness, blur, JPEG, drawn hair and ruler marks;"
-        " class weights from the square root of the inverse frequency; label smoothing; a moving"
-        " average of the weights. The weights of several seeds are averaged while the validation"
-        " loss decreases. The bias of the head is fitted on val, with the same class weights. int8"
-        " by litert-quantizer, per-channel weights with GPTQ rounding, first layers and head in"
-        " float,"
-        f" ranges from {CALIBRATION_IMAGES} training images. Temperature on val; inconclusive"
-        f" below the top probability that {calibration.COVERAGE:.0%} of val exceed, and above the"
-        f" OOD score of the quantile {out_of_distribution.INCONCLUSIVE_QUANTILE:.0%}; not skin"
-        f" above that of {out_of_distribution.NOT_SKIN_QUANTILE:.0%}.",
+        "recipe": RECIPE,
         "plan": plan._asdict(),
-        "seeds_averaged": trained.seeds,
-        "command": "make train DATA=...",
+        "command": "make train DATA=... CLINICAL=...",
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
         "date": datetime.now(UTC).date().isoformat(),

@@ -1,4 +1,9 @@
-"""The deterministic training recipe: from decoded photos to a quantized model and its metrics."""
+"""The deterministic training recipe: views, cross-validation, and the published files.
+
+Each step writes its results into the folder *work*, and needs nothing but the results of earlier
+steps. So an interrupted recipe goes on where it stopped, and steps that do not depend on each other
+run in processes of their own.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.convert import export
-from macule.convert.evaluation import batch_inference, calibration, metrics
-from macule.convert.graph import out_of_distribution
+from macule.convert.evaluation import batch_inference, folds, metrics
 from macule.convert.quantization import quantize, rounding
-from macule.train import backbone, fine_tuning
-from macule.train.data import LabelledImages
+from macule.train import domains, fine_tuning, inputs
+from macule.train.domains import Domains
+from macule.train.images import views
+from macule.train.inputs import Inputs
+from macule.train.network import backbone
+from macule.train.plan import Log, TrainingPlan
 
-Log = Callable[[str], None]
 SCALING = (backbone.MEAN, backbone.STD)
 
 # The first layers stay in float, because they cause most of the quantization noise. Error of the
@@ -24,101 +31,184 @@ SCALING = (backbone.MEAN, backbone.STD)
 # 52.7 MB. Block 1 stays in int8 because of the memory limit of 64 MB; the latency is the same.
 FLOAT_LAYERS = "/(conv_stem|blocks_0_)"
 CALIBRATION_IMAGES = 384
-
-
-class TrainedModel(NamedTuple):
-    """The published file and the data for its card; `seeds` are those that were averaged."""
-
-    content: bytes
-    temperature: float
-    thresholds: dict[str, float]
-    seeds: list[int]
-    figures: dict[str, Any]
+ALL = "all"  # the run on all images, which makes the published file
+RUNS = (*(f"fold-{fold}" for fold in range(folds.FOLDS)), ALL)
+FEATURES, HELD_OUT = "features.npz", "held_out.npz"  # in the folder of the work, and of a run
+BATCH = 64
 
 
 class Network(NamedTuple):
-    """`build` creates the network for any input size; `ood_layer` is the layer of the OOD score."""
+    """The network to train.
+
+    `build` creates the pretrained Keras model for any input size, (n, side, side, 3), scaled by
+    SCALING, to (n, h, w, features). `ood_layer` is the layer of the scores. The layers before
+    `trained_from` keep their weights; that layer is their only connection with the others.
+    """
 
     build: Callable[[int], Any]
     ood_layer: str
+    trained_from: str
 
 
-def run_recipe(
+class Features(NamedTuple):
+    """The pooled features (n, d) of the images of Inputs at the layer of the scores."""
+
+    whole: NDArray[np.float32]
+    squares: NDArray[np.float32]
+    clinical: NDArray[np.float32]
+
+
+class HeldOut(NamedTuple):
+    """The answers of one run for the images at `places`, which were not in its training.
+
+    `logits` (n, classes) and `scores` (n, 1 or 2) of the int8 file; `logits_fp32` of the fp32 file.
+    """
+
+    places: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    logits_fp32: NDArray[np.float32]
+
+    def select(self, wanted: NDArray[Any]) -> "HeldOut":
+        """Return the answers of some images, by index or mask (n,)."""
+        return HeldOut(*(column[wanted] for column in self))
+
+
+class Files(NamedTuple):
+    """A trained network as LiteRT files."""
+
+    int8: bytes
+    fp32: bytes
+
+
+def compute_views(network: Network, plan: TrainingPlan, work: Path, epoch: int, log: Log) -> None:
+    """Compute the views of one epoch."""
+    log(f"views of epoch {epoch + 1} of {plan.epochs}")
+    lower, _ = views.split(network.build(plan.side_px), network.trained_from)
+    views.save(
+        views.path_of(work, epoch), views.draw(lower, inputs.load(work).whole, SCALING, plan, epoch)
+    )
+
+
+def compute_features(network: Network, work: Path, log: Log) -> None:
+    """Compute the features of all images."""
+    import keras
+
+    log("features of the scores")
+    given = inputs.load(work)
+    body = network.build(given.whole.shape[1])
+    pooled = keras.layers.GlobalAveragePooling2D()(body.get_layer(network.ood_layer).output)
+    model = keras.Model(body.inputs, pooled)
+
+    def features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
+        found = [model.predict_on_batch(batch_inference.scale(part, SCALING)) for part in parts]
+        return np.concatenate([np.empty((0, model.output_shape[1]), np.float32), *found])
+
+    computed = Features(*map(features, (given.whole, given.squares, given.clinical)))
+    np.savez(work / FEATURES, **computed._asdict())
+
+
+def train_run(network: Network, plan: TrainingPlan, work: Path, run: str, log: Log) -> None:
+    """Train on the images of a run, and answer the images that it leaves out."""
+
+    def tell(line: str) -> None:
+        log(f"{run}: {line}")
+
+    weights = train(network, plan, work, run, tell)
+    if run == ALL:
+        return
+    tell("exporting")
+    files = assemble(network, work, run, weights)
+    given = inputs.load(work)
+    _, held = split(given, run)
+    tell(f"answering {len(held)} images left out")
+    pixels = given.whole[held]
+    (logits, scores), (logits_fp32, _) = (answer(content, pixels) for content in files)
+    np.savez(work / run / HELD_OUT, **HeldOut(held, logits, scores, logits_fp32)._asdict())
+
+
+def split(given: Inputs, run: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places of the images that a run is trained on, and of those it leaves out."""
+    is_held = given.fold_of == (-1 if run == ALL else RUNS.index(run))
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def train(
+    network: Network, plan: TrainingPlan, work: Path, run: str, log: Log
+) -> list[NDArray[np.float32]]:
+    """Train the upper layers and the head; returns their weights, those of the head last."""
+    given = inputs.load(work)
+    members, _ = split(given, run)
+    _, upper = views.split(network.build(plan.side_px), network.trained_from)
+    epochs = views.load(work, plan.epochs)
+    model = fine_tuning.fine_tune(upper, epochs, given.truth, members, plan, work / run, log)
+    return list(model.get_weights())
+
+
+def assemble(
     network: Network,
-    training: LabelledImages,
-    validation: LabelledImages,
-    labels: list[str],
-    plan: fine_tuning.TrainingPlan,
-    seeds: range,
-    folder: Path,
-    log: Log,
-) -> TrainedModel:
-    """Fine-tune a network per seed, average the weights, quantize and evaluate.
+    work: Path,
+    run: str,
+    weights: list[NDArray[np.float32]],
+    shift: NDArray[np.float32] | float = 0.0,
+) -> Files:
+    """Make the files of a run: network, maps, and the scores of its images.
 
-    *network* builds pretrained Keras models (n, side, side, 3) -> (n, h, w, features), with inputs
-    scaled by SCALING. It is trained on crops of `plan.side_px`, and used on whole images of the
-    validation size, in which a lesion has the same size as in the crops (Touvron et al. 2019,
-    arXiv 1906.06423).
+    The network is trained on crops, and used on whole images, in which a lesion has the same size
+    as in the crops (Touvron et al. 2019, arXiv 1906.06423).
+
+    Args:
+      weights: as `train` returns them.
+      shift: added to the bias of the head, (classes,).
     """
-    weights = []
-    for seed in seeds:
-        log(f"fine-tuning, seed {seed}")
-        body, work = network.build(plan.side_px), folder / f"seed-{seed}"
-        model = fine_tuning.fine_tune(body, training, SCALING, len(labels), plan, seed, work, log)
-        weights.append(model.get_weights())
-    body = network.build(validation.pixels.shape[1])
-    chosen_runs, best = average_runs(body, weights, validation, log)
-    *inner, kernel, bias = best
-    bias = bias + fit_bias_shift(predict_logits(body, best, validation.pixels), validation.truth)
-    body.set_weights(inner)
-    files = export_files(body, kernel, bias, network.ood_layer, training, log)
-    averaged = [seeds[place] for place in chosen_runs]
-    return evaluate_files(files, averaged, training, validation, labels, log)
-
-
-def average_runs(
-    body: Any, weights: list[list[Any]], validation: LabelledImages, log: Log
-) -> tuple[list[int], list[Any]]:
-    """Average the weights of the runs, the best first, while the validation loss decreases.
-
-    Source: greedy model soups, Wortsman et al. 2022, arXiv 2203.05482.
-    """
-
-    def loss(chosen: list[int]) -> float:
-        mean = mean_weights([weights[place] for place in chosen])
-        logits = predict_logits(body, mean, validation.pixels)
-        # an average is less confident than its parts; the temperature corrects this
-        temperature = metrics.fit_temperature(logits, validation.truth)
-        return metrics.log_loss(metrics.softmax(logits, temperature), validation.truth)
-
-    losses = [loss([place]) for place in range(len(weights))]
-    first, *others = sorted(range(len(weights)), key=lambda place: losses[place])
-    chosen_runs, least = [first], losses[first]
-    for place in others:
-        average_loss = loss([*chosen_runs, place])
-        log(
-            f"averaging {[*chosen_runs, place]}: validation loss {average_loss:.4f}, "
-            f"lowest so far {least:.4f}"
-        )
-        if average_loss <= least:
-            chosen_runs, least = [*chosen_runs, place], average_loss
-    return chosen_runs, mean_weights([weights[place] for place in chosen_runs])
-
-
-def mean_weights(weights: list[list[Any]]) -> list[Any]:
-    """Return the mean of each array over the runs."""
-    return [np.mean(arrays, axis=0) for arrays in zip(*weights, strict=True)]
-
-
-def predict_logits(body: Any, weights: list[Any], pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the logits (n, classes) of *body* with the weights of a run; the head's come last."""
+    given = inputs.load(work)
+    members, _ = split(given, run)
     *inner, kernel, bias = weights
-    body.set_weights(inner)
-    maps = body.predict(batch_inference.scale(pixels, SCALING), batch_size=32, verbose=0)
-    return np.asarray(maps.mean(axis=(1, 2)) @ kernel + bias, np.float32)
+    body = network.build(given.whole.shape[1])
+    views.split(body, network.trained_from)[1].set_weights(inner)
+    scores = fit_domains(work, given, members)
+    head = kernel, np.asarray(bias + shift, np.float32)
+    fp32 = export.export_with_head(body, *head, (network.ood_layer, scores.build))
+    samples = calibration_images(given.whole[members])
+    bounds = batch_inference.scaled_bounds(SCALING)
+    pattern = quantize.float_pattern(fp32, FLOAT_LAYERS)
+    return Files(rounding.int8(fp32, samples, bounds, pattern), fp32)
 
 
-def fit_bias_shift(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[np.float32]:
+def load_features(work: Path) -> Features:
+    with np.load(work / FEATURES) as stored:
+        return Features(*(stored[name] for name in Features._fields))
+
+
+def fit_domains(work: Path, given: Inputs, members: NDArray[np.int64]) -> Domains:
+    """Fit the scores on the images of *members* and the clinical photos."""
+    features = load_features(work)
+    squares = features.squares[np.isin(given.square_of, members)]
+    return domains.fit(np.concatenate([features.whole[members], squares]), features.clinical)
+
+
+def answer(
+    content: bytes, pixels: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the logits (n, classes) and the scores (n, 1 or 2) of a file."""
+    if not len(pixels):
+        return np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
+    logits, scores = batch_inference.logits_and_ood_scores(content, pixels, SCALING)
+    return logits, np.empty((0, 0), np.float32) if scores is None else scores
+
+
+def load_held_out(work: Path) -> HeldOut:
+    """Return the answers of all folds, in the order of the images."""
+    parts = []
+    for run in RUNS[:-1]:
+        with np.load(work / run / HELD_OUT) as stored:
+            parts.append([stored[name] for name in HeldOut._fields])
+    answers = HeldOut(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return answers.select(np.argsort(answers.places))
+
+
+def fit_bias_shift(logits: metrics.Floats, truth: metrics.Ints) -> NDArray[np.float32]:
     """Fit a bias shift per class on held-out images.
 
     Training uses other class frequencies and augmentation. The shift minimises the log loss,
@@ -147,99 +237,25 @@ def fit_bias_shift(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> NDA
     return np.append(0, best[1:]).astype(np.float32)
 
 
-def export_files(
-    body: Any, kernel: Any, bias: Any, ood_layer: str, training: LabelledImages, log: Log
-) -> dict[str, bytes]:
-    """Export the network with maps and OOD score, and quantize it in several ways."""
-    import keras
-
-    log("fitting the OOD score")
-    pooled = keras.layers.GlobalAveragePooling2D()(body.get_layer(ood_layer).output)
-    features = keras.Model(body.inputs, pooled).predict(
-        batch_inference.scale(training.pixels, SCALING), batch_size=32, verbose=0
-    )
-    scorer = out_of_distribution.fit(features)
-    build_score = partial(out_of_distribution.build_score, scorer)
-    float_file = export.export_with_head(body, kernel, bias, (ood_layer, build_score))
-    log("quantizing")
-    samples = calibration_images(training.pixels)
-    bounds = batch_inference.scaled_bounds(SCALING)
-    keep_float = quantize.float_pattern(float_file, FLOAT_LAYERS)
-    return {
-        "int8": rounding.int8(float_file, samples, bounds, keep_float),
-        "fp32": float_file,
-        "fp16": quantize.fp16(float_file),
-        "int8_plain": quantize.int8(float_file, samples, bounds),
-    }
-
-
-def evaluate_files(
-    files: dict[str, bytes],
-    seeds: list[int],
-    training: LabelledImages,
-    validation: LabelledImages,
-    labels: list[str],
-    log: Log,
-) -> TrainedModel:
-    """Evaluate all files on the validation images, and fit temperature and thresholds."""
-    logits: dict[str, NDArray[np.float32]] = {}
-    ood_scores: dict[str, Any] = {}
-    for name, content in files.items():
-        log(f"validation: {len(validation.truth)} images, {name}, {len(content)} bytes")
-        logits[name], ood_scores[name] = batch_inference.logits_and_ood_scores(
-            content, validation.pixels, SCALING
-        )
-    fitted = calibration.fit(logits["int8"], validation.truth)
-    temperature, inconclusive = fitted.temperature, fitted.inconclusive
-    calibrated = metrics.softmax(logits["int8"], temperature)
-    reference = metrics.softmax(logits["fp32"], temperature)
-    figures = {}
-    for name, content in files.items():
-        served = metrics.softmax(logits[name], temperature)
-        figures[name] = compute_metrics(logits[name], validation.truth, labels)
-        figures[name]["bytes"] = len(content)
-        figures[name]["against_fp32"] = metrics.compare_probabilities(served, reference)
-    # 150 images are too few to estimate how often int8 changes an answer; this needs no labels
-    sample = training.pixels[:: max(len(training.pixels) // 500, 1)]
-    pair = (
-        metrics.softmax(batch_inference.logits(files[k], sample, SCALING), temperature)
-        for k in ("int8", "fp32")
-    )
-    figures["int8"]["against_fp32_on_training_images"] = metrics.compare_probabilities(*pair)
-    figures["int8"]["inconclusive"] = selective_metrics(calibrated, validation.truth, inconclusive)
-    thresholds = {"inconclusive": inconclusive}
-    thresholds |= out_of_distribution.score_thresholds(ood_scores["int8"][:, 0])
-    return TrainedModel(files["int8"], temperature, thresholds, seeds, figures)
-
-
-def compute_metrics(
-    logits: NDArray[np.float32], truth: NDArray[np.int64], labels: list[str]
-) -> dict[str, Any]:
-    """Return all metrics of one file, at its best temperature for these images."""
-    temperature = metrics.fit_temperature(logits, truth)
-    shares = metrics.softmax(logits, temperature)
-    return {"temperature": temperature} | metrics.summarise(logits, truth, labels, shares)
-
-
-def selective_metrics(
-    probabilities: NDArray[np.float64], truth: NDArray[np.int64], threshold: float
-) -> dict[str, Any]:
-    """Return coverage and risk if answers below *threshold* are withheld."""
-    top, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    covered = top >= threshold
-    classes = range(probabilities.shape[1])
-    return {
-        "n": len(truth),
-        "coverage": float(covered.mean()),
-        "risk": metrics.proportion(predicted[covered] != truth[covered]),
-        "covered_per_class": [metrics.proportion(covered[truth == index]) for index in classes],
-        "wrong_and_kept_per_class": [
-            int((covered & (truth == index) & (predicted != index)).sum()) for index in classes
-        ],
-    }
-
-
 def calibration_images(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     """Sample the scaled images that calibrate the int8 ranges."""
     chosen = np.random.default_rng(0).permutation(len(pixels))[:CALIBRATION_IMAGES]
     return [batch_inference.scale(pixels[place][None], SCALING) for place in chosen]
+
+
+def steps(network: Network, plan: TrainingPlan, work: Path) -> list[list[Callable[[Log], None]]]:
+    """List the steps that are left; those of a stage only need the stages before it."""
+    epochs = [e for e in range(plan.epochs) if not views.path_of(work, e).exists()]
+    runs = [run for run in reversed(RUNS) if not is_finished(plan, work, run)]
+    features = [] if (work / FEATURES).exists() else [partial(compute_features, network, work)]
+    return [
+        [*features, *(partial(compute_views, network, plan, work, epoch) for epoch in epochs)],
+        [partial(train_run, network, plan, work, run) for run in runs],
+    ]
+
+
+def is_finished(plan: TrainingPlan, work: Path, run: str) -> bool:
+    """Return whether a run is trained, and has answered the images that it leaves out."""
+    if run == ALL:
+        return fine_tuning.count_epochs(work / run) == plan.epochs
+    return (work / run / HELD_OUT).exists()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from macule.train import augmentation
+from macule.train.images import augmentation
 from numpy.typing import NDArray
 from support.images import skin
 

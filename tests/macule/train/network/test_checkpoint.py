@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from macule.train import backbone, checkpoint
+from macule.train.network import backbone, checkpoint
 
 
 def pickled(value: Any) -> bytes:

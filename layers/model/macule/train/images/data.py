@@ -29,10 +29,15 @@ def label_order(photos: list[Photo]) -> list[str]:
 
 def cropped_photos(folder: Path, photos: list[Photo]) -> list[Photo]:
     """List the photos of which *folder* only has the centre square, in the column `cropped`."""
+    whole = {photo.row.get("lesion") for photo in photos}
+    return [p for p in centre_squares(folder, photos) if p.row.get("lesion") not in whole]
+
+
+def centre_squares(folder: Path, photos: list[Photo]) -> list[Photo]:
+    """List all centre squares of *folder*; none if its table has no column `cropped`."""
     if not photos or photos[0].row.get("cropped") is None:
         return []
-    whole = {photo.row.get("lesion") for photo in photos}
-    return [p for p in dataset.list_photos(folder, "cropped") if p.row.get("lesion") not in whole]
+    return dataset.list_photos(folder, "cropped")
 
 
 def decode_photos(

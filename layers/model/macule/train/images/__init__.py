@@ -1,0 +1,1 @@
+"""Training images: decoding, near-duplicates, augmentation and cached views."""
