@@ -11,7 +11,7 @@ import psutil
 import pytest
 from macule.security import api_keys
 from PIL import Image
-from support.images import photo, saved
+from support.images import close_up, photo, saved
 from support.service import GUNICORN, ROOT, Answer, Service, form, running
 
 DJANGO = (
@@ -62,7 +62,7 @@ def shown(page: Answer) -> str:
 
 def test_a_photo_gets_its_answer(app: Service) -> None:
     """The photo is classified; the page shows the answer, its map and the disclaimer."""
-    page = send(app, (ROOT / "examples/spot.jpg").read_bytes())
+    page = send(app, close_up())
     text = page.body.decode()
 
     assert page.status == 200

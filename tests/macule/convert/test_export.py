@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from macule.convert import export
 from macule.convert.errors import BadInput
 from macule.convert.evaluation import batch_inference, metrics
-from macule.convert.graph import cams, export, gradcam
+from macule.convert.graph import cams, gradcam
 from macule.convert.quantization import quantize
 from macule.convert.source import load, tflite
 from macule.inference.runtime import tensors

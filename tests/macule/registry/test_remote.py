@@ -237,7 +237,8 @@ def test_the_last_valid_model_serves(
         source = source._replace(timeout_s=0.5)
         web.turns[CARD] = [lambda handler, _: handler.connection.close()] * 9
     elif harm == "lies":
-        web.files[CARD] = web.files[CARD].replace(b"98d8", b"0000")
+        digest = json.loads(web.files[CARD])["sha256"].encode()
+        web.files[CARD] = web.files[CARD].replace(digest, b"0" * 64)
     else:
         source = source._replace(timeout_s=0.5)
         web.turns[CARD] = [model_sources.stall] * 9

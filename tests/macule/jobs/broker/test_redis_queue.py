@@ -410,7 +410,8 @@ def test_accepted_jobs_fit(small: Broker) -> None:
     memory = small.client.info("memory")
 
     assert len(accepted) > 5
-    assert memory["used_memory"] < memory["maxmemory"]
+    # a connection's buffer keeps the size of its largest command for a moment
+    assert memory["used_memory"] - memory["mem_clients_normal"] < memory["maxmemory"]
     small.client.set("others", b"")  # which is rejected when memory is full
 
 
