@@ -22,6 +22,7 @@ from macule.convert.evaluation.predictions import Predictions, compute_metrics
 from macule.convert.progress import Progress
 from macule.convert.report import evaluation_page
 from macule.inference import classification, decoding, native_stderr, runtime
+from macule.inference.runtime.loading import LoadedModel
 from macule.registry import local
 
 SPLITS = ("val", "test")
@@ -59,7 +60,7 @@ def evaluate(options: argparse.Namespace, command_line: str) -> tuple[Path, dict
     predictions = predict_photos(options.folder, chosen or photos, progress)
     result = compute_metrics(predictions, options.resamples)
     sample = dataset.sample_photos(predictions.labelled.photos, (), options.robustness)
-    result["robustness"] = measure_robustness(options.folder, sample, progress)
+    result["robustness"] = measure_robustness(runtime.get_or_load(options.folder), sample, progress)
     result |= {
         "data": options.data.name,
         "fitted_images": fitted.count(Path(options.folder), [p.path for p in predictions.photos]),
@@ -110,11 +111,11 @@ def predict_photos(folder: str, photos: Sequence[Photo], progress: Progress) -> 
 
 
 def measure_robustness(
-    folder: str, photos: Sequence[Photo], progress: Progress
+    model: LoadedModel, photos: Sequence[Photo], progress: Progress
 ) -> dict[str, Any] | None:
     """Compare the answers to *photos* with those to changed copies; None without photos."""
     if not photos:
         return None
-    answer = partial(robustness.classify, runtime.get_or_load(folder))
+    answer = partial(robustness.classify, model)
     tracked = progress.track(photos, len(photos), "changing images")
     return robustness.measure((photo.path.read_bytes() for photo in tracked), answer)

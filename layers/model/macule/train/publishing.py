@@ -16,7 +16,8 @@ from macule.convert.evaluation import dataset, fitted, metrics, predictions
 from macule.convert.evaluation.pixels import skin_tone
 from macule.convert.evaluation.predictions import DECISIONS, Predictions
 from macule.convert.progress import Progress
-from macule.inference import classification, decoding, runtime
+from macule.inference import classification, decoding
+from macule.inference.runtime import loading
 from macule.inference.runtime.loading import LoadedModel
 from macule.registry import model_card
 from macule.registry.model_card import Card
@@ -117,7 +118,7 @@ def count_decisions(folder: Path, photos: Photos, template: Card) -> dict[str, A
     Returns: `drawn`, of generated images; `clinical`, of photos of other patients, None if there
       are none.
     """
-    warm = runtime.get_or_load(str(folder))
+    warm = loading.load(str(folder), on_trial=False)  # not the one model that serves a process
     frame = decoding.sides(template.side_px)
     decoded = (dataset.decode_photo(photo, frame, "squash") for photo in photos.clinical_held)
     return {
@@ -149,7 +150,9 @@ def measure_robustness(done: Recipe, answers: HeldOut, log: Log) -> dict[str, An
     held = [done.photos.lesions[place] for place in np.flatnonzero(~others)]
     whole = [photo for photo in held if photo.path not in cropped]
     sample = dataset.sample_photos(whole, (), ROBUSTNESS_IMAGES)
-    return evaluate.measure_robustness(str(folder), sample, Progress(1))
+    return evaluate.measure_robustness(
+        loading.load(str(folder), on_trial=False), sample, Progress(1)
+    )
 
 
 def compare_precisions(
