@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from macule.convert.evaluation import dataset, folds
 from macule.convert.evaluation.dataset import Photo
+from macule.train import stored
 from macule.train.images import data, duplicates
 from macule.train.plan import Log
 
@@ -54,8 +55,7 @@ class Inputs(NamedTuple):
     clinical: NDArray[np.uint8]
 
     def save(self, work: Path) -> None:
-        work.mkdir(parents=True, exist_ok=True)
-        np.savez(work / FILE, **self._asdict())
+        stored.write(work / FILE, self)
 
 
 def list_photos(folder: Path, column: str | None, clinical: Path | None) -> Photos:
@@ -111,5 +111,4 @@ def symmetric(photos: list[Photo], side_px: int) -> NDArray[np.uint8]:
 
 
 def load(work: Path) -> Inputs:
-    with np.load(work / FILE) as stored:
-        return Inputs(*(stored[name] for name in Inputs._fields))
+    return stored.read(work / FILE, Inputs)

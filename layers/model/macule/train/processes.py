@@ -7,8 +7,9 @@ pass through the lower layers 29 %.
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 from macule.train.plan import Log
@@ -32,9 +33,11 @@ def run_all(steps: Sequence[Step], jobs: int, log: Log) -> None:
         for step in steps:
             step(log)
         return
-    os.environ.update(KEEP_MEMORY)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, use_one_thread, max_tasks_per_child=1) as pool:
+    with (
+        environment(KEEP_MEMORY),
+        ProcessPoolExecutor(jobs, context, use_one_thread, max_tasks_per_child=1) as pool,
+    ):
         done = [pool.submit(step, print_line) for step in steps]
         try:
             for future in done:
@@ -42,6 +45,19 @@ def run_all(steps: Sequence[Step], jobs: int, log: Log) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextmanager
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set variables for the processes that are started meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name)
+        os.environ.update(before)
 
 
 def use_one_thread() -> None:

@@ -54,13 +54,15 @@ def publish(done: Recipe, out: Path, log: Log) -> tuple[dict[str, Any], Predicti
     document = make_model(done, recipe.ALL, fit, out, log)
     template = model_card.check(document)
     judged = cross_validation.judge(template, answers, given.truth, given.fold_of)
-    document["metrics"] = card_figures(answers, judged, given.truth, done.photos.labels)
+    selective = cross_validation.figures(judged, given.truth)
+    figures = card_figures(answers, judged, given.truth, done.photos.labels)
+    document["metrics"] = figures | selective
     write_json(out / "model.json", document)
     found = as_predictions(model_card.read(str(out)), done.photos, judged, given)
     log("measuring the figures")
     measured = {
         **predictions.compute_metrics(found),
-        **cross_validation.figures(judged, given.truth),
+        **selective,
         "calibration_bins": equal_size_bins(found.probabilities, found.truth),
         **count_decisions(out, done.photos, found.card),
         "robustness": measure_robustness(done, answers, log),
@@ -99,7 +101,6 @@ def card_figures(
         "precision": "int8",
         **metrics.summarise(answers.logits, truth, labels, shares),
         "against_fp32": metrics.compare_probabilities(*reversed(reference)),
-        **cross_validation.figures(judged, truth),
     }
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from macule.convert import export
 from macule.convert.evaluation import batch_inference, folds, metrics
 from macule.convert.quantization import quantize, rounding
-from macule.train import domains, fine_tuning, inputs
+from macule.train import domains, fine_tuning, inputs, stored
 from macule.train.domains import Domains
 from macule.train.images import views
 from macule.train.inputs import Inputs
@@ -34,7 +34,6 @@ CALIBRATION_IMAGES = 384
 ALL = "all"  # the run on all images, which makes the published file
 RUNS = (*(f"fold-{fold}" for fold in range(folds.FOLDS)), ALL)
 FEATURES, HELD_OUT = "features.npz", "held_out.npz"  # in the folder of the work, and of a run
-BATCH = 64
 
 
 class Network(NamedTuple):
@@ -101,12 +100,14 @@ def compute_features(network: Network, work: Path, log: Log) -> None:
     model = keras.Model(body.inputs, pooled)
 
     def features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
+        parts = [
+            pixels[start : start + views.BATCH] for start in range(0, len(pixels), views.BATCH)
+        ]
         found = [model.predict_on_batch(batch_inference.scale(part, SCALING)) for part in parts]
         return np.concatenate([np.empty((0, model.output_shape[1]), np.float32), *found])
 
     computed = Features(*map(features, (given.whole, given.squares, given.clinical)))
-    np.savez(work / FEATURES, **computed._asdict())
+    stored.write(work / FEATURES, computed)
 
 
 def train_run(network: Network, plan: TrainingPlan, work: Path, run: str, log: Log) -> None:
@@ -125,7 +126,7 @@ def train_run(network: Network, plan: TrainingPlan, work: Path, run: str, log: L
     tell(f"answering {len(held)} images left out")
     pixels = given.whole[held]
     (logits, scores), (logits_fp32, _) = (answer(content, pixels) for content in files)
-    np.savez(work / run / HELD_OUT, **HeldOut(held, logits, scores, logits_fp32)._asdict())
+    stored.write(work / run / HELD_OUT, HeldOut(held, logits, scores, logits_fp32))
 
 
 def split(given: Inputs, run: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -177,8 +178,7 @@ def assemble(
 
 
 def load_features(work: Path) -> Features:
-    with np.load(work / FEATURES) as stored:
-        return Features(*(stored[name] for name in Features._fields))
+    return stored.read(work / FEATURES, Features)
 
 
 def fit_domains(work: Path, given: Inputs, members: NDArray[np.int64]) -> Domains:
@@ -192,18 +192,13 @@ def answer(
     content: bytes, pixels: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the logits (n, classes) and the scores (n, 1 or 2) of a file."""
-    if not len(pixels):
-        return np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
     logits, scores = batch_inference.logits_and_ood_scores(content, pixels, SCALING)
     return logits, np.empty((0, 0), np.float32) if scores is None else scores
 
 
 def load_held_out(work: Path) -> HeldOut:
     """Return the answers of all folds, in the order of the images."""
-    parts = []
-    for run in RUNS[:-1]:
-        with np.load(work / run / HELD_OUT) as stored:
-            parts.append([stored[name] for name in HeldOut._fields])
+    parts = [stored.read(work / run / HELD_OUT, HeldOut) for run in RUNS[:-1]]
     answers = HeldOut(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     return answers.select(np.argsort(answers.places))
 

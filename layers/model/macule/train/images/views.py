@@ -4,7 +4,6 @@ The lower layers keep their ImageNet weights, so what they make of a view does n
 fold. It is computed once and stored; each fold trains the upper layers on its own images.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macule.convert.evaluation import batch_inference
+from macule.train import stored
 from macule.train.images import augmentation
 from macule.train.plan import TrainingPlan
 
@@ -37,12 +37,9 @@ def path_of(work: Path, epoch: int) -> Path:
 
 
 def save(path: Path, computed: View) -> None:
-    """Write the views of an epoch; an interrupted write leaves no file of this name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("wb") as file:
+    """Write the views of an epoch."""
+    with stored.replacing(path) as file:
         np.save(file, computed)
-    os.replace(unfinished, path)
 
 
 def load(work: Path, epochs: int) -> Sequence[View]:
